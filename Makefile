@@ -1,0 +1,69 @@
+# make builds its own .venv; nothing is expected but git, make and Python >= 3.11.
+# PYTHON=/path/to/python picks the interpreter (make clean first to change it). ARGS=… goes to the command.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+CONSTRAINTS := tests/constraints.txt
+PYTHONS := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: help demo test check lint types unit format bench clean
+
+help:
+	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
+	@echo "make test    everything: lint, types, all tests"
+	@echo "make check   lint, types, the tests that take milliseconds"
+	@echo "make format  ruff format, and the fixes ruff can make"
+	@echo "make bench   measures; checks nothing"
+	@echo "make clean   removes .venv and caches"
+
+demo: $(STAMP)
+	@$(PY) -m tracewatch demo $(ARGS)
+
+test: lint types
+	$(PY) -m pytest $(ARGS)
+
+check: lint types unit
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(STAMP)
+	$(PY) -m mypy
+
+unit: $(STAMP)
+	$(PY) -m pytest -m "not slow and not crash" $(ARGS)
+
+format: $(STAMP)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(STAMP)
+	@$(PY) -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+# A .venv that works is kept, one that does not (interrupted, or its interpreter is gone) is made again. A candidate
+# must be able to make a venv: Debian's python3 without python3-venv and a pyenv shim without its version can't.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@$(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || { \
+		found=; \
+		for candidate in $(PYTHONS); do \
+			if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+			then found=$$candidate; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "make: no Python >= 3.11 with venv among: $(PYTHONS) (Debian: apt install python3-venv; or make PYTHON=/path/to/python)" >&2; \
+			exit 1; \
+		fi; \
+		echo "making $(VENV) with $$("$$found" --version)"; \
+		rm -rf $(VENV) && "$$found" -m venv $(VENV); \
+	}
+	@echo "installing into $(VENV)"
+	@$(PY) -m pip install --quiet --progress-bar off -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
