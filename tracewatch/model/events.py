@@ -1,0 +1,217 @@
+"""Event names and payloads: what a recorder may send, what is stored, and the one way to write it as bytes.
+
+Rule 1: ``validate_event`` is the only gate for what recorders send, ``validate_stored`` for what `export` wrote;
+        behind them code may index without looking.
+Rule 2: canonical bytes are compact JSON with ``event, event_id, trace_id, ts, occurred_at`` first. They are made once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import BadRequest, Invalid, InvalidField, ReservedEvent, TooLarge
+from .payloads import GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
+from .times import normalize_time
+
+MAX_DEPTH = 200  # orjson writes at most 254 levels; the margin is for what the server wraps around
+
+STATUSES: tuple[str, ...] = ("running", "waiting", "completed", "failed", "stopped", "lost")
+ENDED = frozenset({"completed", "failed", "stopped"})
+SERVER_EVENTS = frozenset(SERVER)
+_NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
+_ASSIGNED = ("event_id", "trace_id", "ts")  # the log's own words: never taken from a recorder
+
+MESSAGE_IDENTITY = ("message_id", "sequence", "role", "goal_id")
+
+
+def _faults(error: ValidationError, prefix: str) -> list[dict[str, Any]]:
+    faults: list[dict[str, Any]] = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        path = ".".join(str(part) for part in fault["loc"])
+        faults.append({"path": f"{prefix}{path}", "message": fault["msg"]})
+    return faults
+
+
+def _refuse(prefix: str, path: str, message: str) -> Invalid:
+    where = f"{prefix}{path}"
+    return Invalid(f"{where}: {message}", details=[{"path": where, "message": message}])
+
+
+def _check(adapter: TypeAdapter[Any], raw: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    try:
+        event: dict[str, Any] = adapter.validate_python(raw)
+    except ValidationError as error:
+        raise _invalid(Invalid, error, prefix) from error
+    return event
+
+
+def _invalid(kind: type[Invalid], error: ValidationError, prefix: str = "") -> Invalid:
+    details = _faults(error, prefix)
+    first = f"{details[0]['path']}: {details[0]['message']}"
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return kind(first + more, details=details)
+
+
+def validate_trace(raw: Any) -> dict[str, Any]:
+    """Check the body of ``POST /api/traces`` and fill in what may be left out; ``trace_id`` may stay None.
+
+    Raises InvalidField with the path of each fault.
+    """
+    try:
+        given = TRACE_SPEC.validate_python(raw)
+    except ValidationError as error:
+        raise _invalid(InvalidField, error) from error
+    return {
+        "trace_id": given.get("trace_id"),
+        "task": given["task"],
+        "agent_type": given.get("agent_type") or "agent",
+        "parent_trace_id": given.get("parent_trace_id"),
+        "parent_goal_id": given.get("parent_goal_id"),
+        "lease_s": given.get("lease_s"),
+        "metadata": given.get("metadata") or {},
+    }
+
+
+def validate_event(raw: Any, index: int | None = None, *, by_server: bool = False) -> dict[str, Any]:
+    """Check one event a recorder sent and return it as the fold takes it.
+
+    ``raw`` is parsed JSON; ``index`` is its place in a batch and begins the paths of the faults (``"3.goal.status"``).
+    The result is a new dict: ``event``, the named keys in the protocol's order, then the others.
+    ``by_server`` lets the events through that only the server writes.
+    Raises Invalid (with the path of each fault) or ReservedEvent.
+    """
+    prefix = "" if index is None else f"{index}."
+    if not isinstance(raw, dict):
+        raise _refuse(prefix, "event", 'an event is a JSON object with an "event" name')
+    name = raw.get("event")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise _refuse(prefix, "event", "an event's name is 1-64 of a-z 0-9 _ . and begins with a letter")
+    if any(key in raw for key in _ASSIGNED):
+        raw = _without_assigned(raw)
+    adapter = RECORDED.get(name)
+    if adapter is None and name in SERVER_EVENTS:
+        if not by_server:
+            raise ReservedEvent(
+                f"{prefix}event: {name} is written by the server only",
+                details=[{"path": f"{prefix}event", "message": f"{name} is written by the server only"}],
+            )
+        adapter = SERVER[name]
+    event = _check(adapter or GENERIC, raw, prefix)
+    if name == "message_updated":
+        _check_message_update(event, prefix)
+    return event
+
+
+def _without_assigned(raw: dict[str, Any]) -> dict[str, Any]:
+    raw = dict(raw)
+    stamp = raw.get("ts")
+    for key in _ASSIGNED:
+        raw.pop(key, None)
+    if isinstance(stamp, str) and "occurred_at" not in raw:
+        try:
+            raw["occurred_at"] = normalize_time(stamp)
+        except ValueError:
+            pass  # an older producer's own idea of a time: the log's ts takes its place
+    return raw
+
+
+def _check_message_update(event: dict[str, Any], prefix: str) -> None:
+    if "append" not in event and "patch" not in event:
+        raise _refuse(prefix, "patch", "message_updated needs append, patch or both")
+    for key in MESSAGE_IDENTITY:
+        if key in event.get("patch", ()):
+            raise _refuse(prefix, f"patch.{key}", "can't be changed")
+
+
+def validate_stored(raw: Any, index: int | None = None) -> dict[str, Any]:
+    """Check a stored event (a line of `export`) so that the fold can apply it, and return it. Raises Invalid."""
+    prefix = "" if index is None else f"{index}."
+    if not isinstance(raw, dict):
+        raise _refuse(prefix, "event", "a stored event is a JSON object")
+    name = raw.get("event")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise _refuse(prefix, "event", "an event's name is 1-64 of a-z 0-9 _ . and begins with a letter")
+    event_id = raw.get("event_id")
+    if not isinstance(event_id, int) or isinstance(event_id, bool) or not 0 < event_id < 2**53:
+        raise _refuse(prefix, "event_id", "a whole number from 1")
+    for key in ("ts", "occurred_at"):
+        stamp = raw.get(key)
+        if key == "occurred_at" and key not in raw:
+            continue
+        try:
+            good = isinstance(stamp, str) and normalize_time(stamp) == stamp
+        except ValueError:
+            good = False
+        if not good:
+            raise _refuse(prefix, key, "a time in UTC with milliseconds, such as 2026-11-20T08:00:00.123Z")
+    if list(raw)[:4] != ["event", "event_id", "trace_id", "ts"]:
+        raise _refuse(prefix, "event", "a stored event begins with event, event_id, trace_id, ts, in this order")
+    _check(STORED.get(name, GENERIC), raw, prefix)
+    return raw
+
+
+def canonical(event: Mapping[str, Any]) -> bytes:
+    """The bytes of a stored event. Raises Invalid for what JSON can't say (lone surrogates, NaN, too deep)."""
+    try:
+        return orjson.dumps(event)
+    except (TypeError, RecursionError) as error:  # orjson's JSONEncodeError is a TypeError
+        raise Invalid(f"the event can't be written as JSON: {error}") from error
+
+
+def event_name(body: bytes) -> str:
+    """The name of a stored event, read from its canonical bytes without parsing them."""
+    return body[10 : body.index(b'"', 10)].decode()
+
+
+def depth_exceeds(value: Any, limit: int = MAX_DEPTH) -> bool:
+    """Whether JSON is nested deeper than ``limit`` levels. Does not recurse."""
+    level: list[Any] = [value]
+    for _ in range(limit):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(v for v in item.values() if isinstance(v, (dict, list)))
+            elif isinstance(item, list):
+                below.extend(v for v in item if isinstance(v, (dict, list)))
+        if not below:
+            return False
+        level = below
+    return True
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON. Raises BadRequest that says where it breaks, and Invalid when it is nested too deep."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"this is not JSON: {error}") from error
+    # Text that opens no more brackets than the limit can't be too deep: the walk is for the rare rest.
+    openings = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[") + data.count("{")
+    if openings > MAX_DEPTH and depth_exceeds(value):
+        raise Invalid(f"JSON nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def parse_lines(data: bytes) -> list[Any]:
+    """Parse NDJSON; blank lines are passed over. Raises BadRequest that names the line, counted from 1."""
+    values: list[Any] = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values.append(parse_json(line))
+        except BadRequest as error:
+            raise BadRequest(f"line {number}: {error.message}", line=number) from error
+    return values
+
+
+def check_size(body: bytes, limit: int, index: int | None = None) -> None:
+    """Raise TooLarge when one event's bytes are above ``limit``."""
+    if len(body) > limit:
+        where = "the event" if index is None else f"event {index} of the batch"
+        raise TooLarge(f"{where} has {len(body):,} bytes; the limit is {limit:,}", limit=limit)

@@ -1,0 +1,347 @@
+"""The payload of every event of the protocol's section 2, as a recorder sends it and as it is stored.
+
+Rule 1: objects are open (unknown keys are kept) but for a goal's patch, where a typo would be lost silently.
+Rule 2: the order of the keys here is their order in the stored bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from .times import normalize_time
+
+Status = Literal["running", "waiting", "completed", "failed", "stopped", "lost"]
+GoalStatus = Literal["pending", "in_progress", "completed", "abandoned"]
+_LOOSE = ConfigDict(extra="allow", strict=True)
+_CLOSED = ConfigDict(extra="forbid", strict=True)
+
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Milliseconds = Annotated[int | float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _time(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a time is a string such as 2026-11-20T08:00:00.123Z")
+    return normalize_time(value)
+
+
+Time = Annotated[str, BeforeValidator(_time)]
+
+
+class GoalInput(TypedDict):
+    """A goal as a recorder adds it."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    id: NotRequired[Id]
+    description: str
+    reason: NotRequired[str | None]
+    parent_id: NotRequired[Id | None]
+    after_id: NotRequired[Id | None]
+    type: NotRequired[Literal["normal", "agent_call"]]
+    status: NotRequired[GoalStatus]
+
+
+class GoalPatch(TypedDict, total=False):
+    """What may change in a goal. Closed: a typo here would be lost silently."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+    status: GoalStatus
+    description: str
+    reason: str | None
+    summary: str | None
+
+
+MessageStatus = Literal["streaming", "running", "complete"]
+
+
+class MessageInput(TypedDict):
+    """A message as a recorder adds it."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    message_id: NotRequired[Id]
+    role: Id
+    content: Any
+    goal_id: NotRequired[Id | None]
+    tool_call_id: NotRequired[Id | None]
+    parent_sequence: NotRequired[Count | None]
+    description: NotRequired[str]
+    status: NotRequired[MessageStatus]
+    tokens: NotRequired[Count]
+    cost: NotRequired[Dollars]
+    duration_ms: NotRequired[Milliseconds]
+    model: NotRequired[str]
+    agent: NotRequired[str]
+
+
+class MessagePatch(TypedDict, total=False):
+    """What may change in a message; ``validate_event`` refuses its identity."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    content: Any
+    tool_call_id: Id | None
+    parent_sequence: Count | None
+    description: str
+    status: MessageStatus
+    tokens: Count
+    cost: Dollars
+    duration_ms: Milliseconds
+    model: str
+    agent: str
+
+
+class Totals(TypedDict):
+    """A trace's own sums."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    total_messages: Count
+    total_tokens: Count
+    total_cost: Dollars
+
+
+class Stats(TypedDict):
+    """Sums over one goal's messages, or over its subtree's."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    message_count: Count
+    total_tokens: Count
+    total_cost: Dollars
+    preview: str
+
+
+class _Recorded(TypedDict):
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    event: str
+    occurred_at: NotRequired[Time]
+
+
+class GoalAdded(_Recorded):
+    """``goal_added`` from a recorder."""
+
+    goal: GoalInput
+
+
+class GoalUpdated(_Recorded):
+    """``goal_updated`` from a recorder."""
+
+    goal_id: Id
+    patch: GoalPatch
+
+
+class MessageAdded(_Recorded):
+    """``message_added`` from a recorder."""
+
+    message: MessageInput
+
+
+class MessageUpdated(_Recorded):
+    """``message_updated`` from a recorder."""
+
+    message_id: Id
+    append: NotRequired[str]
+    patch: NotRequired[MessagePatch]
+
+
+class TraceStatusChanged(_Recorded):
+    """``trace_status_changed`` from a recorder."""
+
+    status: Status
+    reason: NotRequired[str | None]
+
+
+class TraceCompleted(_Recorded):
+    """``trace_completed`` from a recorder."""
+
+    status: Literal["completed", "failed", "stopped"]
+    summary: NotRequired[str | None]
+    error: NotRequired[Any]
+
+
+class InputRequested(_Recorded):
+    """``input_requested`` from a recorder."""
+
+    request_id: NotRequired[Id]
+    question: str
+    options: NotRequired[list[Any] | None]
+    schema: NotRequired[dict[str, Any] | None]
+    goal_id: NotRequired[Id | None]
+    expires_in_s: NotRequired[Annotated[int | float, Field(gt=0, le=10 * 366 * 86400, allow_inf_nan=False)] | None]
+
+
+class SubTraceStarted(_Recorded):
+    """``sub_trace_started``, which the server writes."""
+
+    sub_trace_id: Id
+    parent_goal_id: Id | None
+    agent_type: str
+    task: str
+
+
+class SubTraceCompleted(_Recorded):
+    """``sub_trace_completed``, which the server writes. ``stats``: Totals, its own sub-traces included."""
+
+    sub_trace_id: Id
+    status: Status
+    summary: str | None
+    stats: Totals
+
+
+class InputProvided(_Recorded):
+    """``input_provided``, which the control API writes."""
+
+    request_id: Id
+    value: Any
+    by: NotRequired[str | None]
+
+
+class InputExpired(_Recorded):
+    """``input_expired``, which the server writes."""
+
+    request_id: Id
+
+
+class CancelRequested(_Recorded):
+    """``cancel_requested``, which the control API writes."""
+
+    reason: NotRequired[str | None]
+    by: NotRequired[str | None]
+
+
+RECORDED: dict[str, TypeAdapter[Any]] = {
+    "goal_added": TypeAdapter(GoalAdded),
+    "goal_updated": TypeAdapter(GoalUpdated),
+    "message_added": TypeAdapter(MessageAdded),
+    "message_updated": TypeAdapter(MessageUpdated),
+    "trace_status_changed": TypeAdapter(TraceStatusChanged),
+    "trace_completed": TypeAdapter(TraceCompleted),
+    "input_requested": TypeAdapter(InputRequested),
+}
+SERVER: dict[str, TypeAdapter[Any]] = {
+    "sub_trace_started": TypeAdapter(SubTraceStarted),
+    "sub_trace_completed": TypeAdapter(SubTraceCompleted),
+    "input_provided": TypeAdapter(InputProvided),
+    "input_expired": TypeAdapter(InputExpired),
+    "cancel_requested": TypeAdapter(CancelRequested),
+}
+
+
+# --- what is stored: the same, with what the server added no longer optional ------------------------------------
+
+
+class StoredGoal(TypedDict):
+    """A goal as ``goal_added`` stores it."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    id: Id
+    description: str
+    after_id: NotRequired[Id | None]
+    reason: str | None
+    parent_id: Id | None
+    type: Literal["normal", "agent_call"]
+    status: GoalStatus
+    summary: str | None
+    self_stats: Stats
+    cumulative_stats: Stats
+    sub_trace_ids: list[Id]
+
+
+class StoredMessage(TypedDict):
+    """A message as ``message_added`` stores it."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    message_id: Id
+    role: Id
+    content: Any
+    tool_call_id: NotRequired[Id | None]
+    parent_sequence: NotRequired[Count | None]
+    tokens: NotRequired[Count]
+    cost: NotRequired[Dollars]
+    duration_ms: NotRequired[Milliseconds]
+    model: NotRequired[str]
+    agent: NotRequired[str]
+    sequence: Annotated[int, Field(ge=1)]
+    goal_id: Id | None
+    description: str
+    status: MessageStatus
+
+
+class AffectedGoal(TypedDict):
+    """What changed in one goal."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    goal_id: Id
+    status: NotRequired[GoalStatus]
+    self_stats: NotRequired[Stats]
+    cumulative_stats: NotRequired[Stats]
+
+
+class StoredGoalAdded(_Recorded):
+    """``goal_added`` as stored."""
+
+    goal: StoredGoal
+    affected_goals: list[AffectedGoal]
+
+
+class StoredGoalUpdated(GoalUpdated):
+    """``goal_updated`` as stored."""
+
+    affected_goals: list[AffectedGoal]
+
+
+class StoredMessageAdded(_Recorded):
+    """``message_added`` as stored."""
+
+    message: StoredMessage
+    affected_goals: list[AffectedGoal]
+
+
+class StoredMessageUpdated(MessageUpdated):
+    """``message_updated`` as stored."""
+
+    goal_id: Id | None
+    totals: NotRequired[Totals]
+    affected_goals: list[AffectedGoal]
+
+
+class StoredInputRequested(_Recorded):
+    """``input_requested`` as stored."""
+
+    request_id: Id
+    question: str
+    goal_id: Id | None
+    expires_at: Time | None
+
+
+STORED: dict[str, TypeAdapter[Any]] = {
+    **RECORDED,
+    **SERVER,
+    "goal_added": TypeAdapter(StoredGoalAdded),
+    "goal_updated": TypeAdapter(StoredGoalUpdated),
+    "message_added": TypeAdapter(StoredMessageAdded),
+    "message_updated": TypeAdapter(StoredMessageUpdated),
+    "input_requested": TypeAdapter(StoredInputRequested),
+}
+
+
+TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
+
+
+class TraceSpec(TypedDict):
+    """The body of ``POST /api/traces``. ``lease_s``: seconds without a sign of life until the trace is lost."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+    trace_id: NotRequired[TraceId | None]
+    task: Annotated[str, Field(min_length=1, max_length=10_000)]
+    agent_type: NotRequired[Id | None]
+    parent_trace_id: NotRequired[TraceId | None]
+    parent_goal_id: NotRequired[Id | None]
+    lease_s: NotRequired[Annotated[int | float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None]
+    metadata: NotRequired[dict[str, Any] | None]
+
+
+TRACE_SPEC: TypeAdapter[Any] = TypeAdapter(TraceSpec)
+GENERIC: TypeAdapter[Any] = TypeAdapter(_Recorded)

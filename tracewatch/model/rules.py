@@ -1,0 +1,237 @@
+"""What an event does: the checks and the additions of the protocol's section 2, made before it is stored.
+
+Rule 1: ``complete`` reads the state and never changes it; ``state.apply`` of what it returns does.
+Rule 2: everything a client needs to fold the event is written into it here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import (
+    GoalExists,
+    Invalid,
+    InvalidTransition,
+    MessageExists,
+    MessageTooLarge,
+    NotText,
+    RequestExists,
+    UnknownGoal,
+    UnknownMessage,
+    UnknownRequest,
+)
+from .goals import Changes, add_to_stats, cascade_up, empty_stats, may_become, reopen_up
+from .state import State, describe, tool_name
+from .times import format_time, parse_time
+
+MAX_MESSAGE_TEXT = 4 * 1024 * 1024  # characters; a message that grows for ever would be rewritten for ever
+_GENERATED = re.compile(r"[mr][0-9]+", re.ASCII)
+
+Raw = Mapping[str, Any]
+Stored = dict[str, Any]
+
+
+def complete(state: State, raw: Raw, *, event_id: int, ts: str) -> Stored:
+    """The stored form of an event that ``validate_event`` passed, as the next one after ``state``.
+
+    ``event_id`` is its place in the log and ``ts`` the time it is appended. ``state.messages`` must hold the
+    messages the event names, if they exist. Raises the refusals of errors.py (UnknownGoal, GoalExists, InvalidTransition …).
+    """
+    stored: Stored = {"event": raw["event"], "event_id": event_id, "trace_id": state.trace_id, "ts": ts}
+    if "occurred_at" in raw:
+        stored["occurred_at"] = raw["occurred_at"]
+    stored.update(raw)
+    rule = _RULES.get(raw["event"])
+    if rule is not None:
+        rule(state, stored)
+    return stored
+
+
+def _affected(*changes: Changes) -> list[dict[str, Any]]:
+    merged: Changes = {}
+    for change in changes:
+        for goal_id, values in change.items():
+            merged.setdefault(goal_id, {}).update(values)
+    return [{"goal_id": goal_id, **values} for goal_id, values in merged.items()]
+
+
+def _known_goal(state: State, goal_id: str, path: str) -> dict[str, Any]:
+    goal = state.goals.get(goal_id)
+    if goal is None:
+        raise UnknownGoal(f"{path}: there is no goal {goal_id!r} in this trace", goal_id=goal_id)
+    return goal
+
+
+def _own_id(given: str | None, letter: str, event_id: int) -> str:
+    own = f"{letter}{event_id}"
+    if given is None:
+        return own
+    if given != own and given[0] == letter and _GENERATED.fullmatch(given):
+        raise Invalid(f"{given!r}: ids of the form {letter}<number> are made by the server; choose another")
+    return given
+
+
+def _next_goal_id(state: State) -> str:
+    number = len(state.goals) + 1
+    while str(number) in state.goals:
+        number += 1
+    return str(number)
+
+
+def _goal_added(state: State, stored: Stored) -> None:
+    given = stored["goal"]
+    goal_id = given.get("id") or _next_goal_id(state)
+    if goal_id in state.goals:
+        raise GoalExists(f"there is a goal {goal_id!r} in this trace already", goal_id=goal_id)
+    parent_id, after_id = given.get("parent_id"), given.get("after_id")
+    if parent_id is not None:
+        _known_goal(state, parent_id, "goal.parent_id")
+    if after_id is not None:
+        sibling = _known_goal(state, after_id, "goal.after_id")
+        if given.get("parent_id", sibling["parent_id"]) != sibling["parent_id"]:
+            raise Invalid(f"goal.after_id: {after_id!r} is not a child of {parent_id!r}")
+        parent_id = sibling["parent_id"]
+    status = given.get("status", "pending")
+    goal = {
+        "id": goal_id,
+        "description": given["description"],
+        "reason": given.get("reason"),
+        "parent_id": parent_id,
+        "type": given.get("type", "normal"),
+        "status": status,
+        "summary": None,
+        "self_stats": empty_stats(),
+        "cumulative_stats": empty_stats(),
+        "sub_trace_ids": [],
+    }
+    for key, value in given.items():
+        if key not in goal and (key != "after_id" or value is not None):
+            goal[key] = value
+    stored["goal"] = goal
+    changed = reopen_up(state.goals, parent_id)
+    if status in ("completed", "abandoned"):
+        tree = {**state.goals, goal_id: goal}
+        for reopened, values in changed.items():
+            tree[reopened] = {**tree[reopened], **values}
+        children = {**state.children, parent_id: (*state.children.get(parent_id, ()), goal_id)}
+        ended = cascade_up(tree, children, goal_id, status)
+        changed = {**changed, **ended}
+        # reopened and completed again: nothing happened to it
+        changed = {g: c for g, c in changed.items() if c["status"] != state.goals[g]["status"]}
+    stored["affected_goals"] = _affected(changed)
+
+
+def _goal_updated(state: State, stored: Stored) -> None:
+    goal = _known_goal(state, stored["goal_id"], "goal_id")
+    status = stored["patch"].get("status", goal["status"])
+    if not may_become(goal["status"], status):
+        hint = " (start it first: in_progress)" if (goal["status"], status) == ("pending", "completed") else ""
+        raise InvalidTransition(
+            f"goal {goal['id']!r} is {goal['status']} and can't become {status}{hint}",
+            goal_id=goal["id"],
+            status=goal["status"],
+        )
+    ended = status != goal["status"] and status in ("completed", "abandoned")
+    stored["affected_goals"] = _affected(cascade_up(state.goals, state.children, goal["id"], status) if ended else {})
+
+
+def _message_added(state: State, stored: Stored) -> None:
+    given = stored["message"]
+    message_id = _own_id(given.get("message_id"), "m", stored["event_id"])
+    if message_id in state.messages:
+        raise MessageExists(f"there is a message {message_id!r} in this trace already", message_id=message_id)
+    goal_id = given["goal_id"] if "goal_id" in given else state.current_goal_id
+    if goal_id is not None:
+        _known_goal(state, goal_id, "message.goal_id")
+    message = {
+        "message_id": message_id,
+        "sequence": state.total_messages + 1,
+        "role": given["role"],
+        "content": given["content"],
+        "goal_id": goal_id,
+        "description": given.get("description") or "",
+        "status": given.get("status", "complete"),
+    }
+    for key, value in given.items():
+        if key not in message:
+            message[key] = value
+    tool = tool_name(message)
+    if not message["description"]:
+        message["description"] = describe(message)
+    stored["message"] = message
+    stored["affected_goals"] = _affected(
+        add_to_stats(
+            state.goals,
+            goal_id,
+            messages=1,
+            tokens=message.get("tokens", 0),
+            cost=message.get("cost", 0.0),
+            tool=tool,
+        )
+    )
+
+
+def _message_updated(state: State, stored: Stored) -> None:
+    message_id = stored["message_id"]
+    message = state.messages.get(message_id)
+    if message is None:
+        raise UnknownMessage(f"there is no message {message_id!r} in this trace", message_id=message_id)
+    if "append" in stored:
+        content = message["content"]
+        if not isinstance(content, str):
+            raise NotText(f"message {message_id!r} does not hold text, so nothing can be appended to it")
+        if len(content) + len(stored["append"]) > MAX_MESSAGE_TEXT:
+            raise MessageTooLarge(
+                f"message {message_id!r} would grow above {MAX_MESSAGE_TEXT:,} characters; begin another",
+                limit=MAX_MESSAGE_TEXT,
+            )
+    patch = stored.get("patch", {})
+    tokens = patch.get("tokens", message.get("tokens", 0)) - message.get("tokens", 0)
+    cost = patch.get("cost", message.get("cost", 0.0)) - message.get("cost", 0.0)
+    stored["goal_id"] = message["goal_id"]
+    if tokens or cost:
+        stored["totals"] = {
+            "total_messages": state.total_messages,
+            "total_tokens": state.total_tokens + tokens,
+            "total_cost": max(0.0, round(state.total_cost + cost, 10)),
+        }
+    stored["affected_goals"] = _affected(
+        add_to_stats(state.goals, message["goal_id"], messages=0, tokens=tokens, cost=cost, tool=None)
+    )
+
+
+def _with_totals(state: State, stored: Stored) -> None:
+    stored.update(state.totals())
+
+
+def _input_requested(state: State, stored: Stored) -> None:
+    request_id = _own_id(stored.get("request_id"), "r", stored["event_id"])
+    if request_id in state.pending_inputs or request_id in state.closed_inputs:
+        raise RequestExists(f"question {request_id!r} was asked in this trace already", request_id=request_id)
+    goal_id = stored["goal_id"] if "goal_id" in stored else state.current_goal_id
+    if goal_id is not None:
+        _known_goal(state, goal_id, "goal_id")
+    expires_in_s = stored.get("expires_in_s")
+    stored["request_id"] = request_id
+    stored["goal_id"] = goal_id
+    stored["expires_at"] = None if expires_in_s is None else format_time(parse_time(stored["ts"]) + expires_in_s)
+
+
+def _input_closed(state: State, stored: Stored) -> None:
+    if stored["request_id"] not in state.pending_inputs:
+        raise UnknownRequest(f"question {stored['request_id']!r} is not open", request_id=stored["request_id"])
+
+
+_RULES: dict[str, Callable[[State, Stored], None]] = {
+    "goal_added": _goal_added,
+    "goal_updated": _goal_updated,
+    "message_added": _message_added,
+    "message_updated": _message_updated,
+    "trace_status_changed": _with_totals,
+    "trace_completed": _with_totals,
+    "input_requested": _input_requested,
+    "input_provided": _input_closed,
+    "input_expired": _input_closed,
+}

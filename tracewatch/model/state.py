@@ -1,0 +1,367 @@
+"""The fold: a trace's state, and how one stored event changes it.
+
+Rule 1: ``complete`` (rules.py) decides what an event does and writes it into the event; ``apply`` here only puts in
+        what a stored event says. So every client folds alike, whatever snapshot it begins from.
+Rule 2: ``apply`` never fails on an event that ``validate_stored`` passes, and counts only forward.
+Rule 3: values inside a state are replaced, never changed in place; ``State.copy`` is therefore shallow and cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from .events import ENDED, SERVER_EVENTS
+from .goals import Goal, current_after, in_display_order, insert_child
+
+Event = Mapping[str, Any]
+TOTALS = ("total_messages", "total_tokens", "total_cost")
+
+
+@dataclass(slots=True)
+class State:
+    """A trace after some number of its events.
+
+    ``messages`` holds every message a folding client has seen; the log's writer keeps only those that may still change.
+    """
+
+    trace_id: str
+    task: str = ""
+    agent_type: str = "agent"
+    parent_trace_id: str | None = None
+    parent_goal_id: str | None = None
+    root_trace_id: str = ""
+    created_at: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    status: str = "running"
+    summary: str | None = None
+    error: Any = None
+    updated_at: str = ""
+    completed_at: str | None = None
+    first_event_id: int = 1  # of the log; moves when the past is trimmed
+    last_event_id: int = 0  # this is the state after this event
+    total_messages: int = 0
+    total_tokens: int = 0
+    total_cost: float = 0.0
+    goals: dict[str, Goal] = field(default_factory=dict)
+    children: dict[str | None, tuple[str, ...]] = field(default_factory=dict)  # in display order; None: the roots
+    current_goal_id: str | None = None
+    sub_traces: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pending_inputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # open questions, oldest first
+    closed_inputs: dict[str, str] = field(default_factory=dict)  # request_id: answered, expired or closed
+    cancel_requested: dict[str, Any] | None = None  # {reason, by} of a cancel not yet acknowledged
+    messages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def copy(self) -> State:
+        """A state that can be changed without changing this one."""
+        return replace(
+            self,
+            goals=dict(self.goals),
+            children=dict(self.children),
+            sub_traces=dict(self.sub_traces),
+            pending_inputs=dict(self.pending_inputs),
+            closed_inputs=dict(self.closed_inputs),
+            messages=dict(self.messages),
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the trace is completed, failed or stopped."""
+        return self.status in ENDED
+
+    # --- what the protocol shows of it ---
+
+    def totals(self) -> dict[str, Any]:
+        """The trace's own sums."""
+        return {
+            "total_messages": self.total_messages,
+            "total_tokens": self.total_tokens,
+            "total_cost": self.total_cost,
+        }
+
+    def tree_totals(self) -> dict[str, Any]:
+        """The trace's own sums plus those of its sub-traces."""
+        sums = self.totals()
+        for sub in self.sub_traces.values():
+            for key in TOTALS:
+                sums[key] += sub["stats"][key]
+        sums["total_cost"] = round(sums["total_cost"], 10)
+        return sums
+
+    def trace(self, *, lease_alive: bool = True) -> dict[str, Any]:
+        """``Trace``, the summary."""
+        return {
+            "trace_id": self.trace_id,
+            "task": self.task,
+            "agent_type": self.agent_type,
+            "parent_trace_id": self.parent_trace_id,
+            "parent_goal_id": self.parent_goal_id,
+            "root_trace_id": self.root_trace_id,
+            "status": self.status,
+            "is_running": self.status in ("running", "waiting") and lease_alive,
+            "current_goal_id": self.current_goal_id,
+            "first_event_id": self.first_event_id,
+            "last_event_id": self.last_event_id,
+            **self.totals(),
+            "tree_totals": self.tree_totals(),
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "completed_at": self.completed_at,
+            "summary": self.summary,
+            "error": self.error,
+            "metadata": self.metadata,
+        }
+
+    def goal_tree(self) -> dict[str, Any]:
+        """``GoalTree``: goals depth first."""
+        return {
+            "mission": self.task,
+            "current_id": self.current_goal_id,
+            "goals": in_display_order(self.goals, self.children),
+            "as_of_event_id": self.last_event_id,
+        }
+
+    # --- as it is kept ---
+
+    def to_json(self) -> dict[str, Any]:
+        """What a state snapshot in the log holds: everything but messages, which have a table of their own."""
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("messages", "children")}
+        kept["children"] = [[parent, list(ids)] for parent, ids in self.children.items()]
+        return kept
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> State:
+        """The state that ``to_json`` wrote."""
+        known = {f.name for f in fields(cls)}
+        values = {name: value for name, value in kept.items() if name in known}
+        values["children"] = {parent: tuple(ids) for parent, ids in kept["children"]}
+        return cls(**values)
+
+    @classmethod
+    def from_snapshot(cls, frame: Mapping[str, Any]) -> State:
+        """The state in a ``connected`` or ``snapshot`` frame, its goal tree put together."""
+        trace, tree = frame["trace"], frame["goal_tree"]
+        named = {f.name for f in fields(cls)} & set(trace)
+        state = cls(**{name: trace[name] for name in named})
+        state.last_event_id = frame["current_event_id"]
+        children: dict[str | None, list[str]] = {}
+        for goal in tree["goals"]:
+            state.goals[goal["id"]] = goal
+            children.setdefault(goal["parent_id"], []).append(goal["id"])
+        state.children = {parent: tuple(ids) for parent, ids in children.items()}
+        state.sub_traces = {sub["trace_id"]: sub for sub in frame["sub_traces"]}
+        state.pending_inputs = {asked["request_id"]: asked for asked in frame["pending_inputs"]}
+        return state
+
+
+def apply(state: State, event: Event) -> State:
+    """The state after one stored event, ``state`` staying as it is. An event already applied changes nothing."""
+    after = state.copy()
+    apply_into(after, event)
+    return after
+
+
+def apply_into(state: State, event: Event) -> None:
+    """As ``apply``, but changes ``state``: for those who own it and fold many events."""
+    if event["event_id"] <= state.last_event_id:
+        return
+    name = event["event"]
+    state.last_event_id = event["event_id"]
+    state.updated_at = event["ts"]
+    if state.status == "lost" and name not in SERVER_EVENTS:
+        # Any append of a recorder says that it is alive
+        state.status = "waiting" if state.pending_inputs else "running"
+    handler = _HANDLERS.get(name)
+    if handler is not None:
+        handler(state, event)
+
+
+def _affect(state: State, event: Event) -> None:
+    for change in event["affected_goals"]:
+        goal = state.goals.get(change["goal_id"])
+        if goal is not None:
+            state.goals[goal["id"]] = {
+                **goal,
+                **{key: value for key, value in change.items() if key != "goal_id"},
+            }
+
+
+def _goal_added(state: State, event: Event) -> None:
+    goal = dict(event["goal"])
+    after_id = goal.pop("after_id", None)
+    parent_id, goal_id = goal["parent_id"], goal["id"]
+    if goal_id in state.goals or (parent_id is not None and parent_id not in state.goals):
+        return
+    state.goals[goal_id] = goal
+    state.children[parent_id] = insert_child(state.children.get(parent_id, ()), goal_id, after_id)
+    reopened = {c["goal_id"] for c in event["affected_goals"] if c.get("status") == "in_progress"}
+    _affect(state, event)
+    started = goal_id if goal["status"] == "in_progress" else parent_id if parent_id in reopened else None
+    state.current_goal_id = current_after(state.goals, state.current_goal_id, started)
+
+
+def _goal_updated(state: State, event: Event) -> None:
+    goal = state.goals.get(event["goal_id"])
+    if goal is None:
+        return
+    started = event["patch"].get("status") == "in_progress" and goal["status"] != "in_progress"
+    state.goals[goal["id"]] = {**goal, **event["patch"]}
+    _affect(state, event)
+    state.current_goal_id = current_after(state.goals, state.current_goal_id, goal["id"] if started else None)
+
+
+def _message_added(state: State, event: Event) -> None:
+    message = event["message"]
+    state.messages[message["message_id"]] = message
+    state.total_messages += 1
+    state.total_tokens += message.get("tokens", 0)
+    state.total_cost = round(state.total_cost + message.get("cost", 0.0), 10)
+    _affect(state, event)
+
+
+def _message_updated(state: State, event: Event) -> None:
+    message = state.messages.get(event["message_id"])
+    if message is not None:
+        state.messages[event["message_id"]] = updated_message(message, event)
+    if "totals" in event:
+        for key in TOTALS:
+            setattr(state, key, event["totals"][key])
+    _affect(state, event)
+
+
+def updated_message(message: Mapping[str, Any], event: Event) -> dict[str, Any]:
+    """A message after a ``message_updated``: the text appended first, then the patch."""
+    new = dict(message)
+    if "append" in event and isinstance(new["content"], str):
+        new["content"] += event["append"]
+    new.update(event.get("patch", {}))
+    if not new["description"]:
+        new["description"] = describe(new)
+    return new
+
+
+def describe(message: Mapping[str, Any]) -> str:
+    """A message in one line: a tool's name, else the first non-blank line of its text, at most 200 characters."""
+    content = message["content"]
+    if message["role"] == "tool":
+        tool = tool_name(message)
+        if tool:
+            return tool
+    if isinstance(content, list):  # content parts, as several model APIs write them
+        content = next((p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)), "")
+    elif isinstance(content, dict):
+        content = content.get("text", "")
+    if not isinstance(content, str):
+        return ""
+    return next((line.strip() for line in content[:4096].splitlines() if line.strip()), "")[:200]
+
+
+def tool_name(message: Mapping[str, Any]) -> str | None:
+    """The tool that a tool message is about, or None."""
+    if message["role"] != "tool":
+        return None
+    content = message["content"]
+    if isinstance(content, dict):
+        for key in ("tool_name", "name"):
+            if isinstance(content.get(key), str) and content[key]:
+                return str(content[key])[:128]
+    return message.get("description") or None if not isinstance(content, dict) else None
+
+
+def _sub_trace_started(state: State, event: Event) -> None:
+    sub_id, goal = event["sub_trace_id"], state.goals.get(event["parent_goal_id"])
+    state.sub_traces[sub_id] = {
+        "trace_id": sub_id,
+        "parent_goal_id": event["parent_goal_id"],
+        "agent_type": event["agent_type"],
+        "task": event["task"],
+        "status": "running",
+        "summary": None,
+        "stats": {"total_messages": 0, "total_tokens": 0, "total_cost": 0.0},
+        "started_event_id": event["event_id"],
+    }
+    if goal is not None and sub_id not in goal["sub_trace_ids"]:
+        state.goals[goal["id"]] = {**goal, "sub_trace_ids": [*goal["sub_trace_ids"], sub_id]}
+
+
+def _sub_trace_completed(state: State, event: Event) -> None:
+    sub = state.sub_traces.get(event["sub_trace_id"])
+    if sub is not None:
+        state.sub_traces[sub["trace_id"]] = {
+            **sub,
+            "status": event["status"],
+            "summary": event["summary"],
+            "stats": event["stats"],
+        }
+
+
+def _set_status(state: State, event: Event) -> None:
+    status = event["status"]
+    if status in ENDED:
+        _end(state, event)
+        return
+    if state.ended:
+        if status == "lost":
+            return  # late: leaves an ended trace's status alone
+        state.completed_at = state.summary = state.error = None
+        state.cancel_requested = None
+    if status in ("running", "waiting"):
+        status = "waiting" if state.pending_inputs else status
+    state.status = status
+
+
+def _end(state: State, event: Event) -> None:
+    if state.ended:
+        return
+    state.status = event["status"]
+    state.completed_at = event["ts"]
+    state.summary = event.get("summary")
+    state.error = event.get("error")
+    state.cancel_requested = None
+    for request_id in state.pending_inputs:
+        state.closed_inputs[request_id] = "closed"
+    state.pending_inputs = {}
+
+
+def _input_requested(state: State, event: Event) -> None:
+    asked = {key: value for key, value in event.items() if key not in ("event", "event_id", "trace_id", "occurred_at")}
+    asked["requested_at"] = asked.pop("ts")
+    if state.ended:
+        state.closed_inputs[event["request_id"]] = "closed"
+        return
+    state.pending_inputs[event["request_id"]] = asked
+    if state.status == "running":
+        state.status = "waiting"
+
+
+def _close_input(how: str) -> Callable[[State, Event], None]:
+    def close(state: State, event: Event) -> None:
+        if state.pending_inputs.pop(event["request_id"], None) is None:
+            return
+        state.closed_inputs[event["request_id"]] = how
+        if not state.pending_inputs and state.status == "waiting":
+            state.status = "running"
+
+    return close
+
+
+def _cancel_requested(state: State, event: Event) -> None:
+    if not state.ended:
+        state.cancel_requested = {"reason": event.get("reason"), "by": event.get("by")}
+
+
+_HANDLERS: dict[str, Callable[[State, Event], None]] = {
+    "goal_added": _goal_added,
+    "goal_updated": _goal_updated,
+    "message_added": _message_added,
+    "message_updated": _message_updated,
+    "sub_trace_started": _sub_trace_started,
+    "sub_trace_completed": _sub_trace_completed,
+    "trace_status_changed": _set_status,
+    "trace_completed": _end,
+    "input_requested": _input_requested,
+    "input_provided": _close_input("answered"),
+    "input_expired": _close_input("expired"),
+    "cancel_requested": _cancel_requested,
+}

@@ -1,0 +1,222 @@
+"""Every option once: name, type, default, limits, help. Environment, flags and the table in the docs
+derive from it.
+
+Rule 1: an option is a field of ``Settings`` and is written nowhere else; ``OPTIONS`` is read off the fields.
+Rule 2: only the wiring (server, cli, client) sees ``Settings``; components take plain keyword arguments.
+Rule 3: a value that can't be used is refused by name before anything starts, never replaced by a default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracewatch.errors import InvalidField
+
+PREFIX = "TRACEWATCH_"
+
+_UNITS = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+_SIZE = re.compile(r"([0-9]+) ?(b|kib|mib|gib)?", re.IGNORECASE | re.ASCII)
+_SCHEMES = ("http://", "https://", "sqlite:///")
+_SPOOL = "tracewatch/spool"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. ``kind``: text, url, count, seconds, milliseconds or bytes. ``low`` and ``high`` are inclusive."""
+
+    name: str
+    kind: str
+    default: str | int | float
+    help: str
+    low: float = 1
+    high: float = math.inf
+    client: bool = False  # read by the recorder and the watch client rather than by the server
+    shown: str = ""  # the default as the table says it, where it is not a constant
+
+    @property
+    def env(self) -> str:
+        """The environment variable: ``TRACEWATCH_<NAME>``."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The command line flag: ``--max-event-bytes``."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, for a person: "a whole number from 0 to 65535"."""
+        if self.kind in ("text", "url"):
+            return "not empty" if self.kind == "text" else f"an address that begins with {', '.join(_SCHEMES)}"
+        what = {
+            "count": "a whole number",
+            "milliseconds": "a whole number of milliseconds",
+            "seconds": "a number of seconds",
+            "bytes": "a number of bytes, plain or like 256KiB, 4MiB, 1GiB,",
+        }[self.kind]
+        return (
+            f"{what} of at least {self.low:g}"
+            if self.high == math.inf
+            else f"{what} from {self.low:g} to {self.high:g}"
+        )
+
+    def parse(self, value: object, source: str = "") -> str | int | float:
+        """The value in this option's type and unit, from text or from a value that has the type already.
+
+        Raises InvalidField, naming ``source`` (by default the option), the value and what is expected.
+        """
+        parsed = _text(self.kind, value) if self.kind in ("text", "url") else _number(self.kind, value)
+        if parsed is None or (not isinstance(parsed, str) and not self.low <= parsed <= self.high):
+            source = source or self.name
+            fault = f"{str(value)!r} is not {self.expected}" if str(value) else f"must be {self.expected}"
+            raise InvalidField(f"{source}: {fault}", details=[{"path": source, "message": fault}])
+        return parsed
+
+
+def _text(kind: str, value: object) -> str | None:
+    text = str(value) if isinstance(value, str | Path) else ""
+    if kind == "url":
+        return text.rstrip("/") if text.startswith(_SCHEMES) and text not in _SCHEMES else None
+    return text or None
+
+
+def _number(kind: str, value: object) -> int | float | None:
+    if isinstance(value, str):
+        text = value.strip()
+        if kind == "bytes":
+            size = _SIZE.fullmatch(text)
+            return int(size[1]) * _UNITS[(size[2] or "b").lower()] if size else None
+        try:
+            value = float(text) if kind == "seconds" else int(text)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if kind == "seconds":
+        return float(value) if math.isfinite(value) else None
+    return value if isinstance(value, int) else None
+
+
+def default_spool_dir(environ: Mapping[str, str]) -> str:
+    """``$XDG_STATE_HOME/tracewatch/spool``, or the same under ``~/.local/state``.
+
+    A relative XDG path is ignored, as its specification asks.
+    """
+    state = Path(environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():
+        home = environ.get("HOME")
+        state = (Path(home) if home else Path.home()) / ".local" / "state"
+    return str(state / _SPOOL)
+
+
+def _option(kind: str, default: str | int | float, help: str, **more: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind, "help": help, **more})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All options with their values. ``_bytes``, ``_s`` and ``_ms`` in a name are its unit."""
+
+    db: str = _option("text", "tracewatch.db", "The database file. Its `-wal` and `-shm` files lie beside it")
+    host: str = _option("text", "127.0.0.1", "Address to listen on; loopback only")
+    port: int = _option("count", 8400, "Port to listen on; 0 takes a free one", low=0, high=65535)
+    workers: int = _option("count", 1, "Processes that serve the one database")
+    heartbeat_s: float = _option("seconds", 15.0, "A watcher hears a heartbeat this often", low=0.01)
+    ws_ping_s: float = _option("seconds", 20.0, "A WebSocket ping this often, and this long for its answer", low=0.01)
+    poll_ms: int = _option("milliseconds", 20, "A process looks this often for what others wrote to the log")
+    max_event_bytes: int = _option("bytes", 256 * 1024, "The largest event taken", low=1024)
+    max_batch_events: int = _option("count", 1000, "The most events in one append")
+    max_batch_bytes: int = _option("bytes", 4 * 1024**2, "The largest append", low=1024)
+    max_ws_record_bytes: int = _option("bytes", 4 * 1024**2, "The largest inbound message on a record socket", low=1024)
+    max_ws_bytes: int = _option("bytes", 64 * 1024, "The largest inbound message on any other socket", low=1024)
+    max_watchers: int = _option("count", 10_000, "Watchers per process")
+    max_subscriptions: int = _option("count", 100, "Subscriptions per socket of `/api/watch`")
+    watcher_bytes: int = _option("bytes", 256 * 1024, "Memory a watcher that reads slowly may cost", low=1024)
+    page_events: int = _option("count", 500, "Events in one page of a backfill")
+    page_bytes: int = _option("bytes", 512 * 1024, "Bytes in one page of a backfill", low=1024)
+    shutdown_s: float = _option("seconds", 5.0, "Shutdown is over after this long, whatever is still connected", low=0)
+    goaway_ms: int = _option(
+        "milliseconds", 2000, "Clients come back at a random time within this after a `goaway`", low=0
+    )
+    max_frame_bytes: int = _option(
+        "bytes", 512 * 1024, "The largest frame sent, unless one event alone is larger", low=1024
+    )
+    write_stall_s: float = _option("seconds", 10.0, "A watcher that takes no byte for this long is dropped", low=0.01)
+
+    url: str = _option(
+        "url",
+        "http://127.0.0.1:8400",
+        "The server, or `sqlite:///file.db` to record without one",
+        client=True,
+    )
+    spool_dir: str = _option(
+        "text",
+        "",
+        "Where a recorder keeps events while the server is away",
+        client=True,
+        shown=f"`$XDG_STATE_HOME/{_SPOOL}`, else `~/.local/state/{_SPOOL}`",
+    )
+    spool_bytes: int = _option("bytes", 1024**3, "The most a spool may take on disk", low=1024, client=True)
+    flush_s: float = _option("seconds", 5.0, "How long `flush()` and the exit of the agent wait", low=0, client=True)
+
+    def __post_init__(self) -> None:
+        if not self.spool_dir:
+            object.__setattr__(self, "spool_dir", default_spool_dir(os.environ))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **overrides: object) -> Settings:
+        """Defaults, then ``TRACEWATCH_*`` of ``environ``, then ``overrides``.
+
+        An empty variable counts as unset, an override of None (a flag not given) too. Overrides may be text
+        or values.
+        Raises InvalidField for a value that can't be used and TypeError for an override that is no option.
+        """
+        if unknown := overrides.keys() - {option.name for option in OPTIONS}:
+            raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
+        values: dict[str, Any] = {"spool_dir": default_spool_dir(environ)}
+        for option in OPTIONS:
+            given = overrides.get(option.name)
+            if given is not None:
+                values[option.name] = option.parse(given, option.name)
+            elif environ.get(option.env):
+                values[option.name] = option.parse(environ[option.env], option.env)
+        return cls(**values)
+
+
+OPTIONS: tuple[Option, ...] = tuple(
+    Option(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Settings)
+)
+
+
+def format_bytes(count: int) -> str:
+    """``262144`` as ``256 KiB``: the largest unit that leaves a whole number."""
+    for unit, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if count and count % size == 0:
+            return f"{count // size} {unit}"
+    return f"{count} bytes"
+
+
+def markdown_table() -> str:
+    """The table of every option for README and docs, without a final newline."""
+    rows = ["| variable | default | for | what |", "| --- | --- | --- | --- |"]
+    rows += [
+        f"| `{option.env}` | {_shown(option)} | {'client' if option.client else 'server'} | {option.help} |"
+        for option in OPTIONS
+    ]
+    return "\n".join(rows)
+
+
+def _shown(option: Option) -> str:
+    if option.shown:
+        return option.shown
+    if option.kind == "bytes":
+        return format_bytes(int(option.default))
+    unit = {"seconds": " s", "milliseconds": " ms"}.get(option.kind)
+    return f"{option.default:g}{unit}" if unit else f"`{option.default}`"
