@@ -117,7 +117,7 @@ def default_spool_dir(environ: Mapping[str, str]) -> str:
 
 
 def _option(kind: str, default: str | int | float, help: str, **more: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"kind": kind, "help": help, **more})
+    return dataclasses.field(default=default, metadata={"kind": kind, "default": default, "help": help, **more})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,9 +190,7 @@ class Settings:
         return cls(**values)
 
 
-OPTIONS: tuple[Option, ...] = tuple(
-    Option(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Settings)
-)
+OPTIONS: tuple[Option, ...] = tuple(Option(name=f.name, **f.metadata) for f in dataclasses.fields(Settings))
 
 
 def format_bytes(count: int) -> str:

@@ -1,0 +1,1 @@
+"""The tests. The folders mirror the package; what spans it lies here."""

@@ -1,0 +1,34 @@
+"""What every test shares: the event loop, the hypothesis profile, the way to the real agent runs.
+
+Rule: a fixture that only one room needs lives in that room's folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+# No deadline: a shared machine may stall any example. In CI the examples are the same each time, so that red
+# means a change.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """asyncio, and in debug mode: a coroutine never awaited or a call from the wrong thread is an error."""
+    return "asyncio", {"debug": True}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real agent runs beside the repository; skips where it is absent."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("needs the real agent runs of ../shared/data beside the repository, which are not here")
+    return path
