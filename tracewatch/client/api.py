@@ -1,0 +1,215 @@
+"""The REST calls, over the standard library's HTTP client.
+
+Rule 1: every call is a connection of its own: safe from any thread, and no stale keep-alive to guess about.
+Rule 2: a refusal is an ApiError with the server's own words, everything without an answer an Unreachable.
+"""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from .errors import ApiError, Unreachable
+from .target import parse_target
+
+IMPORT_EVENTS, IMPORT_BYTES = 1000, 4 * 1024 * 1024 - 64 * 1024  # one batch of the server's, the header line included
+_JSON = "application/json"
+_NDJSON = "application/x-ndjson"
+
+
+class Api:
+    """The server's REST calls. ``url``: None for ``TRACEWATCH_URL``, else loopback."""
+
+    def __init__(self, url: str | None = None, *, timeout_s: float = 30.0) -> None:
+        self._target = parse_target(url)
+        self._timeout_s = timeout_s  # for connecting and for each read
+        self.url = self._target.url
+
+    def create_trace(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Create a trace (``{trace_id?, task, …}``, protocol section 3) and return its summary.
+
+        The same fields again are fine.
+        """
+        answer = self._call("POST", self._target.path("api", "traces"), orjson.dumps(spec))
+        trace: dict[str, Any] = answer.get("trace", answer)
+        return trace
+
+    def append(
+        self,
+        trace_id: str,
+        events: list[dict[str, Any]] | bytes,
+        *,
+        producer: str | None = None,
+        seq: int | None = None,
+    ) -> dict[str, Any]:
+        """Append one batch, all or none; bytes are JSON or NDJSON.
+
+        ``producer`` and ``seq`` (of the first event) make a repeat harmless. Returns ``{first_event_id, last_event_id,
+        duplicates}``.
+        """
+        if isinstance(events, bytes):
+            body, form = events, _JSON if events.lstrip()[:1] == b"[" else _NDJSON
+        else:
+            body, form = orjson.dumps(events), _JSON
+        headers = {"Content-Type": form}
+        if producer is not None and seq is not None:
+            headers |= {"Producer-Id": producer, "Producer-Seq": str(seq)}
+        return self._call("POST", self._target.path("api", "traces", trace_id, "events"), body, headers)
+
+    def import_lines(self, lines: list[bytes]) -> dict[str, Any]:
+        """Import an export: ``{"trace":…}`` first, then stored events. Any length: sent in as many batches as it takes.
+
+        Returns ``{first_event_id, last_event_id, duplicates}`` over all of them.
+        """
+        total: dict[str, Any] = {"first_event_id": None, "last_event_id": 0, "duplicates": 0}
+        for batch in _batches(lines[0], lines[1:]):
+            headers = {"Content-Type": _NDJSON}
+            answer = self._call("POST", self._target.path("api", "import"), batch, headers)
+            if total["first_event_id"] is None:
+                total["first_event_id"] = answer["first_event_id"]
+            total["last_event_id"] = answer["last_event_id"]
+            total["duplicates"] += answer["duplicates"]
+        return total
+
+    def traces(
+        self,
+        *,
+        status: str | None = None,
+        agent_type: str | None = None,
+        q: str | None = None,
+        parent_trace_id: str | None = None,
+        root_trace_id: str | None = None,
+        limit: int = 50,
+        page_token: str | None = None,
+    ) -> dict[str, Any]:
+        """One page of traces, newest first: ``{traces, next_page_token}``."""
+        query = {
+            "status": status,
+            "agent_type": agent_type,
+            "q": q,
+            "parent_trace_id": parent_trace_id,
+            "root_trace_id": root_trace_id,
+            "limit": limit,
+            "page_token": page_token,
+        }
+        return self._call("GET", self._target.path("api", "traces", **query))
+
+    def trace(self, trace_id: str, at_event_id: int | None = None) -> dict[str, Any]:
+        """``{trace, goal_tree, sub_traces, pending_inputs, watchers}``, now or as they were after an event."""
+        return self._call("GET", self._target.path("api", "traces", trace_id, at_event_id=at_event_id))
+
+    def messages(
+        self, trace_id: str, *, goal_id: str | None = None, before: int | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """``{messages, has_more}`` as they now stand; ``before`` is a message's sequence."""
+        path = self._target.path("api", "traces", trace_id, "messages", goal_id=goal_id, before=before, limit=limit)
+        return self._call("GET", path)
+
+    def events(self, trace_id: str, since: str | None = None, *, follow: bool = False) -> Iterator[bytes]:
+        """The stored bytes of each event after ``since``, to the log's end; with ``follow`` until the trace ends.
+
+        Raises Unreachable when the connection breaks: go on from the last event's id.
+        """
+        query = {"since_event_id": since, "follow": 1 if follow else None}
+        path = self._target.path("api", "traces", trace_id, "events", **query)
+        # Following, silence is normal and only the trace's end ends it.
+        connection = self._connect(None if follow else self._timeout_s)
+        try:
+            response = self._request(connection, "GET", path, None, {"Accept": _NDJSON})
+            for line in _lines(response):
+                if line.strip():
+                    yield line
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
+    def delete(self, trace_id: str) -> None:
+        """Remove a trace and its sub-traces."""
+        self._call("DELETE", self._target.path("api", "traces", trace_id))
+
+    def health(self) -> dict[str, Any]:
+        """``GET /healthz``."""
+        return self._call("GET", self._target.path("healthz"))
+
+    def close(self) -> None:
+        """Nothing is held between calls; here so that callers need not know."""
+
+    # --- one call ---
+
+    def _connect(self, timeout_s: float | None) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._target.secure else http.client.HTTPConnection
+        return kind(self._target.host, self._target.port, timeout=timeout_s)
+
+    def _call(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        connection = self._connect(self._timeout_s)
+        given = {"Accept": _JSON, "Connection": "close"} | ({} if body is None else {"Content-Type": _JSON})
+        try:
+            response = self._request(connection, method, path, body, given | (headers or {}))
+            data = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+        try:
+            answer = orjson.loads(data) if data else {}
+        except orjson.JSONDecodeError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ApiError(response.status, "not_tracewatch", f"{self.url} does not answer like a tracewatch server")
+        return answer
+
+    def _request(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
+    ) -> http.client.HTTPResponse:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        if response.status >= 300:
+            raise api_error(response.status, response.read())
+        return response
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        return Unreachable(f"{self.url} can't be reached: {error or type(error).__name__}")
+
+
+def api_error(status: int, body: bytes) -> ApiError:
+    """The error in an answer's body, or one that says that the body holds none."""
+    try:
+        answer = orjson.loads(body)
+        code, message = str(answer.pop("error")), str(answer.pop("message", ""))
+        details = answer.pop("details", [])
+        return ApiError(status, code, message or code, details if isinstance(details, list) else [], answer)
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        return ApiError(status, "http_error", f"HTTP {status}: {body[:200].decode(errors='replace')}")
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The lines of a body as they come. A last line without its line break was cut off and is an error."""
+    rest = b""
+    while chunk := response.read1(65536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        raise http.client.IncompleteRead(rest)
+
+
+def _batches(header: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Request bodies, each with the header line and as many lines as one batch may hold; at least one."""
+    batch, size = [header], len(header)
+    for line in lines:
+        if len(batch) > 1 and (len(batch) > IMPORT_EVENTS or size + len(line) + 1 > IMPORT_BYTES):
+            yield b"\n".join(batch)
+            batch, size = [header], len(header)
+        batch.append(line)
+        size += len(line) + 1
+    yield b"\n".join(batch)
