@@ -1,0 +1,159 @@
+"""The log: the append-only store and the only order there is.
+
+``open_log(url)`` gives an ``EventLog``. What this module holds is the whole contract; sqlite.py keeps it.
+
+Rule 1: an append is acknowledged after its transaction has reached the disk, never before.
+Rule 2: whoever asks for a state gets it from one read transaction, with the event_id it is as of.
+Rule 3: listeners are told after the commit; what they are told is a convenience, the log is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..errors import LogError
+from ..model.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The answer to an append: the ids given, None if all were duplicates; ``last_event_id`` is the log's."""
+
+    first_event_id: int | None
+    last_event_id: int
+    duplicates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Consecutive stored events after a cursor, and where the log stood in the same read transaction."""
+
+    bodies: list[bytes]  # canonical bytes; the first one's id is ``after + 1``
+    after: int
+    first_event_id: int
+    last_event_id: int
+    status: str
+
+    @property
+    def upto(self) -> int:
+        """The id of the last event in the page, or ``after`` if it is empty."""
+        return self.after + len(self.bodies)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A trace as of ``state.last_event_id``, and what its log does not say: whether its recorder's lease is alive."""
+
+    state: State
+    lease_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What one commit did to one trace. ``bodies`` are the new events, the last one's id being ``last_event_id``."""
+
+    trace_id: str
+    last_event_id: int
+    status: str
+    bodies: list[bytes] = field(default_factory=list)
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TraceQuery:
+    """Which traces to list, newest first. ``before``: only those created before this ``trace_key`` (a page token)."""
+
+    status: tuple[str, ...] = ()
+    agent_type: str | None = None
+    q: str | None = None
+    parent_trace_id: str | None = None
+    root_trace_id: str | None = None
+    limit: int = 50
+    before: int | None = None
+
+
+Listener = Callable[[Sequence[Grown]], None]
+
+
+class EventLog(Protocol):
+    """A store of traces and their events. All methods may be called from many tasks of one event loop at once."""
+
+    epoch: str
+
+    async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
+        """Create a trace from what ``validate_trace`` returned; False if it was there already with the same fields.
+
+        Raises TraceConflict, UnknownParent, UnknownParentGoal.
+        """
+
+    async def append(
+        self,
+        trace_id: str,
+        events: Sequence[Any],
+        *,
+        producer: str | None = None,
+        seq: int | None = None,
+        expected_last_event_id: int | None = None,
+        by_server: bool = False,
+    ) -> Appended:
+        """Append events as recorders send them, all or none; returns once they are on disk.
+
+        ``seq`` is the first event's number by ``producer``, from 1. Raises Invalid and the other refusals of errors.py,
+        TooLarge, UnknownTrace, SequenceGap, UnexpectedLastEventId, Unavailable.
+        """
+
+    async def restore(self, header: dict[str, Any], events: Sequence[Any]) -> Appended:
+        """Put back events as `export` wrote them. Raises TraceConflict where the log has others, Invalid."""
+
+    async def delete_trace(self, trace_id: str) -> list[str]:
+        """Remove a trace and its sub-traces; returns their ids. Raises UnknownTrace."""
+
+    async def renew_lease(self, trace_id: str) -> None:
+        """Count the recorder's lease from now. Raises UnknownTrace."""
+
+    async def expire_leases(self) -> list[str]:
+        """Mark as lost what no recorder keeps alive; returns the ids of those traces."""
+
+    async def read(self, trace_id: str, after: int, *, max_events: int, max_bytes: int) -> Page:
+        """Events after ``after``: at most ``max_events`` and ``max_bytes``, but at least one. Raises UnknownTrace."""
+
+    async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
+        """The trace now, or as it was after ``at_event_id``. Raises UnknownTrace, or Gap if the log does not hold it."""
+
+    async def messages(
+        self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """The last ``limit`` messages with a sequence below ``before`` as they now stand, in order; and whether there are more."""
+
+    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
+        """Summaries, newest first, and the ``before`` of the next page or None."""
+
+    async def summaries(self, trace_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Summaries of those of these traces that exist."""
+
+    async def changes(self, since: int) -> tuple[list[Grown], int]:
+        """Traces changed by any process since the change number ``since``, without bodies, and the newest number."""
+
+    async def data_version(self) -> int:
+        """A number that differs from the last call's if any process has written in between. Cheap."""
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` after each commit of this process; the result takes it back."""
+
+    async def close(self) -> None:
+        """Finish what is being written and close the file."""
+
+
+async def open_log(url: str, **options: Any) -> EventLog:
+    """Open the log at ``sqlite:///path.db`` (or a bare path), creating it if it is not there. Raises LogError."""
+    from .sqlite import SQLiteLog
+
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme != "sqlite":
+        raise LogError(f"{scheme}:// is not a log this tracewatch can open; use sqlite:///path.db or a path")
+    path = rest.removeprefix("/") if separator else url
+    if not path:
+        raise LogError("the path of the log is empty; use sqlite:///path.db")
+    return await SQLiteLog.open(path, **options)
