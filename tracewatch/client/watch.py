@@ -1,0 +1,377 @@
+"""Watching a trace: ``watch`` for asyncio, ``watch_sync`` for everybody else. Thin edges around ``watch_core``.
+
+Rule 1: a frame is read when the caller asks for the next event and not before, so a caller that stops reading
+        costs nothing and the cursor is always that of the last event handed out.
+Rule 2: a connection that breaks or falls silent is made again, for ever unless ``max_retry_s`` says otherwise; what
+        reconnecting can't mend is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as connect_async
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection as SyncConnection
+from websockets.sync.client import connect as connect_sync
+
+from ..model.state import State
+from .api import api_error
+from .backoff import Backoff
+from .errors import Unreachable
+from .target import parse_target
+from .watch_core import ConnectionStatus, WatchCore
+
+__all__ = ["ConnectionStatus", "SyncWatch", "Watch", "watch", "watch_sync"]
+
+OPEN_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.0
+_FAILURES = (OSError, WebSocketException)
+
+
+class _Watching:
+    """What both forms share: everything but the reading."""
+
+    def __init__(
+        self,
+        trace_id: str,
+        *,
+        since: str | int | None = None,
+        url: str | None = None,
+        types: list[str] | None = None,
+        until: str | None = "end",
+        wait: bool = False,
+        children: bool = False,
+        max_retry_s: float | None = None,
+        on_status: Callable[[ConnectionStatus], None] | None = None,
+    ) -> None:
+        self.trace_id = trace_id
+        self.last_bytes = b""  # the stored bytes of the last event handed out
+        self._target = parse_target(url)
+        self._core = WatchCore(trace_id, since=since, types=types, until=until, wait=wait, children=children)
+        self._max_retry_s = max_retry_s
+        self._on_status = on_status
+        self._backoff = Backoff()
+        self._outage_began: float | None = None  # monotonic, while there is no connection
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        """The server watched."""
+        return self._target.url
+
+    @property
+    def state(self) -> State:
+        """The watched trace as of what the server has said. With ``types`` it folds only those after the snapshot."""
+        return self._core.root.state
+
+    @property
+    def states(self) -> dict[str, State]:
+        """The states of all traces watched, by trace_id; more than one with ``children``."""
+        return {trace_id: track.state for trace_id, track in self._core.tracks.items()}
+
+    @property
+    def status(self) -> str:
+        """connecting, catching_up, live, reconnecting, ended or closed."""
+        return "closed" if self._closed and self._core.status != "ended" else self._core.status
+
+    @property
+    def cursor(self) -> str | None:
+        """``<epoch>.<event_id>`` of the last event handed out: what ``since`` takes to go on from there."""
+        track = self._core.root
+        return track.cursor if track.epoch is not None else None
+
+    @property
+    def cursors(self) -> dict[str, str]:
+        """The same of every trace watched."""
+        tracks = self._core.tracks.values()
+        return {t.trace_id: t.cursor for t in tracks if t.epoch is not None and t.cursor is not None}
+
+    @property
+    def current_event_id(self) -> int | None:
+        """The last event of the watched trace there is, as the server said last."""
+        return self._core.current_event_id
+
+    def _address(self) -> str:
+        if self._core.children:
+            return self._target.websocket(self._target.path("api", "watch"))
+        path = self._target.path("api", "traces", self.trace_id, "watch", **self._core.query())
+        return self._target.websocket(path)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "compression": None,
+            "max_size": None,  # one event may be larger than any limit set here; the server has its own
+            "proxy": None if self._target.loopback else True,
+            "open_timeout": OPEN_TIMEOUT_S,
+            "close_timeout": CLOSE_TIMEOUT_S,
+        }
+
+    @property
+    def _over(self) -> bool:
+        return self._closed or self._core.status == "ended"
+
+    def _take(self, data: bytes) -> dict[str, Any] | None:
+        """One frame; the event if it is one."""
+        try:
+            event = self._core.receive(data)
+            if event is not None:
+                self.last_bytes = data
+            elif self._core.alive:
+                self._outage_began = None
+                if self._core.status == "live":
+                    self._backoff.succeeded()
+        finally:
+            self._tell()
+        return event
+
+    def _failed(self, error: Exception) -> float:
+        """Seconds until the next attempt. Raises what reconnecting would not mend, Unreachable after long enough."""
+        if isinstance(error, ConnectionClosed) and error.rcvd is not None:
+            self._core.closed_with(error.rcvd.code, error.rcvd.reason)
+        if isinstance(error, InvalidStatus):
+            status = error.response.status_code
+            if 400 <= status < 500 and status not in (408, 429):
+                raise api_error(status, bytes(error.response.body or b"")) from error
+        now = time.monotonic()
+        wait_s = self._backoff.next()
+        if self._core.goaway_ms is not None:
+            wait_s = random.uniform(0, self._core.goaway_ms / 1000)
+            self._core.goaway_ms = None
+        if self._outage_began is None:
+            self._outage_began = now
+        reason = str(error) or type(error).__name__
+        if self._max_retry_s is not None:
+            left = self._outage_began + self._max_retry_s - now
+            if left <= 0:
+                raise Unreachable(f"{self.url} can't be reached: {reason}") from error
+            wait_s = min(wait_s, left)
+        self._core.lost(reason, wait_s)
+        self._tell()
+        return wait_s
+
+    def _tell(self) -> None:
+        while self._core.news:
+            news = self._core.news.popleft()
+            if self._on_status is not None:
+                self._on_status(news)
+
+
+class Watch(_Watching):
+    """An asynchronous iterator over a trace's events, parsed. Ends with the trace, or never with ``until=None``."""
+
+    _socket: ClientConnection | None = None
+    _waker: asyncio.Event | None = None  # ends a wait between two attempts
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        while not self._over:
+            try:
+                data = await self._read()
+            except _FAILURES as error:
+                if not self._closed:
+                    await self._pause(await self._guarded(error))
+                continue
+            try:
+                event = self._take(data)
+            except BaseException:
+                await self.aclose()
+                raise
+            if event is not None:
+                return event
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def _read(self) -> bytes:
+        if self._socket is None:
+            self._socket = await connect_async(self._address(), **self._options())
+            self._core.opened()
+            if self._core.children:
+                await self._socket.send(self._core.subscribe(), text=True)
+        if self._closed:
+            raise ConnectionError("closed while it was connecting")
+        async with asyncio.timeout(self._core.silence_s):
+            return bytes(await self._socket.recv(decode=False))
+
+    async def _guarded(self, error: Exception) -> float:
+        await self._disconnect()
+        try:
+            return self._failed(error)
+        except BaseException:
+            self._closed = True
+            raise
+
+    async def _pause(self, seconds: float) -> None:
+        self._waker = self._waker or asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._waker.wait()
+        except TimeoutError:
+            pass  # the usual end of a wait
+
+    async def _disconnect(self) -> None:
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            await socket.close()
+
+    def close(self) -> None:
+        """Stop watching, at once, from a callback or another task of the same loop."""
+        self._closed = True
+        if self._waker is not None:
+            self._waker.set()
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+    async def aclose(self) -> None:
+        """Stop watching and say goodbye to the server."""
+        self._closed = True
+        if self._waker is not None:
+            self._waker.set()
+        await self._disconnect()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class SyncWatch(_Watching):
+    """An iterator over a trace's events, parsed. Ends with the trace, or never with ``until=None``."""
+
+    def __init__(self, trace_id: str, **options: Any) -> None:
+        super().__init__(trace_id, **options)
+        self._socket: SyncConnection | None = None
+        self._stop = threading.Event()
+
+    @property
+    def events(self) -> Self:
+        """The events: the watch itself."""
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        while not self._over:
+            try:
+                data = self._read()
+            except _FAILURES as error:
+                if not self._closed:
+                    self._stop.wait(self._guarded(error))
+                continue
+            try:
+                event = self._take(data)
+            except BaseException:
+                self.close()
+                raise
+            if event is not None:
+                return event
+        self.close()
+        raise StopIteration
+
+    def _read(self) -> bytes:
+        if self._socket is None:
+            self._socket = connect_sync(self._address(), **self._options())
+            self._core.opened()
+            if self._core.children:
+                self._socket.send(self._core.subscribe(), text=True)
+        if self._closed:
+            raise ConnectionError("closed while it was connecting")
+        return bytes(self._socket.recv(timeout=self._core.silence_s, decode=False))
+
+    def _guarded(self, error: Exception) -> float:
+        self._disconnect()
+        try:
+            return self._failed(error)
+        except BaseException:
+            self._closed = True
+            raise
+
+    def _disconnect(self) -> None:
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.close()
+
+    def close(self) -> None:
+        """Stop watching; from any thread."""
+        self._closed = True
+        self._stop.set()
+        self._disconnect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def watch(
+    trace_id: str,
+    *,
+    since: str | int | None = None,
+    url: str | None = None,
+    types: list[str] | None = None,
+    until: str | None = "end",
+    wait: bool = False,
+    children: bool = False,
+    max_retry_s: float | None = None,
+    on_status: Callable[[ConnectionStatus], None] | None = None,
+) -> Watch:
+    """Watch a trace: ``async for event in watch(trace_id)`` gives each stored event once, in order.
+
+    ``since``: a cursor, an event_id, ``"-50"`` (the last 50), ``"latest"``; None is the whole history. ``types``: only
+    these events. ``until``: ``"end"`` ends the iteration with the trace, None never. ``wait``: the trace may not exist
+    yet. ``children``: its sub-traces' events too. ``max_retry_s``: give up after so long without a connection.
+    Connects when iterated. Raises WatchGap, UnknownTrace, ProtocolViolation, Unreachable and the server's refusals.
+    """
+    return Watch(
+        trace_id,
+        since=since,
+        url=url,
+        types=types,
+        until=until,
+        wait=wait,
+        children=children,
+        max_retry_s=max_retry_s,
+        on_status=on_status,
+    )
+
+
+def watch_sync(
+    trace_id: str,
+    *,
+    since: str | int | None = None,
+    url: str | None = None,
+    types: list[str] | None = None,
+    until: str | None = "end",
+    wait: bool = False,
+    children: bool = False,
+    max_retry_s: float | None = None,
+    on_status: Callable[[ConnectionStatus], None] | None = None,
+) -> SyncWatch:
+    """As ``watch``, for code without an event loop: ``for event in watch_sync(trace_id)``."""
+    return SyncWatch(
+        trace_id,
+        since=since,
+        url=url,
+        types=types,
+        until=until,
+        wait=wait,
+        children=children,
+        max_retry_s=max_retry_s,
+        on_status=on_status,
+    )

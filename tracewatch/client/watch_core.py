@@ -1,0 +1,334 @@
+"""What a watch is, without I/O: which events may follow which, the fold, the cursor, what a reconnect asks for.
+
+Rule 1: an unfiltered watch hands out position + 1 and nothing else; a hole or a repeat is a ProtocolViolation.
+Rule 2: the position moves only with what is handed out, so a reconnect from it can't skip or repeat.
+Rule 3: the state comes from the snapshot of each connect and takes only events above it. Messages, which no
+        snapshot holds, are folded from every event seen, and carried over a reconnect.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from .. import errors
+from ..model.frames import format_cursor, parse_cursor
+from ..model.state import State, apply_into, updated_message
+from .errors import ApiError, WatchGap
+
+HEARTBEAT_S = 15.0  # until the server has said its own
+SILENT_HEARTBEATS = 2.5  # a socket silent for so many is dead
+
+_RAISED: dict[str, type[errors.TracewatchError]] = {
+    kind.code: kind
+    for kind in (
+        errors.BadRequest,
+        errors.InvalidCursor,
+        errors.InvalidField,
+        errors.Forbidden,
+        errors.UnknownTrace,
+        errors.TraceDeleted,
+    )
+}
+_BY_CLOSE_CODE = {4500: "bad_request", 4503: "forbidden", 4504: "unknown_trace"}
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """What happened to the connection: ``kind`` is connected, caught_up, lost, reconnected or gap."""
+
+    kind: str
+    last_event_id: int | None  # the last event handed out, of the watched trace
+    replayed: int | None = None  # events sent between the connect and the log's end
+    retry_in_s: float | None = None
+    error: str | None = None
+
+
+class Track:
+    """One trace within a watch."""
+
+    def __init__(self, trace_id: str, since: str | None) -> None:
+        self.trace_id = trace_id
+        self.since = since  # what is asked for until the server has said where that is
+        self.position: int | None = None  # the last event handed out, or the one the watch begins after
+        self.epoch: str | None = None
+        self.state = State(trace_id)
+        self.caught_up = False  # on this connection
+        self.ended = False  # its `end` frame came
+        self.gap: dict[str, Any] | None = None  # the frame, until its snapshot is complete
+        self.snapshot: dict[str, Any] | None = None  # a frame whose goal tree is still coming in parts
+        if not since or since.isdecimal():
+            self.position = int(since or 0)
+        elif "." in since:
+            self.epoch, self.position = parse_cursor(since)
+
+    @property
+    def cursor(self) -> str | None:
+        """Where a reconnect goes on."""
+        if self.epoch is None or self.position is None:
+            return self.since or None
+        return format_cursor(self.epoch, self.position)
+
+
+class WatchCore:
+    """One watch over all its connections: frames in, events and news of the connection out."""
+
+    def __init__(
+        self,
+        trace_id: str,
+        *,
+        since: str | int | None = None,
+        types: list[str] | None = None,
+        until: str | None = "end",
+        wait: bool = False,
+        children: bool = False,
+    ) -> None:
+        self.root = Track(trace_id, None if since is None else str(since))
+        self.tracks = {trace_id: self.root}
+        self.children = children
+        self.status = "connecting"
+        self.current_event_id: int | None = None  # of the watched trace, as the server said last
+        self.heartbeat_s = HEARTBEAT_S
+        self.goaway_ms: int | None = None  # the server is leaving: come back within this
+        self.news: deque[ConnectionStatus] = deque()  # for the edge to hand on
+        self.alive = False  # the server has said something on this connection
+        self._types = types
+        self._until = until
+        self._wait = wait
+        self._connected = False  # once at least
+        self._outage = False  # told of, and not over
+        self._replayed = 0  # events since the connect, of all traces
+        self._error: dict[str, Any] | None = None  # the frame that explains the close to come
+
+    # --- connecting ---
+
+    def query(self) -> dict[str, Any]:
+        """The parameters to connect with, also the keys of ``subscribe``. None: left out."""
+        return {
+            "since_event_id": self.root.cursor,
+            "types": ",".join(self._types) if self._types else None,
+            "until": self._until,
+            "wait": "1" if self._wait else None,
+        }
+
+    def subscribe(self) -> bytes:
+        """The frame that asks ``/api/watch`` for the trace and all below it."""
+        given = {key: value for key, value in self.query().items() if value is not None}
+        cursors = {t.trace_id: t.cursor for t in self.tracks.values() if t is not self.root and t.cursor is not None}
+        asked = {"trace_id": self.root.trace_id, **given, "subtree": True, "cursors": cursors}
+        return orjson.dumps({"subscribe": asked})
+
+    def opened(self) -> None:
+        """A new connection stands."""
+        self.alive = False
+        self.goaway_ms = self._error = None
+        self._replayed = 0
+        for track in self.tracks.values():
+            track.caught_up = False
+            track.snapshot = track.gap = None
+
+    def lost(self, error: str, retry_in_s: float) -> None:
+        """The connection broke and is tried again in ``retry_in_s``; news only once per outage."""
+        self.status = "reconnecting" if self._connected else "connecting"
+        if not self._outage:
+            self._outage = True
+            self.news.append(ConnectionStatus("lost", self.last_event_id, retry_in_s=retry_in_s, error=error))
+
+    def closed_with(self, code: int, reason: str) -> None:
+        """The server closed. Raises what is the matter where reconnecting would not help."""
+        if 4500 <= code <= 4999:
+            frame = self._error or {}
+            raise refusal(str(frame.get("code") or _BY_CLOSE_CODE.get(code)), str(frame.get("message") or reason), code)
+
+    # --- frames ---
+
+    @property
+    def last_event_id(self) -> int | None:
+        """The last event of the watched trace handed out, or the one the watch began after."""
+        return self.root.position
+
+    @property
+    def silence_s(self) -> float:
+        """A connection that says nothing for so long is dead."""
+        return self.heartbeat_s * SILENT_HEARTBEATS
+
+    def receive(self, data: bytes) -> dict[str, Any] | None:
+        """Take one frame; returns the event if it is one.
+
+        Raises ProtocolViolation, WatchGap, and what an ``error`` frame that closes nothing says.
+        """
+        try:
+            frame: dict[str, Any] = orjson.loads(data)
+            if "event_id" in frame:
+                return self._event(frame)
+            self._control(frame)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise errors.ProtocolViolation(f"not a frame of the protocol: {data[:200]!r} ({error!r})") from error
+        return None
+
+    def _event(self, event: dict[str, Any]) -> dict[str, Any]:
+        track = self._track(event)
+        event_id, position = event["event_id"], track.position
+        if position is None or track.snapshot is not None:
+            raise errors.ProtocolViolation(f"event {event_id} of {track.trace_id} came before its snapshot")
+        if event_id <= position or (event_id != position + 1 and not self._types):
+            raise errors.ProtocolViolation(
+                f"event {event_id} of {track.trace_id} came after {position}", expected_event_id=position + 1
+            )
+        if event_id <= track.state.last_event_id:
+            _fold_message(track.state, event)
+        else:
+            apply_into(track.state, event)
+        track.position = event_id
+        self._replayed += not track.caught_up
+        if track is self.root and event_id > (self.current_event_id or 0):
+            self.current_event_id = event_id
+        return event
+
+    def _track(self, frame: dict[str, Any]) -> Track:
+        trace_id = frame.get("trace_id", self.root.trace_id) if self.children else self.root.trace_id
+        track = self.tracks.get(trace_id)
+        if track is None:
+            track = self.tracks[trace_id] = Track(trace_id, None)
+        return track
+
+    def _control(self, frame: dict[str, Any]) -> None:
+        name, track = frame["event"], self._track(frame)
+        if name != "error":
+            self.alive = True
+        if track is self.root and "current_event_id" in frame:
+            self.current_event_id = frame["current_event_id"]
+        if name in ("connected", "snapshot"):
+            self._began(track, frame)
+        elif name == "goal_tree_part":
+            self._tree_part(track, frame)
+        elif name == "caught_up":
+            self._caught_up(track, frame)
+        elif name == "fell_behind":
+            track.caught_up = False
+            if track is self.root:
+                self.status = "catching_up"
+        elif name == "checkpoint":
+            self._skip_to(track, frame["cursor"])
+        elif name == "gap":
+            track.gap = frame
+        elif name == "end":
+            self._ended(track, frame)
+        elif name == "goaway":
+            self.goaway_ms = int(frame["after_ms"])
+        elif name == "error":
+            self._refused(track, frame)
+        # heartbeat and pong say that the line is alive; a name of a later protocol is not ours to judge
+
+    def _began(self, track: Track, frame: dict[str, Any]) -> None:
+        if frame["goal_tree"] is None:
+            track.snapshot = {**frame, "goal_tree": {"goals": []}}
+            return
+        track.snapshot = None
+        state = State.from_snapshot(frame)
+        state.messages = track.state.messages
+        track.state = state
+        if frame["event"] == "snapshot":
+            gap, track.gap = track.gap or {}, None
+            self._raise_gap(track, gap)
+        self.heartbeat_s = float(frame.get("heartbeat_s") or self.heartbeat_s)
+        epoch, begin = _place(frame["cursor"])
+        track.epoch = track.epoch or epoch  # another one: a gap frame follows, and it needs ours to say so
+        if track.position is None:
+            track.position = begin
+        if track is self.root:
+            self.status = "catching_up"
+            if not self._connected:
+                self._connected, self._outage = True, False
+                self.news.append(ConnectionStatus("connected", track.position))
+
+    def _tree_part(self, track: Track, part: dict[str, Any]) -> None:
+        if track.snapshot is None:
+            raise errors.ProtocolViolation("a goal_tree_part came without the frame it belongs to")
+        goals = [*track.snapshot["goal_tree"]["goals"], *part["goals"]]
+        track.snapshot["goal_tree"] = {**part, "goals": goals}
+        if part["part"] == part["parts"]:
+            self._began(track, track.snapshot)
+
+    def _raise_gap(self, track: Track, gap: dict[str, Any]) -> None:
+        reason, resume = gap["reason"], gap["resume_event_id"]
+        self.news.append(ConnectionStatus("gap", track.position, error=reason))
+        facts = {key: gap.get(key) for key in ("requested", "first_event_id", "current_event_id")}
+        raise WatchGap(
+            f"the events after {gap.get('requested')} are not to be had ({reason}); the log goes on after {resume}",
+            reason=reason,
+            resume_event_id=resume,
+            state=track.state,
+            trace_id=track.trace_id,
+            **facts,
+        )
+
+    def _caught_up(self, track: Track, frame: dict[str, Any]) -> None:
+        track.caught_up = True
+        self._skip_to(track, frame["cursor"])
+        if track is not self.root:
+            return
+        self.status = "live"
+        kind, self._outage = "reconnected" if self._outage else "caught_up", False
+        replayed = self._replayed if self.children else frame.get("replayed")
+        self.news.append(ConnectionStatus(kind, track.position, replayed=replayed))
+
+    def _skip_to(self, track: Track, cursor: str) -> None:
+        """The server says that the watch stands here. Only a filter lets it stand beyond what was handed out."""
+        event_id = _place(cursor)[1]
+        if event_id > (track.position or 0):
+            if not self._types:
+                raise errors.ProtocolViolation(f"the server stands at {event_id}, having sent up to {track.position}")
+            track.position = event_id
+
+    def _ended(self, track: Track, frame: dict[str, Any]) -> None:
+        if not self._types and frame["last_event_id"] != track.position:
+            raise errors.ProtocolViolation(
+                f"the trace ended with event {frame['last_event_id']}, the server sent up to {track.position}"
+            )
+        track.ended = True
+        if track is self.root or self.root.ended:
+            self._end_when_all_have()
+
+    def _end_when_all_have(self) -> None:
+        if self.root.ended and all(t.ended or (t.caught_up and t.state.status == "lost") for t in self.tracks.values()):
+            self.status = "ended"
+
+    def _refused(self, track: Track, frame: dict[str, Any]) -> None:
+        if "trace_id" in frame and self.children:  # such an error closes nothing
+            if track is self.root:
+                raise refusal(str(frame.get("code")), str(frame.get("message")), 4500)
+            track.ended = True  # a sub-trace that is gone
+            self._end_when_all_have()
+        self._error = frame
+
+
+def refusal(code: str, message: str, close_code: int) -> errors.TracewatchError:
+    """The error for a refusal's code, of the class that the server raised where there is one."""
+    kind = _RAISED.get(code)
+    if kind is not None:
+        return kind(message or code)
+    if close_code == 4501:
+        return ApiError(401, code, message or "the server wants a token")
+    return errors.WatchError(message or f"the server closed the watch with {close_code}")
+
+
+def _place(cursor: str) -> tuple[str | None, int]:
+    """A cursor the server sent."""
+    try:
+        return parse_cursor(cursor)
+    except errors.InvalidCursor as error:
+        raise errors.ProtocolViolation(f"the server sent {cursor!r} for a cursor") from error
+
+
+def _fold_message(state: State, event: dict[str, Any]) -> None:
+    """What a snapshot leaves out of an event it already holds."""
+    if event["event"] == "message_added":
+        state.messages[event["message"]["message_id"]] = event["message"]
+    elif event["event"] == "message_updated":
+        message = state.messages.get(event["message_id"])
+        if message is not None:
+            state.messages[event["message_id"]] = updated_message(message, event)
