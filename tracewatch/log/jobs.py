@@ -1,0 +1,386 @@
+"""What can be asked of the writer: each job names what it needs, plans on copies, then commits its plan.
+
+Rule 1: ``run`` either raises one of errors.py having changed nothing, or commits all of its plans.
+Rule 2: what one event of a trace means for another trace's log is decided here, in the same transaction: a sub-trace's
+        start and end stand in its parent's log or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ..errors import (
+    Invalid,
+    SequenceGap,
+    TraceConflict,
+    TracewatchError,
+    UnexpectedLastEventId,
+    UnknownParent,
+    UnknownParentGoal,
+    UnknownTrace,
+)
+from ..model.events import canonical, check_size
+from ..model.rules import complete
+from . import Appended
+from .rows import fetch
+from .transaction import Draft, Plan, Transaction
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Something for the writer to do, and the future of who waits for it."""
+
+    future: asyncio.Future[Any]
+    events: int = 0  # how much it adds to its group
+    exclusive: bool = False  # whether it writes by itself and so must be alone in its transaction
+
+    def traces(self) -> Iterator[str]:
+        """The traces it needs loaded."""
+        yield from ()
+
+    def messages(self) -> Iterator[tuple[str, str]]:
+        """The ``(trace_id, message_id)`` its events name, where they exist."""
+        yield from ()
+
+    async def run(self, tx: Transaction) -> Any:
+        """Do it and return the answer."""
+        raise NotImplementedError
+
+
+def _need(tx: Transaction, trace_id: str) -> Draft:
+    draft = tx.draft(trace_id)
+    if draft is None:
+        raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+    return draft
+
+
+def _named_messages(trace_id: str, events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    for event in events:
+        if event["event"] == "message_updated":
+            yield trace_id, event["message_id"]
+        elif event["event"] == "message_added" and "message_id" in event["message"]:
+            yield trace_id, event["message"]["message_id"]
+
+
+@dataclass(slots=True, eq=False)
+class Append(Job):
+    """Append a recorder's (validated) events, all or none."""
+
+    trace_id: str = ""
+    raws: Sequence[dict[str, Any]] = ()
+    producer: str | None = None
+    seq: int | None = None
+    expected_last_event_id: int | None = None
+    by_server: bool = False
+    max_event_bytes: int = 0
+
+    def traces(self) -> Iterator[str]:
+        yield self.trace_id
+
+    def messages(self) -> Iterator[tuple[str, str]]:
+        return _named_messages(self.trace_id, self.raws)
+
+    async def run(self, tx: Transaction) -> Appended:
+        draft = _need(tx, self.trace_id)
+        duplicates = await self._duplicates(tx, draft)
+        fresh = self.raws[duplicates:]
+        last = draft.state.last_event_id
+        if not fresh:
+            draft.renewed = draft.renewed or not self.by_server
+            return Appended(None, last, duplicates)
+        if self.expected_last_event_id is not None and self.expected_last_event_id != last:
+            raise UnexpectedLastEventId(
+                f"the log has moved on: its last event is {last}, not {self.expected_last_event_id}",
+                last_event_id=last,
+            )
+        plan = Plan(draft)
+        for index, raw in enumerate(fresh, duplicates):
+            try:
+                event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=tx.ts)
+                body = canonical(event)
+                if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
+                    check_size(orjson.dumps(raw), self.max_event_bytes)
+                plan.put(event, body)
+            except TracewatchError as error:
+                raise _at(error, index) if len(self.raws) > 1 else error  # noqa: B904 (the same error, told where)
+        for parent in _tell_parent(tx, draft, plan):
+            parent.commit()
+        plan.commit()
+        draft.renewed = draft.renewed or not self.by_server
+        if self.producer is not None and self.seq is not None:
+            draft.producers[self.producer] = self.seq + len(self.raws) - 1
+            draft.changed_producers.add(self.producer)
+        return Appended(last + 1, plan.state.last_event_id, duplicates)
+
+    async def _duplicates(self, tx: Transaction, draft: Draft) -> int:
+        """How many of the events are stored already. Raises SequenceGap."""
+        if self.producer is None or self.seq is None:
+            return 0
+        stored = await tx.last_seq(draft, self.producer)
+        if self.seq > stored + 1:
+            raise SequenceGap(
+                f"producer {self.producer!r} sent seq {self.seq}; {stored + 1} comes next", expected_seq=stored + 1
+            )
+        return min(len(self.raws), stored + 1 - self.seq)
+
+
+def _at(error: TracewatchError, index: int) -> TracewatchError:
+    error.message = f"event {index} of the batch: {error.message}"
+    error.facts["index"] = index
+    error.details = [{**detail, "index": index} for detail in error.details] or [{"index": index}]
+    return error
+
+
+def _tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Iterator[Plan]:
+    """The plan for the parent's log if this plan ends the trace."""
+    parent = tx.draft(draft.row.parent_trace_id) if draft.row.parent_trace_id is not None else None
+    if parent is None or not plan.state.ended or draft.state.ended:
+        return
+    row, state = draft.row, plan.state
+    raw = {
+        "event": "sub_trace_completed",
+        "sub_trace_id": row.trace_id,
+        "status": state.status,
+        "summary": state.summary,
+        "stats": tx.tree_totals(draft, state),
+    }
+    yield _one_event(tx, parent, raw)
+
+
+def _one_event(tx: Transaction, draft: Draft, raw: dict[str, Any]) -> Plan:
+    plan = Plan(draft)
+    plan.put(complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=tx.ts))
+    return plan
+
+
+@dataclass(slots=True, eq=False)
+class Create(Job):
+    """Create a trace and tell its parent."""
+
+    spec: dict[str, Any] = field(default_factory=dict)  # as ``validate_trace`` returned it
+
+    def traces(self) -> Iterator[str]:
+        for key in ("trace_id", "parent_trace_id"):
+            if self.spec[key] is not None:
+                yield self.spec[key]
+
+    async def run(self, tx: Transaction) -> tuple[Draft, bool]:
+        spec = self.spec
+        asked = orjson.dumps(
+            {key: value for key, value in spec.items() if key != "trace_id"}, option=orjson.OPT_SORT_KEYS
+        )
+        trace_id = spec["trace_id"] or make_trace_id(tx.now)
+        old = tx.draft(trace_id)
+        if old is not None:
+            if old.row.spec != asked.decode():
+                raise TraceConflict(
+                    f"trace {trace_id!r} exists with other fields", details=_differing(old.row.spec, spec)
+                )
+            return old, False
+        parent, parent_goal_id = self._parent(tx)
+        draft = await tx.insert_trace(
+            {
+                "trace_id": trace_id,
+                "spec": asked.decode(),
+                "task": spec["task"],
+                "agent_type": spec["agent_type"],
+                "parent_trace_id": spec["parent_trace_id"],
+                "parent_goal_id": parent_goal_id,
+                "root_trace_id": trace_id if parent is None else parent.row.root_trace_id,
+                "metadata": orjson.dumps(spec["metadata"]).decode(),
+                **await _first_ids(tx, trace_id),
+                "created_at": tx.ts,
+                "updated_at": tx.ts,
+                "lease_s": spec["lease_s"],
+                "lease_expires_at": None if spec["lease_s"] is None else tx.now + spec["lease_s"],
+            }
+        )
+        if parent is not None:
+            raw = {
+                "event": "sub_trace_started",
+                "sub_trace_id": trace_id,
+                "parent_goal_id": parent_goal_id,
+                "agent_type": spec["agent_type"],
+                "task": spec["task"],
+            }
+            _one_event(tx, parent, raw).commit()
+        return draft, True
+
+    def _parent(self, tx: Transaction) -> tuple[Draft | None, str | None]:
+        parent_id, goal_id = self.spec["parent_trace_id"], self.spec["parent_goal_id"]
+        if parent_id is None:
+            if goal_id is not None:
+                raise Invalid("parent_goal_id: needs a parent_trace_id")
+            return None, None
+        parent = tx.draft(parent_id)
+        if parent is None:
+            raise UnknownParent(f"there is no trace {parent_id!r} to be the parent", parent_trace_id=parent_id)
+        if goal_id is None:
+            return parent, parent.state.current_goal_id
+        if goal_id not in parent.state.goals:
+            raise UnknownParentGoal(f"trace {parent_id!r} has no goal {goal_id!r}", parent_goal_id=goal_id)
+        return parent, goal_id
+
+
+def _differing(stored: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
+    there = orjson.loads(stored)
+    return [{"path": key, "message": "differs from the stored trace's"} for key in there if there[key] != spec[key]]
+
+
+async def _first_ids(tx: Transaction, trace_id: str) -> dict[str, int]:
+    """Where a new trace's ids begin: behind those of a deleted one of the same id."""
+    rows = await fetch(tx.connection, "DELETE FROM deleted_traces WHERE trace_id = ? RETURNING last_event_id", trace_id)
+    last = rows[0][0] if rows else 0
+    return {"first_event_id": last + 1, "last_event_id": last}
+
+
+def make_trace_id(now: float) -> str:
+    """A new trace_id that sorts by time: milliseconds in hexadecimal, then 48 random bits."""
+    return f"{int(now * 1000):012x}-{secrets.token_hex(6)}"
+
+
+@dataclass(slots=True, eq=False)
+class Restore(Job):
+    """Put back a trace's stored events as they are."""
+
+    header: dict[str, Any] = field(default_factory=dict)
+    stored: Sequence[dict[str, Any]] = ()
+
+    def traces(self) -> Iterator[str]:
+        yield self.header["trace_id"]
+
+    def messages(self) -> Iterator[tuple[str, str]]:
+        return _named_messages(self.header["trace_id"], self.stored)
+
+    async def run(self, tx: Transaction) -> Appended:
+        header = self.header
+        draft = tx.draft(header["trace_id"])
+        if draft is None:
+            draft = await self._create(tx)
+        else:
+            self._compare(draft)
+        last = draft.state.last_event_id
+        present = [event for event in self.stored if event["event_id"] <= last]
+        await self._compare_events(tx, draft, present)
+        fresh = self.stored[len(present) :]
+        plan = Plan(draft)
+        await tx.load_messages(self.messages())
+        plan.state.messages.update(draft.state.messages)
+        for event in fresh:
+            if event["event_id"] != plan.state.last_event_id + 1:
+                raise Invalid(
+                    f"event_id {event['event_id']} does not follow {plan.state.last_event_id}",
+                    last_event_id=plan.state.last_event_id,
+                )
+            plan.put(event)
+        plan.commit()
+        return Appended(last + 1 if fresh else None, plan.state.last_event_id, len(present))
+
+    async def _create(self, tx: Transaction) -> Draft:
+        header = self.header
+        first = header.get("first_event_id", 1)
+        await _first_ids(tx, header["trace_id"])
+        spec = {key: header.get(key) for key in ("task", "agent_type", "parent_trace_id", "parent_goal_id", "metadata")}
+        return await tx.insert_trace(
+            {
+                "trace_id": header["trace_id"],
+                "spec": orjson.dumps({**spec, "lease_s": None}, option=orjson.OPT_SORT_KEYS).decode(),
+                **spec, "metadata": orjson.dumps(header["metadata"]).decode(),
+                "root_trace_id": header["root_trace_id"],
+                "first_event_id": first,
+                "last_event_id": first - 1,
+                "created_at": header["created_at"],
+                "updated_at": header["created_at"],
+            }
+        )
+
+    def _compare(self, draft: Draft) -> None:
+        row = draft.row
+        for key in ("task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "created_at"):
+            if self.header[key] != getattr(row, key):
+                raise TraceConflict(f"trace {row.trace_id!r} is here already with another {key}", path=key)
+
+    async def _compare_events(self, tx: Transaction, draft: Draft, present: Sequence[dict[str, Any]]) -> None:
+        if not present:
+            return
+        first, last = present[0]["event_id"], present[-1]["event_id"]
+        rows = await fetch(
+            tx.connection,
+            "SELECT event_id, body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ?",
+            draft.row.trace_key,
+            first,
+            last,
+        )
+        bodies = dict(rows)
+        for event in present:
+            if bodies.get(event["event_id"]) != canonical(event):
+                raise TraceConflict(
+                    f"event {event['event_id']} of trace {draft.row.trace_id!r} is another one here",
+                    event_id=event["event_id"],
+                )
+
+
+@dataclass(slots=True, eq=False)
+class Renew(Job):
+    """Count a lease from now."""
+
+    trace_id: str = ""
+
+    def traces(self) -> Iterator[str]:
+        yield self.trace_id
+
+    async def run(self, tx: Transaction) -> None:
+        _need(tx, self.trace_id).renewed = True
+
+
+@dataclass(slots=True, eq=False)
+class Expire(Job):
+    """Mark as lost the running traces whose lease has run out."""
+
+    async def run(self, tx: Transaction) -> list[str]:
+        rows = await fetch(
+            tx.connection,
+            "SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting')",
+            tx.now,
+        )
+        lost = [str(row[0]) for row in rows]
+        await tx.load(lost)
+        marked: list[str] = []
+        for trace_id in lost:
+            draft = _need(tx, trace_id)
+            if draft.renewed or draft.state.status not in ("running", "waiting"):
+                continue  # an earlier job of this very transaction was its sign of life, or its end
+            raw = {"event": "trace_status_changed", "status": "lost", "reason": "the recorder's lease ran out"}
+            _one_event(tx, draft, raw).commit()
+            marked.append(trace_id)
+        return marked
+
+
+@dataclass(slots=True, eq=False)
+class Delete(Job):
+    """Remove a trace and its sub-traces."""
+
+    trace_id: str = ""
+    exclusive: bool = True
+
+    async def run(self, tx: Transaction) -> list[str]:
+        rows = await fetch(
+            tx.connection,
+            "WITH RECURSIVE down (trace_id) AS (SELECT ? UNION SELECT traces.trace_id FROM traces"
+            " JOIN down ON traces.parent_trace_id = down.trace_id)"
+            " SELECT trace_key, trace_id, last_event_id FROM traces JOIN down USING (trace_id)",
+            self.trace_id,
+        )
+        if not rows:
+            raise UnknownTrace(f"there is no trace {self.trace_id!r}", trace_id=self.trace_id)
+        keys = [(row[0],) for row in rows]
+        for table in ("events", "messages", "producers", "snapshots", "traces"):
+            await tx.connection.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
+        tx.deleted.extend((row[1], row[2]) for row in rows)
+        return [row[1] for row in rows]

@@ -1,0 +1,219 @@
+"""Reading: pages, states, messages and lists, each from one read transaction of a read-only connection.
+
+Rule 1: a connection has one owner at a time; two tasks on one would share a transaction.
+Rule 2: readers never checkpoint (the WAL-reset bug of SQLite before 3.51.3 needs a second checkpointer) and never write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiosqlite
+import orjson
+
+from ..errors import Gap, UnknownTrace
+from ..model.state import State
+from . import Grown, Page, Snapshot, TraceQuery
+from .rows import TRACE_COLUMNS, TraceRow, fetch, load_state, trace_rows
+from .transaction import Cached, StateCache
+
+# Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
+SHORT_SEARCH_ROWS = 10_000
+
+
+class Reader:
+    """A few read-only connections, lent out one by one."""
+
+    def __init__(
+        self, connections: Sequence[aiosqlite.Connection], cache: StateCache, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._connections = list(connections)
+        self._cache = cache
+        self._clock = clock
+        self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        for connection in connections:
+            self._free.put_nowait(connection)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for connection in self._connections:
+            await connection.close()
+
+    @asynccontextmanager
+    async def _lend(self, *, transaction: bool = False) -> AsyncIterator[aiosqlite.Connection]:
+        connection = await self._free.get()
+        try:
+            if transaction:
+                await connection.execute_fetchall("BEGIN")
+            try:
+                yield connection
+            finally:
+                if transaction:
+                    await connection.execute_fetchall("COMMIT")
+        finally:
+            self._free.put_nowait(connection)
+
+    async def read(self, trace_id: str, after: int, *, max_events: int, max_bytes: int) -> Page:
+        """See EventLog.read."""
+        async with self._lend() as connection:
+            # One statement is one read transaction. The page is cut by end_offset, so that no body behind the cut is read.
+            rows = await fetch(
+                connection,
+                "WITH t AS (SELECT trace_key, first_event_id, last_event_id, status FROM traces WHERE trace_id = ?1),"
+                " o AS (SELECT COALESCE((SELECT end_offset - length(body) FROM events, t"
+                "  WHERE events.trace_key = t.trace_key AND event_id = ?2 + 1), 0) AS start)"
+                " SELECT t.first_event_id, t.last_event_id, t.status, e.event_id, e.body FROM t, o"
+                " LEFT JOIN events AS e ON e.trace_key = t.trace_key AND e.event_id > ?2 AND e.event_id <= ?2 + ?3"
+                "  AND (e.end_offset - o.start <= ?4 OR e.event_id = ?2 + 1) ORDER BY e.event_id",
+                trace_id,
+                after,
+                max_events,
+                max_bytes,
+            )
+        if not rows:
+            raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+        first, last, status = rows[0][:3]
+        bodies = [row[4] for row in rows] if rows[0][3] is not None else []
+        if bodies and rows[0][3] != after + 1:
+            bodies = []  # trimmed in between: the page says so by its first_event_id
+        return Page(bodies, after, first, last, status)
+
+    async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
+        """See EventLog.snapshot."""
+        async with self._lend(transaction=True) as connection:
+            row = (await trace_rows(connection, [trace_id])).get(trace_id)
+            if row is None:
+                raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+            alive = row.lease_alive(self._clock())
+            if at_event_id is not None:
+                return Snapshot(await self._state_at(connection, row, at_event_id), alive)
+            known = self._cache.get(row)
+            if known is not None and known.state.last_event_id >= row.last_event_id:
+                state = known.state
+            else:
+                state = await load_state(connection, row, row.last_event_id, known.state if known else None)
+                self._cache.put(Cached(row.trace_key, state))
+            if state.sub_traces:
+                state = await self._with_live_sub_traces(connection, state)
+            return Snapshot(state, alive)
+
+    async def _state_at(self, connection: aiosqlite.Connection, row: TraceRow, at_event_id: int) -> State:
+        if not row.first_event_id - 1 <= at_event_id <= row.last_event_id:
+            reason = "ahead" if at_event_id > row.last_event_id else "trimmed"
+            raise Gap(
+                reason,
+                f"the log holds events {row.first_event_id} to {row.last_event_id}, not {at_event_id}",
+                first_event_id=row.first_event_id,
+                current_event_id=row.last_event_id,
+            )
+        return await load_state(connection, row, at_event_id)
+
+    async def _with_live_sub_traces(self, connection: aiosqlite.Connection, state: State) -> State:
+        """What the parent's log learns only at the end, as it is now."""
+        rows = await fetch(connection, f"SELECT {TRACE_COLUMNS} FROM traces WHERE parent_trace_id = ?", state.trace_id)
+        now = state.copy()
+        for values in rows:
+            child = TraceRow(*values)
+            sub = now.sub_traces.get(child.trace_id)
+            if sub is not None:
+                live = {"status": child.status, "summary": child.summary, "stats": child.tree_totals()}
+                now.sub_traces[child.trace_id] = {**sub, **live}
+        return now
+
+    async def messages(
+        self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """See EventLog.messages."""
+        async with self._lend(transaction=True) as connection:
+            row = (await trace_rows(connection, [trace_id])).get(trace_id)
+            if row is None:
+                raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+            of_goal = "" if goal_id is None else " AND m.goal_id = ?4"
+            found = await fetch(
+                connection,
+                "SELECT m.body, CASE WHEN m.body IS NULL THEN e.body END FROM messages AS m"
+                " LEFT JOIN events AS e ON e.trace_key = m.trace_key AND e.event_id = m.event_id"
+                f" WHERE m.trace_key = ?1 AND m.sequence < ?2{of_goal} ORDER BY m.sequence DESC LIMIT ?3",
+                row.trace_key,
+                2**62 if before is None else before,
+                limit + 1,
+                *([] if goal_id is None else [goal_id]),
+            )
+        messages = [
+            orjson.loads(body) if body is not None else orjson.loads(event)["message"]
+            for body, event in reversed(found[:limit])
+        ]
+        return messages, len(found) > limit
+
+    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
+        """See EventLog.traces."""
+        where, values = _conditions(query)
+        async with self._lend() as connection:
+            found = await fetch(
+                connection,
+                f"SELECT {TRACE_COLUMNS} FROM traces WHERE {where} ORDER BY trace_key DESC LIMIT ?",
+                *values,
+                query.limit + 1,
+            )
+        rows = [TraceRow(*row) for row in found[: query.limit]]
+        now = self._clock()
+        more = rows[-1].trace_key if rows and len(found) > query.limit else None
+        return [row.trace(now) for row in rows], more
+
+    async def summaries(self, trace_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """See EventLog.summaries."""
+        async with self._lend() as connection:
+            rows = await trace_rows(connection, trace_ids)
+        now = self._clock()
+        return [row.trace(now) for row in rows.values()]
+
+    async def any_expired(self) -> bool:
+        """Whether a running trace's lease has run out."""
+        async with self._lend() as connection:
+            sql = "SELECT 1 FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting') LIMIT 1"
+            return bool(await fetch(connection, sql, self._clock()))
+
+    async def changes(self, since: int) -> tuple[list[Grown], int]:
+        """See EventLog.changes."""
+        async with self._lend(transaction=True) as connection:
+            rows = await fetch(
+                connection,
+                "SELECT trace_id, last_event_id, status, change_seq FROM traces WHERE change_seq > ? ORDER BY change_seq",
+                since,
+            )
+            gone = await fetch(
+                connection, "SELECT trace_id, last_event_id, change_seq FROM deleted_traces WHERE change_seq > ?", since
+            )
+            newest = (await fetch(connection, "SELECT change_seq FROM change_counter"))[0][0]
+        grown = [Grown(trace_id, last, status) for trace_id, last, status, _ in rows]
+        grown.extend(Grown(trace_id, last, "deleted", deleted=True) for trace_id, last, _ in gone)
+        return grown, newest
+
+
+def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
+    where, values = ["1"], list[Any]()
+    if query.status:
+        where.append(f"status IN ({', '.join('?' * len(query.status))})")
+        values.extend(query.status)
+    for column in ("agent_type", "parent_trace_id", "root_trace_id"):
+        value = getattr(query, column)
+        if value is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
+    if query.q:
+        if len(query.q) >= 3:
+            where.append("trace_key IN (SELECT rowid FROM traces_text WHERE traces_text MATCH ?)")
+            values.append('"' + query.q.replace('"', '""') + '"')
+        else:
+            like = "%" + query.q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+            where.append("trace_key > (SELECT COALESCE(MAX(trace_key), 0) - ? FROM traces)")
+            where.append("(task LIKE ? ESCAPE '\\' OR trace_id LIKE ? ESCAPE '\\' OR agent_type LIKE ? ESCAPE '\\')")
+            values.extend([SHORT_SEARCH_ROWS, like, like, like])
+    if query.before is not None:
+        where.append("trace_key < ?")
+        values.append(query.before)
+    return " AND ".join(where), values

@@ -1,0 +1,166 @@
+"""Rows of ``traces`` as values, and the SQL that more than one file needs.
+
+Rule: columns are named once, here; a row is always read with ``TRACE_COLUMNS``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import aiosqlite
+import orjson
+
+from ..model.state import State
+
+_NAMES = ["trace_key", "trace_id", "spec", "task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "metadata", "status", "current_goal_id", "first_event_id", "last_event_id", "log_bytes", "total_messages", "total_tokens", "total_cost", "tree_messages", "tree_tokens", "tree_cost", "created_at", "updated_at", "completed_at", "summary", "error", "lease_s", "lease_expires_at", "change_seq"]
+TRACE_COLUMNS = ", ".join(_NAMES)
+
+
+@dataclass(slots=True)
+class TraceRow:
+    """One row of ``traces``."""
+
+    trace_key: int
+    trace_id: str
+    spec: str
+    task: str
+    agent_type: str
+    parent_trace_id: str | None
+    parent_goal_id: str | None
+    root_trace_id: str
+    metadata: str
+    status: str
+    current_goal_id: str | None
+    first_event_id: int
+    last_event_id: int
+    log_bytes: int
+    total_messages: int
+    total_tokens: int
+    total_cost: float
+    tree_messages: int
+    tree_tokens: int
+    tree_cost: float
+    created_at: str
+    updated_at: str
+    completed_at: str | None
+    summary: str | None
+    error: str | None
+    lease_s: float | None
+    lease_expires_at: float | None
+    change_seq: int
+
+    def lease_alive(self, now: float) -> bool:
+        """Whether the recorder has no lease, or one that has not run out."""
+        return self.lease_expires_at is None or self.lease_expires_at > now
+
+    def tree_totals(self) -> dict[str, Any]:
+        """The trace's sums with its sub-traces'."""
+        return {
+            "total_messages": self.tree_messages,
+            "total_tokens": self.tree_tokens,
+            "total_cost": round(self.tree_cost, 10),
+        }
+
+    def initial_state(self) -> State:
+        """The state before the first event."""
+        return State(
+            trace_id=self.trace_id,
+            task=self.task,
+            agent_type=self.agent_type,
+            parent_trace_id=self.parent_trace_id,
+            parent_goal_id=self.parent_goal_id,
+            root_trace_id=self.root_trace_id,
+            created_at=self.created_at,
+            updated_at=self.created_at,
+            metadata=orjson.loads(self.metadata),
+            first_event_id=self.first_event_id,
+            last_event_id=self.first_event_id - 1,
+        )
+
+    def trace(self, now: float) -> dict[str, Any]:
+        """``Trace``, the summary, with the keys and the order of ``State.trace``."""
+        return {
+            "trace_id": self.trace_id,
+            "task": self.task,
+            "agent_type": self.agent_type,
+            "parent_trace_id": self.parent_trace_id,
+            "parent_goal_id": self.parent_goal_id,
+            "root_trace_id": self.root_trace_id,
+            "status": self.status,
+            "is_running": self.status in ("running", "waiting") and self.lease_alive(now),
+            "current_goal_id": self.current_goal_id,
+            "first_event_id": self.first_event_id,
+            "last_event_id": self.last_event_id,
+            "total_messages": self.total_messages,
+            "total_tokens": self.total_tokens,
+            "total_cost": self.total_cost,
+            "tree_totals": self.tree_totals(),
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "completed_at": self.completed_at,
+            "summary": self.summary,
+            "error": None if self.error is None else orjson.loads(self.error),
+            "metadata": orjson.loads(self.metadata),
+        }
+
+
+async def fetch(connection: aiosqlite.Connection, sql: str, *values: Any) -> list[Any]:
+    """All rows of one statement, in one hop to the connection's thread."""
+    return list(await connection.execute_fetchall(sql, values))
+
+
+async def trace_rows(connection: aiosqlite.Connection, trace_ids: Iterable[str]) -> dict[str, TraceRow]:
+    """The rows of those of ``trace_ids`` that exist, by trace_id."""
+    wanted = orjson.dumps(list(trace_ids)).decode()
+    rows = await fetch(
+        connection,
+        f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))",
+        wanted,
+    )
+    return {row[1]: TraceRow(*row) for row in rows}
+
+
+async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int, base: State | None = None) -> State:
+    """The state after ``upto``: from ``base`` or the nearest kept snapshot, folding what comes after it.
+
+    The connection must stand in the read transaction that ``row`` came from.
+    """
+    from ..model.state import apply_into
+
+    if base is not None and base.last_event_id <= upto:
+        state = base.copy()
+    else:
+        found = await fetch(
+            connection,
+            "SELECT body FROM snapshots WHERE trace_key = ? AND event_id <= ? ORDER BY event_id DESC LIMIT 1",
+            row.trace_key,
+            upto,
+        )
+        state = State.from_json(orjson.loads(found[0][0])) if found else row.initial_state()
+    state.first_event_id = row.first_event_id
+    while state.last_event_id < upto:
+        bodies = await fetch(
+            connection,
+            "SELECT body FROM events WHERE trace_key = ? AND event_id > ? AND event_id <= ? ORDER BY event_id LIMIT 500",
+            row.trace_key,
+            state.last_event_id,
+            upto,
+        )
+        if not bodies:
+            raise sqlite3.DatabaseError(f"trace {row.trace_id}: the log has a hole after {state.last_event_id}")
+        for (body,) in bodies:
+            apply_into(state, orjson.loads(body))
+        forget_complete(state)
+    return state
+
+
+def forget_complete(state: State, keep: int = 64) -> None:
+    """Drop the messages that will hardly change again, so that memory does not grow with what agents say.
+
+    Whoever needs one again reads it from the ``messages`` table.
+    """
+    still_open = [(key, m) for key, m in state.messages.items() if m["status"] != "complete"]
+    state.messages = dict(still_open[-keep:])

@@ -1,0 +1,222 @@
+"""The log in one SQLite file: WAL, ``synchronous=FULL``, one writing connection, a few reading ones.
+
+Rule 1: the writing connection is the only one of this process that writes or checkpoints.
+Rule 2: what comes in is validated here, before it waits for the writer, so that every way in has the same gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from ..errors import Invalid, LogError, TooLarge
+from ..model.events import validate_event, validate_stored
+from . import Appended, Snapshot
+from .jobs import Append, Create, Delete, Expire, Renew, Restore
+from .migrate import migrate
+from .reader import Reader
+from .rows import fetch
+from .transaction import StateCache
+from .writer import Writer
+
+READERS = 3
+BUSY_MS = 10_000  # how long a writer waits for another process's transaction
+CACHE_KIB = 16_384
+
+
+class SQLiteLog:
+    """An EventLog in a SQLite file. Open with ``SQLiteLog.open``."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: aiosqlite.Connection,
+        probe: aiosqlite.Connection,
+        readers: Sequence[aiosqlite.Connection],
+        epoch: str,
+        *,
+        max_event_bytes: int,
+        max_batch_events: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.path = path
+        self.epoch = epoch
+        self._max_event_bytes = max_event_bytes
+        self._max_batch_events = max_batch_events
+        self._clock = clock
+        self._connection = connection
+        self._probe = probe  # asks for data_version and nothing else, so it never waits for a reader
+        self._cache = StateCache()
+        self._reader = Reader(readers, self._cache, clock)
+        self._writer = Writer(connection, self._cache, clock)
+        self.read = self._reader.read
+        self.snapshot = self._reader.snapshot
+        self.messages = self._reader.messages
+        self.traces = self._reader.traces
+        self.summaries = self._reader.summaries
+        self.changes = self._reader.changes
+        self.listen = self._writer.listen
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | Path,
+        *,
+        max_event_bytes: int = 256 * 1024,
+        max_batch_events: int = 1000,
+        clock: Callable[[], float] = time.time,
+    ) -> SQLiteLog:
+        """Open or create the file and bring its schema up to date. Raises LogError, NewerDatabase."""
+        path = Path(path)
+        opened: list[aiosqlite.Connection] = []
+        try:
+            connection = await _connect(path, opened, writing=True)
+            await migrate(connection)
+            epoch = await _epoch(connection)
+            probe = await _connect(path, opened)
+            readers = [await _connect(path, opened) for _ in range(READERS)]
+        except BaseException as error:
+            for one in opened:
+                await one.close()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise LogError(f"can't open the log {str(path)!r}: {error}") from error
+            raise
+        return cls(
+            path,
+            connection,
+            probe,
+            readers,
+            epoch,
+            max_event_bytes=max_event_bytes,
+            max_batch_events=max_batch_events,
+            clock=clock,
+        )
+
+    async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
+        """See EventLog.create_trace."""
+        draft, created = await self._writer.do(lambda future: Create(future, spec=spec))
+        return await self.snapshot(draft.row.trace_id), created
+
+    async def append(
+        self,
+        trace_id: str,
+        events: Sequence[Any],
+        *,
+        producer: str | None = None,
+        seq: int | None = None,
+        expected_last_event_id: int | None = None,
+        by_server: bool = False,
+    ) -> Appended:
+        """See EventLog.append."""
+        self._check_count(events)
+        single = len(events) == 1
+        raws = [validate_event(raw, None if single else i, by_server=by_server) for i, raw in enumerate(events)]
+        answer: Appended = await self._writer.do(
+            lambda future: Append(
+                future,
+                events=len(raws),
+                trace_id=trace_id,
+                raws=raws,
+                producer=producer,
+                seq=seq,
+                expected_last_event_id=expected_last_event_id,
+                by_server=by_server,
+                max_event_bytes=self._max_event_bytes,
+            )
+        )
+        return answer
+
+    def _check_count(self, events: Sequence[Any]) -> None:
+        if not events:
+            raise Invalid("the batch is empty")
+        if len(events) > self._max_batch_events:
+            raise TooLarge(
+                f"the batch has {len(events):,} events; the limit is {self._max_batch_events:,}",
+                limit=self._max_batch_events,
+            )
+
+    async def restore(self, header: dict[str, Any], events: Sequence[Any]) -> Appended:
+        """See EventLog.restore. ``header`` is what ``validate_header`` returned."""
+        if len(events) > self._max_batch_events:
+            self._check_count(events)
+        stored = [validate_stored(raw, i) for i, raw in enumerate(events)]
+        for index, event in enumerate(stored):
+            if event["trace_id"] != header["trace_id"]:
+                raise Invalid(f"{index}.trace_id: is {event['trace_id']!r}, not {header['trace_id']!r} of the header")
+        answer: Appended = await self._writer.do(
+            lambda future: Restore(future, events=len(stored), exclusive=True, header=header, stored=stored)
+        )
+        return answer
+
+    async def delete_trace(self, trace_id: str) -> list[str]:
+        """See EventLog.delete_trace."""
+        deleted: list[str] = await self._writer.do(lambda future: Delete(future, trace_id=trace_id))
+        return deleted
+
+    async def renew_lease(self, trace_id: str) -> None:
+        """See EventLog.renew_lease."""
+        await self._writer.do(lambda future: Renew(future, trace_id=trace_id))
+
+    async def expire_leases(self) -> list[str]:
+        """See EventLog.expire_leases. Looks first: the writer is not troubled while no lease has run out."""
+        if not await self._reader.any_expired():
+            return []
+        lost: list[str] = await self._writer.do(lambda future: Expire(future))
+        return lost
+
+    async def data_version(self) -> int:
+        """See EventLog.data_version."""
+        return int((await fetch(self._probe, "PRAGMA data_version"))[0][0])
+
+    async def close(self) -> None:
+        """See EventLog.close."""
+        await self._writer.close()
+        await self._reader.close()
+        await self._probe.close()
+        await self._connection.close()
+
+
+async def _connect(path: Path, opened: list[aiosqlite.Connection], *, writing: bool = False) -> aiosqlite.Connection:
+    if writing and not path.parent.is_dir():
+        raise LogError(f"can't open the log {str(path)!r}: there is no folder {str(path.parent)!r}")
+    connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+    opened.append(connection)
+    await fetch(connection, f"PRAGMA busy_timeout = {BUSY_MS}")
+    await fetch(connection, f"PRAGMA cache_size = -{CACHE_KIB}")
+    if not writing:
+        await fetch(connection, "PRAGMA wal_autocheckpoint = 0")
+        await fetch(connection, "PRAGMA query_only = 1")
+        return connection
+    mode = await _set_wal(connection)
+    if mode != "wal":  # PRAGMA says so by its value, not by an error
+        raise LogError(
+            f"can't open the log {str(path)!r}: SQLite can't use WAL here (journal mode {mode!r}); is it on a network file system?"
+        )
+    await fetch(connection, "PRAGMA synchronous = FULL")
+    await fetch(connection, "PRAGMA foreign_keys = OFF")
+    return connection
+
+
+async def _set_wal(connection: aiosqlite.Connection) -> str:
+    # Switching a new file to WAL needs it alone for a moment and does not honour busy_timeout
+    for _ in range(50):
+        try:
+            return str((await fetch(connection, "PRAGMA journal_mode = WAL"))[0][0])
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) and "busy" not in str(error):
+                raise
+            await asyncio.sleep(0.1)
+    return str((await fetch(connection, "PRAGMA journal_mode = WAL"))[0][0])
+
+
+async def _epoch(connection: aiosqlite.Connection) -> str:
+    """The log's epoch; made by whoever opens it first."""
+    await fetch(connection, "INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", secrets.token_hex(6))
+    return str((await fetch(connection, "SELECT value FROM meta WHERE key = 'epoch'"))[0][0])

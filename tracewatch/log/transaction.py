@@ -1,0 +1,321 @@
+"""One transaction for many waiting appends: what it has loaded, what it will write.
+
+Rule 1: a job first plans, on copies, and may be refused without a trace; then it commits its plan to the transaction, which can't fail.
+Rule 2: nothing is written before ``flush``; ``flush`` writes each table once.
+Rule 3: states come from the cache only where the row in this transaction says the same ``last_event_id``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiosqlite
+import orjson
+
+from ..model.events import canonical
+from ..model.state import TOTALS, Event, State, apply_into
+from . import Grown
+from .rows import TRACE_COLUMNS, TraceRow, fetch, forget_complete, load_state, trace_rows
+
+SNAPSHOT_EVERY = 500  # events; the protocol's page, so opening a trace folds no more than one page
+
+
+@dataclass(slots=True)
+class Cached:
+    """What a process remembers of a trace between transactions. True as long as the row agrees."""
+
+    trace_key: int
+    state: State
+    producers: dict[str, int] = field(default_factory=dict)
+
+
+class StateCache:
+    """The states of the traces used last; a bounded number of them."""
+
+    def __init__(self, size: int = 1000) -> None:
+        self._size = size
+        self._entries: OrderedDict[str, Cached] = OrderedDict()  # least recently used first
+
+    def get(self, row: TraceRow) -> Cached | None:
+        """What is known of the trace, however old; None if it is another trace of the same id."""
+        entry = self._entries.get(row.trace_id)
+        if entry is None or entry.trace_key != row.trace_key:
+            return None
+        self._entries.move_to_end(row.trace_id)
+        return entry
+
+    def put(self, entry: Cached) -> None:
+        """Remember, unless something newer is remembered already."""
+        trace_id = entry.state.trace_id
+        old = self._entries.get(trace_id)
+        if old is not None and old.trace_key == entry.trace_key and old.state.last_event_id > entry.state.last_event_id:
+            return
+        self._entries[trace_id] = entry
+        self._entries.move_to_end(trace_id)
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+    def drop(self, trace_ids: Iterable[str]) -> None:
+        """Forget deleted traces."""
+        for trace_id in trace_ids:
+            self._entries.pop(trace_id, None)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A trace as it will be after this transaction."""
+
+    row: TraceRow
+    state: State
+    producers: dict[str, int]
+    events: list[tuple[int, int, int, bytes]] = field(default_factory=list)  # new rows of ``events``
+    snapshots: list[tuple[int, int, bytes]] = field(default_factory=list)  # new rows of ``snapshots``
+    new_messages: dict[str, tuple[int, str | None, int]] = field(default_factory=dict)  # (sequence, goal_id, event_id)
+    changed_messages: set[str] = field(default_factory=set)
+    changed_producers: set[str] = field(default_factory=set)
+    renewed: bool = False
+
+
+class Plan:
+    """One job's new events for one trace, on a copy of its draft's state."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.state = draft.state.copy()
+        self.events: list[tuple[int, int, int, bytes]] = []
+        self.snapshots: list[tuple[int, int, bytes]] = []
+        self.new_messages: dict[str, tuple[int, str | None, int]] = {}
+        self.changed_messages: set[str] = set()
+        self._offset = draft.events[-1][2] if draft.events else draft.row.log_bytes
+
+    def put(self, event: Event, body: bytes | None = None) -> bytes:
+        """Put a stored event behind the others. Raises Invalid where JSON can't say it. Returns its canonical bytes."""
+        body = canonical(event) if body is None else body
+        state, trace_key, event_id = self.state, self.draft.row.trace_key, event["event_id"]
+        apply_into(state, event)
+        self._offset += len(body)
+        self.events.append((trace_key, event_id, self._offset, body))
+        if event["event"] == "message_added":
+            message = event["message"]
+            self.new_messages[message["message_id"]] = (state.total_messages, message["goal_id"], event_id)
+        elif event["event"] == "message_updated" and event["message_id"] in state.messages:
+            self.changed_messages.add(event["message_id"])
+        if event_id % SNAPSHOT_EVERY == 0:
+            self.snapshots.append((trace_key, event_id, orjson.dumps(state.to_json())))
+        return body
+
+    def commit(self) -> None:
+        """Make the plan part of the transaction."""
+        draft = self.draft
+        draft.state = self.state
+        draft.events.extend(self.events)
+        draft.snapshots.extend(self.snapshots)
+        draft.new_messages.update(self.new_messages)
+        draft.changed_messages |= self.changed_messages
+
+
+class Transaction:
+    """What one group of jobs loads and writes. Lives between BEGIN IMMEDIATE and COMMIT on the writing connection."""
+
+    def __init__(self, connection: aiosqlite.Connection, cache: StateCache, now: float, ts: str) -> None:
+        self.connection = connection
+        self.cache = cache
+        self.now = now  # Unix time in seconds
+        self.ts = ts  # the same as the protocol writes it: every event of the group is appended at this time
+        self.drafts: dict[str, Draft] = {}
+        self.deleted: list[tuple[str, int]] = []  # (trace_id, last_event_id)
+
+    # --- loading ---
+
+    async def load(self, trace_ids: Iterable[str], *, with_ancestors: bool = False) -> None:
+        """Make ``draft`` answer for those of ``trace_ids`` that exist."""
+        wanted = {trace_id for trace_id in trace_ids if trace_id not in self.drafts}
+        while wanted:
+            rows = await trace_rows(self.connection, wanted)
+            for row in rows.values():
+                self.drafts[row.trace_id] = await self._open(row)
+            parents = {row.parent_trace_id for row in rows.values() if row.parent_trace_id is not None}
+            wanted = parents - set(self.drafts) if with_ancestors else set()
+
+    async def _open(self, row: TraceRow) -> Draft:
+        known = self.cache.get(row)
+        if known is not None and known.state.last_event_id == row.last_event_id:
+            return Draft(row, known.state, dict(known.producers))
+        # Another process has written: what was known of producers may be old
+        state = await load_state(self.connection, row, row.last_event_id, known.state if known else None)
+        return Draft(row, state, {})
+
+    def draft(self, trace_id: str) -> Draft | None:
+        """The loaded trace, or None if there is none."""
+        return self.drafts.get(trace_id)
+
+    def tree_totals(self, draft: Draft, state: State) -> dict[str, Any]:
+        """The sums of a trace with its sub-traces', once this transaction is written and the trace stands at ``state``."""
+        sums = draft.row.tree_totals()
+        for other in self.drafts.values():
+            above: Draft | None = other
+            while above is not None and above is not draft:
+                above = self.drafts.get(above.row.parent_trace_id or "")
+            if above is draft:
+                now, before = (state if other is draft else other.state), other.row
+                for key in TOTALS:
+                    sums[key] += getattr(now, key) - getattr(before, key)
+        sums["total_cost"] = max(0.0, round(sums["total_cost"], 10))
+        return sums
+
+    async def load_messages(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Put the existing ones of ``(trace_id, message_id)`` into their states, where the fold looks for them."""
+        missing = [
+            (draft.row.trace_key, message_id, trace_id)
+            for trace_id, message_id in wanted
+            if (draft := self.drafts.get(trace_id)) is not None and message_id not in draft.state.messages
+        ]
+        if not missing:
+            return
+        owners = {trace_key: trace_id for trace_key, _, trace_id in missing}
+        rows = await fetch(
+            self.connection,
+            "SELECT m.trace_key, m.message_id, m.body, CASE WHEN m.body IS NULL THEN e.body END FROM json_each(?) AS j"
+            " JOIN messages AS m ON m.trace_key = json_extract(j.value, '$[0]')"
+            " AND m.message_id = json_extract(j.value, '$[1]')"
+            " LEFT JOIN events AS e ON e.trace_key = m.trace_key AND e.event_id = m.event_id",
+            orjson.dumps([[key, message_id] for key, message_id, _ in missing]).decode(),
+        )
+        for trace_key in {row[0] for row in rows}:
+            draft = self.drafts[owners[trace_key]]
+            draft.state = draft.state.copy()  # the cache's own must not change
+        for trace_key, message_id, body, event in rows:
+            draft = self.drafts[owners[trace_key]]
+            message = orjson.loads(body) if body is not None else orjson.loads(event)["message"]
+            draft.state.messages[message_id] = message
+
+    async def last_seq(self, draft: Draft, producer: str) -> int:
+        """The last sequence number stored for ``producer``, 0 if none."""
+        if producer not in draft.producers:
+            rows = await fetch(
+                self.connection,
+                "SELECT last_seq FROM producers WHERE trace_key = ? AND producer = ?",
+                draft.row.trace_key,
+                producer,
+            )
+            draft.producers[producer] = rows[0][0] if rows else 0
+        return draft.producers[producer]
+
+    async def insert_trace(self, values: dict[str, Any]) -> Draft:
+        """Insert a row of ``traces``; the rest of it is written by ``flush``."""
+        names = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        rows = await fetch(
+            self.connection,
+            f"INSERT INTO traces ({names}, status, log_bytes, change_seq) VALUES ({marks}, 'running', 0, 0)"
+            f" RETURNING {TRACE_COLUMNS}",
+            *values.values(),
+        )
+        row = TraceRow(*rows[0])
+        draft = Draft(row, row.initial_state(), {}, renewed=True)
+        self.drafts[row.trace_id] = draft
+        return draft
+
+    # --- writing ---
+
+    async def flush(self) -> list[Grown]:
+        """Write everything and return what listeners are told after the commit."""
+        changed = [d for d in self.drafts.values() if d.events or d.renewed]
+        if not changed and not self.deleted:
+            return []
+        run = self.connection.executemany
+        seq = (
+            await fetch(self.connection, "UPDATE change_counter SET change_seq = change_seq + 1 RETURNING change_seq")
+        )[0][0]
+        await run("INSERT INTO events VALUES (?, ?, ?, ?)", [row for d in changed for row in d.events])
+        await self._write_messages(changed)
+        snapshots = [row for d in changed for row in d.snapshots]
+        if snapshots:
+            await run("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", snapshots)
+        producers = [(d.row.trace_key, p, d.producers[p]) for d in changed for p in d.changed_producers]
+        if producers:
+            await run("INSERT OR REPLACE INTO producers VALUES (?, ?, ?)", producers)
+        await self._write_traces(changed, seq)
+        await self._write_tree_totals(changed, seq)
+        if self.deleted:
+            await run("INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, ?)", [(*d, seq) for d in self.deleted])
+        return [
+            *(Grown(d.row.trace_id, d.state.last_event_id, d.state.status, [e[3] for e in d.events]) for d in changed),
+            *(Grown(trace_id, last, "deleted", deleted=True) for trace_id, last in self.deleted),
+        ]
+
+    async def _write_messages(self, changed: list[Draft]) -> None:
+        new, updated = [], []
+        for draft in changed:
+            key, messages = draft.row.trace_key, draft.state.messages
+            for message_id, (sequence, goal_id, event_id) in draft.new_messages.items():
+                body = orjson.dumps(messages[message_id]) if message_id in draft.changed_messages else None
+                new.append((key, sequence, message_id, goal_id, event_id, body))
+            for message_id in draft.changed_messages - draft.new_messages.keys():
+                updated.append((orjson.dumps(messages[message_id]), key, message_id))
+        if new:
+            await self.connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", new)
+        if updated:
+            await self.connection.executemany(
+                "UPDATE messages SET body = ? WHERE trace_key = ? AND message_id = ?", updated
+            )
+
+    async def _write_traces(self, changed: list[Draft], seq: int) -> None:
+        values = []
+        for draft in changed:
+            state, row = draft.state, draft.row
+            lease = self.now + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
+            values.append(
+                (
+                    state.status,
+                    state.current_goal_id,
+                    state.last_event_id,
+                    draft.events[-1][2] if draft.events else row.log_bytes,
+                    state.total_messages,
+                    state.total_tokens,
+                    state.total_cost,
+                    state.updated_at,
+                    state.completed_at,
+                    state.summary,
+                    None if state.error is None else orjson.dumps(state.error).decode(),
+                    lease,
+                    seq,
+                    row.trace_key,
+                )
+            )
+        await self.connection.executemany(
+            "UPDATE traces SET status = ?, current_goal_id = ?, last_event_id = ?, log_bytes = ?, total_messages = ?,"
+            " total_tokens = ?, total_cost = ?, updated_at = ?, completed_at = ?, summary = ?, error = ?,"
+            " lease_expires_at = ?, change_seq = ? WHERE trace_key = ?",
+            values,
+        )
+
+    async def _write_tree_totals(self, changed: list[Draft], seq: int) -> None:
+        grown = []
+        for draft in changed:
+            state, row = draft.state, draft.row
+            difference = (
+                state.total_messages - row.total_messages,
+                state.total_tokens - row.total_tokens,
+                state.total_cost - row.total_cost,
+            )
+            if any(difference):
+                grown.append((row.trace_id, *difference, seq))
+        if grown:
+            await self.connection.executemany(
+                "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
+                " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL)"
+                " UPDATE traces SET tree_messages = tree_messages + ?2, tree_tokens = tree_tokens + ?3,"
+                " tree_cost = tree_cost + ?4, change_seq = ?5 WHERE trace_id IN (SELECT trace_id FROM up)",
+                grown,
+            )
+
+    def remember(self) -> None:
+        """After the commit: what this transaction knows is what the log holds."""
+        for draft in self.drafts.values():
+            forget_complete(draft.state)
+            self.cache.put(Cached(draft.row.trace_key, draft.state, draft.producers))
+        self.cache.drop(trace_id for trace_id, _ in self.deleted)
