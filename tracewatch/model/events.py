@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -52,7 +53,7 @@ def _check(adapter: TypeAdapter[Any], raw: Mapping[str, Any], prefix: str) -> di
 
 def _invalid(kind: type[Invalid], error: ValidationError, prefix: str = "") -> Invalid:
     details = _faults(error, prefix)
-    first = f"{details[0]['path']}: {details[0]['message']}"
+    first = ": ".join(filter(None, (details[0]["path"], details[0]["message"])))
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return kind(first + more, details=details)
 
@@ -151,16 +152,61 @@ def validate_stored(raw: Any, index: int | None = None) -> dict[str, Any]:
             raise _refuse(prefix, key, "a time in UTC with milliseconds, such as 2026-11-20T08:00:00.123Z")
     if list(raw)[:4] != ["event", "event_id", "trace_id", "ts"]:
         raise _refuse(prefix, "event", "a stored event begins with event, event_id, trace_id, ts, in this order")
+    if not isinstance(raw["trace_id"], str):
+        raise _refuse(prefix, "trace_id", "a string")
     _check(STORED.get(name, GENERIC), raw, prefix)
+    if name == "message_updated":
+        _check_message_update(raw, prefix)
     return raw
 
 
-def canonical(event: Mapping[str, Any]) -> bytes:
-    """The bytes of a stored event. Raises Invalid for what JSON can't say (lone surrogates, NaN, too deep)."""
+def validate_header(raw: Any) -> dict[str, Any]:
+    """Check the ``trace`` of an export's first line: what is needed to restore it. Raises InvalidField."""
+    if not isinstance(raw, dict):
+        raise InvalidField('an export begins with a line {"trace": {…}}')
+    spec = {key: raw.get(key) for key in ("trace_id", "task", "agent_type", "parent_trace_id", "parent_goal_id")}
+    header = validate_trace({**spec, "metadata": raw.get("metadata")})
+    header["root_trace_id"] = raw.get("root_trace_id")
+    header["created_at"] = raw.get("created_at")
+    header["first_event_id"] = raw.get("first_event_id", 1)
+    for key in ("trace_id", "root_trace_id", "created_at"):
+        if not isinstance(header[key], str):
+            raise InvalidField(f"trace.{key}: is missing", details=[{"path": f"trace.{key}", "message": "is missing"}])
     try:
-        return orjson.dumps(event)
+        header["created_at"] = normalize_time(header["created_at"])
+    except ValueError as error:
+        raise InvalidField(f"trace.created_at: {error}") from error
+    first = header["first_event_id"]
+    if not isinstance(first, int) or isinstance(first, bool) or not 1 <= first < 2**53:
+        raise InvalidField("trace.first_event_id: a whole number from 1")
+    return header
+
+
+def canonical(event: Mapping[str, Any]) -> bytes:
+    """The bytes of a stored event. Raises Invalid for what JSON can't say (lone surrogates, NaN) or is too deep."""
+    try:
+        body = orjson.dumps(event)
     except (TypeError, RecursionError) as error:  # orjson's JSONEncodeError is a TypeError
         raise Invalid(f"the event can't be written as JSON: {error}") from error
+    if _openings(body) > MAX_DEPTH and depth_exceeds(event):
+        raise Invalid(f"the event is nested deeper than {MAX_DEPTH} levels")
+    if b"null" in body and _holds_nan(event):  # orjson writes null for what is no number
+        raise Invalid("the event can't be written as JSON: NaN and Infinity are no JSON numbers")
+    return body
+
+
+def _openings(text: bytes | str) -> int:
+    if isinstance(text, bytes):
+        return text.count(b"[") + text.count(b"{")
+    return text.count("[") + text.count("{")
+
+
+def _holds_nan(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_nan, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_nan, value))
+    return isinstance(value, float) and not isfinite(value)
 
 
 def event_name(body: bytes) -> str:
@@ -191,22 +237,21 @@ def parse_json(data: bytes | str) -> Any:
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"this is not JSON: {error}") from error
     # Text that opens no more brackets than the limit can't be too deep: the walk is for the rare rest.
-    openings = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[") + data.count("{")
-    if openings > MAX_DEPTH and depth_exceeds(value):
+    if _openings(data) > MAX_DEPTH and depth_exceeds(value):
         raise Invalid(f"JSON nested deeper than {MAX_DEPTH} levels")
     return value
 
 
 def parse_lines(data: bytes) -> list[Any]:
-    """Parse NDJSON; blank lines are passed over. Raises BadRequest that names the line, counted from 1."""
+    """Parse NDJSON; blank lines are passed over. Raises BadRequest or Invalid that names the line, counted from 1."""
     values: list[Any] = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             values.append(parse_json(line))
-        except BadRequest as error:
-            raise BadRequest(f"line {number}: {error.message}", line=number) from error
+        except (BadRequest, Invalid) as error:
+            raise type(error)(f"line {number}: {error.message}", line=number) from error
     return values
 
 

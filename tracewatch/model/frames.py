@@ -68,7 +68,7 @@ def resolve_since(since: str | None, *, epoch: str, first_event_id: int, last_ev
     if event_id > last_event_id:
         return Start(last_event_id, "ahead", True)
     if event_id < first_event_id - 1:
-        return Start(first_event_id - 1, "trimmed", True)
+        return Start(first_event_id - 1, "trimmed", event_id > 0)
     return Start(event_id, None, event_id > 0)
 
 
@@ -96,23 +96,28 @@ def snapshot_values(state: State, *, lease_alive: bool) -> dict[str, Any]:
 
 
 def with_tree_parts(frame: dict[str, Any], limit: int) -> Iterator[bytes]:
-    """A ``connected`` or ``snapshot`` frame as JSON, its goal tree in ``goal_tree_part`` frames if above ``limit`` bytes."""
+    """A ``connected`` or ``snapshot`` frame as JSON; above ``limit`` bytes, its goal tree in ``goal_tree_part`` frames.
+
+    A part is above ``limit`` only where one goal alone is.
+    """
     whole = orjson.dumps(frame)
     tree = frame["goal_tree"]
     if len(whole) <= limit or not tree["goals"]:
         yield whole
         return
     yield orjson.dumps({**frame, "goal_tree": None})
+    tags = {"trace_id": frame["trace_id"]} if "trace_id" in frame else {}
+    most = len(tree["goals"])  # parts there may be
+    around = len(control("goal_tree_part", **tags, part=most, parts=most, **{**tree, "goals": []}))
     parts: list[list[dict[str, Any]]] = [[]]
-    size = 0
+    size = around
     for goal in tree["goals"]:
         goal_size = len(orjson.dumps(goal)) + 1
-        if parts[-1] and size + goal_size > limit - 4096:  # room for the frame's own keys
+        if parts[-1] and size + goal_size > limit:
             parts.append([])
-            size = 0
+            size = around
         parts[-1].append(goal)
         size += goal_size
-    tags = {"trace_id": frame["trace_id"]} if "trace_id" in frame else {}
     for number, goals in enumerate(parts, 1):
         yield control("goal_tree_part", **tags, part=number, parts=len(parts), **{**tree, "goals": goals})
 

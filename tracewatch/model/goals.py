@@ -60,13 +60,14 @@ def cascade_up(goals: Mapping[str, Goal], children: Children, goal_id: str, stat
 
 
 def reopen_up(goals: Mapping[str, Goal], parent_id: str | None) -> Changes:
-    """What reopens because a child is added under ``parent_id``: it and its completed ancestors."""
-    changed: Changes = {}
-    goal = goals.get(parent_id) if parent_id is not None else None
-    while goal is not None and goal["status"] == "completed":
-        changed[goal["id"]] = {"status": "in_progress"}
-        goal = goals.get(goal["parent_id"]) if goal["parent_id"] is not None else None
-    return changed
+    """What reopens because a child is added under ``parent_id``: it, if completed, and then its completed ancestors.
+
+    Nearest first. One that is open or abandoned between them stays as it is and hides nothing above it.
+    """
+    if parent_id is None or goals[parent_id]["status"] != "completed":
+        return {}
+    above = (goal["id"] for goal in ancestors(goals, parent_id) if goal["status"] == "completed")
+    return {goal_id: {"status": "in_progress"} for goal_id in (parent_id, *above)}
 
 
 def current_after(goals: Mapping[str, Goal], current_id: str | None, started: str | None) -> str | None:

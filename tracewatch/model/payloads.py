@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
 from typing_extensions import TypedDict
 
 from .times import normalize_time
@@ -19,9 +19,22 @@ _LOOSE = ConfigDict(extra="allow", strict=True)
 _CLOSED = ConfigDict(extra="forbid", strict=True)
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # what every JSON reader holds exactly
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Milliseconds = Annotated[int | float, Field(ge=0, allow_inf_nan=False)]
+# One message's share is bounded, so that no sum over messages leaves what JSON can say
+Tokens = Annotated[int, Field(ge=0, le=10**9)]
+Cost = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
+
+
+def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    check(value)
+    return value
+
+
+# A whole number stays one in the stored bytes. (A union of int and float would, too, but name every fault twice.)
+Milliseconds = Annotated[float, Field(ge=0, le=2**53, allow_inf_nan=False), WrapValidator(_as_given)]
+LeaseSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), WrapValidator(_as_given)]
+ExpirySeconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False), WrapValidator(_as_given)]
 
 
 def _time(value: Any) -> str:
@@ -44,6 +57,7 @@ class GoalInput(TypedDict):
     after_id: NotRequired[Id | None]
     type: NotRequired[Literal["normal", "agent_call"]]
     status: NotRequired[GoalStatus]
+    summary: NotRequired[str | None]
 
 
 class GoalPatch(TypedDict, total=False):
@@ -71,8 +85,8 @@ class MessageInput(TypedDict):
     parent_sequence: NotRequired[Count | None]
     description: NotRequired[str]
     status: NotRequired[MessageStatus]
-    tokens: NotRequired[Count]
-    cost: NotRequired[Dollars]
+    tokens: NotRequired[Tokens]
+    cost: NotRequired[Cost]
     duration_ms: NotRequired[Milliseconds]
     model: NotRequired[str]
     agent: NotRequired[str]
@@ -87,8 +101,8 @@ class MessagePatch(TypedDict, total=False):
     parent_sequence: Count | None
     description: str
     status: MessageStatus
-    tokens: Count
-    cost: Dollars
+    tokens: Tokens
+    cost: Cost
     duration_ms: Milliseconds
     model: str
     agent: str
@@ -169,7 +183,7 @@ class InputRequested(_Recorded):
     options: NotRequired[list[Any] | None]
     schema: NotRequired[dict[str, Any] | None]
     goal_id: NotRequired[Id | None]
-    expires_in_s: NotRequired[Annotated[int | float, Field(gt=0, le=10 * 366 * 86400, allow_inf_nan=False)] | None]
+    expires_in_s: NotRequired[ExpirySeconds | None]
 
 
 class SubTraceStarted(_Recorded):
@@ -258,8 +272,8 @@ class StoredMessage(TypedDict):
     content: Any
     tool_call_id: NotRequired[Id | None]
     parent_sequence: NotRequired[Count | None]
-    tokens: NotRequired[Count]
-    cost: NotRequired[Dollars]
+    tokens: NotRequired[Tokens]
+    cost: NotRequired[Cost]
     duration_ms: NotRequired[Milliseconds]
     model: NotRequired[str]
     agent: NotRequired[str]
@@ -339,7 +353,7 @@ class TraceSpec(TypedDict):
     agent_type: NotRequired[Id | None]
     parent_trace_id: NotRequired[TraceId | None]
     parent_goal_id: NotRequired[Id | None]
-    lease_s: NotRequired[Annotated[int | float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None]
+    lease_s: NotRequired[LeaseSeconds | None]
     metadata: NotRequired[dict[str, Any] | None]
 
 

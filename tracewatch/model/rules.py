@@ -37,7 +37,7 @@ def complete(state: State, raw: Raw, *, event_id: int, ts: str) -> Stored:
     """The stored form of an event that ``validate_event`` passed, as the next one after ``state``.
 
     ``event_id`` is its place in the log and ``ts`` the time it is appended. ``state.messages`` must hold the
-    messages the event names, if they exist. Raises the refusals of errors.py (UnknownGoal, GoalExists, InvalidTransition …).
+    messages the event names, if they exist. Raises the refusals of errors.py (UnknownGoal, InvalidTransition …).
     """
     stored: Stored = {"event": raw["event"], "event_id": event_id, "trace_id": state.trace_id, "ts": ts}
     if "occurred_at" in raw:
@@ -64,12 +64,16 @@ def _known_goal(state: State, goal_id: str, path: str) -> dict[str, Any]:
     return goal
 
 
-def _own_id(given: str | None, letter: str, event_id: int) -> str:
+def _refuse(path: str, message: str) -> Invalid:
+    return Invalid(f"{path}: {message}", details=[{"path": path, "message": message}])
+
+
+def _own_id(given: str | None, letter: str, event_id: int, path: str) -> str:
     own = f"{letter}{event_id}"
     if given is None:
         return own
     if given != own and given[0] == letter and _GENERATED.fullmatch(given):
-        raise Invalid(f"{given!r}: ids of the form {letter}<number> are made by the server; choose another")
+        raise _refuse(path, f"{given!r}: ids of the form {letter}<number> are made by the server; choose another")
     return given
 
 
@@ -91,7 +95,7 @@ def _goal_added(state: State, stored: Stored) -> None:
     if after_id is not None:
         sibling = _known_goal(state, after_id, "goal.after_id")
         if given.get("parent_id", sibling["parent_id"]) != sibling["parent_id"]:
-            raise Invalid(f"goal.after_id: {after_id!r} is not a child of {parent_id!r}")
+            raise _refuse("goal.after_id", f"{after_id!r} is not a child of {parent_id!r}")
         parent_id = sibling["parent_id"]
     status = given.get("status", "pending")
     goal = {
@@ -101,7 +105,7 @@ def _goal_added(state: State, stored: Stored) -> None:
         "parent_id": parent_id,
         "type": given.get("type", "normal"),
         "status": status,
-        "summary": None,
+        "summary": given.get("summary"),
         "self_stats": empty_stats(),
         "cumulative_stats": empty_stats(),
         "sub_trace_ids": [],
@@ -139,7 +143,7 @@ def _goal_updated(state: State, stored: Stored) -> None:
 
 def _message_added(state: State, stored: Stored) -> None:
     given = stored["message"]
-    message_id = _own_id(given.get("message_id"), "m", stored["event_id"])
+    message_id = _own_id(given.get("message_id"), "m", stored["event_id"], "message.message_id")
     if message_id in state.messages:
         raise MessageExists(f"there is a message {message_id!r} in this trace already", message_id=message_id)
     goal_id = given["goal_id"] if "goal_id" in given else state.current_goal_id
@@ -191,6 +195,7 @@ def _message_updated(state: State, stored: Stored) -> None:
     tokens = patch.get("tokens", message.get("tokens", 0)) - message.get("tokens", 0)
     cost = patch.get("cost", message.get("cost", 0.0)) - message.get("cost", 0.0)
     stored["goal_id"] = message["goal_id"]
+    stored.pop("totals", None)  # ours to say: a recorder's would be taken for the trace's sums
     if tokens or cost:
         stored["totals"] = {
             "total_messages": state.total_messages,
@@ -207,7 +212,7 @@ def _with_totals(state: State, stored: Stored) -> None:
 
 
 def _input_requested(state: State, stored: Stored) -> None:
-    request_id = _own_id(stored.get("request_id"), "r", stored["event_id"])
+    request_id = _own_id(stored.get("request_id"), "r", stored["event_id"], "request_id")
     if request_id in state.pending_inputs or request_id in state.closed_inputs:
         raise RequestExists(f"question {request_id!r} was asked in this trace already", request_id=request_id)
     goal_id = stored["goal_id"] if "goal_id" in stored else state.current_goal_id

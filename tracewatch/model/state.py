@@ -8,6 +8,7 @@ Rule 3: values inside a state are replaced, never changed in place; ``State.copy
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -17,6 +18,10 @@ from .goals import Goal, current_after, in_display_order, insert_child
 
 Event = Mapping[str, Any]
 TOTALS = ("total_messages", "total_tokens", "total_cost")
+AFFECTED = ("status", "self_stats", "cumulative_stats")  # what an event may change in goals it does not name
+# Spelled out, and counted in code points, so that every language finds the same line
+_FIRST_LINE = re.compile(r"[ \t\r\n]*([^\r\n]{0,200})")
+_TOOL_NAME_LENGTH = 128
 
 
 @dataclass(slots=True)
@@ -136,7 +141,7 @@ class State:
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in kept.items() if name in known}
         values["children"] = {parent: tuple(ids) for parent, ids in kept["children"]}
-        return cls(**values)
+        return cls(**values).copy()  # folding on must not change what was kept
 
     @classmethod
     def from_snapshot(cls, frame: Mapping[str, Any]) -> State:
@@ -183,7 +188,7 @@ def _affect(state: State, event: Event) -> None:
         if goal is not None:
             state.goals[goal["id"]] = {
                 **goal,
-                **{key: value for key, value in change.items() if key != "goal_id"},
+                **{key: change[key] for key in AFFECTED if key in change},
             }
 
 
@@ -195,9 +200,9 @@ def _goal_added(state: State, event: Event) -> None:
         return
     state.goals[goal_id] = goal
     state.children[parent_id] = insert_child(state.children.get(parent_id, ()), goal_id, after_id)
-    reopened = {c["goal_id"] for c in event["affected_goals"] if c.get("status") == "in_progress"}
+    reopened = (c["goal_id"] for c in event["affected_goals"] if c.get("status") == "in_progress")  # nearest first
     _affect(state, event)
-    started = goal_id if goal["status"] == "in_progress" else parent_id if parent_id in reopened else None
+    started = goal_id if goal["status"] == "in_progress" else next((g for g in reopened if g in state.goals), None)
     state.current_goal_id = current_after(state.goals, state.current_goal_id, started)
 
 
@@ -252,9 +257,8 @@ def describe(message: Mapping[str, Any]) -> str:
         content = next((p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)), "")
     elif isinstance(content, dict):
         content = content.get("text", "")
-    if not isinstance(content, str):
-        return ""
-    return next((line.strip() for line in content[:4096].splitlines() if line.strip()), "")[:200]
+    first = _FIRST_LINE.match(content) if isinstance(content, str) else None
+    return first[1].rstrip(" \t") if first else ""
 
 
 def tool_name(message: Mapping[str, Any]) -> str | None:
@@ -265,8 +269,8 @@ def tool_name(message: Mapping[str, Any]) -> str | None:
     if isinstance(content, dict):
         for key in ("tool_name", "name"):
             if isinstance(content.get(key), str) and content[key]:
-                return str(content[key])[:128]
-    return message.get("description") or None if not isinstance(content, dict) else None
+                return str(content[key])[:_TOOL_NAME_LENGTH]
+    return message.get("description", "")[:_TOOL_NAME_LENGTH] or None
 
 
 def _sub_trace_started(state: State, event: Event) -> None:
@@ -316,7 +320,8 @@ def _end(state: State, event: Event) -> None:
         return
     state.status = event["status"]
     state.completed_at = event["ts"]
-    state.summary = event.get("summary")
+    summary = event.get("summary")
+    state.summary = summary if isinstance(summary, str) else None  # a trace_status_changed may carry anything there
     state.error = event.get("error")
     state.cancel_requested = None
     for request_id in state.pending_inputs:

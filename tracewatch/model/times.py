@@ -1,32 +1,24 @@
-"""Times as the protocol writes them: RFC 3339, UTC, milliseconds, ``Z``."""
+"""Times as the protocol writes them: RFC 3339, UTC, milliseconds, ``Z``. What is finer is cut off, not rounded."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
 
-_CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+_CLOCK = r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d"
+_CANONICAL = re.compile(_CLOCK.replace("[Tt ]", "T") + r"\.\d{3}Z", re.ASCII)
 # RFC 3339 allows a blank or lower case letters between the parts; what fromisoformat takes beyond that we do not.
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_RFC3339 = re.compile(rf"({_CLOCK})(?:\.(\d{{1,9}}))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII)
 
 
 def format_time(seconds: float) -> str:
     """Unix time in seconds as ``2026-11-20T08:00:00.123Z``."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    return _written(datetime.fromtimestamp(seconds, UTC))
 
 
 def parse_time(text: str) -> float:
     """Unix time in seconds of an RFC 3339 time. Raises ValueError for anything else."""
-    if not _RFC3339.fullmatch(text):
-        raise ValueError(f"{text!r} is not an RFC 3339 time such as 2026-11-20T08:00:00.123Z")
-    whole, _, rest = text.upper().replace(" ", "T").partition(".")
-    if rest:  # fromisoformat reads at most six digits
-        digits = rest.rstrip("Z").split("+")[0].split("-")[0]
-        text = f"{whole}.{digits[:6].ljust(6, '0')}{rest[len(digits) :]}"
-    else:
-        text = whole
-    return datetime.fromisoformat(text).timestamp()
+    return _moment(text).timestamp()
 
 
 def normalize_time(text: str) -> str:
@@ -34,4 +26,21 @@ def normalize_time(text: str) -> str:
     if _CANONICAL.fullmatch(text):
         datetime.fromisoformat(text)  # a 31st of February has the right form too
         return text
-    return format_time(parse_time(text))
+    try:
+        return _written(_moment(text).astimezone(UTC))
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is before the year 1 or after 9999 in UTC") from error
+
+
+def _moment(text: str) -> datetime:
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text[:80]!r} is not an RFC 3339 time such as 2026-11-20T08:00:00.123Z")
+    clock, fraction, offset = match.groups()
+    micros = (fraction or "")[:6].ljust(6, "0")  # fromisoformat reads at most six digits
+    return datetime.fromisoformat(f"{clock.upper()}.{micros}{offset.upper()}")
+
+
+def _written(moment: datetime) -> str:
+    # not strftime: it writes the year 999 with three digits
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
