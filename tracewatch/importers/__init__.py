@@ -1,56 +1,58 @@
 """Foreign formats, each turned into the same few steps.
 
 An importer is a generator over one file's contents that yields, in order, what a recorder would have done:
-``CreateTrace`` before the first ``Append`` to that trace, ``Fault`` for what could not be read (and goes on with the rest).
-It does no network or log I/O; who sends the steps, and how fast, is the caller's business.
+``CreateTrace`` before the first ``Append`` to that trace, ``Fault`` for what could not be read (and goes on with
+the rest). It does no network or log I/O; who sends the steps, and how fast, is the caller's business.
 
 Rule 1: trace ids are a function of the file's contents, so importing a file twice changes nothing.
-Rule 2: nothing is lost silently: what has no place in the protocol is kept as an extra key, or named by a ``Fault``.
+Rule 2: nothing is lost silently: what has no place in the protocol is kept as an extra key, or named by a
+        ``Fault``.
 Rule 3: where the source has times, every event carries ``occurred_at``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import BadRequest
+from . import claude_code, native, openai, tapeagents, tau_bench
+from .detect import FORMATS, detect
+from .reading import regular_file
+from .steps import Append, CreateTrace, Fault, RestoreEvent, RestoreTrace, Step
+
+__all__ = [
+    "FORMATS",
+    "Append",
+    "CreateTrace",
+    "Fault",
+    "RestoreEvent",
+    "RestoreTrace",
+    "Step",
+    "detect",
+    "open_import",
+]
+
+_READERS: dict[str, Callable[[Path], Iterator[Step]]] = {
+    "tracewatch": native.read,
+    "openai": openai.read,
+    "tau-bench": tau_bench.read,
+    "tapeagents": tapeagents.read,
+    "claude-code": claude_code.read,
+}
 
 
-@dataclass(frozen=True)
-class CreateTrace:
-    """Create a trace. ``spec`` is the body of ``POST /api/traces`` and always has ``trace_id`` and ``task``."""
+def open_import(path: Path | str, format: str = "auto") -> Iterator[Step]:
+    """The steps that import the file at ``path``; for ``claude-code`` it may be a directory of sessions.
 
-    spec: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Append:
-    """Append one recorder's event (``{"event": …, …}``) to ``trace_id``."""
-
-    trace_id: str
-    event: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RestoreTrace:
-    """Put back a trace that `export` wrote. ``header`` is its first line's ``trace``."""
-
-    header: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RestoreEvent:
-    """Put back one stored event of the last ``RestoreTrace``, ``body`` being its canonical bytes."""
-
-    body: bytes
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something in the file that can't be imported. ``line`` counts from 1; ``field`` is a path such as ``steps[3].kind``."""
-
-    message: str
-    line: int | None = None
-    field: str | None = None
-
-
-Step = CreateTrace | Append | RestoreTrace | RestoreEvent | Fault
+    ``format`` is one of FORMATS, or "auto" to tell it from the contents. The file is looked at here and read while
+    the steps are taken. Raises BadRequest at once when there is nothing to read or the format is not known.
+    """
+    path = Path(path)
+    if format == "auto":
+        format = detect(path)
+    elif format not in _READERS:
+        raise BadRequest(f"{format!r} is not a format; the formats are {', '.join(FORMATS)}")
+    elif not (format == "claude-code" and path.is_dir() and claude_code.sessions(path)):
+        regular_file(path)
+    return _READERS[format](path)

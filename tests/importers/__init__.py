@@ -1,0 +1,1 @@
+"""Importers: each format by small files written here, the limits, and every real run of ../shared/data."""

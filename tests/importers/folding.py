@@ -1,0 +1,124 @@
+"""What every importer test does with the steps: fold them through the model as a server would, refusing nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tracewatch.importers import Append, CreateTrace, Fault, Step, open_import
+from tracewatch.model.events import canonical, depth_exceeds, validate_event, validate_stored, validate_trace
+from tracewatch.model.rules import complete
+from tracewatch.model.state import State, apply_into
+
+TS = "2026-11-20T08:00:00.123Z"
+EVENT_LIMIT = 256 * 1024
+
+
+@dataclass
+class Imported:
+    """The traces in the order they were created, each with its stored events, and what could not be read."""
+
+    traces: dict[str, State] = field(default_factory=dict)
+    events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def root(self) -> State:
+        return next(iter(self.traces.values()))
+
+    @property
+    def statuses(self) -> list[str]:
+        return [state.status for state in self.traces.values()]
+
+    @property
+    def said(self) -> list[str]:
+        """The faults as a person reads them."""
+        return [str(fault) for fault in self.faults]
+
+    def messages(self, trace_id: str | None = None) -> list[dict[str, Any]]:
+        """A trace's messages as they stand at the end; of the first trace when none is named."""
+        return list(self.traces[trace_id or self.root.trace_id].messages.values())
+
+    def names(self, trace_id: str | None = None) -> list[str]:
+        return [event["event"] for event in self.events[trace_id or self.root.trace_id]]
+
+
+def fold(steps: Iterable[Step]) -> Imported:
+    """Take the steps as a server would; any refusal, oversized event or trace left open fails the test."""
+    done = Imported()
+    for step in steps:
+        if isinstance(step, Fault):
+            done.faults.append(step)
+        elif isinstance(step, CreateTrace):
+            _create(done, step)
+        else:
+            assert isinstance(step, Append)
+            assert len(orjson.dumps(step.event)) <= EVENT_LIMIT
+            assert not depth_exceeds(step.event)
+            _append(done, step.trace_id, step.event)
+    for state in done.traces.values():
+        assert state.ended, state.trace_id
+        assert all(message["status"] == "complete" for message in state.messages.values())
+    return done
+
+
+def _create(done: Imported, step: CreateTrace) -> None:
+    spec = validate_trace(step.spec)
+    trace_id, parent_id = spec["trace_id"], spec["parent_trace_id"]
+    assert trace_id not in done.traces
+    done.traces[trace_id] = State(trace_id, task=spec["task"], agent_type=spec["agent_type"], metadata=spec["metadata"])
+    done.events[trace_id], done.specs[trace_id] = [], spec
+    if parent_id is not None:
+        parent = done.traces[parent_id]
+        goal_id = spec["parent_goal_id"] or parent.current_goal_id
+        assert goal_id is None or goal_id in parent.goals
+        started = {"sub_trace_id": trace_id, "parent_goal_id": goal_id}
+        _append(
+            done,
+            parent_id,
+            {"event": "sub_trace_started", **started, "agent_type": spec["agent_type"], "task": spec["task"]},
+            by_server=True,
+        )
+
+
+def _append(done: Imported, trace_id: str, event: dict[str, Any], *, by_server: bool = False) -> None:
+    state = done.traces[trace_id]
+    checked = validate_event(event, by_server=by_server)
+    stored = complete(state, checked, event_id=state.last_event_id + 1, ts=TS)
+    body = canonical(stored)
+    assert len(body) <= EVENT_LIMIT
+    validate_stored(orjson.loads(body))
+    apply_into(state, stored)
+    done.events[trace_id].append(stored)
+    parent_id = done.specs[trace_id]["parent_trace_id"]
+    if stored["event"] == "trace_completed" and parent_id is not None:
+        ended = {
+            "sub_trace_id": trace_id,
+            "status": state.status,
+            "summary": state.summary,
+            "stats": state.tree_totals(),
+        }
+        _append(done, parent_id, {"event": "sub_trace_completed", **ended}, by_server=True)
+
+
+def import_text(folder: Path, text: str, format: str = "auto", name: str = "file.json") -> Imported:
+    """Write ``text`` to a file and import it."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return fold(open_import(path, format))
+
+
+def import_json(folder: Path, value: Any, format: str = "auto") -> Imported:
+    """Write ``value`` as a JSON document and import it."""
+    return import_text(folder, orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(), format)
+
+
+def import_lines(folder: Path, *rows: Any, format: str = "auto") -> Imported:
+    """Write JSONL, a string being a line as it is, and import it."""
+    lines = [row if isinstance(row, str) else orjson.dumps(row).decode() for row in rows]
+    return import_text(folder, "\n".join(lines) + "\n", format, "file.jsonl")

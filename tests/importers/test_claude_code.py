@@ -1,0 +1,369 @@
+"""Claude Code sessions: blocks, tools, plans and sub-agents, wherever their lines are, and lines that are broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tracewatch.importers import open_import
+
+from .folding import Imported, fold, import_lines
+
+SESSION = "5555"
+
+
+class Lines:
+    """Writes transcript lines, each a second after the one before."""
+
+    def __init__(self, *, agent: str | None = None, start: int = 0) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._agent = agent
+        self._second = start
+
+    def row(self, kind: str, content: Any, **fields: Any) -> Lines:
+        self._second += 1
+        message = {"role": kind, "content": content, **fields.pop("message", {})}
+        if kind == "assistant":
+            message.setdefault("model", "claude")
+        extra = {"agentId": self._agent} if self._agent else {}
+        self.rows.append(
+            {
+                "type": kind,
+                "uuid": f"{self._agent or 'main'}-{len(self.rows)}",
+                "parentUuid": self.rows[-1]["uuid"] if self.rows else None,
+                "isSidechain": self._agent is not None,
+                "sessionId": SESSION,
+                "cwd": "/work",
+                "timestamp": f"2026-06-15T10:00:{self._second:02d}.000Z",
+                "message": message,
+                **extra,
+                **fields,
+            }
+        )
+        return self
+
+    def user(self, text: str, **fields: Any) -> Lines:
+        return self.row("user", text, **fields)
+
+    def said(self, text: str, **fields: Any) -> Lines:
+        return self.row("assistant", [{"type": "text", "text": text}], **fields)
+
+    def call(self, call_id: str, name: str, **arguments: Any) -> Lines:
+        return self.row("assistant", [{"type": "tool_use", "id": call_id, "name": name, "input": arguments}])
+
+    def result(self, call_id: str, content: Any, *, failed: bool = False, **fields: Any) -> Lines:
+        block = {"type": "tool_result", "tool_use_id": call_id, "content": content}
+        return self.row("user", [block | ({"is_error": True} if failed else {})], **fields)
+
+    def todos(self, call_id: str, *todos: Any) -> Lines:
+        listed = [{"content": t[0], "status": t[1]} if isinstance(t, tuple) else t for t in todos]
+        return self.call(call_id, "TodoWrite", todos=listed).result(call_id, "ok")
+
+    def write(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in self.rows))
+        return path
+
+
+def imported(folder: Path, lines: Lines) -> Imported:
+    return import_lines(folder, *lines.rows)
+
+
+# --- messages ----------------------------------------------------------------------------------------------------
+
+
+def test_text_thinking_and_tools_are_messages(tmp_path: Path) -> None:
+    blocks = [
+        {"type": "thinking", "thinking": "Hm.", "signature": "sig"},
+        {"type": "text", "text": "Let me look."},
+        {"type": "tool_use", "id": "c1", "name": "Bash", "input": {"command": "ls"}},
+    ]
+    usage = {"input_tokens": 1, "cache_creation_input_tokens": 2, "cache_read_input_tokens": 3, "output_tokens": 4}
+    lines = Lines().user("List the files.").row("assistant", blocks, message={"id": "a1", "usage": usage})
+    done = imported(
+        tmp_path, lines.result("c1", [{"type": "text", "text": "a.py"}], toolUseResult={"stdout": "a.py"}).said("One.")
+    )
+    assert done.faults == []
+    user, thought, text, tool, answer = done.messages()
+    assert (user["role"], user["content"]) == ("user", "List the files.")
+    assert (thought["content"], thought["kind"], thought["block"]) == ("Hm.", "thought", {"signature": "sig"})
+    assert (thought["tokens"], thought["model"]) == (10, "claude")
+    assert thought["source"]["message"] == {"id": "a1", "usage": usage}
+    assert text["content"] == "Let me look."
+    assert tool["content"] == {"tool_name": "Bash", "arguments": {"command": "ls"}, "result": "a.py"}
+    assert (tool["tool_call_id"], tool["duration_ms"]) == ("c1", 1000)
+    assert tool["result_source"]["toolUseResult"] == {"stdout": "a.py"}
+    assert answer["content"] == "One."
+    root = done.root
+    assert (root.task, root.agent_type, root.status, root.summary) == (
+        "List the files.",
+        "claude-code",
+        "completed",
+        "One.",
+    )
+    assert root.total_tokens == 10
+    assert root.metadata["session"] == {"sessionId": SESSION, "cwd": "/work"}
+    assert all("occurred_at" in event for event in done.events[root.trace_id])
+
+
+def test_one_answer_over_several_lines_counts_its_tokens_once(tmp_path: Path) -> None:
+    lines = Lines().user("q")
+    for text, tokens in (("a", 5), ("b", 5), ("c", 9)):
+        lines.said(text, message={"id": "a1", "usage": {"input_tokens": 100, "output_tokens": tokens}})
+    lines.said("d", message={"id": "a2", "usage": {"input_tokens": 1, "output_tokens": 1}})
+    done = imported(tmp_path, lines)
+    assert [m.get("tokens") for m in done.messages()] == [None, 109, None, None, 2]
+    assert done.root.total_tokens == 111
+
+
+def test_a_failed_tool_has_an_error(tmp_path: Path) -> None:
+    lines = Lines().user("q").call("c1", "Run").result("c1", "not found", failed=True, toolUseResult="Error: not found")
+    done = imported(tmp_path, lines.result("c9", "who asked?"))
+    _, tool, orphan = done.messages()
+    assert tool["content"]["error"] == "not found"
+    assert "result" not in tool["content"]
+    assert "toolUseResult" not in tool["result_source"]
+    assert orphan["no_call"] is True
+
+
+def test_blocks_of_other_types_are_kept_as_they_are(tmp_path: Path) -> None:
+    image = {"type": "image", "source": {"type": "base64", "data": "AAAA"}}
+    done = imported(tmp_path, Lines().row("user", [image, {"type": "text", "text": "What is it?"}]).said("A cat."))
+    assert done.messages()[0]["content"] == image
+    assert done.messages()[0]["kind"] == "image"
+    assert done.root.task == "What is it?"
+
+
+def test_the_task_is_what_the_user_said_and_not_a_program(tmp_path: Path) -> None:
+    lines = Lines().user("Caveat: generated").user("<command-name>/clear</command-name>").user("meta", isMeta=True)
+    assert imported(tmp_path, lines.user("Fix it").said("ok")).root.task == "Fix it"
+
+
+# --- plans -------------------------------------------------------------------------------------------------------
+
+
+def goals(done: Imported) -> list[tuple[str, str]]:
+    return [(g["description"], g["status"]) for g in done.root.goal_tree()["goals"]]
+
+
+def test_todos_become_goals_that_only_move_forward(tmp_path: Path) -> None:
+    lines = Lines().user("q").todos("c1", ("a", "pending"), ("b", "in_progress"), ("c", "pending"))
+    lines.todos("c2", ("a", "completed"), ("b", "pending"), ("new", "pending"), ("c", "in_progress"))
+    done = imported(tmp_path, lines.said("working"))
+    assert done.faults == []
+    assert goals(done) == [("a", "completed"), ("b", "in_progress"), ("new", "pending"), ("c", "in_progress")]
+    updates = [e for e in done.events[done.root.trace_id] if e["event"] == "goal_updated"]
+    assert [(e["goal_id"], e["patch"]["status"]) for e in updates] == [
+        ("goal-1", "in_progress"),
+        ("goal-1", "completed"),
+        ("goal-3", "in_progress"),
+    ]
+    back = [e for e in done.events[done.root.trace_id] if e["event"] == "plan.status"]
+    assert [(e["goal_id"], e["status"]) for e in back] == [("goal-2", "pending")]
+    assert done.messages()[-1]["goal_id"] == "goal-3"  # begun last, so current
+
+
+def test_todos_that_vanish_come_back_or_change_their_text(tmp_path: Path) -> None:
+    def todo(number: int, text: str, status: str) -> dict[str, Any]:
+        return {"id": str(number), "content": text, "status": status, "priority": "high"}
+
+    lines = Lines().user("q").todos("c1", todo(1, "a", "completed"), todo(2, "b", "pending"), todo(3, "c", "pending"))
+    lines.todos("c2", todo(1, "a", "in_progress"), todo(2, "b, better", "pending"))
+    lines.todos("c3", todo(1, "a", "completed"), todo(2, "b, better", "cancelled"))
+    done = imported(tmp_path, lines.said("ok"))
+    assert done.faults == []
+    assert goals(done) == [("a", "completed"), ("a", "completed"), ("b, better", "abandoned"), ("c", "abandoned")]
+    again = done.root.goals["goal-4"]
+    assert again["reason"] == "goal-1 again"
+    assert again["todo"] == {"id": "1", "priority": "high"}
+
+
+def test_broken_todos_are_named_and_remove_nothing(tmp_path: Path) -> None:
+    lines = Lines().user("q").todos("c1", ("a", "pending"), ("b", "pending"))
+    lines.todos("c2", "broken", ("b", "in_progress"), {"content": "c", "status": "later"}, {"status": "pending"})
+    done = imported(tmp_path, lines.said("ok"))
+    assert done.said == [
+        "line 4: message.content[0].input.todos[0]: a to-do is a JSON object",
+        "line 4: message.content[0].input.todos[2].status: must be pending, in_progress or completed",
+        "line 4: message.content[0].input.todos[3].content: must be text",
+    ]
+    assert goals(done) == [("a", "pending"), ("b", "in_progress")]
+
+
+# --- sub-agents --------------------------------------------------------------------------------------------------
+
+TOLD = [{"type": "text", "text": "It is fine."}, {"type": "text", "text": "agentId: x1 (use SendMessage …)"}]
+
+
+def main_lines(*, linked: bool = True) -> Lines:
+    lines = (
+        Lines().user("Check it.").call("c1", "Agent", description="Look", subagent_type="scout", prompt="Look at it.")
+    )
+    extra: dict[str, Any] = {"toolUseResult": {"agentId": "x1"}} if linked else {}
+    return lines.result("c1", TOLD, **extra).said("Fine.")
+
+
+def agent_lines(agent: str = "x1", prompt: str = "Look at it.") -> Lines:
+    return (
+        Lines(agent=agent, start=20).user(prompt).call("s1", "Read", path="x").result("s1", "text").said("It is fine.")
+    )
+
+
+def check_sub_agent(done: Imported) -> None:
+    assert done.faults == []
+    assert len(done.traces) == 2
+    main, sub = done.traces.values()
+    assert sub.trace_id == f"{main.trace_id}-s1"
+    assert (sub.task, sub.status, sub.summary) == ("Look at it.", "completed", "It is fine.")
+    assert [m["role"] for m in sub.messages.values()] == ["user", "tool", "assistant"]
+    (goal,) = main.goals.values()
+    assert (goal["description"], goal["type"], goal["status"]) == ("Look", "agent_call", "completed")
+    assert goal["sub_trace_ids"] == [sub.trace_id]
+    call = main.messages["msg-2"]
+    assert (call["sub_trace_id"], call["goal_id"]) == (sub.trace_id, goal["id"])
+    assert done.specs[sub.trace_id]["agent_type"] == "scout"
+
+
+@pytest.mark.parametrize("place", ["subagents", "session/subagents", "."])
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_sub_agent_has_its_own_file(tmp_path: Path, place: str, linked: bool) -> None:
+    path = main_lines(linked=linked).write(tmp_path / "session.jsonl")
+    agent_lines().write(tmp_path / place / "agent-x1.jsonl")
+    check_sub_agent(fold(open_import(path)))
+    check_sub_agent(fold(open_import(tmp_path)))
+
+
+def test_a_sub_agent_has_its_lines_in_the_session(tmp_path: Path) -> None:
+    lines = main_lines(linked=False)
+    rows = [{k: v for k, v in row.items() if k != "agentId"} for row in agent_lines().rows]
+    lines.rows[2:2] = rows
+    check_sub_agent(imported(tmp_path, lines))
+    lines.rows = [*main_lines(linked=False).rows, *rows]  # late: its caller has its answer already
+    done = imported(tmp_path, lines)
+    assert len(done.traces) == 3  # nobody waits for these lines any more, so they are a sub-agent of their own
+    assert done.faults == []
+
+
+def test_a_sub_agent_without_a_transcript_has_what_its_caller_knows(tmp_path: Path) -> None:
+    done = imported(tmp_path, main_lines())
+    sub = list(done.traces)[1]
+    assert [(m["role"], m["no_transcript"]) for m in done.messages(sub)] == [("user", True), ("assistant", True)]
+    assert (done.traces[sub].status, done.traces[sub].summary) == ("completed", "It is fine.")
+
+
+def test_sub_agents_nest_and_stand_below_the_todo_in_progress(tmp_path: Path) -> None:
+    lines = Lines().user("Go.").todos("t1", ("think", "in_progress")).call("c1", "Task", prompt="Outer")
+    lines.result("c1", "done", toolUseResult={"agentId": "o"}).said("Gone.")
+    outer = Lines(agent="o").user("Outer").call("c2", "Task", prompt="Inner")
+    outer.result("c2", "bad", failed=True, toolUseResult={"agentId": "i"}).said("done")
+    path = lines.write(tmp_path / "session.jsonl")
+    outer.write(tmp_path / "subagents" / "agent-o.jsonl")
+    agent_lines("i", "Inner").write(tmp_path / "subagents" / "agent-i.jsonl")
+    done = fold(open_import(path))
+    main, outer_id, inner_id = done.traces
+    assert done.specs[inner_id]["parent_trace_id"] == outer_id
+    assert done.specs[outer_id]["parent_trace_id"] == main
+    assert done.specs[outer_id]["parent_goal_id"] == "goal-1"  # no goal of its own: there is one in progress
+    assert done.statuses == ["completed", "completed", "failed"]
+    assert done.traces[inner_id].error == "bad"
+    assert done.traces[outer_id].goals["goal-1"]["status"] == "abandoned"
+
+
+def test_transcripts_nobody_called_are_adopted_and_strangers_are_not(tmp_path: Path) -> None:
+    path = Lines().user("Hi.").said("Hello.").write(tmp_path / "session.jsonl")
+    agent_lines("lost").write(tmp_path / "subagents" / "agent-lost.jsonl")
+    stranger = agent_lines("other")
+    for row in stranger.rows:
+        row["sessionId"] = "another"
+    stranger.write(tmp_path / "subagents" / "agent-other.jsonl")
+    done = fold(open_import(path))
+    assert [spec["task"] for spec in done.specs.values()] == ["Hi.", "Look at it."]
+    assert done.statuses == ["completed", "completed"]
+    alone = fold(open_import(tmp_path / "subagents" / "agent-other.jsonl"))
+    assert [spec["task"] for spec in alone.specs.values()] == ["Look at it."]
+    assert len(alone.messages()) == 3
+
+
+def test_ids_come_from_all_the_files(tmp_path: Path) -> None:
+    path = main_lines().write(tmp_path / "session.jsonl")
+    agent = agent_lines().write(tmp_path / "subagents" / "agent-x1.jsonl")
+    first, again = fold(open_import(path)), fold(open_import(path))
+    assert first.events == again.events
+    with agent.open("ab") as file:
+        file.write(b'{"type": "summary", "summary": "more"}\n')
+    assert not set(first.traces) & set(fold(open_import(path)).traces)
+
+
+def test_faults_in_a_sub_agents_file_name_it(tmp_path: Path) -> None:
+    path = main_lines().write(tmp_path / "session.jsonl")
+    agent = agent_lines().write(tmp_path / "subagents" / "agent-x1.jsonl")
+    agent.write_bytes(agent.read_bytes() + b"{broken\n")
+    assert str(fold(open_import(path)).faults[0]).startswith("subagents/agent-x1.jsonl: line 5: this is not JSON")
+
+
+def test_a_directory_is_all_its_sessions(tmp_path: Path) -> None:
+    Lines().user("One.").said("1").write(tmp_path / "a.jsonl")
+    Lines().user("Two.").said("2").write(tmp_path / "b.jsonl")
+    assert [spec["task"] for spec in fold(open_import(tmp_path)).specs.values()] == ["One.", "Two."]
+
+
+# --- what is broken, and how it ended ----------------------------------------------------------------------------
+
+
+def test_broken_lines_are_named_and_the_rest_is_imported(tmp_path: Path) -> None:
+    good, end = Lines().user("Hi.").rows[0], Lines(start=9).said("Bye.").rows[0]
+    done = import_lines(
+        tmp_path,
+        good,
+        "{broken",
+        "42",
+        '["x"]',
+        {"type": "user", "message": "error"},
+        {"type": "user", "message": {"role": "user", "contenst": []}},
+        {"type": "user", "message": {"role": "user", "content": ["wow", {"type": "text", "text": "kept"}]}},
+        {"silly": "this"},
+        {"type": "file-history-snapshot", "snapshot": {"a": 1}},
+        {"type": "Goal_Added!", "goal": 1},
+        end,
+    )
+    assert done.said[0].startswith("line 2: this is not JSON")
+    assert done.said[1:] == [
+        "line 3: a line is a JSON object",
+        "line 4: a line is a JSON object",
+        "line 5: message: must be a JSON object",
+        "line 6: message.content: must be text or a list of blocks",
+        "line 7: message.content[0]: a block is a JSON object",
+    ]
+    assert [m["content"] for m in done.messages()] == ["Hi.", "kept", "Bye."]
+    events = done.events[done.root.trace_id]
+    kept = [(e["event"], e["line"]) for e in events if e["event"].startswith("line.")]
+    assert [name for name, _ in kept] == [
+        *["line.user"] * 3,
+        "line.unknown",
+        "line.file_history_snapshot",
+        "line.goal_added_",
+    ]
+    assert kept[4][1] == {"type": "file-history-snapshot", "snapshot": {"a": 1}}
+    assert events[1]["occurred_at"] == "2026-06-15T10:00:01.000Z"  # without a time of its own: when the last was
+
+
+def test_how_a_session_ended_is_told_honestly(tmp_path: Path) -> None:
+    def outcome(lines: Lines) -> tuple[str, str | None, Any]:
+        root = imported(tmp_path, lines).root
+        return root.status, root.summary, root.error
+
+    begun = Lines().user("q").said("a")
+    assert outcome(begun) == ("completed", "a", None)
+    begun.rows.append({"type": "summary", "summary": "All about a", "leafUuid": "x"})
+    assert outcome(begun) == ("completed", "All about a", None)
+    failed = Lines().user("q").said("API Error: 500", isApiErrorMessage=True)
+    assert outcome(failed) == ("failed", "API Error: 500", "API Error: 500")
+    assert outcome(failed.user("again").said("a")) == ("completed", "a", None)
+    interrupted = Lines().user("q").said("a").user("[Request interrupted by user]")
+    assert outcome(interrupted) == ("stopped", "interrupted by the user", None)
+    assert outcome(interrupted.user("go on").said("b")) == ("completed", "b", None)
+    cut = ("stopped", "the transcript ends before the agent has answered", None)
+    assert outcome(Lines().user("q").call("c1", "Bash")) == cut

@@ -1,0 +1,175 @@
+"""What is too large or too deep for one event is split or moved, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracewatch.importers.steps import Step
+from tracewatch.importers.traces import PART_BYTES, TraceWriter, text_parts
+
+from .folding import Imported, fold, import_json, import_text
+
+LARGE = "".join(f"{i} line of the page\n" for i in range(22_000))  # 500 KB
+
+
+def moved_text(done: Imported, message_id: str) -> str:
+    """The text of an attachment, over as many messages as it took."""
+    return "".join(
+        m["content"]
+        for m in done.messages()
+        if message_id in (m["message_id"], m.get("continues_message")) and m["role"] == "attachment"
+    )
+
+
+def test_a_long_text_is_added_and_appended(tmp_path: Path) -> None:
+    done = import_json(tmp_path, [{"role": "user", "content": LARGE}, {"role": "assistant", "content": "ok"}])
+    user, answer = done.messages()
+    assert user["content"] == LARGE
+    assert user["description"] == "0 line of the page"
+    assert answer["content"] == "ok"
+    first = done.events[done.root.trace_id][0]["message"]
+    assert first["status"] == "streaming"
+    assert 0 < len(first["content"]) < len(LARGE)
+    assert done.names().count("message_updated") == 3
+
+
+def test_a_text_above_what_a_message_holds_goes_on_in_the_next(tmp_path: Path) -> None:
+    text = "\x01" * 1_500_000  # 9 MB as JSON, and 6 bytes a character where that matters
+    done = import_json(tmp_path, [{"role": "user", "content": text, "name": "ann"}])
+    messages = done.messages()
+    assert len(messages) > 1
+    assert "".join(m["content"] for m in messages) == text
+    assert [m.get("continues_message") for m in messages] == [None, *["msg-1"] * (len(messages) - 1)]
+    assert [m.get("source") for m in messages] == [{"name": "ann"}] + [None] * (len(messages) - 1)
+    assert all(len(orjson.dumps(m["content"])) <= 4 * 1024 * 1024 for m in messages)
+
+
+def test_a_large_result_moves_into_an_attachment(tmp_path: Path) -> None:
+    call = {"id": "c1", "function": {"name": "fetch", "arguments": '{"url":"x"}'}}
+    done = import_json(
+        tmp_path,
+        [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": LARGE},
+            {"role": "assistant", "content": "ok"},
+        ],
+    )
+    tool, attachment, answer = done.messages()
+    assert tool["content"]["tool_name"] == "fetch"
+    assert tool["content"]["arguments"] == {"url": "x"}
+    assert tool["content"]["result"].startswith(LARGE[:1000])
+    assert tool["content"]["result"].endswith("… (the whole text: message msg-2)")
+    assert (attachment["role"], attachment["content"]) == ("attachment", LARGE)
+    assert (attachment["of_message"], attachment["field"]) == ("msg-1", "patch.content.result")
+    assert answer["message_id"] == "msg-3"
+
+
+def test_large_arguments_and_large_results_both_move(tmp_path: Path) -> None:
+    numbers = [{"n": i, "text": "x" * 50} for i in range(10_000)]
+    arguments = orjson.dumps({"rows": numbers, "small": 1}).decode()
+    call = {"id": "c1", "function": {"name": "insert", "arguments": arguments}, "extra": ["y" * 60] * 5_000}
+    result = {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "z" * 150_000}] * 3, "k": 1}
+    done = import_json(tmp_path, [{"role": "assistant", "content": None, "tool_calls": [call]}, result])
+    tool = done.messages()[0]
+    content = tool["content"]
+    assert (content["tool_name"], content["arguments"]["small"]) == ("insert", 1)
+    rows = content["arguments"]["rows"]
+    assert orjson.loads(moved_text(done, rows["moved_to_message"])) == numbers
+    assert orjson.loads(moved_text(done, tool["source"]["extra"]["moved_to_message"])) == ["y" * 60] * 5_000
+    assert orjson.loads(moved_text(done, content["result"]["moved_to_message"])) == result["content"]
+    assert tool["result_source"] == {"k": 1}
+    assert tool["status"] == "complete"
+
+
+def test_large_unknown_keys_and_other_events_move_too(tmp_path: Path) -> None:
+    step = {"kind": "note", "metadata": {"agent": "A", "other": {"prompt": ["p" * 1000] * 400}}, "text": "small"}
+    tape = {"metadata": {"big": {"m": ["q" * 100] * 2_000}}, "context": {"c": LARGE}, "steps": [step]}
+    done = import_json(tmp_path, tape)
+    messages = {m["message_id"]: m for m in done.messages()}
+    note = next(m for m in messages.values() if m["role"] == "assistant")
+    assert note["content"] == "small"
+    prompt = note["step"]["metadata"]["other"]["prompt"]
+    assert orjson.loads(moved_text(done, prompt["moved_to_message"])) == ["p" * 1000] * 400
+    assert any(m["content"] == LARGE and m["field"] == "context.c" for m in messages.values())
+    large = next(e for e in done.events[done.root.trace_id] if e["event"] == "import.metadata")
+    assert large["metadata"]["tape"] == tape["metadata"]
+    assert done.root.metadata == {"format": "tapeagents"}
+
+
+def test_what_is_too_deep_becomes_text(tmp_path: Path) -> None:
+    deep: Any = "bottom"
+    for _ in range(400):
+        deep = {"d": [deep, {}], "e": []}
+    chat = [{"role": "user", "content": "q", "deep": deep}, {"role": "user", "content": deep}]
+    done = import_text(tmp_path, json.dumps(chat))
+    assert done.faults == []
+    for holder in (done.messages()[0]["source"]["deep"], done.messages()[1]["content"]):
+        levels = 0
+        while not isinstance(holder, str) or holder != "bottom":
+            holder = (
+                orjson.loads(holder)
+                if isinstance(holder, str)
+                else next(iter(holder.values()))
+                if isinstance(holder, dict)
+                else holder[0]
+            )
+            levels += 1
+        assert levels > 800
+
+
+@given(st.lists(st.tuples(st.sampled_from('a\n\x01é中🎉"'), st.integers(0, 60_000)), max_size=5))
+def test_parts_of_a_text_fit_and_make_it_up(runs: list[tuple[str, int]]) -> None:
+    text = "".join(letter * times for letter, times in runs)
+    parts = list(text_parts(text))
+    assert "".join(parts) == text
+    assert parts
+    assert all(len(orjson.dumps(part)) <= PART_BYTES for part in parts)
+
+
+# Numbers stand for texts of that length, so that an example can be read.
+JSON = st.recursive(
+    st.none() | st.text(max_size=5) | st.integers(0, 90_000),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def blown_up(value: Any) -> Any:
+    if isinstance(value, int):
+        return "é" * value
+    if isinstance(value, list):
+        return [blown_up(item) for item in value]
+    return {key: blown_up(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+@given(JSON, JSON, JSON)
+def test_whatever_a_tool_is_given_and_gives_fits(small: Any, smaller: Any, smallest: Any) -> None:
+    arguments, result, source = blown_up(small), blown_up(smaller), blown_up(smallest)
+    out: list[Step] = []
+    trace = TraceWriter(out, "t")
+    trace.create("x", agent_type="a", metadata={"m": source})
+    trace.call("tool", arguments, call_id="c", source={"s": source})
+    trace.result("c", result, result_source={"s": source})
+    trace.message("user", arguments, source={"s": source})
+    trace.event("other", {"line": {"a": arguments, "r": result, "s": source}})
+    trace.complete("completed")
+    done = fold(out)
+    tool = done.messages()[0 if done.messages()[0]["role"] == "tool" else 1]
+    assert tool["content"]["tool_name"] == "tool"
+    if not any(m["role"] == "attachment" for m in done.messages()):
+        assert tool["content"]["result"] == result
+
+
+@pytest.mark.parametrize("size", [220 * 1024, 224 * 1024, 230 * 1024, 256 * 1024])
+def test_events_near_the_limit_fit(tmp_path: Path, size: int) -> None:
+    done = import_json(tmp_path, [{"role": "user", "content": [{"type": "image", "data": "A" * size}]}])
+    message = done.messages()[0]
+    data = message["content"][0]["data"]
+    assert data == "A" * size or moved_text(done, "msg-2") == "A" * size

@@ -1,0 +1,135 @@
+"""Claude Code sessions: a transcript, one JSON object a line, with its sub-agents' transcripts in files beside it.
+
+Rule 1: a session is a trace and each sub-agent a sub-trace, nested as they called each other. The transcripts of
+        sub-agents are ``subagents/agent-*.jsonl`` beside the session or in ``<session>/subagents/``,
+        ``agent-*.jsonl`` beside it, or lines marked ``isSidechain`` in the session itself.
+Rule 2: trace ids come from the contents of all these files together, so a session that has grown is imported anew.
+Rule 3: a directory is all the sessions in it.
+
+How lines become events is told in claude_lines.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .claude_lines import CONSTANT, Session, Transcript, task_in
+from .reading import BadJson, digest, lines, load, time_of
+from .steps import Fault, Step
+from .traces import TraceWriter, drain
+
+
+@dataclass
+class Overview:
+    """What must be known of a transcript before its first line is written."""
+
+    task: str = ""  # what the user asked first
+    constant: dict[str, Any] = field(default_factory=dict)  # what most lines repeat, such as cwd
+    links: dict[str, str] = field(default_factory=dict)  # the id of a call that began a sub-agent: the agent's id
+    session_ids: set[str] = field(default_factory=set)
+    sidechain: bool | None = None  # the file is a sub-agent's: its first line says so
+    began_at: str | None = None
+
+
+def sessions(directory: Path) -> list[Path]:
+    """The transcripts of sessions in ``directory``, by name; those of sub-agents are not among them."""
+    return sorted(p for p in directory.glob("*.jsonl") if p.is_file() and not p.name.startswith("agent-"))
+
+
+def read(path: Path) -> Iterator[Step]:
+    """The steps of a session, or of each in a directory."""
+    if path.is_dir():
+        for session in sessions(path):
+            yield from _read_session(session, session.name)
+    else:
+        yield from _read_session(path, None)
+
+
+def _read_session(path: Path, name: str | None) -> Iterator[Step]:
+    seen = overview(path)
+    agents = {} if path.name.startswith("agent-") else _agent_files(path, seen.session_ids)
+    views = {agent_id: overview(file) for agent_id, file in agents.items()}
+    for view in views.values():
+        seen.links.update(view.links)
+    out: list[Step] = []
+    session = Session(
+        constant=seen.constant,
+        links=seen.links,
+        files={agent_id: _numbered(file, f"{file.parent.name}/{file.name}") for agent_id, file in agents.items()},
+        tasks={agent_id: view.task for agent_id, view in views.items()},
+    )
+    trace = TraceWriter(out, f"cc-{digest([path, *agents.values()])}")
+    metadata = {"format": "claude-code", "session": seen.constant}
+    trace.create(seen.task, agent_type="claude-code", metadata=metadata, at=seen.began_at)
+    transcript = Transcript(session, trace, name, sidechain=bool(seen.sidechain), at=seen.began_at)
+    for number, row in _rows(path):
+        transcript.line(number, row)
+        yield from drain(out)
+    transcript.adopt_unclaimed()
+    transcript.finish()
+    yield from drain(out)
+
+
+def _numbered(path: Path, name: str) -> tuple[str, Iterator[tuple[int, Any]]]:
+    return name, _rows(path)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each line's number and what it holds: an object, or a Fault."""
+    for number, line in lines(path):
+        try:
+            row = load(line)
+        except BadJson as error:
+            row = Fault(error.message, number)
+        yield number, row if isinstance(row, (dict, Fault)) else Fault("a line is a JSON object", number)
+
+
+def overview(path: Path) -> Overview:
+    """Read a transcript through once for what its import needs at the start."""
+    seen = Overview()
+    for _, row in _rows(path):
+        if isinstance(row, Fault):
+            continue
+        if row.get("type") in ("user", "assistant"):
+            if seen.sidechain is None:
+                seen.sidechain = row.get("isSidechain") is True
+                seen.began_at = time_of(row.get("timestamp"))
+                seen.constant = {key: row[key] for key in CONSTANT if key in row}
+            if not seen.task and bool(row.get("isSidechain")) == seen.sidechain:
+                seen.task = task_in(row)
+            _link(row, seen.links)
+        if isinstance(row.get("sessionId"), str):
+            seen.session_ids.add(row["sessionId"])
+    return seen
+
+
+def _link(row: dict[str, Any], links: dict[str, str]) -> None:
+    result, message = row.get("toolUseResult"), row.get("message")
+    agent_id = result.get("agentId") if isinstance(result, dict) else None
+    blocks = message.get("content") if isinstance(message, dict) else None
+    if isinstance(agent_id, str) and isinstance(blocks, list):
+        for block in blocks:
+            if isinstance(block, dict) and isinstance(block.get("tool_use_id"), str):
+                links[block["tool_use_id"]] = agent_id
+
+
+def _agent_files(path: Path, session_ids: set[str]) -> dict[str, Path]:
+    """The transcripts of this session's sub-agents, by agent id."""
+    found: dict[str, Path] = {}
+    for folder in (path.with_suffix("") / "subagents", path.parent / "subagents", path.parent):
+        for file in sorted(folder.glob("agent-*.jsonl")):
+            agent_id = file.stem.removeprefix("agent-")
+            if agent_id not in found and file.is_file() and _belongs(file, session_ids):
+                found[agent_id] = file
+    return found
+
+
+def _belongs(file: Path, session_ids: set[str]) -> bool:
+    """Whether an agent's file is of one of these sessions; one that does not say is."""
+    for _, row in _rows(file):
+        if not isinstance(row, Fault) and isinstance(row.get("sessionId"), str):
+            return not session_ids or row["sessionId"] in session_ids
+    return True

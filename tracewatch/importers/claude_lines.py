@@ -1,0 +1,342 @@
+"""The lines of one Claude Code transcript, written into its trace.
+
+Rule 1: one content block is one message: text, thinking (``kind: thought``), a tool's call and result together.
+        What else a line and its message say is kept in the message's ``source`` (of a result: ``result_source``),
+        but for what the whole session repeats, which stands in the trace's metadata.
+Rule 2: tokens are input, cache and output together, counted once for each answer of the model: one answer is spread
+        over several lines that each repeat its usage.
+Rule 3: TodoWrite makes goals (plans.py). Agent and Task calls make sub-traces, below the to-do in progress or,
+        where there is none, below a goal of type ``agent_call``.
+Rule 4: a line of another type is an event ``line.<type>`` with the whole ``line``; so is one that is partly
+        unreadable, beside its Fault.
+Rule 5: failed: the last answer is an API error. Stopped: interrupted by the user, or ends in the middle of a tool
+        call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..model.times import parse_time
+from .plans import Plan
+from .reading import count_of, first_line, name_of, text_of, time_of, without
+from .steps import Fault
+from .traces import TraceWriter
+
+CONSTANT = ("sessionId", "cwd", "version", "userType", "gitBranch", "agentId")
+_AGENT_TOOLS = frozenset({"Agent", "Task"})
+_USAGE = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+_INTERRUPTED = "[Request interrupted by user"
+_NOT_ASKED = ("<command-", "<local-command", "<system-reminder", "Caveat:", _INTERRUPTED)
+
+Rows = Iterator[tuple[int, Any]]
+
+
+@dataclass
+class Session:
+    """What all transcripts of a session share."""
+
+    constant: dict[str, Any]
+    links: dict[str, str]  # call id: agent id
+    files: dict[str, tuple[str, Rows]]  # agent id: its file's name and lines; taken out when written
+    tasks: dict[str, str]  # agent id: what it was asked first
+
+
+@dataclass
+class _Sub:
+    """A sub-agent of a transcript."""
+
+    transcript: Transcript
+    prompt: str
+    goal_id: str | None  # a goal made for it alone
+    claimed: bool = False  # its lines have been found
+
+
+def task_in(row: dict[str, Any]) -> str:
+    """What the user asks in a line, if anything: not what a program wrote in the user's name."""
+    message = row.get("message")
+    if row.get("type") != "user" or row.get("isMeta") or not isinstance(message, dict):
+        return ""
+    text = text_of(message.get("content")).strip()
+    return "" if text.startswith(_NOT_ASKED) else text
+
+
+def _answer(value: Any) -> str:
+    """What a sub-agent told its caller, without the note on how to call it again."""
+    if isinstance(value, list):
+        value = [part for part in value if not (isinstance(part, dict) and text_of([part]).startswith("agentId: "))]
+    return text_of(value)
+
+
+def _tokens(message: dict[str, Any]) -> int:
+    usage = message.get("usage")
+    return sum(count_of(usage.get(key)) for key in _USAGE) if isinstance(usage, dict) else 0
+
+
+class Transcript:
+    """One agent's lines on their way into its trace."""
+
+    def __init__(
+        self, session: Session, trace: TraceWriter, file: str | None, *, sidechain: bool, at: str | None = None
+    ) -> None:
+        self.trace = trace
+        self._session = session
+        self._file = file  # named in faults
+        self._sidechain = sidechain  # all lines are marked isSidechain: they are this trace's own
+        self._plan = Plan(trace)
+        self._subs: dict[str, _Sub] = {}  # by the id of the call, or the first line's uuid
+        self._chains: dict[str, _Sub] = {}  # whose a line inside the session is, by its uuid
+        self._began: dict[str, str] = {}  # call id: when
+        self._usage: dict[str, tuple[str, int]] = {}  # the model's answer: our message, its tokens
+        self._at = at  # the last time a line gave: what has none of its own happened then
+        self._summary = ""
+        self._error: str | None = None
+        self._interrupted = False
+        self._calling = False  # the last message is a call
+        self._empty = True
+
+    # --- lines ---
+
+    def line(self, number: int, row: Any) -> None:
+        """Write one line: a JSON object, or the Fault it is."""
+        if isinstance(row, Fault):
+            self.trace.out.append(replace(row, file=self._file))
+            return
+        at = self._at = time_of(row.get("timestamp")) or self._at
+        if row.get("isSidechain") is True and not self._sidechain:
+            self._of_sub_agent(row).line(number, row)
+            return
+        self._empty = False
+        kind, message = row.get("type"), row.get("message")
+        if kind not in ("user", "assistant"):
+            if kind == "summary" and isinstance(row.get("summary"), str):
+                self._summary = row["summary"]
+            self._keep(row, at)
+        elif not isinstance(message, dict):
+            self._fault(number, "message", "must be a JSON object")
+            self._keep(row, at)
+        elif not isinstance(message.get("content"), (str, list)):
+            self._fault(number, "message.content", "must be text or a list of blocks")
+            self._keep(row, at)
+        else:
+            self._message(number, row, message, at)
+
+    def _fault(self, number: int, path: str, message: str) -> None:
+        self.trace.out.append(Fault(message, number, path, self._file))
+
+    def _keep(self, row: dict[str, Any], at: str | None) -> None:
+        kind = row.get("type")
+        name = re.sub(r"[^a-z0-9_.]", "_", kind.lower()) if isinstance(kind, str) and kind else "unknown"
+        self.trace.event(f"line.{name}"[:64], {"line": row}, at=at)
+
+    def _message(self, number: int, row: dict[str, Any], message: dict[str, Any], at: str | None) -> None:
+        role = "assistant" if row["type"] == "assistant" else name_of(message.get("role")) or "user"
+        content = message["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        first: dict[str, Any] = {"source": self._source(row, message), "model": name_of(message.get("model"))}
+        answer, tokens = name_of(message.get("id")), _tokens(message)
+        counted = self._usage.get(answer or "")
+        if counted is None and tokens:
+            first["tokens"] = tokens
+        place, unreadable = len(self.trace.out), False
+        for index, block in enumerate(blocks):
+            if not isinstance(block, dict):
+                self._fault(number, f"message.content[{index}]", "a block is a JSON object")
+                unreadable = True
+            elif message_id := self._block(number, index, role, block, at, first):
+                if answer and "tokens" in first:
+                    self._usage[answer] = (message_id, tokens)
+                first = {}
+        if counted is not None and answer and tokens > counted[1]:
+            self._usage[answer] = (counted[0], tokens)
+            self.trace.event("message_updated", {"message_id": counted[0], "patch": {"tokens": tokens}}, at=at)
+        if unreadable or len(self.trace.out) == place:
+            self._keep(row, at)
+        if row["type"] == "assistant":
+            self._error = text_of(content) if row.get("isApiErrorMessage") else None
+
+    def _source(self, row: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+        source = without(
+            row, "type", "message", "isSidechain", *(("timestamp",) if time_of(row.get("timestamp")) else ())
+        )
+        for key in CONSTANT:
+            if key in source and source[key] == self._session.constant.get(key):
+                del source[key]
+        of_message = without(message, "role", "content", "model", "type")
+        return source | ({"message": of_message} if of_message else {})
+
+    # --- blocks ---
+
+    def _block(
+        self, number: int, index: int, role: str, block: dict[str, Any], at: str | None, first: dict[str, Any]
+    ) -> str | None:
+        """Write one block; returns the id of its message, or None if it is a result and went into the call's."""
+        kind = block.get("type")
+        if kind == "tool_result":
+            self._calling = False
+            self._result(block, at, first.get("source"))
+            first.pop("source", None)
+            return None
+        self._calling = kind == "tool_use"
+        if kind == "tool_use":
+            return self._call(number, index, block, at, first)
+        if kind == "text" and isinstance(block.get("text"), str):
+            if role == "assistant":
+                self._interrupted = False
+            else:
+                self._interrupted = block["text"].startswith(_INTERRUPTED)
+            return self.trace.message(role, block["text"], at=at, block=without(block, "type", "text"), **first)
+        if kind == "thinking" and isinstance(block.get("thinking"), str):
+            rest = without(block, "type", "thinking")
+            return self.trace.message(role, block["thinking"], at=at, kind="thought", block=rest, **first)
+        named = kind if isinstance(kind, str) else None
+        return self.trace.message(role, block, at=at, kind=named, description=named, **first)
+
+    def _call(self, number: int, index: int, block: dict[str, Any], at: str | None, first: dict[str, Any]) -> str:
+        tool, given = name_of(block.get("name")) or "unknown", block.get("input")
+        call_id = block["id"] if isinstance(block.get("id"), str) else None
+        if call_id and at:
+            self._began[call_id] = at
+        first = {**first, "block": without(block, "type", "name", "id", "input")}
+        prompt = given.get("prompt") if isinstance(given, dict) else None
+        if tool in _AGENT_TOOLS and isinstance(given, dict) and isinstance(prompt, str):
+            return self._call_agent(tool, call_id, given, at, first)
+        message_id = self.trace.call(tool, given, call_id=call_id, at=at, **first)
+        if tool == "TodoWrite" and isinstance(given, dict) and isinstance(given.get("todos"), list):
+            for path, fault in self._plan.write(given["todos"], at):
+                self._fault(number, f"message.content[{index}].input.todos{path}", fault)
+        return message_id
+
+    def _result(self, block: dict[str, Any], at: str | None, source: dict[str, Any] | None) -> None:
+        call_id = block["tool_use_id"] if isinstance(block.get("tool_use_id"), str) else None
+        value, failed = block.get("content"), block.get("is_error") is True
+        if (
+            isinstance(value, list)
+            and len(value) == 1
+            and isinstance(value[0], dict)
+            and set(value[0]) == {"type", "text"}
+        ):
+            value = value[0]["text"]
+        source = dict(source or {})
+        if isinstance(value, str) and source.get("toolUseResult") in (value, f"Error: {value}"):
+            del source["toolUseResult"]  # the same text again
+        took = None
+        if at and call_id in self._began:
+            took = max(0, round((parse_time(at) - parse_time(self._began.pop(call_id))) * 1000))
+        self.trace.result(call_id, value, failed=failed, at=at, result_source=source, duration_ms=took)
+        if call_id in self._subs:
+            self._end_sub(self._subs.pop(call_id), _answer(value), failed, at)
+
+    # --- sub-agents ---
+
+    def _call_agent(
+        self, tool: str, call_id: str | None, given: dict[str, Any], at: str | None, first: dict[str, Any]
+    ) -> str:
+        prompt, title = given["prompt"], given.get("description")
+        goal_id = None
+        if self._plan.current is None:
+            title = title if isinstance(title, str) and title.strip() else first_line(prompt)
+            goal_id = self.trace.goal(title, type="agent_call", status="in_progress", at=at)
+            first = {**first, "goal_id": goal_id}
+        trace = self.trace.child()
+        message_id = self.trace.call(tool, given, call_id=call_id, at=at, sub_trace_id=trace.trace_id, **first)
+        self._subs[call_id or trace.trace_id] = self._begin_sub(
+            trace,
+            prompt,
+            agent_type=name_of(given.get("subagent_type")) or "general-purpose",
+            agent_id=self._session.links.get(call_id or "") or self._by_task(prompt),
+            goal_id=goal_id,
+            at=at,
+        )
+        return message_id
+
+    def _by_task(self, prompt: str) -> str | None:
+        """The agent whose transcript begins with this prompt, for sessions whose results name no agent."""
+        taken = set(self._session.links.values())
+        for agent_id in self._session.files:
+            if agent_id not in taken and self._session.tasks[agent_id] == prompt.strip():
+                return agent_id
+        return None
+
+    def _begin_sub(
+        self,
+        trace: TraceWriter,
+        prompt: str,
+        *,
+        agent_type: str,
+        agent_id: str | None = None,
+        goal_id: str | None = None,
+        at: str | None = None,
+    ) -> _Sub:
+        """Create a sub-agent's trace and write its own file into it, if there is one."""
+        file, rows = self._session.files.pop(agent_id or "", (self._file, None))
+        metadata = {"format": "claude-code"} | ({"agent_id": agent_id} if agent_id else {})
+        parent_goal = goal_id or self._plan.current
+        trace.create(
+            prompt, agent_type=agent_type, parent=self.trace, parent_goal_id=parent_goal, metadata=metadata, at=at
+        )
+        transcript = Transcript(self._session, trace, file, sidechain=True, at=at)
+        for number, row in rows or ():
+            transcript.line(number, row)
+        return _Sub(transcript, prompt, goal_id, claimed=rows is not None)
+
+    def _of_sub_agent(self, row: dict[str, Any]) -> Transcript:
+        """Whose a sub-agent's line in this transcript is: it follows one of theirs, or is the prompt of a call."""
+        uuid, agent_id = row.get("uuid"), row.get("agentId")
+        sub = self._chains.get(str(row.get("parentUuid"))) or self._chains.get(f"agent {agent_id}")
+        if sub is None:
+            task = task_in(row)
+            waiting = [s for s in self._subs.values() if not s.claimed and s.prompt.strip() == task]
+            sub = waiting[0] if waiting else None
+            if sub is None:
+                sub = self._begin_sub(
+                    self.trace.child(), task, agent_type="sidechain", at=time_of(row.get("timestamp"))
+                )
+                self._subs[f"line {uuid or len(self._subs)}"] = sub
+            sub.claimed = True
+        self._chains[str(uuid)] = sub
+        if isinstance(agent_id, str):
+            self._chains[f"agent {agent_id}"] = sub
+        return sub.transcript
+
+    def adopt_unclaimed(self) -> None:
+        """Write the transcripts that no call was found for as sub-traces of this one."""
+        for agent_id in list(self._session.files):
+            if agent_id in self._session.files:  # one adopted before may have called it
+                task = self._session.tasks[agent_id]
+                sub = self._begin_sub(self.trace.child(), task, agent_type="sidechain", agent_id=agent_id, at=self._at)
+                self._subs[f"file {agent_id}"] = sub
+
+    def _end_sub(self, sub: _Sub, answer: str, failed: bool, at: str | None) -> None:
+        child = sub.transcript
+        if child._empty:  # its transcript is not there: what its caller knows of it is all there is
+            child.trace.message("user", sub.prompt, at=at, no_transcript=True)
+            if answer.strip():
+                child.trace.message("assistant", answer, at=at, no_transcript=True)
+        status = child.finish(answer, failed=failed, at=at)
+        if sub.goal_id is not None:
+            goal_status = "completed" if status == "completed" else "abandoned"
+            self.trace.goal_update(sub.goal_id, status=goal_status, summary=answer or None, at=at)
+
+    # --- the end ---
+
+    def finish(self, answer: str = "", *, failed: bool = False, at: str | None = None) -> str:
+        """End the trace and what is open below it; returns its status. ``answer`` is what its caller was told."""
+        at = max((t for t in (at, self._at) if t), default=None)  # a transcript may go on after its caller was told
+        for key in list(self._subs):
+            self._end_sub(self._subs.pop(key), "", False, at)
+        summary = answer or self._summary or self.trace.last_text
+        status, error = "completed", None
+        if failed or self._error is not None:
+            status, error = "failed", (answer if failed else self._error)
+        elif answer:
+            pass  # its caller got an answer, whatever its own last line looks like
+        elif self._interrupted:
+            status, summary = "stopped", "interrupted by the user"
+        elif self._calling or self._empty:
+            status, summary = "stopped", "the transcript ends before the agent has answered"
+        self.trace.complete(status, summary=summary, error=error, at=at)
+        return status

@@ -1,0 +1,163 @@
+"""OpenAI chat messages: a list of messages, an object with ``messages``, several of these in a list, or one a line.
+
+Rule 1: one conversation is one trace. JSONL whose lines are bare messages is one conversation.
+Rule 2: a call in ``tool_calls`` and the ``tool`` message that answers it become one message.
+Rule 3: the format has no times and no outcome: ``occurred_at`` is left out and every conversation is completed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .reading import BadJson, digest, documents, name_of, text_of, without
+from .steps import Fault, Step
+from .traces import TraceWriter, drain
+
+_MAPPED = ("role", "content", "tool_calls", "tool_call_id", "name", "function_call", "reasoning_content")
+
+
+def read(path: Path) -> Iterator[Step]:
+    """The steps of each conversation in the file."""
+    prefix = f"chat-{digest([path])}"
+    out: list[Step] = []
+    loose: list[tuple[int | None, str, Any]] = []  # messages that stand alone on their lines
+    for index, (line, value, where) in enumerate(_conversations(path, loose), 1):
+        if isinstance(value, Fault):
+            yield value
+            continue
+        extra = without(value, "messages") if isinstance(value, dict) else {}
+        messages = value["messages"] if isinstance(value, dict) else value
+        _trace(out, f"{prefix}-{index:04d}", [(line, f"{where}[{i}]", m) for i, m in enumerate(messages)], extra)
+        yield from drain(out)
+    if loose:
+        _trace(out, f"{prefix}-0000", loose, {})
+        yield from drain(out)
+
+
+def _conversations(path: Path, loose: list[tuple[int | None, str, Any]]) -> Iterator[tuple[int | None, Any, str]]:
+    """Each conversation with its line and the path of its messages; what is none as a Fault."""
+    for line, value in documents(path):
+        if isinstance(value, BadJson):
+            yield line, Fault(value.message, value.line), ""
+        elif _is_conversation(value):
+            yield line, value, _where(value)
+        elif isinstance(value, dict) and "role" in value and line is not None:
+            loose.append((line, "", value))
+        elif isinstance(value, list) and value:
+            for index, item in enumerate(value):
+                if _is_conversation(item):
+                    yield line, item, f"[{index}]{_where(item)}"
+                else:
+                    yield line, Fault("neither a message nor a conversation", line, f"[{index}]"), ""
+        else:
+            message = 'neither a list of chat messages nor an object with "messages"'
+            yield line, Fault(message, line, "messages" if isinstance(value, dict) else None), ""
+
+
+def _where(conversation: Any) -> str:
+    return "messages" if isinstance(conversation, dict) else ""
+
+
+def _is_conversation(value: Any) -> bool:
+    if isinstance(value, dict):
+        return isinstance(value.get("messages"), list)
+    return isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value)
+
+
+def _trace(out: list[Step], trace_id: str, messages: list[tuple[int | None, str, Any]], extra: dict[str, Any]) -> None:
+    trace = TraceWriter(out, trace_id)
+    metadata = {"format": "openai"} | ({"source": extra} if extra else {})
+    trace.create(task_of([m for _, _, m in messages]), agent_type="chat", metadata=metadata)
+    for line, path, message in messages:
+        add_message(trace, message, line=line, path=path)
+    trace.complete("completed", summary=trace.last_text)
+
+
+def task_of(messages: list[Any]) -> str:
+    """The text of the first user message, else of the first message of all, else nothing."""
+    rows = [m for m in messages if isinstance(m, dict)]
+    asked = [text for m in rows if m.get("role") == "user" and (text := text_of(m.get("content")).strip())]
+    return asked[0] if asked else text_of(rows[0].get("content")) if rows else ""
+
+
+def add_message(
+    trace: TraceWriter, message: Any, *, line: int | None, path: str, at: str | None = None, **fields: Any
+) -> None:
+    """Write one chat message into ``trace``. ``line`` and ``path`` say where it stands, for faults.
+
+    ``fields`` are further keys of the message as it is stored, of the first one where it becomes several.
+    """
+    if not isinstance(message, dict):
+        trace.out.append(Fault("a message is a JSON object", line, path or None))
+        return
+    role = name_of(message.get("role"))
+    if role is None:
+        trace.out.append(Fault("must be a role such as user or assistant", line, _join(path, "role")))
+        trace.event("import.message", {"message": message}, at=at)
+        return
+    source = without(message, *_MAPPED)
+    if role in ("tool", "function"):
+        call_id = message.get("tool_call_id") or message.get("name")
+        call_id = call_id if isinstance(call_id, str) else None
+        name = name_of(message.get("name")) or "unknown"
+        trace.result(call_id, message.get("content"), tool=name, at=at, result_source=source, **fields)
+        return
+    thought = message.get("reasoning_content")
+    if isinstance(thought, str) and thought:
+        trace.message(role, thought, at=at, kind="thought")
+    elif thought is not None:
+        source["reasoning_content"] = thought
+    if "name" in message:
+        source["name"] = message["name"]
+    content, calls = message.get("content"), _calls(trace, message, line, path)
+    if not calls or text_of(content).strip() or not isinstance(content, (str, type(None))):
+        trace.message(role, "" if content is None else content, at=at, source=source, **fields)
+        source, fields = {}, {}
+    for call in calls:
+        function = call["function"]
+        trace.call(
+            name_of(function.get("name")) or "unknown",
+            _arguments(function.get("arguments")),
+            call_id=call.get("id") if isinstance(call.get("id"), str) else None,
+            at=at,
+            source={**source, **without(call, "id", "function", "type")} or None,
+            **fields,
+        )
+        source, fields = {}, {}
+
+
+def _calls(trace: TraceWriter, message: dict[str, Any], line: int | None, path: str) -> list[dict[str, Any]]:
+    """The tool calls of a message that can be read; a fault for each other one."""
+    given = message.get("tool_calls") or []
+    if not isinstance(given, list):
+        trace.out.append(Fault("must be a list", line, _join(path, "tool_calls")))
+        given = []
+    calls = []
+    for index, call in enumerate(given):
+        if isinstance(call, dict) and isinstance(call.get("function"), dict):
+            calls.append(call)
+        else:
+            where = _join(path, f"tool_calls[{index}].function")
+            trace.out.append(Fault("must be an object with name and arguments", line, where))
+    legacy = message.get("function_call")
+    if isinstance(legacy, dict):
+        calls.append({"id": legacy.get("name"), "function": legacy})  # its answer is found by the function's name
+    return calls
+
+
+def _arguments(arguments: Any) -> Any:
+    """The model writes arguments as JSON text; what is no JSON stays the text it is."""
+    if isinstance(arguments, str):
+        try:
+            return orjson.loads(arguments)
+        except orjson.JSONDecodeError:
+            return arguments
+    return arguments
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

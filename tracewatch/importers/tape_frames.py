@@ -1,0 +1,107 @@
+"""Which agent of a tape is at work: the stack of its sub-traces, each with its goal in the parent.
+
+Rule 1: a path that goes deeper than the stack opens what is missing; one that leaves it closes what is left behind.
+Rule 2: an agent that was called but has not acted yet stays while its caller goes on writing: TapeAgents hands over
+        the input as steps of the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .reading import clip
+from .traces import TraceWriter
+
+
+@dataclass
+class Frame:
+    """One agent's run."""
+
+    trace: TraceWriter
+    path: str  # of the agent, from the tape's first one
+    goal_id: str | None = None  # in the parent's trace
+    acted: bool = False
+
+
+class Frames:
+    """The agents at work, from the tape's own to the one called last."""
+
+    def __init__(self, root: Frame) -> None:
+        self._stack = [root]
+        self.last = root  # whose step came last: what the environment answers is for it
+        self.answer = ""  # what a sub-agent answered last
+
+    @property
+    def root(self) -> Frame:
+        """The tape's own agent."""
+        return self._stack[0]
+
+    def of(self, path: str, at: str | None) -> Frame:
+        """The frame of the agent ``path``, which takes its step now."""
+        while True:
+            top = self._stack[-1]
+            if path == top.path:
+                break
+            if path.startswith(f"{top.path}/"):
+                self._open(top, path[len(top.path) + 1 :].split("/")[0], "", at)
+            elif len(self._stack) == 1:  # a second agent beside the tape's own: below it, there is one trace at the top
+                self._push(top, path, path, "", at)
+            elif not top.acted and path == self._stack[-2].path:
+                top = self._stack[-2]
+                break
+            else:
+                self._close("completed" if top.acted else "stopped", top.trace.last_text, at)
+        top.acted = True
+        self.last = top
+        return top
+
+    def call(self, caller: Frame, name: str, content: object, at: str | None) -> None:
+        """``caller`` calls the agent ``name`` with ``content``."""
+        while self._stack[-1] is not caller:
+            self._close("stopped", "", at)
+        self._open(caller, name, content if isinstance(content, str) else "", at)
+
+    def respond(self, frame: Frame, answer: str, at: str | None) -> None:
+        """``frame`` gives its caller the answer and is done. The tape's own agent is done with the tape only."""
+        self.answer = answer
+        if frame is self.root:
+            return
+        while self._stack[-1] is not frame:
+            self._close("stopped", "", at)
+        self._close("completed", answer, at)
+
+    def close_all(self) -> None:
+        """The tape is at its end."""
+        while len(self._stack) > 1:
+            top = self._stack[-1]
+            self._close("completed" if top.acted else "stopped", top.trace.last_text, None)
+
+    def _open(self, parent: Frame, name: str, content: str, at: str | None) -> None:
+        self._push(parent, f"{parent.path}/{name}", name, content, at)
+
+    def _push(self, parent: Frame, path: str, name: str, content: str, at: str | None) -> None:
+        title = clip(f"{name}: {content}", 200) if content.strip() else name
+        goal_id = parent.trace.goal(title, type="agent_call", status="in_progress", at=at)
+        child = Frame(parent.trace.child(), path, goal_id)
+        task = content if content.strip() else f"{name}, called by {parent.path}"
+        child.trace.create(
+            task,
+            agent_type=name,
+            parent=parent.trace,
+            parent_goal_id=goal_id,
+            metadata={"format": "tapeagents", "agent": path},
+            at=at,
+        )
+        if content.strip():
+            child.trace.message("user", content, at=at, agent=parent.path)
+        self._stack.append(child)
+
+    def _close(self, status: str, answer: str, at: str | None) -> None:
+        frame = self._stack.pop()
+        frame.trace.complete(status, summary=answer, at=at)
+        parent = self._stack[-1]
+        assert frame.goal_id is not None
+        patch = {"status": "completed" if status == "completed" else "abandoned"}
+        parent.trace.goal_update(frame.goal_id, at=at, **patch, **({"summary": answer} if answer.strip() else {}))
+        if self.last is frame:
+            self.last = parent
