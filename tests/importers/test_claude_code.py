@@ -119,6 +119,13 @@ def test_one_answer_over_several_lines_counts_its_tokens_once(tmp_path: Path) ->
     assert done.root.total_tokens == 111
 
 
+@pytest.mark.parametrize("usage", [None, 4, {"input_tokens": -1}, {"input_tokens": "9"}, {"output_tokens": 10**15}])
+def test_usage_that_can_not_be_is_kept_and_not_counted(tmp_path: Path, usage: Any) -> None:
+    done = imported(tmp_path, Lines().user("q").said("a", message={"id": "a1", "usage": usage}))
+    assert done.root.total_tokens == 0
+    assert done.messages()[1]["source"]["message"]["usage"] == usage
+
+
 def test_a_failed_tool_has_an_error(tmp_path: Path) -> None:
     lines = Lines().user("q").call("c1", "Run").result("c1", "not found", failed=True, toolUseResult="Error: not found")
     done = imported(tmp_path, lines.result("c9", "who asked?"))
@@ -183,12 +190,20 @@ def test_todos_that_vanish_come_back_or_change_their_text(tmp_path: Path) -> Non
 
 def test_broken_todos_are_named_and_remove_nothing(tmp_path: Path) -> None:
     lines = Lines().user("q").todos("c1", ("a", "pending"), ("b", "pending"))
-    lines.todos("c2", "broken", ("b", "in_progress"), {"content": "c", "status": "later"}, {"status": "pending"})
+    lines.todos(
+        "c2",
+        "broken",
+        ("b", "in_progress"),
+        {"content": "c", "status": "later"},
+        {"status": "pending"},
+        {"content": "d", "status": {}},
+    )
     done = imported(tmp_path, lines.said("ok"))
     assert done.said == [
         "line 4: message.content[0].input.todos[0]: a to-do is a JSON object",
         "line 4: message.content[0].input.todos[2].status: must be pending, in_progress or completed",
         "line 4: message.content[0].input.todos[3].content: must be text",
+        "line 4: message.content[0].input.todos[4].status: must be pending, in_progress or completed",
     ]
     assert goals(done) == [("a", "pending"), ("b", "in_progress")]
 

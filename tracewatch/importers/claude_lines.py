@@ -73,7 +73,7 @@ def _answer(value: Any) -> str:
 
 def _tokens(message: dict[str, Any]) -> int:
     usage = message.get("usage")
-    return sum(count_of(usage.get(key)) for key in _USAGE) if isinstance(usage, dict) else 0
+    return count_of(sum(count_of(usage.get(key)) for key in _USAGE)) if isinstance(usage, dict) else 0
 
 
 class Transcript:

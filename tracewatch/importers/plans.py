@@ -123,6 +123,6 @@ def _fault(todo: Any) -> tuple[str, str] | None:
         return "", "a to-do is a JSON object"
     if not isinstance(todo.get("content"), str) or not todo["content"].strip():
         return ".content", "must be text"
-    if todo.get("status") not in _STATUSES:
+    if not isinstance(todo.get("status"), str) or todo["status"] not in _STATUSES:
         return ".status", "must be pending, in_progress or completed"
     return None

@@ -159,8 +159,14 @@ def name_of(value: Any) -> str | None:
 
 
 def count_of(value: Any) -> int:
-    """``value`` if it is a count, else 0."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**53 else 0
+    """``value`` if it can be a message's ``tokens``, else 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9 else 0
+
+
+def number_of(value: Any) -> float | None:
+    """``value`` if it is a number that can be a cost or a time taken, else None."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 10**9
+    return float(value) if good else None
 
 
 def clip(text: str, length: int) -> str:

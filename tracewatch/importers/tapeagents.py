@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .openai import add_message
-from .reading import BadJson, clip, count_of, digest, documents, first_line, time_of, without
+from .reading import BadJson, clip, count_of, digest, documents, first_line, number_of, time_of, without
 from .steps import Fault, Step
 from .tape_frames import Frame, Frames
 from .traces import TraceWriter, drain
@@ -159,8 +159,8 @@ class _Tape:
         else:
             error = step.get("error") or kind == "action_execution_failure"
             call_id = next(reversed(frame.trace.calls), None)
-            seconds = _other(step).get("action_execution_time")
-            took = {"duration_ms": seconds * 1000} if isinstance(seconds, (int, float)) and seconds >= 0 else {}
+            seconds = number_of(_other(step).get("action_execution_time"))
+            took = {"duration_ms": round(seconds * 1000, 3)} if seconds is not None else {}
             value = without(step, "kind", "metadata")
             frame.trace.result(call_id, value, failed=bool(error), tool=kind, at=at, observation=kept, **took)
 
@@ -256,12 +256,11 @@ def _usage(step: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(call, dict):
         return {}
     usage: dict[str, Any] = {}
-    tokens = count_of(call.get("prompt_length_tokens")) + count_of(call.get("output_length_tokens"))
+    tokens = count_of(count_of(call.get("prompt_length_tokens")) + count_of(call.get("output_length_tokens")))
     if tokens:
         usage["tokens"] = tokens
-    cost = call.get("cost")
-    if isinstance(cost, (int, float)) and cost > 0:
-        usage["cost"] = float(cost)
+    if cost := number_of(call.get("cost")):
+        usage["cost"] = cost
     model = call.get("llm_info", {}).get("model_name") if isinstance(call.get("llm_info"), dict) else None
     if isinstance(model, str):
         usage["model"] = model

@@ -10,13 +10,12 @@ Rule 4: the format has no times: ``occurred_at`` is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .openai import add_message, task_of
-from .reading import BadJson, clip, digest, documents, text_of, without
+from .reading import BadJson, clip, digest, documents, number_of, text_of, without
 from .steps import Fault, Step
 from .traces import TraceWriter, drain
 
@@ -113,11 +112,11 @@ def _run(evaluation: TraceWriter, index: int, run: dict[str, Any], goal_id: str)
         task_of(run["traj"]), agent_type="tau-bench", parent=evaluation, parent_goal_id=goal_id, metadata=metadata
     )
     paid = _last_user(run["traj"])
-    cost = info.get("user_cost")
+    cost = number_of(info.get("user_cost"))
     for place, message in enumerate(run["traj"]):
         fields: dict[str, Any] = {}
-        if place == paid and isinstance(cost, (int, float)) and math.isfinite(cost) and cost >= 0:
-            fields = {"cost": float(cost), "cost_of": "simulated user, whole run"}
+        if place == paid and cost is not None:
+            fields = {"cost": cost, "cost_of": "simulated user, whole run"}
         add_message(trace, message, line=None, path=f"[{index}].traj[{place}]", **fields)
     trace.event("tau_bench.result", {"passed": _passed(run), "run": without(run, "traj")})
     reward = _reward(run)
