@@ -1,0 +1,1 @@
+"""Tests of the command line: what is pure first, then the commands on a real server."""

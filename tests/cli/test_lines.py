@@ -1,0 +1,193 @@
+"""Events told in lines, into a pipe and on a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import orjson
+import pytest
+from rich.cells import cell_len
+
+from tests.cli.events import stored
+from tracewatch.cli.lines import Narrator
+from tracewatch.cli.screen import Screen
+from tracewatch.cli.sink import Filter, Sink
+
+RUN: tuple[dict[str, Any], ...] = (
+    {"event": "goal_added", "goal": {"id": "g", "description": "Find the cause", "reason": "it is red"}},
+    {"event": "goal_updated", "goal_id": "g", "patch": {"status": "in_progress"}},
+    {"event": "message_added", "message": {"role": "user", "content": "Fix\nthe login"}},
+    {
+        "event": "message_added",
+        "message": {
+            "message_id": "t",
+            "role": "tool",
+            "status": "running",
+            "content": {"tool_name": "grep", "arguments": {"pattern": "log in", "n": 2}},
+        },
+    },
+    {
+        "event": "message_updated",
+        "message_id": "t",
+        "patch": {"status": "complete", "duration_ms": 1234, "content": {"tool_name": "grep", "result": "3 matches"}},
+    },
+    {
+        "event": "message_added",
+        "message": {"message_id": "a", "role": "assistant", "content": "", "status": "streaming"},
+    },
+    {"event": "message_updated", "message_id": "a", "append": "It is "},
+    {"event": "message_updated", "message_id": "a", "append": "the cookie."},
+    {"event": "message_updated", "message_id": "a", "patch": {"status": "complete", "tokens": 7, "cost": 0.01}},
+    {
+        "event": "message_added",
+        "message": {"role": "tool", "content": {"tool_name": "rm", "error": "Permission denied"}, "status": "complete"},
+    },
+    {"event": "sub_trace_started", "sub_trace_id": "s", "parent_goal_id": "g", "agent_type": "tester", "task": "Test"},
+    {"event": "goal_updated", "goal_id": "g", "patch": {"status": "completed", "summary": "the cookie"}},
+    {"event": "thought", "text": "hm"},
+    {"event": "trace_completed", "status": "failed", "error": "boom"},
+)
+
+
+def told(*given: dict[str, Any], form: str = "text", width: int | None = None, **filters: Any) -> str:
+    """What `tail` prints for these events."""
+    out = io.BytesIO()
+    screen = Screen(
+        lambda words: out.write(words.encode()), color=False, width=None if width is None else lambda: width
+    )
+    sink = Sink(form, Filter(**filters), out.write, screen, "t1")
+    for event, body in stored("t1", *given):
+        sink.take(event, body)
+    sink.pause()
+    return out.getvalue().decode()
+
+
+def test_a_run_into_a_pipe_is_one_line_an_event() -> None:
+    lines = told(*RUN).splitlines()
+    assert len(lines) == len(RUN)
+    assert [line[25:] for line in lines] == [
+        "○ goal added: Find the cause — it is red",
+        "◐ goal started: Find the cause",
+        "❯ user [Find the cause] Fix ⏎ the login",
+        '… tool [Find the cause] grep pattern="log in" n=2',
+        '✓ tool [Find the cause] grep pattern="log in" n=2 → 3 matches (1.2 s)',
+        "◆ assistant [Find the cause]",
+        "◆ assistant [Find the cause] … It is ",
+        "◆ assistant [Find the cause] … the cookie.",
+        "◆ assistant [Find the cause] … (7 tokens, $0.0100)",
+        "✗ tool [Find the cause] rm ✗ Permission denied",
+        "↳ agent [Find the cause] tester started: Test (s)",
+        "● goal completed: Find the cause — the cookie",
+        "• thought hm",
+        "✗ trace failed: boom (4 messages, 7 tokens, $0.0100)",
+    ]
+    assert lines[0].startswith("2026-11-20T08:00:00.000Z ")
+
+
+def test_on_a_terminal_streamed_text_goes_on_in_its_line() -> None:
+    shown = told(*RUN, width=100)
+    assert re.search(r"◆ assistant \[Find the cause\] It is the cookie. \(7 tokens, \$0.0100\)\n", shown)
+    assert "…  It is" not in shown
+
+
+def test_another_event_breaks_the_line_and_the_text_goes_on_after_it() -> None:
+    shown = told(
+        {
+            "event": "message_added",
+            "message": {"message_id": "a", "role": "assistant", "content": "One", "status": "streaming"},
+        },
+        {"event": "thought", "text": "hm"},
+        {"event": "message_updated", "message_id": "a", "append": " two"},
+        width=100,
+    )
+    assert [line[13:] for line in shown.splitlines()] == ["◆ assistant One", "• thought   hm", "◆ assistant …  two"]
+
+
+@pytest.mark.parametrize("width", [20, 40, 71, 80, 200])
+def test_no_row_is_wider_than_the_terminal(width: int) -> None:
+    long = {"event": "message_added", "message": {"role": "assistant", "content": "word " * 200 + "世" * 300}}
+    assert max(cell_len(row) for row in told(*RUN[:2], long, width=width).splitlines()) <= width
+
+
+def test_a_tools_long_result_is_cut_on_a_terminal_and_whole_in_a_pipe() -> None:
+    result = "\n".join(f"line {n}" for n in range(100))
+    call = {"event": "message_added", "message": {"role": "tool", "content": {"tool_name": "cat", "result": result}}}
+    assert len(told(call, width=80).splitlines()) == 4
+    assert "… 97 more rows" in told(call, width=80)
+    assert told(call).count("line ") == 100
+
+
+def test_control_characters_are_escaped_wherever_an_agent_can_put_them() -> None:
+    evil = "\x1b[2J\u202e\u200b"
+    shown = told(
+        {"event": "goal_added", "goal": {"id": "g", "description": evil, "status": "in_progress"}},
+        {"event": "message_added", "message": {"role": evil, "content": evil}},
+        {
+            "event": "message_added",
+            "message": {"role": "tool", "content": {"tool_name": evil, "arguments": {evil: evil}}},
+        },
+        {"event": "sub_trace_started", "sub_trace_id": evil, "parent_goal_id": None, "agent_type": evil, "task": evil},
+        {"event": "input_requested", "question": evil, "options": [evil]},
+        {"event": "trace_completed", "status": "failed", "summary": evil, "error": {evil: evil}},
+    )
+    wide = told({"event": "message_added", "message": {"role": "user", "content": evil}}, width=80)
+    for char in evil[0], "\u202e", "\u200b":
+        assert char not in shown + wide
+    assert "\\x1b[2J\\u202e\\u200b" in wide
+
+
+def test_ndjson_is_the_stored_bytes_and_json_a_document_an_event() -> None:
+    bodies = [body for _, body in stored("t1", *RUN)]
+    assert told(*RUN, form="ndjson").encode() == b"".join(body + b"\n" for body in bodies)
+    documents = told(*RUN, form="json").split("\n}\n")
+    assert [orjson.loads(text + "\n}") for text in documents[:-1]] == [orjson.loads(body) for body in bodies]
+
+
+def names(**filters: Any) -> list[str]:
+    return [orjson.loads(line)["event"] for line in told(*RUN, form="ndjson", **filters).splitlines()]
+
+
+def test_filters() -> None:
+    assert names(types=frozenset({"thought", "goal_added"})) == ["goal_added", "thought"]
+    assert names(errors=True) == ["message_added", "trace_completed"]
+    assert names(grep=re.compile("3 match")) == ["message_updated"]
+    assert names(from_s=1795161612.0) == ["thought", "trace_completed"]
+
+
+def test_grep_finds_what_streamed_in_by_pieces() -> None:
+    assert (
+        told(*RUN, grep=re.compile("is the coo"))
+        .splitlines()[0]
+        .endswith("[Find the cause] It is the cookie. (7 tokens, $0.0100)")
+    )
+    unfinished = [*RUN[:8], RUN[-1]]
+    assert len(told(*unfinished, grep=re.compile("is the coo")).splitlines()) == 1
+
+
+def test_an_update_of_a_message_from_before_is_told() -> None:
+    (added, _), (updated, _) = stored(
+        "t1",
+        {"event": "message_added", "message": {"message_id": "x", "role": "tool", "content": {"tool_name": "grep"}}},
+        {"event": "message_updated", "message_id": "x", "patch": {"content": {"tool_name": "grep", "result": 3}}},
+    )
+    narrator = Narrator("t1")
+    line = narrator.tell(updated)
+    assert line is not None and line.text == "grep → 3"
+    narrator = Narrator("t1")
+    narrator.know([{"id": "g", "description": "Goal"}], [added["message"]])
+    line = narrator.tell(updated)
+    assert line is not None and line.role == "tool"
+
+
+def test_sub_traces_are_indented_and_named() -> None:
+    out: list[str] = []
+    sink = Sink(
+        "text", Filter(), lambda body: None, Screen(out.append, color=False, width=lambda: 100, by_agent=True), "t1"
+    )
+    for event, body in stored("t1", RUN[0], RUN[1], RUN[10]):
+        sink.take(event, body)
+    for event, body in stored("s", {"event": "message_added", "message": {"role": "user", "content": "Go"}}):
+        sink.take(event, body)
+    assert "".join(out).splitlines()[-1][13:] == "  tester ❯ user      Go"

@@ -1,0 +1,80 @@
+"""Words and numbers for a terminal."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from tracewatch.cli.text import age, count, cut, dollars, duration, escape, one_line, parse_duration, wrap
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("\x9b2J", "\\x9b2J"),
+        ("over\rwritten", "over\\x0dwritten"),
+        ("back\x08space\x7f", "back\\x08space\\x7f"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\u2066a\u2069", "\\u2066a\\u2069"),
+        ("in\u200bvisi\ufeffble\u2060", "in\\u200bvisi\\ufeffble\\u2060"),
+        ("a\u2028b", "a\\u2028b"),
+        ("tag\U000e0041", "tag\\U000e0041"),
+        ("half \ud83d", "half \\ud83d"),
+        ("dos\r\nunix\n", "dos\nunix\n"),
+        ("Grüße, 世界 ✓ 👩", "Grüße, 世界 ✓ 👩"),
+    ],
+)
+def test_what_is_not_plainly_visible_is_written_out(hostile: str, shown: str) -> None:
+    assert escape(hostile) == shown
+
+
+@given(st.text())
+def test_no_escaped_text_can_move_the_cursor_or_hide(hostile: str) -> None:
+    shown = escape(hostile)
+    assert not any((ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 for c in shown)
+    assert not any(c in shown for c in "\u200b\u200d\u200e\u202a\u202e\u2066\u2069\ufeff")
+    assert "\n" not in one_line(hostile)
+
+
+@given(st.text(alphabet=st.sampled_from("ab 世\n")), st.integers(4, 30), st.integers(2, 30))
+def test_wrapped_rows_fit_and_lose_nothing_but_blanks(words: str, width: int, first: int) -> None:
+    rows = list(wrap(words, width, first))
+    assert cell_len(rows[0].rstrip()) <= first
+    assert all(cell_len(row.rstrip()) <= width for row in rows[1:])
+    assert "".join("".join(rows).split()) == "".join(words.split())
+
+
+def test_wrap_breaks_at_blanks_and_keeps_line_breaks() -> None:
+    assert list(wrap("one two three\n\nfour", 9)) == ["one two", "three", "", "four"]
+    assert list(wrap("three", 9, 2)) == ["", "three"]
+    assert list(wrap("x" * 12, 5)) == ["xxxxx", "xxxxx", "xx"]
+
+
+def test_cut_counts_cells() -> None:
+    assert cut("世界世界", 5) == "世界…"
+    assert cut("short", 5) == "short"
+
+
+def test_numbers() -> None:
+    assert [duration(ms) for ms in (850, 1234, 59_960, 184_000, 7_500_000, 300_000_000)] == [
+        *("850 ms", "1.2 s", "1m 00s", "3m 04s", "2h 05m", "3d 11h")
+    ]
+    assert [age(s) for s in (-1, 59, 61, 7200, 90000)] == ["0s", "59s", "1m", "2h", "1d"]
+    assert (count(1, "event"), count(1234, "event"), count(0)) == ("1 event", "1,234 events", "0")
+    assert (dollars(0), dollars(0.00421), dollars(12.345)) == ("$0.00", "$0.0042", "$12.35")
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("90", 90), ("5m", 300), ("1h30m", 5400), ("2d", 172800), ("1.5s", 1.5)]
+)
+def test_durations_are_read(given: str, seconds: float) -> None:
+    assert parse_duration(given) == seconds
+
+
+@pytest.mark.parametrize("given", ["", "m", "5 minutes", "-5m", "2026-11-20", "5m1h"])
+def test_what_is_no_duration_is_none(given: str) -> None:
+    assert parse_duration(given) is None

@@ -1,0 +1,122 @@
+"""The command line: ``tracewatch serve demo tail ls show import export``, one file per command group.
+
+Rule 1: stdout carries what was asked for and nothing else; everything said about it goes to stderr.
+Rule 2: whatever an agent wrote passes through ``text.escape`` before it reaches a terminal.
+Rule 3: errors become exit codes here and nowhere else: 2 usage, 69 unreachable, 130 interrupted, 1 the rest.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from .. import __version__
+from ..client.errors import ApiError, Unreachable
+from ..errors import BadRequest, Invalid, NotFound, TracewatchError
+from .common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
+
+COMMANDS = {  # in the order of the help; loaded when first used, so that `tracewatch ls` does not pay for the server
+    "serve": "serve",
+    "demo": "demo",
+    "tail": "tail",
+    "ls": "ls",
+    "show": "show",
+    "import": "importing",
+    "export": "export",
+}
+
+
+class _BrokenPipe(Exception):
+    """Whoever read our output has left. Not an OSError, so that click leaves it alone."""
+
+
+class Commands(click.Group):
+    """The commands, each loaded from its module when it is first used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f".{COMMANDS[cmd_name]}", __name__).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], COMMANDS, 1) if args else []
+        if near and near[0] != args[0]:
+            ctx.fail(f"no such command: {args[0]}. Did you mean {near[0]}?")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError as error:
+            raise _BrokenPipe from error
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Begin with: tracewatch demo",
+)
+@click.version_option(__version__, prog_name="tracewatch")
+def cli() -> None:
+    """Record AI agents' runs and watch them live: nothing missed, nothing repeated.
+
+    TRACEWATCH_URL names the server to talk to (by default http://127.0.0.1:8400).
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line (by default the process's own) and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a locale that can't say ✓ must not end a tail
+            stream.reconfigure(errors="replace")
+    sys.exit(_run(args))
+
+
+def _run(args: Sequence[str] | None) -> int:
+    try:
+        code = cli.main(args, prog_name="tracewatch", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except _BrokenPipe:
+        # What is still buffered has nowhere to go: keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Unreachable as error:
+        _complain(error.message, "start one with: tracewatch serve   (--url or TRACEWATCH_URL names another)")
+        return EXIT_UNREACHABLE
+    except TracewatchError as error:
+        _complain(error.message)
+        return _code_of(error)
+
+
+def _code_of(error: TracewatchError) -> int:
+    """2 for what the user asked for and can't have, 1 for what went wrong."""
+    if isinstance(error, ApiError):
+        return EXIT_USAGE if 400 <= error.status < 500 else EXIT_FAILED
+    return EXIT_USAGE if isinstance(error, (BadRequest, Invalid, NotFound)) else EXIT_FAILED
+
+
+def _complain(message: str, hint: str | None = None) -> None:
+    from .text import escape
+
+    click.echo(f"tracewatch: {escape(message)}", err=True)
+    if hint:
+        click.echo(hint, err=True)

@@ -1,0 +1,237 @@
+"""The demo's agent: it gets to know a folder. It plans, calls real tools, has two helpers and says what it found.
+
+Rule 1: everything it says is what its tools found. There is no model: how it words things is a template, and tokens and
+        cost are estimates that its trace's metadata says are estimates.
+Rule 2: it records with the public client and nothing else, as anybody's agent would.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .. import Trace, trace
+from .demo_tools import Workshop
+
+MODEL = "offline-demo"
+DOLLARS_PER_TOKEN = 1e-6
+METADATA = {
+    "demo": True,
+    "model": "none: offline, the findings are real, their wording is a template",
+    "estimates": "tokens are characters / 4; cost is a made-up $1 per million tokens",
+}
+WORDS_PER_S = 14.0
+THINK_S = 1.3  # before a tool is called
+TOOL_S = 0.6  # while it works
+READ_FILES = 4  # by the reader in one run
+
+
+class Interrupted(Exception):
+    """The user wants the run to end."""
+
+
+class Stage:
+    """What the agents of one run share: the folder, the clock and whether to go on."""
+
+    def __init__(self, folder: Path, *, speed: float = 1.0, run: int = 1) -> None:
+        self.tools = Workshop(folder)
+        self.run = run
+        self._speed = speed
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Let every agent of the run end at its next pause."""
+        self._stop.set()
+
+    def pause(self, seconds: float) -> None:
+        """Take time, as thinking does. Raises Interrupted."""
+        if self._stop.wait(seconds / self._speed):
+            raise Interrupted
+
+
+class Agent:
+    """One agent: a trace it writes into, and the tools."""
+
+    def __init__(self, stage: Stage, recorded: Trace) -> None:
+        self.stage = stage
+        self.trace = recorded
+
+    def say(self, words: str) -> str:
+        """Stream ``words`` as an assistant's message."""
+        pieces = re.findall(r"\S+\s*", words)
+        tokens = max(len(words) // 4, 1)
+        with self.trace.message("assistant", model=MODEL) as message:
+            for piece in pieces:
+                message.stream(piece)
+                self.stage.pause(1 / WORDS_PER_S)
+            message.set(tokens=tokens, cost=round(tokens * DOLLARS_PER_TOKEN, 9))
+        return words
+
+    def use(self, tool: Callable[..., Any], **arguments: Any) -> Any:
+        """Call a tool. An error is recorded, and None returned."""
+        self.stage.pause(THINK_S)
+        with self.trace.tool_call(tool.__name__, arguments) as call:
+            self.stage.pause(TOOL_S)
+            try:
+                result = tool(**arguments)
+            except (OSError, ValueError, SyntaxError) as error:
+                call.error(f"{type(error).__name__}: {error}")
+                return None
+            call.result(_short(result))
+        return result
+
+
+def explore(stage: Stage, *, url: str, spool_dir: str) -> Trace:
+    """One run: explore the folder and end with a summary. Returns its trace, which has ended.
+
+    Ctrl-C and ``Stage.stop`` end it as stopped and are raised again.
+    """
+    task = f"Get to know {stage.tools.folder.name}: what is in it, how is it built, what is left to do?"
+    ended_by: BaseException | None = None
+    with trace(task, agent_type="explorer", metadata=METADATA, url=url, spool_dir=spool_dir) as recorded:
+        try:
+            _explore(Agent(stage, recorded))
+        except (Interrupted, KeyboardInterrupt, SystemExit) as error:
+            stage.stop()
+            recorded.stop("interrupted by the user")
+            ended_by = error
+    if ended_by is not None:
+        raise ended_by
+    return recorded
+
+
+def _explore(me: Agent) -> None:
+    recorded, tools = me.trace, me.stage.tools
+    recorded.message("system", "You explore a folder with the tools you have and report what you find.")
+    recorded.message("user", f"What is in {tools.folder}, how is it built, and what is left to do?")
+    look = recorded.add_goal("See what is there", reason="everything else depends on it")
+    build = recorded.add_goal("Understand how it is built", reason="two helpers can look side by side")
+    report = recorded.add_goal("Sum it up")
+
+    look.start()
+    me.say("I will look at the files first, then have one helper read the largest and another check them.")
+    files = me.use(tools.list_files, pattern="*") or []
+    lines = me.use(tools.count_lines) or {}
+    largest = me.use(tools.largest, count=5) or []
+    me.use(tools.read_file, name="README.md", last=5)
+    me.say(_inventory(tools.folder.name, files, lines))
+    look.complete(f"{len(files)} files")
+
+    build.start()
+    findings = _with_helpers(me, build, largest)
+    imported = me.use(tools.most_imported) or {}
+    if imported:
+        me.say("What it stands on: " + ", ".join(f"{name} ({count} files)" for name, count in imported.items()) + ".")
+    build.complete("; ".join(finding for finding in findings.values() if finding) or "no Python files")
+
+    report.start()
+    summary = _inventory(tools.folder.name, files, lines) + " " + " ".join(findings.values())
+    me.say(summary)
+    report.complete()
+    recorded.complete(summary.strip())
+
+
+def _with_helpers(me: Agent, goal: Any, largest: list[dict[str, Any]]) -> dict[str, str]:
+    """Run the reader and the checker side by side; what each found."""
+    findings: dict[str, str] = {"reader": "", "checker": ""}
+    jobs = {
+        "reader": ("Read the largest files and say what each is for", read),
+        "checker": ("Check for loose ends: long functions, missing docstrings, open TODOs", check),
+    }
+
+    def work(name: str) -> None:
+        task, job = jobs[name]
+        with me.trace.sub_trace(task, agent_type=name, goal=goal, metadata=METADATA) as recorded:
+            try:
+                findings[name] = job(Agent(me.stage, recorded), largest)
+                recorded.complete(findings[name])
+            except Interrupted:
+                recorded.stop("interrupted by the user")
+
+    threads = [threading.Thread(target=work, args=(name,), name=name, daemon=True) for name in jobs]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)
+                me.stage.pause(0)
+    except BaseException:
+        me.stage.stop()
+        raise
+    finally:
+        # An interrupted parent ends after its helpers, so that each trace has its end.
+        for thread in threads:
+            thread.join(2.0)
+    return findings
+
+
+def read(me: Agent, largest: list[dict[str, Any]]) -> str:
+    """The reader: an outline of the largest files and a sentence about each."""
+    names = [str(row["file"]) for row in largest] or me.stage.tools.list_files()[:READ_FILES]
+    shift = (me.stage.run - 1) % len(names) if names else 0
+    names = (names[shift:] + names[:shift])[:READ_FILES]
+    goals = [(name, me.trace.add_goal(f"Read {name}")) for name in names]
+    told = []
+    for name, goal in goals:
+        goal.start()
+        head = me.use(me.stage.tools.read_file, name=name, last=30)
+        outline = me.use(me.stage.tools.outline, name=name) if name.endswith(".py") else None
+        sentence = _about(name, outline, head)
+        me.say(sentence)
+        goal.complete(sentence)
+        told.append(name)
+    return f"Read {len(told)} of the largest files: {', '.join(told)}." if told else "There was nothing to read."
+
+
+def check(me: Agent, largest: list[dict[str, Any]]) -> str:
+    """The checker: what looks unfinished."""
+    tools, parts = me.stage.tools, []
+    with me.trace.goal("Find long functions"):
+        longest = me.use(tools.longest_functions, count=5)
+        if longest:
+            top = longest[0]
+            parts.append(
+                f"the longest function is {top['function']} ({top['lines']} lines, {top['file']}:{top['line']})"
+            )
+            me.say(f"{parts[-1][0].upper()}{parts[-1][1:]}; the fifth has {longest[-1]['lines']} lines.")
+    with me.trace.goal("Look for what is marked as unfinished"):
+        todos = me.use(tools.grep, pattern=r"\b(TODO|FIXME|XXX|HACK)\b") or {"total": 0, "matches": []}
+        broad = me.use(tools.grep, pattern=r"except\s*(Exception)?\s*:", suffix=".py") or {"total": 0}
+        parts.append(f"{todos['total']} lines say TODO or FIXME and {broad['total']} catch everything")
+        first = f" The first: {todos['matches'][0]}." if todos["matches"] else ""
+        me.say(f"{parts[-1]}.{first}")
+    with me.trace.goal("See what is documented"):
+        docs = me.use(tools.undocumented)
+        if docs and docs["public"]:
+            share = 100 * (docs["public"] - docs["without"]) // docs["public"]
+            parts.append(f"{share} % of {docs['public']} public names have a docstring")
+            me.say(f"{parts[-1]}; {len(docs['modules_without'])} modules say nothing about themselves.")
+    words = "; ".join(parts)
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _inventory(name: str, files: list[str], lines: dict[str, dict[str, int]]) -> str:
+    kinds = ", ".join(f"{row['lines']:,} lines in {row['files']} {suffix}" for suffix, row in list(lines.items())[:3])
+    folders = len({file.rpartition("/")[0] for file in files})
+    return f"{name} has {len(files):,} files in {folders} folders" + (f": {kinds}." if kinds else ".")
+
+
+def _about(name: str, outline: dict[str, Any] | None, head: str | None) -> str:
+    if outline is None:
+        first = next((line.strip() for line in (head or "").splitlines() if line.strip()), "nothing I could read")
+        return f"{name} begins with: {first[:120]}"
+    words = f"{name} has {len(outline['classes'])} classes and {outline['functions']} functions"
+    if outline["longest"]:
+        words += f", the longest being {outline['longest']['name']} with {outline['longest']['lines']} lines"
+    return f"{words}. It says of itself: {outline['docstring'] or 'nothing'}"
+
+
+def _short(result: Any) -> Any:
+    """A result as an event should hold it."""
+    if isinstance(result, list) and len(result) > 20:
+        return {"total": len(result), "first": result[:20]}
+    return result[:4000] if isinstance(result, str) else result

@@ -1,0 +1,136 @@
+"""Following a trace: events from the watch client to a sink, with a cursor file that is never ahead of the output.
+
+Rule: stdout carries events only. What happens to the connection is said on stderr, once per outage.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import click
+
+from ..client.watch import ConnectionStatus, Watch, watch
+from ..errors import WatchGap
+from . import text
+from .common import CliError
+from .position import CursorFile, Start
+from .sink import Sink
+
+FLUSH_S = 0.05  # while catching up the output is flushed this often; live after every event
+
+
+class Output:
+    """stdout, and the cursor file that follows it."""
+
+    def __init__(self, stream: BinaryIO, cursor_file: CursorFile | None) -> None:
+        self._stream = stream
+        self._cursor_file = cursor_file
+        self._flushed_s = 0.0
+        self.cursor: str | None = None  # of the last event written
+        self.sub_traces: dict[str, int] = {}
+
+    def settle(self) -> None:
+        """Flush, then remember what has been flushed."""
+        self._stream.flush()
+        self._flushed_s = time.monotonic()
+        if self._cursor_file is not None and self.cursor is not None:
+            self._cursor_file.write(self.cursor, self.sub_traces)
+
+    def settle_sometimes(self) -> None:
+        """As ``settle``, but not too often."""
+        if time.monotonic() - self._flushed_s > FLUSH_S:
+            self.settle()
+
+
+@dataclass
+class Tail:
+    """One run of the command that follows a trace."""
+
+    url: str
+    trace_id: str
+    start: Start
+    sink: Sink
+    output: Output
+    follow: bool
+    children: bool
+    retry_max_s: float | None
+    end_when_lost: bool
+    watching: Watch | None = None
+    _told_lost: bool = False
+
+    async def run(self) -> str:
+        """Print until the trace ends (without ``follow``: until all there is is printed); returns its status."""
+        self.output.sub_traces = dict(self.start.sub_traces)
+        async with watch(
+            self.trace_id,
+            since=self.start.since,
+            url=self.url,
+            until="end" if self.follow else None,
+            children=self.children,
+            max_retry_s=self.retry_max_s,
+            on_status=self._on_status,
+        ) as self.watching:
+            try:
+                async for event in self.watching:
+                    self._take(event, self.watching)
+            except WatchGap as gap:
+                raise CliError(_gap(gap, self.start)) from gap
+            finally:
+                self.sink.pause()
+                self.output.settle()
+            return self.watching.state.status
+
+    def _take(self, event: dict[str, Any], watching: Watch) -> None:
+        trace_id = event["trace_id"]
+        if event["event_id"] > self.start.sub_traces.get(trace_id, 0):
+            self.sink.take(event, watching.last_bytes)
+        if trace_id != self.trace_id:
+            self.output.sub_traces[trace_id] = event["event_id"]
+        self.output.cursor = watching.cursor
+        if watching.status == "live":
+            self.output.settle()
+            self._look_whether_lost(watching)
+        else:
+            self.output.settle_sometimes()
+
+    def _on_status(self, news: ConnectionStatus) -> None:
+        assert self.watching is not None
+        self.output.settle()
+        if news.kind == "lost":
+            last = f" (last event {news.last_event_id})" if news.last_event_id else ""
+            self._say(f"connection lost, retrying{last}")
+        elif news.kind == "reconnected":
+            self._say(f"reconnected, {text.count(news.replayed or 0, 'event')} replayed")
+        if news.kind in ("caught_up", "reconnected"):
+            if not self.follow:
+                self.watching.close()
+            self._look_whether_lost(self.watching)
+
+    def _look_whether_lost(self, watching: Watch) -> None:
+        lost = watching.state.status == "lost"
+        if lost and self.follow and self.end_when_lost:
+            watching.close()
+        elif lost and self.follow and not self._told_lost and sys.stderr.isatty():
+            self._say("its recorder is gone (lost); waiting for it to come back, Ctrl-C to leave")
+        self._told_lost = lost
+
+    def _say(self, words: str) -> None:
+        self.sink.pause()
+        self.output.settle()
+        click.echo(words, err=True)
+
+
+def _gap(gap: WatchGap, start: Start) -> str:
+    reason = {
+        "trimmed": "they are no longer kept",
+        "reset": "the log is another one now (restored or made anew)",
+        "ahead": "the log does not reach that far",
+    }.get(str(gap.facts.get("reason")), str(gap.facts.get("reason")))
+    return (
+        f"can't go on after {start.since or 'the last event'}: {reason}. "
+        f"What there is begins after event {gap.facts.get('resume_event_id')}: "
+        f"--after {gap.facts.get('resume_event_id')} (and remove the --cursor-file)"
+    )

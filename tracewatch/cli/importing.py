@@ -1,0 +1,161 @@
+"""``tracewatch import``: files of several formats into a server, at full speed or as fast as the runs were."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..client.api import Api
+from ..errors import BadRequest
+from ..importers import FORMATS, Fault, open_import
+from . import text
+from .common import EXIT_FAILED, connect, examples, url_option
+from .sending import Counts, Pace, Sender
+
+EXAMPLES = examples("""
+    tracewatch import run.ndjson                       what `tracewatch export` wrote
+    tracewatch import results.json --format tau-bench
+    tracewatch import tapes/*.json --speed 20          twenty times as fast as it was
+    gunzip -c run.ndjson.gz | tracewatch import -
+""")
+
+
+class Speed(click.ParamType[float | None]):
+    """``real``, ``max`` or how many times as fast as the run was."""
+
+    name = "speed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value in (None, "max"):
+            return None
+        try:
+            speed = 1.0 if value == "real" else float(value)
+        except ValueError:
+            speed = 0.0
+        if not 0 < speed < float("inf"):
+            self.fail(f"{value!r} is none of: real, max, a number above 0", param, ctx)
+        return speed
+
+
+@click.command("import", epilog=EXAMPLES)
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.option(
+    "--format", "form", type=click.Choice(["auto", *FORMATS]), default="auto", show_default=True, help="What they are."
+)
+@click.option("--speed", type=Speed(), metavar="real|N|max", help="Take as long as the run did, or an Nth. [max]")
+@url_option
+@click.pass_context
+def command(ctx: click.Context, /, files: tuple[str, ...], form: str, speed: float | None, url: str | None) -> None:
+    """Import runs from files; - is stdin. Importing a file again changes nothing.
+
+    What can't be read is named (FILE:LINE: field: message) and the rest imported; then the exit code is 1.
+    """
+    api = connect(url)
+    api.health()  # before the first file is read: is there a server at all?
+    total = Counts()
+    with _reporting(len(files)) as report:
+        for name in files:
+            report.begin(name)
+            counts = _import_file(api, name, form, Pace(speed), report)
+            report.end(name, counts)
+            total.add(counts)
+    click.echo(
+        f"{text.count(total.traces, 'trace')}, {text.count(total.events, 'event')} imported,"
+        f" {text.count(total.duplicates)} already there"
+        + (f", {text.count(total.faults, 'fault')}" if total.faults else "")
+    )
+    ctx.exit(EXIT_FAILED if total.faults else 0)
+
+
+def _import_file(api: Api, name: str, form: str, pace: Pace, report: Report) -> Counts:
+    sender = Sender(api, pace, lambda fault: report.fault(name, fault), report.progress)
+    with _on_disk(name) as path:
+        try:
+            for step in open_import(path, form):
+                sender.take(step)
+        except (BadRequest, OSError) as error:
+            words = error.message if isinstance(error, BadRequest) else error.strerror or str(error)
+            sender.take(Fault(words.replace(str(path), name)))
+        sender.flush()
+    return sender.counts
+
+
+@contextmanager
+def _on_disk(name: str) -> Iterator[Path]:
+    """The file; stdin is copied to one first, for formats are told from the whole."""
+    if name != "-":
+        yield Path(name)
+        return
+    with tempfile.TemporaryDirectory(prefix="tracewatch-import-") as folder:
+        path = Path(folder) / "stdin"
+        with path.open("wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        yield path
+
+
+class Report:
+    """What is said while files are imported: one line each, faults as they are found."""
+
+    def __init__(self, say: Callable[[str], None], progress: Progress | None, files: int) -> None:
+        self._say = say
+        self._progress = progress
+        self._files = progress.add_task("", total=files, events=0) if progress else None
+        self._events = 0
+
+    def begin(self, name: str) -> None:
+        """A file is about to be read."""
+        if self._progress and self._files is not None:
+            self._progress.update(self._files, description=text.cut(text.one_line(name), 40))
+
+    def progress(self, events: int) -> None:
+        """So many more events have been sent."""
+        self._events += events
+        if self._progress and self._files is not None:
+            self._progress.update(self._files, events=self._events)
+
+    def end(self, name: str, counts: Counts) -> None:
+        """A file is done."""
+        if self._progress and self._files is not None:
+            self._progress.advance(self._files)
+            return
+        self._say(
+            f"{text.one_line(name)}: {text.count(counts.traces, 'trace')}, {text.count(counts.events, 'event')}"
+            f" imported, {text.count(counts.duplicates)} already there"
+        )
+
+    def fault(self, name: str, fault: Fault) -> None:
+        """``FILE:LINE: field: message``."""
+        if fault.file:
+            folder = Path(name)
+            name = str((folder if folder.is_dir() else folder.parent) / fault.file)
+        where = name if fault.line is None else f"{name}:{fault.line}"
+        words = ": ".join(part for part in (where, fault.field, fault.message) if part)
+        if self._progress:
+            self._progress.console.print(text.one_line(words), style="red", markup=False, soft_wrap=True)
+        else:
+            click.echo(text.one_line(words), err=True)
+
+
+@contextmanager
+def _reporting(files: int) -> Iterator[Report]:
+    if not sys.stderr.isatty():
+        yield Report(click.echo, None, files)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[events]:,} events"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as progress:
+        yield Report(click.echo, progress, files)

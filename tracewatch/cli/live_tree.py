@@ -1,0 +1,108 @@
+"""The goal tree on a terminal, redrawn as the trace goes on; elsewhere printed once at the end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from ..client.api import Api
+from ..client.watch import ConnectionStatus, Watch, watch
+from ..model.state import State
+from . import text
+from .common import out_console
+from .merged import subtree
+from .tree import View, goal_tree
+
+REDRAW_S = 0.1
+
+
+def print_tree(api: Api, trace_id: str, *, children: bool, color: str) -> str:
+    """Print the tree as it stands; returns the trace's status."""
+    view = fetch_view(api, trace_id, children=children)
+    out_console(color=color).print(goal_tree(view))
+    return str(view.trace["status"])
+
+
+def fetch_view(api: Api, trace_id: str, *, children: bool, at_event_id: int | None = None) -> View:
+    """A trace as the server shows it, with its sub-traces' goals if ``children``."""
+    below: dict[str, View] = {}
+    if children:
+        for trace, depth in subtree(api, trace_id):
+            if depth:
+                below[trace["trace_id"]] = View.of(api.trace(trace["trace_id"]), below)
+    return View.of(api.trace(trace_id, at_event_id), below)
+
+
+async def follow_tree(
+    api: Api, trace_id: str, *, children: bool, color: str, retry_max_s: float | None, end_when_lost: bool
+) -> str:
+    """Show the tree until the trace ends; returns its status."""
+    console = out_console(color=color)
+    watching: Watch
+    changed = asyncio.Event()
+
+    def on_status(news: ConnectionStatus) -> None:
+        changed.set()
+        if news.kind == "lost":
+            last = f" (last event {news.last_event_id})" if news.last_event_id else ""
+            click.echo(f"connection lost, retrying{last}", err=True)
+        elif news.kind == "reconnected":
+            click.echo(f"reconnected, {text.count(news.replayed or 0, 'event')} replayed", err=True)
+        if news.kind in ("caught_up", "reconnected") and end_when_lost and watching.state.status == "lost":
+            watching.close()
+
+    async with watch(
+        trace_id,
+        # The snapshot is the tree. Those of sub-traces come from their beginning, with the events of the trace's own.
+        since=None if children else "latest",
+        url=api.url,
+        children=children,
+        max_retry_s=retry_max_s,
+        on_status=on_status,
+    ) as watching:
+        if not console.is_terminal:
+            async for _ in watching:
+                if end_when_lost and watching.state.status == "lost" and watching.status == "live":
+                    break
+        else:
+            await _redraw(watching, console, changed, end_when_lost=end_when_lost)
+        if not console.is_terminal:
+            console.print(goal_tree(_view(watching)))
+        return watching.state.status
+
+
+async def _redraw(watching: Watch, console: Console, changed: asyncio.Event, *, end_when_lost: bool) -> None:
+    async def draw(live: Live) -> None:
+        while True:
+            await changed.wait()
+            changed.clear()
+            live.update(goal_tree(_view(watching)), refresh=True)
+            await asyncio.sleep(REDRAW_S)
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        drawing = asyncio.create_task(draw(live))
+        try:
+            async for _ in watching:
+                changed.set()
+                if end_when_lost and watching.state.status == "lost" and watching.status == "live":
+                    break
+        finally:
+            drawing.cancel()
+            live.vertical_overflow = "visible"
+            live.update(goal_tree(_view(watching)), refresh=True)
+
+
+def _view(watching: Watch) -> View:
+    below: dict[str, View] = {}
+    for trace_id, state in watching.states.items():
+        if trace_id != watching.trace_id:
+            below[trace_id] = _view_of(state, below)
+    return _view_of(watching.state, below)
+
+
+def _view_of(state: State, below: dict[str, View]) -> View:
+    goals = state.goal_tree()["goals"]
+    return View(state.trace(), goals, list(state.sub_traces.values()), list(state.pending_inputs.values()), below)

@@ -1,0 +1,121 @@
+"""``tracewatch ls``: the traces, newest first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import click
+import orjson
+from rich.table import Table
+from rich.text import Text
+
+from ..client.api import Api
+from . import text
+from .common import STATUSES, connect, examples, now, out_console, output_option, url_option
+from .lines import STATUS_GLYPHS, STATUS_STYLES
+from .merged import subtree
+from .resolve import every_trace, find_trace
+
+EXAMPLES = examples("""
+    tracewatch ls
+    tracewatch ls --status failed --agent coder -q login
+    tracewatch ls --children                  sub-traces below their parents
+    tracewatch ls --parent 2f8d               those of one trace
+    tracewatch ls -o ndjson | jq -r .trace_id
+""")
+
+
+@click.command("ls", epilog=EXAMPLES)
+@click.option("--status", type=click.Choice(STATUSES), help="Only traces of this status.")
+@click.option("--agent", metavar="TYPE", help="Only traces of this agent type.")
+@click.option("-q", "query", metavar="TEXT", help="Only traces with this in their task or id.")
+@click.option("--children", is_flag=True, help="Sub-traces too, below their parents.")
+@click.option("--parent", metavar="TRACE", help="The sub-traces of this one instead.")
+@click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="At most so many.")
+@output_option("text", "json", "ndjson")
+@url_option
+def command(
+    status: str | None,
+    agent: str | None,
+    query: str | None,
+    children: bool,
+    parent: str | None,
+    limit: int,
+    output: str,
+    url: str | None,
+) -> None:
+    """List traces, newest first. Sub-traces are left out unless asked for."""
+    filters = {"status": status, "agent_type": agent, "q": query}
+    if parent is not None:
+        api, above = find_trace(parent, url)
+        filters["parent_trace_id"] = above["trace_id"]
+    else:
+        api = connect(url)
+    found = _found(api, filters, limit, roots=parent is None and not children)
+    rows = _with_children(api, found) if children and not any(filters.values()) else ((t, 0) for t in found)
+    rows = islice(rows, limit)
+    if output == "ndjson":
+        for trace, _ in rows:
+            sys.stdout.buffer.write(orjson.dumps(trace) + b"\n")
+    elif output == "json":
+        listed = [trace for trace, _ in rows]
+        sys.stdout.buffer.write(orjson.dumps(listed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    else:
+        _print_table(list(rows), more_hint=api.url)
+
+
+def _found(api: Api, filters: dict[str, str | None], limit: int, *, roots: bool) -> Iterator[dict[str, Any]]:
+    page = min(max(limit, 50), 1000) if roots else min(limit, 1000)
+    for trace in every_trace(api, limit=page, **filters):
+        if not roots or trace["parent_trace_id"] is None:
+            yield trace
+
+
+def _with_children(api: Api, traces: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:
+    for trace in traces:
+        if trace["parent_trace_id"] is None:
+            yield from subtree(api, trace["trace_id"])
+
+
+def _print_table(rows: list[tuple[dict[str, Any], int]], *, more_hint: str) -> None:
+    if not rows:
+        click.echo(f"no such trace at {more_hint}", err=True)
+        return
+    console = out_console()
+    narrow = console.is_terminal and console.width < 100
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("", width=1)
+    table.add_column(
+        "trace", no_wrap=True, overflow="ellipsis", max_width=(14 if narrow else 40) if console.is_terminal else None
+    )
+    table.add_column("task", no_wrap=True, overflow="ellipsis", ratio=1 if console.is_terminal else None)
+    table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=12 if console.is_terminal else None)
+    for name in ("age", "took", "msgs", "tokens", "cost"):
+        if not (narrow and name in ("took", "msgs")):
+            table.add_column(name, justify="right", no_wrap=True)
+    for trace, depth in rows:
+        table.add_row(*_row(trace, depth, narrow=narrow))
+    console.print(table)
+
+
+def _row(trace: dict[str, Any], depth: int, *, narrow: bool) -> list[Text]:
+    style = STATUS_STYLES.get(trace["status"], "dim")
+    made = datetime.fromisoformat(trace["created_at"]).timestamp()
+    ended = trace["completed_at"]
+    took = (datetime.fromisoformat(ended).timestamp() if ended else now()) - made
+    totals = trace["tree_totals"]
+    cells = [
+        Text(STATUS_GLYPHS.get(trace["status"], "?"), style),
+        Text(text.one_line(trace["trace_id"]), "dim"),
+        Text("  " * depth + ("↳ " if depth else "") + text.one_line(trace["task"])),
+        Text(text.one_line(trace["agent_type"]), "cyan"),
+        Text(text.age(now() - made)),
+    ]
+    if not narrow:
+        running = ended is None and trace["status"] not in ("running", "waiting")
+        cells += [Text("" if running else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
+    return [*cells, Text(text.count(totals["total_tokens"])), Text(text.dollars(totals["total_cost"]))]

@@ -1,0 +1,154 @@
+"""Lines on a terminal or into a pipe.
+
+Rule 1: everything printed has passed ``text.escape``; the only escape sequences are the colors added here.
+Rule 2: into a pipe a line is a line: never cut, never wrapped, its time in full. On a terminal it is made to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from rich.cells import cell_len
+
+from . import text
+from .lines import Line
+
+_SGR = {
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+    "dim": "2",
+    "bold": "1",
+}
+_NARROW = 72  # cells: below this neither goals nor milliseconds have room
+_TINY = 40  # below this the time has none either
+_ROWS = {"assistant": 40, "user": 20, "message": 40, "trace": 20, "question": 20, "answer": 20}  # of one message
+_OTHER_ROWS = 3
+
+
+class Screen:
+    """Writes lines. ``width``: None into a pipe; ``agents``: trace_id to (depth, agent type) of sub-traces."""
+
+    def __init__(
+        self, write: Callable[[str], object], *, color: bool, width: Callable[[], int] | None, by_agent: bool = False
+    ) -> None:
+        self._write = write
+        self._color = color
+        self._width = width
+        self._by_agent = by_agent  # lines of sub-traces too: indented, and with the agent's name
+        self.agents: dict[str, tuple[int, str]] = {}
+        self._going: tuple[str, str | None] | None = None  # the message whose text the cursor stands behind
+        self._column = 0
+
+    def show(self, line: Line, *, timed: bool = True) -> None:
+        """Print one line; text that goes on with the last one is put behind it. ``timed``: its time before it."""
+        if self._width is None:
+            self._write(self._flat(line, timed) + "\n")
+            return
+        this = (line.trace_id, line.message_id)
+        if line.goes_on and self._going == this:
+            self._continue(line)
+        else:
+            self.close()
+            self._begin(line, timed)
+        if line.message_id is not None and line.still_open:
+            self._going = this
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """End the line that text is still being put behind, if there is one."""
+        if self._column:
+            self._write("\n")
+        self._column, self._going = 0, None
+
+    def _flat(self, line: Line, timed: bool) -> str:
+        parts = [
+            *([self._paint(line.at, "dim")] if timed else []),
+            *self._tag(line),
+            self._paint(line.glyph, line.style),
+        ]
+        parts.append(self._paint(text.one_line(line.role), line.style))
+        if line.goal:
+            parts.append(self._paint(f"[{text.one_line(line.goal)}]", "dim"))
+        if line.goes_on and line.message_id is not None:
+            parts.append("…")
+        if line.text:
+            parts.append(text.one_line(line.text))
+        if line.note:
+            parts.append(self._paint(f"({text.one_line(line.note)})", "dim"))
+        return " ".join(parts)
+
+    def _tag(self, line: Line) -> list[str]:
+        if not self._by_agent:
+            return []
+        depth, name = self.agents.get(line.trace_id, (0, ""))
+        return [self._paint("  " * depth + f"{text.one_line(name)}:", "magenta")] if depth else []
+
+    def _begin(self, line: Line, timed: bool) -> None:
+        assert self._width is not None
+        width = max(self._width(), 20)
+        narrow = width < _NARROW
+        clock = f"{local_clock(line.at, milliseconds=not narrow)} " if timed and width >= _TINY else ""
+        depth, name = self.agents.get(line.trace_id, (0, "")) if self._by_agent else (0, "")
+        lead = clock + "  " * min(depth, 8)
+        head = self._paint(lead, "dim")
+        plain = cell_len(lead)
+        if depth:
+            tag = text.cut(text.one_line(name), 12) + " "
+            head, plain = head + self._paint(tag, "magenta"), plain + cell_len(tag)
+        role = text.cut(text.one_line(line.role), 9 if narrow else 16)
+        mark = f"{line.glyph} {role}" + " " * (max(9 - cell_len(role), 0) if not narrow else 0) + " "
+        head, plain = head + self._paint(mark, line.style), plain + cell_len(mark)
+        if line.goal and not narrow:
+            goal = f"[{text.cut(text.one_line(line.goal), 24)}] "
+            head, plain = head + self._paint(goal, "dim"), plain + cell_len(goal)
+        indent = min(plain, width // 3)
+        self._column = plain
+        self._write(head)
+        self._body(line, width, indent, "… " if line.goes_on else "")
+
+    def _body(self, line: Line, width: int, indent: int, lead: str) -> None:
+        body = text.escape(line.text).strip("\n") if not line.still_open else text.escape(line.text).lstrip("\n")
+        rows = list(text.wrap(lead + body, width - indent, max(width - self._column, 1)))
+        limit = _ROWS.get(line.role, _OTHER_ROWS)
+        if len(rows) > limit:
+            rows = [*rows[:limit], f"… {text.count(len(rows) - limit, 'more row')}"]
+        self._rows(rows, width, indent, line)
+
+    def _continue(self, line: Line) -> None:
+        assert self._width is not None
+        width = max(self._width(), 20)
+        indent = min(self._column, width // 3, 24)
+        rows = list(text.wrap(text.escape(line.text), width - indent, max(width - self._column, 1)))
+        self._rows(rows, width, indent, line)
+
+    def _rows(self, rows: list[str], width: int, indent: int, line: Line) -> None:
+        for number, row in enumerate(rows):
+            if number:
+                self._write("\n" + " " * indent)
+                self._column = indent
+            self._write(self._paint(row, "red") if line.error else row)
+            self._column += cell_len(row)
+        if line.note:
+            note = text.cut(f"({text.one_line(line.note)})", width - indent)
+            if self._column + 1 + cell_len(note) > width:
+                self._write("\n" + " " * indent)
+                self._column = indent
+            elif self._column > 0:
+                note = f" {note}"
+            self._write(self._paint(note, "dim"))
+            self._column += cell_len(note)
+
+    def _paint(self, words: str, style: str) -> str:
+        return f"\x1b[{_SGR[style]}m{words}\x1b[0m" if self._color and words else words
+
+
+def local_clock(at: str, *, milliseconds: bool = True) -> str:
+    """``10:00:01.123`` in the reader's time zone of an RFC 3339 time."""
+    moment = datetime.fromisoformat(at).astimezone()
+    return f"{moment:%H:%M:%S}" + (f".{moment.microsecond // 1000:03d}" if milliseconds else "")

@@ -1,0 +1,201 @@
+"""An importer's steps to a server: in batches, at a pace, so that sending them again changes nothing.
+
+Rule 1: steps are sent in their order; a batch ends where the trace changes, for a sub-trace may need a goal of its
+        parent's.
+Rule 2: an event's ``seq`` is its place among its trace's events in the file. One that is refused leaves an
+        ``import_refused`` in its place, so that the numbers behind it do not depend on what the server thought of it.
+Rule 3: what can't be imported is a Fault; the rest goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ..client.api import Api
+from ..client.errors import ApiError
+from ..importers import Append, CreateTrace, Fault, RestoreEvent, RestoreTrace, Step
+from ..model.times import parse_time
+
+PRODUCER = "import"
+MAX_EVENTS, MAX_BYTES = 500, 2 * 1024 * 1024
+MESSAGE_S = 1.0  # between two messages at real speed where the file has no times
+
+
+@dataclass
+class Counts:
+    """What has been done so far."""
+
+    traces: int = 0
+    events: int = 0  # new
+    duplicates: int = 0
+    faults: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add another's numbers to these."""
+        self.traces += other.traces
+        self.events += other.events
+        self.duplicates += other.duplicates
+        self.faults += other.faults
+
+
+class Pace:
+    """Waits as long as the run did. ``speed``: 1 is real time, 10 ten times as fast, None does not wait."""
+
+    def __init__(self, speed: float | None, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._speed = speed
+        self._sleep = sleep
+        self._last_s: float | None = None  # when the last event happened
+
+    @property
+    def waiting(self) -> bool:
+        """Whether events go out one by one."""
+        return self._speed is not None
+
+    def wait(self, event: dict[str, Any]) -> None:
+        """Sleep until ``event`` is due."""
+        if self._speed is None:
+            return
+        stamp = event.get("occurred_at") or event.get("ts")
+        if isinstance(stamp, str):
+            at_s = parse_time(stamp)
+            due = 0.0 if self._last_s is None else max(at_s - self._last_s, 0.0)
+            self._last_s = max(at_s, self._last_s or at_s)
+        else:
+            due = MESSAGE_S if event["event"] == "message_added" else 0.0
+        if due:
+            self._sleep(due / self._speed)
+
+
+@dataclass
+class Sender:
+    """Sends the steps of one file. ``on_fault`` gets every Fault, ``on_progress`` the number of events sent."""
+
+    api: Api
+    pace: Pace
+    on_fault: Callable[[Fault], None]
+    on_progress: Callable[[int], None] = lambda _: None
+    counts: Counts = field(default_factory=Counts)
+    _trace_id: str | None = None  # of the batch
+    _batch: list[bytes] = field(default_factory=list)
+    _bytes: int = 0
+    _header: bytes | None = None  # of the trace being restored; None: events are appended
+    _seq: dict[str, int] = field(default_factory=dict)  # the last one given out
+    _given_up: set[str] = field(default_factory=set)
+
+    def take(self, step: Step) -> None:
+        """One step. Raises Unreachable."""
+        if isinstance(step, Fault):
+            self._fault(step)
+        elif isinstance(step, CreateTrace):
+            self.flush()
+            self._create(step.spec)
+        elif isinstance(step, RestoreTrace):
+            self.flush()
+            self._trace_id, self._header = step.header["trace_id"], orjson.dumps({"trace": step.header})
+            self.counts.traces += 1
+            self._restore()  # so that a trace without events is put back too
+        elif isinstance(step, RestoreEvent):
+            if self.pace.waiting:
+                self.pace.wait(orjson.loads(step.body))
+            self._add(step.body)
+        elif isinstance(step, Append) and step.trace_id not in self._given_up:
+            if step.trace_id != self._trace_id or self._header is not None:
+                self.flush()
+                self._trace_id, self._header = step.trace_id, None
+            self.pace.wait(step.event)
+            self._add(orjson.dumps(step.event))
+
+    def flush(self) -> None:
+        """Send what is waiting."""
+        if not self._batch:
+            return
+        if self._header is not None:
+            self._restore()
+        elif self._trace_id is not None:
+            seq = self._seq.get(self._trace_id, 0) + 1
+            self._seq[self._trace_id] = seq + len(self._batch) - 1
+            self._append(self._trace_id, self._batch, seq)
+        self._batch, self._bytes = [], 0
+
+    def _add(self, body: bytes) -> None:
+        if self._trace_id in self._given_up:
+            return
+        if self._bytes + len(body) > MAX_BYTES:
+            self.flush()
+        self._batch.append(body)
+        self._bytes += len(body) + 1
+        if len(self._batch) >= MAX_EVENTS or self.pace.waiting:
+            self.flush()
+
+    def _create(self, spec: dict[str, Any]) -> None:
+        try:
+            self.api.create_trace(spec)
+        except ApiError as error:
+            _raise_if_ours(error)
+            self._give_up(spec["trace_id"], error)
+        else:
+            self.counts.traces += 1
+
+    def _give_up(self, trace_id: str, error: ApiError) -> None:
+        self._given_up.add(trace_id)
+        self._fault(Fault(f"{error.message}; the events of trace {trace_id} are left out", field=_path(error)))
+
+    def _restore(self) -> None:
+        assert self._header is not None and self._trace_id is not None
+        try:
+            answer = self.api.import_lines([self._header, *self._batch])
+        except ApiError as error:
+            _raise_if_ours(error)
+            self._give_up(self._trace_id, error)
+            self._batch, self._bytes = [], 0
+        else:
+            self._count(len(self._batch), answer["duplicates"])
+
+    def _append(self, trace_id: str, bodies: list[bytes], seq: int) -> None:
+        try:
+            answer = self.api.append(trace_id, b"[" + b",".join(bodies) + b"]", producer=PRODUCER, seq=seq)
+        except ApiError as error:
+            _raise_if_ours(error)
+            if len(bodies) == 1:
+                self._replace(trace_id, bodies[0], seq, error)
+                return
+            for offset, body in enumerate(bodies):  # one of them is refused: find out which
+                self._append(trace_id, [body], seq + offset)
+        else:
+            self._count(len(bodies), answer["duplicates"])
+
+    def _replace(self, trace_id: str, body: bytes, seq: int, error: ApiError) -> None:
+        event = orjson.loads(body)
+        if event["event"] == "import_refused":
+            self._give_up(trace_id, error)
+            return
+        self._fault(Fault(f"event {seq} of trace {trace_id} ({event['event']}): {error.message}", field=_path(error)))
+        refused = {"event": "import_refused", "error": error.code, "message": error.message}
+        if len(body) < 100_000:
+            refused["refused"] = event
+        self._append(trace_id, [orjson.dumps(refused)], seq)
+
+    def _count(self, sent: int, duplicates: int) -> None:
+        self.counts.events += sent - duplicates
+        self.counts.duplicates += duplicates
+        self.on_progress(sent)
+
+    def _fault(self, fault: Fault) -> None:
+        self.counts.faults += 1
+        self.on_fault(fault)
+
+
+def _raise_if_ours(error: ApiError) -> None:
+    """A refusal of what was sent is a fault of the file; anything else ends the import."""
+    if error.status >= 500 or error.status in (401, 403, 429):
+        raise error
+
+
+def _path(error: ApiError) -> str | None:
+    path = error.details[0].get("path") if error.details else None
+    return path.partition(".")[2] or path if isinstance(path, str) and path.partition(".")[0].isdigit() else path

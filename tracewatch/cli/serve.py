@@ -1,0 +1,90 @@
+"""``tracewatch serve``: the server, with a flag for each of its settings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..errors import InvalidField
+from ..settings import OPTIONS, Option, Settings
+from .common import CliError, examples
+
+EXAMPLES = examples("""
+    tracewatch serve
+    tracewatch serve --db /var/lib/tracewatch/tracewatch.db --port 8400 --workers 2
+    TRACEWATCH_PORT=8500 tracewatch serve --heartbeat-s 5
+""")
+_MAIN = ("db", "host", "port", "workers")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class ServeCommand(click.Command):
+    """A command whose help has the everyday options first and the limits in a section of their own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        everyday: list[tuple[str, str]] = []
+        limits: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                is_limit = param.name in {option.name for option in OPTIONS} and param.name not in _MAIN
+                (limits if is_limit else everyday).append(record)
+        with formatter.section("Options"):
+            formatter.write_dl(everyday)
+        with formatter.section("Limits and times (sizes: bytes or 256KiB, 4MiB; _S seconds, _MS milliseconds)"):
+            formatter.write_dl(limits)
+
+
+def _flag(option: Option) -> click.Option:
+    shown = option.help.replace("`", "")
+    return click.Option(
+        [option.flag], metavar=option.kind.upper(), help=f"{shown}. [{option.env}, else {option.default}]"
+    )
+
+
+def _leave_with_stdin() -> None:
+    """End the process as SIGTERM would when stdin ends: whoever started it is gone, however it went."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _serve(with_parent: bool, **given: Any) -> None:
+    try:
+        settings = Settings.from_env(os.environ, **given)
+    except InvalidField as error:
+        raise CliError(error.message) from error
+    if settings.host not in _LOOPBACK:
+        raise CliError(f"--host {settings.host}: for now only loopback (127.0.0.1 or ::1) can be listened on")
+    from ..server.run import serve
+
+    if with_parent:
+        _leave_with_stdin()
+    try:
+        serve(settings, on_ready=lambda url: click.echo(f"listening on {url}", err=True))
+    except OSError as error:
+        raise CliError(f"can't listen on {settings.host} port {settings.port}: {error.strerror or error}") from error
+
+
+def _command(run: Callable[..., None]) -> click.Command:
+    options: list[click.Parameter] = [_flag(option) for option in OPTIONS if not option.client]
+    options.append(click.Option(["--with-parent"], is_flag=True, hidden=True))
+    return ServeCommand(
+        "serve",
+        callback=run,
+        params=options,
+        epilog=EXAMPLES,
+        help="Run the server until Ctrl-C or SIGTERM.\n\nOnly this machine can reach it, and whoever can may do all.",
+    )
+
+
+command = _command(_serve)

@@ -1,0 +1,95 @@
+"""``tracewatch show``: one trace on a screen: its goals, open questions, sub-traces and last messages."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import orjson
+from rich.text import Text
+
+from ..client.api import Api
+from . import text
+from .common import examples, out_console, output_option, url_option, use_color
+from .lines import STATUS_STYLES, Narrator, readable
+from .live_tree import fetch_view
+from .resolve import TRACE_HELP, find_trace
+from .screen import Screen, local_clock
+from .tree import View, goal_tree
+
+EXAMPLES = examples("""
+    tracewatch show latest
+    tracewatch show 2f8d --at 120        as it was after event 120
+    tracewatch show 2f8d -o json | jq .goal_tree
+""")
+_LAST_MESSAGES = 8
+
+
+@click.command(
+    "show", epilog=EXAMPLES, help=f"Show one trace: its goals, open questions and last messages.\n\n{TRACE_HELP}"
+)
+@click.argument("trace", required=False)
+@click.option("--at", "at_event_id", type=click.IntRange(0), metavar="EVENT_ID", help="As it was after this event.")
+@click.option("--children/--no-children", default=True, show_default=True, help="The goals of its sub-traces too.")
+@output_option("text", "json")
+@url_option
+def command(trace: str | None, at_event_id: int | None, children: bool, output: str, url: str | None) -> None:
+    api, found = find_trace(trace, url)
+    trace_id = found["trace_id"]
+    if output == "json":
+        answer = api.trace(trace_id, at_event_id)
+        sys.stdout.buffer.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        return
+    # The past of the trace is not that of its sub-traces: they are shown as its own log then had them.
+    view = fetch_view(api, trace_id, children=children and at_event_id is None, at_event_id=at_event_id)
+    _print_head(view, at_event_id)
+    out_console().print(goal_tree(view))
+    if at_event_id is None:
+        _print_messages(api, trace_id, view)
+
+
+def _print_head(view: View, at_event_id: int | None) -> None:
+    trace, console = view.trace, out_console()
+
+    def row(name: str, words: Any, style: str = "") -> None:
+        line = Text(f"{name:8} ", "dim")
+        line.append(text.escape(str(words)), style)
+        console.print(line, soft_wrap=True)
+
+    row("trace", trace["trace_id"] + (f" as of event {at_event_id}" if at_event_id is not None else ""), "bold")
+    row("status", trace["status"], STATUS_STYLES.get(trace["status"], ""))
+    row("agent", trace["agent_type"])
+    if trace["parent_trace_id"]:
+        row("parent", trace["parent_trace_id"])
+    row("began", f"{trace['created_at'][:10]} {local_clock(trace['created_at'])}")
+    if trace["completed_at"]:
+        row("ended", f"{trace['completed_at'][:10]} {local_clock(trace['completed_at'])}")
+    row("events", f"{trace['first_event_id']:,} to {trace['last_event_id']:,}")
+    for key in ("summary", "error"):
+        if trace[key]:
+            row(key, readable(trace[key]), "red" if key == "error" else "")
+    if trace["metadata"]:
+        row("metadata", readable(trace["metadata"]))
+    console.print()
+
+
+def _print_messages(api: Api, trace_id: str, view: View) -> None:
+    page = api.messages(trace_id, limit=_LAST_MESSAGES)
+    if not page["messages"]:
+        return
+    heading = f"last {len(page['messages'])} messages" if page["has_more"] else "messages"
+    console = out_console()
+    console.print(Text(f"\n{heading}", "dim"))
+    narrator = Narrator(trace_id)
+    narrator.know(view.goals)
+    screen = Screen(
+        lambda words: click.echo(words, nl=False),
+        color=use_color("auto", sys.stdout),
+        width=text.terminal_width if sys.stdout.isatty() else None,
+    )
+    for message in page["messages"]:
+        line = narrator.tell({"event": "message_added", "ts": view.trace["updated_at"], "message": message})
+        if line is not None:
+            screen.show(line, timed=False)
+    screen.close()

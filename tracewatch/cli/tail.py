@@ -1,0 +1,176 @@
+"""``tracewatch tail``: a trace's events as they come, from any place in its history."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..client.api import Api
+from . import text
+from .common import EXIT_BY_STATUS, STATUSES, CliError, examples, now, url_option, use_color
+from .following import Output, Tail
+from .live_tree import follow_tree, print_tree
+from .merged import read_merged
+from .position import DEFAULT_EVENTS, CursorFile, Start, choose_start
+from .resolve import find_trace
+from .running import run_to_the_end
+from .screen import Screen
+from .sink import Filter, Sink
+
+EXAMPLES = examples("""
+    tracewatch tail                                 choose from a list, then follow
+    tracewatch tail latest                          the newest run, its last events and what comes
+    tracewatch tail 2f8d -n all -o tree             its goals, live
+    tracewatch tail 2f8d --errors --no-follow       what went wrong so far
+    tracewatch tail 2f8d --since 5m --grep login
+    tracewatch tail 2f8d -o ndjson | jq .event
+    tracewatch tail 2f8d --exit-status && deploy    wait for it to succeed
+    tracewatch tail 2f8d -o ndjson --cursor-file c  go on exactly where the last one stopped
+""")
+
+
+def _types(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name.strip() for given in value for name in given.split(",") if name.strip())
+
+
+def _pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if value is None else re.compile(value)
+    except re.error as error:
+        raise click.BadParameter(f"{value!r} is not a regular expression: {error}") from error
+
+
+@click.command("tail", epilog=EXAMPLES)
+@click.argument("trace", required=False)
+@click.option("-f", "--follow/--no-follow", "follow", default=True, help="Go on until the trace ends. [default: yes]")
+@click.option(
+    "-n",
+    "count",
+    metavar="N|all",
+    help=f"Begin N events before the end. [{DEFAULT_EVENTS}; all with a filter, --children or a new --cursor-file]",
+)
+@click.option("--since", metavar="TIME", help="Begin 5m ago (90s, 1h30m, 2d …) or at an RFC 3339 time.")
+@click.option("--after", metavar="CURSOR", help="Begin after this cursor (<epoch>.<event_id>) or event_id.")
+@click.option(
+    "--cursor-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Begin after the cursor in this file, and keep it there: each event is printed once, over any number of runs.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["text", "json", "ndjson", "tree"]),
+    default="text",
+    show_default=True,
+    help="One line an event; indented JSON; the stored bytes; the goals as a tree, live on a terminal.",
+)
+@click.option("--types", multiple=True, callback=_types, metavar="A,B", help="Only events of these names.")
+@click.option("--grep", callback=_pattern, metavar="REGEX", help="Only events whose text has this in it.")
+@click.option("--errors", is_flag=True, help="Only failures: of tools, of sub-traces, of the trace.")
+@click.option("--children", is_flag=True, help="The events of its sub-traces too.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="NO_COLOR is respected.")
+@click.option(
+    "--exit-status", is_flag=True, help="Exit as the trace ended: 0 completed, 1 failed, 3 stopped, 5 lost. [else 0]"
+)
+@click.option(
+    "--retry-max", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after so long without a server."
+)
+@url_option
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Print a trace's events, and go on as they come until it ends.
+
+    TRACE is an id, the beginning of one, a URL, or `latest`; without one you choose from a list.
+
+    A lost connection is made again, for ever unless --retry-max says otherwise, and nothing is missed or repeated.
+    """
+    api, trace = find_trace(given["trace"], given["url"])
+    status = _tree(api, trace, given) if given["form"] == "tree" else _events(api, trace, given)
+    ctx.exit(EXIT_BY_STATUS.get(status, 0) if given["exit_status"] else 0)
+
+
+def _tree(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
+    useless = [
+        flag
+        for flag, key in (
+            *(("-n", "count"), ("--since", "since"), ("--after", "after"), ("--cursor-file", "cursor_file")),
+            *(("--types", "types"), ("--grep", "grep"), ("--errors", "errors")),
+        )
+        if given[key] and not (key == "count" and given[key] == "all")
+    ]
+    if useless:
+        raise CliError(f"{', '.join(useless)}: the tree shows the whole trace as it stands")
+    shown = {"children": given["children"], "color": given["color"]}
+    if not given["follow"]:
+        return print_tree(api, trace["trace_id"], **shown)
+    return run_to_the_end(
+        follow_tree(api, trace["trace_id"], **shown, retry_max_s=given["retry_max"], end_when_lost=given["exit_status"])
+    )
+
+
+def _events(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
+    cursor_file = CursorFile(given["cursor_file"]) if given["cursor_file"] else None
+    narrowing = Filter(given["types"], given["grep"], given["errors"])
+    start = choose_start(
+        count=given["count"],
+        since=given["since"],
+        after=given["after"],
+        cursor_file=cursor_file,
+        filtered=narrowing.narrowing,
+        children=given["children"],
+        now_s=now(),
+    )
+    sink = _sink(given, trace, Filter(given["types"], given["grep"], given["errors"], start.from_s))
+    if start.since is not None:
+        found = api.trace(trace["trace_id"])
+        sink.narrator(trace["trace_id"]).know(
+            found["goal_tree"]["goals"], api.messages(trace["trace_id"], limit=100)["messages"]
+        )
+        sink.know_agents(trace["trace_id"], found["sub_traces"])
+    output = Output(sys.stdout.buffer, cursor_file)
+    if given["children"] and not given["follow"]:
+        if cursor_file is not None:
+            raise CliError("--cursor-file with --children needs following: leave --no-follow out")
+        return read_merged(api, trace, start, sink, output)
+    _introduce(trace, start, given)
+    tail = Tail(
+        url=api.url,
+        trace_id=trace["trace_id"],
+        start=start,
+        sink=sink,
+        output=output,
+        follow=given["follow"],
+        children=given["children"],
+        retry_max_s=given["retry_max"],
+        end_when_lost=given["exit_status"],
+    )
+    return run_to_the_end(tail.run())
+
+
+def _sink(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> Sink:
+    out = sys.stdout.buffer
+    encoding = sys.stdout.encoding or "utf-8"
+    screen = Screen(
+        lambda words: out.write(words.encode(encoding, "replace")),
+        color=use_color(given["color"], sys.stdout),
+        width=text.terminal_width if sys.stdout.isatty() else None,
+        by_agent=given["children"],
+    )
+    return Sink(given["form"], filter_, out.write, screen, trace["trace_id"])
+
+
+def _introduce(trace: dict[str, Any], start: Start, given: dict[str, Any]) -> None:
+    """On a terminal: which trace this is, so that `latest` and a prefix can be seen to be the right one."""
+    if given["form"] != "text" or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        return
+    assert trace["status"] in STATUSES
+    parts = [text.one_line(trace["task"]), text.one_line(trace["agent_type"]), trace["status"]]
+    first = f" from {start.since}" if start.since else ""
+    parts.append(text.count(trace["last_event_id"], "event") + first)
+    width = text.terminal_width()
+    click.secho(text.cut(" · ".join([trace["trace_id"], *parts]), width), dim=True, err=True)

@@ -1,0 +1,113 @@
+"""Words and numbers for a terminal. Pure, but for its width.
+
+Rule 1: ``escape`` is the only door for text that an agent wrote: what could move the cursor, hide or reorder text
+        becomes visible.
+Rule 2: widths are cells of a terminal, not characters.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+
+# C0 but tab and line feed, DEL and C1; soft hyphen, zero-width characters, marks and overrides of direction, line
+# separators, invisible operators, interlinear anchors, lone surrogates, tags.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s?)?", re.ASCII)
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def escape(text: str) -> str:
+    """``text`` with everything that is not plainly visible written out, such as ``\\x1b``; line breaks stay."""
+    text = text.replace("\r\n", "\n").expandtabs(4) if "\r" in text or "\t" in text else text
+    return _UNSAFE.sub(_visible, text)
+
+
+def one_line(text: str) -> str:
+    """``text`` escaped, its line breaks shown as ``⏎``."""
+    return escape(text.strip("\r\n")).replace("\n", " ⏎ ")
+
+
+def cut(text: str, cells: int) -> str:
+    """``text`` in at most ``cells`` cells, with ``…`` where something was cut off."""
+    if cell_len(text) <= cells:
+        return text
+    return set_cell_size(text, max(cells - 1, 0)).rstrip() + "…" if cells > 0 else ""
+
+
+def terminal_width() -> int:
+    """Cells in a row, asked anew each time: terminals are resized."""
+    return shutil.get_terminal_size().columns
+
+
+def wrap(text: str, width: int, first: int | None = None) -> Iterator[str]:
+    """Lines of ``text`` of at most ``width`` cells (the first: ``first``), broken at blanks where there are any."""
+    room = width if first is None else first
+    for line in text.split("\n"):
+        current = ""
+        for piece in re.findall(r"\s*\S+|\s+$", line) or [""]:
+            if cell_len(current) + cell_len(piece) <= room:
+                current += piece
+                continue
+            if current or room < width:
+                yield current
+                room = width
+                piece = piece.lstrip()
+            *whole, current = chop_cells(piece, room) if cell_len(piece) > room else [piece]
+            for part in whole:
+                yield part
+                room = width
+        yield current
+        room = width
+
+
+def duration(milliseconds: float) -> str:
+    """``850 ms``, ``1.2 s``, ``3m 04s``, ``2h 05m``, ``3d 4h``."""
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def age(seconds: float) -> str:
+    """``12s``, ``5m``, ``3h``, ``9d``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(int(seconds), 0)}s"
+
+
+def count(number: int, noun: str = "") -> str:
+    """``1,234`` or, with a noun, ``1 event`` and ``1,234 events``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}" if noun else f"{number:,}"
+
+
+def dollars(cost: float) -> str:
+    """``$1.23``, ``$0.0042``."""
+    return f"${cost:,.2f}" if cost >= 1 or cost == 0 else f"${cost:.4f}"
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of ``90``, ``5m``, ``1h30m``, ``2d``; None for anything else."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not match[0]:
+        return None
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
