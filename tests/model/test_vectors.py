@@ -111,5 +111,13 @@ def test_they_are_enough() -> None:
 def test_the_matcher_bites() -> None:
     actual = {"a": [1, {"b": None, "c": 2}], "d": True}
     assert mismatches({"a": [1, {"b": None}]}, actual) == []
-    for wrong in ({"a": [1]}, {"a": [1, {"b": 0}]}, {"x": None}, {"d": 1}, {"a": [1, {"z": 1}]}, {"a": {}}):
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"a": [1]},
+        {"a": [1, {"b": 0}]},
+        {"x": None},
+        {"d": 1},
+        {"a": [1, {"z": 1}]},
+        {"a": {}},
+    )
+    for wrong in wrongs:
         assert mismatches(wrong, actual), wrong
