@@ -220,7 +220,7 @@ class Unavailable(TracewatchError):
 
     code = "unavailable"
     status = 503
-    close_code = 4008
+    close_code = 4013
 
 
 class SlowReader(TracewatchError):

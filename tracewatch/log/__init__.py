@@ -100,8 +100,8 @@ class EventLog(Protocol):
     ) -> Appended:
         """Append events as recorders send them, all or none; returns once they are on disk.
 
-        ``seq`` is the first event's number by ``producer``, from 1. Raises Invalid and the other refusals of errors.py,
-        TooLarge, UnknownTrace, SequenceGap, UnexpectedLastEventId, Unavailable.
+        ``seq`` is the first event's number by ``producer``, from 1. Raises the refusals of errors.py, TooLarge,
+        UnknownTrace, SequenceGap, UnexpectedLastEventId, Unavailable.
         """
 
     async def restore(self, header: dict[str, Any], events: Sequence[Any]) -> Appended:
@@ -120,18 +120,24 @@ class EventLog(Protocol):
         """Events after ``after``: at most ``max_events`` and ``max_bytes``, but at least one. Raises UnknownTrace."""
 
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
-        """The trace now, or as it was after ``at_event_id``. Raises UnknownTrace, or Gap if the log does not hold it."""
+        """The trace now, or as it was after ``at_event_id``.
+
+        Raises UnknownTrace, or Gap if the log does not hold it.
+        """
 
     async def messages(
         self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
     ) -> tuple[list[dict[str, Any]], bool]:
-        """The last ``limit`` messages with a sequence below ``before`` as they now stand, in order; and whether there are more."""
+        """The last ``limit`` messages of a sequence below ``before`` as they now stand, and whether there are more."""
 
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
         """Summaries, newest first, and the ``before`` of the next page or None."""
 
     async def summaries(self, trace_ids: Sequence[str]) -> list[dict[str, Any]]:
         """Summaries of those of these traces that exist."""
+
+    async def last_seq(self, trace_id: str, producer: str) -> int:
+        """The last sequence number stored for a producer of a trace, 0 if none."""
 
     async def changes(self, since: int) -> tuple[list[Grown], int]:
         """Traces changed by any process since the change number ``since``, without bodies, and the newest number."""

@@ -291,7 +291,8 @@ class Restore(Job):
             {
                 "trace_id": header["trace_id"],
                 "spec": orjson.dumps({**spec, "lease_s": None}, option=orjson.OPT_SORT_KEYS).decode(),
-                **spec, "metadata": orjson.dumps(header["metadata"]).decode(),
+                **spec,
+                "metadata": orjson.dumps(header["metadata"]).decode(),
                 "root_trace_id": header["root_trace_id"],
                 "first_event_id": first,
                 "last_event_id": first - 1,

@@ -51,7 +51,7 @@ def statements(script: str) -> list[str]:
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line
-        if line.rstrip().endswith(";") and sqlite3.complete_statement(pending):
+        if ";" in line and sqlite3.complete_statement(pending):
             parts.append(pending.strip())
             pending = ""
     if pending.strip() and not all(line.startswith("--") for line in pending.split("\n") if line.strip()):
@@ -62,7 +62,8 @@ def statements(script: str) -> list[str]:
 async def migrate(connection: aiosqlite.Connection, folder: Path | None = None) -> list[int]:
     """Bring the database up to date and return the numbers applied now.
 
-    ``connection`` is in autocommit mode and nobody else's. Raises NewerDatabase, or LogError when a migration fails (the
+    ``connection`` is in autocommit mode and nobody else's. Raises NewerDatabase, or LogError when a migration fails
+    (the
     database is then as it was before that one).
     """
     known = available(folder)

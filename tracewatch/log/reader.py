@@ -1,12 +1,14 @@
 """Reading: pages, states, messages and lists, each from one read transaction of a read-only connection.
 
 Rule 1: a connection has one owner at a time; two tasks on one would share a transaction.
-Rule 2: readers never checkpoint (the WAL-reset bug of SQLite before 3.51.3 needs a second checkpointer) and never write.
+Rule 2: readers never checkpoint (the WAL-reset bug of SQLite before 3.51.3 needs a second checkpointer) and never
+        write.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ from typing import Any
 import aiosqlite
 import orjson
 
-from ..errors import Gap, UnknownTrace
+from ..errors import Gap, Unavailable, UnknownTrace
 from ..model.state import State
 from . import Grown, Page, Snapshot, TraceQuery
 from .rows import TRACE_COLUMNS, TraceRow, fetch, load_state, trace_rows
@@ -54,13 +56,16 @@ class Reader:
             finally:
                 if transaction:
                     await connection.execute_fetchall("COMMIT")
+        except sqlite3.Error as error:
+            raise Unavailable(f"the log can't be read: {error}", retry_after_s=1) from error
         finally:
             self._free.put_nowait(connection)
 
     async def read(self, trace_id: str, after: int, *, max_events: int, max_bytes: int) -> Page:
         """See EventLog.read."""
         async with self._lend() as connection:
-            # One statement is one read transaction. The page is cut by end_offset, so that no body behind the cut is read.
+            # One statement is one read transaction. The page is cut by end_offset, so that no body behind the cut is
+            # read.
             rows = await fetch(
                 connection,
                 "WITH t AS (SELECT trace_key, first_event_id, last_event_id, status FROM traces WHERE trace_id = ?1),"
@@ -171,6 +176,17 @@ class Reader:
         now = self._clock()
         return [row.trace(now) for row in rows.values()]
 
+    async def last_seq(self, trace_id: str, producer: str) -> int:
+        """See EventLog.last_seq."""
+        async with self._lend() as connection:
+            rows = await fetch(
+                connection,
+                "SELECT last_seq FROM producers JOIN traces USING (trace_key) WHERE trace_id = ? AND producer = ?",
+                trace_id,
+                producer,
+            )
+        return int(rows[0][0]) if rows else 0
+
     async def any_expired(self) -> bool:
         """Whether a running trace's lease has run out."""
         async with self._lend() as connection:
@@ -182,14 +198,14 @@ class Reader:
         async with self._lend(transaction=True) as connection:
             rows = await fetch(
                 connection,
-                "SELECT trace_id, last_event_id, status, change_seq FROM traces WHERE change_seq > ? ORDER BY change_seq",
+                "SELECT trace_id, last_event_id, status FROM traces WHERE change_seq > ? ORDER BY change_seq",
                 since,
             )
             gone = await fetch(
                 connection, "SELECT trace_id, last_event_id, change_seq FROM deleted_traces WHERE change_seq > ?", since
             )
             newest = (await fetch(connection, "SELECT change_seq FROM change_counter"))[0][0]
-        grown = [Grown(trace_id, last, status) for trace_id, last, status, _ in rows]
+        grown = [Grown(trace_id, last, status) for trace_id, last, status in rows]
         grown.extend(Grown(trace_id, last, "deleted", deleted=True) for trace_id, last, _ in gone)
         return grown, newest
 

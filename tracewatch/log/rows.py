@@ -15,7 +15,36 @@ import orjson
 
 from ..model.state import State
 
-_NAMES = ["trace_key", "trace_id", "spec", "task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "metadata", "status", "current_goal_id", "first_event_id", "last_event_id", "log_bytes", "total_messages", "total_tokens", "total_cost", "tree_messages", "tree_tokens", "tree_cost", "created_at", "updated_at", "completed_at", "summary", "error", "lease_s", "lease_expires_at", "change_seq"]
+_NAMES = [
+    "trace_key",
+    "trace_id",
+    "spec",
+    "task",
+    "agent_type",
+    "parent_trace_id",
+    "parent_goal_id",
+    "root_trace_id",
+    "metadata",
+    "status",
+    "current_goal_id",
+    "first_event_id",
+    "last_event_id",
+    "log_bytes",
+    "total_messages",
+    "total_tokens",
+    "total_cost",
+    "tree_messages",
+    "tree_tokens",
+    "tree_cost",
+    "created_at",
+    "updated_at",
+    "completed_at",
+    "summary",
+    "error",
+    "lease_s",
+    "lease_expires_at",
+    "change_seq",
+]
 TRACE_COLUMNS = ", ".join(_NAMES)
 
 
@@ -144,9 +173,9 @@ async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int,
     while state.last_event_id < upto:
         bodies = await fetch(
             connection,
-            "SELECT body FROM events WHERE trace_key = ? AND event_id > ? AND event_id <= ? ORDER BY event_id LIMIT 500",
+            "SELECT body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ? ORDER BY event_id LIMIT 500",
             row.trace_key,
-            state.last_event_id,
+            state.last_event_id + 1,
             upto,
         )
         if not bodies:

@@ -62,6 +62,7 @@ class SQLiteLog:
         self.traces = self._reader.traces
         self.summaries = self._reader.summaries
         self.changes = self._reader.changes
+        self.last_seq = self._reader.last_seq
         self.listen = self._writer.listen
 
     @classmethod
@@ -197,7 +198,8 @@ async def _connect(path: Path, opened: list[aiosqlite.Connection], *, writing: b
     mode = await _set_wal(connection)
     if mode != "wal":  # PRAGMA says so by its value, not by an error
         raise LogError(
-            f"can't open the log {str(path)!r}: SQLite can't use WAL here (journal mode {mode!r}); is it on a network file system?"
+            f"can't open the log {str(path)!r}: SQLite can't use WAL here (journal mode {mode!r}); "
+            "is it on a network file system?"
         )
     await fetch(connection, "PRAGMA synchronous = FULL")
     await fetch(connection, "PRAGMA foreign_keys = OFF")

@@ -1,6 +1,7 @@
 """One transaction for many waiting appends: what it has loaded, what it will write.
 
-Rule 1: a job first plans, on copies, and may be refused without a trace; then it commits its plan to the transaction, which can't fail.
+Rule 1: a job first plans, on copies, and may be refused without a trace; then it commits its plan to the transaction,
+        which can't fail.
 Rule 2: nothing is written before ``flush``; ``flush`` writes each table once.
 Rule 3: states come from the cache only where the row in this transaction says the same ``last_event_id``.
 """
@@ -153,7 +154,7 @@ class Transaction:
         return self.drafts.get(trace_id)
 
     def tree_totals(self, draft: Draft, state: State) -> dict[str, Any]:
-        """The sums of a trace with its sub-traces', once this transaction is written and the trace stands at ``state``."""
+        """The sums of a trace with its sub-traces', as they will be with this transaction and the trace at ``state``."""
         sums = draft.row.tree_totals()
         for other in self.drafts.values():
             above: Draft | None = other

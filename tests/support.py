@@ -1,0 +1,132 @@
+"""Servers for tests: one in this process, one in a process of its own that can be killed; and a way to wait for things.
+
+Rule: no sleeps where a condition can be waited for, and every wait has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracewatch.server.app import create_app
+from tracewatch.server.run import Server, bind, uvicorn_config
+from tracewatch.server.services import Services
+from tracewatch.settings import Settings
+
+DEADLINE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server in this process."""
+
+    url: str  # http://127.0.0.1:port
+    services: Services
+
+    @property
+    def ws_url(self) -> str:
+        """The same for WebSockets."""
+        return self.url.replace("http", "ws", 1)
+
+
+class _QuietServer(Server):
+    """Leaves the signals of the test process alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(db: Path | str, **settings: Any) -> AsyncIterator[Serving]:
+    """A server on ``db`` and a free port, in this loop."""
+    chosen = Settings(db=str(db), port=settings.pop("port", 0), **settings)
+    bound = bind(chosen)
+    app = create_app(chosen)
+    server = _QuietServer(uvicorn_config(chosen, app))
+    task = asyncio.create_task(server.serve([bound]))
+    try:
+        await until(lambda: server.started or task.done())
+        if task.done():
+            task.result()
+        yield Serving(f"http://127.0.0.1:{bound.getsockname()[1]}", app.state.services)
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, DEADLINE_S)
+        bound.close()
+
+
+async def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
+    """Wait until ``condition()`` is true; its value. Fails the test at the deadline."""
+    end = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {deadline_s} s: {condition}"
+        await asyncio.sleep(0.005)
+    return value
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for a server that must come back on the same one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ServerProcess:
+    """A server in a process of its own, on a port that stays the same over restarts."""
+
+    def __init__(self, db: Path | str, port: int | None = None, **settings: Any) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.ws_url = f"ws://127.0.0.1:{self.port}"
+        self._env = {f"TRACEWATCH_{name.upper()}": str(value) for name, value in settings.items()}
+        self._db = str(db)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> ServerProcess:
+        """Start and wait until it answers."""
+        code = (
+            "import os\nfrom tracewatch.settings import Settings\nfrom tracewatch.server.run import serve\n"
+            "serve(Settings.from_env(os.environ), on_ready=lambda url: os.write(1, url.encode() + b'\\n'))\n"
+        )
+        env = {**os.environ, **self._env, "TRACEWATCH_DB": self._db, "TRACEWATCH_PORT": str(self.port)}
+        self.process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.strip().decode() == self.url, f"the server did not start: {line!r}"
+        return self
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(DEADLINE_S)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process = None
+        return code
+
+    def __enter__(self) -> ServerProcess:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process is not None:
+            self.kill()

@@ -1,0 +1,215 @@
+"""A watched trace: its head, the frames that came last, and the watchers that stand at the head.
+
+Rule 1: frames enter in the order of their ids without a hole. A commit that does not follow the head is only a hint,
+        and what
+        is between is read from the log.
+Rule 2: a watcher at the head has ``cursor == head`` whenever the loop is free; who does not is sent back to the log.
+Rule 3: nothing here awaits a reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ..errors import Unavailable, UnknownTrace
+from ..log import EventLog, Grown
+from ..model.events import ENDED
+from .sink import Frame
+
+if TYPE_CHECKING:
+    from .watcher import Watcher
+
+RING_BYTES = 256 * 1024  # of a trace's newest events, for those who are a little late
+RETRY_S = 0.5  # until a log that could not be read is tried again
+CHUNK_BYTES = 64 * 1024  # written to a socket at once before looking whether it takes it
+
+
+class Channel:
+    """Fan-out of one trace to this process's watchers of it."""
+
+    def __init__(self, log: EventLog, trace_id: str, *, page_events: int, page_bytes: int, behind_bytes: int) -> None:
+        self.trace_id = trace_id
+        self.head: int | None = None  # id of the newest event known here; None before anybody has looked
+        self.status = "running"  # of the trace, as of the head
+        self.deleted = False
+        self.users = 0  # watchers and those about to be one
+        self.at_head: set[Watcher] = set()  # direct sinks, written to by ``_flush``
+        self.waiting: set[Watcher] = set()  # all watchers; woken when something has changed
+        self._log = log
+        self._page_events = page_events
+        self._page_bytes = page_bytes
+        self._behind_bytes = behind_bytes  # unsent bytes above which a watcher goes back to the log
+        self._ring: deque[Frame] = deque()
+        self._ring_bytes = 0
+        self._ring_mark = 0  # the newest id at the last ``age``
+        self._pending: list[Frame] = []  # in the ring, not yet written to those at the head
+        self._flush_due = False
+        self._known = 0  # the newest id that anybody has mentioned
+        self._pull: asyncio.Task[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the trace has ended, as of the head."""
+        return self.status in ENDED
+
+    def begin(self, last_event_id: int, status: str) -> None:
+        """Tell a fresh channel where the log stands; to one that knows its head it is a hint."""
+        if self.head is None:
+            self.head, self.status = last_event_id, status
+        else:
+            self.hint(last_event_id, status)
+
+    def grow(self, grown: Grown) -> None:
+        """A commit, of this process (with bodies) or another one (a hint)."""
+        if grown.deleted:
+            self.deleted = True
+            self.wake_all()
+        elif self.head is None:
+            self.wake_all()  # somebody waits for the trace to exist
+        elif grown.bodies and grown.last_event_id - len(grown.bodies) == self.head and self._pull is None:
+            self._push(grown.bodies, grown.status)
+        else:
+            self.hint(grown.last_event_id, grown.status)
+
+    def hint(self, last_event_id: int, status: str) -> None:
+        """The log may hold events up to ``last_event_id``."""
+        self._known = max(self._known, last_event_id)
+        if self.head is None or self._pull is not None:
+            return
+        if self._known > self.head:
+            self._pull = asyncio.create_task(self._pull_from_log(), name=f"tracewatch-pull-{self.trace_id}")
+        elif last_event_id == self.head and status != self.status:
+            self.status = status
+            self.wake_all()
+
+    async def reached(self, event_id: int) -> None:
+        """Wait until the head is at ``event_id``, which somebody has read in the log already."""
+        self.hint(event_id, self.status)
+        if self._pull is not None:
+            await asyncio.shield(self._pull)
+
+    async def _pull_from_log(self) -> None:
+        try:
+            while self.head is not None and self.head < self._known:
+                try:
+                    page = await self._log.read(
+                        self.trace_id, self.head, max_events=self._page_events, max_bytes=self._page_bytes
+                    )
+                except Unavailable:
+                    await asyncio.sleep(RETRY_S)  # nothing is lost: the log is asked again
+                    continue
+                if not page.bodies:
+                    self._known = min(self._known, page.last_event_id)
+                    if page.last_event_id > self.head:  # trimmed under us: those at the head find out from the log
+                        self._restart(page.last_event_id, page.status)
+                    continue
+                status = page.status if page.upto == page.last_event_id else self.status
+                self._push(page.bodies[max(0, self.head - page.after) :], status)
+        except UnknownTrace:
+            self.deleted = True
+            self.wake_all()
+        finally:
+            self._pull = None
+
+    def _restart(self, head: int, status: str) -> None:
+        self._ring.clear()
+        self._ring_bytes = 0
+        self._pending.clear()
+        self.head, self.status = head, status
+        for watcher in tuple(self.at_head):
+            watcher.fall_behind()
+        self.wake_all()
+
+    def _push(self, bodies: list[bytes], status: str) -> None:
+        assert self.head is not None
+        for body in bodies:
+            self.head += 1
+            frame = Frame(self._log.epoch, self.head, body)
+            self._ring.append(frame)
+            self._ring_bytes += len(body)
+            self._pending.append(frame)
+        while self._ring_bytes > RING_BYTES and len(self._ring) > 1:
+            self._ring_bytes -= len(self._ring.popleft().body)
+        self.status = status
+        if self._pending and not self._flush_due:
+            # Not at once: what is committed until the loop gets there is written together
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def after(self, cursor: int, max_events: int, max_bytes: int) -> list[Frame] | None:
+        """Frames after ``cursor`` from memory; None if only the log has them."""
+        if not self._ring or self._ring[0].event_id > cursor + 1 or self.head is None:
+            return None
+        frames: list[Frame] = []
+        size = 0
+        skip = cursor + 1 - self._ring[0].event_id
+        for frame in islice(self._ring, skip, skip + max_events):
+            size += len(frame.body)
+            if frames and size > max_bytes:
+                break
+            frames.append(frame)
+        return frames
+
+    def age(self) -> None:
+        """Called now and then: forget the frames that were already old the last time."""
+        while self._ring and self._ring[0].event_id <= self._ring_mark:
+            self._ring_bytes -= len(self._ring.popleft().body)
+        self._ring_mark = self.head or 0
+
+    def wake_all(self) -> None:
+        """Have every watcher look again."""
+        for watcher in self.waiting:
+            watcher.wake.set()
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        frames, self._pending = self._pending, []
+        if not frames:
+            return
+        if self.at_head:
+            batches: dict[frozenset[str] | None, list[tuple[int, int, bytes]]] = {}
+            for watcher in tuple(self.at_head):
+                batch = batches.get(watcher.types)
+                if batch is None:
+                    batch = batches[watcher.types] = _chunks(frames, watcher.wants)
+                self._write(watcher, frames[0].event_id - 1, batch)
+        if self.ended:
+            self.wake_all()  # those who asked to be told the end
+        elif len(self.waiting) > len(self.at_head):
+            for watcher in self.waiting - self.at_head:
+                watcher.wake.set()
+
+    def _write(self, watcher: Watcher, expected: int, chunks: list[tuple[int, int, bytes]]) -> None:
+        if watcher.cursor >= chunks[-1][0]:
+            return  # it read them from the ring before this flush
+        if watcher.cursor != expected:
+            watcher.fall_behind()
+            return
+        for upto, sent, data in chunks:
+            if watcher.sink.buffered() > self._behind_bytes:
+                watcher.fall_behind()
+                return
+            if data:
+                watcher.sink.write(data)
+            watcher.passed(upto, sent)
+
+
+def _chunks(frames: list[Frame], wants: Callable[[Frame], bool]) -> list[tuple[int, int, bytes]]:
+    """``(upto, how many events, their WebSocket frames)``: pieces small enough to be written at once."""
+    chunks: list[tuple[int, int, bytes]] = []
+    parts: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if wants(frame):
+            parts.append(frame.ws)
+            size += len(frame.ws)
+        if size > CHUNK_BYTES:
+            chunks.append((frame.event_id, len(parts), b"".join(parts)))
+            parts, size = [], 0
+    if not chunks or chunks[-1][0] != frames[-1].event_id:
+        chunks.append((frames[-1].event_id, len(parts), b"".join(parts)))
+    return chunks

@@ -1,0 +1,133 @@
+"""The hub: which traces are watched in this process, and who hears what when the log grows.
+
+Rule 1: what grows is told by hints; the hub never keeps an event that the log does not have.
+Rule 2: a channel lives as long as somebody watches its trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from ..errors import TooMany
+from ..log import EventLog, Grown, Snapshot
+from .channel import Channel
+from .sink import Sink
+from .watcher import Watcher, WatchLimits, WatchRequest
+
+
+class Hub:
+    """Fan-out of one log to this process's watchers."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        limits: WatchLimits | None = None,
+        max_watchers: int = 10_000,
+        watcher_bytes: int = 256 * 1024,
+    ) -> None:
+        self.log = log
+        self.limits = limits or WatchLimits()
+        self._max_watchers = max_watchers
+        self._behind_bytes = watcher_bytes // 2  # the other half is the page a watcher may hold meanwhile
+        self._channels: dict[str, Channel] = {}
+        self._watchers: set[Watcher] = set()
+        self._growth_listeners: set[Callable[[Sequence[Grown]], None]] = set()
+        self._empty = asyncio.Event()  # set while nobody watches
+        self._leaving_ms: int | None = None
+        self._leaving = asyncio.Event()
+        self._unlisten = log.listen(self.grown)
+        self._ticker = asyncio.create_task(self._tick(), name="tracewatch-heartbeats")
+
+    def grown(self, grown: Sequence[Grown]) -> None:
+        """The log has grown: a commit of this process, or what the poll found of the others'."""
+        for one in grown:
+            channel = self._channels.get(one.trace_id)
+            if channel is not None:
+                channel.grow(one)
+        for listener in self._growth_listeners:
+            listener(grown)
+
+    def on_growth(self, listener: Callable[[Sequence[Grown]], None]) -> Callable[[], None]:
+        """Tell ``listener`` of every growth, its own process's and others'; the result takes it back."""
+        self._growth_listeners.add(listener)
+        return lambda: self._growth_listeners.discard(listener)
+
+    def watchers(self, trace_id: str) -> int:
+        """How many watch this trace from this process."""
+        channel = self._channels.get(trace_id)
+        return 0 if channel is None else channel.users
+
+    async def left(self) -> int:
+        """Wait until the server is leaving; the milliseconds within which clients should come back."""
+        await self._leaving.wait()
+        return self._leaving_ms or 0
+
+    @asynccontextmanager
+    async def _channel(self, trace_id: str) -> AsyncIterator[Channel]:
+        channel = self._channels.get(trace_id)
+        if channel is None:
+            channel = self._channels[trace_id] = Channel(
+                self.log,
+                trace_id,
+                page_events=self.limits.page_events,
+                page_bytes=self.limits.page_bytes,
+                behind_bytes=self._behind_bytes,
+            )
+        channel.users += 1
+        try:
+            yield channel
+        finally:
+            channel.users -= 1
+            if not channel.users:
+                del self._channels[trace_id]
+
+    async def watch(self, request: WatchRequest, sink: Sink, on_start: Callable[[Snapshot], None] | None = None) -> str:
+        """Run one watch to its end: ``"end"`` or ``"goaway"``. Raises as Watcher.run, and TooMany."""
+        if len(self._watchers) >= self._max_watchers:
+            raise TooMany(f"this server has {self._max_watchers:,} watchers already", retry_after_s=5)
+        async with self._channel(request.trace_id) as channel:
+            watcher = Watcher(self.log, channel, request, sink, self.limits)
+            watcher.leaving_ms = self._leaving_ms
+            self._watchers.add(watcher)
+            self._empty.clear()
+            try:
+                return await watcher.run(on_start)
+            finally:
+                self._watchers.discard(watcher)
+                if not self._watchers:
+                    self._empty.set()
+
+    async def _tick(self) -> None:
+        interval = min(1.0, self.limits.heartbeat_s / 4)
+        ticks_to_age = max(1, round(5 / interval))
+        count = 0
+        while True:
+            await asyncio.sleep(interval)
+            due = time.monotonic() - self.limits.heartbeat_s
+            for watcher in tuple(self._watchers):
+                if watcher.last_sent <= due:
+                    watcher.heartbeat()
+            count += 1
+            if count % ticks_to_age == 0:
+                for channel in self._channels.values():
+                    channel.age()
+
+    async def goaway(self, after_ms: int, timeout_s: float) -> None:
+        """Tell every watcher to come back within ``after_ms`` and wait until they have left, at most ``timeout_s``."""
+        self._leaving_ms = after_ms
+        self._leaving.set()
+        for watcher in tuple(self._watchers):
+            watcher.leaving_ms = after_ms
+            watcher.wake.set()
+        if self._watchers:
+            await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=timeout_s)
+
+    async def close(self) -> None:
+        """Stop listening and ticking."""
+        self._unlisten()
+        self._ticker.cancel()
+        await asyncio.gather(self._ticker, return_exceptions=True)

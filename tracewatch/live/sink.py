@@ -1,0 +1,68 @@
+"""Where frames go: the seam between the hub and a transport.
+
+Rule 1: a sink never buffers without bound: ``send`` waits, and who calls ``write`` looks at ``buffered`` first.
+Rule 2: a sink whose reader has gone raises SinkClosed; nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+from ..model.events import event_name
+from ..model.frames import sse_event, ws_text
+
+
+class SinkClosed(Exception):
+    """The reader has gone. Not an error of anybody's."""
+
+
+class Frame:
+    """One stored event, encoded at most once for each way of sending it, whoever it is sent to."""
+
+    def __init__(self, epoch: str, event_id: int, body: bytes) -> None:
+        self.epoch = epoch
+        self.event_id = event_id
+        self.body = body
+
+    @cached_property
+    def name(self) -> str:
+        """The event's name."""
+        return event_name(self.body)
+
+    @cached_property
+    def ws(self) -> bytes:
+        """As a WebSocket frame."""
+        return ws_text(self.body)
+
+    @cached_property
+    def sse(self) -> bytes:
+        """As a server-sent event."""
+        return sse_event(self.epoch, self.event_id, self.body)
+
+    @property
+    def line(self) -> bytes:
+        """As a line of NDJSON."""
+        return self.body + b"\n"
+
+
+class Sink(Protocol):
+    """One reader's end of a transport."""
+
+    direct: bool  # whether ``write`` may be used
+
+    def write(self, data: bytes) -> None:
+        """Hand over whole WebSocket frames at once (``direct`` only). Does nothing once the reader has gone."""
+
+    def buffered(self) -> int:
+        """Bytes handed over and not yet taken by the system (``direct`` only)."""
+
+    async def send_events(self, frames: Sequence[Frame]) -> None:
+        """Send stored events, waiting while the reader is slow. Raises SinkClosed."""
+
+    async def send_control(self, payload: bytes) -> None:
+        """Send a control frame, waiting while the reader is slow. Raises SinkClosed."""
+
+    def write_control(self, payload: bytes) -> None:
+        """Hand over a control frame at once (``direct`` only)."""

@@ -1,0 +1,335 @@
+"""A watcher: a cursor and a filter that is in the log, reading pages at its own pace, or at the head.
+
+Rule 1: ``cursor`` is the last event handed to the sink or passed over by the filter; the next one is always ``cursor
+        + 1``,
+        wherever it comes from. That is why nothing is missed or repeated where log and head meet.
+Rule 2: between looking whether the cursor is at the head and standing there, nothing awaits.
+Rule 3: what it costs is bounded: one page, and what the sink buffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Gap, TraceDeleted, UnknownTrace
+from ..log import EventLog, Snapshot
+from ..model.frames import PROTOCOL, control, format_cursor, resolve_since, snapshot_values, with_tree_parts
+from ..model.state import State
+from ..model.times import format_time
+from .channel import Channel
+from .sink import Frame, Sink
+
+CHECKPOINT_EVERY = 1000  # skipped events (protocol, section 4)
+
+
+def gap_error(reason: str, state: State, epoch: str) -> Gap:
+    """The error for those who can't be sent a ``gap`` frame."""
+    resume = state.last_event_id if reason == "ahead" else state.first_event_id - 1
+    words = {
+        "trimmed": "the events asked for are gone",
+        "reset": "the cursor is of another history of this log",
+        "ahead": "the cursor is ahead of the log",
+    }
+    return Gap(
+        reason,
+        f"{words[reason]}: it holds {state.first_event_id} to {state.last_event_id}; go on from {resume}",
+        first_event_id=state.first_event_id,
+        current_event_id=state.last_event_id,
+        resume_event_id=resume,
+        cursor=format_cursor(epoch, resume),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """What a client asked to watch."""
+
+    trace_id: str
+    since: str | None = None
+    types: frozenset[str] | None = None  # only these events; None: all
+    until_end: bool = False
+    wait: bool = False  # the trace may not exist yet
+    tagged: bool = False  # control frames carry trace_id, as on /api/watch
+    quiet: bool = False  # no control frames at all, as in NDJSON; a gap raises instead
+    follow: bool = True  # go on live; else end where the log stood at the start
+
+
+@dataclass(frozen=True, slots=True)
+class WatchLimits:
+    """How much a watcher may take at once."""
+
+    page_events: int = 500
+    page_bytes: int = 128 * 1024
+    frame_bytes: int = 512 * 1024
+    heartbeat_s: float = 15.0
+
+
+class Watcher:
+    """One subscription. ``run`` is its life."""
+
+    def __init__(self, log: EventLog, channel: Channel, request: WatchRequest, sink: Sink, limits: WatchLimits) -> None:
+        self.request = request
+        self.sink = sink
+        self.types = request.types
+        self.cursor = 0
+        self.wake = asyncio.Event()  # something has changed: look again
+        self.leaving_ms: int | None = None  # set by the hub: say goaway and end
+        self.heartbeat_due = False
+        self.last_sent = time.monotonic()  # when anything was last handed to the sink
+        self._log = log
+        self._channel = channel
+        self._limits = limits
+        self._replayed = 0  # events sent since connected, snapshot or fell_behind
+        self._skipped = 0  # events passed over by the filter since the last checkpoint
+        self._catching_up = True  # a caught_up is owed
+        self._behind = False  # a fell_behind is owed
+        self._stop_at: int | None = None  # without ``follow``: the last event to send
+        self._tag = {"trace_id": request.trace_id} if request.tagged else {}
+
+    # --- called by the channel and the hub, never awaiting ---
+
+    def wants(self, frame: Frame) -> bool:
+        """Whether the filter lets an event through."""
+        return self.types is None or frame.name in self.types
+
+    def passed(self, upto: int, sent: int) -> None:
+        """The channel has handed ``sent`` events to the sink and the cursor is now ``upto``."""
+        if self.types is not None:
+            self._skipped += upto - self.cursor - sent
+            if self._skipped >= CHECKPOINT_EVERY:
+                self._skipped = 0
+                self.sink.write_control(self._control("checkpoint", cursor=self._cursor_token()))
+        self.cursor = upto
+        if sent:
+            self.last_sent = time.monotonic()
+
+    def fall_behind(self) -> None:
+        """Leave the head for the log."""
+        self._channel.at_head.discard(self)
+        self._behind = True
+        self.wake.set()
+
+    def heartbeat(self) -> None:
+        """Say that all is well, now if the sink can take it."""
+        if self in self._channel.at_head:
+            for payload in self._heartbeat_frames():
+                self.sink.write_control(payload)
+            self.last_sent = time.monotonic()
+        else:
+            self.heartbeat_due = True
+            self.wake.set()
+
+    # --- its life ---
+
+    async def run(self, on_start: Callable[[Snapshot], None] | None = None) -> str:
+        """Send everything until the trace has ended (``"end"``) or the server leaves (``"goaway"``).
+
+        ``on_start`` is told the snapshot the watch begins with. Raises SinkClosed, InvalidCursor, UnknownTrace,
+        TraceDeleted.
+        """
+        channel = self._channel
+        channel.waiting.add(self)
+        try:
+            snapshot = await self._first_snapshot()
+            if snapshot is None:
+                return "goaway"
+            if on_start is not None:
+                on_start(snapshot)
+            await self._start(snapshot)
+            return await self._deliver()
+        finally:
+            channel.waiting.discard(self)
+            channel.at_head.discard(self)
+
+    async def _first_snapshot(self) -> Snapshot | None:
+        while True:
+            self.wake.clear()
+            try:
+                snapshot = await self._log.snapshot(self.request.trace_id)
+            except UnknownTrace:
+                if not self.request.wait:
+                    raise
+                await self.wake.wait()
+                if self.leaving_ms is not None:
+                    await self._send("goaway", after_ms=self.leaving_ms)
+                    return None
+                if self.heartbeat_due:
+                    await self._send_heartbeat()
+                continue
+            self._channel.deleted = False
+            self._channel.begin(snapshot.state.last_event_id, snapshot.state.status)
+            return snapshot
+
+    async def _start(self, snapshot: Snapshot) -> None:
+        state, epoch = snapshot.state, self._log.epoch
+        start = resolve_since(
+            self.request.since,
+            epoch=epoch,
+            first_event_id=state.first_event_id,
+            last_event_id=state.last_event_id,
+        )
+        self.cursor = start.after
+        self._stop_at = None if self.request.follow else state.last_event_id
+        if start.gap is not None and self.request.quiet:
+            raise gap_error(start.gap, snapshot.state, epoch)
+        await self._send_state("connected", snapshot)
+        if start.gap is not None:
+            await self._send_gap(start.gap, self.request.since, snapshot)
+
+    async def _send_gap(self, reason: str, requested: str | None, snapshot: Snapshot) -> None:
+        state = snapshot.state
+        await self._send(
+            "gap",
+            reason=reason,
+            requested=requested,
+            first_event_id=state.first_event_id,
+            current_event_id=state.last_event_id,
+            resume_event_id=self.cursor,
+        )
+        await self._send_state("snapshot", snapshot)
+
+    async def _send_state(self, name: str, snapshot: Snapshot) -> None:
+        if self.request.quiet:
+            return
+        frame: dict[str, Any] = {
+            "event": name,
+            **self._tag,
+            "protocol": PROTOCOL,
+            "epoch": self._log.epoch,
+            "cursor": self._cursor_token(),
+            **snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive),
+            "heartbeat_s": self._limits.heartbeat_s,
+        }
+        for payload in with_tree_parts(frame, self._limits.frame_bytes):
+            await self.sink.send_control(payload)
+        self._replayed = 0
+        self.last_sent = time.monotonic()
+
+    async def _deliver(self) -> str:
+        channel = self._channel
+        while True:
+            self.wake.clear()
+            if self._stop_at is not None and self.cursor >= self._stop_at:
+                return "end"
+            if self.leaving_ms is not None:
+                await self._send("goaway", after_ms=self.leaving_ms)
+                return "goaway"
+            if channel.deleted:
+                raise TraceDeleted(f"trace {self.request.trace_id!r} was deleted")
+            if self._behind:
+                self._behind, self._catching_up, self._replayed = False, True, 0
+                await self._send("fell_behind", sent_event_id=self.cursor, current_event_id=channel.head)
+            if await self._step():
+                continue
+            if channel.head is None or self.cursor != channel.head:
+                if self.cursor > (channel.head or 0):
+                    await channel.reached(self.cursor)
+                continue
+            if await self._stand_at_head():
+                return "end"
+
+    async def _step(self) -> bool:
+        """Send the next page, if there is one."""
+        channel, limits = self._channel, self._limits
+        frames = channel.after(self.cursor, limits.page_events, limits.page_bytes)
+        if frames is None:
+            if not self._catching_up and channel.head is not None and self.cursor < channel.head:
+                self._behind = True  # the frames it needs have left memory: too slow for live
+                return True
+            if channel.head is not None and self.cursor == channel.head and not self._catching_up:
+                return False
+            page = await self._log.read(
+                self.request.trace_id, self.cursor, max_events=limits.page_events, max_bytes=limits.page_bytes
+            )
+            if page.first_event_id - 1 > self.cursor:
+                await self._past_is_gone()
+                return True
+            frames = [
+                Frame(self._log.epoch, event_id, body) for event_id, body in enumerate(page.bodies, self.cursor + 1)
+            ]
+            channel.begin(page.last_event_id, page.status)
+        if not frames:
+            return False
+        wanted = frames if self.types is None else [frame for frame in frames if self.wants(frame)]
+        if wanted:
+            await self.sink.send_events(wanted)
+            self._replayed += len(wanted)
+            self.last_sent = time.monotonic()
+        self.cursor = frames[-1].event_id
+        self._skipped += len(frames) - len(wanted)
+        if self._skipped >= CHECKPOINT_EVERY:
+            self._skipped = 0
+            await self._send("checkpoint", cursor=self._cursor_token())
+        return True
+
+    async def _past_is_gone(self) -> None:
+        snapshot = await self._log.snapshot(self.request.trace_id)
+        if self.request.quiet:
+            raise gap_error("trimmed", snapshot.state, self._log.epoch)
+        requested = self._cursor_token()
+        self.cursor = snapshot.state.first_event_id - 1
+        await self._send_gap("trimmed", requested, snapshot)
+
+    async def _stand_at_head(self) -> bool:
+        """At the head: say so, then wait until something has changed. True when the watch is over."""
+        channel = self._channel
+        if self._catching_up:
+            self._catching_up = False
+            payload = self._control(
+                "caught_up",
+                current_event_id=channel.head,
+                cursor=self._cursor_token(),
+                replayed=self._replayed,
+            )
+            if not self.sink.direct:
+                await self._send_payload(payload)
+                return False  # the head may have moved meanwhile
+            self.sink.write_control(payload)
+        if self.request.until_end and channel.ended:
+            await self._send("end", status=channel.status, last_event_id=channel.head)
+            return True
+        if self.sink.direct:
+            channel.at_head.add(self)
+        await self.wake.wait()
+        channel.at_head.discard(self)
+        if self.heartbeat_due:
+            await self._send_heartbeat()
+        return False
+
+    # --- control frames ---
+
+    def _cursor_token(self) -> str:
+        return format_cursor(self._log.epoch, self.cursor)
+
+    def _control(self, event: str, **values: Any) -> bytes:
+        return control(event, **self._tag, **values)
+
+    async def _send(self, event: str, **values: Any) -> None:
+        await self._send_payload(self._control(event, **values))
+
+    async def _send_payload(self, payload: bytes) -> None:
+        if not self.request.quiet:
+            await self.sink.send_control(payload)
+            self.last_sent = time.monotonic()
+
+    def _heartbeat_frames(self) -> list[bytes]:
+        token = self._cursor_token()
+        frames = [
+            self._control(
+                "heartbeat", ts=format_time(time.time()), current_event_id=self._channel.head or 0, cursor=token
+            )
+        ]
+        if self.types is not None:
+            self._skipped = 0
+            frames.append(self._control("checkpoint", cursor=token))
+        return frames
+
+    async def _send_heartbeat(self) -> None:
+        self.heartbeat_due = False
+        for payload in self._heartbeat_frames():
+            await self._send_payload(payload)
+        self.last_sent = time.monotonic()

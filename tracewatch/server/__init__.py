@@ -1,0 +1,1 @@
+"""The ASGI edge: REST, WebSocket, SSE. Starlette and uvicorn live here and nowhere else."""

@@ -1,0 +1,128 @@
+"""``create_app()``: all wiring, and nothing but wiring."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from ..errors import TracewatchError, Unavailable
+from ..live.bell import PollBell
+from ..live.hub import Hub
+from ..live.watcher import WatchLimits
+from ..log import EventLog, open_log
+from ..settings import Settings
+from . import record, rest, stream, watch
+from .access import AccessMiddleware
+from .services import Services, error_response
+
+LEASE_CHECK_S = 1.0  # a lost recorder is noticed this much later than its lease at the most
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup."""
+    chosen = settings or Settings.from_env(os.environ)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        log = await open_log(
+            chosen.db, max_event_bytes=chosen.max_event_bytes, max_batch_events=chosen.max_batch_events
+        )
+        hub = Hub(
+            log,
+            limits=WatchLimits(
+                page_events=chosen.page_events,
+                page_bytes=min(chosen.page_bytes, chosen.watcher_bytes // 2),
+                frame_bytes=chosen.max_frame_bytes,
+                heartbeat_s=chosen.heartbeat_s,
+            ),
+            max_watchers=chosen.max_watchers,
+            watcher_bytes=chosen.watcher_bytes,
+        )
+        bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
+        leases = asyncio.create_task(_expire_leases(log), name="tracewatch-leases")
+        app.state.services = Services(log, hub, chosen)
+        try:
+            yield
+        finally:
+            leases.cancel()
+            await asyncio.gather(leases, return_exceptions=True)
+            await bell.close()
+            await hub.close()
+            await log.close()
+
+    return Starlette(
+        routes=_routes(),
+        lifespan=lifespan,
+        middleware=[Middleware(AccessMiddleware)],
+        exception_handlers={
+            TracewatchError: error_response,
+            HTTPException: error_response,
+            Exception: error_response,
+        },
+    )
+
+
+def _routes() -> list[Route | WebSocketRoute]:
+    one = "/api/traces/{trace_id}"
+    return [
+        Route("/api/traces", rest.list_traces, methods=["GET"]),
+        Route("/api/traces", rest.create_trace, methods=["POST"]),
+        Route("/api/import", rest.import_trace, methods=["POST"]),
+        Route(one, rest.get_trace, methods=["GET"]),
+        Route(one, rest.delete_trace, methods=["DELETE"]),
+        Route(f"{one}/events", stream.get_events, methods=["GET"]),
+        Route(f"{one}/events", rest.append_events, methods=["POST"]),
+        Route(f"{one}/messages", rest.get_messages, methods=["GET"]),
+        Route(f"{one}/heartbeat", rest.heartbeat, methods=["POST"]),
+        WebSocketRoute(f"{one}/record", record.record),
+        WebSocketRoute(f"{one}/watch", watch.watch_trace),
+        WebSocketRoute("/api/watch", watch.watch_many),
+        Route("/healthz", rest.healthz, methods=["GET"]),
+        Route("/openapi.json", rest.openapi, methods=["GET"]),
+        Route("/static/{name}", _asset, methods=["GET"]),
+        Route("/traces/{trace_id}", _page, methods=["GET"]),
+        Route("/", _page, methods=["GET"]),
+    ]
+
+
+async def _expire_leases(log: EventLog) -> None:
+    while True:
+        try:
+            await log.expire_leases()
+        except Unavailable:
+            pass  # asked again in a moment; the lease has not come back meanwhile
+        await asyncio.sleep(LEASE_CHECK_S)
+
+
+def web_dir() -> Path:
+    """The folder with the page: inside the package when installed from a wheel, else beside it."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "web"
+    return inside if inside.is_dir() else package.parent / "web"
+
+
+async def _page(request: Request) -> Response:
+    return FileResponse(web_dir() / "index.html", headers=PAGE_HEADERS)
+
+
+async def _asset(request: Request) -> Response:
+    path = web_dir() / request.path_params["name"]
+    if path.name.startswith(".") or path.parent != web_dir() or not path.is_file():
+        raise HTTPException(404, "Not Found")
+    return FileResponse(path, headers=PAGE_HEADERS)

@@ -1,0 +1,177 @@
+"""``/openapi.json``: the REST API's own description, made from the same types that validate.
+
+Rule: a schema is written here only where no type exists; what a recorder sends comes from model/payloads.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from ..model.payloads import GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
+
+_REF = "#/components/schemas/"
+_ERRORS = {
+    400: "It can't be parsed",
+    403: "It comes from where it may not",
+    404: "There is no such trace",
+    409: "It contradicts what is stored",
+    410: "The past that was asked for is gone, or of another history",
+    412: "The log has moved on",
+    413: "Too large",
+    422: "It does not validate",
+    503: "The log can't be used now",
+}
+
+
+def _error(status: int) -> dict[str, Any]:
+    schema = {"application/json": {"schema": {"$ref": _REF + "Error"}}}
+    return {"description": _ERRORS[status], "content": schema}
+
+
+def _call(summary: str, answer: str | None, *errors: int, status: int = 200, **more: Any) -> dict[str, Any]:
+    content = {} if answer is None else {"content": {"application/json": {"schema": {"$ref": _REF + answer}}}}
+    responses = {str(status): {"description": summary, **content}}
+    responses.update({str(code): _error(code) for code in (*errors, 400, 403, 503)})
+    return {"summary": summary, "responses": responses, **more}
+
+
+def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema or {"type": "string"}}
+
+
+def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": description, "schema": schema or {"type": "string"}}
+
+
+def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _schemas() -> dict[str, Any]:
+    schemas: dict[str, Any] = {}
+
+    def add(name: str, adapter: Any) -> None:
+        schema = adapter.json_schema(ref_template=_REF + "{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[name] = schema
+
+    for name, adapter in RECORDED.items():
+        add(name, adapter)
+        schemas[name]["properties"]["event"] = {"const": name}
+    add("other_event", GENERIC)
+    add("TraceSpec", TRACE_SPEC)
+    whole = {"type": "integer", "minimum": 0}
+    some = {"type": "object", "additionalProperties": True}
+    schemas["Event"] = {"anyOf": [{"$ref": _REF + name} for name in (*RECORDED, "other_event")]}
+    schemas["Error"] = {
+        "type": "object",
+        "required": ["error", "message", "details"],
+        "properties": {
+            "error": {"type": "string"},
+            "message": {"type": "string"},
+            "details": {"type": "array", "items": some},
+        },
+    }
+    schemas["Appended"] = {
+        "type": "object",
+        "required": ["first_event_id", "last_event_id", "duplicates"],
+        "properties": {
+            "first_event_id": {"type": ["integer", "null"]},
+            "last_event_id": whole,
+            "duplicates": whole,
+        },
+    }
+    for name, keys in {
+        "Created": ("trace_id", "cursor", "trace"),
+        "Traces": ("traces", "next_page_token"),
+        "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers"),
+        "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),
+        "Messages": ("messages", "has_more"),
+        "Deleted": ("deleted",),
+        "Health": ("status", "version", "epoch"),
+        "Renewed": ("trace_id",),
+    }.items():
+        schemas[name] = {"type": "object", "required": list(keys)}
+    return schemas
+
+
+_LIMIT = _query("limit", "How many", type="integer", minimum=1, maximum=1000)
+_NUMBER = {"type": "integer", "minimum": 0}
+
+
+def _traces() -> dict[str, Any]:
+    filters = ("status", "agent_type", "q", "parent_trace_id", "root_trace_id", "page_token")
+    parameters = [_LIMIT, *(_query(name, "A filter, or the page") for name in filters)]
+    create = _json_body({"$ref": _REF + "TraceSpec"})
+    return {
+        "get": _call("Traces, newest first", "Traces", 422, parameters=parameters),
+        "post": _call("Create a trace", "Created", 404, 409, 413, 422, status=201, requestBody=create),
+    }
+
+
+def _events() -> dict[str, Any]:
+    event = {"$ref": _REF + "Event"}
+    body = _json_body({"anyOf": [event, {"type": "array", "items": event, "minItems": 1}]})
+    read = [
+        _query("since_event_id", "0, an event_id, a cursor <epoch>.<event_id>, -N or latest"),
+        _LIMIT,
+        _query("types", "Only these events, with commas"),
+        _query("follow", "1: NDJSON goes on live"),
+        _header("Last-Event-ID", "Where a server-sent event stream resumes"),
+    ]
+    write = [
+        _header("Producer-Id", "Who numbers its events"),
+        _header("Producer-Seq", "The number of the first event of the batch", type="integer", minimum=1),
+        _header("Expected-Last-Event-Id", "Append only if the log stands here", **_NUMBER),
+    ]
+    summary = "The stored events: a page, or with Accept text/event-stream or application/x-ndjson a stream"
+    return {
+        "get": _call(summary, "Page", 404, 410, 422, parameters=read),
+        "post": _call(
+            "Append events, all or none", "Appended", 404, 409, 412, 413, 422, requestBody=body, parameters=write
+        ),
+    }
+
+
+def _paths() -> dict[str, Any]:
+    pattern = f"^{TRACE_ID.pattern}$"
+    trace = {"name": "trace_id", "in": "path", "required": True, "schema": {"type": "string", "pattern": pattern}}
+    one = "/api/traces/{trace_id}"
+    at = [_query("at_event_id", "As it was after this event", **_NUMBER)]
+    of = [_LIMIT, _query("goal_id", "Of this goal"), _query("before", "Of a lower sequence", **_NUMBER)]
+    lines = {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
+    restore = "Put back one trace, or the next part of it, as export wrote it"
+    return {
+        "/api/traces": _traces(),
+        one: {
+            "parameters": [trace],
+            "get": _call("A trace now, or as it was after an event", "TraceState", 404, 410, 422, parameters=at),
+            "delete": _call("Remove a trace and its sub-traces", "Deleted", 404),
+        },
+        f"{one}/events": {"parameters": [trace], **_events()},
+        f"{one}/messages": {
+            "parameters": [trace],
+            "get": _call("Messages as they now stand", "Messages", 404, 422, parameters=of),
+        },
+        f"{one}/heartbeat": {"parameters": [trace], "post": _call("Renew the recorder's lease", "Renewed", 404)},
+        "/api/import": {"post": _call(restore, "Appended", 409, 413, 422, requestBody=lines)},
+        "/healthz": {"get": _call("The process answers", "Health")},
+    }
+
+
+@cache
+def description() -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "tracewatch",
+            "version": version("tracewatch"),
+            "description": "Record AI agents' runs in a replayable log and watch them live. WebSockets: "
+            "/api/traces/{trace_id}/record, /api/traces/{trace_id}/watch and /api/watch; see docs/protocol.md.",
+        },
+        "paths": _paths(),
+        "components": {"schemas": _schemas()},
+    }

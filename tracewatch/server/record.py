@@ -1,0 +1,198 @@
+"""Recording over one WebSocket: appends in, acks out in order, commands down the same socket.
+
+Rule 1: an ack is sent after the commit. Appends are handed to the log in the order they came, many in flight.
+Rule 2: a refused append is a ``nack``; the socket stays open.
+Rule 3: a recorder that sends faster than the disk takes is not read from meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from starlette.websockets import WebSocket
+
+from ..errors import BadRequest, TracewatchError, UnknownTrace
+from ..live.sink import Sink, SinkClosed
+from ..log import Appended, Grown, Snapshot
+from ..model.events import event_name
+from ..model.frames import CLOSE_GOING_AWAY
+from .rest import appended_json, checked_producer
+from .services import Services, services
+from .sinks import websocket_sink
+from .sockets import close, close_with_error, messages
+
+IN_FLIGHT = 64  # appends handed to the log and not yet answered, per socket
+COMMANDS = frozenset({"cancel_requested", "input_provided", "input_expired"})
+Waiting = tuple[int | None, int, "asyncio.Task[Appended]"]
+
+
+async def record(websocket: WebSocket) -> None:
+    """``WS /api/traces/{id}/record``."""
+    served = services(websocket)
+    await websocket.accept()
+    sink = websocket_sink(websocket, served.settings.watcher_bytes)
+    session = Session(served, websocket, sink)
+    try:
+        await session.begin()
+        async for message in messages(websocket, sink, served.settings.max_ws_record_bytes):
+            await session.handle(message)
+    except TracewatchError as error:
+        await close_with_error(websocket, sink, error)
+    except SinkClosed:
+        pass
+    finally:
+        await session.end()
+
+
+class Session:
+    """One recorder's socket."""
+
+    def __init__(self, served: Services, websocket: WebSocket, sink: Sink) -> None:
+        self._served = served
+        self._websocket = websocket
+        self._sink = sink
+        self._trace_id: str = websocket.path_params["trace_id"]
+        self._producer: str | None = websocket.query_params.get("producer")
+        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(IN_FLIGHT)  # appends in the order they came
+        self._tasks: list[asyncio.Task[None]] = []
+        self._commands = Commands(served, self._trace_id, sink)
+
+    async def begin(self) -> None:
+        """Say where the log stands. Raises UnknownTrace, BadRequest."""
+        if self._producer is not None:
+            checked_producer(self._producer, 1)
+        snapshot = await self._served.log.snapshot(self._trace_id)
+        expected = None
+        if self._producer is not None:
+            expected = await self._served.log.last_seq(self._trace_id, self._producer) + 1
+        await self._commands.begin(snapshot)
+        state = snapshot.state
+        ready = {
+            "trace_id": self._trace_id,
+            "epoch": self._served.log.epoch,
+            "last_event_id": state.last_event_id,
+            "producer": self._producer,
+            "expected_seq": expected,
+            "cancel_requested": state.cancel_requested,
+            "inputs": [{"request_id": key, "state": value} for key, value in state.closed_inputs.items()],
+        }
+        await self._say({"ready": ready})
+        self._tasks = [
+            asyncio.create_task(self._answer()),
+            asyncio.create_task(self._keep_lease()),
+            asyncio.create_task(self._leave()),
+        ]
+
+    async def _say(self, value: dict[str, Any]) -> None:
+        await self._sink.send_control(orjson.dumps(value))
+
+    async def handle(self, message: dict[str, Any]) -> None:
+        """One message of the recorder. Raises BadRequest for what is none."""
+        if "append" in message:
+            await self._append(message["append"])
+        elif "heartbeat" in message:
+            await self._served.log.renew_lease(self._trace_id)
+        else:
+            raise BadRequest('a message is {"append": {"seq", "events"}}, {"heartbeat": {}} or ping')
+
+    async def _append(self, asked: Any) -> None:
+        if not isinstance(asked, dict) or not isinstance(asked.get("events"), list):
+            raise BadRequest('append is an object with "events", an array')
+        producer, seq = asked.get("producer", self._producer), asked.get("seq")
+        if seq is not None or "producer" in asked:
+            checked_producer(producer, seq)
+            self._producer = producer
+        appending = self._served.log.append(
+            self._trace_id, asked["events"], producer=None if seq is None else producer, seq=seq
+        )
+        task = asyncio.create_task(appending)
+        await self._waiting.put((seq, len(asked["events"]), task))
+
+    async def _answer(self) -> None:
+        with suppress(SinkClosed):
+            while True:
+                seq, count, task = await self._waiting.get()
+                try:
+                    last = None if seq is None else seq + count - 1
+                    await self._say({"ack": {"seq": last, **appended_json(await task)}})
+                except TracewatchError as error:
+                    await self._say({"nack": {"seq": seq, **error.body()}})
+                finally:
+                    self._waiting.task_done()
+
+    async def _keep_lease(self) -> None:
+        # uvicorn pings this often and drops a socket whose pong stays away: an open socket is a sign of life
+        with suppress(TracewatchError):
+            while True:
+                await asyncio.sleep(self._served.settings.ws_ping_s / 2)
+                await self._served.log.renew_lease(self._trace_id)
+
+    async def _leave(self) -> None:
+        after_ms = await self._served.hub.left()
+        with suppress(SinkClosed):
+            await self._say({"goaway": {"after_ms": after_ms}})
+        await self._waiting.join()  # what is in flight still gets its answer
+        await close(self._websocket, CLOSE_GOING_AWAY)
+
+    async def end(self) -> None:
+        """The socket has gone. What was handed to the log is stored all the same."""
+        self._commands.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while not self._waiting.empty():
+            self._waiting.get_nowait()[2].add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class Commands:
+    """Sends a recorder the commands that others put into its trace's log, from whatever process they came."""
+
+    def __init__(self, served: Services, trace_id: str, sink: Sink) -> None:
+        self._served = served
+        self._trace_id = trace_id
+        self._sink = sink
+        self._seen = 0  # the last event looked at
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._unlisten = served.hub.on_growth(self._grown)
+
+    async def begin(self, snapshot: Snapshot) -> None:
+        """Commands after this snapshot are sent; those before it are in ``ready``."""
+        self._seen = snapshot.state.last_event_id
+        self._task = asyncio.create_task(self._run())
+
+    def _grown(self, grown: Sequence[Grown]) -> None:
+        for one in grown:
+            if one.trace_id != self._trace_id:
+                continue
+            follows = one.last_event_id - len(one.bodies) == self._seen
+            if follows and not any(event_name(body) in COMMANDS for body in one.bodies):
+                self._seen = one.last_event_id  # the usual case: the recorder's own events
+            else:
+                self._wake.set()
+
+    async def _run(self) -> None:
+        with suppress(SinkClosed, UnknownTrace):
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while True:
+                    page = await self._served.log.read(
+                        self._trace_id, self._seen, max_events=500, max_bytes=self._served.settings.page_bytes
+                    )
+                    for body in page.bodies:
+                        if event_name(body) in COMMANDS:
+                            await self._sink.send_control(body)
+                    self._seen = max(self._seen, page.upto)
+                    if not page.bodies:
+                        break
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._unlisten()
+        if self._task is not None:
+            self._task.cancel()

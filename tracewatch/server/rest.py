@@ -1,0 +1,187 @@
+"""The REST calls of the protocol's sections 3 and 4, but for the stream of events (stream.py)."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import BadRequest, InvalidField
+from ..log import Appended, TraceQuery
+from ..model.events import STATUSES, parse_json, parse_lines, validate_header, validate_trace
+from ..model.frames import format_cursor, snapshot_values
+from ..model.payloads import TRACE_ID
+from .services import int_param, json_response, read_body, read_json, services
+
+MAX_ID = 2**53  # what JSON numbers hold exactly
+
+
+async def create_trace(request: Request) -> Response:
+    """``POST /api/traces``."""
+    served = services(request)
+    spec = validate_trace(await read_json(request, served.settings.max_event_bytes))
+    snapshot, created = await served.log.create_trace(spec)
+    state = snapshot.state
+    answer = {
+        "trace_id": state.trace_id,
+        "cursor": format_cursor(served.log.epoch, state.last_event_id),
+        "trace": state.trace(lease_alive=snapshot.lease_alive),
+    }
+    return json_response(answer, 201 if created else 200)
+
+
+async def list_traces(request: Request) -> Response:
+    """``GET /api/traces``."""
+    served, params = services(request), request.query_params
+    statuses = tuple(name for name in params.get("status", "").split(",") if name)
+    for name in statuses:
+        if name not in STATUSES:
+            raise InvalidField(f"status: {name[:40]!r} is none of {', '.join(STATUSES)}")
+    token = params.get("page_token", "")
+    if token and not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise BadRequest(f"page_token: {token[:40]!r} is not one this server gave")
+    limit = int_param(request, "limit", low=1, high=1000, default=50)
+    traces, before = await served.log.traces(
+        TraceQuery(
+            status=statuses,
+            agent_type=params.get("agent_type") or None,
+            q=params.get("q") or None,
+            parent_trace_id=params.get("parent_trace_id") or None,
+            root_trace_id=params.get("root_trace_id") or None,
+            limit=limit or 50,
+            before=int(token) if token else None,
+        )
+    )
+    return json_response({"traces": traces, "next_page_token": None if before is None else str(before)})
+
+
+async def get_trace(request: Request) -> Response:
+    """``GET /api/traces/{id}``."""
+    served, trace_id = services(request), request.path_params["trace_id"]
+    at_event_id = int_param(request, "at_event_id", low=0, high=MAX_ID)
+    snapshot = await served.log.snapshot(trace_id, at_event_id)
+    values = snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive)
+    return json_response(
+        {
+            "trace": values["trace"],
+            "goal_tree": values["goal_tree"],
+            "sub_traces": values["sub_traces"],
+            "pending_inputs": values["pending_inputs"],
+            "watchers": served.hub.watchers(trace_id),
+            "epoch": served.log.epoch,
+            "cursor": format_cursor(served.log.epoch, snapshot.state.last_event_id),
+        }
+    )
+
+
+async def delete_trace(request: Request) -> Response:
+    """``DELETE /api/traces/{id}``."""
+    deleted = await services(request).log.delete_trace(request.path_params["trace_id"])
+    return json_response({"deleted": deleted})
+
+
+async def get_messages(request: Request) -> Response:
+    """``GET /api/traces/{id}/messages``."""
+    limit = int_param(request, "limit", low=1, high=1000, default=100)
+    messages, has_more = await services(request).log.messages(
+        request.path_params["trace_id"],
+        goal_id=request.query_params.get("goal_id") or None,
+        before=int_param(request, "before", low=0, high=MAX_ID),
+        limit=limit or 100,
+    )
+    return json_response({"messages": messages, "has_more": has_more})
+
+
+def _header_number(request: Request, name: str, low: int) -> int | None:
+    text = request.headers.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 17 and int(text) >= low):
+        raise BadRequest(f"{name}: {text[:40]!r} is not a whole number from {low}")
+    return int(text)
+
+
+def checked_producer(producer: Any, seq: Any) -> None:
+    """Raise BadRequest unless both or neither are given and are what they should be."""
+    if (producer is None) != (seq is None):
+        raise BadRequest("Producer-Id and Producer-Seq go together")
+    if producer is not None and not (isinstance(producer, str) and TRACE_ID.fullmatch(producer)):
+        raise BadRequest("Producer-Id: 1-128 characters of A-Z a-z 0-9 . _ : @ -")
+    if seq is not None and (isinstance(seq, bool) or not isinstance(seq, int) or not 1 <= seq < MAX_ID):
+        raise BadRequest("Producer-Seq: a whole number from 1")
+
+
+def parse_events(body: bytes, content_type: str) -> list[Any]:
+    """The events in a body: one object, an array, or NDJSON. Raises BadRequest."""
+    media = content_type.split(";")[0].strip().lower()
+    if media in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
+        return parse_lines(body)
+    start = body.lstrip()[:1]
+    if media != "application/json" and start == b"{" and b"\n" in body.strip():
+        try:
+            return parse_lines(body)
+        except BadRequest:
+            pass  # one object over several lines
+    value = parse_json(body)
+    return value if isinstance(value, list) else [value]
+
+
+def appended_json(appended: Appended) -> dict[str, Any]:
+    """The answer to an append."""
+    return {
+        "first_event_id": appended.first_event_id,
+        "last_event_id": appended.last_event_id,
+        "duplicates": appended.duplicates,
+    }
+
+
+async def append_events(request: Request) -> Response:
+    """``POST /api/traces/{id}/events``."""
+    served = services(request)
+    producer = request.headers.get("producer-id")
+    seq = _header_number(request, "Producer-Seq", 1)
+    checked_producer(producer, seq)
+    expected = _header_number(request, "Expected-Last-Event-Id", 0)
+    body = await read_body(request, served.settings.max_batch_bytes)
+    appended = await served.log.append(
+        request.path_params["trace_id"],
+        parse_events(body, request.headers.get("content-type", "")),
+        producer=producer,
+        seq=seq,
+        expected_last_event_id=expected,
+    )
+    return json_response(appended_json(appended))
+
+
+async def import_trace(request: Request) -> Response:
+    """``POST /api/import``."""
+    served = services(request)
+    lines = parse_lines(await read_body(request, served.settings.max_batch_bytes))
+    if not lines or not isinstance(lines[0], dict) or "trace" not in lines[0]:
+        raise BadRequest('an import begins with the line {"trace": {…}} that export wrote')
+    header = validate_header(lines[0]["trace"])
+    appended = await served.log.restore(header, lines[1:])
+    return json_response({"trace_id": header["trace_id"], **appended_json(appended)})
+
+
+async def heartbeat(request: Request) -> Response:
+    """``POST /api/traces/{id}/heartbeat``."""
+    trace_id = request.path_params["trace_id"]
+    await services(request).log.renew_lease(trace_id)
+    return json_response({"trace_id": trace_id})
+
+
+async def healthz(request: Request) -> Response:
+    """``GET /healthz``: the process answers."""
+    served = services(request)
+    return json_response({"status": "ok", "version": version("tracewatch"), "epoch": served.log.epoch})
+
+
+async def openapi(request: Request) -> Response:
+    """``GET /openapi.json``."""
+    from .openapi import description
+
+    return json_response(orjson.dumps(description()))

@@ -1,0 +1,190 @@
+"""``serve``: uvicorn with our application, one process or several, and a shutdown that watchers notice.
+
+Rule 1: the port is bound here, before any worker starts, so that all share it and port 0 works. Our own supervisor,
+        because
+        uvicorn's can't be given a Server that says goodbye, and its workers outlive a parent that was killed.
+Rule 2: on SIGTERM and SIGINT: ``goaway`` to everybody, then close; over after ``shutdown_s`` whatever is still
+        connected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+
+from ..errors import LogError
+from ..settings import Settings
+from .access import is_loopback
+from .app import create_app
+
+WORKER_SETTINGS = "TRACEWATCH_WORKER_SETTINGS"  # how a worker process is told: JSON, from the parent only
+logger = logging.getLogger("tracewatch.server")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, but it says goodbye first:
+
+    Uvicorn itself waits for open connections before lifespan shutdown.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, after a ``goaway`` to every watcher and recorder."""
+        for server in self.servers:
+            server.close()  # nobody new meanwhile
+        app = self.config.loaded_app
+        while not isinstance(app, Starlette) and hasattr(app, "app"):
+            app = app.app
+        served = getattr(getattr(app, "state", None), "services", None)
+        if served is not None:
+            settings: Settings = served.settings
+            await served.hub.goaway(settings.goaway_ms, settings.shutdown_s / 2)
+        await super().shutdown(sockets)
+
+
+def uvicorn_config(settings: Settings, app: Any, **more: Any) -> uvicorn.Config:
+    """How we run uvicorn. Compression off: a compressed frame can't be shared, and costs four times the memory."""
+    return uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        ws_max_size=max(settings.max_ws_record_bytes, settings.max_ws_bytes),
+        ws_ping_interval=settings.ws_ping_s,
+        ws_ping_timeout=settings.ws_ping_s,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_s / 2)),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        backlog=4096,
+        **more,
+    )
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket. Raises LogError for an address that is not loopback or can't be had."""
+    if not is_loopback(settings.host):
+        raise LogError(
+            f"--host {settings.host}: this version listens on this machine only (127.0.0.1, ::1 or localhost); "
+            "put a reverse proxy with authentication in front to reach it from elsewhere"
+        )
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, proto)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(4096)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise LogError(f"can't listen on {settings.host}:{settings.port}: {reason}") from error
+    bound.set_inheritable(True)
+    return bound
+
+
+def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. ``on_ready`` gets the URL once connections are taken.
+
+    Returns after SIGTERM, raises KeyboardInterrupt after SIGINT, LogError when it can't start.
+    """
+    bound = bind(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{bound.getsockname()[1]}"
+
+    def ready() -> None:
+        if on_ready is not None:
+            on_ready(url)
+
+    try:
+        if settings.workers > 1:
+            supervise(settings, bound, ready)
+        else:
+            serve_socket(settings, bound, ready)
+    finally:
+        bound.close()
+
+
+def serve_socket(settings: Settings, bound: socket.socket, ready: Callable[[], None], *, orphan_fd: int = -1) -> None:
+    """Serve a bound socket in this process. When ``orphan_fd`` (a pipe) ends, the parent has died and so do we."""
+    # uvicorn raises the signal again once it is done; a wanted end is not an error
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    class Announcing(Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if orphan_fd >= 0:
+                asyncio.get_running_loop().add_reader(orphan_fd, self._orphaned)
+            if self.started:
+                ready()
+
+        def _orphaned(self) -> None:
+            asyncio.get_running_loop().remove_reader(orphan_fd)
+            self.should_exit = True
+
+    server = Announcing(uvicorn_config(settings, create_app(settings)))
+    try:
+        server.run([bound])
+    except SystemExit as error:
+        raise LogError("the server could not start; the reason is above") from error
+
+
+def supervise(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve with ``settings.workers`` processes; one that dies is replaced. Raises LogError if they can't start."""
+    stopped: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: stopped.append(received))
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(settings.workers):
+            workers.append(_spawn(settings, bound))
+        for worker in workers:
+            assert worker.stdout is not None
+            if not worker.stdout.readline() and not stopped:
+                raise LogError("a worker could not start; the reason is above")
+        ready()
+        while not stopped:
+            time.sleep(0.1)
+            for place, worker in enumerate(workers):
+                if worker.poll() is not None and not stopped:
+                    logger.warning("worker %d ended with %s; starting another", worker.pid, worker.returncode)
+                    time.sleep(0.5)  # one that dies at once must not take the machine with it
+                    workers[place] = _spawn(settings, bound)
+    finally:
+        _end(workers, settings.shutdown_s + 2)
+    if signal.SIGINT in stopped:
+        raise KeyboardInterrupt
+
+
+def _spawn(settings: Settings, bound: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tracewatch.server.worker", str(bound.fileno())],
+        env={**os.environ, WORKER_SETTINGS: json.dumps(dataclasses.asdict(settings))},
+        pass_fds=[bound.fileno()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def _end(workers: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + timeout_s
+    for worker in workers:
+        try:
+            worker.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+        for pipe in (worker.stdin, worker.stdout):
+            if pipe is not None:
+                pipe.close()

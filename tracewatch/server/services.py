@@ -1,0 +1,88 @@
+"""What every endpoint works with, and how errors and bodies look on the wire.
+
+Rule: one place maps errors to HTTP (``error_response``); endpoints raise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from ..errors import BadRequest, InvalidField, TooLarge, TracewatchError
+from ..live.hub import Hub
+from ..log import EventLog
+from ..model.events import parse_json
+from ..settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One server's log and hub."""
+
+    log: EventLog
+    hub: Hub
+    settings: Settings
+
+
+def services(connection: HTTPConnection) -> Services:
+    """The services of the application that serves this request or socket."""
+    found: Services = connection.app.state.services
+    return found
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer; bytes are taken as JSON already written."""
+    body = value if isinstance(value, bytes) else orjson.dumps(value)
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def error_response(request: Request, error: Exception) -> Response:
+    """The protocol's error shape for any exception. Nothing internal is in it."""
+    headers: dict[str, str] = {}
+    if isinstance(error, HTTPException):
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        body = {"error": code, "message": f"{error.detail}: {request.method} {request.url.path}", "details": []}
+        return json_response(body, error.status_code, dict(error.headers or {}))
+    if not isinstance(error, TracewatchError):
+        error = TracewatchError("an internal error; the server's log has the details")
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(error.facts.get("retry_after_s", 1))
+    return json_response(error.body(), error.status, headers)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body. Raises TooLarge as soon as it is above ``limit`` bytes."""
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body has {int(declared):,} bytes; the limit is {limit:,}", limit=limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"the body is above the limit of {limit:,} bytes", limit=limit)
+    return bytes(body)
+
+
+async def read_json(request: Request, limit: int) -> Any:
+    """The request's body as JSON; an empty one is ``{}``."""
+    body = await read_body(request, limit)
+    return parse_json(body) if body.strip() else {}
+
+
+def int_param(connection: HTTPConnection, name: str, *, low: int, high: int, default: int | None = None) -> int | None:
+    """A whole number from the query. Raises BadRequest for what is none, InvalidField out of range."""
+    text = connection.query_params.get(name)
+    if text is None or text == "":
+        return default
+    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20):
+        raise BadRequest(f"{name}: {text[:40]!r} is not a whole number", path=name)
+    if not low <= int(text) <= high:
+        raise InvalidField(
+            f"{name}: {text} is not from {low} to {high}", details=[{"path": name, "message": f"from {low} to {high}"}]
+        )
+    return int(text)

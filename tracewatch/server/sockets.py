@@ -1,0 +1,75 @@
+"""What all WebSocket endpoints share: reading messages safely, answering pings, closing with a reason.
+
+Rule 1: somebody always reads; uvicorn stops a socket's input after each message until it is taken, pings' answers
+        included.
+Rule 2: an ``error`` frame goes before every close in 4000–4999.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from starlette.websockets import WebSocket
+from uvicorn.protocols.utils import ClientDisconnected
+
+from ..errors import BadRequest, TooLarge, TracewatchError
+from ..live.sink import Sink, SinkClosed
+from ..model.events import parse_json
+from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
+
+
+async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterator[dict[str, Any]]:
+    """The client's messages as JSON objects until it has gone; pings are answered here.
+
+    Raises BadRequest for what is no JSON object, TooLarge above ``limit`` bytes.
+    """
+    while True:
+        message = await websocket.receive()
+        if message["type"] != "websocket.receive":
+            return
+        text = message.get("text")
+        if text is None:
+            raise BadRequest("binary messages are not part of the protocol; send JSON as text")
+        if len(text) > limit or (len(text) * 4 > limit and len(text.encode("utf-8", "surrogatepass")) > limit):
+            raise TooLarge(f"the message is above the limit of {limit:,} bytes", limit=limit)
+        if text == "ping":
+            await sink.send_control(control("pong"))
+            continue
+        value = parse_json(text)
+        if not isinstance(value, dict):
+            raise BadRequest("a message is a JSON object")
+        if value.get("event") == "ping":
+            echo = {"id": value["id"]} if "id" in value else {}
+            await sink.send_control(control("pong", **echo))
+            continue
+        yield value
+
+
+async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
+    """Close; nothing happens if the client has gone already."""
+    try:
+        await websocket.send({"type": "websocket.close", "code": code, "reason": reason})
+    except (RuntimeError, OSError, ClientDisconnected):
+        pass  # closed already, by either side
+
+
+async def close_with_outcome(websocket: WebSocket, outcome: str) -> None:
+    """Close after a watch has come to its end."""
+    await close(websocket, CLOSE_GOING_AWAY if outcome == "goaway" else CLOSE_NORMAL)
+
+
+async def close_with_error(websocket: WebSocket, sink: Sink, error: TracewatchError, **tags: Any) -> None:
+    """Say what is wrong, then close with the error's code."""
+    try:
+        await sink.send_control(error_frame(error, **tags))
+    except SinkClosed:
+        return
+    await close(websocket, error.close_code, error.code)
+
+
+def error_frame(error: TracewatchError, **tags: Any) -> bytes:
+    """The ``error`` frame of an error."""
+    body = error.body()
+    return orjson.dumps({"event": "error", **tags, "code": body.pop("error"), **body})

@@ -1,0 +1,136 @@
+"""The log without a WebSocket: ``GET /api/traces/{id}/events`` as SSE, NDJSON or pages, whichever ``Accept`` asks for.
+
+Rule: what can be refused is refused before the first byte, so that a refusal has a status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..errors import BadRequest, TracewatchError
+from ..live.sink import SinkClosed
+from ..live.watcher import WatchRequest, gap_error
+from ..model.events import ENDED, event_name
+from ..model.frames import format_cursor, resolve_since
+from ..model.state import State
+from .services import Services, int_param, json_response, services
+from .sinks import StreamSink
+from .sockets import error_frame
+from .watch import watch_request
+
+SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
+MAX_PAGE_EVENTS = 1000  # protocol, section 4
+
+
+def chosen_type(accept: str) -> str:
+    """The first type in an ``Accept`` header that there is; a page if none is named."""
+    for part in accept.split(","):
+        media = part.split(";")[0].strip().lower()
+        if media in (SSE, NDJSON, JSON):
+            return media
+        if media in ("*/*", "application/*", ""):
+            return JSON
+    raise BadRequest(f"Accept: one of {SSE}, {NDJSON}, {JSON}")
+
+
+async def get_events(request: Request) -> Response:
+    """``GET /api/traces/{id}/events``."""
+    served = services(request)
+    media = chosen_type(request.headers.get("accept", "*/*"))
+    params = dict(request.query_params)
+    if media == SSE and request.headers.get("last-event-id"):
+        params["since_event_id"] = request.headers["last-event-id"]
+    trace_id = request.path_params["trace_id"]
+    if media == JSON:
+        return await _page(request, served, watch_request(trace_id, params))
+    if media == SSE:
+        watch = watch_request(trace_id, {**params, "until": "end"})
+        if not watch.wait and await _nothing_more(served, watch):
+            return Response(status_code=204)
+        return EventStream(served, watch, media)
+    follow = params.get("follow") in ("1", "true")
+    return EventStream(served, watch_request(trace_id, {**params, "until": "end"}, quiet=True, follow=follow), media)
+
+
+async def _nothing_more(served: Services, watch: WatchRequest) -> bool:
+    """Whether the client stands at the end of an ended trace: 204 is what stops an EventSource."""
+    page = await served.log.read(watch.trace_id, 0, max_events=1, max_bytes=1)
+    start = resolve_since(
+        watch.since,
+        epoch=served.log.epoch,
+        first_event_id=page.first_event_id,
+        last_event_id=page.last_event_id,
+    )
+    at_end = start.explicit and start.gap is None and start.after == page.last_event_id
+    return at_end and page.status in ENDED
+
+
+async def _page(request: Request, served: Services, watch: WatchRequest) -> Response:
+    limit = int_param(request, "limit", low=1, high=MAX_PAGE_EVENTS, default=served.settings.page_events)
+    assert limit is not None
+    epoch = served.log.epoch
+    bounds = await served.log.read(watch.trace_id, 0, max_events=1, max_bytes=1)
+    state = State(watch.trace_id, first_event_id=bounds.first_event_id, last_event_id=bounds.last_event_id)
+    start = resolve_since(
+        watch.since, epoch=epoch, first_event_id=state.first_event_id, last_event_id=state.last_event_id
+    )
+    if start.gap is not None:
+        raise gap_error(start.gap, state, epoch)
+    page = await served.log.read(watch.trace_id, start.after, max_events=limit, max_bytes=served.settings.page_bytes)
+    bodies = [body for body in page.bodies if watch.types is None or event_name(body) in watch.types]
+    more = "true" if page.upto < page.last_event_id else "false"
+    return json_response(
+        b'{"events":[%b],"next_since_event_id":%d,"cursor":"%b","current_event_id":%d,"first_event_id":%d,"has_more":%b}'
+        % (
+            b",".join(bodies),
+            page.upto,
+            format_cursor(epoch, page.upto).encode(),
+            page.last_event_id,
+            page.first_event_id,
+            more.encode(),
+        )
+    )
+
+
+class EventStream(Response):
+    """A watch as a response that goes on until the trace has ended, the client has gone or the server leaves."""
+
+    def __init__(self, served: Services, watch: WatchRequest, media: str) -> None:
+        super().__init__()
+        self._served = served
+        self._watch = watch
+        self._media = media
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sink = StreamSink(send, self._media)
+        watching = asyncio.create_task(self._run(sink))
+        # uvicorn drops what is sent after the client has left without a word: somebody must listen for it leaving
+        leaving = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            if not watching.done():
+                watching.cancel()
+        with suppress(asyncio.CancelledError, SinkClosed):
+            await watching
+
+    async def _run(self, sink: StreamSink) -> None:
+        try:
+            await self._served.hub.watch(self._watch, sink)
+        except TracewatchError as error:
+            if not sink.begun:
+                raise  # becomes a status
+            if self._media == SSE:
+                await sink.send_control(error_frame(error))
+        await sink.end()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,37 @@
+"""``python -m tracewatch.server.worker FD``:
+
+One of several processes that serve one socket. Started by ``run.supervise``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+
+from ..errors import LogError
+from ..settings import Settings
+from .run import WORKER_SETTINGS, serve_socket
+
+
+def _ready() -> None:
+    os.write(1, b"ready\n")
+
+
+def main() -> int:
+    """Serve the inherited socket until SIGTERM, or until standard input ends because the parent has died."""
+    bound = socket.socket(fileno=int(sys.argv[1]))
+    settings = Settings(**json.loads(os.environ[WORKER_SETTINGS]))
+    try:
+        serve_socket(settings, bound, _ready, orphan_fd=0)
+    except LogError as error:
+        os.write(2, f"{error.message}\n".encode())
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
