@@ -6,6 +6,7 @@ Rule 2: the order of the keys here is their order in the stored bytes.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
@@ -341,7 +342,8 @@ STORED: dict[str, TypeAdapter[Any]] = {
 }
 
 
-TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,128}$")]
+TRACE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}", re.ASCII)
+TraceId = Annotated[str, Field(pattern=rf"^{TRACE_ID.pattern}$")]
 
 
 class TraceSpec(TypedDict):
