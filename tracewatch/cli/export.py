@@ -16,8 +16,7 @@ import orjson
 
 from ..client.api import Api
 from .common import CliError, examples, url_option
-from .merged import all_events, subtree
-from .resolve import TRACE_HELP, find_trace
+from .resolve import TRACE_HELP, all_events, find_trace, subtree
 
 EXAMPLES = examples("""
     tracewatch export latest -O run.ndjson

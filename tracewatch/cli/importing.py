@@ -68,12 +68,15 @@ def command(ctx: click.Context, /, files: tuple[str, ...], form: str, speed: flo
             counts = _import_file(api, name, form, Pace(speed), report)
             report.end(name, counts)
             total.add(counts)
-    click.echo(
-        f"{text.count(total.traces, 'trace')}, {text.count(total.events, 'event')} imported,"
-        f" {text.count(total.duplicates)} already there"
-        + (f", {text.count(total.faults, 'fault')}" if total.faults else "")
-    )
+    click.echo(summary(total))
     ctx.exit(EXIT_FAILED if total.faults else 0)
+
+
+def summary(counts: Counts) -> str:
+    """``12 traces, 4,321 events imported, 3 already there``, and how much could not be."""
+    words = f"{text.count(counts.traces, 'trace')}, {text.count(counts.events, 'event')} imported"
+    words += f", {text.count(counts.duplicates)} already there"
+    return words + (f", {text.count(counts.faults, 'fault')}" if counts.faults else "")
 
 
 def _import_file(api: Api, name: str, form: str, pace: Pace, report: Report) -> Counts:
@@ -84,7 +87,7 @@ def _import_file(api: Api, name: str, form: str, pace: Pace, report: Report) -> 
                 sender.take(step)
         except (BadRequest, OSError) as error:
             words = error.message if isinstance(error, BadRequest) else error.strerror or str(error)
-            sender.take(Fault(words.replace(str(path), name)))
+            sender.take(Fault(words.removeprefix(f"{path}: ").removeprefix(f"{path} ").replace(str(path), name)))
         sender.flush()
     return sender.counts
 
@@ -110,6 +113,7 @@ class Report:
         self._progress = progress
         self._files = progress.add_task("", total=files, events=0) if progress else None
         self._events = 0
+        self._many = files > 1
 
     def begin(self, name: str) -> None:
         """A file is about to be read."""
@@ -126,11 +130,8 @@ class Report:
         """A file is done."""
         if self._progress and self._files is not None:
             self._progress.advance(self._files)
-            return
-        self._say(
-            f"{text.one_line(name)}: {text.count(counts.traces, 'trace')}, {text.count(counts.events, 'event')}"
-            f" imported, {text.count(counts.duplicates)} already there"
-        )
+        elif self._many:
+            self._say(f"{text.one_line(name)}: {summary(counts)}")
 
     def fault(self, name: str, fault: Fault) -> None:
         """``FILE:LINE: field: message``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import click
 from rich.console import Console
@@ -13,7 +14,7 @@ from ..client.watch import ConnectionStatus, Watch, watch
 from ..model.state import State
 from . import text
 from .common import out_console
-from .merged import subtree
+from .resolve import subtree
 from .tree import View, goal_tree
 
 REDRAW_S = 0.1
@@ -22,8 +23,14 @@ REDRAW_S = 0.1
 def print_tree(api: Api, trace_id: str, *, children: bool, color: str) -> str:
     """Print the tree as it stands; returns the trace's status."""
     view = fetch_view(api, trace_id, children=children)
-    out_console(color=color).print(goal_tree(view))
+    console = out_console(color=color)
+    console.print(goal_tree(view, width=tree_width(console)))
     return str(view.trace["status"])
+
+
+def tree_width(console: Console) -> int | None:
+    """What a tree has to fit into: a terminal's width, nothing elsewhere."""
+    return console.width if sys.stdout.isatty() else None
 
 
 def fetch_view(api: Api, trace_id: str, *, children: bool, at_event_id: int | None = None) -> View:
@@ -63,13 +70,13 @@ async def follow_tree(
         max_retry_s=retry_max_s,
         on_status=on_status,
     ) as watching:
-        if not console.is_terminal:
+        if not sys.stdout.isatty():
             async for _ in watching:
                 if end_when_lost and watching.state.status == "lost" and watching.status == "live":
                     break
         else:
             await _redraw(watching, console, changed, end_when_lost=end_when_lost)
-        if not console.is_terminal:
+        if not sys.stdout.isatty():
             console.print(goal_tree(_view(watching)))
         return watching.state.status
 
@@ -79,7 +86,7 @@ async def _redraw(watching: Watch, console: Console, changed: asyncio.Event, *, 
         while True:
             await changed.wait()
             changed.clear()
-            live.update(goal_tree(_view(watching)), refresh=True)
+            live.update(goal_tree(_view(watching), width=console.width), refresh=True)
             await asyncio.sleep(REDRAW_S)
 
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
@@ -92,7 +99,7 @@ async def _redraw(watching: Watch, console: Console, changed: asyncio.Event, *, 
         finally:
             drawing.cancel()
             live.vertical_overflow = "visible"
-            live.update(goal_tree(_view(watching)), refresh=True)
+            live.update(goal_tree(_view(watching), width=console.width), refresh=True)
 
 
 def _view(watching: Watch) -> View:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import orjson
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +18,7 @@ from ..client.api import Api
 from . import text
 from .common import STATUSES, connect, examples, now, out_console, output_option, url_option
 from .lines import STATUS_GLYPHS, STATUS_STYLES
-from .merged import subtree
-from .resolve import every_trace, find_trace
+from .resolve import every_trace, find_trace, subtree
 
 EXAMPLES = examples("""
     tracewatch ls
@@ -65,7 +65,7 @@ def command(
         listed = [trace for trace, _ in rows]
         sys.stdout.buffer.write(orjson.dumps(listed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     else:
-        _print_table(list(rows), more_hint=api.url)
+        _print_table(list(rows), api.url)
 
 
 def _found(api: Api, filters: dict[str, str | None], limit: int, *, roots: bool) -> Iterator[dict[str, Any]]:
@@ -81,24 +81,28 @@ def _with_children(api: Api, traces: Iterator[dict[str, Any]]) -> Iterator[tuple
             yield from subtree(api, trace["trace_id"])
 
 
-def _print_table(rows: list[tuple[dict[str, Any], int]], *, more_hint: str) -> None:
+def _print_table(rows: list[tuple[dict[str, Any], int]], url: str) -> None:
     if not rows:
-        click.echo(f"no such trace at {more_hint}", err=True)
+        click.echo(f"no such trace at {url} (tracewatch demo makes some)", err=True)
         return
     console = out_console()
     narrow = console.is_terminal and console.width < 100
+    heads = ["", "trace", "task", "agent", "age", "took", "msgs", "tokens", "cost"]
+    if narrow:
+        heads = [head for head in heads if head not in ("took", "msgs")]
+    cells = [_row(trace, depth, narrow=narrow) for trace, depth in rows]
+    widths = [max(cell_len(head), *(row[i].cell_len for row in cells)) for i, head in enumerate(heads)]
+    if console.is_terminal:  # only the long ones give way: what was cut off can be read with `show`
+        widths[1], widths[3] = min(widths[1], 14 if narrow else 26), min(widths[3], 12)
+        others = sum(widths) - widths[2] + 2 * (len(widths) - 1)
+        widths[2] = max(min(widths[2], console.width - others), 10)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("", width=1)
-    table.add_column(
-        "trace", no_wrap=True, overflow="ellipsis", max_width=(14 if narrow else 40) if console.is_terminal else None
-    )
-    table.add_column("task", no_wrap=True, overflow="ellipsis", ratio=1 if console.is_terminal else None)
-    table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=12 if console.is_terminal else None)
-    for name in ("age", "took", "msgs", "tokens", "cost"):
-        if not (narrow and name in ("took", "msgs")):
-            table.add_column(name, justify="right", no_wrap=True)
-    for trace, depth in rows:
-        table.add_row(*_row(trace, depth, narrow=narrow))
+    for number, (head, width) in enumerate(zip(heads, widths, strict=True)):
+        table.add_column(
+            head, width=width, no_wrap=True, overflow="ellipsis", justify="left" if number < 4 else "right"
+        )
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
 
 

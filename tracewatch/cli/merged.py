@@ -1,4 +1,4 @@
-"""A trace and its sub-traces as they stand, in one stream: what `tail --children --no-follow` and `export` read.
+"""A trace and its sub-traces as they stand, in one stream: what `tail --children --no-follow` prints.
 
 Rule: events of one trace keep their order; between traces the time of appending decides.
 """
@@ -12,31 +12,10 @@ from typing import Any
 import orjson
 
 from ..client.api import Api
-from ..client.errors import ApiError
 from .following import Output
 from .position import Start
+from .resolve import all_events, subtree
 from .sink import Sink
-
-
-def subtree(api: Api, trace_id: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """Summaries of a trace and all below it, depth first in the order they were started, with their depth."""
-    waiting = [(trace_id, 0)]
-    while waiting:
-        this, depth = waiting.pop()
-        try:
-            found = api.trace(this)
-        except ApiError as error:
-            if error.status == 404 and depth:
-                continue  # a sub-trace that was deleted: its parent's log goes on naming it
-            raise
-        yield found["trace"], depth
-        started = sorted(found["sub_traces"], key=lambda sub: int(sub["started_event_id"]))
-        waiting.extend((sub["trace_id"], depth + 1) for sub in reversed(started))
-
-
-def all_events(api: Api, trace: dict[str, Any], since: str | None = None) -> Iterator[bytes]:
-    """The stored bytes of each event the log holds, from the first that it still has."""
-    return api.events(trace["trace_id"], since if since is not None else str(trace["first_event_id"] - 1))
 
 
 def read_merged(api: Api, trace: dict[str, Any], start: Start, sink: Sink, output: Output) -> str:

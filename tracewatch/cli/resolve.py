@@ -1,6 +1,7 @@
-"""Which trace is meant: an id, a unique prefix of one, a URL, ``latest``, or the choice from a list.
+"""Which trace is meant: an id, a unique prefix of one, a URL, ``latest``, or one of a list. And what is below it.
 
-Rule: an exact id wins over a prefix, and a prefix that fits two traces is refused with both named.
+Rule 1: an exact id wins over a prefix, and a prefix that fits two traces is refused with both named.
+Rule 2: a run of its own wins over sub-traces, whose ids often begin with their parent's.
 """
 
 from __future__ import annotations
@@ -97,6 +98,9 @@ def _by_prefix(api: Api, prefix: str) -> dict[str, Any]:
             break
     if not found:
         raise CliError(f"no trace at {api.url} has the id {prefix} or begins with it (see: tracewatch ls --children)")
+    roots = [trace for trace in found if trace["parent_trace_id"] is None]
+    if len(roots) == 1:
+        return roots[0]
     if len(found) > 1:
         listed = "\n".join(
             f"  {trace['trace_id']}  {text.cut(text.one_line(trace['task']), 60)}" for trace in found[:5]
@@ -123,3 +127,27 @@ def _choose(api: Api) -> dict[str, Any]:
         click.echo(f"{number:3} {glyph} {trace['status']:9} {made:>4} ago  {task}", err=True)
     chosen: int = click.prompt("which one", type=click.IntRange(1, len(traces)), default=1, err=True)
     return traces[chosen - 1]
+
+
+# --- what is below a trace ---
+
+
+def subtree(api: Api, trace_id: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """Summaries of a trace and all below it, depth first in the order they were started, with their depth."""
+    waiting = [(trace_id, 0)]
+    while waiting:
+        this, depth = waiting.pop()
+        try:
+            found = api.trace(this)
+        except ApiError as error:
+            if error.status == 404 and depth:
+                continue  # a sub-trace that was deleted: its parent's log goes on naming it
+            raise
+        yield found["trace"], depth
+        started = sorted(found["sub_traces"], key=lambda sub: int(sub["started_event_id"]))
+        waiting.extend((sub["trace_id"], depth + 1) for sub in reversed(started))
+
+
+def all_events(api: Api, trace: dict[str, Any], since: str | None = None) -> Iterator[bytes]:
+    """The stored bytes of each event the log holds, from the first that it still has."""
+    return api.events(trace["trace_id"], since if since is not None else str(trace["first_event_id"] - 1))

@@ -26,8 +26,13 @@ _SGR = {
 }
 _NARROW = 72  # cells: below this neither goals nor milliseconds have room
 _TINY = 40  # below this the time has none either
-_ROWS = {"assistant": 40, "user": 20, "message": 40, "trace": 20, "question": 20, "answer": 20}  # of one message
-_OTHER_ROWS = 3
+_OTHER_ROWS = 1
+_ROWS = {  # of one event on a terminal, by role; in a pipe everything is there
+    **dict.fromkeys(("assistant", "message"), 40),
+    **dict.fromkeys(("user", "trace", "question", "answer"), 20),
+    **dict.fromkeys(("goal", "agent", "system"), 5),
+    "tool": 3,
+}
 
 
 class Screen:

@@ -13,7 +13,7 @@ from ..client.api import Api
 from . import text
 from .common import examples, out_console, output_option, url_option, use_color
 from .lines import STATUS_STYLES, Narrator, readable
-from .live_tree import fetch_view
+from .live_tree import fetch_view, tree_width
 from .resolve import TRACE_HELP, find_trace
 from .screen import Screen, local_clock
 from .tree import View, goal_tree
@@ -24,6 +24,7 @@ EXAMPLES = examples("""
     tracewatch show 2f8d -o json | jq .goal_tree
 """)
 _LAST_MESSAGES = 8
+LONGEST = 400  # cells of a field: what a recorder put there may be a whole page
 
 
 @click.command(
@@ -44,7 +45,8 @@ def command(trace: str | None, at_event_id: int | None, children: bool, output: 
     # The past of the trace is not that of its sub-traces: they are shown as its own log then had them.
     view = fetch_view(api, trace_id, children=children and at_event_id is None, at_event_id=at_event_id)
     _print_head(view, at_event_id)
-    out_console().print(goal_tree(view))
+    console = out_console()
+    console.print(goal_tree(view, width=tree_width(console)))
     if at_event_id is None:
         _print_messages(api, trace_id, view)
 
@@ -54,7 +56,7 @@ def _print_head(view: View, at_event_id: int | None) -> None:
 
     def row(name: str, words: Any, style: str = "") -> None:
         line = Text(f"{name:8} ", "dim")
-        line.append(text.escape(str(words)), style)
+        line.append(text.cut(text.one_line(str(words)), LONGEST), style)
         console.print(line, soft_wrap=True)
 
     row("trace", trace["trace_id"] + (f" as of event {at_event_id}" if at_event_id is not None else ""), "bold")

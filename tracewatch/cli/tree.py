@@ -32,63 +32,59 @@ class View:
         return cls(answer["trace"], goals, answer["sub_traces"], answer["pending_inputs"], below or {})
 
 
-def goal_tree(view: View, *, heading: Text | None = None, depth: int = 0) -> Tree:
-    """The tree of a trace, its task at the root."""
-    root = Tree(heading or _heading(view.trace), guide_style="dim")
+def goal_tree(view: View, *, width: int | None = None, heading: Text | None = None, depth: int = 0) -> Tree:
+    """The tree of a trace, its task at the root. ``width``: of the terminal; words give way so that numbers fit."""
+    room = None if width is None else max(width * 6 // 10 - 8 * depth, 20)
+    root = Tree(heading or _heading(view.trace, room), guide_style="dim")
     current = view.trace.get("current_goal_id")
     branches: dict[str | None, Tree] = {None: root}
     for goal in view.goals:
         above = branches.get(goal["parent_id"], root)
-        branches[goal["id"]] = above.add(_goal(goal, current=goal["id"] == current))
+        branches[goal["id"]] = above.add(_goal(goal, room, current=goal["id"] == current))
     for sub in view.sub_traces:
         above = branches.get(sub.get("parent_goal_id"), root)
         below = view.below.get(sub["trace_id"])
         if below is not None and depth < MAX_DEPTH:
-            above.children.append(goal_tree(below, heading=_sub_trace(sub), depth=depth + 1))
+            above.children.append(goal_tree(below, width=width, heading=_sub_trace(sub, room), depth=depth + 1))
         else:
-            above.add(_sub_trace(sub))
+            above.add(_sub_trace(sub, room))
     for asked in view.pending_inputs:
         above = branches.get(asked.get("goal_id"), root)
-        above.add(_line("?", "magenta", readable(asked["question"]), "open question"))
+        above.add(_line("?", "magenta", readable(asked["question"]), "open question", room))
     return root
 
 
-def _heading(trace: Mapping[str, Any]) -> Text:
+def _heading(trace: Mapping[str, Any], room: int | None) -> Text:
     totals = trace.get("tree_totals") or trace
-    words = _stats(totals["total_messages"], totals["total_tokens"], totals["total_cost"], str(trace["status"]))
-    heading = _line(
-        STATUS_GLYPHS.get(trace["status"], "?"), STATUS_STYLES.get(trace["status"], "dim"), trace["task"], words
-    )
-    heading.stylize("bold", 2, 2 + len(text.one_line(trace["task"])))
-    return heading
+    note = _stats(totals["total_messages"], totals["total_tokens"], totals["total_cost"], str(trace["status"]))
+    status = trace["status"]
+    glyph, style = STATUS_GLYPHS.get(status, "?"), STATUS_STYLES.get(status, "dim")
+    return _line(glyph, style, trace["task"], note, room, bold=True)
 
 
-def _goal(goal: Mapping[str, Any], *, current: bool) -> Text:
+def _goal(goal: Mapping[str, Any], room: int | None, *, current: bool) -> Text:
     stats = goal["cumulative_stats"]
-    words = _stats(stats["message_count"], stats["total_tokens"], stats["total_cost"], stats["preview"])
-    label = _line(GOAL_GLYPHS[goal["status"]], GOAL_STYLES[goal["status"]], goal["description"], words)
-    if current:
-        label.stylize("bold", 2, 2 + len(text.one_line(goal["description"])))
-    if goal["status"] == "abandoned":
+    note = _stats(stats["message_count"], stats["total_tokens"], stats["total_cost"], stats["preview"])
+    status = goal["status"]
+    label = _line(GOAL_GLYPHS[status], GOAL_STYLES[status], goal["description"], note, room, bold=current)
+    if status == "abandoned":
         label.stylize("dim")
     return label
 
 
-def _sub_trace(sub: Mapping[str, Any]) -> Text:
-    stats = sub["stats"]
-    words = _stats(stats["total_messages"], stats["total_tokens"], stats["total_cost"], str(sub["status"]))
+def _sub_trace(sub: Mapping[str, Any], room: int | None) -> Text:
+    stats, status = sub["stats"], sub["status"]
+    note = _stats(stats["total_messages"], stats["total_tokens"], stats["total_cost"], str(status))
+    glyph, style = STATUS_GLYPHS.get(status, "?"), STATUS_STYLES.get(status, "dim")
     label = Text("↳ ", "magenta", no_wrap=True, overflow="ellipsis")
     label.append(f"{text.one_line(sub['agent_type'])} ", "magenta")
-    label.append_text(
-        _line(STATUS_GLYPHS.get(sub["status"], "?"), STATUS_STYLES.get(sub["status"], "dim"), sub["task"], words)
-    )
-    return label
+    return label.append_text(_line(glyph, style, sub["task"], note, room))
 
 
-def _line(glyph: str, style: str, words: str, note: str) -> Text:
+def _line(glyph: str, style: str, words: str, note: str, room: int | None, *, bold: bool = False) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{glyph} ", style)
-    line.append(text.one_line(words))
+    line.append(text.one_line(words) if room is None else text.cut(text.one_line(words), room), "bold" if bold else "")
     if note:
         line.append(f"  {text.one_line(note)}", "dim")
     return line
