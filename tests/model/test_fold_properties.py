@@ -20,7 +20,8 @@ from tracewatch.model.times import format_time
 Json = dict[str, Any]
 a_few = settings(max_examples=60)
 
-STATUS_OF_GOAL = ["pending", "in_progress", "completed", "abandoned"]
+BEGINNINGS = ["in_progress", "in_progress", "pending", "completed", "abandoned"]
+NEXT = {"pending": "in_progress", "in_progress": "completed"}
 costs = st.sampled_from([0, 0.1, 0.2, 0.25, 1e-7, 3.3333333333, 99.99])
 tokens = st.integers(0, 1_000)
 contents = st.sampled_from(["", " \n", "text", "line\nline", None, 5, [{"text": "part"}]]) | st.sampled_from(
@@ -50,17 +51,16 @@ def a_goal(draw: st.DrawFn, state: State) -> Json:
         where = draw(st.sampled_from(["", "parent_id", "parent_id", "after_id"]))
         goal: Json = {
             "description": "Goal",
-            **optional(draw, status=st.sampled_from(STATUS_OF_GOAL), extra=st.just([1])),
+            **optional(draw, status=st.sampled_from(BEGINNINGS), extra=st.just([1])),
         }
         if where:
             goal[where] = named(draw, state.goals)
         return {"event": "goal_added", "goal": goal}
-    patch = optional(draw, summary=st.none() | st.just("Done"))
-    return {
-        "event": "goal_updated",
-        "goal_id": named(draw, state.goals),
-        "patch": {"status": draw(st.sampled_from(STATUS_OF_GOAL[1:])), **patch},
-    }
+    goal_id = named(draw, state.goals)
+    status = state.goals[goal_id]["status"] if goal_id in state.goals else "pending"
+    likely = NEXT.get(status, "in_progress")
+    patch = {"status": draw(st.sampled_from([likely, likely, likely, "abandoned", "completed"]))}
+    return {"event": "goal_updated", "goal_id": goal_id, "patch": patch | optional(draw, summary=st.just("Done"))}
 
 
 def a_message(draw: st.DrawFn, state: State) -> Json:
@@ -168,7 +168,7 @@ def test_the_strategies_reach_everything() -> None:
     assert seen >= {
         *("goal_added", "goal_updated", "message_added", "message_updated", "input_requested", "input_provided"),
         *("trace_status_changed", "trace_completed", "sub_trace_started", "sub_trace_completed", "cancel_requested"),
-        *("goal_added in_progress", "goal_updated completed", "message_added stats"),
+        *("goal_added in_progress", "goal_added completed", "goal_updated completed", "message_added stats"),
         *("message_updated stats", "input_expired", "note", "deep", *STATUSES),
     }
 
