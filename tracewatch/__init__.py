@@ -1,3 +1,65 @@
-"""Record AI agents' runs in a replayable event log and watch them live."""
+"""Record AI agents' runs in a replayable event log and watch them live: the public names, nothing else.
+
+Each name is loaded when it is first used, so that ``import tracewatch`` costs an agent next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client.errors import ApiError, Unreachable
+    from .client.record import Trace, trace
+    from .client.watch import ConnectionStatus, SyncWatch, Watch, watch, watch_sync
+    from .errors import ProtocolViolation, TracewatchError, UnknownTrace, WatchError, WatchGap
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "ApiError": "client.errors",
+    "ConnectionStatus": "client.watch",
+    "ProtocolViolation": "errors",
+    "SyncWatch": "client.watch",
+    "Trace": "client.record",
+    "TracewatchError": "errors",
+    "UnknownTrace": "errors",
+    "Unreachable": "client.errors",
+    "Watch": "client.watch",
+    "WatchError": "errors",
+    "WatchGap": "errors",
+    "trace": "client.record",
+    "watch": "client.watch",
+    "watch_sync": "client.watch",
+}
+
+__all__ = [
+    "ApiError",
+    "ConnectionStatus",
+    "ProtocolViolation",
+    "SyncWatch",
+    "Trace",
+    "TracewatchError",
+    "UnknownTrace",
+    "Unreachable",
+    "Watch",
+    "WatchError",
+    "WatchGap",
+    "__version__",
+    "trace",
+    "watch",
+    "watch_sync",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

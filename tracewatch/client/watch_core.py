@@ -93,6 +93,7 @@ class WatchCore:
         self.current_event_id: int | None = None  # of the watched trace, as the server said last
         self.heartbeat_s = HEARTBEAT_S
         self.goaway_ms: int | None = None  # the server is leaving: come back within this
+        self.outgoing: deque[bytes] = deque()  # frames for the edge to send
         self.news: deque[ConnectionStatus] = deque()  # for the edge to hand on
         self.alive = False  # the server has said something on this connection
         self._types = types
@@ -116,15 +117,18 @@ class WatchCore:
 
     def subscribe(self) -> bytes:
         """The frame that asks ``/api/watch`` for the trace and all below it."""
-        given = {key: value for key, value in self.query().items() if value is not None}
         cursors = {t.trace_id: t.cursor for t in self.tracks.values() if t is not self.root and t.cursor is not None}
-        asked = {"trace_id": self.root.trace_id, **given, "subtree": True, "cursors": cursors}
-        return orjson.dumps({"subscribe": asked})
+        return self._subscribe(self.root, subtree=True, cursors=cursors)
+
+    def _subscribe(self, track: Track, **more: Any) -> bytes:
+        asked = {"trace_id": track.trace_id, **self.query(), "since_event_id": track.cursor, **more}
+        return orjson.dumps({"subscribe": {key: value for key, value in asked.items() if value is not None}})
 
     def opened(self) -> None:
         """A new connection stands."""
         self.alive = False
         self.goaway_ms = self._error = None
+        self.outgoing.clear()
         self._replayed = 0
         for track in self.tracks.values():
             track.caught_up = False
@@ -290,20 +294,30 @@ class WatchCore:
                 f"the trace ended with event {frame['last_event_id']}, the server sent up to {track.position}"
             )
         track.ended = True
-        if track is self.root or self.root.ended:
-            self._end_when_all_have()
+        self._end_when_all_have()
 
     def _end_when_all_have(self) -> None:
-        if self.root.ended and all(t.ended or (t.caught_up and t.state.status == "lost") for t in self.tracks.values()):
+        if not self.root.ended:
+            return
+        if not self.children:
+            self.status = "ended"
+            return
+        for track in list(self.tracks.values()):
+            for sub_id in track.state.sub_traces.keys() - self.tracks.keys():
+                # The server stops looking for sub-traces when the root has ended: ask for those it had not come to.
+                self._track({"trace_id": sub_id})
+                self.outgoing.append(self._subscribe(self.tracks[sub_id]))
+        if all(t.ended or (t.caught_up and t.state.status == "lost") for t in self.tracks.values()):
             self.status = "ended"
 
     def _refused(self, track: Track, frame: dict[str, Any]) -> None:
-        if "trace_id" in frame and self.children:  # such an error closes nothing
-            if track is self.root:
-                raise refusal(str(frame.get("code")), str(frame.get("message")), 4500)
-            track.ended = True  # a sub-trace that is gone
-            self._end_when_all_have()
         self._error = frame
+        if "trace_id" not in frame or not self.children or frame.get("code") == "invalid_event":
+            return  # a close follows; or the sub-trace is subscribed to already
+        if track is self.root:
+            raise refusal(str(frame.get("code")), str(frame.get("message")), 4500)
+        track.ended = True  # a sub-trace that is gone, or one too many for the server
+        self._end_when_all_have()
 
 
 def refusal(code: str, message: str, close_code: int) -> errors.TracewatchError:

@@ -1,0 +1,255 @@
+"""Getting one outbox into the log: create the trace, open a line, send, take answers; again until it is all there.
+
+Runs in the loop of the background thread, one task for each outbox.
+
+Rule 1: no fault of the line or the server ends a delivery before the process does: it waits and tries again.
+Rule 2: a fault of one event costs that event only, and one warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from typing import Any
+
+from .backoff import Backoff
+from .encode import words
+from .errors import ApiError, Unreachable
+from .flow import BATCH_BYTES, Broken, Flow
+from .link import Answer, Channel, Leaving, Link
+from .outbox import Outbox, refused_event
+from .spool import SpoolDir
+
+GATHER_S = 0.005  # a batch is sent this long after its first event: events come in flocks
+ANSWER_TIMEOUT_S = 15.0  # an append unanswered for so long: the line is dead
+PARENT_LOOK_S = 0.25
+_MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
+_MISSING_TRIES = 3
+
+
+class Delivery:
+    """The task that delivers one outbox."""
+
+    def __init__(self, outbox: Outbox, link: Link, directory: SpoolDir) -> None:
+        self.outbox = outbox
+        self.poked = False  # a wake-up is on its way
+        self.wake = asyncio.Event()
+        self.connected = False
+        self.down_since: float | None = None  # loop time; None before the first attempt
+        self.finished = False  # there will be no further attempt
+        self.closing = False  # the process ends: one more attempt, then leave the rest to the spool
+        self.followers: set[Delivery] = set()  # sub-traces that wait for this one
+        self.held: deque[tuple[int, Delivery]] = deque()  # events behind this seq wait for this sub-trace to be created
+        self.parent: Delivery | None = None
+        self.tried = False  # to create the trace: created or not, nobody has to wait for it
+        self._link = link
+        self._directory = directory
+        self._backoff = Backoff()
+        self._missing = 0  # how often the parent was not there
+        self._unsure: dict[int, int] = {}  # how often an append was refused without a verdict
+        self._progress_at = 0.0  # loop time of the last answer, or of the first append after all were answered
+
+    async def run(self) -> None:
+        """Deliver until the trace has ended and all is acknowledged, or until the process ends."""
+        while True:
+            last_try = self.closing
+            if self.down_since is None:
+                self.down_since = asyncio.get_running_loop().time()
+            try:
+                await self._once()
+                return
+            except Leaving as error:
+                wait_s = random.uniform(0, error.after_s)
+            except (Broken, Unreachable, ApiError) as error:
+                if isinstance(error, ApiError):
+                    self.outbox.warn_once(error.code, "trace %s can't be recorded now: %s", self.outbox.trace_id, error)
+                wait_s = self._backoff.next()
+            self._was_tried()
+            if last_try:
+                return
+            await self._pause(wait_s)
+
+    async def _once(self) -> None:
+        await self._parent_is_there()
+        await self._create()
+        channel = await self._link.open(self.outbox.trace_id, self.outbox.producer)
+        try:
+            self.connected = True
+            await self._converse(channel)
+        finally:
+            self.connected = False
+            self.down_since = asyncio.get_running_loop().time()
+            await channel.close()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait; new events do not shorten it, the end of the process does."""
+        until = asyncio.get_running_loop().time() + seconds
+        while not self.closing and (left := until - asyncio.get_running_loop().time()) > 0:
+            self._awake()
+            await self._sleep(left)
+
+    def _awake(self) -> None:
+        """Everything said so far is about to be looked at. Always before looking, or a wake-up would be lost."""
+        self.wake.clear()
+        self.poked = False
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        except TimeoutError:
+            pass  # the usual end of a wait
+
+    # --- the trace ---
+
+    async def _parent_is_there(self) -> None:
+        """A sub-trace names its parent and a goal of it: they have to be in the log first."""
+        if self.outbox.after is None or self.parent is None:
+            return
+        parent, seq = self.outbox.after
+        self.parent.followers.add(self)
+        try:
+            while not self.parent.finished and not (parent.created and parent.acked >= seq):
+                self._awake()
+                await self._sleep(PARENT_LOOK_S)
+        finally:
+            self.parent.followers.discard(self)
+
+    async def _create(self) -> None:
+        try:
+            await self._link.create(self.outbox.spec)
+        except ApiError as error:
+            if error.code == "trace_conflict":
+                said = "trace %s exists with other fields: it is recorded into as it is"
+                self.outbox.warn_once(error.code, said, self.outbox.trace_id)
+            elif not self._relaxed(error):
+                raise
+            else:
+                await self._link.create(self.outbox.spec)
+        self.outbox.mark_created()
+        self._wake_followers()
+        self._was_tried()
+
+    def _was_tried(self) -> None:
+        self.tried = True
+        if self.parent is not None:
+            self.parent.wake.set()
+
+    def _relaxed(self, error: ApiError) -> bool:
+        """Ask for less of the trace, where asking the same again can't help; False if there is nothing to leave out."""
+        spec = self.outbox.spec
+        if error.code in _MISSING and "parent_trace_id" in spec:
+            self._missing += 1
+            if self._missing < _MISSING_TRIES or self._directory.holds(spec["parent_trace_id"]):
+                return False  # its events may be on their way from another process
+            keys = ["parent_goal_id"] if spec.get("parent_goal_id") else ["parent_trace_id"]
+            less: dict[str, Any] = {key: value for key, value in spec.items() if key not in keys}
+        elif error.status in (400, 422):
+            less = {"trace_id": spec["trace_id"], "task": words(spec.get("task"), 1000) or "?"}
+        else:
+            return False
+        if less == spec:
+            return False
+        self.outbox.warn_once("relaxed", "trace %s is recorded with less than was given: %s",
+                              self.outbox.trace_id, error)  # fmt: skip
+        self.outbox.spec = less
+        return True
+
+    def _wake_followers(self) -> None:
+        for follower in self.followers:
+            follower.wake.set()
+
+    # --- the events ---
+
+    async def _converse(self, channel: Channel) -> None:
+        outbox = self.outbox
+        outbox.ack(outbox.own_seq(channel.expected_seq - 1))  # stored, though the ack never came
+        self._wake_followers()
+        flow = Flow(outbox.acked)
+        reader = asyncio.create_task(self._take_answers(channel, flow))
+        try:
+            loop = asyncio.get_running_loop()
+            lease_s = float(outbox.spec.get("lease_s") or 60)
+            beat_at = loop.time() + lease_s / 3
+            while True:
+                self._awake()
+                if reader.done():
+                    reader.result()
+                await self._send(channel, flow)
+                if not flow.in_flight and not outbox.pending and (outbox.ended or self.closing):
+                    return
+                now = loop.time()
+                if flow.in_flight and now - self._progress_at > ANSWER_TIMEOUT_S:
+                    raise Broken("the server does not answer")
+                if now >= beat_at:
+                    await channel.heartbeat()
+                    beat_at = now + lease_s / 3
+                await self._sleep(min(beat_at - now, 1.0) if flow.in_flight else beat_at - now)
+                if not flow.in_flight and not self.closing:
+                    await asyncio.sleep(GATHER_S)
+        finally:
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    async def _send(self, channel: Channel, flow: Flow) -> None:
+        while room := min(flow.room(), self._not_held() - flow.next + 1):
+            bodies = self.outbox.take(flow.next, room, BATCH_BYTES)
+            if not bodies:
+                return
+            if not flow.in_flight:
+                self._progress_at = asyncio.get_running_loop().time()
+            seq = flow.sent(len(bodies))
+            await channel.send(self.outbox.wire_seq(seq), bodies)
+
+    def _not_held(self) -> int:
+        """The last seq that may be sent: what the agent did after it began a sub-trace belongs behind its beginning."""
+        while self.held and self.held[0][1].tried:
+            self.held.popleft()
+        return self.held[0][0] if self.held else self.outbox.next_seq
+
+    async def _take_answers(self, channel: Channel, flow: Flow) -> None:
+        try:
+            while True:
+                answer = await channel.answer()
+                if answer is None:
+                    continue
+                self._progress_at = asyncio.get_running_loop().time()
+                self._answered(answer, flow)
+                if flow.settle(self.outbox.acked):
+                    self._settled(flow)
+                self.wake.set()
+        finally:
+            self.wake.set()
+
+    def _answered(self, answer: Answer, flow: Flow) -> None:
+        outbox = self.outbox
+        seq = outbox.own_seq(answer.seq)
+        if answer.error is None:
+            outbox.ack(seq)
+            flow.acked(seq)
+            self._backoff.succeeded()
+            self._wake_followers()
+            return
+        failures = self._unsure[seq] = self._unsure.get(seq, 0) + 1
+        culprit = flow.nacked(seq, answer.error, answer.expected_seq, failures)
+        if culprit is None:
+            return
+        if outbox.replaced(culprit):
+            raise Broken(f"the server refuses even to be told of a refusal: {answer.message}")
+        outbox.warn_once(f"refused {answer.error}", "trace %s: the server refuses an event (%s): %s",
+                         outbox.trace_id, answer.error, answer.message)  # fmt: skip
+        (body,) = outbox.take(culprit, 1, 1)
+        outbox.replace(culprit, refused_event(body, answer.error, answer.message))
+
+    def _settled(self, flow: Flow) -> None:
+        """All that was in flight is answered, one of it with a refusal."""
+        self._unsure = {seq: times for seq, times in self._unsure.items() if seq > self.outbox.acked}
+        if flow.expected is None:
+            return
+        expected, flow.expected = self.outbox.own_seq(flow.expected), None
+        if expected <= self.outbox.acked:
+            self.outbox.renumber()
+            raise Broken("the server has lost what it had acknowledged")
+        self.outbox.ack(expected - 1)
+        flow.next = self.outbox.acked + 1

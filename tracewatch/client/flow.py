@@ -1,0 +1,88 @@
+"""What to send next on one connection: the window, and the search for an event the server refuses. No I/O.
+
+Rule 1: answers come in the order of the appends. After any refusal nothing is sent until all that is in flight is
+        answered; then sending goes on behind the last acknowledged event.
+Rule 2: a batch is stored all or none, so a refused one is sent again event by event until the culprit is found.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+BATCH_EVENTS, BATCH_BYTES = 500, 512 * 1024
+IN_FLIGHT = 16  # appends
+_TRANSIENT = frozenset({"unavailable", "too_many", "unknown_trace", "unauthorized", "forbidden", "goaway"})
+_UNSURE = frozenset({"error", "internal_error"})  # a fault of the server's: may pass, or may be this event for ever
+_PATIENCE = 3
+
+
+class Broken(Exception):
+    """This connection is of no more use; another may be."""
+
+
+class Flow:
+    """The sender's side of one connection."""
+
+    def __init__(self, acked: int) -> None:
+        self.next = acked + 1  # the seq to send next
+        self._in_flight: deque[tuple[int, int]] = deque()  # (first seq, last seq) of each append
+        self._draining = False
+        self._single_until = 0  # up to this seq events go one by one
+        self.expected: int | None = None  # what the server said it wants, when there was a gap
+
+    @property
+    def in_flight(self) -> int:
+        """Appends not yet answered."""
+        return len(self._in_flight)
+
+    def room(self) -> int:
+        """How many events the next append may have; 0: wait for an answer."""
+        if self._draining or len(self._in_flight) >= IN_FLIGHT:
+            return 0
+        if self.next <= self._single_until:
+            return 0 if self._in_flight else 1
+        return BATCH_EVENTS
+
+    def sent(self, events: int) -> int:
+        """Note an append of so many events; returns its first seq."""
+        first = self.next
+        self.next += events
+        self._in_flight.append((first, self.next - 1))
+        return first
+
+    def acked(self, seq: int) -> None:
+        """The server has everything up to ``seq``."""
+        while self._in_flight and self._in_flight[0][1] <= seq:
+            self._in_flight.popleft()
+
+    def nacked(self, seq: int, code: str, expected: int | None, failures: int) -> int | None:
+        """The append that begins with ``seq`` is refused. Returns the seq of an event that can never succeed, if that
+        is what it means. ``failures``: how often this very event was refused without a verdict.
+
+        Raises Broken where only time can help.
+        """
+        while self._in_flight and self._in_flight[0][0] < seq:
+            self._in_flight.popleft()
+        if not self._in_flight or self._in_flight[0][0] != seq:
+            raise Broken(f"an answer to an append that was not made: {seq}")
+        first, last = self._in_flight.popleft()
+        already, self._draining = self._draining, True
+        if already:
+            return None  # one of those behind a refused one
+        if code == "sequence_gap":
+            self.expected = expected
+            return None
+        if code in _TRANSIENT or (code in _UNSURE and failures < _PATIENCE):
+            raise Broken(code)
+        if first == last:
+            return first
+        self._single_until = last
+        return None
+
+    def settle(self, acked: int) -> bool:
+        """Whether a refusal is over and done with: all answered. Then sending goes on behind ``acked``."""
+        if not self._draining or self._in_flight:
+            return False
+        self._draining = False
+        self.next = acked + 1
+        return True

@@ -1,0 +1,248 @@
+"""A recorder's events on their way to the log: numbered when accepted, forgotten when acknowledged.
+
+Rule 1: what is acknowledged is a prefix. Behind it come the spooled events, behind them those in memory:
+        acked < spool < memory, without a hole, so sending in order is reading in order.
+Rule 2: ``accept`` is called by the agent's threads and does no I/O; all that touches the spool runs in the
+        background thread.
+Rule 3: when there is no room, the newest events are not accepted, counted, and later told of by ``recorder_dropped``.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from .spool import Spool, SpoolDir, SpoolError
+
+SPILL_BYTES = 8 * 1024 * 1024  # more than this in memory goes to disk
+HARD_BYTES = 64 * 1024 * 1024  # a burst faster than the disk may take so much
+
+_log = logging.getLogger("tracewatch")
+
+
+def new_producer() -> str:
+    """A recorder's name for itself."""
+    return secrets.token_hex(8)
+
+
+class Outbox:
+    """One producer's events for one trace."""
+
+    def __init__(self, spec: dict[str, Any], producer: str | None = None, *, after: tuple[Outbox, int] | None = None):
+        self.spec = spec  # to create the trace with; holds its trace_id
+        self.producer = producer or new_producer()
+        self.after = after  # the parent's outbox and how much of it has to be there before this trace is created
+        self.lock = threading.RLock()  # reentrant: a signal handler may record as well
+        self.acked = 0
+        self.next_seq = 1
+        self.dropped = 0
+        self.created = False  # the trace is there
+        self.ended = False  # nothing more is expected, though it may come
+        self.spool: Spool | None = None
+        self.closed_to_new = False  # the disk takes no more: memory is all there is
+        self._memory: deque[bytes] = deque()
+        self._first = 1  # the seq of the first in memory
+        self._bytes = 0
+        self._unreported = 0  # dropped since the last recorder_dropped
+        self._base = 0  # what is taken off a seq on the wire, after the server has lost this producer's past
+        self._replaced: dict[int, bytes] = {}  # what goes in the place of refused events
+        self._disk = threading.Lock()  # at exit the main thread may write what the background thread could not
+        self._done = threading.Condition(self.lock)
+        self._warned: set[str] = set()
+
+    @property
+    def trace_id(self) -> str:
+        """The trace these events belong to."""
+        return str(self.spec["trace_id"])
+
+    @property
+    def pending(self) -> int:
+        """Accepted and not acknowledged."""
+        return self.next_seq - 1 - self.acked
+
+    @property
+    def memory_bytes(self) -> int:
+        """What lies in memory."""
+        return self._bytes
+
+    def warn_once(self, about: str, text: str, *values: object) -> None:
+        """Log a warning, but only the first one about this."""
+        if about not in self._warned:
+            self._warned.add(about)
+            _log.warning(text, *values)
+
+    # --- the agent's side ---
+
+    def accept(self, bodies: Sequence[bytes]) -> bool:
+        """Take events, all or none; False when there is no room for them."""
+        size = sum(map(len, bodies))
+        with self.lock:
+            if self._bytes + size > (SPILL_BYTES if self.closed_to_new else HARD_BYTES):
+                self.dropped += len(bodies)
+                self._unreported += len(bodies)
+                return False
+            if self._unreported:
+                bodies = [b'{"event":"recorder_dropped","count":%d}' % self._unreported, *bodies]
+                self._unreported = 0
+                self._warned.discard("dropped")
+            self._memory.extend(bodies)
+            self._bytes += size
+            self.next_seq += len(bodies)
+            return True
+
+    def wait_acked(self, seq: int, timeout_s: float) -> bool:
+        """Wait until the trace is there and everything up to ``seq`` is acknowledged."""
+        with self._done:
+            return self._done.wait_for(lambda: self.created and self.acked >= seq, timeout_s)
+
+    # --- the background thread's side ---
+
+    def wire_seq(self, seq: int) -> int:
+        """The number of an event as the server is told it."""
+        return seq - self._base
+
+    def own_seq(self, wire_seq: int) -> int:
+        """The number of an event the server tells."""
+        return wire_seq + self._base
+
+    def take(self, seq: int, max_events: int, max_bytes: int) -> list[bytes]:
+        """Events from ``seq`` on, from disk or from memory: at most so many and so large, but one if there is one."""
+        taken = self._read(seq, max_events, max_bytes)
+        for refused, body in self._replaced.items():
+            if 0 <= refused - seq < len(taken):
+                taken[refused - seq] = body
+        return taken
+
+    def _read(self, seq: int, max_events: int, max_bytes: int) -> list[bytes]:
+        if self.spool is not None and seq <= self.spool.last_seq:
+            try:
+                return self.spool.read(seq, max_events, max_bytes)
+            except SpoolError as error:
+                self._give_up_spool(error)
+                return []
+        taken: list[bytes] = []
+        size = 0
+        with self.lock:
+            begin = seq - self._first
+            for body in islice(self._memory, begin, begin + max_events):
+                size += len(body)
+                if taken and size > max_bytes:
+                    break
+                taken.append(body)
+        return taken
+
+    def ack(self, seq: int) -> None:
+        """Everything up to ``seq`` is stored by the server."""
+        with self._done:
+            if seq <= self.acked:
+                return
+            self.acked = min(seq, self.next_seq - 1)
+            while self._memory and self._first <= self.acked:
+                self._bytes -= len(self._memory.popleft())
+                self._first += 1
+            self._done.notify_all()
+        self._replaced = {at: body for at, body in self._replaced.items() if at > self.acked}
+        if self.spool is not None:
+            if self.acked >= self.spool.last_seq:
+                self.spool.remove()
+                self.spool = None
+                self.closed_to_new = False
+            else:
+                self.spool.forget(self.acked)
+
+    def mark_created(self) -> None:
+        """The trace is there."""
+        with self._done:
+            self.created = True
+            self._done.notify_all()
+
+    def spill(self, directory: SpoolDir, url: str) -> bool:
+        """Move what is in memory to disk; False, with one warning, when the disk does not take it."""
+        with self._disk:
+            return self._spill(directory, url)
+
+    def _spill(self, directory: SpoolDir, url: str) -> bool:
+        while True:
+            with self.lock:
+                bodies = list(islice(self._memory, 500))
+            if not bodies:
+                self.closed_to_new = False
+                return True
+            try:
+                if self.spool is None:
+                    self.spool = directory.create(self._header(url), self._first)
+                self.spool.append(bodies)
+            except SpoolError as error:
+                self.closed_to_new = True
+                self.warn_once("dropped", "trace %s: events are kept in memory only and may be dropped: %s",
+                               self.trace_id, error)  # fmt: skip
+                return False
+            with self.lock:
+                for body in bodies:
+                    self._memory.popleft()
+                    self._bytes -= len(body)
+                self._first += len(bodies)
+
+    def _header(self, url: str) -> dict[str, Any]:
+        after = self.after and [self.after[0].producer, self.after[1]]
+        return {"url": url, "spec": self.spec, "producer": self.producer, "after": after}
+
+    def renumber(self) -> None:
+        """The server has lost what it had acknowledged (the trace was deleted, or restored from a backup): go on
+        under a new name from 1, as what is left is all there is to send."""
+        self.producer = f"{self.producer.partition('.')[0]}.{self.acked + 1}"
+        self._base = self.acked
+
+    def replaced(self, seq: int) -> bool:
+        """Whether this one stands in the place of a refused event already."""
+        return seq in self._replaced
+
+    def replace(self, seq: int, body: bytes) -> None:
+        """Put another event in the place of one the server refuses: a seq may not be missing."""
+        self._replaced[seq] = body
+
+    def _give_up_spool(self, error: SpoolError) -> None:
+        spool, self.spool = self.spool, None
+        assert spool is not None
+        lost = spool.last_seq - self.acked
+        _log.warning("trace %s: up to %d events are lost: %s", self.trace_id, lost, error)
+        spool.damaged()
+        with self._done:
+            self.dropped += lost
+            self._unreported += lost
+            self.acked = self._first - 1
+            self.renumber()
+            self._done.notify_all()
+
+    @classmethod
+    def adopted(cls, spool: Spool, after: tuple[Outbox, int] | None = None) -> Outbox:
+        """The outbox of a process that is gone, from the spool it left."""
+        outbox = cls(spool.header["spec"], spool.header["producer"], after=after)
+        outbox.spool = spool
+        outbox.acked = spool.first_seq - 1
+        outbox.next_seq = outbox._first = spool.last_seq + 1
+        outbox.ended = True
+        return outbox
+
+    def start_over(self) -> None:
+        """In a forked child: what was accepted before is the parent's to send; what comes now is another producer's."""
+        if self.spool is not None:
+            self.spool.close()
+        ended = self.ended
+        self.__init__(self.spec, after=None)  # type: ignore[misc]
+        self.ended = ended
+
+
+def refused_event(body: bytes, code: str, message: str) -> bytes:
+    """What takes the place of an event that the server refuses."""
+    name = body[10 : body.find(b'"', 10)].decode("utf-8", "replace")
+    text = body[:2000].decode("utf-8", "replace")
+    refused = {"original_event": name, "error": code, "message": message[:1000], "original": text}
+    return orjson.dumps({"event": "recorder_refused", **refused})

@@ -1,0 +1,297 @@
+"""The background thread: one for each url of a process, shared by all its traces, started with the first event.
+
+Rule 1: the agent's threads only append to an outbox and poke; everything that can wait happens in this thread.
+Rule 2: a forked child starts over with a thread and producers of its own. ``SENDERS`` is the one thing in the client
+        that belongs to the process, because threads, forks and exits do.
+Rule 3: at exit what can be sent within ``flush_s`` is; the rest is on disk before the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from ..settings import Settings
+from .delivery import Delivery
+from .link import Link, ServerLink
+from .outbox import SPILL_BYTES, Outbox
+from .spool import SpoolDir, SpoolError
+from .target import parse_target
+
+TICK_S = 0.25
+AWAY_S = 0.5  # no connection for so long: what is in memory goes to disk
+ORPHANS_S = 30.0  # how often to look for spools of processes that have died
+ORPHANS = 100  # delivered at the same time, at most
+EXIT_GRACE_S = 3.0  # beyond flush_s, for writing the spool
+
+_log = logging.getLogger("tracewatch")
+
+
+class Sender:
+    """Delivers outboxes to one url."""
+
+    def __init__(self, url: str, spool_dir: str, spool_bytes: int, flush_s: float) -> None:
+        self.url = url
+        self.direct = url.startswith("sqlite:")
+        self.flush_s = flush_s
+        self.directory = SpoolDir(spool_dir, spool_bytes)
+        self._known: weakref.WeakSet[Outbox] = weakref.WeakSet()
+        self._forget_threads()
+
+    def _forget_threads(self) -> None:
+        self._lock = threading.RLock()
+        self._deliveries: dict[Outbox, Delivery] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._over = False  # the process ends
+
+    def after_fork(self) -> None:
+        """In the child: nothing of the parent's threads is here, and what they had to send is theirs."""
+        for delivery in self._deliveries.values():
+            delivery.outbox.start_over()
+        for outbox in self._known:
+            if outbox not in self._deliveries:
+                outbox.start_over()
+        self._forget_threads()
+
+    # --- from any thread ---
+
+    def poke(self, outbox: Outbox) -> None:
+        """There is something to deliver."""
+        delivery, loop = self._deliveries.get(outbox), self._loop
+        if delivery is None or loop is None:
+            self._register(outbox)
+        elif not delivery.poked:
+            delivery.poked = True
+            loop.call_soon_threadsafe(delivery.wake.set)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call this in the background thread after a while; never, if the process ends before."""
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.call_later, seconds, call)
+
+    def _register(self, outbox: Outbox) -> None:
+        with self._lock:
+            self._known.add(outbox)
+            if outbox in self._deliveries or self._over:
+                return
+            if self._thread is None or not self._thread.is_alive():
+                self._start()
+            assert self._loop is not None
+            self._begin(outbox, self._loop)
+
+    def _start(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._link: Link = self._make_link()
+        name = f"tracewatch {self.url}"
+        self._thread = threading.Thread(target=self._run, args=(self._loop,), name=name, daemon=True)
+        self._thread.start()
+        for outbox in self._deliveries:
+            self._begin(outbox, self._loop)
+
+    def _make_link(self) -> Link:
+        if self.direct:
+            from .direct import FileLink
+
+            return FileLink(self.url)
+        return ServerLink(parse_target(self.url))
+
+    def _begin(self, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
+        delivery = self._deliveries[outbox] = Delivery(outbox, self._link, self.directory)
+        if outbox.after is not None:
+            delivery.parent = self._deliveries.get(outbox.after[0])
+            if delivery.parent is not None:
+                delivery.parent.held.append((outbox.after[1], delivery))
+        loop.call_soon_threadsafe(self._deliver_soon, delivery)
+
+    def _deliver_soon(self, delivery: Delivery) -> None:
+        task = asyncio.get_running_loop().create_task(self._deliver(delivery))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def shutdown(self) -> None:
+        """Send what can be sent within ``flush_s``, put the rest on disk, end the thread."""
+        with self._lock:
+            thread, loop, self._over = self._thread, self._loop, True
+        if thread is None or loop is None or not thread.is_alive():
+            return
+        loop.call_soon_threadsafe(self._stop.set)
+        thread.join(self.flush_s + EXIT_GRACE_S)
+
+    def spill_rest(self) -> None:
+        """After ``shutdown``: what came since goes to disk, from whatever thread this is."""
+        for outbox in list(self._known):
+            if outbox.memory_bytes:
+                outbox.spill(self.directory, self.url)
+
+    # --- in the background thread ---
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(self._main())
+        except Exception:
+            _log.exception("tracewatch: the background thread for %s has failed", self.url)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        orphans_at = loop.time()
+        while not self._stop.is_set():
+            now = loop.time()
+            if now >= orphans_at:
+                orphans_at = now + ORPHANS_S
+                self._adopt_orphans()
+            self._spill(now)
+            try:
+                async with asyncio.timeout(TICK_S if self._deliveries else ORPHANS_S):
+                    await self._stop.wait()
+            except TimeoutError:
+                pass  # a tick
+        await self._finish()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        outbox = delivery.outbox
+        while True:
+            try:
+                await delivery.run()
+            except Exception:
+                _log.exception("tracewatch: recording trace %s has failed; trying again", outbox.trace_id)
+                if not delivery.closing:
+                    await asyncio.sleep(1.0)
+                    continue
+            delivery.finished = True
+            if delivery.closing:
+                return
+            with self._lock:
+                del self._deliveries[outbox]
+                if outbox.pending:  # came in the moment it ended
+                    self._register(outbox)
+            return
+
+    def _spill(self, now: float) -> None:
+        for delivery in list(self._deliveries.values()):
+            outbox = delivery.outbox
+            away = not delivery.connected and delivery.down_since is not None and now - delivery.down_since > AWAY_S
+            if outbox.memory_bytes and (away or outbox.memory_bytes > SPILL_BYTES):
+                outbox.spill(self.directory, self.url)
+
+    def _adopt_orphans(self) -> None:
+        mine = {outbox.producer.partition(".")[0]: outbox for outbox in self._deliveries}
+        adopted: list[Outbox] = []
+        for path in self.directory.files():
+            if len(adopted) >= ORPHANS:
+                break
+            spool = self.directory.adopt(path, self.url)
+            if spool is None:
+                continue
+            producer, seq = spool.header.get("after") or ("", 0)
+            parent = mine.get(producer)
+            outbox = Outbox.adopted(spool, (parent, seq) if parent is not None else None)
+            mine[outbox.producer] = outbox
+            adopted.append(outbox)
+        for outbox in adopted:
+            self._register(outbox)
+
+    async def _finish(self) -> None:
+        """The process ends."""
+        deliveries = list(self._deliveries.values())
+        for delivery in deliveries:
+            delivery.closing = True
+            delivery.wake.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=self.flush_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+        self._keep(deliveries)
+        try:
+            async with asyncio.timeout(2.0):
+                await self._link.close()
+        except TimeoutError:
+            pass  # the process ends anyway
+
+    def _keep(self, deliveries: list[Delivery]) -> None:
+        kept = lost = traces = 0
+        for outbox in (delivery.outbox for delivery in deliveries):
+            if not outbox.pending:
+                continue
+            traces += 1
+            try:
+                whole = outbox.spill(self.directory, self.url)
+                if outbox.spool is not None:
+                    outbox.spool.sync()
+            except SpoolError:
+                whole = False
+            kept, lost = (kept + outbox.pending, lost) if whole else (kept, lost + outbox.pending)
+        if kept or lost:
+            _log.warning(
+                "%d events of %d traces did not reach %s: %d are kept in %s for the next recorder, %d are lost",
+                *(kept + lost, traces, self.url, kept, self.directory.path, lost),
+            )
+
+
+class Senders:
+    """The background threads of this process."""
+
+    def __init__(self) -> None:
+        self._senders: dict[tuple[str, str], Sender] = {}
+        self._lock = threading.Lock()
+        self._hooked = 0  # the process whose exit is hooked
+
+    def get(self, settings: Settings) -> Sender:
+        """The sender for the url and spool directory of these settings."""
+        url = settings.url
+        if url.startswith("sqlite:///"):
+            url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).absolute()}"
+        with self._lock:
+            self._hook()
+            key = (url, settings.spool_dir)
+            if key not in self._senders:
+                self._senders[key] = Sender(url, settings.spool_dir, settings.spool_bytes, settings.flush_s)
+            return self._senders[key]
+
+    def _hook(self) -> None:
+        if self._hooked == os.getpid():
+            return
+        if not self._hooked:
+            os.register_at_fork(after_in_child=self._after_fork)
+            atexit.register(self._at_exit)
+            # Threads of the log's driver are joined before atexit runs: a file has to be let go of before that.
+            getattr(threading, "_register_atexit", atexit.register)(self._before_threads_end)
+        self._hooked = os.getpid()
+        multiprocessing = sys.modules.get("multiprocessing.util")
+        if multiprocessing is not None:  # its children leave without atexit
+            multiprocessing.Finalize(None, self._at_exit, exitpriority=10)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        for sender in self._senders.values():
+            sender.after_fork()
+
+    def _before_threads_end(self) -> None:
+        for sender in list(self._senders.values()):
+            if sender.direct:
+                sender.shutdown()
+
+    def _at_exit(self) -> None:
+        for sender in list(self._senders.values()):
+            sender.shutdown()
+            sender.spill_rest()
+
+
+SENDERS = Senders()
