@@ -48,7 +48,7 @@ def test_transitions() -> None:
     statuses = ("pending", "in_progress", "completed", "abandoned")
     allowed = {(old, new) for old in statuses for new in statuses if old != new and may_become(old, new)}
     assert allowed == {
-        *(("pending", "in_progress"), ("pending", "abandoned")),
+        *(("pending", "in_progress"), ("pending", "completed"), ("pending", "abandoned")),
         *(("in_progress", "completed"), ("in_progress", "abandoned")),
     }
     assert all(may_become(status, status) for status in statuses)

@@ -16,7 +16,7 @@ Children = Mapping[str | None, tuple[str, ...]]
 
 OPEN = frozenset({"pending", "in_progress"})
 _ALLOWED = {
-    "pending": frozenset({"in_progress", "abandoned"}),
+    "pending": frozenset({"in_progress", "completed", "abandoned"}),
     "in_progress": frozenset({"completed", "abandoned"}),
     "completed": frozenset[str](),
     "abandoned": frozenset[str](),

@@ -131,9 +131,8 @@ def _goal_updated(state: State, stored: Stored) -> None:
     goal = _known_goal(state, stored["goal_id"], "goal_id")
     status = stored["patch"].get("status", goal["status"])
     if not may_become(goal["status"], status):
-        hint = " (start it first: in_progress)" if (goal["status"], status) == ("pending", "completed") else ""
         raise InvalidTransition(
-            f"goal {goal['id']!r} is {goal['status']} and can't become {status}{hint}",
+            f"goal {goal['id']!r} is {goal['status']} and can't become {status}",
             goal_id=goal["id"],
             status=goal["status"],
         )
