@@ -1,0 +1,251 @@
+"""The outbox and the flow without a line: any faults of a line and of a disk, and the log has each event once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tracewatch.client import outbox as outbox_module
+from tracewatch.client.flow import BATCH_EVENTS, IN_FLIGHT, Broken, Flow
+from tracewatch.client.outbox import Outbox, refused_event
+from tracewatch.client.spool import SpoolDir
+from tracewatch.model.events import parse_json, validate_event
+
+URL = "http://127.0.0.1:1"
+SPEC = {"trace_id": "t", "task": "x"}
+
+
+def event(n: int) -> bytes:
+    return b'{"event":"thought","n":%d}' % n
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> SpoolDir:
+    return SpoolDir(tmp_path, 10_000_000)
+
+
+def filled(count: int) -> Outbox:
+    outbox = Outbox(SPEC)
+    for n in range(1, count + 1):
+        assert outbox.accept([event(n)])
+    return outbox
+
+
+def test_what_is_on_disk_and_what_is_in_memory_are_one_sequence(directory: SpoolDir) -> None:
+    outbox = filled(10)
+    outbox.ack(3)
+    assert outbox.spill(directory, URL)
+    assert outbox.memory_bytes == 0
+    outbox.accept([event(11), event(12)])
+    assert outbox.take(4, 100, 10**9) == [event(n) for n in range(4, 11)]
+    assert outbox.take(11, 100, 10**9) == [event(11), event(12)]
+    assert outbox.spill(directory, URL)
+    assert outbox.take(9, 100, 10**9) == [event(n) for n in range(9, 13)]
+    outbox.ack(11)
+    assert len(directory.files()) == 1
+    outbox.ack(12)
+    assert directory.files() == []
+    assert outbox.pending == 0
+
+
+def test_a_take_is_bounded() -> None:
+    outbox = filled(10)
+    assert outbox.take(2, 3, 10**9) == [event(2), event(3), event(4)]
+    assert outbox.take(2, 99, 1) == [event(2)]
+    assert outbox.take(11, 99, 1) == []
+
+
+def test_the_next_process_goes_on_with_the_same_numbers(directory: SpoolDir) -> None:
+    outbox = filled(5)
+    outbox.ack(2)
+    outbox.spill(directory, URL)
+    assert outbox.spool is not None
+    outbox.spool.close()
+    spool = directory.adopt(directory.files()[0], URL)
+    assert spool is not None
+    adopted = Outbox.adopted(spool)
+    assert (adopted.producer, adopted.spec, adopted.acked, adopted.pending) == (outbox.producer, SPEC, 2, 3)
+    assert adopted.take(3, 99, 10**9) == [event(3), event(4), event(5)]
+    adopted.ack(5)
+    assert directory.files() == []
+
+
+def test_without_room_the_newest_are_dropped_and_told_of(
+    directory: SpoolDir, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outbox_module, "SPILL_BYTES", 1000)
+    directory.limit_bytes = 500
+    outbox = filled(30)
+    assert not outbox.spill(directory, URL)
+    assert not outbox.spill(directory, URL)
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
+    while outbox.accept([event(0)]):
+        pass
+    assert not outbox.accept([event(0), event(0)])
+    assert outbox.memory_bytes <= 1000
+    assert outbox.dropped == 3
+    outbox.ack(20)
+    assert outbox.accept([event(99)])
+    *_, dropped, last = outbox.take(21, 1000, 10**9)
+    assert (orjson.loads(dropped), last) == ({"event": "recorder_dropped", "count": 3}, event(99))
+    validate_event(parse_json(dropped))
+
+
+def test_a_burst_faster_than_the_disk_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "HARD_BYTES", 1000)
+    outbox = Outbox(SPEC)
+    assert sum(outbox.accept([event(1)]) for _ in range(100)) == 1000 // len(event(1))
+
+
+def test_a_spool_that_is_damaged_costs_what_was_in_it_and_no_more(directory: SpoolDir) -> None:
+    outbox = filled(5)
+    outbox.ack(1)
+    outbox.spill(directory, URL)
+    outbox.accept([event(6)])
+    assert outbox.spool is not None
+    outbox.spool.path.write_bytes(b"\0" * 1000)
+    assert outbox.take(2, 99, 10**9) == []
+    assert (outbox.acked, outbox.dropped) == (5, 4)
+    assert outbox.take(6, 99, 10**9) == [event(6)]
+    assert outbox.wire_seq(6) == 1  # under a new name, as a seq may not be missing
+
+
+def test_a_server_that_lost_its_past_gets_a_new_producer() -> None:
+    outbox = filled(5)
+    outbox.ack(3)
+    name = outbox.producer
+    outbox.renumber()
+    assert outbox.producer == f"{name}.4"
+    assert [outbox.wire_seq(4), outbox.own_seq(2)] == [1, 5]
+    outbox.ack(4)
+    outbox.renumber()
+    assert (outbox.producer, outbox.wire_seq(5)) == (f"{name}.5", 1)
+
+
+def test_a_refused_event_is_told_of_in_its_place(directory: SpoolDir) -> None:
+    outbox = filled(5)
+    body = refused_event(event(2), "unknown_goal", "there is none")
+    validate_event(parse_json(body))
+    assert orjson.loads(body)["original_event"] == "thought"
+    outbox.replace(2, body)
+    outbox.spill(directory, URL)
+    assert outbox.take(1, 3, 10**9) == [event(1), body, event(3)]
+    outbox.ack(2)
+    assert not outbox.replaced(2)
+
+
+# --- the flow --------------------------------------------------------------------------------------------------
+
+
+def test_the_window_is_bounded() -> None:
+    flow = Flow(0)
+    for _ in range(IN_FLIGHT):
+        assert flow.room() == BATCH_EVENTS
+        flow.sent(10)
+    assert flow.room() == 0
+    flow.acked(10)
+    assert flow.room() == BATCH_EVENTS
+    assert flow.next == 161
+
+
+@pytest.mark.parametrize("code", ["unavailable", "too_many", "unknown_trace"])
+def test_what_time_can_help_breaks_the_line(code: str) -> None:
+    flow = Flow(0)
+    flow.sent(3)
+    with pytest.raises(Broken):
+        flow.nacked(1, code, None, 1)
+
+
+def test_a_fault_of_the_servers_is_given_three_tries_and_then_blamed_on_the_event() -> None:
+    for failures in (1, 2):
+        flow = Flow(0)
+        flow.sent(1)
+        with pytest.raises(Broken):
+            flow.nacked(1, "error", None, failures)
+    flow = Flow(0)
+    flow.sent(1)
+    assert flow.nacked(1, "error", None, 3) == 1
+
+
+def test_an_answer_to_nothing_breaks_the_line() -> None:
+    with pytest.raises(Broken):
+        Flow(0).nacked(7, "sequence_gap", 1, 1)
+
+
+class FakeServer:
+    """What the protocol says a log does with a producer's appends."""
+
+    def __init__(self, poison: set[int]) -> None:
+        self.poison = poison
+        self.stored: list[dict[str, Any]] = []
+        self.last_seq = 0
+
+    def append(self, seq: int, bodies: list[bytes]) -> tuple[str | None, int]:
+        """``(None, seq of the last)`` or ``(code, expected_seq)``."""
+        if seq > self.last_seq + 1:
+            return "sequence_gap", self.last_seq + 1
+        new = [orjson.loads(body) for body in bodies][self.last_seq + 1 - seq :]
+        if any(one.get("n") in self.poison for one in new):
+            return "unknown_goal", 0
+        self.stored += new
+        self.last_seq = max(self.last_seq, seq + len(bodies) - 1)
+        return None, seq + len(bodies) - 1
+
+
+def converse(outbox: Outbox, server: FakeServer, cut: int, lost_acks: int, batch: int) -> None:
+    """One connection: as many appends as ``cut`` are handled, the last ``lost_acks`` answers do not arrive."""
+    outbox.ack(server.last_seq)
+    flow = Flow(outbox.acked)
+    answers: list[tuple[int, str | None, int]] = []
+    for turn in range(cut):
+        while room := flow.room():
+            bodies = outbox.take(flow.next, min(room, batch), 10**9)
+            if not bodies:
+                break
+            seq = flow.sent(len(bodies))
+            answers.append((seq, *server.append(seq, bodies)))
+        if not answers:
+            return
+        seq, code, fact = answers.pop(0)
+        if turn >= cut - lost_acks:
+            continue
+        if code is None:
+            outbox.ack(fact)
+            flow.acked(fact)
+        elif culprit := flow.nacked(seq, code, fact if code == "sequence_gap" else None, 1):
+            (body,) = outbox.take(culprit, 1, 1)
+            outbox.replace(culprit, refused_event(body, code, "poison"))
+        if flow.settle(outbox.acked) and flow.expected is not None:
+            outbox.ack(flow.expected - 1)
+            flow.expected, flow.next = None, outbox.acked + 1
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    poison=st.sets(st.integers(1, 60), max_size=5),
+    turns=st.lists(
+        st.tuples(st.integers(0, 12), st.integers(0, 6), st.integers(0, 3), st.integers(1, 7), st.booleans()),
+        max_size=8,
+    ),
+)
+def test_for_any_faults_each_event_is_stored_once_in_order(
+    directory: SpoolDir, poison: set[int], turns: list[tuple[int, int, int, int, bool]]
+) -> None:
+    outbox, server, n = Outbox(SPEC), FakeServer(poison), 0
+    for more, cut, lost_acks, batch, spill in turns:
+        for _ in range(more):
+            n += 1
+            outbox.accept([event(n)])
+        if spill:
+            outbox.spill(directory, URL)
+        converse(outbox, server, cut, lost_acks, batch)
+    converse(outbox, server, 10_000, 0, 5)
+    assert outbox.pending == 0
+    assert [one.get("n") or -1 for one in server.stored] == [-1 if i in poison else i for i in range(1, n + 1)]
+    assert directory.files() == []
