@@ -1,0 +1,55 @@
+"""``python -m benchmarks [name…] [--quick]``: runs them one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import sqlite3
+import sys
+import tempfile
+from pathlib import Path
+
+from . import append, backfill, connect, emit, fanout
+from .harness import Bench, Report
+
+ALL = {
+    "append": append.run,
+    "fanout": fanout.run,
+    "backfill": backfill.run,
+    "connect": connect.run,
+    "emit": emit.run,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmarks named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside this machine's raw limit.")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(ALL)}; all if none is named")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: to see that it works")
+    parser.add_argument("--dir", type=Path, help="where the files go (default: the system's temporary folder)")
+    chosen = parser.parse_args(argv)
+    if unknown := [name for name in chosen.names if name not in ALL]:
+        parser.error(f"no such benchmark: {', '.join(unknown)}")
+    if not Path("/proc/self/stat").exists():
+        parser.error("the benchmarks read /proc, so they need Linux")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    report = Report()
+    print(
+        f"{platform.python_implementation()} {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}. Ratios are median (min–max) of rounds"
+    )
+    for name in chosen.names or ALL:
+        with tempfile.TemporaryDirectory(prefix=f"tracewatch-bench-{name}-", dir=chosen.dir) as folder:
+            ALL[name](Bench(report, Path(folder), chosen.quick))
+    if report.summary:
+        report.title("Against the targets")
+        for line in report.summary:
+            report.note(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""append: the log in process against ``executemany`` of the same bytes in transactions of the same sizes.
+
+What ours wrote, commit by commit, is what the raw side writes afterwards: same bodies, same transactions, same table,
+same pragmas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import http.client
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvloop
+
+from tracewatch.log import Grown, open_log
+from tracewatch.model.events import validate_trace
+
+from .harness import Bench, Server, check
+from .wire import Socket
+
+TRACE = "bench"
+TEXT = "It reads the session cookie before the store has been opened, so that the first request of a login fails. " * 2
+GOAL = {"event": "goal_added", "goal": {"description": "Find the cause", "status": "in_progress"}}
+Commits = list[list[bytes]]  # the bodies of each transaction
+
+
+def step(number: int) -> dict[str, Any]:
+    """An event that is stored and shown only."""
+    return {"event": "step", "number": number, "tool": "grep", "arguments": {"pattern": "login"}, "text": TEXT}
+
+
+def message(number: int) -> dict[str, Any]:
+    """An event that moves totals and a goal's stats."""
+    said = {"role": "assistant", "content": f"{number}: {TEXT}", "status": "complete", "tokens": 120, "cost": 0.0012}
+    return {"event": "message_added", "message": said}
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is appended, and how."""
+
+    label: str
+    kind: Any  # ``step`` or ``message``
+    events: int
+    batch: int
+    appenders: int
+    at_least: float | None = None
+
+    def batches(self) -> list[list[dict[str, Any]]]:
+        """What the appenders append."""
+        events = [self.kind(number) for number in range(self.events)]
+        return [events[i : i + self.batch] for i in range(0, self.events, self.batch)]
+
+
+async def ours(path: Path, load: Load) -> tuple[float, Commits]:
+    """Append through the log; events a second and what each commit wrote."""
+    log = await open_log(str(path))
+    try:
+        await log.create_trace(validate_trace({"task": "benchmark", "trace_id": TRACE}))
+        await log.append(TRACE, [GOAL])
+        commits: list[Sequence[Grown]] = []
+        log.listen(commits.append)
+        queue = iter(load.batches())
+
+        async def appender() -> None:
+            for batch in queue:
+                await log.append(TRACE, batch)
+
+        with frozen_garbage():
+            start = time.perf_counter()
+            await asyncio.gather(*[appender() for _ in range(load.appenders)])
+            taken = time.perf_counter() - start
+        written = [[body for one in grown for body in one.bodies] for grown in commits]
+        await verify(log, written, load.events)
+        return load.events / taken, written
+    finally:
+        await log.close()
+
+
+async def verify(log: Any, written: Commits, events: int) -> None:
+    """What the log holds is what its commits told, without a hole."""
+    told = [body for bodies in written for body in bodies]
+    check(len(told) == events, f"{len(told)} events told of {events}")
+    held: list[bytes] = []
+    while len(held) < events:
+        page = await log.read(TRACE, 1 + len(held), max_events=1000, max_bytes=1 << 22)
+        check(bool(page.bodies), f"the log ends after {1 + len(held)} events")
+        held.extend(page.bodies)
+    check(held == told, "the log holds other bytes than were told")
+    ids = [orjson.loads(body)["event_id"] for body in held]
+    check(ids == list(range(2, events + 2)), "the ids have holes")
+
+
+def raw(path: Path, schema: str, commits: Commits) -> float:
+    """``executemany`` of the same bodies in the same transactions; events a second."""
+    transactions, event_id, offset = [], 0, 0
+    for bodies in commits:
+        rows = []
+        for body in bodies:
+            event_id, offset = event_id + 1, offset + len(body)
+            rows.append((1, event_id, offset, body))
+        transactions.append(rows)
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -16384"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(schema)
+        with frozen_garbage():
+            start = time.perf_counter()
+            for rows in transactions:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
+                connection.execute("COMMIT")
+            taken = time.perf_counter() - start
+        check(connection.execute("SELECT COUNT(*) FROM events").fetchone() == (event_id,), "rows are missing")
+        return event_id / taken
+    finally:
+        connection.close()
+
+
+class frozen_garbage:
+    """Within, what the benchmark itself holds is not looked at by the garbage collector."""
+
+    def __enter__(self) -> None:
+        gc.collect()
+        gc.freeze()
+
+    def __exit__(self, *_: object) -> None:
+        gc.unfreeze()
+
+
+def compare(bench: Bench, load: Load, rounds: int) -> None:
+    """Ours and raw in turn."""
+    one, other, sizes = [], [], list[int]()
+    for number in range(rounds + 1):
+        path = bench.folder / f"{load.kind.__name__}-{load.batch}-{number}.db"
+        rate, commits = uvloop.run(ours(path, load))
+        schema = sqlite3.connect(path).execute("SELECT sql FROM sqlite_master WHERE name = 'events'").fetchone()[0]
+        raw_rate = raw(path.with_suffix(".raw"), schema, commits)
+        for used in bench.folder.glob(f"{path.stem}.*"):
+            used.unlink()
+        if number:  # the first of each warms up
+            one.append(rate)
+            other.append(raw_rate)
+            sizes.extend(len(bodies) for bodies in commits)
+    bench.report.ratio(load.label, one, other, "events/s", at_least=load.at_least)
+    bench.report.note(f"{sum(sizes) / len(sizes):,.0f} events a transaction on average")
+
+
+# --- over sockets, for information -----------------------------------------------------------------------------------
+
+
+def over_record_socket(server: Server, batches: Sequence[Sequence[dict[str, Any]]], in_flight: int = 32) -> float:
+    """All batches over one record socket, some in flight; events a second."""
+    server.create_trace("ws")
+    messages = [orjson.dumps({"append": {"seq": None, "events": batch}}) for batch in batches]
+    count = sum(map(len, batches))
+    with Socket(server.port, "/api/traces/ws/record") as recorder:
+        recorder.until(b"ready")
+        start = time.perf_counter()
+        last = b""
+        for number, one in enumerate(messages):
+            recorder.send(one)
+            if number >= in_flight:
+                last = recorder.until(b"ack")
+        for _ in range(min(in_flight, len(messages))):
+            last = recorder.until(b"ack")
+        taken = time.perf_counter() - start
+    check(orjson.loads(last)["ack"]["last_event_id"] == count, f"acknowledged: {last!r}, sent {count}")
+    return count / taken
+
+
+def over_http(server: Server, batches: Sequence[Sequence[dict[str, Any]]], connections: int = 4) -> float:
+    """All batches as POSTs over a few connections kept alive; events a second."""
+    server.create_trace("http")
+    bodies = iter([orjson.dumps(batch) for batch in batches])
+    count = sum(map(len, batches))
+    start = time.perf_counter()
+    with ThreadPoolExecutor(connections) as pool:
+        last = max(pool.map(lambda _: _post(server.port, bodies), range(connections)))
+    taken = time.perf_counter() - start
+    check(last == count, f"the log ends at {last}, sent {count}")
+    return count / taken
+
+
+def _post(port: int, bodies: Iterator[bytes]) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    last = 0
+    for body in bodies:
+        connection.request("POST", "/api/traces/http/events", body, {"Content-Type": "application/json"})
+        last = orjson.loads(connection.getresponse().read())["last_event_id"]
+    connection.close()
+    return last
+
+
+def run(bench: Bench) -> None:
+    """Batches by many, singles by one, then what the sockets make of it."""
+    bench.report.title("append: events a second into the log, against executemany of the same bytes")
+    rounds = bench.pick(5, 1)
+    many, few = bench.pick(40_000, 4_000), bench.pick(500, 100)
+    for kind in (step, message):
+        label = f"{'custom events' if kind is step else 'message_added'}, 8 appenders × 100"
+        compare(bench, Load(label, kind, many, 100, 8, at_least=0.5), rounds)
+    compare(bench, Load("custom events one by one, 1 appender", step, few, 1, 1), rounds)
+    compare(bench, Load("custom events one by one, 32 appenders", step, few * 8, 1, 32), rounds)
+    batches = Load("", step, many, 100, 1).batches()
+    with Server(bench.folder / "server.db") as server:
+        socket_rate, http_rate = over_record_socket(server, batches), over_http(server, batches)
+    bench.report.note(
+        f"for information, custom events × 100: record socket {socket_rate:,.0f} events/s, "
+        f"HTTP over 4 connections {http_rate:,.0f} events/s (client and server share the machine)"
+    )
