@@ -63,6 +63,10 @@ class Commands(click.Group):
             return result
         except BrokenPipeError as error:
             raise _BrokenPipe from error
+        except KeyboardInterrupt as error:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # behind the terminal's own ^C
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from error
 
 
 @click.group(
@@ -83,10 +87,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a locale that can't say ✓ must not end a tail
             stream.reconfigure(errors="replace")
-    sys.exit(_run(args))
+    sys.exit(run(args))
 
 
-def _run(args: Sequence[str] | None) -> int:
+def run(args: Sequence[str] | None) -> int:
+    """Run a command line; its exit code."""
     try:
         code = cli.main(args, prog_name="tracewatch", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import Trace, trace
 from .demo_tools import Workshop
+from .text import count
 
 MODEL = "offline-demo"
 DOLLARS_PER_TOKEN = 1e-6
@@ -23,9 +24,10 @@ METADATA = {
     "model": "none: offline, the findings are real, their wording is a template",
     "estimates": "tokens are characters / 4; cost is a made-up $1 per million tokens",
 }
-WORDS_PER_S = 14.0
-THINK_S = 1.3  # before a tool is called
-TOOL_S = 0.6  # while it works
+WORDS_PER_S = 8.0
+THINK_S = 1.8  # before a tool is called
+TOOL_S = 0.7  # while it works
+FLUSH_S = 5.0
 READ_FILES = 4  # by the reader in one run
 
 
@@ -98,6 +100,7 @@ def explore(stage: Stage, *, url: str, spool_dir: str) -> Trace:
             stage.stop()
             recorded.stop("interrupted by the user")
             ended_by = error
+    recorded.flush(FLUSH_S)  # whoever asks the server next finds the end there
     if ended_by is not None:
         raise ended_by
     return recorded
@@ -124,7 +127,11 @@ def _explore(me: Agent) -> None:
     findings = _with_helpers(me, build, largest)
     imported = me.use(tools.most_imported) or {}
     if imported:
-        me.say("What it stands on: " + ", ".join(f"{name} ({count} files)" for name, count in imported.items()) + ".")
+        me.say(
+            "What it stands on: "
+            + ", ".join(f"{name} ({count(files_with, 'file')})" for name, files_with in imported.items())
+            + "."
+        )
     build.complete("; ".join(finding for finding in findings.values() if finding) or "no Python files")
 
     report.start()
@@ -180,9 +187,8 @@ def read(me: Agent, largest: list[dict[str, Any]]) -> str:
         goal.start()
         head = me.use(me.stage.tools.read_file, name=name, last=30)
         outline = me.use(me.stage.tools.outline, name=name) if name.endswith(".py") else None
-        sentence = _about(name, outline, head)
-        me.say(sentence)
-        goal.complete(sentence)
+        me.say(_about(name, outline, head))
+        goal.complete()
         told.append(name)
     return f"Read {len(told)} of the largest files: {', '.join(told)}." if told else "There was nothing to read."
 
@@ -215,19 +221,27 @@ def check(me: Agent, largest: list[dict[str, Any]]) -> str:
 
 
 def _inventory(name: str, files: list[str], lines: dict[str, dict[str, int]]) -> str:
-    kinds = ", ".join(f"{row['lines']:,} lines in {row['files']} {suffix}" for suffix, row in list(lines.items())[:3])
+    kinds = ", ".join(
+        f"{count(row['lines'], 'line')} in {count(row['files'], f'{suffix} file')}"
+        for suffix, row in list(lines.items())[:3]
+    )
     folders = len({file.rpartition("/")[0] for file in files})
-    return f"{name} has {len(files):,} files in {folders} folders" + (f": {kinds}." if kinds else ".")
+    return f"{name} has {count(len(files), 'file')} in {count(folders, 'folder')}" + (f": {kinds}." if kinds else ".")
 
 
 def _about(name: str, outline: dict[str, Any] | None, head: str | None) -> str:
     if outline is None:
         first = next((line.strip() for line in (head or "").splitlines() if line.strip()), "nothing I could read")
         return f"{name} begins with: {first[:120]}"
-    words = f"{name} has {len(outline['classes'])} classes and {outline['functions']} functions"
+    words = f"{name} has {_classes(outline)} and {count(outline['functions'], 'function')}"
     if outline["longest"]:
         words += f", the longest being {outline['longest']['name']} with {outline['longest']['lines']} lines"
     return f"{words}. It says of itself: {outline['docstring'] or 'nothing'}"
+
+
+def _classes(outline: dict[str, Any]) -> str:
+    number = len(outline["classes"])
+    return "1 class" if number == 1 else f"{number} classes"
 
 
 def _short(result: Any) -> Any:

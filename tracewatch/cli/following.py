@@ -79,7 +79,7 @@ class Tail:
             except WatchGap as gap:
                 raise CliError(_gap(gap, self.start)) from gap
             finally:
-                self.sink.pause()
+                self.sink.finish()
                 self.output.settle()
             return self.watching.state.status
 

@@ -29,5 +29,6 @@ def read_merged(api: Api, trace: dict[str, Any], start: Start, sink: Sink, outpu
     for event, body in heapq.merge(*streams, key=lambda pair: str(pair[0]["ts"])):
         sink.take(event, body)
         output.settle_sometimes()
+    sink.finish()
     output.settle()
     return str(trace["status"])

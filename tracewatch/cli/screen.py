@@ -6,7 +6,9 @@ Rule 2: into a pipe a line is a line: never cut, never wrapped, its time in full
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from rich.cells import cell_len
@@ -27,6 +29,7 @@ _SGR = {
 _NARROW = 72  # cells: below this neither goals nor milliseconds have room
 _TINY = 40  # below this the time has none either
 _OTHER_ROWS = 1
+_BLANK_LINES = re.compile(r"\n\s*\n")
 _ROWS = {  # of one event on a terminal, by role; in a pipe everything is there
     **dict.fromkeys(("assistant", "message"), 40),
     **dict.fromkeys(("user", "trace", "question", "answer"), 20),
@@ -47,13 +50,51 @@ class Screen:
         self._by_agent = by_agent  # lines of sub-traces too: indented, and with the agent's name
         self.agents: dict[str, tuple[int, str]] = {}
         self._going: tuple[str, str | None] | None = None  # the message whose text the cursor stands behind
+        self._waiting: dict[tuple[str, str | None], Line] = {}  # messages whose text waits for that one to end
         self._column = 0
+        self._indent = 0  # of the rows behind the first
 
     def show(self, line: Line, *, timed: bool = True) -> None:
         """Print one line; text that goes on with the last one is put behind it. ``timed``: its time before it."""
         if self._width is None:
             self._write(self._flat(line, timed) + "\n")
             return
+        this = (line.trace_id, line.message_id)
+        streaming = line.message_id is not None and (line.still_open or this in self._waiting)
+        if streaming and self._going not in (None, this):
+            self._wait(this, line)
+            return
+        for other in [key for key in self._waiting if key[0] == line.trace_id and key != this]:
+            self._put(self._waiting.pop(other), timed)  # the order of one trace's events stays
+        self._put(self._joined(this, line), timed)
+        self._release(timed)
+
+    def finish(self) -> None:
+        """Print what still waits for another message's text to end."""
+        self.close()
+        while self._waiting:
+            self._release(True)
+            self.close()
+
+    def _wait(self, this: tuple[str, str | None], line: Line) -> None:
+        """Two messages can't be put on one line word by word: the second waits until the first is complete."""
+        self._waiting[this] = self._joined(this, line)
+
+    def _joined(self, this: tuple[str, str | None], line: Line) -> Line:
+        before = self._waiting.pop(this, None)
+        return (
+            line
+            if before is None
+            else replace(before, text=before.text + line.text, note=line.note, still_open=line.still_open)
+        )
+
+    def _release(self, timed: bool) -> None:
+        for key in list(self._waiting):
+            if self._going is not None:
+                return
+            self._put(self._waiting.pop(key), timed)
+
+    def _put(self, line: Line, timed: bool) -> None:
         this = (line.trace_id, line.message_id)
         if line.goes_on and self._going == this:
             self._continue(line)
@@ -112,13 +153,15 @@ class Screen:
         if line.goal and not narrow:
             goal = f"[{text.cut(text.one_line(line.goal), 24)}] "
             head, plain = head + self._paint(goal, "dim"), plain + cell_len(goal)
-        indent = min(plain, width // 3)
+        self._indent = indent = min(plain, width // 3)
         self._column = plain
         self._write(head)
         self._body(line, width, indent, "… " if line.goes_on else "")
 
     def _body(self, line: Line, width: int, indent: int, lead: str) -> None:
         body = text.escape(line.text).strip("\n") if not line.still_open else text.escape(line.text).lstrip("\n")
+        if line.role == "tool":
+            body = _BLANK_LINES.sub("\n", body)  # few rows are shown: they should say something
         rows = list(text.wrap(lead + body, width - indent, max(width - self._column, 1)))
         limit = _ROWS.get(line.role, _OTHER_ROWS)
         if len(rows) > limit:
@@ -128,7 +171,7 @@ class Screen:
     def _continue(self, line: Line) -> None:
         assert self._width is not None
         width = max(self._width(), 20)
-        indent = min(self._column, width // 3, 24)
+        indent = min(self._indent, width // 3)
         rows = list(text.wrap(text.escape(line.text), width - indent, max(width - self._column, 1)))
         self._rows(rows, width, indent, line)
 

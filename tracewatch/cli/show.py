@@ -94,4 +94,4 @@ def _print_messages(api: Api, trace_id: str, view: View) -> None:
         line = narrator.tell({"event": "message_added", "ts": view.trace["updated_at"], "message": message})
         if line is not None:
             screen.show(line, timed=False)
-    screen.close()
+    screen.finish()

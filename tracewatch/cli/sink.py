@@ -97,3 +97,7 @@ class Sink:
     def pause(self) -> None:
         """Something else is about to be written to the terminal: end the line that text was being put behind."""
         self._screen.close()
+
+    def finish(self) -> None:
+        """No more events come: write what was held back."""
+        self._screen.finish()

@@ -170,7 +170,12 @@ def _introduce(trace: dict[str, Any], start: Start, given: dict[str, Any]) -> No
         return
     assert trace["status"] in STATUSES
     parts = [text.one_line(trace["task"]), text.one_line(trace["agent_type"]), trace["status"]]
-    first = f" from {start.since}" if start.since else ""
-    parts.append(text.count(trace["last_event_id"], "event") + first)
+    events = text.count(trace["last_event_id"], "event")
+    if start.since is not None and start.since[:1] == "-":
+        shown = int(start.since[1:])
+        events += f" (the last {shown})" if shown < trace["last_event_id"] else ""
+    elif start.since is not None:
+        events += f" (those after {start.since})" if start.since != "latest" else " (only new ones)"
+    parts.append(events)
     width = text.terminal_width()
     click.secho(text.cut(" · ".join([trace["trace_id"], *parts]), width), dim=True, err=True)

@@ -100,7 +100,9 @@ def count(number: int, noun: str = "") -> str:
 
 
 def dollars(cost: float) -> str:
-    """``$1.23``, ``$0.0042``."""
+    """``$1.23``, ``$0.0042``, ``<$0.0001``."""
+    if 0 < cost < 0.0001:
+        return "<$0.0001"
     return f"${cost:,.2f}" if cost >= 1 or cost == 0 else f"${cost:.4f}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.cells import cell_len
 from rich.text import Text
 from rich.tree import Tree
 
@@ -34,24 +35,27 @@ class View:
 
 def goal_tree(view: View, *, width: int | None = None, heading: Text | None = None, depth: int = 0) -> Tree:
     """The tree of a trace, its task at the root. ``width``: of the terminal; words give way so that numbers fit."""
-    room = None if width is None else max(width * 6 // 10 - 8 * depth, 20)
-    root = Tree(heading or _heading(view.trace, room), guide_style="dim")
+    root = Tree(heading or _heading(view.trace, width), guide_style="dim")
     current = view.trace.get("current_goal_id")
-    branches: dict[str | None, Tree] = {None: root}
+    branches: dict[str | None, tuple[Tree, int | None]] = {None: (root, _narrower(width))}
     for goal in view.goals:
-        above = branches.get(goal["parent_id"], root)
-        branches[goal["id"]] = above.add(_goal(goal, room, current=goal["id"] == current))
+        above, room = branches.get(goal["parent_id"], branches[None])
+        branches[goal["id"]] = above.add(_goal(goal, room, current=goal["id"] == current)), _narrower(room)
     for sub in view.sub_traces:
-        above = branches.get(sub.get("parent_goal_id"), root)
+        above, room = branches.get(sub.get("parent_goal_id"), branches[None])
         below = view.below.get(sub["trace_id"])
         if below is not None and depth < MAX_DEPTH:
-            above.children.append(goal_tree(below, width=width, heading=_sub_trace(sub, room), depth=depth + 1))
+            above.children.append(goal_tree(below, width=room, heading=_sub_trace(sub, room), depth=depth + 1))
         else:
             above.add(_sub_trace(sub, room))
     for asked in view.pending_inputs:
-        above = branches.get(asked.get("goal_id"), root)
+        above, room = branches.get(asked.get("goal_id"), branches[None])
         above.add(_line("?", "magenta", readable(asked["question"]), "open question", room))
     return root
+
+
+def _narrower(room: int | None) -> int | None:
+    return None if room is None else room - 4  # what rich puts before each level
 
 
 def _heading(trace: Mapping[str, Any], room: int | None) -> Text:
@@ -78,15 +82,18 @@ def _sub_trace(sub: Mapping[str, Any], room: int | None) -> Text:
     glyph, style = STATUS_GLYPHS.get(status, "?"), STATUS_STYLES.get(status, "dim")
     label = Text("↳ ", "magenta", no_wrap=True, overflow="ellipsis")
     label.append(f"{text.one_line(sub['agent_type'])} ", "magenta")
-    return label.append_text(_line(glyph, style, sub["task"], note, room))
+    return label.append_text(_line(glyph, style, sub["task"], note, None if room is None else room - label.cell_len))
 
 
 def _line(glyph: str, style: str, words: str, note: str, room: int | None, *, bold: bool = False) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{glyph} ", style)
-    line.append(text.one_line(words) if room is None else text.cut(text.one_line(words), room), "bold" if bold else "")
+    words, note = text.one_line(words), text.one_line(note)
+    if room is not None:  # words give way so that numbers can be seen
+        words = text.cut(words, max(room - 4 - cell_len(note), 24))
+    line.append(words, "bold" if bold else "")
     if note:
-        line.append(f"  {text.one_line(note)}", "dim")
+        line.append(f"  {note}", "dim")
     return line
 
 

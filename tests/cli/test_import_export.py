@@ -1,0 +1,186 @@
+"""Traces out of a server and into one, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.cli.conftest import Run, Spawned, done, record, thought
+from tests.support import ServerProcess
+from tracewatch.cli.sending import MAX_EVENTS, Pace, Sender
+from tracewatch.client.api import Api
+from tracewatch.importers import Append, CreateTrace, Fault
+
+OPENAI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Any:
+    """Another server."""
+    with ServerProcess(tmp_path / "other.db") as running:
+        yield running
+
+
+def family(api: Api, name: str) -> str:
+    record(api, name, thought("Grüße"), metadata={"b": 1, "a": [2]}, agent_type="coder")
+    record(api, f"{name}-2", thought("of 2"), parent_trace_id=name)
+    record(api, f"{name}-1", parent_trace_id=name)
+    record(api, f"{name}-deep", done("failed"), parent_trace_id=f"{name}-2")
+    api.append(f"{name}-2", [done()])
+    return name
+
+
+def test_export_import_export_gives_the_same_bytes(tw: Run, api: Api, other: ServerProcess, tmp_path: Path) -> None:
+    family(api, "f")
+    file = tmp_path / "f.ndjson"
+    assert tw("export", "f", "-O", str(file)).code == 0
+    assert tw("export", "f").out == file.read_bytes()
+    headers = [
+        orjson.loads(line)["trace"]["trace_id"] for line in file.read_bytes().splitlines() if b'{"trace":' in line
+    ]
+    assert headers == ["f", "f-2", "f-deep", "f-1"]
+
+    ran = tw("import", str(file), "--url", other.url)
+    events = file.read_bytes().count(b"\n") - 4
+    assert (ran.code, ran.text) == (0, f"4 traces, {events} events imported, 0 already there\n")
+    assert tw("export", "f", "--url", other.url).out == file.read_bytes()
+    again = tw("import", str(file), "--url", other.url)
+    assert again.text == f"4 traces, 0 events imported, {events} already there\n"
+    assert tw("import", str(file)).text == f"4 traces, 0 events imported, {events} already there\n"
+    assert tw("export", "f", "--url", other.url).out == file.read_bytes()
+    assert [path.name for path in tmp_path.glob("f*")] == ["f.ndjson"]
+
+
+def test_without_children_and_from_stdin(
+    tw: Run, api: Api, spawn: Callable[..., Spawned], other: ServerProcess
+) -> None:
+    family(api, "g")
+    out = tw("export", "g", "--no-children").out
+    assert out.count(b'{"trace":') == 1
+    ran = spawn("import", "-", url=other.url).end(out)
+    assert ran.code == 0 and ran.text.startswith("1 trace, ")
+    assert tw("export", "g", "--no-children", "--url", other.url).out == out
+
+
+def test_a_trace_that_differs_is_a_fault_and_the_rest_is_imported(tw: Run, api: Api, tmp_path: Path) -> None:
+    record(api, "one", thought("here"))
+    record(api, "two", thought("two"))
+    file = tmp_path / "both.ndjson"
+    file.write_bytes(
+        tw("export", "one").out.replace(b"here", b"there")
+        + tw("export", "two").out.replace(b'"two"', b'"three"').replace(b'trace_id":"two', b'trace_id":"three')
+    )
+    ran = tw("import", str(file))
+    assert ran.code == 1
+    assert "trace one" in ran.err
+    assert "1 fault" in ran.text
+    assert api.trace("three")["trace"]["last_event_id"] == 1
+
+
+def test_faults_name_file_line_and_field_and_the_rest_goes_on(tw: Run, api: Api, tmp_path: Path) -> None:
+    good, bad, absent = tmp_path / "good.json", tmp_path / "bad.ndjson", tmp_path / "absent"
+    good.write_bytes(orjson.dumps(OPENAI))
+    bad.write_bytes(b'{"trace":{"trace_id":"b","task":"t"}}\n{"event":"x"}\n')
+    ran = tw("import", str(bad), str(absent), str(good))
+    assert ran.code == 1
+    assert f"{bad}:2: " in ran.err
+    assert str(absent) in ran.err
+    *files, total = ran.text.splitlines()
+    assert files[-1].startswith(f"{good}: 1 trace, ")
+    assert total.endswith(" faults")
+
+
+def test_a_foreign_file_twice_changes_nothing(tw: Run, api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    file.write_bytes(orjson.dumps(OPENAI))
+    first = tw("import", str(file))
+    assert first.code == 0 and " 0 already there" in first.text
+    again = tw("import", str(file), "--format", "openai")
+    assert again.code == 0 and " 0 events imported" in again.text
+
+
+def test_unreachable_is_69_before_anything_is_read(tw: Run) -> None:
+    assert tw("import", "/no/such/file", "--url", "http://127.0.0.1:9").code == 69
+
+
+# --- sending ---------------------------------------------------------------------------------------------------
+
+
+def sent(api: Api, *steps: Any, pace: Pace | None = None) -> tuple[Sender, list[Fault]]:
+    faults: list[Fault] = []
+    sender = Sender(api, pace or Pace(None), faults.append)
+    for step in steps:
+        sender.take(step)
+    sender.flush()
+    return sender, faults
+
+
+def test_an_event_that_is_refused_leaves_a_mark_and_a_repeat_is_still_harmless(api: Api) -> None:
+    steps = [
+        CreateTrace({"trace_id": "refused", "task": "t"}),
+        Append("refused", thought("one")),
+        Append("refused", {"event": "message_updated", "message_id": "nosuch", "append": "x"}),
+        Append("refused", {"event": "goal_added", "goal": {"description": 7}}),
+        Append("refused", {"event": "huge", "text": "x" * 300_000}),
+        Append("refused", thought("two")),
+    ]
+    sender, faults = sent(api, *steps)
+    assert [fault.field for fault in faults] == [None, "goal.description", None]
+    stored = [orjson.loads(body)["event"] for body in api.events("refused")]
+    assert stored == ["thought", "import_refused", "import_refused", "import_refused", "thought"]
+    assert (sender.counts.events, sender.counts.faults) == (5, 3)
+    before = list(api.events("refused"))
+    again, _ = sent(api, *steps)
+    assert (again.counts.events, again.counts.duplicates) == (0, 5)
+    assert list(api.events("refused")) == before
+
+
+def test_the_order_between_traces_stays_and_batches_are_bounded(api: Api) -> None:
+    goal = {"event": "goal_added", "goal": {"id": "g", "description": "d"}}
+    many = [Append("order", thought(str(n))) for n in range(MAX_EVENTS + 1)]
+    sender, faults = sent(
+        api,
+        CreateTrace({"trace_id": "order", "task": "t"}),
+        *many,
+        Append("order", goal),
+        CreateTrace({"trace_id": "order-sub", "task": "t", "parent_trace_id": "order", "parent_goal_id": "g"}),
+        Append("order-sub", done()),
+        Append("order", done()),
+    )
+    assert not faults
+    assert sender.counts.events == MAX_EVENTS + 4
+    assert [orjson.loads(body)["event"] for body in api.events("order")][-4:] == [
+        *("goal_added", "sub_trace_started", "sub_trace_completed", "trace_completed")
+    ]
+
+
+def test_a_conflicting_trace_is_given_up_alone(api: Api) -> None:
+    record(api, "taken", task="something else")
+    sender, faults = sent(
+        api,
+        CreateTrace({"trace_id": "taken", "task": "t"}),
+        Append("taken", thought("lost")),
+        CreateTrace({"trace_id": "free", "task": "t"}),
+        Append("free", thought("kept")),
+    )
+    assert len(faults) == 1 and "taken" in faults[0].message
+    assert (sender.counts.traces, sender.counts.events) == (1, 1)
+    assert api.trace("taken")["trace"]["last_event_id"] == 0
+
+
+def test_pace_follows_the_runs_own_times(api: Api) -> None:
+    slept: list[float] = []
+    at = "2026-11-20T08:00:{:02d}.000Z"
+    times = [10, 14, 12, 15]  # clocks go back; nobody waits for that, nor twice
+    sent(
+        api,
+        CreateTrace({"trace_id": "pace", "task": "t"}),
+        *(Append("pace", {**thought("x"), "occurred_at": at.format(n)}) for n in times),
+        *(Append("pace", {"event": "message_added", "message": {"role": "user", "content": "x"}}) for _ in range(2)),
+        pace=Pace(2.0, slept.append),
+    )
+    assert slept == [2.0, 0.5, 0.5, 0.5]
