@@ -27,9 +27,11 @@ class PollBell:
 
     async def _run(self) -> None:
         version: int | None = None  # of the last look; None: look in any case
-        _, seen = await self._log.changes(2**62)
+        seen: int | None = None  # the newest change told; what is older than this process is nobody's news
         while True:
             try:
+                if seen is None:
+                    _, seen = await self._log.changes(2**62)
                 # The version first: what is written after it shows up as another one next time
                 newest = await self._log.data_version()
                 if newest != version:

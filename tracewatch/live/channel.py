@@ -1,8 +1,7 @@
 """A watched trace: its head, the frames that came last, and the watchers that stand at the head.
 
 Rule 1: frames enter in the order of their ids without a hole. A commit that does not follow the head is only a hint,
-        and what
-        is between is read from the log.
+        and what is between is read from the log. A deletion is a hint as well: the log is asked whether it is true.
 Rule 2: a watcher at the head has ``cursor == head`` whenever the loop is free; who does not is sent back to the log.
 Rule 3: nothing here awaits a reader.
 """
@@ -35,7 +34,8 @@ class Channel:
         self.trace_id = trace_id
         self.head: int | None = None  # id of the newest event known here; None before anybody has looked
         self.status = "running"  # of the trace, as of the head
-        self.deleted = False
+        self.deletions = 0  # how often the trace was found deleted; who began before the last one is told
+        self.gone = False  # deleted, and nobody has seen it since
         self.users = 0  # watchers and those about to be one
         self.at_head: set[Watcher] = set()  # direct sinks, written to by ``_flush``
         self.waiting: set[Watcher] = set()  # all watchers; woken when something has changed
@@ -49,6 +49,7 @@ class Channel:
         self._pending: list[Frame] = []  # in the ring, not yet written to those at the head
         self._flush_due = False
         self._known = 0  # the newest id that anybody has mentioned
+        self._doubted = False  # somebody says that it was deleted
         self._pull: asyncio.Task[None] | None = None
 
     @property
@@ -58,6 +59,7 @@ class Channel:
 
     def begin(self, last_event_id: int, status: str) -> None:
         """Tell a fresh channel where the log stands; to one that knows its head it is a hint."""
+        self.gone = False
         if self.head is None:
             self.head, self.status = last_event_id, status
         else:
@@ -65,11 +67,11 @@ class Channel:
 
     def grow(self, grown: Grown) -> None:
         """A commit, of this process (with bodies) or another one (a hint)."""
-        if grown.deleted:
-            self.deleted = True
-            self.wake_all()
-        elif self.head is None:
+        if self.head is None or self.gone:
             self.wake_all()  # somebody waits for the trace to exist
+        elif grown.deleted:
+            self._doubted = True
+            self.hint(self.head, self.status)
         elif grown.bodies and grown.last_event_id - len(grown.bodies) == self.head and self._pull is None:
             self._push(grown.bodies, grown.status)
         else:
@@ -80,7 +82,7 @@ class Channel:
         self._known = max(self._known, last_event_id)
         if self.head is None or self._pull is not None:
             return
-        if self._known > self.head:
+        if self._known > self.head or self._doubted:
             self._pull = asyncio.create_task(self._pull_from_log(), name=f"tracewatch-pull-{self.trace_id}")
         elif last_event_id == self.head and status != self.status:
             self.status = status
@@ -94,7 +96,8 @@ class Channel:
 
     async def _pull_from_log(self) -> None:
         try:
-            while self.head is not None and self.head < self._known:
+            while self.head is not None and (self._doubted or self.head < self._known):
+                self._doubted = False
                 try:
                     page = await self._log.read(
                         self.trace_id, self.head, max_events=self._page_events, max_bytes=self._page_bytes
@@ -110,10 +113,16 @@ class Channel:
                 status = page.status if page.upto == page.last_event_id else self.status
                 self._push(page.bodies[max(0, self.head - page.after) :], status)
         except UnknownTrace:
-            self.deleted = True
+            self.deletions += 1
+            self.gone = True
             self.wake_all()
         finally:
             self._pull = None
+
+    def close(self) -> None:
+        """Nobody watches any more: stop asking the log."""
+        if self._pull is not None:
+            self._pull.cancel()
 
     def _restart(self, head: int, status: str) -> None:
         self._ring.clear()
@@ -176,19 +185,22 @@ class Channel:
                 batch = batches.get(watcher.types)
                 if batch is None:
                     batch = batches[watcher.types] = _chunks(frames, watcher.wants)
-                self._write(watcher, frames[0].event_id - 1, batch)
+                self._write(watcher, frames, batch)
         if self.ended:
             self.wake_all()  # those who asked to be told the end
         elif len(self.waiting) > len(self.at_head):
             for watcher in self.waiting - self.at_head:
                 watcher.wake.set()
 
-    def _write(self, watcher: Watcher, expected: int, chunks: list[tuple[int, int, bytes]]) -> None:
-        if watcher.cursor >= chunks[-1][0]:
-            return  # it read them from the ring before this flush
-        if watcher.cursor != expected:
+    def _write(self, watcher: Watcher, frames: list[Frame], chunks: list[tuple[int, int, bytes]]) -> None:
+        read = watcher.cursor + 1 - frames[0].event_id  # it may have read some from the ring before this flush
+        if read >= len(frames):
+            return
+        if read < 0:
             watcher.fall_behind()
             return
+        if read:
+            chunks = _chunks(frames[read:], watcher.wants)
         for upto, sent, data in chunks:
             if watcher.sink.buffered() > self._behind_bytes:
                 watcher.fall_behind()

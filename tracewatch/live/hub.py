@@ -83,6 +83,7 @@ class Hub:
         finally:
             channel.users -= 1
             if not channel.users:
+                channel.close()
                 del self._channels[trace_id]
 
     async def watch(self, request: WatchRequest, sink: Sink, on_start: Callable[[Snapshot], None] | None = None) -> str:

@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from ..errors import Unavailable
 from ..log import EventLog, Grown, TraceQuery
 from .hub import Hub
 
 INTERVAL_S = 0.1  # protocol, section 4: at most 10 a second per trace
+RETRY_S = 0.5  # until a log that could not be read is asked again
 
 
 class ListWatch:
@@ -39,17 +41,29 @@ class ListWatch:
         """Send ``traces``, then ``trace_changed`` and ``trace_deleted`` until cancelled."""
         unlisten = self._hub.on_growth(self._note)
         try:
-            traces, _ = await self._log.traces(self._query)
+            traces = await self._first()
             self._shown.update((trace["trace_id"], trace) for trace in traces)
             await self._send({"event": "traces", "traces": traces})
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 changed, self._changed = self._changed, {}
-                await self._send_changes(changed)
+                try:
+                    await self._send_changes(changed)
+                except Unavailable:
+                    self._changed = {**changed, **self._changed}  # told later; what came meanwhile is newer
+                    self._wake.set()
+                    await asyncio.sleep(RETRY_S)
                 await asyncio.sleep(INTERVAL_S)
         finally:
             unlisten()
+
+    async def _first(self) -> list[dict[str, Any]]:
+        while True:
+            try:
+                return (await self._log.traces(self._query))[0]
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
 
     async def _send_changes(self, changed: dict[str, bool]) -> None:
         for trace_id, deleted in changed.items():

@@ -88,6 +88,7 @@ class Watcher:
         self._catching_up = True  # a caught_up is owed
         self._behind = False  # a fell_behind is owed
         self._stop_at: int | None = None  # without ``follow``: the last event to send
+        self._deletions = channel.deletions  # as of the snapshot it began with
         self._tag = {"trace_id": request.trace_id} if request.tagged else {}
 
     # --- called by the channel and the hub, never awaiting ---
@@ -132,6 +133,8 @@ class Watcher:
         TraceDeleted.
         """
         channel = self._channel
+        # What is no cursor is refused at once, however long the trace may have to be waited for
+        resolve_since(self.request.since, epoch=self._log.epoch, first_event_id=1, last_event_id=0)
         channel.waiting.add(self)
         try:
             snapshot = await self._first_snapshot()
@@ -148,6 +151,7 @@ class Watcher:
     async def _first_snapshot(self) -> Snapshot | None:
         while True:
             self.wake.clear()
+            self._deletions = self._channel.deletions
             try:
                 snapshot = await self._log.snapshot(self.request.trace_id)
             except UnknownTrace:
@@ -160,7 +164,6 @@ class Watcher:
                 if self.heartbeat_due:
                     await self._send_heartbeat()
                 continue
-            self._channel.deleted = False
             self._channel.begin(snapshot.state.last_event_id, snapshot.state.status)
             return snapshot
 
@@ -218,7 +221,7 @@ class Watcher:
             if self.leaving_ms is not None:
                 await self._send("goaway", after_ms=self.leaving_ms)
                 return "goaway"
-            if channel.deleted:
+            if channel.deletions != self._deletions:
                 raise TraceDeleted(f"trace {self.request.trace_id!r} was deleted")
             if self._behind:
                 self._behind, self._catching_up, self._replayed = False, True, 0

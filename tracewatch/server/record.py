@@ -8,6 +8,7 @@ Rule 3: a recorder that sends faster than the disk takes is not read from meanwh
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import orjson
 from starlette.websockets import WebSocket
 
-from ..errors import BadRequest, TracewatchError, UnknownTrace
+from ..errors import BadRequest, TracewatchError, Unavailable, UnknownTrace
 from ..live.sink import Sink, SinkClosed
 from ..log import Appended, Grown, Snapshot
 from ..model.events import event_name
@@ -25,6 +26,8 @@ from .services import Services, services
 from .sinks import websocket_sink
 from .sockets import close, close_with_error, messages
 
+logger = logging.getLogger("tracewatch.server")
+RETRY_S = 0.5  # until a log that could not be read is asked again for commands
 IN_FLIGHT = 64  # appends handed to the log and not yet answered, per socket
 COMMANDS = frozenset({"cancel_requested", "input_provided", "input_expired"})
 Waiting = tuple[int | None, int, "asyncio.Task[Appended]"]
@@ -69,7 +72,6 @@ class Session:
         expected = None
         if self._producer is not None:
             expected = await self._served.log.last_seq(self._trace_id, self._producer) + 1
-        await self._commands.begin(snapshot)
         state = snapshot.state
         ready = {
             "trace_id": self._trace_id,
@@ -81,6 +83,7 @@ class Session:
             "inputs": [{"request_id": key, "state": value} for key, value in state.closed_inputs.items()],
         }
         await self._say({"ready": ready})
+        self._commands.begin(snapshot)
         self._tasks = [
             asyncio.create_task(self._answer()),
             asyncio.create_task(self._keep_lease()),
@@ -113,23 +116,32 @@ class Session:
         await self._waiting.put((seq, len(asked["events"]), task))
 
     async def _answer(self) -> None:
-        with suppress(SinkClosed):
-            while True:
-                seq, count, task = await self._waiting.get()
-                try:
-                    last = None if seq is None else seq + count - 1
-                    await self._say({"ack": {"seq": last, **appended_json(await task)}})
-                except TracewatchError as error:
-                    await self._say({"nack": {"seq": seq, **error.body()}})
-                finally:
-                    self._waiting.task_done()
+        # Goes on when the recorder has gone: who hands in appends must never wait for room that nobody makes
+        while True:
+            seq, count, task = await self._waiting.get()
+            try:
+                with suppress(SinkClosed):
+                    await self._say(await self._outcome(seq, count, task))
+            finally:
+                self._waiting.task_done()
+
+    async def _outcome(self, seq: int | None, count: int, task: asyncio.Task[Appended]) -> dict[str, Any]:
+        try:
+            appended = await task
+        except TracewatchError as error:
+            return {"nack": {"seq": seq, **error.body()}}
+        except Exception as error:
+            logger.error("a defect in tracewatch failed an append; nothing of it was stored", exc_info=error)
+            return {"nack": {"seq": seq, **TracewatchError("an internal error: nothing was stored").body()}}
+        return {"ack": {"seq": None if seq is None else seq + count - 1, **appended_json(appended)}}
 
     async def _keep_lease(self) -> None:
         # uvicorn pings this often and drops a socket whose pong stays away: an open socket is a sign of life
-        with suppress(TracewatchError):
+        with suppress(UnknownTrace):
             while True:
                 await asyncio.sleep(self._served.settings.ws_ping_s / 2)
-                await self._served.log.renew_lease(self._trace_id)
+                with suppress(Unavailable):  # asked again soon
+                    await self._served.log.renew_lease(self._trace_id)
 
     async def _leave(self) -> None:
         after_ms = await self._served.hub.left()
@@ -160,7 +172,7 @@ class Commands:
         self._task: asyncio.Task[None] | None = None
         self._unlisten = served.hub.on_growth(self._grown)
 
-    async def begin(self, snapshot: Snapshot) -> None:
+    def begin(self, snapshot: Snapshot) -> None:
         """Commands after this snapshot are sent; those before it are in ``ready``."""
         self._seen = snapshot.state.last_event_id
         self._task = asyncio.create_task(self._run())
@@ -180,16 +192,23 @@ class Commands:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while True:
-                    page = await self._served.log.read(
-                        self._trace_id, self._seen, max_events=500, max_bytes=self._served.settings.page_bytes
-                    )
-                    for body in page.bodies:
-                        if event_name(body) in COMMANDS:
-                            await self._sink.send_control(body)
-                    self._seen = max(self._seen, page.upto)
-                    if not page.bodies:
-                        break
+                try:
+                    await self._send_new()
+                except Unavailable:
+                    self._wake.set()
+                    await asyncio.sleep(RETRY_S)
+
+    async def _send_new(self) -> None:
+        while True:
+            page = await self._served.log.read(
+                self._trace_id, self._seen, max_events=500, max_bytes=self._served.settings.page_bytes
+            )
+            for body in page.bodies:
+                if event_name(body) in COMMANDS:
+                    await self._sink.send_control(body)
+            self._seen = max(self._seen, page.upto)
+            if not page.bodies:
+                return
 
     def close(self) -> None:
         """Stop listening."""

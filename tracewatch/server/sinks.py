@@ -49,7 +49,8 @@ class TransportSink:
         return self._transport.get_write_buffer_size()
 
     async def _send(self, data: bytes) -> None:
-        await self._protocol.writable.wait()
+        while not self._protocol.writable.is_set():  # of all who waited, the first fills the buffer again
+            await self._protocol.writable.wait()
         if self._closed():
             raise SinkClosed
         self._transport.write(data)

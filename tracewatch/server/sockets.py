@@ -19,6 +19,8 @@ from ..live.sink import Sink, SinkClosed
 from ..model.events import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
 
+CLOSE_INTERNAL = 1011  # RFC 6455 section 7.4.1: an unexpected condition; clients reconnect
+
 
 async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterator[dict[str, Any]]:
     """The client's messages as JSON objects until it has gone; pings are answered here.

@@ -82,6 +82,9 @@ async def _page(request: Request, served: Services, watch: WatchRequest) -> Resp
     if start.gap is not None:
         raise gap_error(start.gap, state, epoch)
     page = await served.log.read(watch.trace_id, start.after, max_events=limit, max_bytes=served.settings.page_bytes)
+    if page.first_event_id - 1 > start.after:  # trimmed between the two reads
+        state = State(watch.trace_id, first_event_id=page.first_event_id, last_event_id=page.last_event_id)
+        raise gap_error("trimmed", state, epoch)
     bodies = [body for body in page.bodies if watch.types is None or event_name(body) in watch.types]
     more = "true" if page.upto < page.last_event_id else "false"
     return json_response(
@@ -108,6 +111,10 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sink = StreamSink(send, self._media)
+        if scope["method"] == "HEAD":
+            await self._served.log.read(self._watch.trace_id, 0, max_events=1, max_bytes=1)  # whether there is one
+            await sink.end()
+            return
         watching = asyncio.create_task(self._run(sink))
         # uvicorn drops what is sent after the client has left without a word: somebody must listen for it leaving
         leaving = asyncio.create_task(_gone(receive))
@@ -121,14 +128,22 @@ class EventStream(Response):
             await watching
 
     async def _run(self, sink: StreamSink) -> None:
+        watch, epoch = self._watch, self._served.log.epoch
+        if watch.wait:  # the reader hears that it is connected before there is anything to say
+            resolve_since(watch.since, epoch=epoch, first_event_id=1, last_event_id=0)
+            await sink.begin()
+        whole = True
         try:
-            await self._served.hub.watch(self._watch, sink)
+            whole = await self._served.hub.watch(watch, sink) == "end"
         except TracewatchError as error:
             if not sink.begun:
                 raise  # becomes a status
-            if self._media == SSE:
+            whole = False
+            if not watch.quiet:
                 await sink.send_control(error_frame(error))
-        await sink.end()
+        # Lines have no control frames: one that stops early must not look whole, so the response is left unfinished
+        if whole or not watch.quiet:
+            await sink.end()
 
 
 async def _gone(receive: Receive) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -13,12 +14,15 @@ from ..errors import BadRequest, Invalid, InvalidField, TooMany, TracewatchError
 from ..live.list import ListWatch
 from ..live.sink import Sink, SinkClosed
 from ..live.watcher import WatchRequest
-from ..log import Grown, Snapshot, TraceQuery
-from ..model.events import STATUSES, event_name
-from ..model.frames import CLOSE_GOING_AWAY, control, parse_cursor
+from ..log import Snapshot, TraceQuery
+from ..model.events import STATUSES
+from ..model.frames import CLOSE_GOING_AWAY, control
 from .services import Services, services
 from .sinks import websocket_sink
-from .sockets import close, close_with_error, close_with_outcome, error_frame, messages
+from .sockets import CLOSE_INTERNAL, close, close_with_error, close_with_outcome, error_frame, messages
+from .subtree import Subtree, checked_cursors
+
+OnStart = Callable[[Snapshot], None]
 
 
 def watch_request(trace_id: str, params: Any, **more: Any) -> WatchRequest:
@@ -76,6 +80,9 @@ async def _watch_one(served: Services, websocket: WebSocket, sink: Sink, request
         await close_with_error(websocket, sink, error)
     except SinkClosed:
         pass
+    except Exception:
+        await close(websocket, CLOSE_INTERNAL)  # a socket that lives on without its watch would look healthy
+        raise
 
 
 async def watch_many(websocket: WebSocket) -> None:
@@ -104,6 +111,8 @@ class Session:
         self._watches: dict[str, asyncio.Task[None]] = {}  # by trace_id
         self._roots: dict[str, Subtree] = {}  # subscriptions with ``subtree``, by the trace_id subscribed to
         self._list: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # all that runs for this client
+        self._spawn(self._leave())
 
     async def handle(self, message: dict[str, Any]) -> None:
         """Do what one message asks for. Raises BadRequest for a message that is none."""
@@ -130,159 +139,122 @@ class Session:
             raise Invalid(f"trace {trace_id!r} is subscribed to on this socket already")
         self._check_room()
         request = watch_request(trace_id, asked, tagged=True)
-        if asked.get("subtree"):
-            self._roots[trace_id] = Subtree(self, self._served, request, asked.get("cursors") or {})
-            self._start(request, self._roots[trace_id].begin)
-        else:
+        if not asked.get("subtree"):
             self._start(request)
+            return
+        cursors = checked_cursors(asked.get("cursors"))
+        if trace_id in self._roots:
+            self._roots.pop(trace_id).close()
+        subtree = Subtree(self._served, request, cursors, start=self._start_sub_trace, looked=self._prune)
+        self._roots[trace_id] = subtree
+        subtree.run_in(self._spawn(subtree.run()))
+        self._start(request, subtree.begin)
 
     def _check_room(self) -> None:
         limit = self._served.settings.max_subscriptions
         if len(self._watches) >= limit:
             raise TooMany(f"a socket has at most {limit} subscriptions", limit=limit)
 
-    def start_sub_trace(self, request: WatchRequest) -> None:
-        """Watch one more trace of a subtree, if it is not watched already."""
+    def _start_sub_trace(self, request: WatchRequest) -> None:
         if request.trace_id in self._watches:
             return
         try:
             self._check_room()
         except TooMany as error:
-            task = asyncio.create_task(self.sink.send_control(error_frame(error, trace_id=request.trace_id)))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._spawn(self.sink.send_control(error_frame(error, trace_id=request.trace_id)))
             return
         self._start(request)
 
-    def _start(self, request: WatchRequest, on_start: Any = None) -> None:
-        task = asyncio.create_task(self._watch(request, on_start))
-        self._watches[request.trace_id] = task
+    def _start(self, request: WatchRequest, on_start: OnStart | None = None) -> None:
+        self._watches[request.trace_id] = self._spawn(self._watch(request, on_start))
 
-    async def _watch(self, request: WatchRequest, on_start: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            outcome = await self._served.hub.watch(request, self.sink, on_start)
-            if outcome == "goaway":
-                await close(self._websocket, CLOSE_GOING_AWAY)
-        except TracewatchError as error:
-            with suppress(SinkClosed):
-                await self.sink.send_control(error_frame(error, trace_id=request.trace_id))
+            await work
         except SinkClosed:
             pass
+        except Exception:
+            await close(self._websocket, CLOSE_INTERNAL)  # a socket that lives on without this would look healthy
+            raise
         finally:
-            self._forget(request.trace_id)
+            work.close()  # cancelled before it began
 
-    def _forget(self, trace_id: str) -> None:
-        self._watches.pop(trace_id, None)
-        subtree = self._roots.pop(trace_id, None)
-        if subtree is not None:
-            subtree.close()
+    async def _watch(self, request: WatchRequest, on_start: OnStart | None) -> None:
+        try:
+            await self._served.hub.watch(request, self.sink, on_start)
+        except TracewatchError as error:
+            await self.sink.send_control(error_frame(error, trace_id=request.trace_id))
+        finally:
+            if self._watches.get(request.trace_id) is asyncio.current_task():
+                del self._watches[request.trace_id]
+            self._prune()
+
+    def _prune(self) -> None:
+        """Forget the subtrees of which nothing is watched any more."""
+        for root_id, subtree in tuple(self._roots.items()):
+            if not subtree.looking and not any(member in self._watches for member in subtree.members):
+                del self._roots[root_id]
+                subtree.close()
 
     async def _unsubscribe(self, asked: dict[str, Any]) -> None:
         trace_id = asked.get("trace_id")
-        task = self._watches.get(trace_id) if isinstance(trace_id, str) else None
-        if task is None or not isinstance(trace_id, str):
+        if not isinstance(trace_id, str) or not (trace_id in self._watches or trace_id in self._roots):
             raise Invalid(f"there is no subscription to {str(trace_id)[:128]!r} on this socket")
-        subtree = self._roots.get(trace_id)
-        for sub_id in subtree.members if subtree is not None else ():
-            if sub_id != trace_id and sub_id in self._watches:
-                await _end(self._watches[sub_id])
-        await _end(task)
-        self._forget(trace_id)
+        subtree = self._roots.pop(trace_id, None)
+        members = {trace_id}
+        if subtree is not None:
+            subtree.close()
+            members |= subtree.members
+        for task in [self._watches.pop(member) for member in members if member in self._watches]:
+            await _end(task)
         await self.sink.send_control(control("unsubscribed", trace_id=trace_id))
 
     async def _subscribe_traces(self, asked: dict[str, Any]) -> None:
-        status = asked.get("status")
-        statuses = tuple(status) if isinstance(status, list) else tuple(s for s in (status or "").split(",") if s)
-        for one in statuses:
-            if one not in STATUSES:
-                raise InvalidField(f"status: {str(one)[:40]!r} is none of {', '.join(STATUSES)}")
-        q = asked.get("q")
-        limit = asked.get("limit", 100)
-        if not (q is None or isinstance(q, str)) or not (isinstance(limit, int) and 1 <= limit <= 1000):
-            raise InvalidField("q is text and limit a number from 1 to 1000")
+        query = list_query(asked)
         if self._list is not None:
             await _end(self._list)
-        query = TraceQuery(status=statuses, q=q or None, limit=limit)
-        watch = ListWatch(self._served.log, self._served.hub, query, self._send)
-        self._list = asyncio.create_task(watch.run())
-        self._list.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._list = self._spawn(ListWatch(self._served.log, self._served.hub, query, self._send).run())
 
     async def _send(self, frame: dict[str, Any]) -> None:
         await self.sink.send_control(orjson.dumps(frame))
+
+    async def _leave(self) -> None:
+        after_ms = await self._served.hub.left()
+        await self.sink.send_control(control("goaway", after_ms=after_ms))
+        await close(self._websocket, CLOSE_GOING_AWAY)
 
     async def close(self) -> None:
         """End all subscriptions."""
         for subtree in self._roots.values():
             subtree.close()
-        for task in [*self._watches.values(), *([self._list] if self._list else [])]:
+        self._roots.clear()
+        for task in tuple(self._tasks):
             await _end(task)
+
+
+def list_query(asked: dict[str, Any]) -> TraceQuery:
+    """The traces a ``subscribe_traces`` asks for. Raises InvalidField."""
+    status, q, limit = asked.get("status") or (), asked.get("q"), asked.get("limit", 100)
+    if isinstance(status, str):
+        status = [name for name in status.split(",") if name]
+    if not isinstance(status, list | tuple):
+        raise InvalidField("status: names with commas between them, or an array of them")
+    for name in status:
+        if name not in STATUSES:
+            raise InvalidField(f"status: {str(name)[:40]!r} is none of {', '.join(STATUSES)}")
+    if not (q is None or isinstance(q, str)):
+        raise InvalidField("q: is not text")
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
+        raise InvalidField("limit: is not a whole number from 1 to 1000")
+    return TraceQuery(status=tuple(status), q=q or None, limit=limit)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-class Subtree:
-    """Keeps a session watching the sub-traces of a trace, to any depth, those to come as well."""
-
-    def __init__(self, session: Session, served: Services, request: WatchRequest, cursors: dict[str, Any]) -> None:
-        if not isinstance(cursors, dict):
-            raise InvalidField("cursors: an object {sub_trace_id: cursor}")
-        for cursor in cursors.values():
-            parse_cursor(str(cursor))
-        self._session = session
-        self._served = served
-        self._request = request
-        self._cursors = cursors
-        self.members: set[str] = {request.trace_id}
-        self._work: set[asyncio.Task[None]] = set()
-        self._unlisten = served.hub.on_growth(self._grown)
-
-    def begin(self, snapshot: Snapshot) -> None:
-        """The root's watch has begun: watch the sub-traces it has already."""
-        self._look(self._request.trace_id)
-
-    def _grown(self, grown: Any) -> None:
-        one: Grown
-        for one in grown:
-            if one.trace_id not in self.members:
-                continue
-            # Bodies say at once whether there is a new sub-trace; a hint of another process has none
-            if not one.bodies or any(event_name(body) == "sub_trace_started" for body in one.bodies):
-                self._look(one.trace_id)
-
-    def _look(self, trace_id: str) -> None:
-        task = asyncio.create_task(self._watch_sub_traces(trace_id))
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
-
-    async def _watch_sub_traces(self, trace_id: str) -> None:
-        before: int | None = None
-        while True:
-            query = TraceQuery(parent_trace_id=trace_id, limit=1000, before=before)
-            traces, before = await self._served.log.traces(query)
-            for trace in traces:
-                self._watch(trace["trace_id"])
-            if before is None:
-                return
-
-    def _watch(self, sub_id: str) -> None:
-        if sub_id in self.members:
-            return
-        self.members.add(sub_id)
-        since = self._cursors.get(sub_id)
-        request = WatchRequest(
-            sub_id,
-            None if since is None else str(since),
-            types=self._request.types,
-            until_end=self._request.until_end,
-            tagged=True,
-        )
-        self._session.start_sub_trace(request)
-        self._look(sub_id)
-
-    def close(self) -> None:
-        """Stop looking for sub-traces."""
-        self._unlisten()
-        for task in self._work:
-            task.cancel()

@@ -1,0 +1,1 @@
+"""The hub: races as lists of steps, without a socket."""

@@ -1,0 +1,287 @@
+"""Where a reader begins: every form of ``since_event_id`` over every transport (protocol, sections 4 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.wire import (
+    Watch,
+    append,
+    end,
+    http,
+    make_trace,
+    ndjson,
+    page,
+    page_bodies,
+    socket,
+    sse,
+    stored,
+    watching,
+)
+from tests.support import Serving, serving
+
+pytestmark = pytest.mark.anyio
+COUNT = 103
+PAGE = 40  # so that the log is more than two pages
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trace and what its log holds."""
+
+    server: Serving
+    client: httpx.AsyncClient
+    trace_id: str
+    ended: bool
+    epoch: str
+    bodies: list[bytes]
+
+    @property
+    def last(self) -> int:
+        """The newest event_id."""
+        return len(self.bodies)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a position asks for: events after ``after``; a gap; whether it says that somebody has been here before."""
+
+    after: int
+    gap: str | None = None
+    explicit: bool = False
+
+
+# name: (token, meaning), both told the epoch and the last event_id
+POSITIONS: dict[str, Any] = {
+    "absent": lambda epoch, last: (None, Expected(0)),
+    "empty": lambda epoch, last: ("", Expected(0)),
+    "zero": lambda epoch, last: ("0", Expected(0)),
+    "one": lambda epoch, last: ("1", Expected(1, explicit=True)),
+    "middle": lambda epoch, last: (str(last // 2), Expected(last // 2, explicit=True)),
+    "leading zeros": lambda epoch, last: ("007", Expected(7, explicit=True)),
+    "last but one": lambda epoch, last: (str(last - 1), Expected(last - 1, explicit=True)),
+    "last": lambda epoch, last: (str(last), Expected(last, explicit=True)),
+    "behind the last": lambda epoch, last: (str(last + 1), Expected(last, "ahead", True)),
+    "far ahead": lambda epoch, last: ("9" * 18, Expected(last, "ahead", True)),
+    "last 50": lambda epoch, last: ("-50", Expected(last - 50)),
+    "last 1": lambda epoch, last: ("-1", Expected(last - 1)),
+    "last of more than there are": lambda epoch, last: (f"-{last + 5}", Expected(0)),
+    "latest": lambda epoch, last: ("latest", Expected(last)),
+    "cursor at the start": lambda epoch, last: (f"{epoch}.0", Expected(0)),
+    "cursor": lambda epoch, last: (f"{epoch}.{last // 2}", Expected(last // 2, explicit=True)),
+    "cursor at the end": lambda epoch, last: (f"{epoch}.{last}", Expected(last, explicit=True)),
+    "cursor ahead": lambda epoch, last: (f"{epoch}.{last + 1}", Expected(last, "ahead", True)),
+    "other epoch": lambda epoch, last: ("0123456789ab.41", Expected(0, "reset", True)),
+    "other epoch, ahead": lambda epoch, last: (f"0123456789ab.{last + 9}", Expected(0, "reset", True)),
+}
+GARBAGE = (
+    "abc",
+    "1.2.3",
+    "-",
+    "--1",
+    "1e3",
+    " 1",
+    "1 ",
+    "١٢",
+    "1" + "0" * 30,
+    "+1",
+    "1.",
+    ".1",
+    "-latest",
+    "0x10",
+    "1\n",
+)
+
+
+@pytest.fixture(scope="module", params=["running", "ended"])
+async def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Case]:
+    async with (
+        serving(tmp_path_factory.mktemp("matrix") / "log.db", page_events=PAGE) as server,
+        http(server) as client,
+    ):
+        log, trace_id = server.services.log, "m"
+        await make_trace(log, trace_id)
+        ended = request.param == "ended"
+        await append(log, trace_id, COUNT - ended)
+        if ended:
+            await end(log, trace_id)
+        yield Case(server, client, trace_id, ended, log.epoch, await stored(log, trace_id))
+
+
+def _ask(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"since_event_id": token}
+
+
+def _check_start(case: Case, control: list[dict[str, Any]], token: str | None, expected: Expected) -> None:
+    """``connected`` and what follows it before the first event."""
+    connected = control[0]
+    assert connected["event"] == "connected"
+    assert connected["cursor"] == f"{case.epoch}.{expected.after}"
+    assert (connected["epoch"], connected["protocol"]) == (case.epoch, 1)
+    assert (connected["first_event_id"], connected["current_event_id"]) == (1, case.last)
+    assert connected["goal_tree"]["as_of_event_id"] == case.last
+    assert connected["trace_status"] == connected["trace"]["status"] == ("completed" if case.ended else "running")
+    assert connected["is_running"] is not case.ended
+    if expected.gap is None:
+        return
+    gap, snapshot = control[1], control[2]
+    assert {key: gap[key] for key in gap if key != "trace_id"} == {
+        "event": "gap",
+        "reason": expected.gap,
+        "requested": token,
+        "first_event_id": 1,
+        "current_event_id": case.last,
+        "resume_event_id": expected.after,
+    }
+    assert snapshot == {**connected, "event": "snapshot"}
+
+
+def _check_caught_up(case: Case, frame: dict[str, Any], expected: Expected) -> None:
+    assert frame["current_event_id"] == case.last
+    assert frame["cursor"] == f"{case.epoch}.{case.last}"
+    assert frame["replayed"] == case.last - expected.after
+
+
+async def _check_watch(case: Case, watch: Watch, token: str | None, expected: Expected, trace_id: str | None) -> None:
+    _check_caught_up(case, await watch.until("caught_up"), expected)
+    _check_start(case, watch.control, token, expected)
+    assert watch.events == case.bodies[expected.after :]
+    start = ["connected", "gap", "snapshot"] if expected.gap else ["connected"]
+    assert watch.order == [*start, *(["*"] if expected.after < case.last else []), "caught_up"]
+    assert all(frame.get("trace_id") == trace_id for frame in watch.control)
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+async def test_websocket(case: Case, name: str) -> None:
+    token, expected = POSITIONS[name](case.epoch, case.last)
+    async with watching(case.server, case.trace_id, **_ask(token)) as watch:
+        await _check_watch(case, watch, token, expected, None)
+    if case.ended:
+        async with watching(case.server, case.trace_id, until="end", **_ask(token)) as watch:
+            assert await watch.until("end") == {"event": "end", "status": "completed", "last_event_id": case.last}
+            assert watch.events == case.bodies[expected.after :]
+            assert await watch.closed() == 1000
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+async def test_many_on_one_socket(case: Case, name: str) -> None:
+    token, expected = POSITIONS[name](case.epoch, case.last)
+    async with socket(case.server, "/api/watch") as watch:
+        await watch.say({"subscribe": {"trace_id": case.trace_id, **_ask(token)}})
+        await _check_watch(case, watch, token, expected, case.trace_id)
+        if token is not None and token.lstrip("-").isdigit() and len(token) < 16:
+            await watch.say({"unsubscribe": {"trace_id": case.trace_id}})
+            await watch.until("unsubscribed")
+            again = len(watch.events)
+            await watch.say({"subscribe": {"trace_id": case.trace_id, "since_event_id": int(token)}})
+            await watch.until("caught_up")
+            assert watch.events[again:] == case.bodies[expected.after :]
+
+
+@pytest.mark.parametrize("how", ["since_event_id", "Last-Event-ID"])
+@pytest.mark.parametrize("name", POSITIONS)
+async def test_server_sent_events(case: Case, name: str, how: str) -> None:
+    token, expected = POSITIONS[name](case.epoch, case.last)
+    params = _ask(token)
+    headers: dict[str, str] = {}
+    if how == "Last-Event-ID" and token:
+        params, headers = {"since_event_id": "3"}, {"Last-Event-ID": token}  # the header wins
+    async with sse(case.client, case.trace_id, headers, **params) as stream:
+        if case.ended and expected.explicit and expected.gap is None and expected.after == case.last:
+            assert stream.response.status_code == 204
+            assert await stream.response.aread() == b""
+            return
+        assert stream.response.status_code == 200
+        assert stream.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        _check_caught_up(case, await stream.until("caught_up"), expected)
+        _check_start(case, stream.control, token, expected)
+        assert stream.events == case.bodies[expected.after :]
+        assert stream.ids == [f"{case.epoch}.{n}" for n in range(expected.after + 1, case.last + 1)]
+        if case.ended:
+            await stream.rest()
+            assert stream.control[-1] == {"event": "end", "status": "completed", "last_event_id": case.last}
+
+
+def _check_gone(case: Case, response: httpx.Response, expected: Expected) -> None:
+    assert response.status_code == 410
+    body = response.json()
+    assert body["error"] == expected.gap
+    assert body["first_event_id"] == 1
+    assert body["current_event_id"] == case.last
+    assert body["resume_event_id"] == expected.after
+    assert body["message"] and body["details"]
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("name", POSITIONS)
+async def test_lines(case: Case, name: str, follow: bool) -> None:
+    token, expected = POSITIONS[name](case.epoch, case.last)
+    if follow and not case.ended:
+        return  # see test_streams.py: it stays open
+    response = await ndjson(case.client, case.trace_id, **_ask(token), **({"follow": "1"} if follow else {}))
+    if expected.gap:
+        _check_gone(case, response, expected)
+        return
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("application/x-ndjson")
+    assert response.content == b"".join(body + b"\n" for body in case.bodies[expected.after :])
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+async def test_pages(case: Case, name: str) -> None:
+    token, expected = POSITIONS[name](case.epoch, case.last)
+    response = await page(case.client, case.trace_id, **_ask(token))
+    if expected.gap:
+        _check_gone(case, response, expected)
+        return
+    bodies = page_bodies(response)
+    assert len(bodies) == min(PAGE, case.last - expected.after)
+    answer = response.json()
+    while answer["has_more"]:
+        assert answer["next_since_event_id"] == expected.after + len(bodies)
+        assert answer["cursor"] == f"{case.epoch}.{answer['next_since_event_id']}"
+        response = await page(case.client, case.trace_id, since=answer["cursor"], limit=PAGE)
+        answer = response.json()
+        bodies += page_bodies(response)
+    assert bodies == case.bodies[expected.after :]
+    assert answer["next_since_event_id"] == answer["current_event_id"] == case.last
+    assert answer["first_event_id"] == 1
+
+
+@pytest.mark.parametrize("token", GARBAGE)
+async def test_garbage_is_refused_everywhere(case: Case, token: str) -> None:
+    for wait in ({}, {"wait": "1"}):
+        async with watching(case.server, case.trace_id, since=token, **wait) as watch:
+            assert await watch.closed() == 4500
+            assert [frame["code"] for frame in watch.control] == ["invalid_cursor"]
+    async with socket(case.server, "/api/watch") as watch:
+        await watch.say({"subscribe": {"trace_id": case.trace_id, "since_event_id": token}})
+        error = await watch.until("error")
+        assert (error["trace_id"], error["code"]) == (case.trace_id, "invalid_cursor")
+        await watch.say({"subscribe": {"trace_id": case.trace_id, "since_event_id": "latest"}})
+        await watch.until("caught_up")
+    for accept in ("text/event-stream", "application/x-ndjson", "application/json"):
+        response = await case.client.get(
+            f"/api/traces/{case.trace_id}/events", params={"since_event_id": token}, headers={"Accept": accept}
+        )
+        assert (response.status_code, response.json()["error"]) == (400, "invalid_cursor"), accept
+    if token.isascii() and token == token.strip():  # what a header can say
+        async with sse(case.client, case.trace_id, {"Last-Event-ID": token}) as stream:
+            assert stream.response.status_code == 400
+
+
+@pytest.mark.parametrize("value", [1.5, True, [1], {"a": 1}, 10**30, -(10**30)])
+async def test_a_subscription_from_no_position(case: Case, value: Any) -> None:
+    async with socket(case.server, "/api/watch") as watch:
+        await watch.ws.send(
+            f'{{"subscribe":{{"trace_id":"m","since_event_id":{str(value).lower()}}}}}'.replace("'", '"')
+        )
+        error = await watch.until("error")
+        assert error["code"] in ("invalid", "invalid_cursor"), error
+        await watch.ws.send("ping")
+        await watch.until("pong")

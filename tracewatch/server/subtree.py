@@ -1,0 +1,124 @@
+"""A trace with its sub-traces on one socket of ``/api/watch``: those there are and those to come, to any depth.
+
+Rule 1: a growth of a member is only a hint to look for its sub-traces in the log; looking twice does nothing twice.
+Rule 2: it lives as long as a member is watched or still looked at, so that the end of the root does not hide a
+        sub-trace, and the end of a sub-trace does not hide its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import InvalidField, Unavailable
+from ..live.watcher import WatchRequest
+from ..log import Grown, Snapshot, TraceQuery
+from ..model.events import event_name
+from ..model.frames import resolve_since
+from .services import Services
+
+RETRY_S = 0.5  # until a log that could not be read is asked again
+
+
+def checked_cursors(cursors: Any) -> dict[str, str]:
+    """The ``cursors`` of a ``subscribe``: where each sub-trace begins. Raises InvalidField, InvalidCursor."""
+    if cursors is None:
+        return {}
+    if not isinstance(cursors, dict) or not all(isinstance(c, str | int) for c in cursors.values()):
+        raise InvalidField("cursors: an object {sub_trace_id: cursor}")
+    for cursor in cursors.values():
+        resolve_since(str(cursor), epoch="", first_event_id=1, last_event_id=0)
+    return {sub_id: str(cursor) for sub_id, cursor in cursors.items()}
+
+
+class Subtree:
+    """Keeps a session watching the sub-traces of a trace."""
+
+    def __init__(
+        self,
+        served: Services,
+        request: WatchRequest,
+        cursors: dict[str, str],
+        *,
+        start: Callable[[WatchRequest], None],
+        looked: Callable[[], None],
+    ) -> None:
+        self.members: set[str] = {request.trace_id}
+        self.looking = False  # whether sub-traces may still turn up in what is being looked at
+        self._served = served
+        self._request = request
+        self._cursors = cursors
+        self._start = start  # watch one more trace
+        self._looked = looked  # told whenever everything has been looked at
+        self._dirty: set[str] = set()  # members whose sub-traces have to be looked for
+        self._wake = asyncio.Event()
+        self._unlisten = served.hub.on_growth(self._grown)
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """The root's watch has begun: watch the sub-traces it has already."""
+        self._look(self._request.trace_id)
+
+    def _grown(self, grown: Sequence[Grown]) -> None:
+        for one in grown:
+            if one.trace_id not in self.members:
+                continue
+            # Bodies say at once whether there is a new sub-trace; a hint of another process has none
+            if not one.bodies or any(event_name(body) == "sub_trace_started" for body in one.bodies):
+                self._look(one.trace_id)
+
+    def _look(self, trace_id: str) -> None:
+        self._dirty.add(trace_id)
+        self.looking = True
+        self._wake.set()
+
+    def run_in(self, task: asyncio.Task[None]) -> None:
+        """``task`` is the one that ``run``s this."""
+        self._task = task
+
+    async def run(self) -> None:
+        """Look for sub-traces until closed."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._dirty:
+                trace_id = self._dirty.pop()
+                try:
+                    await self._watch_sub_traces(trace_id)
+                except Unavailable:
+                    self._dirty.add(trace_id)
+                    await asyncio.sleep(RETRY_S)
+            self.looking = False
+            self._looked()
+
+    async def _watch_sub_traces(self, trace_id: str) -> None:
+        before: int | None = None
+        while True:
+            query = TraceQuery(parent_trace_id=trace_id, limit=1000, before=before)
+            traces, before = await self._served.log.traces(query)
+            for trace in traces:
+                self._watch(trace["trace_id"])
+            if before is None:
+                return
+
+    def _watch(self, sub_id: str) -> None:
+        if sub_id in self.members:
+            return
+        self.members.add(sub_id)
+        self._start(
+            WatchRequest(
+                sub_id,
+                self._cursors.get(sub_id),
+                types=self._request.types,
+                until_end=self._request.until_end,
+                tagged=True,
+            )
+        )
+        self._look(sub_id)
+
+    def close(self) -> None:
+        """Stop looking for sub-traces."""
+        self._unlisten()
+        if self._task is not None:
+            self._task.cancel()
