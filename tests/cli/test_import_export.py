@@ -96,7 +96,7 @@ def test_faults_name_file_line_and_field_and_the_rest_goes_on(tw: Run, api: Api,
 
 def test_a_foreign_file_twice_changes_nothing(tw: Run, api: Api, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    file.write_bytes(orjson.dumps(OPENAI))
+    file.write_bytes(orjson.dumps([*OPENAI, {"role": "user", "content": "Again"}]))
     first = tw("import", str(file))
     assert first.code == 0 and " 0 already there" in first.text
     again = tw("import", str(file), "--format", "openai")

@@ -83,7 +83,7 @@ def _with_children(api: Api, traces: Iterator[dict[str, Any]]) -> Iterator[tuple
 
 def _print_table(rows: list[tuple[dict[str, Any], int]], url: str) -> None:
     if not rows:
-        click.echo(f"no such trace at {url} (tracewatch demo makes some)", err=True)
+        click.echo(f"{url} has no trace to list; make one with: tracewatch demo", err=True)
         return
     console = out_console()
     narrow = console.is_terminal and console.width < 100

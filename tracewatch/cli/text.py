@@ -103,7 +103,7 @@ def dollars(cost: float) -> str:
     """``$1.23``, ``$0.0042``, ``<$0.0001``."""
     if 0 < cost < 0.0001:
         return "<$0.0001"
-    return f"${cost:,.2f}" if cost >= 1 or cost == 0 else f"${cost:.4f}"
+    return f"${cost:,.2f}" if cost >= 0.1 or cost == 0 else f"${cost:.4f}"
 
 
 def parse_duration(text: str) -> float | None:
