@@ -10,7 +10,7 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test check lint types unit format bench clean
+.PHONY: help demo test check lint types viewer unit format bench clean
 
 help:
 	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
@@ -23,10 +23,10 @@ help:
 demo: $(STAMP)
 	@$(PY) -m tracewatch demo $(ARGS)
 
-test: lint types
+test: lint types viewer
 	$(PY) -m pytest $(ARGS)
 
-check: lint types unit
+check: lint types viewer unit
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
@@ -34,6 +34,11 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(PY) -m mypy
+
+# The viewer: its types, and its unit tests
+viewer: $(STAMP)
+	$(PY) web/node.py typecheck
+	$(PY) web/node.py test
 
 unit: $(STAMP)
 	$(PY) -m pytest -m "not slow and not crash" $(ARGS)
@@ -46,7 +51,7 @@ bench: $(STAMP)
 	@$(PY) -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf web/node_modules tracewatch/web $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 # A .venv that works is kept, one that does not (interrupted, or its interpreter is gone) is made again. A candidate
 # must be able to make a venv: Debian's python3 without python3-venv and a pyenv shim without its version can't.
@@ -62,7 +67,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 			exit 1; \
 		fi; \
 		echo "making $(VENV) with $$("$$found" --version)"; \
-		rm -rf $(VENV) && "$$found" -m venv $(VENV); \
+		rm -rf web/node_modules tracewatch/web $(VENV) && "$$found" -m venv $(VENV); \
 	}
 	@echo "installing into $(VENV)"
 	@$(PY) -m pip install --quiet --progress-bar off -c $(CONSTRAINTS) -e '.[dev]'

@@ -6,13 +6,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from ..errors import TracewatchError, Unavailable
@@ -21,17 +18,11 @@ from ..live.hub import Hub
 from ..live.watcher import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
-from . import record, rest, stream, watch
+from . import page, record, rest, stream, watch
 from .access import AccessMiddleware
 from .services import Services, error_response
 
 LEASE_CHECK_S = 1.0  # a lost recorder is noticed this much later than its lease at the most
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -95,9 +86,9 @@ def _routes() -> list[Route | WebSocketRoute]:
         WebSocketRoute("/api/watch", watch.watch_many),
         Route("/healthz", rest.healthz, methods=["GET"]),
         Route("/openapi.json", rest.openapi, methods=["GET"]),
-        Route("/static/{name}", _asset, methods=["GET"]),
-        Route("/traces/{trace_id}", _page, methods=["GET"]),
-        Route("/", _page, methods=["GET"]),
+        Route("/static/{name}", page.asset, methods=["GET"]),
+        Route("/traces/{trace_id}", page.page, methods=["GET"]),
+        Route("/", page.page, methods=["GET"]),
     ]
 
 
@@ -108,21 +99,3 @@ async def _expire_leases(log: EventLog) -> None:
         except Unavailable:
             pass  # asked again in a moment; the lease has not come back meanwhile
         await asyncio.sleep(LEASE_CHECK_S)
-
-
-def web_dir() -> Path:
-    """The folder with the page: inside the package when installed from a wheel, else beside it."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "web"
-    return inside if inside.is_dir() else package.parent / "web"
-
-
-async def _page(request: Request) -> Response:
-    return FileResponse(web_dir() / "index.html", headers=PAGE_HEADERS)
-
-
-async def _asset(request: Request) -> Response:
-    path = web_dir() / request.path_params["name"]
-    if path.name.startswith(".") or path.parent != web_dir() or not path.is_file():
-        raise HTTPException(404, "Not Found")
-    return FileResponse(path, headers=PAGE_HEADERS)

@@ -1,0 +1,2 @@
+import { render } from "preact";
+render(<p>tracewatch</p>, document.getElementById("app")!);
