@@ -1,0 +1,63 @@
+// What the page has one of: the socket, the traces, the traces that are open, and a way to speak to who listens.
+
+import { signal } from "@preact/signals";
+import { Socket } from "./socket";
+import { TraceLog } from "./trace";
+import { Traces } from "./traces";
+
+export interface App {
+  socket: Socket;
+  traces: Traces;
+}
+
+export let app: App;
+
+export function startApp(): void {
+  const socket = new Socket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/watch`);
+  app = { socket, traces: new Traces(socket) };
+  socket.start();
+}
+
+const opened = new Map<string, { log: TraceLog; users: number }>();
+
+/** The log of a trace, shared by all who show it. Give it back with `closeLog`. */
+export function openLog(id: string): TraceLog {
+  let entry = opened.get(id);
+  if (!entry) {
+    entry = { log: new TraceLog(id, app.socket), users: 0 };
+    opened.set(id, entry);
+    entry.log.open();
+  }
+  entry.users++;
+  return entry.log;
+}
+
+export function closeLog(id: string): void {
+  const entry = opened.get(id);
+  if (!entry || --entry.users > 0) return;
+  opened.delete(id);
+  entry.log.close();
+}
+
+/** Said to screen readers. */
+export const spoken = signal("");
+
+/** Shown for a moment at the bottom. */
+export const toast = signal<{ words: string; bad?: boolean } | null>(null);
+let toastTimer: ReturnType<typeof setTimeout> | undefined;
+
+export function say(words: string, bad = false): void {
+  toast.value = { words, bad };
+  spoken.value = words;
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => (toast.value = null), bad ? 8000 : 2500);
+}
+
+export async function copy(text: string, what: string): Promise<void> {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(`Copied ${what}`);
+  } catch {
+    say("The browser did not allow copying", true);
+  }
+}
