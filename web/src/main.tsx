@@ -1,2 +1,30 @@
+// The viewer: starts what there is one of, and shows the page that the address asks for.
+
 import { render } from "preact";
-render(<p>tracewatch</p>, document.getElementById("app")!);
+import { startApp } from "./app";
+import { startKeys } from "./keys";
+import { ListPage } from "./pages/list";
+import { TracePage } from "./pages/trace";
+import { Overlays } from "./parts/frame";
+import { route, startRouting } from "./route";
+import "./style/base.css";
+import "./style/list.css";
+import "./style/trace.css";
+import "./style/message.css";
+import { startTheme } from "./theme";
+
+function Page() {
+  const { traceId } = route.value;
+  return (
+    <>
+      {traceId === null ? <ListPage /> : <TracePage key={traceId} traceId={traceId} />}
+      <Overlays />
+    </>
+  );
+}
+
+startTheme();
+startRouting();
+startKeys();
+startApp();
+render(<Page />, document.getElementById("app")!);

@@ -11,6 +11,7 @@ import { fetchEvents } from "./api";
 import { applyInto, isObject, State, updatedMessage } from "./fold";
 import { nextFrame } from "./frame";
 import type { Frame, Socket, Subscriber } from "./socket";
+import { isEnded } from "./types";
 import type { GoalTree, Message, Snapshot, StoredEvent } from "./types";
 
 const OPENING_EVENTS = 1000;
@@ -60,6 +61,7 @@ export class TraceLog implements Subscriber {
   private messages = new Map<string, Message>();
   private byMessage = new Map<string, Item>();
   private early = new Map<string, StoredEvent[]>(); // updates of messages that are further back, oldest first
+  private asked = new Map<string, Item>(); // rows of questions, by request_id
   private queue: (StoredEvent | Frame)[] = [];
   private tree: { frame: Frame; goals: GoalTree["goals"] } | null = null; // a goal tree that comes in parts
   private target = 0; // the head when this catching up began
@@ -226,7 +228,11 @@ export class TraceLog implements Subscriber {
   }
 
   private toItem(event: StoredEvent, live: number): Item | null {
-    if (event.event === "input_provided" || event.event === "input_expired") this.outcomes.set(event.request_id, event);
+    if (event.event === "input_provided" || event.event === "input_expired") {
+      this.outcomes.set(event.request_id, event);
+      const asked = this.asked.get(event.request_id);
+      if (asked) asked.version++;
+    }
     const at = event.occurred_at ?? event.ts;
     const base = { id: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
     if (event.event === "message_added") {
@@ -237,7 +243,10 @@ export class TraceLog implements Subscriber {
     }
     if (SILENT.has(event.event)) return null;
     const failed = event.event === "error" || event.status === "failed" || event.status === "lost";
-    return { ...base, message: null, event, goalId: event.goal_id ?? event.parent_goal_id ?? null, error: failed };
+    const item: Item = { ...base, message: null, event, goalId: event.goal_id ?? event.parent_goal_id ?? null, error: failed };
+    if (event.event === "input_requested") this.asked.set(event.request_id, item);
+    else if (isEnded(event.status)) for (const asked of this.asked.values()) asked.version++;
+    return item;
   }
 
   private refresh(event: StoredEvent, live: number): void {
