@@ -58,13 +58,16 @@ export function bytes(n: number): string {
   return `${(n / 1e6).toFixed(1)} MB`;
 }
 
-/** The local time of day; with the date where it is not the day of `now` (ms). */
-export function timeOfDay(ts: string, now: number): string {
+/** The local time of day, to the second. */
+export function timeOfDay(ts: string): string {
   const time = new Date(ts);
-  if (Number.isNaN(time.getTime())) return "";
-  const clockTime = `${pad(time.getHours())}:${pad(time.getMinutes())}:${pad(time.getSeconds())}`;
-  if (new Date(now).toDateString() === time.toDateString()) return clockTime;
-  return `${time.toLocaleDateString(undefined, { month: "short", day: "numeric" })} ${clockTime}`;
+  return Number.isNaN(time.getTime()) ? "" : `${pad(time.getHours())}:${pad(time.getMinutes())}:${pad(time.getSeconds())}`;
+}
+
+/** The local day: `Fri, Nov 20, 2026`. */
+export function dayOf(ts: string): string {
+  const time = new Date(ts);
+  return Number.isNaN(time.getTime()) ? "" : time.toLocaleDateString(undefined, { weekday: "short", year: "numeric", month: "short", day: "numeric" });
 }
 
 /** The whole time with its zone, for titles. */

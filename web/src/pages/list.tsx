@@ -89,7 +89,7 @@ export function ListPage() {
   ]);
 
   const head = (name: Sort, words: string, title: string) => (
-    <span role="columnheader" class={`th ${name}`} aria-sort={sort === name ? (up ? "ascending" : "descending") : "none"}><button title={title} onClick={() => setParams(sort === name ? { dir: up ? null : "up" } : { sort: name === "created" ? null : name, dir: null })}>
+    <span role="columnheader" class={`th n-${name}`} aria-sort={sort === name ? (up ? "ascending" : "descending") : "none"}><button title={title} onClick={() => setParams(sort === name ? { dir: up ? null : "up" } : { sort: name === "created" ? null : name, dir: null })}>
       {words}{sort === name && <span aria-hidden="true">{up ? " ↑" : " ↓"}</span>}
     </button></span>
   );
@@ -167,12 +167,12 @@ const Line = memo(function Line({ trace, depth, below, open, troubles, asking, n
       <span role="cell" class="c-agent words dim">{visible(trace.agent_type)}</span>
       <span role="cell" class={`c-now words ${trace.status === "failed" ? "bad" : running ? "" : "dim"}`} title={visible(words)}>{visible(words)}</span>
       <span role="cell" class="c-spark">{bars && <Spark bars={bars} />}</span>
-      <span role="cell" class="num messages">{count(sums.total_messages)}</span>
-      <span role="cell" class="num tokens"><Tokens n={sums.total_tokens} /></span>
-      <span role="cell" class="num cost"><Cost dollars={sums.total_cost} /></span>
-      <span role="cell" class="num duration">{imported ? "–" : <Lasting from={trace.created_at} to={trace.completed_at ?? (running ? null : trace.updated_at)} />}</span>
-      <span role="cell" class="num activity"><Ago ts={trace.updated_at} /></span>
-      <span role="cell" class="num created dim"><Ago ts={trace.created_at} /></span>
+      <span role="cell" class="num n-messages">{count(sums.total_messages)}</span>
+      <span role="cell" class="num n-tokens"><Tokens n={sums.total_tokens} /></span>
+      <span role="cell" class="num n-cost"><Cost dollars={sums.total_cost} /></span>
+      <span role="cell" class="num n-duration">{imported ? "–" : <Lasting from={trace.created_at} to={trace.completed_at ?? (running ? null : trace.updated_at)} />}</span>
+      <span role="cell" class="num n-activity"><Ago ts={trace.updated_at} /></span>
+      <span role="cell" class="num n-created dim"><Ago ts={trace.created_at} /></span>
     </div>
   );
 });

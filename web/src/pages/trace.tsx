@@ -60,6 +60,8 @@ export function TracePage({ traceId }: { traceId: string }) {
   const inner = inside === traceId ? [] : [...(shown.state?.pendingInputs.values() ?? [])];
   useTitle(trace, inputs.length);
 
+  const bare = log.state !== null && !log.state.goals.size && !log.state.subTraces.size; // nothing to show a tree of
+
   if (phase.kind === "gone") {
     return <><Bar log={log} /><main class="empty"><h1>{phase.code === "trace_deleted" ? "This run was deleted" : "There is no such run"}</h1><p class="dim">{visible(phase.message)}</p><p><a href="/">All traces</a></p></main></>;
   }
@@ -70,8 +72,8 @@ export function TracePage({ traceId }: { traceId: string }) {
       </Bar>
       <Facts trace={trace} log={log} cancel={() => setCancelling(true)} drawer={() => setDrawer(!drawer)} />
       {trace?.error && <div class="failure" role="alert"><StateMark state="failed" quiet /> {visible(typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error))}</div>}
-      <main class={`trace${inspected ? " inspecting" : ""}${drawer ? " drawer" : ""}`}>
-        <GoalTreePane log={log} place={place} choose={choose} />
+      <main class={`trace${inspected ? " inspecting" : ""}${drawer ? " drawer" : ""}${bare ? " bare" : ""}`}>
+        {!bare && <GoalTreePane log={log} place={place} choose={choose} />}
         {drawer && <button class="shade" aria-label="Close goals" onClick={() => setDrawer(false)} />}
         <div class="talk">
           {inside !== traceId && <div class="inside"><button class="chip" onClick={() => choose({ traceId, goalId: null })}>{visible(shown.state?.head.agent_type ?? "sub-agent")}: {visible(shown.state?.head.task ?? inside)} <span aria-hidden="true">✕</span></button></div>}
@@ -126,7 +128,7 @@ function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: 
       <span class="agent">{visible(trace.agent_type)}</span>
       {(open || !imported) && <span class="num" title="duration"><Lasting from={trace.created_at} to={trace.completed_at ?? (open ? null : trace.updated_at)} exact={open} /></span>}
       <Sum own={trace} all={trace.tree_totals} subs={subs} />
-      <span class="num dim">{count(trace.last_event_id)} events</span>
+      <span class="num dim events">{count(trace.last_event_id)} events</span>
       <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>{shortId(trace.trace_id)}</button>
       <span class="grow" />
       {stopping ? <span class="stopping">cancel requested…</span> : open && <button onClick={cancel}>Cancel</button>}
@@ -139,10 +141,13 @@ function Sum({ own, all, subs }: { own: Totals; all: Totals; subs: number }) {
   const more = all.total_cost - own.total_cost;
   return (
     <>
-      <span class="num" title={`${count(own.total_tokens)} tokens; with sub-agents ${count(all.total_tokens)}`}>{short(all.total_tokens)} <small>tok</small></span>
-      <span class="num" title={`$${own.total_cost}; with sub-agents $${all.total_cost}`}>
-        {costOf(all.total_cost)}{subs > 0 && <small class="dim"> {more > 0 ? `(${costOf(more)} in ` : "("}{count(subs)} {subs === 1 ? "sub-agent" : "sub-agents"})</small>}
-      </span>
+      {all.total_tokens > 0 && <span class="num" title={`${count(own.total_tokens)} tokens; with sub-agents ${count(all.total_tokens)}`}>{short(all.total_tokens)} <small>tok</small></span>}
+      {all.total_cost > 0 && (
+        <span class="num" title={`$${own.total_cost}; with sub-agents $${all.total_cost}`}>
+          {costOf(all.total_cost)}{more > 0 && <small class="dim"> ({costOf(more)} in sub-agents)</small>}
+        </span>
+      )}
+      {subs > 0 && <span class="num dim">{count(subs)} {subs === 1 ? "sub-agent" : "sub-agents"}</span>}
     </>
   );
 }
@@ -192,7 +197,7 @@ function Cancel({ trace, close }: { trace: Trace; close: () => void }) {
 
 function useTitle(trace: Trace | undefined, questions: number): void {
   const mark = { running: "◐", waiting: "?", completed: "✓", failed: "✕", stopped: "■", lost: "⚡" }[trace?.status ?? "running"];
-  const title = trace ? `${questions ? `(${questions}) ` : ""}${mark} ${visible(trace.task)} · tracewatch` : "tracewatch";
+  const title = trace ? `${questions ? `(${questions}) ` : ""}${mark} ${visible(trace.task.slice(0, 80))} · tracewatch` : "tracewatch";
   useEffect(() => {
     document.title = title;
   }, [title]);

@@ -38,7 +38,7 @@ function Pill({ log }: { log?: TraceLog }) {
   else if (link.kind === "waiting") {
     const left = link.retryAt - now.value;
     kind = "off";
-    if (!navigator.onLine || now.value - link.since > OFFLINE_AFTER) words = `offline since ${timeOfDay(new Date(link.since).toISOString(), now.value).slice(0, -3)}`;
+    if (!navigator.onLine || now.value - link.since > OFFLINE_AFTER) words = `offline since ${timeOfDay(new Date(link.since).toISOString()).slice(0, -3)}`;
     else words = left > 500 ? `reconnecting in ${Math.ceil(left / 1000)} s` : "reconnecting";
   } else if (link.kind === "open") {
     if (!log) [kind, words] = ["live", "live"];

@@ -31,6 +31,7 @@ interface TreeRow {
   totals: Totals | null; // of a sub-trace
   current: boolean;
   open: boolean | null; // null: nothing below
+  errors: number; // in it and below
 }
 
 export const samePlace = (a: Place, b: Place): boolean => a.traceId === b.traceId && a.goalId === b.goalId;
@@ -162,7 +163,7 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
     const rowId = `${path}/${id}`;
     rows.push({
       id: rowId, height: 0, depth, goal: null, sub, place: { traceId: id, goalId: null }, current: false, open,
-      status: live?.status ?? sub.status, totals: live?.tree_totals ?? sub.stats,
+      status: live?.status ?? sub.status, totals: live?.tree_totals ?? sub.stats, errors: 0,
     });
     const inner = open ? logs.get(id) : undefined;
     if (inner?.state) addTrace(inner, depth + 1, rowId);
@@ -171,6 +172,7 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
   function addTrace(of: TraceLog, depth: number, path: string): void {
     const state = of.state!;
     const placed = new Set<string>();
+    const errors = errorsOf(of);
     function addGoal(id: string, level: number): void {
       const goal = state.goals.get(id)!;
       const children = state.children.get(id) ?? [];
@@ -179,7 +181,7 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
       const open = children.length || subs.length ? !tree.folded.has(rowId) : null;
       rows.push({
         id: rowId, height: 0, depth: level, goal, sub: null, place: { traceId: of.id, goalId: id },
-        current: state.head.current_goal_id === id && !state.ended, open, status: null, totals: null,
+        current: state.head.current_goal_id === id && !state.ended, open, status: null, totals: null, errors: errors.get(id) ?? 0,
       });
       for (const sub of subs) placed.add(sub);
       if (open === false) return;
@@ -194,6 +196,20 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
   return rows;
 }
 
+/** Failed calls and failed sub-agents of each goal, those below it included. */
+function errorsOf(log: TraceLog): Map<string, number> {
+  const sums = new Map<string, number>();
+  const add = (id: string | null | undefined) => {
+    for (; id; id = log.state!.goals.get(id)?.parent_id) sums.set(id, (sums.get(id) ?? 0) + 1);
+  };
+  for (const item of log.items) if (item.error && item.message) add(item.goalId);
+  for (const sub of log.state!.subTraces.values()) {
+    const status = app.traces.byId.get(sub.trace_id)?.status ?? sub.status;
+    if (status === "failed" || status === "lost") add(sub.parent_goal_id);
+  }
+  return sums;
+}
+
 interface Line {
   goal: Goal | null;
   sub: SubTrace | null;
@@ -204,6 +220,7 @@ interface Line {
   cost: number;
   current: boolean;
   open: boolean | null;
+  errors: number;
   n: number;
   selected: boolean;
   focused: boolean;
@@ -212,10 +229,10 @@ interface Line {
 }
 
 function lineOf(row: TreeRow) {
-  const { goal, sub, depth, status, current, open } = row;
+  const { goal, sub, depth, status, current, open, errors } = row;
   const stats = goal?.cumulative_stats;
   return {
-    goal, sub, depth, status, current, open,
+    goal, sub, depth, status, current, open, errors,
     messages: stats?.message_count ?? row.totals?.total_messages ?? 0,
     tokens: stats?.total_tokens ?? row.totals?.total_tokens ?? 0,
     cost: stats?.total_cost ?? row.totals?.total_cost ?? 0,
@@ -238,6 +255,7 @@ const TreeLine = memo(function TreeLine(line: Line) {
       )}
       <StateMark state={state} />
       <span class="words">{sub && <em class="agent">{visible(sub.agent_type)}</em>}{visible(title)}</span>
+      {line.errors > 0 && <span class="num trouble" title={`${line.errors} failed here or below`}>✕ {line.errors}</span>}
       <span class="num n">{line.messages || ""}</span>
       <span class="num c">{line.cost ? cost(line.cost) : line.tokens ? short(line.tokens) : ""}</span>
     </div>

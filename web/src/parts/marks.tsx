@@ -48,11 +48,11 @@ export function Lasting({ from, to, exact }: { from: string; to: string | null; 
 }
 
 export function Tokens({ n }: { n: number }) {
-  return <span class="num" title={`${count(n)} tokens`}>{n ? short(n) : "–"}</span>;
+  return <span class="num" title={`${count(n)} tokens`}>{n ? short(n) : <i class="none">–</i>}</span>;
 }
 
 export function Cost({ dollars }: { dollars: number }) {
-  return <span class="num" title={dollars ? `$${dollars}` : undefined}>{cost(dollars)}</span>;
+  return <span class="num" title={dollars ? `$${dollars}` : undefined}>{dollars ? cost(dollars) : <i class="none">–</i>}</span>;
 }
 
 /** Bars for the events of the last minute. */

@@ -2,7 +2,6 @@
 
 import { memo } from "../memo";
 import { useState } from "preact/hooks";
-import { now } from "../clock";
 import { isObject, toolName } from "../fold";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
 import { traceHref } from "../route";
@@ -19,26 +18,27 @@ export interface RowProps {
   version: number; // of the item: drawn again when it is another
   log: TraceLog;
   heading: string | null; // the goal that begins with this row
+  date: string | null; // the day that begins with this row
   selected: boolean;
   hit: boolean;
-  day: number; // changes at midnight
   ended: boolean; // the trace has ended: what still runs never came to an end
   select: (item: Item) => void;
 }
 
 export const MessageRow = memo(function MessageRow(props: RowProps) {
-  const { item, heading, selected, hit } = props;
+  const { item, heading, date, selected, hit } = props;
   const fresh = item.live > 0 && performance.now() - item.live < FRESH_MS;
   const kind = item.gap ? "gap" : item.message ? (item.message.role === "tool" ? "tool" : "text") : "note";
   return (
     <>
+      {date !== null && <div class="daybreak">{date}</div>}
       {heading !== null && <div class="goalhead">{visible(heading)}</div>}
       <div
         class={`row ${kind}${item.error ? " error" : ""}${selected ? " selected" : ""}${hit ? " hit" : ""}${fresh ? " fresh" : ""}`}
         data-event={item.id}
       >
         <button class="at" title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`} onClick={() => props.select(item)}>
-          {timeOfDay(item.at, props.day)}
+          {timeOfDay(item.at)}
         </button>
         {item.gap ? <GapRow item={item} /> : item.message ? (kind === "tool" ? <Tool {...props} message={item.message} /> : <Said {...props} message={item.message} />) : <Note {...props} />}
       </div>
@@ -116,7 +116,7 @@ function Tool({ item, message, ended }: RowProps & { message: Message }) {
         <button class="line" aria-expanded={Boolean(open)} onClick={toggle}>
           <i aria-hidden="true" />
           <b>{visible(toolName(message) ?? "tool")}</b>
-          <span class="args">{args === undefined ? (output === undefined ? "" : preview(output)) : argsPreview(args)}</span>
+          {!isEmpty(args ?? output ?? []) && <span class="args">{args === undefined ? preview(output) : argsPreview(args)}</span>}
         </button>
         {failed && !open && <Terminal text={errorText(output, message)} open={false} toggle={toggle} bad />}
         {open && (
@@ -147,9 +147,15 @@ function argsPreview(args: Json): string {
 
 function errorText(output: Json | undefined, message: Message): string {
   if (typeof output === "string") return output;
-  if (isObject(output) && typeof output.message === "string") return output.message;
+  if (isObject(output)) {
+    for (const key of ["message", "error", "last_action_error", "detail", "stderr", "reason"]) {
+      const words = output[key];
+      if (typeof words === "string" && words) return words;
+    }
+    if (isObject(output.metadata)) return errorText(output.metadata, message);
+  }
   if (output === undefined || output === true) return String((message as { error?: Json }).error ?? "failed");
-  return preview(output, 600);
+  return preview(output, 200);
 }
 
 /** Roughly how many bytes a value has. */
@@ -233,7 +239,7 @@ function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceLo
       <StateMark state={open ? "waiting" : answer?.event === "input_provided" ? "completed" : "abandoned"} quiet />
       <span><b>{visible(String(event.question))}</b>{" "}
         {answer?.event === "input_provided" ? (
-          <span class="answer">{preview(answer.value, 400)} <span class="dim">by {visible(String(answer.by ?? "somebody"))}, {timeOfDay(answer.ts, now.peek())}</span></span>
+          <span class="answer">{preview(answer.value, 400)} <span class="dim">by {visible(String(answer.by ?? "somebody"))}, {timeOfDay(answer.ts)}</span></span>
         ) : answer ? <span class="dim">expired unanswered</span> : open ? <span class="waits">waits for an answer</span> : <span class="dim">closed unanswered</span>}
       </span>
     </div>

@@ -1,8 +1,7 @@
 // What was said: the list of messages with its filter, search, jumps and following.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { now } from "../clock";
-import { count, visible } from "../format";
+import { count, dayOf, visible } from "../format";
 import { useKeys } from "../keys";
 import { param, setParams } from "../route";
 import type { Item, TraceLog } from "../trace";
@@ -103,7 +102,6 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, limit, ch
   const fresh = atEnd ? 0 : countAfter(items, seen);
   const history = log.history.value;
   const goal = goalId === null ? null : log.state?.goals.get(goalId);
-  const day = Math.floor((now.peek() - new Date().getTimezoneOffset() * 60_000) / 86_400_000) * 86_400_000 + new Date().getTimezoneOffset() * 60_000;
   const ended = Boolean(log.state?.ended);
   const position = matches && hit >= 0 ? matches.findIndex((item) => item.id === hit) + 1 : 0;
 
@@ -155,8 +153,9 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, limit, ch
           }}
           render={(item, i) => (
             <MessageRow
-              item={item} version={item.version} log={log} day={day} ended={ended} select={inspect}
+              item={item} version={item.version} log={log} ended={ended} select={inspect}
               heading={goalId === null || goals!.size > 1 ? headingOf(log, items, i) : null}
+              date={dateOf(items, i)}
               selected={item.id === inspected} hit={item.id === hit}
             />
           )}
@@ -196,6 +195,20 @@ function headingOf(log: TraceLog, items: readonly Item[], i: number): string | n
     break;
   }
   return log.state?.goals.get(item.goalId)?.description ?? null;
+}
+
+/** The day that a row begins: of the first message if it is not today, and where a day has passed between messages. */
+function dateOf(items: readonly Item[], i: number): string | null {
+  const item = items[i]!;
+  if (!item.message) return null;
+  const local = (at: string) => new Date(at).toDateString();
+  for (let before = i - 1; before >= 0; before--) {
+    const other = items[before]!;
+    if (!other.message) continue;
+    // The same 24 hours nearly always means the same day; only then is the calendar asked
+    return other.at.slice(0, 13) === item.at.slice(0, 13) || local(other.at) === local(item.at) ? null : dayOf(item.at);
+  }
+  return local(item.at) === new Date().toDateString() ? null : dayOf(item.at);
 }
 
 function countAfter(items: readonly Item[], id: number): number {
