@@ -22,6 +22,7 @@ export interface Activity {
 export class Traces {
   readonly byId = new Map<string, Trace>();
   readonly version = signal(0);
+  readonly currentVersion = signal(0); // counts changes of `current`
   readonly loaded = signal(false);
   readonly inputs = signal<OpenInput[]>([]);
   readonly current = new Map<string, { goalId: string; words: string }>(); // what traces are doing now
@@ -147,7 +148,7 @@ export class Traces {
   }
 
   private changed = (): void => {
-    this.version.value++;
+    this.currentVersion.value++;
   };
 }
 

@@ -31,9 +31,9 @@ interface ListRow {
 }
 
 type Sort = "created" | "activity" | "messages" | "tokens" | "cost" | "duration";
-const SORTS: Record<Sort, (trace: Trace, at: number) => number> = {
-  created: (t) => Date.parse(t.created_at),
-  activity: (t) => Date.parse(t.updated_at),
+const SORTS: Record<Sort, (trace: Trace, at: number) => number | string> = {
+  created: (t) => t.created_at, // times of one form: their text sorts as they do
+  activity: (t) => t.updated_at,
   messages: (t) => t.tree_totals.total_messages,
   tokens: (t) => t.tree_totals.total_tokens,
   cost: (t) => t.tree_totals.total_cost,
@@ -43,6 +43,7 @@ const SORTS: Record<Sort, (trace: Trace, at: number) => number> = {
 export function ListPage() {
   const { traces } = app;
   const version = traces.version.value;
+  traces.currentVersion.value;
   const text = param("f") ?? "";
   const sort = (param("sort") ?? "created") as Sort;
   const up = param("dir") === "up";
@@ -182,7 +183,8 @@ function buildRows(all: Trace[], test: ((trace: Trace) => boolean) | null, sort:
   const key = SORTS[sort];
   const order = (list: Trace[]) => {
     const keyed = list.map((trace) => [key(trace, at), trace] as const);
-    keyed.sort((a, b) => (up ? a[0] - b[0] : b[0] - a[0]) || (a[1].trace_id < b[1].trace_id ? 1 : -1));
+    const by = up ? 1 : -1;
+    keyed.sort((a, b) => (a[0] < b[0] ? -by : a[0] > b[0] ? by : a[1].trace_id < b[1].trace_id ? 1 : -1));
     return keyed.map(([, trace]) => trace);
   };
   const row = (trace: Trace, depth: number): ListRow => ({ id: trace.trace_id, height: 0, trace, depth, below: 0, open: false, troubles: 0, asking: 0 });

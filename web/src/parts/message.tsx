@@ -118,7 +118,7 @@ function Tool({ item, message, ended }: RowProps & { message: Message }) {
           <b>{visible(toolName(message) ?? "tool")}</b>
           {!isEmpty(args ?? output ?? []) && <span class="args">{args === undefined ? preview(output) : argsPreview(args)}</span>}
         </button>
-        {failed && !open && <Terminal text={errorText(output, message)} open={false} toggle={toggle} bad />}
+        {failed && !open && <Terminal text={errorText(output, message)} open={false} toggle={toggle} bad lines={4} />}
         {open && (
           <div class="opened">
             {args !== undefined && !isEmpty(args) && <Block name="arguments" value={args} />}

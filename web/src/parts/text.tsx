@@ -18,8 +18,8 @@ export function fold(text: string, lines = FOLD_LINES, chars = FOLD_CHARS): Fold
     if (at < 0 || at > chars) break;
   }
   const end = at < 0 ? chars : Math.min(at, chars);
-  if (text.length <= end * 1.3 + 200 && text.length < chars * 1.3 && (at < 0 || text.indexOf("\n", at + 400) < 0)) return { text, cut: false, lines: 0 };
-  if (end >= text.length) return { text, cut: false, lines: 0 };
+  const rest = text.length - end;
+  if (rest <= 0 || (rest < 200 && text.indexOf("\n", end + 1) < 0)) return { text, cut: false, lines: 0 };
   return { text: text.slice(0, end), cut: true, lines: text.split("\n").length };
 }
 
@@ -28,7 +28,7 @@ interface TextProps { text: string; open: boolean | undefined; toggle: () => voi
 function More({ text, open, lines, toggle }: { text: string; open: boolean; lines: number; toggle: () => void }) {
   return (
     <button class="link more" aria-expanded={open} onClick={toggle}>
-      {open ? "Show less" : lines > FOLD_LINES ? `Show all ${count(lines)} lines` : `Show all ${count(text.length)} characters`}
+      {open ? "Show less" : lines > 4 ? `Show all ${count(lines)} lines` : `Show all ${count(text.length)} characters`}
     </button>
   );
 }
@@ -60,8 +60,8 @@ function Markdown({ text }: { text: string }) {
   return render ? <div key="md" ref={box} class="prose" dir="auto" /> : <div key="plain" ref={box} class="plain" dir="auto">{visible(text)}</div>;
 }
 
-export function Terminal({ text, open, toggle, bad }: TextProps & { bad?: boolean }) {
-  const folded = fold(text);
+export function Terminal({ text, open, toggle, bad, lines }: TextProps & { bad?: boolean; lines?: number }) {
+  const folded = fold(text, lines, lines && lines * 120);
   const shown = open || !folded.cut ? text : folded.text;
   return (
     <>

@@ -64,6 +64,7 @@ export function VirtualList<T extends Row>(props: Props<T>) {
     if (!box.current) return;
     space.current!.style.height = `${layout.total}px`;
     rows.current!.style.transform = `translateY(${layout.top(at.start)}px)`;
+    if (fixed && !follow) return; // nothing to hold on to, and reading scrollTop would lay the page out now
     const wanted = follow && at.end ? box.current.scrollHeight : at.anchor ? layout.topOf(at.anchor) + at.shift : null;
     if (wanted !== null && Math.abs(box.current.scrollTop - wanted) > 0.5) {
       box.current.scrollTop = wanted;
@@ -90,6 +91,7 @@ export function VirtualList<T extends Row>(props: Props<T>) {
   /** After rows were measured: is what is drawn still what is to be seen? */
   function settle(): void {
     place();
+    if (fixed) return;
     const { scrollTop, clientHeight } = box.current!;
     if (layout.indexAt(scrollTop) < at.start || (layout.indexAt(scrollTop + clientHeight) >= at.stop && at.stop < items.length)) redraw((n) => n + 1);
   }
