@@ -4,6 +4,9 @@ import DOMPurify from "dompurify";
 import { Marked } from "marked";
 
 const marked = new Marked({ gfm: true, breaks: true, async: false });
+// HTML in an agent's text is something it says, not something to draw
+const escape = (text: string) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
+marked.use({ renderer: { html: ({ text }) => escape(text) } });
 const purify = DOMPurify(window);
 
 purify.addHook("uponSanitizeElement", (node, data) => {

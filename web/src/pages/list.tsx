@@ -1,11 +1,12 @@
 // The list of traces: what needs a person on top, then all of them, live.
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app } from "../app";
 import { now } from "../clock";
 import { count, visible } from "../format";
 import { parseFilter, toggleWord } from "../filter";
 import { useKeys } from "../keys";
+import { Cancel } from "../parts/cancel";
 import { Bar } from "../parts/frame";
 import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
 import { Question } from "../parts/question";
@@ -50,6 +51,7 @@ export function ListPage() {
   const flat = param("flat") === "1";
   const [open, setOpen] = useState<Set<string>>(new Set());
   const [focus, setFocus] = useState(0);
+  const [cancelling, setCancelling] = useState<Trace | null>(null);
   const input = useRef<HTMLInputElement>(null);
   const list = useRef<ListHandle>(null);
 
@@ -71,11 +73,13 @@ export function ListPage() {
     setFocus(at);
     list.current?.show(at);
   };
-  const toggle = (id: string) => {
-    const next = new Set(open);
-    if (!next.delete(id)) next.add(id);
-    setOpen(next);
-  };
+  const toggle = useCallback((id: string) => {
+    setOpen((before) => {
+      const next = new Set(before);
+      if (!next.delete(id)) next.add(id);
+      return next;
+    });
+  }, []);
   const enter = () => rows[focus] && go(traceHref(rows[focus]!.trace.trace_id));
   useKeys("Traces", [
     { keys: "/", does: "Filter", run: () => input.current?.focus() },
@@ -86,6 +90,7 @@ export function ListPage() {
     { keys: "Enter o", does: "Open", run: enter },
     { keys: "ArrowRight", does: "Show its sub-agents", run: () => rows[focus]?.below && !rows[focus]!.open && toggle(rows[focus]!.id) },
     { keys: "ArrowLeft", does: "Hide its sub-agents", run: () => rows[focus]?.open && toggle(rows[focus]!.id) },
+    { keys: "x", does: "Cancel it", run: () => rows[focus] && isOpen(rows[focus]!.trace) && setCancelling(rows[focus]!.trace) },
     { keys: "Escape", does: "Clear the filter", run: () => setParams({ f: null }) },
   ]);
 
@@ -124,12 +129,15 @@ export function ListPage() {
           </div>
           {rows.length === 0 && <p class="nothing">No trace passes the filter. <button class="link" onClick={() => setParams({ f: null })}>Clear it</button></p>}
           <VirtualList items={rows} estimate={ROW} fixed handle={list} role="rowgroup" rowRole="presentation" label="Traces" class="tbody"
-            render={(row, i) => <Line {...row} n={i} focused={i === focus} toggle={toggle} words={now_(row.trace)} tick={row.trace.is_running ? Math.floor(now.value / 5000) : 0} />} />
+            render={(row, i) => <Line {...row} n={i} focused={i === focus} toggle={toggle} cancel={setCancelling} words={now_(row.trace)} tick={row.trace.is_running ? Math.floor(now.value / 5000) : 0} />} />
         </div>
       </main>
+      {cancelling && <Cancel trace={cancelling} close={() => setCancelling(null)} />}
     </>
   );
 }
+
+const isOpen = (trace: Trace): boolean => trace.status === "running" || trace.status === "waiting";
 
 /** What a trace is doing, or what came of it. */
 function now_(trace: Trace): string {
@@ -148,12 +156,13 @@ interface LineProps extends ListRow {
   words: string;
   tick: number;
   toggle: (id: string) => void;
+  cancel: (trace: Trace) => void;
 }
 
-const Line = memo(function Line({ trace, depth, below, open, troubles, asking, n, focused, words, toggle }: LineProps) {
+const Line = memo(function Line({ trace, depth, below, open, troubles, asking, n, focused, words, toggle, cancel }: LineProps) {
   const bars = app.traces.bars(trace.trace_id, Date.now());
   const { tree_totals: sums } = trace;
-  const running = trace.status === "running" || trace.status === "waiting";
+  const running = isOpen(trace);
   const imported = typeof trace.metadata?.format === "string" && !running;
   return (
     <div class={`tr is-${trace.status}${focused ? " focused" : ""}`} role="row" aria-rowindex={n + 1} onClick={(event) => event.defaultPrevented || event.metaKey || event.ctrlKey || (event.target as Element).closest("a") || go(traceHref(trace.trace_id))}>
@@ -166,7 +175,7 @@ const Line = memo(function Line({ trace, depth, below, open, troubles, asking, n
         {troubles > 0 && <small class="badge failed">✕ {count(troubles)}</small>}
       </span>
       <span role="cell" class="c-agent words dim">{visible(trace.agent_type)}</span>
-      <span role="cell" class={`c-now words ${trace.status === "failed" ? "bad" : running ? "" : "dim"}`} title={visible(words)}>{visible(words)}</span>
+      <span role="cell" class={`c-now words ${trace.status === "failed" ? "bad" : running ? "" : "dim"}`} title={visible(words)}>{visible(words)}{running && <button class="stop" tabIndex={-1} title="Cancel this run (x)" onClick={(event) => (event.preventDefault(), event.stopPropagation(), cancel(trace))}>Cancel</button>}</span>
       <span role="cell" class="c-spark">{bars && <Spark bars={bars} />}</span>
       <span role="cell" class="num n-messages">{count(sums.total_messages)}</span>
       <span role="cell" class="num n-tokens"><Tokens n={sums.total_tokens} /></span>

@@ -1,11 +1,11 @@
 // The page of one trace: header, goal tree, messages, questions, inspector.
 
-import { useEffect, useState } from "preact/hooks";
-import { ApiError, cancelTrace } from "../api";
-import { app, closeLog, copy, openLog, say } from "../app";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { app, closeLog, copy, openLog, say, spoken } from "../app";
 import { count, cost as costOf, shortId, short, visible } from "../format";
 import { useKeys } from "../keys";
-import { Bar, Dialog } from "../parts/frame";
+import { Cancel } from "../parts/cancel";
+import { Bar } from "../parts/frame";
 import { GoalTreePane, type Place } from "../parts/goals";
 import { Inspector } from "../parts/inspector";
 import { Lasting, StateMark } from "../parts/marks";
@@ -58,7 +58,8 @@ export function TracePage({ traceId }: { traceId: string }) {
   const trace = log.state?.trace() ?? app.traces.get(traceId);
   const inputs = [...(log.state?.pendingInputs.values() ?? [])];
   const inner = inside === traceId ? [] : [...(shown.state?.pendingInputs.values() ?? [])];
-  useTitle(trace, inputs.length);
+  useTitle(trace, Math.max(inputs.length, app.traces.inputs.value.length));
+  useSpoken(trace, inputs.map((asked) => asked.question).join(". "));
 
   const bare = log.state !== null && !log.state.goals.size && !log.state.subTraces.size; // nothing to show a tree of
 
@@ -170,29 +171,15 @@ async function exportLines(trace: Trace): Promise<void> {
   }
 }
 
-function Cancel({ trace, close }: { trace: Trace; close: () => void }) {
-  const [reason, setReason] = useState("");
-  const [fault, setFault] = useState("");
-  async function send(event: Event): Promise<void> {
-    event.preventDefault();
-    try {
-      await cancelTrace(trace.trace_id, reason.trim());
-      say("Cancel requested");
-      close();
-    } catch (error) {
-      setFault((error as ApiError).message);
-    }
-  }
-  return (
-    <Dialog title="Cancel this run?" close={close}>
-      <form onSubmit={send} class="cancel">
-        <p>{visible(trace.task)}</p>
-        <label>Why, for the agent and for whoever reads this later<input type="text" value={reason} onInput={(event) => setReason(event.currentTarget.value)} autoFocus /></label>
-        {fault && <p class="fault" role="alert">{fault}</p>}
-        <div class="options"><button type="button" onClick={close}>Let it run</button><button class="danger">Cancel the run</button></div>
-      </form>
-    </Dialog>
-  );
+/** Tell screen readers what changes in the run: its status, and that it asks something. */
+function useSpoken(trace: Trace | undefined, questions: string): void {
+  const before = useRef({ status: trace?.status, questions });
+  useEffect(() => {
+    const { status, questions: asked } = before.current;
+    before.current = { status: trace?.status, questions };
+    if (questions && questions !== asked) spoken.value = `Question: ${questions}`;
+    else if (status && trace && status !== trace.status) spoken.value = `The run is now ${trace.status}`;
+  }, [trace?.status, questions]);
 }
 
 function useTitle(trace: Trace | undefined, questions: number): void {

@@ -4,9 +4,10 @@
 // Rule 2: a sub-agent's own tree is watched only while it is open.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { app, closeLog, openLog } from "../app";
+import { app, closeLog, copy, openLog } from "../app";
 import { cost, count, short, visible } from "../format";
 import { memo } from "../memo";
+import { traceHref } from "../route";
 import type { TraceLog } from "../trace";
 import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../types";
 import { StateMark } from "./marks";
@@ -131,7 +132,7 @@ export function GoalTreePane({ log, place, choose }: { log: TraceLog; place: Pla
       ) : (
         <p class="nothing">{log.phase.value.kind === "loading" ? "" : "This run has no goals; all its messages are on the right."}</p>
       )}
-      <Details row={rows.find((row) => samePlace(row.place, place))} />
+      <Details root={log.id} row={rows.find((row) => samePlace(row.place, place))} />
     </div>
   );
 }
@@ -262,7 +263,7 @@ const TreeLine = memo(function TreeLine(line: Line) {
   );
 });
 
-function Details({ row }: { row: TreeRow | undefined }) {
+function Details({ row, root }: { row: TreeRow | undefined; root: string }) {
   if (!row) return null;
   const { goal, sub } = row;
   return (
@@ -272,7 +273,8 @@ function Details({ row }: { row: TreeRow | undefined }) {
       {(goal?.summary ?? sub?.summary) && <p><span class="dim">result</span> {visible((goal?.summary ?? sub?.summary)!)}</p>}
       {goal?.cumulative_stats.preview && <p class="mono dim">{visible(goal.cumulative_stats.preview)}</p>}
       {goal && <Sums own={goal.self_stats} all={goal.cumulative_stats} />}
-      {sub && <p><a href={`/traces/${encodeURIComponent(sub.trace_id)}`}>Open this run on a page of its own</a></p>}
+      {goal && <p><button class="link" onClick={() => copy(location.origin + traceHref(root, { ...(row.place.traceId === root ? {} : { in: row.place.traceId }), goal: goal.id }), "a link to this goal")}>Copy link</button></p>}
+      {sub && <p><a href={traceHref(sub.trace_id)}>Open this run on a page of its own</a></p>}
     </div>
   );
 }
