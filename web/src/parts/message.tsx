@@ -222,13 +222,19 @@ function Note({ item, log }: RowProps) {
       return (
         <div class="call">
           <button class="line" aria-expanded={Boolean(open)} onClick={toggle}>
-            <i aria-hidden="true" /><span class="name">{visible(name)}</span><span class="args">{preview(payload as Json, 240)}</span>
+            <i aria-hidden="true" /><span class="name">{visible(name)}</span><span class="args">{argsPreview(payload as Json)}</span>
           </button>
-          {open && <div class="opened"><JsonTree value={payload as Json} /></div>}
+          {open && <div class="opened"><Payload value={payload as { [key: string]: Json }} /></div>}
         </div>
       );
     }
   }
+}
+
+/** What an event of another kind carries; text alone as text. */
+function Payload({ value }: { value: { [key: string]: Json } }) {
+  const values = Object.values(value);
+  return values.length === 1 && typeof values[0] === "string" ? <Block name={Object.keys(value)[0]!} value={values[0]} /> : <JsonTree value={value} />;
 }
 
 function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceLog }) {

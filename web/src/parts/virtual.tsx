@@ -91,7 +91,7 @@ export function VirtualList<T extends Row>(props: Props<T>) {
   /** After rows were measured: is what is drawn still what is to be seen? */
   function settle(): void {
     place();
-    if (fixed) return;
+    if (fixed || !box.current) return;
     const { scrollTop, clientHeight } = box.current!;
     if (layout.indexAt(scrollTop) < at.start || (layout.indexAt(scrollTop + clientHeight) >= at.stop && at.stop < items.length)) redraw((n) => n + 1);
   }
@@ -124,7 +124,7 @@ export function VirtualList<T extends Row>(props: Props<T>) {
   }, []);
   const watched = useRef(new Set<Element>()).current;
   useEffect(() => {
-    if (fixed) return;
+    if (fixed || !box.current) return;
     const drawn = new Set<Element>(rows.current!.children);
     for (const row of watched) if (!drawn.has(row)) (observer.unobserve(row), watched.delete(row));
     for (const row of drawn) if (!watched.has(row)) (observer.observe(row), watched.add(row));
