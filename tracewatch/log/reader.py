@@ -36,26 +36,34 @@ class Reader:
         self._connections = list(connections)
         self._cache = cache
         self._clock = clock
+        self._closing = False
         self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
         for connection in connections:
             self._free.put_nowait(connection)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Wait for what is being read and close the connections. Who still waits for one hears that it is over."""
+        if self._closing:
+            return
+        self._closing = True
+        for _ in self._connections:
+            await (await self._free.get()).close()
         for connection in self._connections:
-            await connection.close()
+            self._free.put_nowait(connection)
 
     @asynccontextmanager
     async def _lend(self, *, transaction: bool = False) -> AsyncIterator[aiosqlite.Connection]:
         connection = await self._free.get()
         try:
-            if transaction:
-                await connection.execute_fetchall("BEGIN")
+            if self._closing:
+                raise Unavailable("the log is closing", retry_after_s=1)
             try:
+                if transaction:
+                    await connection.execute_fetchall("BEGIN")
                 yield connection
             finally:
                 if transaction:
-                    await connection.execute_fetchall("COMMIT")
+                    await _end(connection)
         except sqlite3.Error as error:
             raise Unavailable(f"the log can't be read: {error}", retry_after_s=1) from error
         finally:
@@ -210,6 +218,15 @@ class Reader:
         return grown, newest
 
 
+async def _end(connection: aiosqlite.Connection) -> None:
+    # Also for a caller cancelled while BEGIN was on its way: it happens all the same, and a connection left inside
+    # that transaction would show its next borrowers the past for ever
+    try:
+        await connection.execute_fetchall("ROLLBACK")
+    except sqlite3.OperationalError:
+        pass  # BEGIN had failed: there is none
+
+
 def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
     where, values = ["1"], list[Any]()
     if query.status:
@@ -220,12 +237,13 @@ def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
         if value is not None:
             where.append(f"{column} = ?")
             values.append(value)
-    if query.q:
-        if len(query.q) >= 3:
+    text = query.q.replace("\0", "") if query.q else ""  # an FTS query ends at NUL
+    if text:
+        if len(text) >= 3:
             where.append("trace_key IN (SELECT rowid FROM traces_text WHERE traces_text MATCH ?)")
-            values.append('"' + query.q.replace('"', '""') + '"')
+            values.append('"' + text.replace('"', '""') + '"')
         else:
-            like = "%" + query.q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+            like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             where.append("trace_key > (SELECT COALESCE(MAX(trace_key), 0) - ? FROM traces)")
             where.append("(task LIKE ? ESCAPE '\\' OR trace_id LIKE ? ESCAPE '\\' OR agent_type LIKE ? ESCAPE '\\')")
             values.extend([SHORT_SEARCH_ROWS, like, like, like])

@@ -16,12 +16,11 @@ from typing import Any
 import aiosqlite
 import orjson
 
+from ..errors import Invalid
 from ..model.events import canonical
 from ..model.state import TOTALS, Event, State, apply_into
 from . import Grown
-from .rows import TRACE_COLUMNS, TraceRow, fetch, forget_complete, load_state, trace_rows
-
-SNAPSHOT_EVERY = 500  # events; the protocol's page, so opening a trace folds no more than one page
+from .rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow, fetch, forget_complete, load_state, trace_rows
 
 
 @dataclass(slots=True)
@@ -79,6 +78,10 @@ class Draft:
     changed_producers: set[str] = field(default_factory=set)
     renewed: bool = False
 
+    def renew(self) -> None:
+        """Count the recorder's lease, if it has one, from now."""
+        self.renewed = self.renewed or self.row.lease_s is not None
+
 
 class Plan:
     """One job's new events for one trace, on a copy of its draft's state."""
@@ -101,7 +104,7 @@ class Plan:
         self.events.append((trace_key, event_id, self._offset, body))
         if event["event"] == "message_added":
             message = event["message"]
-            self.new_messages[message["message_id"]] = (state.total_messages, message["goal_id"], event_id)
+            self.new_messages[message["message_id"]] = (message["sequence"], message["goal_id"], event_id)
         elif event["event"] == "message_updated" and event["message_id"] in state.messages:
             self.changed_messages.add(event["message_id"])
         if event_id % SNAPSHOT_EVERY == 0:
@@ -128,6 +131,7 @@ class Transaction:
         self.ts = ts  # the same as the protocol writes it: every event of the group is appended at this time
         self.drafts: dict[str, Draft] = {}
         self.deleted: list[tuple[str, int]] = []  # (trace_id, last_event_id)
+        self.tree_changes: list[tuple[str, int, int, float]] = []  # (trace_id, differences): for it and all above
 
     # --- loading ---
 
@@ -154,7 +158,7 @@ class Transaction:
         return self.drafts.get(trace_id)
 
     def tree_totals(self, draft: Draft, state: State) -> dict[str, Any]:
-        """The sums of a trace with its sub-traces', as they will be with this transaction and the trace at ``state``."""
+        """The sums of a trace with its sub-traces', as they will be with this transaction and it at ``state``."""
         sums = draft.row.tree_totals()
         for other in self.drafts.values():
             above: Draft | None = other
@@ -177,13 +181,13 @@ class Transaction:
         if not missing:
             return
         owners = {trace_key: trace_id for trace_key, _, trace_id in missing}
-        rows = await fetch(
+        rows = await fetch(  # values, not json_each: SQLite's JSON cuts a string at NUL
             self.connection,
-            "SELECT m.trace_key, m.message_id, m.body, CASE WHEN m.body IS NULL THEN e.body END FROM json_each(?) AS j"
-            " JOIN messages AS m ON m.trace_key = json_extract(j.value, '$[0]')"
-            " AND m.message_id = json_extract(j.value, '$[1]')"
+            f"WITH j (trace_key, message_id) AS (VALUES {', '.join(['(?, ?)'] * len(missing))})"
+            " SELECT m.trace_key, m.message_id, m.body, CASE WHEN m.body IS NULL THEN e.body END"
+            " FROM j CROSS JOIN messages AS m USING (trace_key, message_id)"
             " LEFT JOIN events AS e ON e.trace_key = m.trace_key AND e.event_id = m.event_id",
-            orjson.dumps([[key, message_id] for key, message_id, _ in missing]).decode(),
+            *(value for key, message_id, _ in missing for value in (key, message_id)),
         )
         for trace_key in {row[0] for row in rows}:
             draft = self.drafts[owners[trace_key]]
@@ -206,7 +210,8 @@ class Transaction:
         return draft.producers[producer]
 
     async def insert_trace(self, values: dict[str, Any]) -> Draft:
-        """Insert a row of ``traces``; the rest of it is written by ``flush``."""
+        """Insert a row of ``traces``; ``flush`` writes the rest of it. Raises Invalid, having changed nothing."""
+        await self._check_above(values["trace_id"], values["parent_trace_id"])
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
         rows = await fetch(
@@ -218,7 +223,25 @@ class Transaction:
         row = TraceRow(*rows[0])
         draft = Draft(row, row.initial_state(), {}, renewed=True)
         self.drafts[row.trace_id] = draft
+        below = await fetch(  # sub-traces that were restored before their parent
+            self.connection,
+            "SELECT SUM(tree_messages), SUM(tree_tokens), SUM(tree_cost) FROM traces WHERE parent_trace_id = ?",
+            row.trace_id,
+        )
+        if any(below[0]):
+            self.tree_changes.append((row.trace_id, *below[0]))
         return draft
+
+    async def _check_above(self, trace_id: str, parent_trace_id: str | None) -> None:
+        """A trace can't stand below itself: restored traces may name as their parent what was not there yet."""
+        if parent_trace_id is not None and await fetch(
+            self.connection,
+            "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
+            " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL) SELECT 1 FROM up WHERE trace_id = ?2",
+            parent_trace_id,
+            trace_id,
+        ):
+            raise Invalid(f"parent_trace_id: {parent_trace_id!r} is a sub-trace of {trace_id!r}, or it itself")
 
     # --- writing ---
 
@@ -295,7 +318,7 @@ class Transaction:
         )
 
     async def _write_tree_totals(self, changed: list[Draft], seq: int) -> None:
-        grown = []
+        grown = [(*change, seq) for change in self.tree_changes]
         for draft in changed:
             state, row = draft.state, draft.row
             difference = (
