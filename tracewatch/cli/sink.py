@@ -65,6 +65,10 @@ class Sink:
             narrator = self._narrators[trace_id] = Narrator(trace_id, whole=self._whole)
         return narrator
 
+    def knows_agent(self, trace_id: str) -> bool:
+        """Whether it is known whose sub-trace this is."""
+        return trace_id in self._screen.agents
+
     def know_agents(self, trace_id: str, sub_traces: Iterable[Mapping[str, Any]]) -> None:
         """Learn the sub-traces of ``trace_id`` that were started before the first event taken."""
         depth, _ = self._screen.agents.get(trace_id, (0, ""))
