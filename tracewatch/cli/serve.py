@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -69,10 +70,16 @@ def _serve(with_parent: bool, **given: Any) -> None:
 
     if with_parent:
         _leave_with_stdin()
-    try:
-        serve(settings, on_ready=lambda url: click.echo(f"listening on {url}", err=True))
-    except OSError as error:
-        raise CliError(f"can't listen on {settings.host} port {settings.port}: {error.strerror or error}") from error
+    asyncio.run(_look_at_log(settings.db))
+    serve(settings, on_ready=lambda url: click.echo(f"listening on {url}", err=True))
+
+
+async def _look_at_log(db: str) -> None:
+    """Open the log and close it: a file that can't be used is said in one line, before anything listens."""
+    from ..log import open_log
+
+    log = await open_log(db)
+    await log.close()
 
 
 def _command(run: Callable[..., None]) -> click.Command:
