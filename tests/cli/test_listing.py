@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.cli.conftest import Run, Spawned, done, record, thought
 from tests.support import ServerProcess
 from tracewatch.cli.common import CliError
-from tracewatch.cli.resolve import parse_url
+from tracewatch.cli.resolve import find_trace, parse_url
 from tracewatch.client.api import Api
 
 
@@ -107,3 +108,14 @@ def test_an_empty_server_says_so(tmp_path: Path, spawn: Callable[..., Spawned]) 
     with ServerProcess(tmp_path / "log.db") as empty:
         ran = spawn("tail", "latest", url=empty.url).end()
     assert ran.code == 2 and "no trace yet" in ran.err
+
+
+def test_without_a_trace_one_is_chosen_from_a_list(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("9\n2\n"))
+    _, chosen = find_trace(None, server.url, interactive=True)
+    assert chosen["trace_id"] == "old-2"
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Big one" in err and "Part" not in err and "\x1b" not in err

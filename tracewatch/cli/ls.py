@@ -32,7 +32,7 @@ EXAMPLES = examples("""
 @click.command("ls", epilog=EXAMPLES)
 @click.option("--status", type=click.Choice(STATUSES), help="Only traces of this status.")
 @click.option("--agent", metavar="TYPE", help="Only traces of this agent type.")
-@click.option("-q", "query", metavar="TEXT", help="Only traces with this in their task or id.")
+@click.option("-q", "query", metavar="TEXT", help="Only traces with this in their task, id or agent type.")
 @click.option("--children", is_flag=True, help="Sub-traces too, below their parents.")
 @click.option("--parent", metavar="TRACE", help="The sub-traces of this one instead.")
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="At most so many.")
