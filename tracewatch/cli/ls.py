@@ -63,7 +63,7 @@ def command(
             sys.stdout.buffer.write(orjson.dumps(trace) + b"\n")
     elif output == "json":
         listed = [trace for trace, _ in rows]
-        sys.stdout.buffer.write(orjson.dumps(listed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        sys.stdout.buffer.write(text.json_document(listed))
     else:
         _print_table(list(rows), api.url)
 

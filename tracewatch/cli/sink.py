@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from .lines import Line, Narrator
 from .screen import Screen
+from .text import json_document
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Sink:
         if self._form == "ndjson":
             self._write(body + b"\n")
         elif self._form == "json":
-            self._write(orjson.dumps(event, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            self._write(json_document(event))
         else:
             self._screen.show(line)
 
