@@ -115,7 +115,10 @@ async def socket(server: Serving | str, path: str, **params: Any) -> AsyncIterat
     """A WebSocket to any endpoint."""
     base = server if isinstance(server, str) else server.ws_url
     query = "?" + urlencode(params) if params else ""
-    async with connect(f"{base}{path}{query}", compression=None, max_size=None, open_timeout=DEADLINE_S) as ws:
+    # Without a limit on its queue: else this client stops reading, and waits in vain for the close when it leaves
+    async with connect(
+        f"{base}{path}{query}", compression=None, max_size=None, max_queue=None, open_timeout=DEADLINE_S
+    ) as ws:
         yield Watch(ws)
 
 
