@@ -253,7 +253,7 @@ async def test_a_cancelled_reader_leaves_nothing_behind(log: EventLog) -> None:
     """Cancelled at any step, on every connection: the next reader sees the log as it is, not as it was."""
     await create(log)
     for steps in range(12):
-        tasks = [asyncio.create_task(log.snapshot("t")) for _ in range(3)]
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(log.snapshot("t")) for _ in range(3)]
         tasks += [asyncio.create_task(log.messages("t", goal_id=None, before=None, limit=1)) for _ in range(3)]
         for _ in range(steps):
             await asyncio.sleep(0)

@@ -27,10 +27,9 @@ from ..errors import (
 )
 from ..model.events import canonical, check_size
 from ..model.rules import complete
-from ..model.state import TOTALS
 from . import Appended
 from .rows import fetch
-from .transaction import Draft, Plan, Transaction
+from .transaction import Draft, Plan, Transaction, stats_of
 
 
 @dataclass(slots=True, eq=False)
@@ -320,6 +319,5 @@ class Delete(Job):
         await tx.load([parent_id])
         parent = tx.draft(parent_id)
         if parent is not None:
-            told = parent.state.sub_traces.get(self.trace_id, {}).get("stats", {})
-            messages, tokens, cost = (told.get(key, 0) - was for key, was in zip(TOTALS, tree, strict=True))
-            tx.tree_changes.append((parent_id, messages, tokens, cost))
+            messages, tokens, cost = stats_of(parent.state.sub_traces, self.trace_id)
+            tx.tree_changes.append((parent_id, messages - tree[0], tokens - tree[1], cost - tree[2]))

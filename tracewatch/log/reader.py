@@ -20,7 +20,7 @@ import orjson
 from ..errors import Gap, Unavailable, UnknownTrace
 from ..model.state import State
 from . import Grown, Page, Snapshot, TraceQuery
-from .rows import TRACE_COLUMNS, TraceRow, fetch, load_state, trace_rows
+from .rows import TRACE_COLUMNS, TraceRow, fetch, hole, load_state, trace_rows
 from .transaction import Cached, StateCache
 
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
@@ -87,13 +87,15 @@ class Reader:
                 max_events,
                 max_bytes,
             )
-        if not rows:
-            raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
-        first, last, status = rows[0][:3]
-        bodies = [row[4] for row in rows] if rows[0][3] is not None else []
-        if bodies and rows[0][3] != after + 1:
-            bodies = []  # trimmed in between: the page says so by its first_event_id
-        return Page(bodies, after, first, last, status)
+            if not rows:
+                raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+            first, last, status = rows[0][:3]
+            found = [(row[3], row[4]) for row in rows if row[3] is not None]
+            if not first <= after + 1 <= last:
+                found = []  # trimmed, or the end: the page says so by its first and last_event_id
+            elif not found or found[0][0] != after + 1 or found[-1][0] != after + len(found):
+                raise hole(trace_id, after)
+        return Page([body for _, body in found], after, first, last, status)
 
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
         """See EventLog.snapshot."""

@@ -28,6 +28,8 @@ class Restore(Job):
 
     def traces(self) -> Iterator[str]:
         yield self.header["trace_id"]
+        if self.header["parent_trace_id"] is not None:
+            yield self.header["parent_trace_id"]
 
     def messages(self) -> Iterator[tuple[str, str]]:
         return named_messages(self.header["trace_id"], self.stored)

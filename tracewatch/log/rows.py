@@ -153,6 +153,11 @@ async def trace_rows(connection: aiosqlite.Connection, trace_ids: Iterable[str])
     return {row[1]: TraceRow(*row) for row in rows}
 
 
+def hole(trace_id: str, after: int) -> sqlite3.DatabaseError:
+    """The error for a log whose events do not follow one another: the file is damaged."""
+    return sqlite3.DatabaseError(f"trace {trace_id}: the log has a hole after event {after}")
+
+
 async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int, base: State | None = None) -> State:
     """The state after ``upto``: from ``base`` or the nearest kept snapshot, folding what comes after it.
 
@@ -182,8 +187,8 @@ async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int,
             state.last_event_id + 1,
             upto,
         )
-        if not bodies:
-            raise sqlite3.DatabaseError(f"trace {row.trace_id}: the log has a hole after {state.last_event_id}")
+        if len(bodies) != min(500, upto - state.last_event_id):
+            raise hole(row.trace_id, state.last_event_id)
         for (body,) in bodies:
             apply_into(state, orjson.loads(body))
         forget_complete(state)

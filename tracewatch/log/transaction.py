@@ -76,11 +76,22 @@ class Draft:
     new_messages: dict[str, tuple[int, str | None, int]] = field(default_factory=dict)  # (sequence, goal_id, event_id)
     changed_messages: set[str] = field(default_factory=set)
     changed_producers: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)  # sub-traces of which new events tell
     renewed: bool = False
+    logged: dict[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
+
+    def __post_init__(self) -> None:
+        self.logged = self.state.sub_traces
 
     def renew(self) -> None:
         """Count the recorder's lease, if it has one, from now."""
         self.renewed = self.renewed or self.row.lease_s is not None
+
+
+def stats_of(sub_traces: dict[str, dict[str, Any]], sub_id: str) -> tuple[int, int, float]:
+    """Messages, tokens and cost of a sub-trace as its parent's log tells of it."""
+    stats = sub_traces[sub_id]["stats"] if sub_id in sub_traces else dict.fromkeys(TOTALS, 0)
+    return stats["total_messages"], stats["total_tokens"], stats["total_cost"]
 
 
 class Plan:
@@ -93,6 +104,7 @@ class Plan:
         self.snapshots: list[tuple[int, int, bytes]] = []
         self.new_messages: dict[str, tuple[int, str | None, int]] = {}
         self.changed_messages: set[str] = set()
+        self.told: set[str] = set()
         self._offset = draft.events[-1][2] if draft.events else draft.row.log_bytes
 
     def put(self, event: Event, body: bytes | None = None) -> bytes:
@@ -107,6 +119,8 @@ class Plan:
             self.new_messages[message["message_id"]] = (message["sequence"], message["goal_id"], event_id)
         elif event["event"] == "message_updated" and event["message_id"] in state.messages:
             self.changed_messages.add(event["message_id"])
+        elif event["event"] in ("sub_trace_started", "sub_trace_completed"):
+            self.told.add(event["sub_trace_id"])
         if event_id % SNAPSHOT_EVERY == 0:
             self.snapshots.append((trace_key, event_id, orjson.dumps(state.to_json())))
         return body
@@ -119,6 +133,7 @@ class Plan:
         draft.snapshots.extend(self.snapshots)
         draft.new_messages.update(self.new_messages)
         draft.changed_messages |= self.changed_messages
+        draft.told |= self.told
 
 
 class Transaction:
@@ -131,6 +146,7 @@ class Transaction:
         self.ts = ts  # the same as the protocol writes it: every event of the group is appended at this time
         self.drafts: dict[str, Draft] = {}
         self.deleted: list[tuple[str, int]] = []  # (trace_id, last_event_id)
+        self.inserted: set[str] = set()
         self.tree_changes: list[tuple[str, int, int, float]] = []  # (trace_id, differences): for it and all above
 
     # --- loading ---
@@ -223,6 +239,7 @@ class Transaction:
         row = TraceRow(*rows[0])
         draft = Draft(row, row.initial_state(), {}, renewed=True)
         self.drafts[row.trace_id] = draft
+        self.inserted.add(row.trace_id)
         below = await fetch(  # sub-traces that were restored before their parent
             self.connection,
             "SELECT SUM(tree_messages), SUM(tree_tokens), SUM(tree_cost) FROM traces WHERE parent_trace_id = ?",
@@ -263,6 +280,7 @@ class Transaction:
         if producers:
             await run("INSERT OR REPLACE INTO producers VALUES (?, ?, ?)", producers)
         await self._write_traces(changed, seq)
+        await self._count_absent(changed)
         await self._write_tree_totals(changed, seq)
         if self.deleted:
             await run("INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, ?)", [(*d, seq) for d in self.deleted])
@@ -316,6 +334,21 @@ class Transaction:
             " lease_expires_at = ?, change_seq = ? WHERE trace_key = ?",
             values,
         )
+
+    async def _count_absent(self, changed: list[Draft]) -> None:
+        """A sub-trace that is not here (not restored, deleted) counts in its parent as the parent's log tells of it."""
+        pairs = {(draft.row.trace_id, sub_id) for draft in changed for sub_id in draft.told}
+        pairs |= {(self.drafts[sub_id].row.parent_trace_id or "", sub_id) for sub_id in self.inserted}
+        pairs = {pair for pair in pairs if pair[0] in self.drafts}
+        if not pairs:
+            return
+        here = set(await trace_rows(self.connection, {sub_id for _, sub_id in pairs}))
+        for parent_id, sub_id in pairs:
+            parent = self.drafts[parent_id]
+            before = stats_of(parent.logged, sub_id) if sub_id not in here or sub_id in self.inserted else (0, 0, 0.0)
+            now = stats_of(parent.state.sub_traces, sub_id) if sub_id not in here else (0, 0, 0.0)
+            if now != before:
+                self.tree_changes.append((parent_id, now[0] - before[0], now[1] - before[1], now[2] - before[2]))
 
     async def _write_tree_totals(self, changed: list[Draft], seq: int) -> None:
         grown = [(*change, seq) for change in self.tree_changes]
