@@ -37,10 +37,18 @@ _log = logging.getLogger("tracewatch")
 class Sender:
     """Delivers outboxes to one url."""
 
-    def __init__(self, url: str, spool_dir: str, spool_bytes: int, flush_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        spool_dir: str,
+        spool_bytes: int,
+        flush_s: float,
+        on_start: Callable[[], None] = lambda: None,  # a thread starts: see to its end
+    ) -> None:
         self.url = url
         self.direct = url.startswith("sqlite:")
         self.flush_s = flush_s
+        self._on_start = on_start
         self.directory = SpoolDir(spool_dir, spool_bytes)
         self._known: weakref.WeakSet[Outbox] = weakref.WeakSet()
         self._forget_threads()
@@ -51,7 +59,7 @@ class Sender:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
         self._over = False  # the process ends
 
     def after_fork(self) -> None:
@@ -91,8 +99,9 @@ class Sender:
             self._begin(outbox, self._loop)
 
     def _start(self) -> None:
+        self._on_start()
         self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
         self._link: Link = self._make_link()
         name = f"tracewatch {self.url}"
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name=name, daemon=True)
@@ -119,6 +128,7 @@ class Sender:
         task = asyncio.get_running_loop().create_task(self._deliver(delivery))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._wake.set()
 
     def shutdown(self) -> None:
         """Send what can be sent within ``flush_s``, put the rest on disk, end the thread."""
@@ -126,14 +136,16 @@ class Sender:
             thread, loop, self._over = self._thread, self._loop, True
         if thread is None or loop is None or not thread.is_alive():
             return
-        loop.call_soon_threadsafe(self._stop.set)
+        loop.call_soon_threadsafe(self._wake.set)
         thread.join(self.flush_s + EXIT_GRACE_S)
 
     def spill_rest(self) -> None:
-        """After ``shutdown``: what came since goes to disk, from whatever thread this is."""
+        """After ``shutdown``: what came since goes to disk, from whatever thread this is, and all files are let go."""
         for outbox in list(self._known):
             if outbox.memory_bytes:
                 outbox.spill(self.directory, self.url)
+            if outbox.spool is not None:
+                outbox.spool.close()
 
     # --- in the background thread ---
 
@@ -150,7 +162,8 @@ class Sender:
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         orphans_at = loop.time()
-        while not self._stop.is_set():
+        while not self._over:
+            self._wake.clear()
             now = loop.time()
             if now >= orphans_at:
                 orphans_at = now + ORPHANS_S
@@ -158,9 +171,9 @@ class Sender:
             self._spill(now)
             try:
                 async with asyncio.timeout(TICK_S if self._deliveries else ORPHANS_S):
-                    await self._stop.wait()
+                    await self._wake.wait()
             except TimeoutError:
-                pass  # a tick
+                pass  # nothing was said, but time has passed
         await self._finish()
 
     async def _deliver(self, delivery: Delivery) -> None:
@@ -259,10 +272,9 @@ class Senders:
         if url.startswith("sqlite:///"):
             url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).absolute()}"
         with self._lock:
-            self._hook()
             key = (url, settings.spool_dir)
             if key not in self._senders:
-                self._senders[key] = Sender(url, settings.spool_dir, settings.spool_bytes, settings.flush_s)
+                self._senders[key] = Sender(url, settings.spool_dir, settings.spool_bytes, settings.flush_s, self._hook)
             return self._senders[key]
 
     def _hook(self) -> None:
