@@ -350,34 +350,6 @@ async def test_more_than_memory_should_hold_goes_over_the_disk(
         assert not spools(spool_dir)
 
 
-# --- into a file -----------------------------------------------------------------------------------------------
-
-
-async def test_into_a_file_without_a_server(tmp_path: Path, new_trace: New, senders: Any) -> None:
-    with new_trace(f"sqlite:///{tmp_path}/t.db") as t:
-        with t.goal("g"):
-            say(t, 1, 1200)
-            t.event("Not A Name")
-            child = t.sub_trace("child")
-            child.complete("done")
-    assert await t.aflush(20)
-    assert await child.aflush(20)
-    await asyncio.to_thread(senders.end)
-    async with serving(tmp_path / "t.db") as server:
-        assert await steps(server.url, t.trace_id) == list(range(1, 1201))
-        answer = await asyncio.to_thread(Api(server.url).trace, t.trace_id)
-        assert answer["trace"]["status"] == "completed"
-        assert answer["sub_traces"][0]["summary"] == "done"
-
-
-async def test_into_a_file_that_a_server_serves(tmp_path: Path, new_trace: New) -> None:
-    async with serving(tmp_path / "t.db") as server:
-        t = new_trace(f"sqlite:///{tmp_path}/t.db")
-        say(t, 1, 100)
-        assert await t.aflush(20)
-        assert await steps(server.url, t.trace_id) == list(range(1, 101))
-
-
 def test_the_public_name_is_this_one() -> None:
     import tracewatch
 
