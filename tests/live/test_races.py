@@ -228,7 +228,7 @@ async def test_a_filter_passes_over_what_comes_live(tmp_path: Path, direct: bool
         await b.append(999)
         await b.append(1)
         await b.log.append("t", [{"event": "wanted"}])
-        await until(lambda: len(notes.events) == 1)
+        await until(lambda: len(notes.events) == 1 and "checkpoint" in notes.names())
         places = [int(f["cursor"].split(".")[1]) for f in notes.control if f["event"] == "checkpoint"]
         assert len(places) == 1 and 1000 <= places[0] <= 1001
 

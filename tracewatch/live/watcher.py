@@ -144,6 +144,7 @@ class Watcher:
             if on_start is not None:
                 on_start(snapshot)
             await self._start(snapshot)
+            del snapshot  # a watcher at the head must not keep its own old state alive
             try:
                 return await self._deliver()
             except UnknownTrace as error:  # a page was asked for before anybody had told of it
@@ -296,6 +297,7 @@ class Watcher:
                 await self._send_payload(payload)
                 return False  # the head may have moved meanwhile
             self.sink.write_control(payload)
+            del payload  # not for as long as it waits below
         if self.request.until_end and channel.ended:
             await self._send("end", status=channel.status, last_event_id=channel.head)
             return True
