@@ -191,3 +191,34 @@ def test_sub_traces_are_indented_and_named() -> None:
     for event, body in stored("s", {"event": "message_added", "message": {"role": "user", "content": "Go"}}):
         sink.take(event, body)
     assert "".join(out).splitlines()[-1][13:] == "  tester ❯ user      Go"
+
+
+def streaming(trace_id: str, *texts: str, end: bool = True) -> list[tuple[dict[str, Any], bytes]]:
+    """One message that streams in."""
+    message = {"message_id": "m", "role": "assistant", "content": "", "status": "streaming"}
+    return stored(
+        trace_id,
+        {"event": "message_added", "message": message},
+        *({"event": "message_updated", "message_id": "m", "append": text} for text in texts),
+        *([{"event": "message_updated", "message_id": "m", "patch": {"status": "complete"}}] if end else []),
+        {"event": "thought", "text": "after"},
+    )
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_two_messages_that_stream_at_once_are_not_mixed(ends: bool) -> None:
+    out: list[str] = []
+    screen = Screen(out.append, color=False, width=lambda: 100, by_agent=True)
+    sink = Sink("text", Filter(), lambda body: None, screen, "t1")
+    for one, two in zip(
+        streaming("t1", "One ", "two ", "three"), streaming("t2", "A ", "b ", "c", end=ends), strict=False
+    ):
+        sink.take(*one)
+        sink.take(*two)
+    if not ends:
+        sink.take(*streaming("t1", "x", "x", "x")[-1])
+    sink.finish()
+    rows = [row[13:] for row in "".join(out).splitlines()]
+    assert "◆ assistant One two three" in rows
+    assert "◆ assistant A b c" in rows
+    assert rows.index("◆ assistant A b c") < max(i for i, row in enumerate(rows) if row == "• thought   after")

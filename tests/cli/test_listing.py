@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.cli.conftest import Run, Spawned, done, record, thought
 from tests.support import ServerProcess
 from tracewatch.cli.common import CliError
-from tracewatch.cli.resolve import parse_url
+from tracewatch.cli.resolve import find_trace, parse_url
 from tracewatch.client.api import Api
 
 
@@ -51,11 +52,11 @@ def test_ls_filters(tw: Run) -> None:
 
 def test_the_table_has_a_row_a_trace_whole_and_escaped(tw: Run) -> None:
     head, *rows = tw("ls", "--children").text.splitlines()
-    assert head.split() == ["trace", "task", "agent", "age", "took", "msgs", "tokens", "cost"]
+    assert head.split() == ["trace", "agent", "age", "took", "msgs", "tokens", "cost", "task"]
     assert [row[0] for row in rows] == ["?", "✓", "✓", "✗"]
-    assert "  ↳ Part" in rows[1] and "helper" in rows[1]
-    assert rows[0].split()[-2:] == ["1,200", "$0.50"]
-    assert "Fix the \\x1b[31mlogin" in rows[3]
+    assert "↳ new-root-sub" in rows[1] and "helper" in rows[1]
+    assert rows[0].endswith("1,200  $0.50  Big one")
+    assert rows[3].endswith("Fix the \\x1b[31mlogin")
 
 
 def test_show(tw: Run) -> None:
@@ -107,3 +108,14 @@ def test_an_empty_server_says_so(tmp_path: Path, spawn: Callable[..., Spawned]) 
     with ServerProcess(tmp_path / "log.db") as empty:
         ran = spawn("tail", "latest", url=empty.url).end()
     assert ran.code == 2 and "no trace yet" in ran.err
+
+
+def test_without_a_trace_one_is_chosen_from_a_list(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("9\n2\n"))
+    _, chosen = find_trace(None, server.url, interactive=True)
+    assert chosen["trace_id"] == "old-2"
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Big one" in err and "Part" not in err and "\x1b" not in err

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from tracewatch.cli.text import age, count, cut, dollars, duration, escape, one_line, parse_duration, wrap
+from tracewatch.cli.text import (
+    age,
+    count,
+    cut,
+    dollars,
+    duration,
+    escape,
+    json_document,
+    one_line,
+    parse_duration,
+    wrap,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +50,13 @@ def test_no_escaped_text_can_move_the_cursor_or_hide(hostile: str) -> None:
     assert not any((ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 for c in shown)
     assert not any(c in shown for c in "\u200b\u200d\u200e\u202a\u202e\u2066\u2069\ufeff")
     assert "\n" not in one_line(hostile)
+
+
+@given(st.text().filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
+def test_json_for_people_is_the_same_json_and_plainly_visible(hostile: str) -> None:
+    document = json_document({"text": hostile})
+    assert orjson.loads(document) == {"text": hostile}
+    assert escape(document.decode()) == document.decode()
 
 
 @given(st.text(alphabet=st.sampled_from("ab 世\n")), st.integers(4, 30), st.integers(2, 30))

@@ -36,7 +36,7 @@ READY_S = 30.0
 _LISTENING = "listening on "
 
 
-@click.command("demo", epilog=EXAMPLES)
+@click.command("demo", epilog=EXAMPLES, short_help="Watch an agent at work, on a server of its own.")
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="So many times as fast."

@@ -85,6 +85,7 @@ class Tail:
 
     def _take(self, event: dict[str, Any], watching: Watch) -> None:
         trace_id = event["trace_id"]
+        self._introduce(trace_id, watching)
         if event["event_id"] > self.start.sub_traces.get(trace_id, 0):
             self.sink.take(event, watching.last_bytes)
         if trace_id != self.trace_id:
@@ -95,6 +96,16 @@ class Tail:
             self._look_whether_lost(watching)
         else:
             self.output.settle_sometimes()
+
+    def _introduce(self, trace_id: str, watching: Watch) -> None:
+        """A sub-trace's events may come before the one that says it was started; its snapshot has said whose it is."""
+        if self.sink.knows_agent(trace_id):
+            return
+        state = watching.states[trace_id]
+        above = state.parent_trace_id or self.trace_id
+        if above in watching.states:
+            self._introduce(above, watching)
+        self.sink.know_agents(above, [{"trace_id": trace_id, "agent_type": state.agent_type}])
 
     def _on_status(self, news: ConnectionStatus) -> None:
         assert self.watching is not None

@@ -23,7 +23,7 @@ from .lines import STATUS_GLYPHS
 
 _PATH = re.compile(r"(?P<prefix>.*?)(?:/api)?/traces/(?P<trace_id>[^/]+)(?:/(?:events|watch|messages|record))?/?")
 _ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}", re.ASCII)
-_LOOKED_AT = 20_000  # traces searched for a prefix; more than that want an id
+_LOOKED_AT = 20_000  # traces with a prefix somewhere in their id or task; more than that want an id
 _OFFERED = 15  # traces in the list to choose from
 
 TRACE_HELP = "TRACE is an id, the beginning of one, a URL (http://host/traces/ID), or `latest`."
@@ -91,7 +91,7 @@ def _exact(api: Api, trace_id: str) -> dict[str, Any] | None:
 
 def _by_prefix(api: Api, prefix: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
-    for number, trace in enumerate(every_trace(api, limit=1000)):
+    for number, trace in enumerate(every_trace(api, q=prefix, limit=1000)):
         if trace["trace_id"].startswith(prefix):
             found.append(trace)
         if number >= _LOOKED_AT:

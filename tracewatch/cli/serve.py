@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,6 @@ EXAMPLES = examples("""
     TRACEWATCH_PORT=8500 tracewatch serve --heartbeat-s 5
 """)
 _MAIN = ("db", "host", "port", "workers")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ServeCommand(click.Command):
@@ -52,7 +51,8 @@ def _leave_with_stdin() -> None:
     """End the process as SIGTERM would when stdin ends: whoever started it is gone, however it went."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not sys.stdin: a thread that holds its lock breaks the interpreter's exit
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -63,16 +63,23 @@ def _serve(with_parent: bool, **given: Any) -> None:
         settings = Settings.from_env(os.environ, **given)
     except InvalidField as error:
         raise CliError(error.message) from error
-    if settings.host not in _LOOPBACK:
-        raise CliError(f"--host {settings.host}: for now only loopback (127.0.0.1 or ::1) can be listened on")
+    from ..server.access import is_loopback  # the server is loaded only to serve, not for every --help
     from ..server.run import serve
 
+    if not is_loopback(settings.host):
+        raise CliError(f"--host {settings.host}: for now only loopback (127.0.0.1 or ::1) can be listened on")
     if with_parent:
         _leave_with_stdin()
-    try:
-        serve(settings, on_ready=lambda url: click.echo(f"listening on {url}", err=True))
-    except OSError as error:
-        raise CliError(f"can't listen on {settings.host} port {settings.port}: {error.strerror or error}") from error
+    asyncio.run(_look_at_log(settings.db))
+    serve(settings, on_ready=lambda url: click.echo(f"listening on {url}", err=True))
+
+
+async def _look_at_log(db: str) -> None:
+    """Open the log and close it: a file that can't be used is said in one line, before anything listens."""
+    from ..log import open_log
+
+    log = await open_log(db)
+    await log.close()
 
 
 def _command(run: Callable[..., None]) -> click.Command:

@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import click
-import orjson
 from rich.text import Text
 
 from ..client.api import Api
@@ -40,7 +39,7 @@ def command(trace: str | None, at_event_id: int | None, children: bool, output: 
     trace_id = found["trace_id"]
     if output == "json":
         answer = api.trace(trace_id, at_event_id)
-        sys.stdout.buffer.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        sys.stdout.buffer.write(text.json_document(answer))
         return
     # The past of the trace is not that of its sub-traces: they are shown as its own log then had them.
     view = fetch_view(api, trace_id, children=children and at_event_id is None, at_event_id=at_event_id)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from .lines import Line, Narrator
 from .screen import Screen
+from .text import json_document
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,10 @@ class Sink:
             narrator = self._narrators[trace_id] = Narrator(trace_id, whole=self._whole)
         return narrator
 
+    def knows_agent(self, trace_id: str) -> bool:
+        """Whether it is known whose sub-trace this is."""
+        return trace_id in self._screen.agents
+
     def know_agents(self, trace_id: str, sub_traces: Iterable[Mapping[str, Any]]) -> None:
         """Learn the sub-traces of ``trace_id`` that were started before the first event taken."""
         depth, _ = self._screen.agents.get(trace_id, (0, ""))
@@ -90,7 +93,7 @@ class Sink:
         if self._form == "ndjson":
             self._write(body + b"\n")
         elif self._form == "json":
-            self._write(orjson.dumps(event, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            self._write(json_document(event))
         else:
             self._screen.show(line)
 

@@ -7,10 +7,13 @@ Rule 2: widths are cells of a terminal, not characters.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
+import orjson
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 # C0 but tab and line feed, DEL and C1; soft hyphen, zero-width characters, marks and overrides of direction, line
@@ -31,6 +34,12 @@ def escape(text: str) -> str:
     """``text`` with everything that is not plainly visible written out, such as ``\\x1b``; line breaks stay."""
     text = text.replace("\r\n", "\n").expandtabs(4) if "\r" in text or "\t" in text else text
     return _UNSAFE.sub(_visible, text)
+
+
+def json_document(value: Any) -> bytes:
+    """``value`` as indented JSON for people: what is not plainly visible becomes ``\\u202e``, the same to a parser."""
+    document = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    return _UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1], document).encode()
 
 
 def one_line(text: str) -> str:

@@ -29,7 +29,7 @@ from ..model.events import canonical, check_size
 from ..model.rules import complete
 from . import Appended
 from .rows import fetch
-from .transaction import Draft, Plan, Transaction
+from .transaction import Draft, Plan, Transaction, stats_of
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +60,7 @@ def _need(tx: Transaction, trace_id: str) -> Draft:
     return draft
 
 
-def _named_messages(trace_id: str, events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def named_messages(trace_id: str, events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     for event in events:
         if event["event"] == "message_updated":
             yield trace_id, event["message_id"]
@@ -84,7 +84,7 @@ class Append(Job):
         yield self.trace_id
 
     def messages(self) -> Iterator[tuple[str, str]]:
-        return _named_messages(self.trace_id, self.raws)
+        return named_messages(self.trace_id, self.raws)
 
     async def run(self, tx: Transaction) -> Appended:
         draft = _need(tx, self.trace_id)
@@ -92,27 +92,31 @@ class Append(Job):
         fresh = self.raws[duplicates:]
         last = draft.state.last_event_id
         if not fresh:
-            draft.renewed = draft.renewed or not self.by_server
+            if not self.by_server:
+                draft.renew()
             return Appended(None, last, duplicates)
         if self.expected_last_event_id is not None and self.expected_last_event_id != last:
             raise UnexpectedLastEventId(
                 f"the log has moved on: its last event is {last}, not {self.expected_last_event_id}",
                 last_event_id=last,
             )
-        plan = Plan(draft)
+        plan, ended = Plan(draft), False
         for index, raw in enumerate(fresh, duplicates):
             try:
                 event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=tx.ts)
                 body = canonical(event)
                 if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
                     check_size(orjson.dumps(raw), self.max_event_bytes)
+                was_ended = plan.state.ended
                 plan.put(event, body)
+                ended = plan.state.ended and (ended or not was_ended)
             except TracewatchError as error:
                 raise _at(error, index) if len(self.raws) > 1 else error  # noqa: B904 (the same error, told where)
-        for parent in _tell_parent(tx, draft, plan):
-            parent.commit()
+        if ended and (told := _tell_parent(tx, draft, plan)) is not None:
+            told.commit()
         plan.commit()
-        draft.renewed = draft.renewed or not self.by_server
+        if not self.by_server:
+            draft.renew()
         if self.producer is not None and self.seq is not None:
             draft.producers[self.producer] = self.seq + len(self.raws) - 1
             draft.changed_producers.add(self.producer)
@@ -137,11 +141,11 @@ def _at(error: TracewatchError, index: int) -> TracewatchError:
     return error
 
 
-def _tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Iterator[Plan]:
-    """The plan for the parent's log if this plan ends the trace."""
+def _tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Plan | None:
+    """The plan for the log of the parent, if there is one, of a trace that this plan ends."""
     parent = tx.draft(draft.row.parent_trace_id) if draft.row.parent_trace_id is not None else None
-    if parent is None or not plan.state.ended or draft.state.ended:
-        return
+    if parent is None:
+        return None
     row, state = draft.row, plan.state
     raw = {
         "event": "sub_trace_completed",
@@ -150,7 +154,7 @@ def _tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Iterator[Plan]:
         "summary": state.summary,
         "stats": tx.tree_totals(draft, state),
     }
-    yield _one_event(tx, parent, raw)
+    return _one_event(tx, parent, raw)
 
 
 def _one_event(tx: Transaction, draft: Draft, raw: dict[str, Any]) -> Plan:
@@ -184,6 +188,7 @@ class Create(Job):
                 )
             return old, False
         parent, parent_goal_id = self._parent(tx)
+        told = None if parent is None else _one_event(tx, parent, self._started(trace_id, parent_goal_id))
         draft = await tx.insert_trace(
             {
                 "trace_id": trace_id,
@@ -194,23 +199,25 @@ class Create(Job):
                 "parent_goal_id": parent_goal_id,
                 "root_trace_id": trace_id if parent is None else parent.row.root_trace_id,
                 "metadata": orjson.dumps(spec["metadata"]).decode(),
-                **await _first_ids(tx, trace_id),
+                **await first_ids(tx, trace_id),
                 "created_at": tx.ts,
                 "updated_at": tx.ts,
                 "lease_s": spec["lease_s"],
                 "lease_expires_at": None if spec["lease_s"] is None else tx.now + spec["lease_s"],
             }
         )
-        if parent is not None:
-            raw = {
-                "event": "sub_trace_started",
-                "sub_trace_id": trace_id,
-                "parent_goal_id": parent_goal_id,
-                "agent_type": spec["agent_type"],
-                "task": spec["task"],
-            }
-            _one_event(tx, parent, raw).commit()
+        if told is not None:
+            told.commit()
         return draft, True
+
+    def _started(self, trace_id: str, parent_goal_id: str | None) -> dict[str, Any]:
+        return {
+            "event": "sub_trace_started",
+            "sub_trace_id": trace_id,
+            "parent_goal_id": parent_goal_id,
+            "agent_type": self.spec["agent_type"],
+            "task": self.spec["task"],
+        }
 
     def _parent(self, tx: Transaction) -> tuple[Draft | None, str | None]:
         parent_id, goal_id = self.spec["parent_trace_id"], self.spec["parent_goal_id"]
@@ -233,7 +240,7 @@ def _differing(stored: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"path": key, "message": "differs from the stored trace's"} for key in there if there[key] != spec[key]]
 
 
-async def _first_ids(tx: Transaction, trace_id: str) -> dict[str, int]:
+async def first_ids(tx: Transaction, trace_id: str) -> dict[str, int]:
     """Where a new trace's ids begin: behind those of a deleted one of the same id."""
     rows = await fetch(tx.connection, "DELETE FROM deleted_traces WHERE trace_id = ? RETURNING last_event_id", trace_id)
     last = rows[0][0] if rows else 0
@@ -246,88 +253,6 @@ def make_trace_id(now: float) -> str:
 
 
 @dataclass(slots=True, eq=False)
-class Restore(Job):
-    """Put back a trace's stored events as they are."""
-
-    header: dict[str, Any] = field(default_factory=dict)
-    stored: Sequence[dict[str, Any]] = ()
-
-    def traces(self) -> Iterator[str]:
-        yield self.header["trace_id"]
-
-    def messages(self) -> Iterator[tuple[str, str]]:
-        return _named_messages(self.header["trace_id"], self.stored)
-
-    async def run(self, tx: Transaction) -> Appended:
-        header = self.header
-        draft = tx.draft(header["trace_id"])
-        if draft is None:
-            draft = await self._create(tx)
-        else:
-            self._compare(draft)
-        last = draft.state.last_event_id
-        present = [event for event in self.stored if event["event_id"] <= last]
-        await self._compare_events(tx, draft, present)
-        fresh = self.stored[len(present) :]
-        plan = Plan(draft)
-        await tx.load_messages(self.messages())
-        plan.state.messages.update(draft.state.messages)
-        for event in fresh:
-            if event["event_id"] != plan.state.last_event_id + 1:
-                raise Invalid(
-                    f"event_id {event['event_id']} does not follow {plan.state.last_event_id}",
-                    last_event_id=plan.state.last_event_id,
-                )
-            plan.put(event)
-        plan.commit()
-        return Appended(last + 1 if fresh else None, plan.state.last_event_id, len(present))
-
-    async def _create(self, tx: Transaction) -> Draft:
-        header = self.header
-        first = header.get("first_event_id", 1)
-        await _first_ids(tx, header["trace_id"])
-        spec = {key: header.get(key) for key in ("task", "agent_type", "parent_trace_id", "parent_goal_id", "metadata")}
-        return await tx.insert_trace(
-            {
-                "trace_id": header["trace_id"],
-                "spec": orjson.dumps({**spec, "lease_s": None}, option=orjson.OPT_SORT_KEYS).decode(),
-                **spec,
-                "metadata": orjson.dumps(header["metadata"]).decode(),
-                "root_trace_id": header["root_trace_id"],
-                "first_event_id": first,
-                "last_event_id": first - 1,
-                "created_at": header["created_at"],
-                "updated_at": header["created_at"],
-            }
-        )
-
-    def _compare(self, draft: Draft) -> None:
-        row = draft.row
-        for key in ("task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "created_at"):
-            if self.header[key] != getattr(row, key):
-                raise TraceConflict(f"trace {row.trace_id!r} is here already with another {key}", path=key)
-
-    async def _compare_events(self, tx: Transaction, draft: Draft, present: Sequence[dict[str, Any]]) -> None:
-        if not present:
-            return
-        first, last = present[0]["event_id"], present[-1]["event_id"]
-        rows = await fetch(
-            tx.connection,
-            "SELECT event_id, body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ?",
-            draft.row.trace_key,
-            first,
-            last,
-        )
-        bodies = dict(rows)
-        for event in present:
-            if bodies.get(event["event_id"]) != canonical(event):
-                raise TraceConflict(
-                    f"event {event['event_id']} of trace {draft.row.trace_id!r} is another one here",
-                    event_id=event["event_id"],
-                )
-
-
-@dataclass(slots=True, eq=False)
 class Renew(Job):
     """Count a lease from now."""
 
@@ -337,7 +262,7 @@ class Renew(Job):
         yield self.trace_id
 
     async def run(self, tx: Transaction) -> None:
-        _need(tx, self.trace_id).renewed = True
+        _need(tx, self.trace_id).renew()
 
 
 @dataclass(slots=True, eq=False)
@@ -375,13 +300,26 @@ class Delete(Job):
             tx.connection,
             "WITH RECURSIVE down (trace_id) AS (SELECT ? UNION SELECT traces.trace_id FROM traces"
             " JOIN down ON traces.parent_trace_id = down.trace_id)"
-            " SELECT trace_key, trace_id, last_event_id FROM traces JOIN down USING (trace_id)",
+            " SELECT trace_key, trace_id, last_event_id, parent_trace_id, tree_messages, tree_tokens, tree_cost"
+            " FROM traces JOIN down USING (trace_id)",
             self.trace_id,
         )
         if not rows:
             raise UnknownTrace(f"there is no trace {self.trace_id!r}", trace_id=self.trace_id)
+        await self._leave_parent(tx, next(row for row in rows if row[1] == self.trace_id))
         keys = [(row[0],) for row in rows]
         for table in ("events", "messages", "producers", "snapshots", "traces"):
             await tx.connection.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
         tx.deleted.extend((row[1], row[2]) for row in rows)
         return [row[1] for row in rows]
+
+    async def _leave_parent(self, tx: Transaction, row: Sequence[Any]) -> None:
+        """What stays of it in the totals above is what its parent's log says of it."""
+        parent_id, tree = row[3], row[4:]
+        if parent_id is None:
+            return
+        await tx.load([parent_id])
+        parent = tx.draft(parent_id)
+        if parent is not None:
+            messages, tokens, cost = stats_of(parent.state.sub_traces, self.trace_id)
+            tx.tree_changes.append((parent_id, messages - tree[0], tokens - tree[1], cost - tree[2]))

@@ -49,12 +49,14 @@ def statements(script: str) -> list[str]:
     """The statements of an SQL script; a trigger's body stays whole."""
     parts: list[str] = []
     pending = ""
-    for line in script.splitlines(keepends=True):
-        pending += line
-        if ";" in line and sqlite3.complete_statement(pending):
+    *pieces, rest = script.split(";")
+    for piece in pieces:
+        pending += piece + ";"
+        if sqlite3.complete_statement(pending):  # not inside a string, a comment or a trigger
             parts.append(pending.strip())
             pending = ""
-    if pending.strip() and not all(line.startswith("--") for line in pending.split("\n") if line.strip()):
+    pending += rest
+    if any(line.strip() and not line.lstrip().startswith("--") for line in pending.splitlines()):
         raise LogError(f"a migration ends in the middle of a statement: {pending.strip()[:80]!r}")
     return parts
 
@@ -63,8 +65,7 @@ async def migrate(connection: aiosqlite.Connection, folder: Path | None = None) 
     """Bring the database up to date and return the numbers applied now.
 
     ``connection`` is in autocommit mode and nobody else's. Raises NewerDatabase, or LogError when a migration fails
-    (the
-    database is then as it was before that one).
+    (the database is then as it was before that one).
     """
     known = available(folder)
     applied: list[int] = []
@@ -72,6 +73,7 @@ async def migrate(connection: aiosqlite.Connection, folder: Path | None = None) 
         # The lock first, then the look: two processes that start at once must not both apply one
         await connection.execute("BEGIN IMMEDIATE")
         try:
+            await _check_ours(connection)
             await connection.execute(_RECORD)
             rows = list(await connection.execute_fetchall("SELECT number, name FROM schema_migrations ORDER BY number"))
             _check_known([(int(row[0]), str(row[1])) for row in rows], [(n, name) for n, name, _ in known])
@@ -85,10 +87,20 @@ async def migrate(connection: aiosqlite.Connection, folder: Path | None = None) 
             await connection.execute("COMMIT")
             applied.append(number)
         except BaseException as error:
-            await connection.execute("ROLLBACK")
+            if connection.in_transaction:  # a full disk makes SQLite roll back by itself
+                await connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
                 raise LogError(f"migrating the database failed: {error}") from error
             raise
+
+
+async def _check_ours(connection: aiosqlite.Connection) -> None:
+    """Keep our tables out of some other program's database, named by mistake."""
+    tables = {
+        row[0] for row in await connection.execute_fetchall("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    }
+    if tables and "schema_migrations" not in tables:
+        raise LogError("this is the database of another program, not a tracewatch log")
 
 
 def _check_known(rows: list[tuple[int, str]], known: list[tuple[int, str]]) -> None:

@@ -20,11 +20,24 @@ import orjson
 from ..errors import Gap, Unavailable, UnknownTrace
 from ..model.state import State
 from . import Grown, Page, Snapshot, TraceQuery
-from .rows import TRACE_COLUMNS, TraceRow, fetch, load_state, trace_rows
+from .rows import TRACE_COLUMNS, TraceRow, fetch, hole, load_state, trace_rows
 from .transaction import Cached, StateCache
 
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
 SHORT_SEARCH_ROWS = 10_000
+
+# The trace's row, then its events, in one statement: no ORDER BY, which would sort what the tree has in order already;
+# what comes back is checked to be consecutive.
+_PAGE = """
+SELECT first_event_id, last_event_id, status FROM traces WHERE trace_id = ?1
+UNION ALL
+SELECT event_id, body, NULL FROM events
+WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id > ?2 AND event_id <= ?2 + ?3
+AND (event_id = ?2 + 1 OR end_offset <= ?4 + (
+    SELECT end_offset - length(body) FROM events
+    WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id = ?2 + 1
+))
+"""
 
 
 class Reader:
@@ -36,26 +49,34 @@ class Reader:
         self._connections = list(connections)
         self._cache = cache
         self._clock = clock
+        self._closing = False
         self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
         for connection in connections:
             self._free.put_nowait(connection)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Wait for what is being read and close the connections. Who still waits for one hears that it is over."""
+        if self._closing:
+            return
+        self._closing = True
+        for _ in self._connections:
+            await (await self._free.get()).close()
         for connection in self._connections:
-            await connection.close()
+            self._free.put_nowait(connection)
 
     @asynccontextmanager
     async def _lend(self, *, transaction: bool = False) -> AsyncIterator[aiosqlite.Connection]:
         connection = await self._free.get()
         try:
-            if transaction:
-                await connection.execute_fetchall("BEGIN")
+            if self._closing:
+                raise Unavailable("the log is closing", retry_after_s=1)
             try:
+                if transaction:
+                    await connection.execute_fetchall("BEGIN")
                 yield connection
             finally:
                 if transaction:
-                    await connection.execute_fetchall("COMMIT")
+                    await _end(connection)
         except sqlite3.Error as error:
             raise Unavailable(f"the log can't be read: {error}", retry_after_s=1) from error
         finally:
@@ -68,24 +89,20 @@ class Reader:
             # read.
             rows = await fetch(
                 connection,
-                "WITH t AS (SELECT trace_key, first_event_id, last_event_id, status FROM traces WHERE trace_id = ?1),"
-                " o AS (SELECT COALESCE((SELECT end_offset - length(body) FROM events, t"
-                "  WHERE events.trace_key = t.trace_key AND event_id = ?2 + 1), 0) AS start)"
-                " SELECT t.first_event_id, t.last_event_id, t.status, e.event_id, e.body FROM t, o"
-                " LEFT JOIN events AS e ON e.trace_key = t.trace_key AND e.event_id > ?2 AND e.event_id <= ?2 + ?3"
-                "  AND (e.end_offset - o.start <= ?4 OR e.event_id = ?2 + 1) ORDER BY e.event_id",
+                _PAGE,
                 trace_id,
                 after,
                 max_events,
                 max_bytes,
             )
-        if not rows:
-            raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
-        first, last, status = rows[0][:3]
-        bodies = [row[4] for row in rows] if rows[0][3] is not None else []
-        if bodies and rows[0][3] != after + 1:
-            bodies = []  # trimmed in between: the page says so by its first_event_id
-        return Page(bodies, after, first, last, status)
+            if not rows:
+                raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+            (first, last, status), found = rows[0], [(event_id, body) for event_id, body, _ in rows[1:]]
+            if not first <= after + 1 <= last:
+                found = []  # trimmed, or the end: the page says so by its first and last_event_id
+            elif not found or [row[0] for row in found] != list(range(after + 1, after + 1 + len(found))):
+                raise hole(trace_id, after)
+        return Page([body for _, body in found], after, first, last, status)
 
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
         """See EventLog.snapshot."""
@@ -210,6 +227,15 @@ class Reader:
         return grown, newest
 
 
+async def _end(connection: aiosqlite.Connection) -> None:
+    # Also for a caller cancelled while BEGIN was on its way: it happens all the same, and a connection left inside
+    # that transaction would show its next borrowers the past for ever
+    try:
+        await connection.execute_fetchall("ROLLBACK")
+    except sqlite3.OperationalError:
+        pass  # BEGIN had failed: there is none
+
+
 def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
     where, values = ["1"], list[Any]()
     if query.status:
@@ -220,12 +246,13 @@ def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
         if value is not None:
             where.append(f"{column} = ?")
             values.append(value)
-    if query.q:
-        if len(query.q) >= 3:
+    text = query.q.replace("\0", "") if query.q else ""  # an FTS query ends at NUL
+    if text:
+        if len(text) >= 3:
             where.append("trace_key IN (SELECT rowid FROM traces_text WHERE traces_text MATCH ?)")
-            values.append('"' + query.q.replace('"', '""') + '"')
+            values.append('"' + text.replace('"', '""') + '"')
         else:
-            like = "%" + query.q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+            like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             where.append("trace_key > (SELECT COALESCE(MAX(trace_key), 0) - ? FROM traces)")
             where.append("(task LIKE ? ESCAPE '\\' OR trace_id LIKE ? ESCAPE '\\' OR agent_type LIKE ? ESCAPE '\\')")
             values.extend([SHORT_SEARCH_ROWS, like, like, like])

@@ -46,6 +46,7 @@ _NAMES = [
     "change_seq",
 ]
 TRACE_COLUMNS = ", ".join(_NAMES)
+SNAPSHOT_EVERY = 500  # events; the protocol's page, so opening a trace folds no more than one page
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class TraceRow:
         return {
             "total_messages": self.tree_messages,
             "total_tokens": self.tree_tokens,
-            "total_cost": round(self.tree_cost, 10),
+            "total_cost": max(0.0, round(self.tree_cost, 10)),  # differences of floats may miss zero
         }
 
     def initial_state(self) -> State:
@@ -152,6 +153,11 @@ async def trace_rows(connection: aiosqlite.Connection, trace_ids: Iterable[str])
     return {row[1]: TraceRow(*row) for row in rows}
 
 
+def hole(trace_id: str, after: int) -> sqlite3.DatabaseError:
+    """The error for a log whose events do not follow one another: the file is damaged."""
+    return sqlite3.DatabaseError(f"trace {trace_id}: the log has a hole after event {after}")
+
+
 async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int, base: State | None = None) -> State:
     """The state after ``upto``: from ``base`` or the nearest kept snapshot, folding what comes after it.
 
@@ -159,16 +165,19 @@ async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int,
     """
     from ..model.state import apply_into
 
-    if base is not None and base.last_event_id <= upto:
-        state = base.copy()
-    else:
+    if base is None or base.last_event_id > upto:
+        base = row.initial_state()
+    found: list[Any] = []
+    if upto - base.last_event_id > SNAPSHOT_EVERY:  # far behind: a kept snapshot is nearer
         found = await fetch(
             connection,
-            "SELECT body FROM snapshots WHERE trace_key = ? AND event_id <= ? ORDER BY event_id DESC LIMIT 1",
+            "SELECT body FROM snapshots WHERE trace_key = ? AND event_id BETWEEN ? AND ?"
+            " ORDER BY event_id DESC LIMIT 1",
             row.trace_key,
+            base.last_event_id + 1,
             upto,
         )
-        state = State.from_json(orjson.loads(found[0][0])) if found else row.initial_state()
+    state = State.from_json(orjson.loads(found[0][0])) if found else base.copy()
     state.first_event_id = row.first_event_id
     while state.last_event_id < upto:
         bodies = await fetch(
@@ -178,8 +187,8 @@ async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int,
             state.last_event_id + 1,
             upto,
         )
-        if not bodies:
-            raise sqlite3.DatabaseError(f"trace {row.trace_id}: the log has a hole after {state.last_event_id}")
+        if len(bodies) != min(500, upto - state.last_event_id):
+            raise hole(row.trace_id, state.last_event_id)
         for (body,) in bodies:
             apply_into(state, orjson.loads(body))
         forget_complete(state)

@@ -16,12 +16,13 @@ from typing import Any
 
 import aiosqlite
 
-from ..errors import Invalid, LogError, TooLarge
-from ..model.events import validate_event, validate_stored
+from ..errors import Invalid, InvalidField, LogError, TooLarge, Unavailable
+from ..model.events import canonical, validate_event, validate_stored
 from . import Appended, Snapshot
-from .jobs import Append, Create, Delete, Expire, Renew, Restore
+from .jobs import Append, Create, Delete, Expire, Renew
 from .migrate import migrate
 from .reader import Reader
+from .restore import Restore
 from .rows import fetch
 from .transaction import StateCache
 from .writer import Writer
@@ -102,6 +103,7 @@ class SQLiteLog:
 
     async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
         """See EventLog.create_trace."""
+        canonical(spec["metadata"])  # refuses here what JSON can't say
         draft, created = await self._writer.do(lambda future: Create(future, spec=spec))
         return await self.snapshot(draft.row.trace_id), created
 
@@ -117,6 +119,8 @@ class SQLiteLog:
     ) -> Appended:
         """See EventLog.append."""
         self._check_count(events)
+        if (producer is None) != (seq is None) or (seq is not None and seq < 1):
+            raise InvalidField("seq: a producer's events are numbered from 1, and a number needs its producer")
         single = len(events) == 1
         raws = [validate_event(raw, None if single else i, by_server=by_server) for i, raw in enumerate(events)]
         answer: Appended = await self._writer.do(
@@ -174,7 +178,10 @@ class SQLiteLog:
 
     async def data_version(self) -> int:
         """See EventLog.data_version."""
-        return int((await fetch(self._probe, "PRAGMA data_version"))[0][0])
+        try:
+            return int((await fetch(self._probe, "PRAGMA data_version"))[0][0])
+        except sqlite3.Error as error:
+            raise Unavailable(f"the log can't be read: {error}", retry_after_s=1) from error
 
     async def close(self) -> None:
         """See EventLog.close."""

@@ -16,12 +16,11 @@ from typing import Any
 import aiosqlite
 import orjson
 
+from ..errors import Invalid
 from ..model.events import canonical
 from ..model.state import TOTALS, Event, State, apply_into
 from . import Grown
-from .rows import TRACE_COLUMNS, TraceRow, fetch, forget_complete, load_state, trace_rows
-
-SNAPSHOT_EVERY = 500  # events; the protocol's page, so opening a trace folds no more than one page
+from .rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow, fetch, forget_complete, load_state, trace_rows
 
 
 @dataclass(slots=True)
@@ -77,7 +76,22 @@ class Draft:
     new_messages: dict[str, tuple[int, str | None, int]] = field(default_factory=dict)  # (sequence, goal_id, event_id)
     changed_messages: set[str] = field(default_factory=set)
     changed_producers: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)  # sub-traces of which new events tell
     renewed: bool = False
+    logged: dict[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
+
+    def __post_init__(self) -> None:
+        self.logged = self.state.sub_traces
+
+    def renew(self) -> None:
+        """Count the recorder's lease, if it has one, from now."""
+        self.renewed = self.renewed or self.row.lease_s is not None
+
+
+def stats_of(sub_traces: dict[str, dict[str, Any]], sub_id: str) -> tuple[int, int, float]:
+    """Messages, tokens and cost of a sub-trace as its parent's log tells of it."""
+    stats = sub_traces[sub_id]["stats"] if sub_id in sub_traces else dict.fromkeys(TOTALS, 0)
+    return stats["total_messages"], stats["total_tokens"], stats["total_cost"]
 
 
 class Plan:
@@ -90,6 +104,7 @@ class Plan:
         self.snapshots: list[tuple[int, int, bytes]] = []
         self.new_messages: dict[str, tuple[int, str | None, int]] = {}
         self.changed_messages: set[str] = set()
+        self.told: set[str] = set()
         self._offset = draft.events[-1][2] if draft.events else draft.row.log_bytes
 
     def put(self, event: Event, body: bytes | None = None) -> bytes:
@@ -101,9 +116,11 @@ class Plan:
         self.events.append((trace_key, event_id, self._offset, body))
         if event["event"] == "message_added":
             message = event["message"]
-            self.new_messages[message["message_id"]] = (state.total_messages, message["goal_id"], event_id)
+            self.new_messages[message["message_id"]] = (message["sequence"], message["goal_id"], event_id)
         elif event["event"] == "message_updated" and event["message_id"] in state.messages:
             self.changed_messages.add(event["message_id"])
+        elif event["event"] in ("sub_trace_started", "sub_trace_completed"):
+            self.told.add(event["sub_trace_id"])
         if event_id % SNAPSHOT_EVERY == 0:
             self.snapshots.append((trace_key, event_id, orjson.dumps(state.to_json())))
         return body
@@ -116,6 +133,7 @@ class Plan:
         draft.snapshots.extend(self.snapshots)
         draft.new_messages.update(self.new_messages)
         draft.changed_messages |= self.changed_messages
+        draft.told |= self.told
 
 
 class Transaction:
@@ -128,6 +146,8 @@ class Transaction:
         self.ts = ts  # the same as the protocol writes it: every event of the group is appended at this time
         self.drafts: dict[str, Draft] = {}
         self.deleted: list[tuple[str, int]] = []  # (trace_id, last_event_id)
+        self.inserted: set[str] = set()
+        self.tree_changes: list[tuple[str, int, int, float]] = []  # (trace_id, differences): for it and all above
 
     # --- loading ---
 
@@ -154,7 +174,7 @@ class Transaction:
         return self.drafts.get(trace_id)
 
     def tree_totals(self, draft: Draft, state: State) -> dict[str, Any]:
-        """The sums of a trace with its sub-traces', as they will be with this transaction and the trace at ``state``."""
+        """The sums of a trace with its sub-traces', as they will be with this transaction and it at ``state``."""
         sums = draft.row.tree_totals()
         for other in self.drafts.values():
             above: Draft | None = other
@@ -177,13 +197,13 @@ class Transaction:
         if not missing:
             return
         owners = {trace_key: trace_id for trace_key, _, trace_id in missing}
-        rows = await fetch(
+        rows = await fetch(  # values, not json_each: SQLite's JSON cuts a string at NUL
             self.connection,
-            "SELECT m.trace_key, m.message_id, m.body, CASE WHEN m.body IS NULL THEN e.body END FROM json_each(?) AS j"
-            " JOIN messages AS m ON m.trace_key = json_extract(j.value, '$[0]')"
-            " AND m.message_id = json_extract(j.value, '$[1]')"
+            f"WITH j (trace_key, message_id) AS (VALUES {', '.join(['(?, ?)'] * len(missing))})"
+            " SELECT m.trace_key, m.message_id, m.body, CASE WHEN m.body IS NULL THEN e.body END"
+            " FROM j CROSS JOIN messages AS m USING (trace_key, message_id)"
             " LEFT JOIN events AS e ON e.trace_key = m.trace_key AND e.event_id = m.event_id",
-            orjson.dumps([[key, message_id] for key, message_id, _ in missing]).decode(),
+            *(value for key, message_id, _ in missing for value in (key, message_id)),
         )
         for trace_key in {row[0] for row in rows}:
             draft = self.drafts[owners[trace_key]]
@@ -206,7 +226,8 @@ class Transaction:
         return draft.producers[producer]
 
     async def insert_trace(self, values: dict[str, Any]) -> Draft:
-        """Insert a row of ``traces``; the rest of it is written by ``flush``."""
+        """Insert a row of ``traces``; ``flush`` writes the rest of it. Raises Invalid, having changed nothing."""
+        await self._check_above(values["trace_id"], values["parent_trace_id"])
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
         rows = await fetch(
@@ -218,7 +239,26 @@ class Transaction:
         row = TraceRow(*rows[0])
         draft = Draft(row, row.initial_state(), {}, renewed=True)
         self.drafts[row.trace_id] = draft
+        self.inserted.add(row.trace_id)
+        below = await fetch(  # sub-traces that were restored before their parent
+            self.connection,
+            "SELECT SUM(tree_messages), SUM(tree_tokens), SUM(tree_cost) FROM traces WHERE parent_trace_id = ?",
+            row.trace_id,
+        )
+        if any(below[0]):
+            self.tree_changes.append((row.trace_id, *below[0]))
         return draft
+
+    async def _check_above(self, trace_id: str, parent_trace_id: str | None) -> None:
+        """A trace can't stand below itself: restored traces may name as their parent what was not there yet."""
+        if parent_trace_id is not None and await fetch(
+            self.connection,
+            "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
+            " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL) SELECT 1 FROM up WHERE trace_id = ?2",
+            parent_trace_id,
+            trace_id,
+        ):
+            raise Invalid(f"parent_trace_id: {parent_trace_id!r} is a sub-trace of {trace_id!r}, or it itself")
 
     # --- writing ---
 
@@ -240,6 +280,7 @@ class Transaction:
         if producers:
             await run("INSERT OR REPLACE INTO producers VALUES (?, ?, ?)", producers)
         await self._write_traces(changed, seq)
+        await self._count_absent(changed)
         await self._write_tree_totals(changed, seq)
         if self.deleted:
             await run("INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, ?)", [(*d, seq) for d in self.deleted])
@@ -294,8 +335,23 @@ class Transaction:
             values,
         )
 
+    async def _count_absent(self, changed: list[Draft]) -> None:
+        """A sub-trace that is not here (not restored, deleted) counts in its parent as the parent's log tells of it."""
+        pairs = {(draft.row.trace_id, sub_id) for draft in changed for sub_id in draft.told}
+        pairs |= {(self.drafts[sub_id].row.parent_trace_id or "", sub_id) for sub_id in self.inserted}
+        pairs = {pair for pair in pairs if pair[0] in self.drafts}
+        if not pairs:
+            return
+        here = set(await trace_rows(self.connection, {sub_id for _, sub_id in pairs}))
+        for parent_id, sub_id in pairs:
+            parent = self.drafts[parent_id]
+            before = stats_of(parent.logged, sub_id) if sub_id not in here or sub_id in self.inserted else (0, 0, 0.0)
+            now = stats_of(parent.state.sub_traces, sub_id) if sub_id not in here else (0, 0, 0.0)
+            if now != before:
+                self.tree_changes.append((parent_id, now[0] - before[0], now[1] - before[1], now[2] - before[2]))
+
     async def _write_tree_totals(self, changed: list[Draft], seq: int) -> None:
-        grown = []
+        grown = [(*change, seq) for change in self.tree_changes]
         for draft in changed:
             state, row = draft.state, draft.row
             difference = (

@@ -95,14 +95,22 @@ class Writer:
                 await self._rollback()
                 raise
         except Exception as error:
-            for job in group:
-                _resolve(job.future, _failure(error), error)
+            await self._fail(group, error)
             return
         tx.remember()
         if grown:
             self._tell(grown)
         for job, answer in answers:
             _resolve(job.future, answer)
+
+    async def _fail(self, group: list[Job], error: Exception) -> None:
+        if len(group) > 1 and not isinstance(error, sqlite3.OperationalError):
+            # Not the disk's doing: what one job brought with it (a damaged trace, a defect) must not cost the others
+            for job in group:
+                await self._write([job])
+            return
+        for job in group:
+            _resolve(job.future, _failure(error), error)
 
     async def _attempt(self, job: Job, tx: Transaction) -> Any:
         try:
@@ -117,12 +125,16 @@ class Writer:
             pass  # SQLite has rolled back by itself (disk full, I/O error): there is no transaction left
 
     def _tell(self, grown: Sequence[Grown]) -> None:
-        for listener in self._listeners:
-            listener(grown)
+        for listener in tuple(self._listeners):
+            try:
+                listener(grown)
+            except Exception as error:  # its defect; the events are stored, and the writer must live on
+                context = {"message": "a listener of the log failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
 
 
 def _failure(error: Exception) -> TracewatchError:
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
         return Unavailable(f"the log can't be written: {error}", retry_after_s=1)
     logger.error("a defect in tracewatch failed a transaction; nothing of it was stored", exc_info=error)
     return TracewatchError("an internal error: nothing was stored")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -49,12 +50,13 @@ async def get_events(request: Request) -> Response:
     if media == JSON:
         return await _page(request, served, watch_request(trace_id, params))
     if media == SSE:
-        watch = watch_request(trace_id, {**params, "until": "end"})
+        watch = replace(watch_request(trace_id, params), until_end=True)
         if not watch.wait and await _nothing_more(served, watch):
             return Response(status_code=204)
         return EventStream(served, watch, media)
     follow = params.get("follow") in ("1", "true")
-    return EventStream(served, watch_request(trace_id, {**params, "until": "end"}, quiet=True, follow=follow), media)
+    watch = replace(watch_request(trace_id, params), until_end=True, quiet=True, follow=follow)
+    return EventStream(served, watch, media)
 
 
 async def _nothing_more(served: Services, watch: WatchRequest) -> bool:

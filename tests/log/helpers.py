@@ -1,0 +1,165 @@
+"""Events to append, and the checks that hold for every log at every moment.
+
+Rule: ``check_trace`` knows nothing of how a log stores things: it reads everything and folds it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import orjson
+
+from tracewatch.log import EventLog, Grown, open_log
+from tracewatch.model.events import validate_trace
+from tracewatch.model.state import State, apply_into
+
+Json = dict[str, Any]
+T = TypeVar("T")
+DEADLINE_S = 20.0
+STATIC = ("trace_id", "task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "metadata")
+
+
+class Clock:
+    """A clock that stands still until it is told to go."""
+
+    def __init__(self, now: float = 1_790_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[EventLog]:
+    """A log that is closed at the end."""
+    log = await open_log(url, **options)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def say(text: Any = "hello", **more: Any) -> Json:
+    """A ``message_added``."""
+    return {"event": "message_added", "message": {"role": "assistant", "content": text, **more}}
+
+
+def goal(description: str = "a goal", **more: Any) -> Json:
+    """A ``goal_added``."""
+    return {"event": "goal_added", "goal": {"description": description, **more}}
+
+
+def end(status: str = "completed", **more: Any) -> Json:
+    """A ``trace_completed``."""
+    return {"event": "trace_completed", "status": status, **more}
+
+
+def notes(count: int, text: str = "x") -> list[Json]:
+    """Events that nothing is projected from."""
+    return [{"event": "note", "n": number, "text": text} for number in range(count)]
+
+
+async def create(log: EventLog, trace_id: str | None = "t", task: str = "Task", **fields: Any) -> str:
+    """Create a trace and return its id."""
+    snapshot, _ = await log.create_trace(validate_trace({"trace_id": trace_id, "task": task, **fields}))
+    return snapshot.state.trace_id
+
+
+async def bodies(log: EventLog, trace_id: str = "t", page: int = 700) -> list[bytes]:
+    """Every stored event's bytes."""
+    found: list[bytes] = []
+    after = (await log.read(trace_id, 0, max_events=1, max_bytes=1)).first_event_id - 1
+    while True:
+        read = await log.read(trace_id, after, max_events=page, max_bytes=1 << 20)
+        if not read.bodies:
+            assert after == read.last_event_id
+            return found
+        found += read.bodies
+        after = read.upto
+
+
+async def events(log: EventLog, trace_id: str = "t") -> list[Json]:
+    """Every stored event."""
+    return [orjson.loads(body) for body in await bodies(log, trace_id)]
+
+
+async def names(log: EventLog, trace_id: str = "t") -> list[str]:
+    """Every stored event's name."""
+    return [event["event"] for event in await events(log, trace_id)]
+
+
+async def all_messages(log: EventLog, trace_id: str = "t", goal_id: str | None = None, limit: int = 7) -> list[Json]:
+    """Every message, read page by page from the end."""
+    found: list[Json] = []
+    before: int | None = None
+    while True:
+        page, more = await log.messages(trace_id, goal_id=goal_id, before=before, limit=limit)
+        found = page + found
+        if not more:
+            return found
+        assert len(page) == limit
+        before = page[0]["sequence"]
+
+
+async def summary(log: EventLog, trace_id: str = "t") -> Json:
+    """The trace's row in a list."""
+    (found,) = await log.summaries([trace_id])
+    return found
+
+
+async def check_trace(log: EventLog, trace_id: str = "t") -> State:
+    """All that must agree about a trace: ids, the state now, the summary, the messages. Returns the fold."""
+    snapshot = await log.snapshot(trace_id)
+    stored = await events(log, trace_id)
+    row = await summary(log, trace_id)
+    first = row["first_event_id"]
+    assert [event["event_id"] for event in stored] == list(range(first, first + len(stored)))
+    assert {event["trace_id"] for event in stored} <= {trace_id}
+    state = State(
+        **{key: getattr(snapshot.state, key) for key in STATIC},
+        created_at=row["created_at"],
+        updated_at=row["created_at"],
+        first_event_id=first,
+        last_event_id=first - 1,
+    )
+    for event in stored:
+        apply_into(state, event)
+    at_end = await log.snapshot(trace_id, row["last_event_id"])
+    assert at_end.state.to_json() == state.to_json()
+    shown = snapshot.state
+    assert {**shown.to_json(), "sub_traces": 0} == {**state.to_json(), "sub_traces": 0}
+    assert shown.trace(lease_alive=snapshot.lease_alive) == row
+    assert await all_messages(log, trace_id) == list(state.messages.values())
+    return state
+
+
+async def settle() -> None:
+    """Let the tasks that can run without the outside go as far as they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """What is awaited, with a deadline."""
+    return await asyncio.wait_for(awaitable, DEADLINE_S)
+
+
+class Heard:
+    """A listener that keeps what it is told: one entry for each commit."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.commits: list[list[Grown]] = []
+        self.stop: Callable[[], None] = log.listen(lambda grown: self.commits.append(list(grown)))
+
+    def ids(self, trace_id: str = "t") -> list[int]:
+        """The ids of the events told of a trace, in the order they were told."""
+        return [
+            orjson.loads(body)["event_id"]
+            for commit in self.commits
+            for grown in commit
+            if grown.trace_id == trace_id
+            for body in grown.bodies
+        ]

@@ -1,0 +1,107 @@
+"""Creating traces: the same again, conflicts, parents."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.log.helpers import Heard, check_trace, create, events, goal, names, summary
+from tracewatch.errors import Invalid, TraceConflict, UnknownParent, UnknownParentGoal, UnknownTrace
+from tracewatch.log import EventLog
+from tracewatch.model.events import validate_trace
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_new_trace_has_no_events(log: EventLog) -> None:
+    spec = validate_trace({"trace_id": "t", "task": "Fix it", "agent_type": "coder", "metadata": {"a": [1]}})
+    snapshot, created = await log.create_trace(spec)
+    assert created and snapshot.lease_alive
+    row = await summary(log)
+    assert row == snapshot.state.trace()
+    assert (row["task"], row["agent_type"], row["root_trace_id"], row["metadata"]) == (
+        *("Fix it", "coder", "t"),
+        {"a": [1]},
+    )
+    assert (row["status"], row["is_running"], row["first_event_id"], row["last_event_id"]) == ("running", True, 1, 0)
+    await check_trace(log)
+
+
+async def test_the_same_again_changes_nothing(log: EventLog) -> None:
+    spec = validate_trace({"trace_id": "t", "task": "T", "metadata": {"b": 1, "a": 2}})
+    await log.create_trace(spec)
+    await log.append("t", [goal()])
+    heard = Heard(log)
+    snapshot, created = await log.create_trace(
+        validate_trace({"metadata": {"a": 2, "b": 1}, "task": "T", "trace_id": "t"})
+    )
+    assert not created
+    assert snapshot.state.last_event_id == 1
+    assert heard.commits == []
+
+
+@pytest.mark.parametrize("change", [{"task": "U"}, {"agent_type": "x"}, {"metadata": {"k": 1}}, {"lease_s": 5}])
+async def test_other_fields_are_a_conflict_that_names_them(log: EventLog, change: dict[str, object]) -> None:
+    await create(log)
+    with pytest.raises(TraceConflict) as caught:
+        await create(log, **{"task": "Task", **change})  # type: ignore[arg-type]
+    assert [detail["path"] for detail in caught.value.details] == list(change)
+
+
+async def test_made_ids_differ_and_sort_by_time(log: EventLog, clock: object) -> None:
+    one = await create(log, None)
+    clock.now += 1  # type: ignore[attr-defined]
+    two = await create(log, None)
+    assert one < two
+
+
+async def test_a_sub_trace_stands_in_its_parents_log(log: EventLog) -> None:
+    await create(log, "p")
+    await log.append("p", [goal(id="g", status="in_progress"), goal(id="h")])
+    await create(log, "c1", "Sub", parent_trace_id="p", agent_type="tester")
+    await create(log, "c2", "Sub", parent_trace_id="p", parent_goal_id="h")
+    await create(log, "cc", "Sub sub", parent_trace_id="c2")
+    started = (await events(log, "p"))[2:]
+    assert [(e["event"], e["sub_trace_id"], e["parent_goal_id"], e["agent_type"], e["task"]) for e in started] == [
+        ("sub_trace_started", "c1", "g", "tester", "Sub"),
+        ("sub_trace_started", "c2", "h", "agent", "Sub"),
+    ]
+    row = await summary(log, "cc")
+    assert (row["parent_trace_id"], row["parent_goal_id"], row["root_trace_id"]) == ("c2", None, "p")
+    assert (await summary(log, "c1"))["parent_goal_id"] == "g"
+    state = await check_trace(log, "p")
+    assert state.goals["g"]["sub_trace_ids"] == ["c1"]
+    assert list(state.sub_traces) == ["c1", "c2"]
+    await create(log, "c1", "Sub", parent_trace_id="p", agent_type="tester")  # again: no second event
+    assert len(await events(log, "p")) == 4
+
+
+async def test_unknown_parents(log: EventLog) -> None:
+    with pytest.raises(UnknownParent):
+        await create(log, "c", parent_trace_id="p")
+    with pytest.raises(UnknownParent):
+        await create(log, "c", parent_trace_id="c")
+    with pytest.raises(Invalid):
+        await create(log, "c", parent_goal_id="g")
+    await create(log, "p")
+    with pytest.raises(UnknownParentGoal) as caught:
+        await create(log, "c", parent_trace_id="p", parent_goal_id="g")
+    assert caught.value.code == "unknown_goal"
+    with pytest.raises(UnknownTrace):
+        await log.snapshot("c")
+    assert await names(log, "p") == []
+
+
+async def test_what_json_cannot_say_is_refused_before_it_meets_others(log: EventLog) -> None:
+    for metadata in ({"x": "\ud800"}, {"x": 2**70}, {"x": {1}}, {"x": float("nan")}):
+        with pytest.raises(Invalid):
+            await create(log, metadata=metadata)
+
+
+async def test_many_at_once(log: EventLog) -> None:
+    await create(log, "p")
+    made = await asyncio.gather(*(create(log, f"c{n % 50}", parent_trace_id="p") for n in range(100)))
+    assert len(set(made)) == 50
+    assert sorted(e["sub_trace_id"] for e in await events(log, "p")) == sorted(set(made))
+    await check_trace(log, "p")

@@ -1,0 +1,211 @@
+"""SQLite's troubles: files that can't be opened, disks that are full, databases that are damaged or held by others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.log.helpers import Heard, bodies, check_trace, create, notes, opened, say, settle, soon
+from tracewatch.errors import LogError, Unavailable
+from tracewatch.log import Appended, open_log
+from tracewatch.log.rows import fetch
+from tracewatch.log.sqlite import SQLiteLog
+
+pytestmark = pytest.mark.anyio
+
+
+# --- opening ---
+
+
+async def refused(url: str, *words: str) -> None:
+    """Opening is refused by an error that says why, and leaves no thread behind."""
+    before = threading.active_count()
+    with pytest.raises(LogError) as caught:
+        await open_log(url)
+    for word in words:
+        assert word in caught.value.message
+    for _ in range(1000):
+        if threading.active_count() == before:
+            break
+        await asyncio.sleep(0.005)
+    assert threading.active_count() == before
+
+
+async def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in (f"sqlite:///{tmp_path}/a.db", "sqlite:///a.db", f"{tmp_path}/a.db", "a.db"):
+        async with opened(url) as log:
+            assert isinstance(log, SQLiteLog)
+            assert log.path.resolve() == tmp_path / "a.db"
+    await refused("postgres://host/db", "postgres://")
+    await refused("sqlite://", "empty")
+    await refused("", "empty")
+    await refused(":memory:", "WAL")
+
+
+async def test_a_missing_folder(tmp_path: Path) -> None:
+    await refused(f"{tmp_path}/no/such/log.db", f"there is no folder '{tmp_path}/no/such'")
+    assert not (tmp_path / "no").exists()
+
+
+async def test_a_directory(tmp_path: Path) -> None:
+    await refused(str(tmp_path), str(tmp_path), "unable to open")
+
+
+async def test_not_a_database(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("Shopping list: milk, bread, and many other things.\n" * 100)
+    await refused(str(tmp_path / "notes.txt"), "notes.txt", "not a database")
+
+
+async def test_another_programs_database(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "theirs.db")
+    connection.execute("CREATE TABLE bookmarks (url)")
+    connection.close()
+    await refused(str(tmp_path / "theirs.db"), "another program")
+    connection = sqlite3.connect(tmp_path / "theirs.db")
+    assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("bookmarks",)]
+    connection.close()
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """For root nothing is read-only."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A log in a folder that anybody may enter and nobody may write to."""
+    with tempfile.TemporaryDirectory() as made:
+        folder, path = Path(made), Path(made) / "log.db"
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE schema_migrations (number, name)")
+        connection.close()
+        path.chmod(0o444)
+        folder.chmod(0o555)
+        yield path
+        folder.chmod(0o755)
+
+
+async def test_a_read_only_file(read_only: Path, ordinary_user: None) -> None:
+    await refused(str(read_only), "log.db", "readonly")
+
+
+async def test_a_read_only_folder(read_only: Path, ordinary_user: None) -> None:
+    await refused(str(read_only.with_name("new.db")), "new.db", "unable to open")
+
+
+# --- a full disk ---
+
+
+async def test_a_full_disk_and_room_again(log: SQLiteLog) -> None:
+    await create(log)
+    await log.append("t", [say("before")], producer="p", seq=1)
+    (pages,) = (await fetch(log._connection, "PRAGMA page_count"))[0]
+    await fetch(log._connection, f"PRAGMA max_page_count = {pages + 2}")
+    heard = Heard(log)
+    stored, seq = 1, 2
+    while stored < 1000:
+        try:
+            await log.append("t", [say("x" * 3000), say("y")], producer="p", seq=seq)
+        except Unavailable as error:
+            assert "full" in error.message
+            break
+        stored, seq = stored + 2, seq + 2
+    assert stored < 100
+    told = len(heard.commits)
+    for _ in range(3):
+        answers = await asyncio.gather(
+            log.append("t", [say("x" * 30_000)], producer="p", seq=seq),
+            log.append("t", [say("x" * 30_000)]),
+            return_exceptions=True,
+        )
+        assert [type(answer) for answer in answers] == [Unavailable, Unavailable]
+    assert len(heard.commits) == told
+    assert len(await bodies(log)) == stored
+    assert await log.last_seq("t", "p") == seq - 1
+    await check_trace(log)
+    await fetch(log._connection, "PRAGMA max_page_count = 1000000")
+    assert await log.append("t", [say("x" * 30_000)], producer="p", seq=seq) == Appended(stored + 1, stored + 1)
+    await check_trace(log)
+    assert (await fetch(log._connection, "PRAGMA integrity_check"))[0][0] == "ok"
+
+
+async def test_a_full_disk_while_migrating(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "log.db")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+
+    async def too_small(connection: object) -> str:
+        await fetch(connection, "PRAGMA max_page_count = 5")  # type: ignore[arg-type]
+        return str((await fetch(connection, "PRAGMA journal_mode = WAL"))[0][0])  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tracewatch.log.sqlite._set_wal", too_small)
+        await refused(str(tmp_path / "log.db"), "full")
+    async with opened(str(tmp_path / "log.db")) as log:
+        await create(log)
+        await check_trace(log)
+
+
+# --- damage, and others ---
+
+
+async def test_a_damaged_trace_costs_only_itself(
+    log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]
+) -> None:
+    await create(log, "good")
+    await create(log, "bad")
+    await log.append("bad", notes(5))
+    await fetch(log._connection, "DELETE FROM events WHERE event_id = 3")
+    async with opened(str(log.path)) as fresh:
+        with hold():
+            tasks = [asyncio.create_task(fresh.append(t, notes(1))) for t in ("good", "good", "bad", "good")]
+            await settle()
+        answers = await soon(asyncio.gather(*tasks, return_exceptions=True))
+        assert isinstance(answers[2], Unavailable)
+        assert [answers[n] for n in (0, 1, 3)] == [Appended(n, n) for n in (1, 2, 3)]
+        with pytest.raises(Unavailable):
+            await fresh.snapshot("bad")
+        assert len((await fresh.read("bad", 0, max_events=2, max_bytes=9999)).bodies) == 2
+        for after in (0, 1, 2):
+            with pytest.raises(Unavailable, match="hole"):
+                await fresh.read("bad", after, max_events=4, max_bytes=9999)
+        await check_trace(fresh, "good")
+
+
+async def test_a_database_that_is_held_too_long(
+    log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]
+) -> None:
+    await create(log)
+    await fetch(log._connection, "PRAGMA busy_timeout = 1")
+    with hold():
+        with pytest.raises(Unavailable) as caught:
+            await soon(log.append("t", notes(1)))
+        assert "locked" in caught.value.message
+        assert caught.value.facts["retry_after_s"] == 1
+        assert await bodies(log) == [], "reading goes on"
+    assert await log.append("t", notes(1)) == Appended(1, 1)
+
+
+async def test_settings_of_the_connections(log: SQLiteLog) -> None:
+    (mode,) = (await fetch(log._connection, "PRAGMA journal_mode"))[0]
+    (synchronous,) = (await fetch(log._connection, "PRAGMA synchronous"))[0]
+    assert (mode, synchronous) == ("wal", 2)
+    for reader in (log._probe, *log._reader._connections):
+        assert (await fetch(reader, "PRAGMA query_only"))[0][0] == 1
+        assert (await fetch(reader, "PRAGMA wal_autocheckpoint"))[0][0] == 0
+        assert (await fetch(reader, "PRAGMA mmap_size") or [(0,)])[0][0] == 0
