@@ -160,6 +160,7 @@ export class TraceLog implements Subscriber {
         if (this.phase.peek().kind === "live" && frame.current_event_id > (this.position ?? 0)) this.socket.resubscribe(this.id);
         return;
       case "error":
+        if (frame.command) return; // answers a command, and closes nothing
         this.phase.value = { kind: "gone", code: frame.code ?? "error", message: frame.message ?? "" };
     }
   }

@@ -28,8 +28,9 @@ export function Question({ traceId, asked, of }: Props) {
       setClosed("Answered");
       say("Answer sent");
     } catch (error) {
-      const { status, message } = error as ApiError;
-      if (status === 409) setClosed("Somebody else has answered already");
+      const { status, code, message } = error as ApiError;
+      if (code === "not_running") setClosed("The run ended before the answer arrived");
+      else if (status === 409) setClosed("Somebody else has answered already");
       else if (status === 410) setClosed("It expired before the answer arrived");
       else setFault(message);
       setBusy(false);
