@@ -11,6 +11,7 @@ import "./style/base.css";
 import "./style/list.css";
 import "./style/trace.css";
 import "./style/message.css";
+import "./style/time.css";
 import { startTheme } from "./theme";
 
 function Page() {

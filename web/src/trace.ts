@@ -28,6 +28,7 @@ export interface Item {
   gap?: string; // what is missing here
   at: string; // when it happened
   updatedAt: string;
+  lastId: number; // the event_id of its last update
   goalId: string | null;
   error: boolean;
   version: number; // counts its updates
@@ -56,12 +57,14 @@ export class TraceLog implements Subscriber {
   epoch = "";
   oldest = 0; // the first event that `items` has seen
   lastEventAt = "";
+  goalTimes = new Map<string, { from: number; to: number }>(); // ms; when goals were worked on, as far as events were seen
+  readonly past: boolean = false; // whether this is the trace as it was
   outcomes = new Map<string, StoredEvent>(); // how questions were closed, by request_id
 
-  private messages = new Map<string, Message>();
-  private byMessage = new Map<string, Item>();
+  protected messages = new Map<string, Message>();
+  protected byMessage = new Map<string, Item>();
   private early = new Map<string, StoredEvent[]>(); // updates of messages that are further back, oldest first
-  private asked = new Map<string, Item>(); // rows of questions, by request_id
+  protected asked = new Map<string, Item>(); // rows of questions, by request_id
   private queue: (StoredEvent | Frame)[] = [];
   private tree: { frame: Frame; goals: GoalTree["goals"] } | null = null; // a goal tree that comes in parts
   private target = 0; // the head when this catching up began
@@ -70,15 +73,15 @@ export class TraceLog implements Subscriber {
   private reconnected = false;
   private closed = false;
 
-  constructor(readonly id: string, private readonly socket: Socket) {}
+  constructor(readonly id: string, protected readonly socket: Socket | null) {}
 
   open(): void {
-    this.socket.subscribe(this.id, this);
+    this.socket?.subscribe(this.id, this);
   }
 
   close(): void {
     this.closed = true;
-    this.socket.unsubscribe(this.id);
+    this.socket?.unsubscribe(this.id);
   }
 
   // --- what the socket says ---
@@ -114,7 +117,7 @@ export class TraceLog implements Subscriber {
       if (typeof frame.event_id !== "number") this.control(frame as Frame);
       else if (this.position !== null && frame.event_id === this.position + 1) this.take(frame as StoredEvent, live);
       else {
-        this.socket.resubscribe(this.id); // a hole or a repeat
+        this.socket?.resubscribe(this.id); // a hole or a repeat
         break;
       }
     }
@@ -157,7 +160,7 @@ export class TraceLog implements Subscriber {
         return;
       case "heartbeat":
         // A subscription that is dead behind a live socket: its head is ahead of what was sent
-        if (this.phase.peek().kind === "live" && frame.current_event_id > (this.position ?? 0)) this.socket.resubscribe(this.id);
+        if (this.phase.peek().kind === "live" && frame.current_event_id > (this.position ?? 0)) this.socket?.resubscribe(this.id);
         return;
       case "error":
         if (frame.command) return; // answers a command, and closes nothing
@@ -196,7 +199,7 @@ export class TraceLog implements Subscriber {
     this.position = frame.resume_event_id;
     this.items.push({
       id: frame.resume_event_id + 0.5, message: null, event: null, gap: words ?? `Events are missing here (${frame.reason})`,
-      at: this.lastEventAt, updatedAt: this.lastEventAt, goalId: null, error: true, version: 0, live: 0, height: 0,
+      at: this.lastEventAt, updatedAt: this.lastEventAt, lastId: 0, goalId: null, error: true, version: 0, live: 0, height: 0,
     });
     if (frame.reason !== "trimmed") this.oldest = frame.first_event_id;
     this.history.value = "partial";
@@ -209,7 +212,7 @@ export class TraceLog implements Subscriber {
 
   // --- events ---
 
-  private take(event: StoredEvent, live: number): void {
+  protected take(event: StoredEvent, live: number): void {
     this.position = event.event_id;
     this.lastEventAt = event.ts;
     const state = this.state!;
@@ -229,13 +232,14 @@ export class TraceLog implements Subscriber {
   }
 
   private toItem(event: StoredEvent, live: number): Item | null {
+    this.noteGoals(event);
     if (event.event === "input_provided" || event.event === "input_expired") {
       this.outcomes.set(event.request_id, event);
       const asked = this.asked.get(event.request_id);
       if (asked) asked.version++;
     }
     const at = event.occurred_at ?? event.ts;
-    const base = { id: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
+    const base = { id: event.event_id, lastId: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
     if (event.event === "message_added") {
       const message = event.message as Message;
       const item: Item = { ...base, message, event: null, goalId: message.goal_id, error: isError(message) };
@@ -250,6 +254,22 @@ export class TraceLog implements Subscriber {
     return item;
   }
 
+  private noteGoals(event: StoredEvent): void {
+    const time = Date.parse(event.occurred_at ?? event.ts);
+    const note = (id: unknown) => {
+      if (typeof id !== "string") return;
+      const seen = this.goalTimes.get(id);
+      if (!seen) this.goalTimes.set(id, { from: time, to: time });
+      else if (time < seen.from) seen.from = time;
+      else if (time > seen.to) seen.to = time;
+    };
+    if (event.event === "goal_updated") note(event.goal_id);
+    else if (event.event === "goal_added") event.goal.status !== "pending" && note(event.goal.id);
+    else if (event.event === "message_added") note(event.message.goal_id);
+    else if (event.event === "message_updated" && event.patch) note(event.goal_id);
+    for (const change of event.affected_goals ?? []) if (change.status) note(change.goal_id);
+  }
+
   private refresh(event: StoredEvent, live: number): void {
     const item = this.byMessage.get(event.message_id);
     if (!item) {
@@ -261,6 +281,7 @@ export class TraceLog implements Subscriber {
     }
     item.message = this.messages.get(event.message_id) ?? item.message;
     item.updatedAt = event.occurred_at ?? event.ts;
+    item.lastId = event.event_id;
     item.error = isError(item.message!);
     item.version++;
     if (live && event.patch) item.live = live;
@@ -297,6 +318,11 @@ export class TraceLog implements Subscriber {
   async readMore(): Promise<void> {
     this.most += DROP_AT_ONCE;
     await this.readHistory();
+  }
+
+  /** Whether all of the past is here that will be without asking. */
+  get settled(): boolean {
+    return this.history.value === "complete" || this.history.value === "failed" || this.items.length >= this.most;
   }
 
   get first(): number {

@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
-import { count, cost as costOf, shortId, short, visible } from "../format";
+import { count, cost as costOf, fullTime, shortId, short, timeOfDay, visible } from "../format";
 import { useKeys } from "../keys";
 import { Cancel } from "../parts/cancel";
 import { Bar } from "../parts/frame";
@@ -12,6 +12,8 @@ import { Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
 import { Question } from "../parts/question";
 import { go, param, setParams, traceHref } from "../route";
+import { Replay } from "../replay";
+import { TimePanel } from "../time/panel";
 import type { Item, TraceLog } from "../trace";
 import type { Totals, Trace } from "../types";
 
@@ -24,8 +26,15 @@ export function TracePage({ traceId }: { traceId: string }) {
   const [inspected, setInspected] = useState<Item | null>(null);
   const [drawer, setDrawer] = useState(false);
   const [cancelling, setCancelling] = useState(false);
+  const asked = param("at");
+  const at = asked !== null && Number(asked) > 0 ? Number(asked) : null;
+  const replay = useReplay(shown, at);
+  const [timeOpen, setTimeOpen] = useTimeOpen();
+  const view: TraceLog = replay?.state ? replay : shown; // what is shown: now, or as it was
+  const whole = inside === traceId ? view : log;
   log.version.value;
   shown.version.value;
+  replay?.version.value;
 
   useEffect(() => void shown.readHistory(), [shown]);
   useEffect(() => seen(traceId), [traceId]);
@@ -40,8 +49,8 @@ export function TracePage({ traceId }: { traceId: string }) {
     setParams({ event: item === inspected ? null : String(Math.floor(item.id)), message: null });
   };
   const stepInspected = (by: 1 | -1) => {
-    const at = shown.items.indexOf(inspected!);
-    const next = shown.items[at + by];
+    const i = view.items.findIndex((item) => item.id === inspected!.id);
+    const next = view.items[i + by];
     if (next) inspect(next);
   };
 
@@ -51,11 +60,12 @@ export function TracePage({ traceId }: { traceId: string }) {
     { keys: "l", does: "To the messages", run: () => document.querySelector<HTMLElement>(".said")?.focus() },
     { keys: "u", does: "To the run that called this one", run: () => { const up = log.state?.head.parent_trace_id; if (up) go(traceHref(up)); } },
     { keys: "x", does: "Cancel the run", run: () => log.state && !log.state.ended && setCancelling(true) },
+    { keys: "w", does: "Show or hide time", run: () => setTimeOpen(!timeOpen) },
     { keys: "c", does: "Copy the run's id", run: () => copy(traceId, "the id") },
   ]);
 
   const phase = log.phase.value;
-  const trace = log.state?.trace() ?? app.traces.get(traceId);
+  const trace = whole.state?.trace() ?? app.traces.get(traceId);
   const inputs = [...(log.state?.pendingInputs.values() ?? [])];
   const inner = inside === traceId ? [] : [...(shown.state?.pendingInputs.values() ?? [])];
   useTitle(trace, Math.max(inputs.length, app.traces.inputs.value.length));
@@ -71,23 +81,44 @@ export function TracePage({ traceId }: { traceId: string }) {
       <Bar log={log}>
         <Crumbs trace={trace} traceId={traceId} />
       </Bar>
-      <Facts trace={trace} log={log} cancel={() => setCancelling(true)} drawer={() => setDrawer(!drawer)} />
+      <Facts trace={trace} log={whole} cancel={() => setCancelling(true)} drawer={() => setDrawer(!drawer)} />
       {trace?.error && <div class="failure" role="alert"><StateMark state="failed" quiet /> {visible(typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error))}</div>}
+      {at !== null && (
+        <div class="pastbar" role="status">
+          {replay?.state ? <b>As it was after event {count(replay.position!)}</b> : <span>Reading what was before, to show event {count(at)}</span>}
+          {replay?.lastEventAt && <span title={fullTime(replay.lastEventAt)}>{timeOfDay((view.items.at(-1)?.at ?? replay.lastEventAt))}</span>}
+          <span class="grow" />
+          <button class="link" onClick={() => setParams({ at: null })}>Back to now</button>
+        </div>
+      )}
       <main class={`trace${inspected ? " inspecting" : ""}${drawer ? " drawer" : ""}${bare ? " bare" : ""}`}>
-        {!bare && <GoalTreePane log={log} place={place} choose={choose} />}
+        {!bare && <GoalTreePane log={whole} place={place} choose={choose} />}
         {drawer && <button class="shade" aria-label="Close goals" onClick={() => setDrawer(false)} />}
         <div class="talk">
           {inside !== traceId && <div class="inside"><button class="chip" onClick={() => choose({ traceId, goalId: null })}>{visible(shown.state?.head.agent_type ?? "sub-agent")}: {visible(shown.state?.head.task ?? inside)} <span aria-hidden="true">✕</span></button></div>}
           <Messages
-            key={inside} log={shown} goalId={goalId} clearGoal={() => choose({ traceId: inside, goalId: null })}
-            inspect={inspect} inspected={inspected?.id ?? null} limit={null}
+            key={inside} log={view} goalId={goalId} clearGoal={() => choose({ traceId: inside, goalId: null })}
+            inspect={inspect} inspected={inspected?.id ?? null}
           />
-          {[...inputs.map((asked) => ({ asked, of: traceId })), ...inner.map((asked) => ({ asked, of: inside }))].map(({ asked, of }) => (
-            <Question key={`${of}/${asked.request_id}`} traceId={of} asked={asked} />
-          ))}
+          {at === null && inputs.length + inner.length > 0 && (
+            <div class="asking">
+              {[...inputs.map((asked) => ({ asked, of: traceId })), ...inner.map((asked) => ({ asked, of: inside }))].map(({ asked, of }) => (
+              <Question key={`${of}/${asked.request_id}`} traceId={of} asked={asked} />
+            ))}
+            </div>
+          )}
         </div>
         {inspected && <Inspector traceId={inside} item={inspected} close={() => inspect(inspected)} step={stepInspected} />}
       </main>
+      {timeOpen ? (
+        <TimePanel
+          key={inside} log={shown} replay={replay} at={at} hide={() => setTimeOpen(false)}
+          setAt={(eventId) => setParams({ at: eventId === null ? null : String(eventId) })}
+          choose={(span) => setParams(span.id ? { event: String(span.id), goal: null, show: null, q: null } : { goal: span.goalId, event: null })}
+        />
+      ) : (
+        <button class="timebutton quiet" onClick={() => setTimeOpen(true)}>▴ Time</button>
+      )}
       {cancelling && trace && <Cancel trace={trace} close={() => setCancelling(false)} />}
     </>
   );
@@ -104,6 +135,45 @@ function useLog(traceId: string): TraceLog {
   return now.log;
 }
 
+/** The trace as it was after event `at`; null while it is shown as it is now. */
+function useReplay(log: TraceLog, at: number | null): Replay | null {
+  const [held, setHeld] = useState<Replay | null>(null);
+  const on = at !== null && log.phase.value.kind === "live" && log.settled;
+  useEffect(() => {
+    if (!on) return;
+    const made = new Replay(log);
+    setHeld(made);
+    return () => {
+      made.close();
+      setHeld(null);
+    };
+  }, [log, on]);
+  useEffect(() => {
+    if (!held || at === null || at === held.position) return;
+    const timer = setTimeout(() => held.seek(at).catch((error: Error) => say(error.message, true)), held.state ? 30 : 0);
+    return () => clearTimeout(timer);
+  }, [held, at]);
+  return held;
+}
+
+function useTimeOpen(): [boolean, (open: boolean) => void] {
+  const [open, setOpen] = useState(() => {
+    try {
+      return localStorage.getItem("tracewatch.time") !== "hidden";
+    } catch {
+      return true;
+    }
+  });
+  return [open, (to) => {
+    setOpen(to);
+    try {
+      localStorage.setItem("tracewatch.time", to ? "shown" : "hidden");
+    } catch {
+      // it holds until the page is left
+    }
+  }];
+}
+
 function Crumbs({ trace, traceId }: { trace: Trace | undefined; traceId: string }) {
   const parent = trace?.parent_trace_id;
   const up = parent ? app.traces.get(parent) : undefined;
@@ -118,7 +188,7 @@ function Crumbs({ trace, traceId }: { trace: Trace | undefined; traceId: string 
 
 function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: TraceLog; cancel: () => void; drawer: () => void }) {
   if (!trace) return <div class="facts" />;
-  const open = trace.status === "running" || trace.status === "waiting";
+  const open = !log.past && (trace.status === "running" || trace.status === "waiting");
   const stopping = log.state?.cancelRequested && open;
   const subs = log.state?.subTraces.size ?? 0;
   const imported = typeof trace.metadata?.format === "string";

@@ -159,8 +159,8 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
     const sub = of.state?.subTraces.get(id);
     if (!sub || seen.has(id)) return;
     seen.add(id);
-    const live = app.traces.byId.get(id); // fresher than what the parent knows
-    const open = tree.opened.has(id);
+    const live = of.past ? undefined : app.traces.byId.get(id); // fresher than what the parent knows
+    const open = tree.opened.has(id) && !of.past;
     const rowId = `${path}/${id}`;
     rows.push({
       id: rowId, height: 0, depth, goal: null, sub, place: { traceId: id, goalId: null }, current: false, open,
@@ -205,7 +205,7 @@ function errorsOf(log: TraceLog): Map<string, number> {
   };
   for (const item of log.items) if (item.error && item.message) add(item.goalId);
   for (const sub of log.state!.subTraces.values()) {
-    const status = app.traces.byId.get(sub.trace_id)?.status ?? sub.status;
+    const status = (log.past ? undefined : app.traces.byId.get(sub.trace_id)?.status) ?? sub.status;
     if (status === "failed" || status === "lost") add(sub.parent_goal_id);
   }
   return sums;

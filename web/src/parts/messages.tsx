@@ -19,11 +19,9 @@ interface Props {
   clearGoal: () => void;
   inspect: (item: Item) => void;
   inspected: number | null;
-  limit: number | null; // show the page as it was after this event
-  children?: preact.ComponentChildren; // below the messages
 }
 
-export function Messages({ log, goalId, clearGoal, inspect, inspected, limit, children }: Props) {
+export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) {
   const version = log.version.value;
   const show = (param("show") ?? "all") as Show;
   const query = param("q") ?? "";
@@ -36,9 +34,9 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, limit, ch
 
   const goals = useMemo(() => (goalId === null ? null : withBelow(log, goalId)), [goalId, log, log.state?.goals.size]);
   const items = useMemo(() => {
-    const plain = show === "all" && !goals && limit === null;
-    return plain ? log.items : log.items.filter((item) => passes(item, show, goals, limit));
-  }, [version, show, goals, limit, log]);
+    const plain = show === "all" && !goals;
+    return plain ? log.items : log.items.filter((item) => passes(item, show, goals));
+  }, [version, show, goals, log]);
 
   const matches = useMemo(() => {
     const test = matcher(query);
@@ -146,7 +144,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, limit, ch
       <div class="listbox">
         {items.length === 0 && <Nothing log={log} filtered={log.items.length > 0} />}
         <VirtualList
-          items={items} estimate={34} follow={limit === null} handle={list} class="said" label="Messages"
+          items={items} estimate={34} follow handle={list} class="said" label="Messages"
           onEnd={(end) => {
             setAtEnd(end);
             if (!end) setSeen(items.at(-1)?.id ?? 0);
@@ -159,19 +157,16 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, limit, ch
               selected={item.id === inspected} hit={item.id === hit}
             />
           )}
-        >
-          {children}
-        </VirtualList>
-        {!atEnd && limit === null && (
-          <button class={`float${fresh ? " new" : ""}`} onClick={() => list.current?.toEnd()}>↓ {fresh ? `${count(fresh)} new` : ended ? "to the end" : "follow"}</button>
+        />
+        {!atEnd && (
+          <button class={`float${fresh ? " new" : ""}`} onClick={() => list.current?.toEnd()}>↓ {fresh ? `${count(fresh)} new` : ended || log.past ? "to the end" : "follow"}</button>
         )}
       </div>
     </div>
   );
 }
 
-function passes(item: Item, show: Show, goals: Set<string> | null, limit: number | null): boolean {
-  if (limit !== null && item.id > limit) return false;
+function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
   if (goals && !(item.goalId !== null && goals.has(item.goalId))) return false;
   if (show === "errors") return item.error;
   if (show === "tools") return item.message?.role === "tool";

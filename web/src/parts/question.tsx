@@ -104,6 +104,7 @@ function ObjectForm({ schema, busy, answer }: { schema: Schema; busy: boolean; a
   const [fault, setFault] = useState("");
   function send(event: Event): void {
     event.preventDefault();
+    setFault("");
     const value: Schema = {};
     for (const [name, one] of properties) {
       const text = texts[name] ?? (one.type === "boolean" ? "false" : "");
