@@ -22,6 +22,7 @@ SAFE_HEADERS = {
 }
 PAGE_HEADERS = SAFE_HEADERS | {"Cache-Control": "no-cache"}
 ASSET_HEADERS = SAFE_HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
+OFFLINE = "offline.html"  # the viewer in one file, for exports to put traces into
 NOT_BUILT = "The viewer is not built: run `python web/node.py build`, or install the package with pip.\n"
 
 
@@ -41,6 +42,8 @@ async def page(request: Request) -> Response:
 async def asset(request: Request) -> Response:
     """``/static/{name}``: a built file. Its name holds a hash of its content, so it never changes."""
     path = web_dir() / request.path_params["name"]
+    if path == web_dir() / OFFLINE and path.is_file():
+        return FileResponse(path, media_type="text/plain; charset=utf-8", headers=PAGE_HEADERS)
     if path.name.startswith(".") or path.suffix == ".html" or path.parent != web_dir() or not path.is_file():
         raise HTTPException(404, "Not Found")
     return FileResponse(path, headers=ASSET_HEADERS)

@@ -8,6 +8,19 @@ export class ApiError extends Error {
   }
 }
 
+/** What answers instead of a server, in a page that is one file. */
+export interface Local {
+  events(traceId: string, since: number, limit: number): Promise<{ events: StoredEvent[] }>;
+  trace(traceId: string, at?: number): Promise<Snapshot>;
+  traces(): Promise<{ traces: Trace[]; next_page_token: null }>;
+}
+
+let local: Local | null = null;
+
+export function answerFrom(instead: Local): void {
+  local = instead;
+}
+
 async function call<T>(path: string, init?: RequestInit): Promise<T> {
   let answer: Response;
   try {
@@ -27,26 +40,39 @@ const post = (value: object): RequestInit => ({
   body: JSON.stringify(value),
 });
 
-export interface EventPage {
-  events: StoredEvent[];
-  next_since_event_id: number;
-  current_event_id: number;
-  first_event_id: number;
-  has_more: boolean;
+export async function fetchEvents(traceId: string, since: number, limit: number): Promise<{ events: StoredEvent[] }> {
+  if (local) return local.events(traceId, since, limit);
+  return call(`${one(traceId)}/events?since_event_id=${since}&limit=${Math.min(1000, limit)}`, { headers: { Accept: "application/json" } });
 }
-
-export const fetchEvents = (traceId: string, since: number, limit: number) =>
-  call<EventPage>(`${one(traceId)}/events?since_event_id=${since}&limit=${Math.min(1000, limit)}`, { headers: { Accept: "application/json" } });
 
 export async function fetchEvent(traceId: string, eventId: number): Promise<StoredEvent | undefined> {
   const page = await fetchEvents(traceId, eventId - 1, 1);
   return page.events.find((event) => event.event_id === eventId);
 }
 
-export const fetchTrace = (traceId: string, at?: number) => call<Snapshot>(one(traceId) + (at === undefined ? "" : `?at_event_id=${at}`));
+export async function fetchTrace(traceId: string, at?: number): Promise<Snapshot> {
+  if (local) return local.trace(traceId, at);
+  return call(one(traceId) + (at === undefined ? "" : `?at_event_id=${at}`));
+}
 
-export const fetchTraces = (pageToken?: string) =>
-  call<{ traces: Trace[]; next_page_token: string | null }>(`/api/traces?limit=1000${pageToken ? `&page_token=${pageToken}` : ""}`);
+export async function fetchTraces(pageToken?: string): Promise<{ traces: Trace[]; next_page_token: string | null }> {
+  if (local) return local.traces();
+  return call(`/api/traces?limit=1000${pageToken ? `&page_token=${pageToken}` : ""}`);
+}
+
+/** A trace's stored events as lines. */
+export async function fetchLines(traceId: string): Promise<string> {
+  const answer = await fetch(`${one(traceId)}/events`, { headers: { Accept: "application/x-ndjson" } });
+  if (!answer.ok) throw new ApiError(answer.status, "error", `The server answered ${answer.status}`);
+  return answer.text();
+}
+
+/** The page that holds a viewer and no traces yet. */
+export async function fetchTemplate(): Promise<string> {
+  const answer = await fetch("/static/offline.html", { cache: "no-cache" });
+  if (!answer.ok) throw new ApiError(answer.status, "error", "This server's viewer was built without its offline page");
+  return answer.text();
+}
 
 export type OpenInput = PendingInput & { trace_id: string };
 export const fetchInputs = () => call<{ inputs: OpenInput[] }>("/api/inputs");

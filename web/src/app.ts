@@ -1,20 +1,35 @@
 // What the page has one of: the socket, the traces, the traces that are open, and a way to speak to who listens.
 
 import { signal } from "@preact/signals";
+import { answerFrom } from "./api";
+import { localApi, LocalSocket, tracesInPage } from "./offline";
+import { go, traceHref } from "./route";
 import { Socket } from "./socket";
 import { TraceLog } from "./trace";
 import { Traces } from "./traces";
 
+/** What a page needs of the socket; a page that is one file has another. */
+export type AnySocket = Pick<Socket, "link" | "start" | "subscribe" | "unsubscribe" | "resubscribe" | "retryNow" | "watchList">;
+
 export interface App {
-  socket: Socket;
+  socket: AnySocket;
   traces: Traces;
+  offline: boolean; // a page that is one file
 }
 
 export let app: App;
 
 export function startApp(): void {
+  const kept = tracesInPage();
+  if (kept) {
+    answerFrom(localApi(kept));
+    const socket = new LocalSocket(kept);
+    app = { socket, traces: new Traces(socket), offline: true };
+    if (location.hash.length < 2) go(traceHref([...kept.keys()][0]!), "replace");
+    return;
+  }
   const socket = new Socket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/watch`);
-  app = { socket, traces: new Traces(socket) };
+  app = { socket, traces: new Traces(socket), offline: false };
   socket.start();
 }
 

@@ -2,10 +2,15 @@
 
 import { computed, signal } from "@preact/signals";
 
+// A page that is one file has its address behind the #
+const behindHash = typeof location !== "undefined" && location.protocol === "file:";
 const address = signal(readAddress());
 
 function readAddress() {
-  return typeof location === "undefined" ? { path: "/", search: "" } : { path: location.pathname, search: location.search };
+  if (typeof location === "undefined") return { path: "/", search: "" };
+  if (!behindHash) return { path: location.pathname, search: location.search };
+  const [path, search] = location.hash.slice(1).split("?");
+  return { path: path || "/", search: search ? `?${search}` : "" };
 }
 
 export interface Route {
@@ -31,7 +36,7 @@ export const traceHref = (traceId: string, params: Record<string, string> = {}):
 };
 
 export function go(href: string, how: "push" | "replace" = "push"): void {
-  history[how === "push" ? "pushState" : "replaceState"](null, "", href);
+  history[how === "push" ? "pushState" : "replaceState"](null, "", behindHash ? `#${href}` : href);
   address.value = readAddress();
 }
 
@@ -50,6 +55,9 @@ export function param(name: string): string | null {
   return route.value.params.get(name);
 }
 
+/** A link that can be pasted elsewhere. */
+export const wholeLink = (href: string): string => (behindHash ? `${location.href.split("#")[0]}#${href}` : location.origin + href);
+
 export function startRouting(): void {
   window.addEventListener("popstate", () => {
     address.value = readAddress();
@@ -57,10 +65,9 @@ export function startRouting(): void {
   document.addEventListener("click", (event) => {
     if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     const link = (event.target as Element).closest?.("a[href]") as HTMLAnchorElement | null;
-    if (!link || link.origin !== location.origin || link.target || link.hasAttribute("download")) return;
-    const path = link.pathname;
-    if (path !== "/" && !path.startsWith("/traces/")) return;
+    const href = link?.getAttribute("href") ?? "";
+    if (!link || link.target || link.hasAttribute("download") || !(href === "/" || href.startsWith("/?") || href.startsWith("/traces/"))) return;
     event.preventDefault();
-    go(link.pathname + link.search);
+    go(href);
   });
 }

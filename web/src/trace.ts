@@ -18,6 +18,7 @@ const OPENING_EVENTS = 1000;
 const PAGE = 1000;
 const MOST_ITEMS = 100_000;
 const DROP_AT_ONCE = 10_000;
+const LATE_MS = 60_000;
 const RECOVERED_SHOWN_MS = 6_000;
 
 /** A row of what was said: a message with all its updates, or an event that is none. */
@@ -69,11 +70,12 @@ export class TraceLog implements Subscriber {
   private tree: { frame: Frame; goals: GoalTree["goals"] } | null = null; // a goal tree that comes in parts
   private target = 0; // the head when this catching up began
   private wanted = false; // whether the history is wanted
+  private late = ""; // the time of the last recorder's event, if it came long after it happened
   private most = MOST_ITEMS;
   private reconnected = false;
   private closed = false;
 
-  constructor(readonly id: string, protected readonly socket: Socket | null) {}
+  constructor(readonly id: string, protected readonly socket: Pick<Socket, "subscribe" | "unsubscribe" | "resubscribe"> | null) {}
 
   open(): void {
     this.socket?.subscribe(this.id, this);
@@ -238,7 +240,7 @@ export class TraceLog implements Subscriber {
       const asked = this.asked.get(event.request_id);
       if (asked) asked.version++;
     }
-    const at = event.occurred_at ?? event.ts;
+    const at = this.timeOf(event);
     const base = { id: event.event_id, lastId: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
     if (event.event === "message_added") {
       const message = event.message as Message;
@@ -254,8 +256,17 @@ export class TraceLog implements Subscriber {
     return item;
   }
 
+  /** When an event happened. What the server writes among events that came late, or from an import, happened with them. */
+  private timeOf(event: StoredEvent): string {
+    if (event.occurred_at) {
+      this.late = Date.parse(event.ts) - Date.parse(event.occurred_at) > LATE_MS ? event.occurred_at : "";
+      return event.occurred_at;
+    }
+    return this.late || event.ts;
+  }
+
   private noteGoals(event: StoredEvent): void {
-    const time = Date.parse(event.occurred_at ?? event.ts);
+    const time = Date.parse(this.timeOf(event));
     const note = (id: unknown) => {
       if (typeof id !== "string") return;
       const seen = this.goalTimes.get(id);
@@ -280,7 +291,7 @@ export class TraceLog implements Subscriber {
       return;
     }
     item.message = this.messages.get(event.message_id) ?? item.message;
-    item.updatedAt = event.occurred_at ?? event.ts;
+    item.updatedAt = this.timeOf(event);
     item.lastId = event.event_id;
     item.error = isError(item.message!);
     item.version++;

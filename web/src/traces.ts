@@ -31,7 +31,7 @@ export class Traces {
   private asking = new Set<string>();
   private waitingKey = "";
 
-  constructor(socket: Socket) {
+  constructor(socket: Pick<Socket, "watchList">) {
     socket.watchList({ limit: FIRST }, (frame) => {
       this.queue.push(frame);
       nextFrame(this.flush);

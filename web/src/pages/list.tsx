@@ -137,7 +137,7 @@ export function ListPage() {
   );
 }
 
-const isOpen = (trace: Trace): boolean => trace.status === "running" || trace.status === "waiting";
+const isOpen = (trace: Trace): boolean => !app.offline && (trace.status === "running" || trace.status === "waiting");
 
 /** What a trace is doing, or what came of it. */
 function now_(trace: Trace): string {

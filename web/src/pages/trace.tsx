@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
 import { count, cost as costOf, fullTime, shortId, short, timeOfDay, visible } from "../format";
+import { exportLines, exportPage } from "../export";
 import { useKeys } from "../keys";
 import { Cancel } from "../parts/cancel";
 import { Bar } from "../parts/frame";
@@ -59,7 +60,7 @@ export function TracePage({ traceId }: { traceId: string }) {
     { keys: "h", does: "To the goals", run: () => document.querySelector<HTMLElement>(".tree")?.focus() },
     { keys: "l", does: "To the messages", run: () => document.querySelector<HTMLElement>(".said")?.focus() },
     { keys: "u", does: "To the run that called this one", run: () => { const up = log.state?.head.parent_trace_id; if (up) go(traceHref(up)); } },
-    { keys: "x", does: "Cancel the run", run: () => log.state && !log.state.ended && setCancelling(true) },
+    { keys: "x", does: "Cancel the run", run: () => log.state && !log.state.ended && !app.offline && setCancelling(true) },
     { keys: "w", does: "Show or hide time", run: () => setTimeOpen(!timeOpen) },
     { keys: "c", does: "Copy the run's id", run: () => copy(traceId, "the id") },
   ]);
@@ -100,7 +101,7 @@ export function TracePage({ traceId }: { traceId: string }) {
             key={inside} log={view} goalId={goalId} clearGoal={() => choose({ traceId: inside, goalId: null })}
             inspect={inspect} inspected={inspected?.id ?? null}
           />
-          {at === null && inputs.length + inner.length > 0 && (
+          {at === null && !app.offline && inputs.length + inner.length > 0 && (
             <div class="asking">
               {[...inputs.map((asked) => ({ asked, of: traceId })), ...inner.map((asked) => ({ asked, of: inside }))].map(({ asked, of }) => (
               <Question key={`${of}/${asked.request_id}`} traceId={of} asked={asked} />
@@ -203,7 +204,7 @@ function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: 
       <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>{shortId(trace.trace_id)}</button>
       <span class="grow" />
       {stopping ? <span class="stopping">cancel requested…</span> : open && <button onClick={cancel}>Cancel</button>}
-      <a class="button quiet" href={`/api/traces/${encodeURIComponent(trace.trace_id)}/events`} download={`${trace.trace_id}.ndjson`} onClick={(event) => (event.preventDefault(), void exportLines(trace))}>Export</a>
+      {!app.offline && !log.past && <Export traceId={trace.trace_id} />}
     </div>
   );
 }
@@ -223,22 +224,23 @@ function Sum({ own, all, subs }: { own: Totals; all: Totals; subs: number }) {
   );
 }
 
-/** The trace as `tracewatch export` writes it: a header, then the stored events as lines. */
-async function exportLines(trace: Trace): Promise<void> {
-  try {
-    const answer = await fetch(`/api/traces/${encodeURIComponent(trace.trace_id)}/events`, { headers: { Accept: "application/x-ndjson" } });
-    if (!answer.ok) throw new Error();
-    const { trace_id, task, agent_type, parent_trace_id, parent_goal_id, created_at, metadata } = trace;
-    const header = JSON.stringify({ trace: { trace_id, task, agent_type, parent_trace_id, parent_goal_id, created_at, metadata } });
-    const blob = new Blob([header, "\n", await answer.blob()], { type: "application/x-ndjson" });
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `${trace.trace_id}.ndjson`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  } catch {
-    say("The export failed: the server did not give the events", true);
-  }
+function Export({ traceId }: { traceId: string }) {
+  const [busy, setBusy] = useState(false);
+  const run = (how: (traceId: string) => Promise<void>) => async (event: Event) => {
+    (event.currentTarget as Element).closest("details")?.removeAttribute("open");
+    setBusy(true);
+    await how(traceId).catch((error: Error) => say(`The export failed: ${error.message}`, true));
+    setBusy(false);
+  };
+  return (
+    <details class="menu">
+      <summary class="button quiet">{busy ? "Exporting…" : "Export"}</summary>
+      <div>
+        <button onClick={run(exportPage)}><b>One HTML file</b><small>opens offline, with its sub-agents</small></button>
+        <button onClick={run(exportLines)}><b>NDJSON</b><small>for tracewatch import</small></button>
+      </div>
+    </details>
+  );
 }
 
 /** Tell screen readers what changes in the run: its status, and that it asks something. */

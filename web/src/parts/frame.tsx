@@ -37,6 +37,11 @@ function Asks({ not }: { not: string }) {
 
 /** The truth about the connection, in few words. */
 function Pill({ log }: { log?: TraceLog }) {
+  if (app.offline) return <span class="pill ended"><i aria-hidden="true" />saved in this file</span>;
+  return <LivePill log={log} />;
+}
+
+function LivePill({ log }: { log?: TraceLog }) {
   const link = app.socket.link.value;
   let kind = "busy";
   let words = "connecting";

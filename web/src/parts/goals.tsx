@@ -7,7 +7,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog } from "../app";
 import { cost, count, short, visible } from "../format";
 import { memo } from "../memo";
-import { traceHref } from "../route";
+import { traceHref, wholeLink } from "../route";
 import type { TraceLog } from "../trace";
 import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../types";
 import { StateMark } from "./marks";
@@ -273,7 +273,7 @@ function Details({ row, root }: { row: TreeRow | undefined; root: string }) {
       {(goal?.summary ?? sub?.summary) && <p><span class="dim">result</span> {visible((goal?.summary ?? sub?.summary)!)}</p>}
       {goal?.cumulative_stats.preview && <p class="mono dim">{visible(goal.cumulative_stats.preview)}</p>}
       {goal && <Sums own={goal.self_stats} all={goal.cumulative_stats} />}
-      {goal && <p><button class="link" onClick={() => copy(location.origin + traceHref(root, { ...(row.place.traceId === root ? {} : { in: row.place.traceId }), goal: goal.id }), "a link to this goal")}>Copy link</button></p>}
+      {goal && <p><button class="link" onClick={() => copy(wholeLink(traceHref(root, { ...(row.place.traceId === root ? {} : { in: row.place.traceId }), goal: goal.id })), "a link to this goal")}>Copy link</button></p>}
       {sub && <p><a href={traceHref(sub.trace_id)}>Open this run on a page of its own</a></p>}
     </div>
   );

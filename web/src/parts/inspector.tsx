@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { fetchEvent } from "../api";
 import { copy } from "../app";
 import { fullTime } from "../format";
-import { traceHref } from "../route";
+import { traceHref, wholeLink } from "../route";
 import type { Item } from "../trace";
 import type { Json, StoredEvent } from "../types";
 import { JsonTree } from "./json";
@@ -24,7 +24,7 @@ export function Inspector({ traceId, item, close, step }: { traceId: string; ite
       over = true;
     };
   }, [traceId, id, item.version]);
-  const link = location.origin + traceHref(traceId, { event: String(id) });
+  const link = wholeLink(traceHref(traceId, { event: String(id) }));
   return (
     <aside class="inspector" aria-label="Inspector">
       <div class="panehead">

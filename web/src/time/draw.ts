@@ -116,7 +116,7 @@ export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
   for (const gap of line.gaps) {
     const left = GUTTER + ((gap.at - view.from) / (view.to - view.from)) * width;
     if (left < GUTTER || left > GUTTER + width) continue;
-    const words = `⫽ ${duration(gap.ms)}`;
+    const words = `// ${duration(gap.ms)} idle`;
     to.fillStyle = colours.faint;
     to.fillText(words, left - to.measureText(words).width / 2, height - 11);
   }

@@ -55,8 +55,9 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
   });
   useEffect(() => {
     const observer = new ResizeObserver(() => {
-      drawFall(fall.current!, current.current);
-      drawMap(map.current!, current.current);
+      if (!fall.current || !map.current) return;
+      drawFall(fall.current, current.current);
+      drawMap(map.current, current.current);
     });
     observer.observe(fall.current!);
     return () => observer.disconnect();
