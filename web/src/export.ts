@@ -30,8 +30,9 @@ export async function exportPage(traceId: string): Promise<void> {
   // In JSON a < stands in texts only, where it may be written so; thus nothing in them ends the element
   const safe = (text: string) => text.replaceAll("<", "\\u003c");
   const parts: BlobPart[] = [template.slice(0, at)];
-  for await (const snapshot of subtree(traceId)) {
-    parts.push(safe(`${JSON.stringify({ trace: header(snapshot.trace), snapshot })}\n`), safe(await fetchLines(snapshot.trace.trace_id)));
+  for await (const { trace, goal_tree, sub_traces, pending_inputs } of subtree(traceId)) {
+    const first = { trace: header(trace), snapshot: { trace, goal_tree, sub_traces, pending_inputs } };
+    parts.push(safe(`${JSON.stringify(first)}\n`), safe(await fetchLines(trace.trace_id)));
   }
   parts.push(template.slice(at + PLACE.length));
   save(new Blob(parts, { type: "text/html" }), `${traceId}.html`);

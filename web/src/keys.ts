@@ -3,7 +3,7 @@
 // Rule: keys do nothing while one types, and nothing with Ctrl, Alt or Cmd.
 
 import { signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 export interface Key {
   keys: string; // as KeyboardEvent.key, several with blanks between
@@ -17,7 +17,7 @@ export const helpOpen = signal(false);
 export function useKeys(title: string, keys: Key[]): void {
   const current = useRef(keys);
   current.current = keys;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const group = { title, keys: () => current.current };
     groups.unshift(group);
     return () => void groups.splice(groups.indexOf(group), 1);

@@ -83,7 +83,7 @@ export class LocalSocket {
     const { snapshot, events } = kept;
     const last = snapshot.trace.last_event_id;
     const first = events[0]?.event_id ?? last + 1;
-    subscriber.frame({ event: "connected", trace_id: traceId, cursor: `file.${first - 1}`, current_event_id: last, ...snapshot });
+    subscriber.frame({ ...snapshot, event: "connected", trace_id: traceId, cursor: `file.${first - 1}`, current_event_id: last });
     for (const event of events) subscriber.event(event);
     subscriber.frame({ event: "caught_up", trace_id: traceId, current_event_id: last, replayed: events.length });
   }

@@ -165,6 +165,10 @@ export function VirtualList<T extends Row>(props: Props<T>) {
       else return;
       target = Math.max(0, target);
       at.end = false;
+      if (fixed) {
+        element.scrollTop = target;
+        return;
+      }
       remember(target);
       if (where === "center") {
         // Rows between may be measured only now: hold on to the row itself
