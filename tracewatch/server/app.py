@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from ..errors import TracewatchError, Unavailable
+from ..errors import LogError, TracewatchError, Unavailable
 from ..live.bell import PollBell
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
@@ -24,6 +25,9 @@ from ..settings import Settings
 from . import record, rest, stream, watch
 from .access import AccessMiddleware
 from .services import Services, error_response
+
+if TYPE_CHECKING:
+    from ..live.redis import RedisBell
 
 LEASE_CHECK_S = 1.0  # a lost recorder is noticed this much later than its lease at the most
 PAGE_HEADERS = {
@@ -35,8 +39,12 @@ PAGE_HEADERS = {
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
-    """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup."""
+    """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup.
+
+    Raises LogError as ``load_redis``.
+    """
     chosen = settings or Settings.from_env(os.environ)
+    redis_bell = load_redis(chosen.redis) if chosen.redis else None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -55,13 +63,16 @@ def create_app(settings: Settings | None = None) -> Starlette:
             watcher_bytes=chosen.watcher_bytes,
         )
         bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
+        redis = redis_bell(log, hub) if redis_bell is not None else None
         leases = asyncio.create_task(_expire_leases(log), name="tracewatch-leases")
-        app.state.services = Services(log, hub, chosen)
+        app.state.services = Services(log, hub, chosen, redis)
         try:
             yield
         finally:
             leases.cancel()
             await asyncio.gather(leases, return_exceptions=True)
+            if redis is not None:
+                await redis.close()
             await bell.close()
             await hub.close()
             await log.close()
@@ -99,6 +110,21 @@ def _routes() -> list[Route | WebSocketRoute]:
         Route("/traces/{trace_id}", _page, methods=["GET"]),
         Route("/", _page, methods=["GET"]),
     ]
+
+
+def load_redis(url: str) -> Callable[[EventLog, Hub], RedisBell]:
+    """What starts the hints over the Redis at ``url``.
+
+    Raises LogError if the extra is not installed or ``url`` can't be used.
+    """
+    try:
+        from ..live.redis import RedisBell, connector
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "redis":
+            raise
+        raise LogError("--redis needs a package that is not here: pip install 'tracewatch[redis]'") from error
+    connector(url)
+    return lambda log, hub: RedisBell(log, hub, url)
 
 
 async def _expire_leases(log: EventLog) -> None:
