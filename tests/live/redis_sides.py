@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tracewatch.live.bell import PollBell
 from tracewatch.live.hub import Hub
 from tracewatch.live.redis import RedisBell
 from tracewatch.live.sink import Frame
-from tracewatch.live.watcher import WatchRequest
+from tracewatch.live.watcher import WatchLimits, WatchRequest
 from tracewatch.log import EventLog, open_log
 
 SLOW, USUAL = 3_600_000, 20  # ms
@@ -87,7 +87,7 @@ class Side:
 @asynccontextmanager
 async def side(db: Path, url: str, poll_ms: int = USUAL) -> AsyncIterator[Side]:
     log = await open_log(str(db))
-    hub = Hub(log)
+    hub = Hub(log, limits=WatchLimits(heartbeat_s=3600))  # a heartbeat would look into the log
     poll = PollBell(log, hub.grown, poll_ms=poll_ms)
     one = Side(log, hub, RedisBell(log, hub, url))
     try:
@@ -179,3 +179,33 @@ async def traffic(a: Side, b: Side) -> AsyncIterator[Traffic]:
     yield running
     await running.goes_on()
     await running.end()
+
+
+class Relay:
+    """Between a side and its Redis: single connections can be made to swallow all that is sent, both ways."""
+
+    def __init__(self, port: int) -> None:
+        self.connections = 0  # so far
+        self.dead: set[int] = set()  # numbers of connections, from 0
+        self.url = ""
+        self._port = port
+
+    async def _pipe(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if number not in self.dead:
+                    writer.write(data)
+        writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number, self.connections = self.connections, self.connections + 1
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        await asyncio.gather(self._pipe(number, reader, back), self._pipe(number, there, writer))
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[Relay]:
+        """While it takes connections, at ``url``."""
+        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        async with listener:
+            yield self

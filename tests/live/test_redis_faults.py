@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.live.redis_sides import SLOW, Lines, command, subscribed, traffic, two
+from tests.live.redis_sides import SLOW, Lines, Relay, command, subscribed, traffic, two
 from tests.redis_server import RedisServer
 from tests.support import until
 from tracewatch.live.redis import Health
@@ -149,6 +149,25 @@ async def test_one_of_the_two_connections_dies(server: RedisServer, tmp_path: Pa
                 f"tracewatch:{a.log.epoch}:t".encode(),
                 2,
             ]
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+async def test_one_of_the_two_connections_falls_silent(
+    server: RedisServer, tmp_path: Path, lines: Lines, dead: int
+) -> None:
+    """Nothing is closed: a cable is out. The other connection and the other side are well meanwhile."""
+    with server:
+        async with Relay(server.port).listening() as relay, two(tmp_path / "log.db", (server.url, relay.url)) as (a, b):
+            async with traffic(a, b) as going:
+                await a.healthy()
+                await b.healthy()
+                relay.dead.add(dead)
+                assert await b.degraded() == "it does not answer"
+                await going.goes_on()
+                await b.healthy()
+                assert relay.connections == 4
+                assert len(lines()) == 2
+                assert a.bell.health.ok
 
 
 async def test_two_redis_that_know_nothing_of_each_other(binary: str, tmp_path: Path) -> None:
