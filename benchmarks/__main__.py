@@ -6,12 +6,13 @@ import argparse
 import os
 import platform
 import resource
+import signal
 import sqlite3
 import sys
 import tempfile
 from pathlib import Path
 
-from . import append, backfill, connect, emit, fanout
+from . import append, backfill, connect, crossprocess, emit, fanout
 from .harness import Bench, Report
 
 ALL = {
@@ -20,6 +21,7 @@ ALL = {
     "backfill": backfill.run,
     "connect": connect.run,
     "emit": emit.run,
+    "crossprocess": crossprocess.run,
 }
 
 
@@ -36,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("the benchmarks read /proc, so they need Linux")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     report = Report()
     print(
         f"{platform.python_implementation()} {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "

@@ -48,10 +48,12 @@ class _QuietServer(Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(db: Path | str, **settings: Any) -> AsyncIterator[Serving]:
-    """A server on ``db`` and a free port, in this loop."""
+async def serving(db: Path | str, *, send_buffer: int = 0, **settings: Any) -> AsyncIterator[Serving]:
+    """A server on ``db`` and a free port, in this loop. ``send_buffer``: the kernel's for each socket, in bytes."""
     chosen = Settings(db=str(db), port=settings.pop("port", 0), **settings)
     bound = bind(chosen)
+    if send_buffer:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # accepted sockets inherit it
     app = create_app(chosen)
     server = _QuietServer(uvicorn_config(chosen, app))
     task = asyncio.create_task(server.serve([bound]))

@@ -52,11 +52,11 @@ def test_ls_filters(tw: Run) -> None:
 
 def test_the_table_has_a_row_a_trace_whole_and_escaped(tw: Run) -> None:
     head, *rows = tw("ls", "--children").text.splitlines()
-    assert head.split() == ["trace", "task", "agent", "age", "took", "msgs", "tokens", "cost"]
+    assert head.split() == ["trace", "agent", "age", "took", "msgs", "tokens", "cost", "task"]
     assert [row[0] for row in rows] == ["?", "✓", "✓", "✗"]
-    assert "  ↳ Part" in rows[1] and "helper" in rows[1]
-    assert rows[0].split()[-2:] == ["1,200", "$0.50"]
-    assert "Fix the \\x1b[31mlogin" in rows[3]
+    assert "↳ new-root-sub" in rows[1] and "helper" in rows[1]
+    assert rows[0].endswith("1,200  $0.50  Big one")
+    assert rows[3].endswith("Fix the \\x1b[31mlogin")
 
 
 def test_show(tw: Run) -> None:

@@ -72,4 +72,6 @@ def test_an_empty_file_is_no_cursor_and_an_unwritable_one_an_error(tmp_path: Pat
     (tmp_path / "c").touch()
     assert CursorFile(tmp_path / "c").read() is None
     with pytest.raises(CliError, match="cursor-file"):
+        CursorFile(tmp_path / "absent" / "c").read()
+    with pytest.raises(CliError, match="cursor-file"):
         CursorFile(tmp_path / "absent" / "c").write("abc.1", {})

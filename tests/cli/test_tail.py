@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +128,19 @@ def test_a_reader_that_leaves_ends_it_quietly_even_when_nothing_comes(spawn: Spa
     assert idle.process.stdout is not None and b"number 4999" in idle.line()
     idle.process.stdout.close()
     assert idle.process.wait(20) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_said_in_one_line_and_does_not_move_the_cursor(
+    api: Api, server: ServerProcess, tmp_path: Path
+) -> None:
+    record(api, "full", *(thought(f"number {n}") for n in range(3)), done())
+    command = f"{sys.executable} -m tracewatch tail full --cursor-file {tmp_path}/c > /dev/full"
+    env = {**os.environ, "TRACEWATCH_URL": server.url}
+    ran = subprocess.run(["sh", "-c", command], env=env, capture_output=True, timeout=30, text=True)
+    assert ran.returncode == 1
+    assert "No space left" in ran.stderr and len(ran.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_outage_is_told_once_and_nothing_is_missed_or_repeated(tmp_path: Path, spawn: Spawn) -> None:

@@ -132,7 +132,7 @@ def test_text_beyond_what_a_message_may_hold_is_shortened_and_says_so() -> None:
         {"tool_name": "ls", "result": list(range(100_000))},
         {"tool_name": "env", "result": {f"key {n}": "v" * 50 for n in range(20_000)}},
         {"tool_name": "many", "result": [["y" * 100] * 200] * 200},
-        {"tool_name": "worst", "result": [[[["z" * 100] * 70] * 70] * 70] * 2},
+        {"tool_name": "worst", "result": [[[["z" * 100] * 64] * 64] * 3] * 2},
     ],
 )
 def test_a_large_result_is_shortened_with_a_marker(content: dict[str, Any]) -> None:

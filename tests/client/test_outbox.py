@@ -249,3 +249,21 @@ def test_for_any_faults_each_event_is_stored_once_in_order(
     assert outbox.pending == 0
     assert [one.get("n") or -1 for one in server.stored] == [-1 if i in poison else i for i in range(1, n + 1)]
     assert directory.files() == []
+
+
+def test_the_search_for_a_culprit_is_short() -> None:
+    outbox, server = Outbox(SPEC), FakeServer({300})
+    for n in range(1, 501):
+        outbox.accept([event(n)])
+    appends = 0
+    real = server.append
+
+    def counted(seq: int, bodies: list[bytes]) -> tuple[str | None, int]:
+        nonlocal appends
+        appends += 1
+        return real(seq, bodies)
+
+    server.append = counted  # type: ignore[method-assign]
+    converse(outbox, server, 10_000, 0, 500)
+    assert outbox.pending == 0
+    assert appends < 40

@@ -101,8 +101,7 @@ def run(args: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except _BrokenPipe:
-        # What is still buffered has nowhere to go: keep the interpreter from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except Unreachable as error:
         _complain(error.message, "start one with: tracewatch serve   (--url or TRACEWATCH_URL names another)")
@@ -110,6 +109,18 @@ def run(args: Sequence[str] | None) -> int:
     except TracewatchError as error:
         _complain(error.message)
         return _code_of(error)
+    except OSError as error:  # a full disk behind stdout, a file that can't be read
+        _complain(str(error))
+        _drop_output()
+        return EXIT_FAILED
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go: keep the interpreter from complaining about it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _code_of(error: TracewatchError) -> int:

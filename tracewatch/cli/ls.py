@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 import orjson
-from rich.cells import cell_len
-from rich.table import Table
 from rich.text import Text
 
 from ..client.api import Api
@@ -87,23 +85,25 @@ def _print_table(rows: list[tuple[dict[str, Any], int]], url: str) -> None:
         return
     console = out_console()
     narrow = console.is_terminal and console.width < 100
-    heads = ["", "trace", "task", "agent", "age", "took", "msgs", "tokens", "cost"]
+    heads = ["", "trace", "agent", "age", "took", "msgs", "tokens", "cost", "task"]
     if narrow:
         heads = [head for head in heads if head not in ("took", "msgs")]
-    cells = [_row(trace, depth, narrow=narrow) for trace, depth in rows]
-    widths = [max(cell_len(head), *(row[i].cell_len for row in cells)) for i, head in enumerate(heads)]
+    table = [[Text(head, "dim") for head in heads], *(_row(trace, depth, narrow=narrow) for trace, depth in rows)]
+    widths = [max(row[column].cell_len for row in table) for column in range(len(heads) - 1)]
     if console.is_terminal:  # only the long ones give way: what was cut off can be read with `show`
-        widths[1], widths[3] = min(widths[1], 14 if narrow else 26), min(widths[3], 12)
-        others = sum(widths) - widths[2] + 2 * (len(widths) - 1)
-        widths[2] = max(min(widths[2], console.width - others), 10)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for number, (head, width) in enumerate(zip(heads, widths, strict=True)):
-        table.add_column(
-            head, width=width, no_wrap=True, overflow="ellipsis", justify="left" if number < 4 else "right"
-        )
-    for row in cells:
-        table.add_row(*row)
-    console.print(table)
+        widths[1], widths[2] = min(widths[1], 14 if narrow else 26), min(widths[2], 12)
+        widths.append(max(console.width - sum(widths) - 2 * len(widths), 10))
+    for row in table:
+        line = Text(end="")
+        for column, cell in enumerate(row):
+            if column < len(widths):
+                cell.truncate(widths[column], overflow="ellipsis")
+            if column < len(row) - 1:
+                room = " " * (widths[column] - cell.cell_len)
+                line.append_text(cell.append(room) if column < 3 else Text(room).append_text(cell)).append("  ")
+            else:
+                line.append_text(cell)
+        console.print(line, soft_wrap=True)
 
 
 def _row(trace: dict[str, Any], depth: int, *, narrow: bool) -> list[Text]:
@@ -114,12 +114,12 @@ def _row(trace: dict[str, Any], depth: int, *, narrow: bool) -> list[Text]:
     totals = trace["tree_totals"]
     cells = [
         Text(STATUS_GLYPHS.get(trace["status"], "?"), style),
-        Text(text.one_line(trace["trace_id"]), "dim"),
-        Text("  " * depth + ("↳ " if depth else "") + text.one_line(trace["task"])),
+        Text(("  " * (depth - 1) + "↳ " if depth else "") + text.one_line(trace["trace_id"])),
         Text(text.one_line(trace["agent_type"]), "cyan"),
         Text(text.age(now() - made)),
     ]
     if not narrow:
-        running = ended is None and trace["status"] not in ("running", "waiting")
-        cells += [Text("" if running else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
-    return [*cells, Text(text.count(totals["total_tokens"])), Text(text.dollars(totals["total_cost"]))]
+        over = ended is None and trace["status"] not in ("running", "waiting")  # lost: nobody knows when
+        cells += [Text("" if over else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
+    cells += [Text(text.count(totals["total_tokens"])), Text(text.dollars(totals["total_cost"]))]
+    return [*cells, Text(text.one_line(trace["task"]))]

@@ -95,6 +95,8 @@ class CursorFile:
 
     def read(self) -> Start | None:
         """Where to go on; None if the file is not there or empty. Raises CliError for what it can't read."""
+        if not self._path.parent.is_dir():  # said now rather than after everything has been printed
+            raise CliError(f"--cursor-file {self._path}: there is no folder {self._path.parent}")
         try:
             lines = self._path.read_text().split("\n")
         except FileNotFoundError:

@@ -82,11 +82,9 @@ class Screen:
 
     def _joined(self, this: tuple[str, str | None], line: Line) -> Line:
         before = self._waiting.pop(this, None)
-        return (
-            line
-            if before is None
-            else replace(before, text=before.text + line.text, note=line.note, still_open=line.still_open)
-        )
+        if before is None:
+            return line
+        return replace(before, text=before.text + line.text, note=line.note, still_open=line.still_open)
 
     def _release(self, timed: bool) -> None:
         for key in list(self._waiting):

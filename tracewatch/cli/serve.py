@@ -21,7 +21,6 @@ EXAMPLES = examples("""
     TRACEWATCH_PORT=8500 tracewatch serve --heartbeat-s 5
 """)
 _MAIN = ("db", "host", "port", "workers", "redis")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ServeCommand(click.Command):
@@ -66,10 +65,11 @@ def _serve(with_parent: bool, **given: Any) -> None:
         settings = Settings.from_env(os.environ, **given)
     except InvalidField as error:
         raise CliError(error.message) from error
-    if settings.host not in _LOOPBACK:
-        raise CliError(f"--host {settings.host}: for now only loopback (127.0.0.1 or ::1) can be listened on")
+    from ..server.access import is_loopback  # the server is loaded only to serve, not for every --help
     from ..server.run import serve
 
+    if not is_loopback(settings.host):
+        raise CliError(f"--host {settings.host}: for now only loopback (127.0.0.1 or ::1) can be listened on")
     if with_parent:
         _leave_with_stdin()
     asyncio.run(_look_at_log(settings.db))

@@ -80,8 +80,8 @@ def _sub_trace(sub: Mapping[str, Any], room: int | None) -> Text:
     stats, status = sub["stats"], sub["status"]
     note = _stats(stats["total_messages"], stats["total_tokens"], stats["total_cost"], str(status))
     glyph, style = STATUS_GLYPHS.get(status, "?"), STATUS_STYLES.get(status, "dim")
-    label = Text("↳ ", "magenta", no_wrap=True, overflow="ellipsis")
-    label.append(f"{text.one_line(sub['agent_type'])} ", "magenta")
+    label = Text(no_wrap=True, overflow="ellipsis")
+    label.append(f"↳ {text.one_line(sub['agent_type'])} ", "magenta")
     return label.append_text(_line(glyph, style, sub["task"], note, None if room is None else room - label.cell_len))
 
 

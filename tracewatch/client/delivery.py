@@ -22,6 +22,7 @@ from .outbox import Outbox, refused_event
 from .spool import SpoolDir
 
 GATHER_S = 0.005  # a batch is sent this long after its first event: events come in flocks
+FLOCK = 100  # so many need not wait for more
 ANSWER_TIMEOUT_S = 15.0  # an append unanswered for so long: the line is dead
 PARENT_LOOK_S = 0.25
 _MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
@@ -186,7 +187,7 @@ class Delivery:
                     await channel.heartbeat()
                     beat_at = now + lease_s / 3
                 await self._sleep(min(beat_at - now, 1.0) if flow.in_flight else beat_at - now)
-                if not flow.in_flight and not self.closing:
+                if not flow.in_flight and not self.closing and outbox.next_seq - flow.next < FLOCK:
                     await asyncio.sleep(GATHER_S)
         finally:
             reader.cancel()

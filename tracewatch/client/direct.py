@@ -23,16 +23,18 @@ class FileLink:
     def __init__(self, url: str) -> None:
         self._url = url
         self._log: EventLog | None = None
+        self._opening = asyncio.Lock()  # many traces begin at once
 
     async def _open_log(self) -> EventLog:
-        if self._log is None:
-            from ..log import open_log
+        async with self._opening:
+            if self._log is None:
+                from ..log import open_log
 
-            try:
-                self._log = await open_log(self._url)
-            except (LogError, ImportError) as error:
-                raise Unreachable(str(error)) from error
-        return self._log
+                try:
+                    self._log = await open_log(self._url)
+                except (LogError, ImportError) as error:
+                    raise Unreachable(str(error)) from error
+            return self._log
 
     async def create(self, spec: dict[str, Any]) -> None:
         """See Link.create."""

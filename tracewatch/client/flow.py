@@ -2,7 +2,7 @@
 
 Rule 1: answers come in the order of the appends. After any refusal nothing is sent until all that is in flight is
         answered; then sending goes on behind the last acknowledged event.
-Rule 2: a batch is stored all or none, so a refused one is sent again event by event until the culprit is found.
+Rule 2: a batch is stored all or none, so a refused one is sent again in halves until the culprit stands alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Flow:
         self.next = acked + 1  # the seq to send next
         self._in_flight: deque[tuple[int, int]] = deque()  # (first seq, last seq) of each append
         self._draining = False
-        self._single_until = 0  # up to this seq events go one by one
+        self._doubtful_until = 0  # up to this seq a culprit is looked for: one append at a time
+        self._piece = BATCH_EVENTS  # how many events go into such an append
         self.expected: int | None = None  # what the server said it wants, when there was a gap
 
     @property
@@ -39,8 +40,8 @@ class Flow:
         """How many events the next append may have; 0: wait for an answer."""
         if self._draining or len(self._in_flight) >= IN_FLIGHT:
             return 0
-        if self.next <= self._single_until:
-            return 0 if self._in_flight else 1
+        if self.next <= self._doubtful_until:
+            return 0 if self._in_flight else min(self._piece, self._doubtful_until - self.next + 1)
         return BATCH_EVENTS
 
     def sent(self, events: int) -> int:
@@ -54,6 +55,7 @@ class Flow:
         """The server has everything up to ``seq``."""
         while self._in_flight and self._in_flight[0][1] <= seq:
             self._in_flight.popleft()
+            self._piece = min(2 * self._piece, BATCH_EVENTS)
 
     def nacked(self, seq: int, code: str, expected: int | None, failures: int) -> int | None:
         """The append that begins with ``seq`` is refused. Returns the seq of an event that can never succeed, if that
@@ -76,7 +78,8 @@ class Flow:
             raise Broken(code)
         if first == last:
             return first
-        self._single_until = last
+        self._doubtful_until = max(last, self._doubtful_until)
+        self._piece = (last - first + 1) // 2
         return None
 
     def settle(self, acked: int) -> bool:

@@ -37,10 +37,18 @@ _log = logging.getLogger("tracewatch")
 class Sender:
     """Delivers outboxes to one url."""
 
-    def __init__(self, url: str, spool_dir: str, spool_bytes: int, flush_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        spool_dir: str,
+        spool_bytes: int,
+        flush_s: float,
+        on_start: Callable[[], None] = lambda: None,  # a thread starts: see to its end
+    ) -> None:
         self.url = url
         self.direct = url.startswith("sqlite:")
         self.flush_s = flush_s
+        self._on_start = on_start
         self.directory = SpoolDir(spool_dir, spool_bytes)
         self._known: weakref.WeakSet[Outbox] = weakref.WeakSet()
         self._forget_threads()
@@ -51,7 +59,7 @@ class Sender:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
         self._over = False  # the process ends
 
     def after_fork(self) -> None:
@@ -68,7 +76,7 @@ class Sender:
     def poke(self, outbox: Outbox) -> None:
         """There is something to deliver."""
         delivery, loop = self._deliveries.get(outbox), self._loop
-        if delivery is None or loop is None:
+        if delivery is None or loop is None or loop.is_closed():
             self._register(outbox)
         elif not delivery.poked:
             delivery.poked = True
@@ -83,22 +91,24 @@ class Sender:
     def _register(self, outbox: Outbox) -> None:
         with self._lock:
             self._known.add(outbox)
-            if outbox in self._deliveries or self._over:
+            if self._over:
                 return
-            if self._thread is None or not self._thread.is_alive():
+            if self._loop is None or self._loop.is_closed():
                 self._start()
-            assert self._loop is not None
-            self._begin(outbox, self._loop)
+            if outbox not in self._deliveries:
+                self._begin(outbox)
 
     def _start(self) -> None:
+        self._on_start()
         self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
+        self._tasks = set()
+        self._wake = asyncio.Event()
         self._link: Link = self._make_link()
         name = f"tracewatch {self.url}"
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name=name, daemon=True)
         self._thread.start()
-        for outbox in self._deliveries:
-            self._begin(outbox, self._loop)
+        for outbox in list(self._deliveries):  # of a thread that has failed
+            self._begin(outbox)
 
     def _make_link(self) -> Link:
         if self.direct:
@@ -107,18 +117,20 @@ class Sender:
             return FileLink(self.url)
         return ServerLink(parse_target(self.url))
 
-    def _begin(self, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self, outbox: Outbox) -> None:
+        assert self._loop is not None
         delivery = self._deliveries[outbox] = Delivery(outbox, self._link, self.directory)
         if outbox.after is not None:
             delivery.parent = self._deliveries.get(outbox.after[0])
             if delivery.parent is not None:
                 delivery.parent.held.append((outbox.after[1], delivery))
-        loop.call_soon_threadsafe(self._deliver_soon, delivery)
+        self._loop.call_soon_threadsafe(self._deliver_soon, delivery)
 
     def _deliver_soon(self, delivery: Delivery) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(delivery))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._wake.set()
 
     def shutdown(self) -> None:
         """Send what can be sent within ``flush_s``, put the rest on disk, end the thread."""
@@ -126,14 +138,16 @@ class Sender:
             thread, loop, self._over = self._thread, self._loop, True
         if thread is None or loop is None or not thread.is_alive():
             return
-        loop.call_soon_threadsafe(self._stop.set)
+        loop.call_soon_threadsafe(self._wake.set)
         thread.join(self.flush_s + EXIT_GRACE_S)
 
     def spill_rest(self) -> None:
-        """After ``shutdown``: what came since goes to disk, from whatever thread this is."""
+        """After ``shutdown``: what came since goes to disk, from whatever thread this is, and all files are let go."""
         for outbox in list(self._known):
             if outbox.memory_bytes:
                 outbox.spill(self.directory, self.url)
+            if outbox.spool is not None:
+                outbox.spool.close()
 
     # --- in the background thread ---
 
@@ -144,13 +158,17 @@ class Sender:
         except Exception:
             _log.exception("tracewatch: the background thread for %s has failed", self.url)
         finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             loop.close()
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         orphans_at = loop.time()
-        while not self._stop.is_set():
+        while not self._over:
+            self._wake.clear()
             now = loop.time()
             if now >= orphans_at:
                 orphans_at = now + ORPHANS_S
@@ -158,9 +176,9 @@ class Sender:
             self._spill(now)
             try:
                 async with asyncio.timeout(TICK_S if self._deliveries else ORPHANS_S):
-                    await self._stop.wait()
+                    await self._wake.wait()
             except TimeoutError:
-                pass  # a tick
+                pass  # nothing was said, but time has passed
         await self._finish()
 
     async def _deliver(self, delivery: Delivery) -> None:
@@ -208,6 +226,7 @@ class Sender:
 
     async def _finish(self) -> None:
         """The process ends."""
+        await asyncio.sleep(0)  # a delivery begun just now becomes a task first
         deliveries = list(self._deliveries.values())
         for delivery in deliveries:
             delivery.closing = True
@@ -259,10 +278,9 @@ class Senders:
         if url.startswith("sqlite:///"):
             url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).absolute()}"
         with self._lock:
-            self._hook()
             key = (url, settings.spool_dir)
             if key not in self._senders:
-                self._senders[key] = Sender(url, settings.spool_dir, settings.spool_bytes, settings.flush_s)
+                self._senders[key] = Sender(url, settings.spool_dir, settings.spool_bytes, settings.flush_s, self._hook)
             return self._senders[key]
 
     def _hook(self) -> None:

@@ -285,7 +285,8 @@ class SyncWatch(_Watching):
 
     def _read(self) -> bytes:
         if self._socket is None:
-            self._socket = connect_sync(self._address(), **self._options())
+            # As a context manager: what this function gives otherwise is about to change in the library.
+            self._socket = connect_sync(self._address(), **self._options()).__enter__()
             self._core.opened()
             if self._core.children:
                 self._socket.send(self._core.subscribe(), text=True)

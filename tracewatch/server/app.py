@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from ..errors import LogError, TracewatchError, Unavailable
+from ..errors import TracewatchError, Unavailable
 from ..live.bell import PollBell
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
@@ -24,10 +23,8 @@ from ..log import EventLog, open_log
 from ..settings import Settings
 from . import record, rest, stream, watch
 from .access import AccessMiddleware
+from .hints import load_redis
 from .services import Services, error_response
-
-if TYPE_CHECKING:
-    from ..live.redis import RedisBell
 
 LEASE_CHECK_S = 1.0  # a lost recorder is noticed this much later than its lease at the most
 PAGE_HEADERS = {
@@ -92,13 +89,10 @@ def create_app(settings: Settings | None = None) -> Starlette:
 def _routes() -> list[Route | WebSocketRoute]:
     one = "/api/traces/{trace_id}"
     return [
-        Route("/api/traces", rest.list_traces, methods=["GET"]),
-        Route("/api/traces", rest.create_trace, methods=["POST"]),
+        _route("/api/traces", GET=rest.list_traces, POST=rest.create_trace),
         Route("/api/import", rest.import_trace, methods=["POST"]),
-        Route(one, rest.get_trace, methods=["GET"]),
-        Route(one, rest.delete_trace, methods=["DELETE"]),
-        Route(f"{one}/events", stream.get_events, methods=["GET"]),
-        Route(f"{one}/events", rest.append_events, methods=["POST"]),
+        _route(one, GET=rest.get_trace, DELETE=rest.delete_trace),
+        _route(f"{one}/events", GET=stream.get_events, POST=rest.append_events),
         Route(f"{one}/messages", rest.get_messages, methods=["GET"]),
         Route(f"{one}/heartbeat", rest.heartbeat, methods=["POST"]),
         WebSocketRoute(f"{one}/record", record.record),
@@ -112,19 +106,13 @@ def _routes() -> list[Route | WebSocketRoute]:
     ]
 
 
-def load_redis(url: str) -> Callable[[EventLog, Hub], RedisBell]:
-    """What starts the hints over the Redis at ``url``.
+def _route(path: str, **by_method: Callable[[Request], Awaitable[Response]]) -> Route:
+    """One route for all methods of a path: with one each, a 405 would name the methods of the first only."""
 
-    Raises LogError if the extra is not installed or ``url`` can't be used.
-    """
-    try:
-        from ..live.redis import RedisBell, connector
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "redis":
-            raise
-        raise LogError("--redis needs a package that is not here: pip install 'tracewatch[redis]'") from error
-    connector(url)
-    return lambda log, hub: RedisBell(log, hub, url)
+    async def endpoint(request: Request) -> Response:
+        return await by_method["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, endpoint, methods=list(by_method))
 
 
 async def _expire_leases(log: EventLog) -> None:

@@ -28,7 +28,8 @@ from starlette.applications import Starlette
 from ..errors import LogError
 from ..settings import Settings
 from .access import is_loopback
-from .app import create_app, load_redis
+from .app import create_app
+from .hints import load_redis
 
 WORKER_SETTINGS = "TRACEWATCH_WORKER_SETTINGS"  # how a worker process is told: JSON, from the parent only
 logger = logging.getLogger("tracewatch.server")

@@ -1,0 +1,388 @@
+"""Goals, messages, tool calls and traces, without a line: what was said is what the log's own rules make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.client.fake import TS
+from tracewatch.client.handles import Goal
+from tracewatch.client.outbox import Outbox
+from tracewatch.client.record import Trace, trace
+from tracewatch.client.sender import Sender
+from tracewatch.errors import InvalidField
+from tracewatch.model.events import parse_json, validate_event, validate_trace
+from tracewatch.model.rules import complete
+from tracewatch.model.state import State, apply_into
+from tracewatch.settings import Settings
+
+
+class Idle(Sender):
+    """A sender without a thread: ``poke`` and ``later`` only note that they were called."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1", "/nowhere", 1, 1)
+        self.poked: list[Outbox] = []
+        self.timers: list[Any] = []
+
+    def poke(self, outbox: Outbox) -> None:
+        self.poked.append(outbox)
+
+    def later(self, seconds: float, call: Any) -> None:
+        assert 0 < seconds <= 0.05
+        self.timers.append(call)
+
+
+def new_trace() -> Trace:
+    return Trace({"trace_id": "t", "task": "x"}, Idle(), Settings(spool_dir="/nowhere"))
+
+
+@pytest.fixture
+def t() -> Trace:
+    return new_trace()
+
+
+def events(t: Trace) -> list[dict[str, Any]]:
+    return [orjson.loads(body) for body in t._outbox.take(1, 100_000, 10**9)]
+
+
+def state(t: Trace) -> State:
+    """As the log would have it; fails where the log would refuse."""
+    folded = State("t")
+    for body in t._outbox.take(1, 100_000, 10**9):
+        event = validate_event(parse_json(body))
+        apply_into(folded, complete(folded, event, event_id=folded.last_event_id + 1, ts=TS))
+    return folded
+
+
+def test_the_five_lines(t: Trace) -> None:
+    with t:
+        with t.goal("Find the cause"):
+            with t.tool_call("grep", {"pattern": "login"}) as call:
+                call.result("3 matches")
+            with t.message("assistant") as m:
+                m.stream("It is ")
+                m.stream("the cookie.")
+        child = t.sub_trace("Write a test", agent_type="tester")
+    now = state(t)
+    (goal,) = now.goals.values()
+    tool, text = now.messages.values()
+    assert (now.status, goal["status"], goal["description"]) == ("completed", "completed", "Find the cause")
+    assert tool["content"] == {"tool_name": "grep", "arguments": {"pattern": "login"}, "result": "3 matches"}
+    assert (tool["status"], tool["goal_id"], tool["duration_ms"] >= 0) == ("complete", goal["id"], True)
+    assert (text["content"], text["status"]) == ("It is the cookie.", "complete")
+    spec = validate_trace(child._outbox.spec)
+    assert (spec["parent_trace_id"], spec["agent_type"], spec["task"]) == ("t", "tester", "Write a test")
+    assert child._outbox.after == (t._outbox, t._outbox.next_seq - 2)  # before the end of its parent
+
+
+# --- goals -----------------------------------------------------------------------------------------------------
+
+
+def test_goals_nest_and_messages_belong_to_the_innermost(t: Trace) -> None:
+    with t.goal("outer") as outer:
+        with t.goal("inner") as inner:
+            t.message("user", "in")
+            t.message("user", "elsewhere", goal=outer)
+            t.message("user", "nowhere", goal=None)
+        t.message("user", "out")
+        assert t.sub_trace("x")._outbox.spec["parent_goal_id"] == outer.id
+    now = state(t)
+    assert now.goals[inner.id]["parent_id"] == outer.id
+    assert [m["goal_id"] for m in now.messages.values()] == [inner.id, outer.id, None, outer.id]
+
+
+def test_a_plan_is_worked_off(t: Trace) -> None:
+    with t.goal("all") as whole:
+        first = t.add_goal("first")
+        third = t.add_goal("third", reason="because")
+        second = t.add_goal("second", after=first)
+        first.start()
+        first.complete("done")
+        with second:
+            pass
+        third.update(description="3rd")
+        third.abandon("no time")
+    now = state(t)
+    assert [g["description"] for g in now.goal_tree()["goals"]] == ["all", "first", "second", "3rd"]
+    assert [now.goals[g.id]["status"] for g in (whole, first, second, third)] == [
+        "completed", "completed", "completed", "abandoned",
+    ]  # fmt: skip
+    assert now.goals[second.id]["parent_id"] == whole.id
+    assert now.goals[first.id]["summary"] == "done"
+
+
+def test_an_exception_abandons_the_goals_it_passes_and_fails_the_trace(t: Trace) -> None:
+    with pytest.raises(ValueError, match="broken"), t:
+        with t.goal("outer") as outer, t.goal("inner") as inner:
+            with t.tool_call("grep") as call:
+                raise ValueError("broken")
+    now = state(t)
+    assert (now.status, now.error["type"], now.error["message"]) == ("failed", "ValueError", "broken")
+    assert "test_handles" in now.error["traceback"]
+    assert [now.goals[g.id]["status"] for g in (outer, inner)] == ["abandoned", "abandoned"]
+    assert now.goals[inner.id]["summary"] == "ValueError: broken"
+    assert now.messages[call.id]["content"]["error"] == {"type": "ValueError", "message": "broken"}
+
+
+def test_a_goal_its_children_have_completed_is_not_asked_to_be_abandoned(t: Trace) -> None:
+    with pytest.raises(ValueError), t.goal("outer") as outer:
+        with t.goal("inner"):
+            pass
+        raise ValueError("too late")
+    now = state(t)
+    assert (now.goals[outer.id]["status"], now.goals[outer.id]["summary"]) == ("completed", "ValueError: too late")
+
+
+def test_ends_said_twice_are_said_once(t: Trace) -> None:
+    with t.goal("a") as a:
+        a.complete()
+        a.complete()
+    with t.goal("b") as b:
+        b.abandon()
+    with t:
+        t.stop("enough")
+    assert [e["event"] for e in events(t)] == ["goal_added", "goal_updated"] * 2 + ["trace_completed"]
+    assert state(t).status == "stopped"
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["add", "start", "complete", "abandon", "with", "raise"])),
+                max_size=30))  # fmt: skip
+def test_whatever_is_done_to_goals_the_log_refuses_nothing_and_agrees(steps: list[tuple[int, str]]) -> None:
+    t = new_trace()
+    goals: list[Goal] = [t.add_goal("0")]
+    for number, step in steps:
+        goal = goals[number % len(goals)]
+        if step == "add":
+            goals.append(
+                t.add_goal("more", parent=goal if number else None, status=["pending", "completed"][number % 2])
+            )
+        elif step == "with":
+            with goal:
+                goals.append(t.add_goal("inside"))
+        elif step == "raise":
+            with pytest.raises(KeyError), goal:
+                raise KeyError("x")
+        else:
+            getattr(goal, step)()
+    now = state(t)
+    assert {g.id: now.goals[g.id]["status"] for g in goals} == {g.id: t.book.status_of(g.id) for g in goals}
+
+
+def test_goals_of_tasks_and_threads_do_not_mix(t: Trace) -> None:
+    async def work(name: str, met: asyncio.Barrier) -> tuple[str, str]:
+        async with t.goal(name) as goal:
+            await met.wait()
+            message = t.message("user", name)
+            await met.wait()
+            return goal.id, message.id
+
+    async def main() -> list[tuple[str, str]]:
+        met = asyncio.Barrier(2)
+        async with t.goal("both"):
+            return list(await asyncio.gather(work("a", met), work("b", met)))
+
+    pairs = asyncio.run(main())
+    now = state(t)
+    for goal_id, message_id in pairs:
+        assert now.messages[message_id]["goal_id"] == goal_id
+        assert now.goals[now.goals[goal_id]["parent_id"]]["description"] == "both"
+
+
+def test_a_goal_left_in_another_context_than_it_was_entered_in(t: Trace) -> None:
+    def steps() -> Iterator[None]:
+        with t.goal("by a generator"):
+            yield
+
+    running = steps()
+    contextvars.copy_context().run(next, running)
+    assert next(running, "over") == "over"
+    assert t.message("user", "after")._message.get("goal_id") is None
+    assert [g["status"] for g in state(t).goals.values()] == ["completed"]
+
+
+# --- messages --------------------------------------------------------------------------------------------------
+
+
+def test_streamed_text_is_gathered_and_keeps_its_place(t: Trace) -> None:
+    sender = t._sender
+    assert isinstance(sender, Idle)
+    with t.message("assistant") as m:
+        m.stream("a")  # the first is an event at once
+        for letter in "bcdef":
+            m.stream(letter)
+        assert len(sender.timers) == 1
+        assert [e.get("append") for e in events(t)] == [None, "a"]
+        sender.timers.pop()()
+        m.stream("g")
+        m.stream("h")
+        t.event("thought", text="in between")
+        m.stream("i")
+    said = [e.get("append") or e["event"] for e in events(t)]
+    assert said == ["message_added", "a", "bcdef", "gh", "thought", "i", "message_updated"]
+    assert state(t).messages[m.id]["content"] == "abcdefghi"
+
+
+def test_numbers_that_are_none_do_not_cost_the_message(t: Trace) -> None:
+    t.message("user", "hi", tokens="many", cost=float("nan"), model=7, temperature=0.5, status="odd", role_hint=None)  # type: ignore[arg-type]
+    with t.message("assistant") as m:
+        m.set(tokens=12, cost=0.25, message_id="mine")
+        m.stream("x")
+    m.set(tokens=13)
+    first, second = state(t).messages.values()
+    assert (first["model"], first["temperature"], "tokens" in first, "cost" in first) == ("7", 0.5, False, False)
+    assert (second["tokens"], second["cost"]) == (13, 0.25)
+
+
+def test_content_may_be_any_json_and_anything_else(t: Trace) -> None:
+    t.message("user", [{"type": "text", "text": "hi"}])
+    t.message("user", {"made": object})
+    t.message("user", 0)
+    assert [m["content"] for m in state(t).messages.values()] == [
+        [{"type": "text", "text": "hi"}], {"made": "<class 'object'>"}, 0,
+    ]  # fmt: skip
+
+
+# --- ends ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "stopped"),
+        (asyncio.CancelledError(), "stopped"),
+        (GeneratorExit(), "stopped"),
+        (SystemExit(0), "completed"),
+        (SystemExit(3), "failed"),
+        (MemoryError(), "failed"),
+    ],
+)
+def test_how_it_ended(t: Trace, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)), t:
+        raise error
+    assert state(t).status == status
+
+
+def test_an_exception_that_cannot_be_printed(t: Trace) -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    with pytest.raises(Odd), t, t.goal("g"):
+        raise Odd
+    assert state(t).error["type"].endswith("Odd")
+
+
+def test_fail_takes_what_it_is_given(t: Trace) -> None:
+    t.fail("no luck", summary="it did not work")
+    assert (state(t).error, state(t).summary) == ("no luck", "it did not work")
+
+
+def test_async_with_is_the_same() -> None:
+    async def main() -> Trace:
+        async with new_trace() as t, t.goal("g"):
+            async with t.tool_call("x") as call:
+                call.result(1)
+            async with t.message("assistant") as m:
+                m.stream("hi")
+        return t
+
+    assert state(asyncio.run(main())).status == "completed"
+
+
+# --- bad values ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_given_raises(t: Trace) -> None:
+    odd: Any = object()
+    with t:
+        with t.goal(odd, reason=odd, id=odd, type="normal"):
+            with t.tool_call(odd, odd, tool_call_id=odd) as call:
+                call.result({odd: odd})
+            with t.message(odd) as m:
+                m.stream(odd)
+                m.set(tokens=odd, cost=odd, model=odd, anything=odd)
+        t.event("thought", event="other", **{"a b": odd})
+        t.add_goal("", parent=odd, after=odd)
+        t.sub_trace(odd, agent_type=odd, trace_id=odd, goal=odd, metadata=odd)
+        t.status(odd, odd)
+    assert t.pending > 8
+
+
+def test_a_recorder_that_fails_is_told_of_once_and_kept_from_the_agent(
+    t: Trace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> bool:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(t._outbox, "accept", fail)
+    with t, t.goal("g"), t.message("assistant") as m:
+        m.stream("x")
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({"task": ""}, {"task": "(no task)"}),
+        ({"task": "x", "trace_id": "a b/c"}, {"trace_id": "a_b_c"}),
+        ({"task": "x", "lease_s": None}, {"lease_s": None}),
+        ({"task": "x", "lease_s": -1}, {"lease_s": None}),
+        ({"task": "x", "metadata": {"a": {1, 2}, 3: object}}, {"metadata": {"a": [1, 2], "3": "<class 'object'>"}}),
+        ({"task": "x", "metadata": ["list"]}, {"metadata": {"metadata": ["list"]}}),
+        ({"task": "x", "parent_goal_id": "g", "parent_trace_id": "p"}, {"parent_goal_id": "g", "parent_trace_id": "p"}),
+        ({"task": None, "agent_type": None}, {"task": "None", "agent_type": "None"}),
+    ],
+)
+def test_what_a_trace_is_created_with_is_such_that_it_can_be(
+    given: dict[str, Any], asked: dict[str, Any], tmp_path: Path
+) -> None:
+    made = trace(url="http://127.0.0.1:1", spool_dir=str(tmp_path), **given)
+    spec = validate_trace(made._outbox.spec)
+    assert {key: spec[key] for key in asked} == asked
+
+
+def test_a_long_task_is_shortened(tmp_path: Path) -> None:
+    made = trace("x" * 20_000, url="http://127.0.0.1:1", spool_dir=str(tmp_path))
+    assert validate_trace(made._outbox.spec)["task"].endswith("[shortened by the recorder: 10100 bytes]")
+
+
+def test_ids_are_in_the_order_of_time_and_never_the_servers(tmp_path: Path) -> None:
+    made = [trace("x", url="http://127.0.0.1:1", spool_dir=str(tmp_path)) for _ in range(3)]
+    assert [t.trace_id[:12] for t in made] == sorted(t.trace_id[:12] for t in made)
+    assert len({t.trace_id for t in made}) == 3
+    assert not {t.new_id("a")[:1] for t in made} & {"m", "r"}
+
+
+def test_an_address_that_is_none_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidField):
+        trace("x", url="localhost:8400")
+    monkeypatch.setenv("TRACEWATCH_URL", "nonsense")
+    with pytest.raises(InvalidField, match="TRACEWATCH_URL"):
+        trace("x")
+
+
+def test_fifty_threads_at_once_keep_the_order_of_each(t: Trace) -> None:
+    def work(number: int) -> None:
+        for step in range(40):
+            t.event("thought", thread=number, step=step)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    seen: dict[int, list[int]] = {}
+    for event in events(t):
+        seen.setdefault(event["thread"], []).append(event["step"])
+    assert seen == {n: list(range(40)) for n in range(50)}
+    assert t.pending == 2000
