@@ -170,7 +170,7 @@ class Commands:
         self._seen = 0  # the last event looked at
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._unlisten = served.hub.on_growth(self._grown)
+        self._unlisten = served.hub.on_growth(self._grown, trace_id)
 
     def begin(self, snapshot: Snapshot) -> None:
         """Commands after this snapshot are sent; those before it are in ``ready``."""
@@ -179,8 +179,6 @@ class Commands:
 
     def _grown(self, grown: Sequence[Grown]) -> None:
         for one in grown:
-            if one.trace_id != self._trace_id:
-                continue
             follows = one.last_event_id - len(one.bodies) == self._seen
             if follows and not any(event_name(body) in COMMANDS for body in one.bodies):
                 self._seen = one.last_event_id  # the usual case: the recorder's own events
