@@ -32,6 +32,7 @@ async def browser() -> AsyncIterator[Browser]:
         try:
             started = await playwright.chromium.launch(executable_path=named, args=arguments)
         except Error as error:
+            assert not os.environ.get("CI"), error.message
             pytest.skip(f"no Chromium (apt install chromium, or playwright install chromium): {error.message[:80]}")
         yield started
         await started.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,22 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.browser.runs import Run, call, completed, goal, said, said_many, update
-from tests.support import ServerProcess
+from tests.support import DEADLINE_S, ServerProcess
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-TO_END = "box => Math.round(box.scrollHeight - box.scrollTop - box.clientHeight)"
+AT_END = """box => new Promise(done => {
+  const look = () => box.scrollHeight - box.scrollTop - box.clientHeight <= 1 ? done() : requestAnimationFrame(look);
+  look() })"""
 FIRST_ROW = """box => { const top = box.getBoundingClientRect().top;
   for (const row of box.querySelectorAll('.row')) { const at = row.getBoundingClientRect();
     if (at.bottom > top) return [row.dataset.event, Math.round(at.top - top)] } }"""
 
 
-async def to_end(page: Page) -> int:
-    found: int = await page.locator(".said").evaluate(TO_END)
-    return found
+async def at_the_end(page: Page) -> None:
+    """Wait until the list stands at its end."""
+    async with asyncio.timeout(DEADLINE_S):
+        await page.locator(".said").evaluate(AT_END)
 
 
 async def first_row(page: Page) -> Any:
@@ -61,7 +65,7 @@ async def test_it_follows_at_the_end_and_never_moves_what_one_reads(server: Serv
     await expect(page.get_by_text("Message 199.")).to_be_visible()
     run.add(*said_many(200, 230))
     await expect(page.get_by_text("Message 229.")).to_be_visible()
-    assert await to_end(page) <= 1
+    await at_the_end(page)
     await page.mouse.move(800, 300)
     await page.mouse.wheel(0, -2500)
     await expect(page.locator(".float")).to_contain_text("follow")
@@ -71,7 +75,7 @@ async def test_it_follows_at_the_end_and_never_moves_what_one_reads(server: Serv
     assert await first_row(page) == before
     await page.click(".float")
     await expect(page.get_by_text("Message 266.")).to_be_visible()
-    assert await to_end(page) <= 1
+    await at_the_end(page)
 
 
 async def test_a_link_to_an_event_far_back(server: ServerProcess, page: Page) -> None:
