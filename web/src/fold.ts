@@ -191,7 +191,10 @@ export function updatedMessage(message: Message, event: StoredEvent): Message {
   const after: Message = { ...message };
   if (typeof event.append === "string" && typeof after.content === "string") after.content += event.append;
   Object.assign(after, event.patch);
-  if (!after.description) after.description = describe(after);
+  // One that was derived follows the content: a text that is streamed begins with half a word
+  if (event.patch?.description === undefined && (message.description === "" || message.description === describe(message))) {
+    after.description = describe(after);
+  }
   return after;
 }
 

@@ -13,7 +13,9 @@ import { drawFall, drawMap, MAP, type Places, placesOf, type Picture, placeAt, s
 import { Player, SPEEDS, type Speed } from "./player";
 import { type Span, spansOf, TimeLine } from "./spans";
 
-const REFRESH_MS = 700; // between two looks at what is new
+const REFRESH_MS = 700; // between two looks at what is new, or
+const SHARE = 50; // so many times as long as one look takes
+const MOST_TICKING = 5_000; // rows: what goes on grows by itself only in runs of so many
 const WHOLE: View = { from: 0, to: 1 };
 
 interface Props {
@@ -52,7 +54,7 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
   useEffect(() => {
     drawFall(fall.current!, picture);
     drawMap(map.current!, picture);
-  });
+  }, [spans, view, playhead, over?.span, theme.value]);
   useEffect(() => {
     const observer = new ResizeObserver(() => {
       if (!fall.current || !map.current) return;
@@ -175,15 +177,17 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
 function useSpans(log: TraceLog): Drawn {
   const [kept, setKept] = useState(() => make(log));
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
+  const cost = useRef(0); // ms; of the last look
   const version = log.version.value;
-  const running = !log.state?.ended;
-  if (running) now.value;
+  const ticking = !log.state?.ended && log.items.length <= MOST_TICKING;
   useEffect(() => {
     timer.current ??= setTimeout(() => {
       timer.current = undefined;
+      const start = performance.now();
       setKept(make(log));
-    }, REFRESH_MS);
-  }, [version, log, running && Math.floor(now.value / 2000)]);
+      cost.current = performance.now() - start;
+    }, Math.max(REFRESH_MS, cost.current * SHARE));
+  }, [version, log, ticking && Math.floor(now.value / 2000)]);
   useEffect(() => {
     setKept(make(log));
     return () => {

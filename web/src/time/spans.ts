@@ -2,7 +2,7 @@
 // Pure.
 
 import { toolName } from "../fold";
-import type { TraceLog } from "../trace";
+import type { Item, TraceLog } from "../trace";
 
 export type Lane = "goals" | "agents" | "text" | "tools";
 export const LANES: Lane[] = ["goals", "agents", "text", "tools"];
@@ -20,6 +20,23 @@ export interface Span {
 
 export const ROWS: Record<Lane, number> = { goals: 3, agents: 3, text: 1, tools: 3 };
 
+interface Times {
+  version: number;
+  from: number;
+  updated: number;
+}
+
+const known = new WeakMap<Item, Times>(); // reading times out of texts takes longer than all the rest
+
+function timesOf(item: Item): Times {
+  let times = known.get(item);
+  if (times?.version !== item.version) {
+    times = { version: item.version, from: Date.parse(item.at), updated: Date.parse(item.updatedAt) };
+    known.set(item, times);
+  }
+  return times;
+}
+
 /** The spans of a trace; `now` ends what is still going on. */
 export function spansOf(log: TraceLog, now: number): Span[] {
   const { state } = log;
@@ -35,13 +52,13 @@ export function spansOf(log: TraceLog, now: number): Span[] {
   }
   const agents = new Map<string, Span>();
   for (const item of log.items) {
-    const from = Date.parse(item.at);
+    const { from, updated } = timesOf(item);
     if (Number.isNaN(from)) continue;
     if (item.message) {
       const tool = item.message.role === "tool";
       const running = item.message.status !== "complete";
       const took = item.message.duration_ms;
-      const to = running ? last : Math.max(from, tool && took !== undefined ? from + took : Date.parse(item.updatedAt));
+      const to = running ? last : Math.max(from, tool && took !== undefined ? from + took : updated);
       const look = item.error ? "failed" : running && !ended ? "running" : "plain";
       spans.push({ lane: tool ? "tools" : "text", row: 0, from, to, id: item.id, label: tool ? toolName(item.message) ?? "tool" : `${item.message.role}: ${item.message.description}`, goalId: item.goalId, look });
       continue;
