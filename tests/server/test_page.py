@@ -7,7 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
 
+from tracewatch.server import page
 from tracewatch.server.page import web_dir
 
 pytestmark = pytest.mark.anyio
@@ -16,11 +19,11 @@ SOURCES = Path(__file__).resolve().parents[2] / "web" / "src"
 
 
 async def built(client: httpx.AsyncClient, path: str = "/") -> httpx.Response:
-    page = await client.get(path)
-    if page.status_code == 503:
+    found = await client.get(path)
+    if found.status_code == 503:
         pytest.skip("the viewer is not built: python web/node.py build")
-    assert page.status_code == 200
-    return page
+    assert found.status_code == 200
+    return found
 
 
 async def test_the_page_is_the_same_for_every_trace(client: httpx.AsyncClient) -> None:
@@ -47,9 +50,9 @@ async def test_its_policy_lets_it_load_only_what_the_server_serves(client: httpx
 
 
 async def test_the_page_is_asked_for_again_and_its_assets_never(client: httpx.AsyncClient) -> None:
-    page = await built(client)
-    assert page.headers["cache-control"] == "no-cache"
-    script = re.search(r'src="(/static/[^"]+\.js)"', page.text)
+    found = await built(client)
+    assert found.headers["cache-control"] == "no-cache"
+    script = re.search(r'src="(/static/[^"]+\.js)"', found.text)
     assert script is not None
     assert "immutable" in (await client.get(script[1])).headers["cache-control"]
 
@@ -63,9 +66,9 @@ async def test_a_package_without_its_viewer_says_how_to_build_it(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tracewatch.server.page.web_dir", lambda: tmp_path)
-    page = await client.get("/")
-    assert page.status_code == 503
-    assert "web/node.py build" in page.text
+    found = await client.get("/")
+    assert found.status_code == 503
+    assert "web/node.py build" in found.text
 
 
 def test_the_sources_never_write_markup() -> None:
@@ -82,3 +85,15 @@ def test_what_is_built_asks_nobody_else() -> None:
     # Names of XML's vocabularies, and addresses in texts of the libraries' errors, are no requests
     addresses = {found for text in scripts for found in re.findall(r"https?://[\w.-]+", text)}
     assert addresses <= {"http://www.w3.org", "https://github.com"}, addresses
+
+
+async def test_mounted_elsewhere_the_page_names_its_assets_there() -> None:
+    routes = [Route("/traces/{trace_id}", page.page), Route("/static/{name}", page.asset)]
+    host = Starlette(routes=[Mount("/watch", routes=routes)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(host), base_url="http://127.0.0.1") as client:
+        html = (await built(client, "/watch/traces/any")).text
+        named = re.findall(r'(?:src|href)="([^"]+)"', html)
+        assert named
+        for name in named:
+            assert name.startswith("/watch/static/")
+            assert (await client.get(name)).status_code == 200

@@ -5,6 +5,7 @@ Rule: the page loads nothing but what this server serves, and runs no script or 
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -36,7 +37,9 @@ async def page(request: Request) -> Response:
     index = web_dir() / "index.html"
     if not index.is_file():
         return PlainTextResponse(NOT_BUILT, 503, headers=PAGE_HEADERS)
-    return FileResponse(index, headers=PAGE_HEADERS)
+    prefix = escape(request.scope.get("root_path", ""))  # where the server is mounted in another
+    html = index.read_text(encoding="utf-8").replace('="/static/', f'="{prefix}/static/')
+    return Response(html, media_type="text/html", headers=PAGE_HEADERS)
 
 
 async def asset(request: Request) -> Response:

@@ -1,5 +1,6 @@
 // The server's HTTP calls that the page makes. Each raises ApiError with the server's words.
 
+import { PREFIX } from "./prefix";
 import type { Json, PendingInput, Snapshot, StoredEvent, Trace } from "./types";
 
 export class ApiError extends Error {
@@ -24,7 +25,7 @@ export function answerFrom(instead: Local): void {
 async function call<T>(path: string, init?: RequestInit): Promise<T> {
   let answer: Response;
   try {
-    answer = await fetch(path, init);
+    answer = await fetch(PREFIX + path, init);
   } catch {
     throw new ApiError(0, "unreachable", "The server can't be reached");
   }
@@ -62,14 +63,14 @@ export async function fetchTraces(pageToken?: string): Promise<{ traces: Trace[]
 
 /** A trace's stored events as lines. */
 export async function fetchLines(traceId: string): Promise<string> {
-  const answer = await fetch(`${one(traceId)}/events`, { headers: { Accept: "application/x-ndjson" } });
+  const answer = await fetch(`${PREFIX}${one(traceId)}/events`, { headers: { Accept: "application/x-ndjson" } });
   if (!answer.ok) throw new ApiError(answer.status, "error", `The server answered ${answer.status}`);
   return answer.text();
 }
 
 /** The page that holds a viewer and no traces yet. */
 export async function fetchTemplate(): Promise<string> {
-  const answer = await fetch("/static/offline.html", { cache: "no-cache" });
+  const answer = await fetch(`${PREFIX}/static/offline.html`, { cache: "no-cache" });
   if (!answer.ok) throw new ApiError(answer.status, "error", "This server's viewer was built without its offline page");
   return answer.text();
 }

@@ -3,6 +3,7 @@
 import { signal } from "@preact/signals";
 import { answerFrom } from "./api";
 import { localApi, LocalSocket, tracesInPage } from "./offline";
+import { PREFIX } from "./prefix";
 import { go, traceHref } from "./route";
 import { Socket } from "./socket";
 import { TraceLog } from "./trace";
@@ -28,7 +29,7 @@ export function startApp(): void {
     if (location.hash.length < 2) go(traceHref([...kept.keys()][0]!), "replace");
     return;
   }
-  const socket = new Socket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/watch`);
+  const socket = new Socket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${PREFIX}/api/watch`);
   app = { socket, traces: new Traces(socket), offline: false };
   socket.start();
 }

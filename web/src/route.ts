@@ -1,6 +1,7 @@
 // The address is the view: which trace, what is selected in it, how it is filtered. Back and pasted links work.
 
 import { computed, signal } from "@preact/signals";
+import { PREFIX } from "./prefix";
 
 // A page that is one file has its address behind the #
 const behindHash = typeof location !== "undefined" && location.protocol === "file:";
@@ -8,7 +9,7 @@ const address = signal(readAddress());
 
 function readAddress() {
   if (typeof location === "undefined") return { path: "/", search: "" };
-  if (!behindHash) return { path: location.pathname, search: location.search };
+  if (!behindHash) return { path: location.pathname.slice(PREFIX.length) || "/", search: location.search };
   const [path, search] = location.hash.slice(1).split("?");
   return { path: path || "/", search: search ? `?${search}` : "" };
 }
@@ -32,8 +33,11 @@ export const route = computed<Route>(() => {
 
 export const traceHref = (traceId: string, params: Record<string, string> = {}): string => {
   const search = new URLSearchParams(params).toString();
-  return `/traces/${encodeURIComponent(traceId)}${search ? `?${search}` : ""}`;
+  return `${PREFIX}/traces/${encodeURIComponent(traceId)}${search ? `?${search}` : ""}`;
 };
+
+/** The address of the list. */
+export const HOME = `${PREFIX}/`;
 
 export function go(href: string, how: "push" | "replace" = "push"): void {
   history[how === "push" ? "pushState" : "replaceState"](null, "", behindHash ? `#${href}` : href);
@@ -48,7 +52,7 @@ export function setParams(changes: Record<string, string | null>, how: "push" | 
     else params.set(key, value);
   }
   const search = params.toString();
-  go(address.peek().path + (search ? `?${search}` : ""), how);
+  go(PREFIX + address.peek().path + (search ? `?${search}` : ""), how);
 }
 
 export function param(name: string): string | null {
@@ -66,7 +70,7 @@ export function startRouting(): void {
     if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     const link = (event.target as Element).closest?.("a[href]") as HTMLAnchorElement | null;
     const href = link?.getAttribute("href") ?? "";
-    if (!link || link.target || link.hasAttribute("download") || !(href === "/" || href.startsWith("/?") || href.startsWith("/traces/"))) return;
+    if (!link || link.target || link.hasAttribute("download") || !(href === HOME || href.startsWith(`${PREFIX}/traces/`))) return;
     event.preventDefault();
     go(href);
   });

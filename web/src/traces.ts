@@ -89,15 +89,21 @@ export class Traces {
 
   private async readRest(): Promise<void> {
     let token: string | undefined;
+    const before = new Set(this.byId.keys());
     try {
       do {
         const page = await fetchTraces(token);
+        for (const trace of page.traces) before.delete(trace.trace_id);
         const isNew = page.traces.some((trace) => !this.byId.has(trace.trace_id));
         for (const trace of page.traces) this.put(trace, false);
         this.loaded.value = true;
         if (isNew) this.version.value++;
         token = page.next_page_token ?? undefined;
       } while (token && this.byId.size < MOST_TRACES);
+      if (!token && before.size) {
+        for (const id of before) this.byId.delete(id); // deleted while nobody told this page
+        this.version.value++;
+      }
     } catch {
       // The socket's list is there; the rest comes with the next reconnect
     }

@@ -12,7 +12,7 @@ import { Inspector } from "../parts/inspector";
 import { Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
 import { Question } from "../parts/question";
-import { go, param, setParams, traceHref } from "../route";
+import { go, HOME, param, setParams, traceHref } from "../route";
 import { Replay } from "../replay";
 import { TimePanel } from "../time/panel";
 import type { Item, TraceLog } from "../trace";
@@ -75,7 +75,7 @@ export function TracePage({ traceId }: { traceId: string }) {
   const bare = log.state !== null && !log.state.goals.size && !log.state.subTraces.size; // nothing to show a tree of
 
   if (phase.kind === "gone") {
-    return <><Bar log={log} /><main class="empty"><h1>{phase.code === "trace_deleted" ? "This run was deleted" : "There is no such run"}</h1><p class="dim">{visible(phase.message)}</p><p><a href="/">All traces</a></p></main></>;
+    return <><Bar log={log} /><main class="empty"><h1>{phase.code === "trace_deleted" ? "This run was deleted" : "There is no such run"}</h1><p class="dim">{visible(phase.message)}</p><p><a href={HOME}>All traces</a></p></main></>;
   }
   return (
     <>

@@ -6,7 +6,7 @@ import { app, spoken, toast } from "../app";
 import { now } from "../clock";
 import { ago, count, timeOfDay } from "../format";
 import { allKeys, helpOpen, useKeys } from "../keys";
-import { go } from "../route";
+import { go, HOME } from "../route";
 import { nextTheme, theme } from "../theme";
 import type { TraceLog } from "../trace";
 import { Live } from "./marks";
@@ -16,7 +16,7 @@ const OFFLINE_AFTER = 30_000; // ms of trying before it is called offline
 export function Bar({ children, log }: { children?: ComponentChildren; log?: TraceLog }) {
   return (
     <header class="bar">
-      <a class="brand" href="/" title="All traces (t)">tracewatch</a>
+      <a class="brand" href={HOME} title="All traces (t)">tracewatch</a>
       {children}
       <span class="grow" />
       {log && <Asks not={log.id} />}
@@ -32,7 +32,7 @@ export function Bar({ children, log }: { children?: ComponentChildren; log?: Tra
 /** Open questions of other runs. */
 function Asks({ not }: { not: string }) {
   const n = app.traces.inputs.value.filter((asked) => asked.trace_id !== not).length;
-  return n ? <a class="asks num" href="/" title="Questions in other runs">? {count(n)}</a> : null;
+  return n ? <a class="asks num" href={HOME} title="Questions in other runs">? {count(n)}</a> : null;
 }
 
 /** The truth about the connection, in few words. */
@@ -83,7 +83,7 @@ function LivePill({ log }: { log?: TraceLog }) {
 export function Overlays() {
   useKeys("Everywhere", [
     { keys: "?", does: "These keys", run: () => (helpOpen.value = !helpOpen.value) },
-    { keys: "t", does: "All traces", run: () => go("/") },
+    { keys: "t", does: "All traces", run: () => go(HOME) },
     { keys: "d", does: "Light, dark or the system's colours", run: nextTheme },
   ]);
   return (
