@@ -53,7 +53,8 @@ class Job:
         raise NotImplementedError
 
 
-def _need(tx: Transaction, trace_id: str) -> Draft:
+def needed(tx: Transaction, trace_id: str) -> Draft:
+    """The loaded trace. Raises UnknownTrace."""
     draft = tx.draft(trace_id)
     if draft is None:
         raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
@@ -87,7 +88,7 @@ class Append(Job):
         return named_messages(self.trace_id, self.raws)
 
     async def run(self, tx: Transaction) -> Appended:
-        draft = _need(tx, self.trace_id)
+        draft = needed(tx, self.trace_id)
         duplicates = await self._duplicates(tx, draft)
         fresh = self.raws[duplicates:]
         last = draft.state.last_event_id
@@ -110,7 +111,7 @@ class Append(Job):
                 plan.put(event, body)
             except TracewatchError as error:
                 raise _at(error, index) if len(self.raws) > 1 else error  # noqa: B904 (the same error, told where)
-        for parent in _tell_parent(tx, draft, plan):
+        for parent in tell_parent(tx, draft, plan):
             parent.commit()
         plan.commit()
         if not self.by_server:
@@ -139,7 +140,7 @@ def _at(error: TracewatchError, index: int) -> TracewatchError:
     return error
 
 
-def _tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Iterator[Plan]:
+def tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Iterator[Plan]:
     """The plan for the parent's log if this plan ends the trace."""
     parent = tx.draft(draft.row.parent_trace_id) if draft.row.parent_trace_id is not None else None
     if parent is None or not plan.state.ended or draft.state.ended:
@@ -260,12 +261,17 @@ class Renew(Job):
         yield self.trace_id
 
     async def run(self, tx: Transaction) -> None:
-        _need(tx, self.trace_id).renew()
+        draft = needed(tx, self.trace_id)
+        draft.renew()
+        if draft.state.status == "lost":
+            # It may have nothing to append: one that waits for an answer, or whose server was away
+            raw = {"event": "trace_status_changed", "status": "running", "reason": "the recorder is back"}
+            _one_event(tx, draft, raw).commit()
 
 
 @dataclass(slots=True, eq=False)
 class Expire(Job):
-    """Mark as lost the running traces whose lease has run out."""
+    """Mark as lost the running traces whose lease has run out, and the sub-traces that nobody else keeps alive."""
 
     async def run(self, tx: Transaction) -> list[str]:
         rows = await fetch(
@@ -273,14 +279,26 @@ class Expire(Job):
             "SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting')",
             tx.now,
         )
-        lost = [str(row[0]) for row in rows]
-        await tx.load(lost)
+        marked = await self._mark(tx, [str(row[0]) for row in rows], "the recorder's lease ran out")
+        below = await fetch(
+            tx.connection,
+            "WITH RECURSIVE down (trace_id) AS (SELECT value FROM json_each(?1)"
+            " UNION SELECT t.trace_id FROM traces AS t JOIN down ON t.parent_trace_id = down.trace_id WHERE NOT"
+            " (t.status IN ('running', 'waiting') AND t.lease_expires_at IS NOT NULL AND t.lease_expires_at > ?2))"
+            " SELECT trace_id FROM down",
+            orjson.dumps(marked).decode(),
+            tx.now,
+        )
+        return marked + await self._mark(tx, [str(row[0]) for row in below], "the recorder of its parent was lost")
+
+    async def _mark(self, tx: Transaction, trace_ids: list[str], reason: str) -> list[str]:
+        await tx.load(trace_ids)
         marked: list[str] = []
-        for trace_id in lost:
-            draft = _need(tx, trace_id)
+        for trace_id in trace_ids:
+            draft = needed(tx, trace_id)
             if draft.renewed or draft.state.status not in ("running", "waiting"):
                 continue  # an earlier job of this very transaction was its sign of life, or its end
-            raw = {"event": "trace_status_changed", "status": "lost", "reason": "the recorder's lease ran out"}
+            raw = {"event": "trace_status_changed", "status": "lost", "reason": reason}
             _one_event(tx, draft, raw).commit()
             marked.append(trace_id)
         return marked
@@ -306,7 +324,7 @@ class Delete(Job):
             raise UnknownTrace(f"there is no trace {self.trace_id!r}", trace_id=self.trace_id)
         await self._leave_parent(tx, next(row for row in rows if row[1] == self.trace_id))
         keys = [(row[0],) for row in rows]
-        for table in ("events", "messages", "producers", "snapshots", "traces"):
+        for table in ("events", "messages", "producers", "snapshots", "inputs", "traces"):
             await tx.connection.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
         tx.deleted.extend((row[1], row[2]) for row in rows)
         return [row[1] for row in rows]

@@ -20,8 +20,9 @@ import orjson
 from ..errors import Gap, Unavailable, UnknownTrace
 from ..model.state import State
 from . import Grown, Page, Snapshot, TraceQuery
+from .cache import Cached, StateCache
+from .inputs import expired_inputs, inputs_of, open_inputs
 from .rows import TRACE_COLUMNS, TraceRow, fetch, hole, load_state, trace_rows
-from .transaction import Cached, StateCache
 
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
 SHORT_SEARCH_ROWS = 10_000
@@ -202,6 +203,21 @@ class Reader:
         async with self._lend() as connection:
             sql = "SELECT 1 FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting') LIMIT 1"
             return bool(await fetch(connection, sql, self._clock()))
+
+    async def any_input_expired(self) -> bool:
+        """Whether an open question's time has run out."""
+        async with self._lend() as connection:
+            return bool(await expired_inputs(connection, self._clock()))
+
+    async def inputs(self, limit: int) -> list[dict[str, Any]]:
+        """See EventLog.inputs."""
+        async with self._lend() as connection:
+            return await open_inputs(connection, limit)
+
+    async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """See EventLog.inputs_of."""
+        async with self._lend() as connection:
+            return await inputs_of(connection, trace_id, request_id=request_id, limit=limit)
 
     async def changes(self, since: int) -> tuple[list[Grown], int]:
         """See EventLog.changes."""

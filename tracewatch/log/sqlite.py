@@ -19,12 +19,14 @@ import aiosqlite
 from ..errors import Invalid, InvalidField, LogError, TooLarge, Unavailable
 from ..model.events import canonical, validate_event, validate_stored
 from . import Appended, Snapshot
+from .cache import StateCache
+from .commands import Answer, Cancel, ExpireInputs
+from .inputs import fill_inputs
 from .jobs import Append, Create, Delete, Expire, Renew
 from .migrate import migrate
 from .reader import Reader
 from .restore import Restore
 from .rows import fetch
-from .transaction import StateCache
 from .writer import Writer
 
 READERS = 3
@@ -64,6 +66,8 @@ class SQLiteLog:
         self.summaries = self._reader.summaries
         self.changes = self._reader.changes
         self.last_seq = self._reader.last_seq
+        self.inputs = self._reader.inputs
+        self.inputs_of = self._reader.inputs_of
         self.listen = self._writer.listen
 
     @classmethod
@@ -81,6 +85,7 @@ class SQLiteLog:
         try:
             connection = await _connect(path, opened, writing=True)
             await migrate(connection)
+            await fill_inputs(connection)
             epoch = await _epoch(connection)
             probe = await _connect(path, opened)
             readers = [await _connect(path, opened) for _ in range(READERS)]
@@ -175,6 +180,25 @@ class SQLiteLog:
             return []
         lost: list[str] = await self._writer.do(lambda future: Expire(future))
         return lost
+
+    async def cancel(self, trace_id: str, *, reason: str | None = None, by: str | None = None) -> str:
+        """See EventLog.cancel."""
+        status: str = await self._writer.do(lambda future: Cancel(future, trace_id=trace_id, reason=reason, by=by))
+        return status
+
+    async def answer(self, trace_id: str, request_id: str, value: Any, *, by: str | None = None) -> None:
+        """See EventLog.answer."""
+        canonical({"value": value})  # refuses here what JSON can't say
+        await self._writer.do(
+            lambda future: Answer(future, trace_id=trace_id, request_id=request_id, value=value, by=by)
+        )
+
+    async def expire_inputs(self) -> list[tuple[str, str]]:
+        """See EventLog.expire_inputs. Looks first, like expire_leases."""
+        if not await self._reader.any_input_expired():
+            return []
+        expired: list[tuple[str, str]] = await self._writer.do(lambda future: ExpireInputs(future))
+        return expired
 
     async def data_version(self) -> int:
         """See EventLog.data_version."""

@@ -15,17 +15,17 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from ..errors import TracewatchError, Unavailable
+from ..errors import TracewatchError
 from ..live.bell import PollBell
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
-from . import record, rest, stream, watch
+from . import control, record, rest, stream, watch
 from .access import AccessMiddleware
 from .services import Services, error_response
 
-LEASE_CHECK_S = 1.0  # a lost recorder is noticed this much later than its lease at the most
+EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -55,13 +55,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
             watcher_bytes=chosen.watcher_bytes,
         )
         bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
-        leases = asyncio.create_task(_expire_leases(log), name="tracewatch-leases")
+        expiry = asyncio.create_task(_expire(log), name="tracewatch-expiry")
         app.state.services = Services(log, hub, chosen)
         try:
             yield
         finally:
-            leases.cancel()
-            await asyncio.gather(leases, return_exceptions=True)
+            expiry.cancel()
+            await asyncio.gather(expiry, return_exceptions=True)
             await bell.close()
             await hub.close()
             await log.close()
@@ -90,6 +90,10 @@ def _routes() -> list[Route | WebSocketRoute]:
         Route(f"{one}/events", rest.append_events, methods=["POST"]),
         Route(f"{one}/messages", rest.get_messages, methods=["GET"]),
         Route(f"{one}/heartbeat", rest.heartbeat, methods=["POST"]),
+        Route(f"{one}/cancel", control.cancel_trace, methods=["POST"]),
+        Route(f"{one}/inputs/{{request_id}}", control.get_input, methods=["GET"]),
+        Route(f"{one}/inputs/{{request_id}}", control.answer_input, methods=["POST"]),
+        Route("/api/inputs", control.list_inputs, methods=["GET"]),
         WebSocketRoute(f"{one}/record", record.record),
         WebSocketRoute(f"{one}/watch", watch.watch_trace),
         WebSocketRoute("/api/watch", watch.watch_many),
@@ -101,13 +105,15 @@ def _routes() -> list[Route | WebSocketRoute]:
     ]
 
 
-async def _expire_leases(log: EventLog) -> None:
+async def _expire(log: EventLog) -> None:
+    """Mark what has run out, beginning with what did while no server was there."""
     while True:
-        try:
-            await log.expire_leases()
-        except Unavailable:
-            pass  # asked again in a moment; the lease has not come back meanwhile
-        await asyncio.sleep(LEASE_CHECK_S)
+        for expire in (log.expire_leases, log.expire_inputs):
+            try:
+                await expire()
+            except TracewatchError:
+                pass  # the log has said so; asked again in a moment, and what has run out stays so
+        await asyncio.sleep(EXPIRY_CHECK_S)
 
 
 def web_dir() -> Path:

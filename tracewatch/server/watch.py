@@ -17,6 +17,7 @@ from ..live.watcher import WatchRequest
 from ..log import Snapshot, TraceQuery
 from ..model.events import STATUSES
 from ..model.frames import CLOSE_GOING_AWAY, control
+from .control import COMMANDS, obey
 from .services import Services, services
 from .sinks import websocket_sink
 from .sockets import CLOSE_INTERNAL, close, close_with_error, close_with_outcome, error_frame, messages
@@ -61,8 +62,8 @@ async def watch_trace(websocket: WebSocket) -> None:
         return
     task = asyncio.create_task(_watch_one(served, websocket, sink, request))
     try:
-        async for _ in messages(websocket, sink, served.settings.max_ws_bytes):
-            pass  # nothing but pings is said on this socket; what else comes is passed over
+        async for message in messages(websocket, sink, served.settings.max_ws_bytes):
+            await obey(served, sink, message, request.trace_id)  # what else comes is passed over
     except TracewatchError as error:
         await close_with_error(websocket, sink, error)
     except SinkClosed:
@@ -116,6 +117,8 @@ class Session:
 
     async def handle(self, message: dict[str, Any]) -> None:
         """Do what one message asks for. Raises BadRequest for a message that is none."""
+        if await obey(self._served, self.sink, message):
+            return
         known = {
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
@@ -123,7 +126,7 @@ class Session:
         }
         names = [name for name in known if name in message]
         if len(names) != 1 or not isinstance(message[names[0]], dict):
-            raise BadRequest(f"a message is one of {', '.join(known)} with an object, or ping")
+            raise BadRequest(f"a message is one of {', '.join((*known, *COMMANDS))} with an object, or ping")
         asked = message[names[0]]
         try:
             await known[names[0]](asked)
