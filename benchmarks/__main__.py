@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import resource
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("the benchmarks read /proc, so they need Linux")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     report = Report()
     print(
         f"{platform.python_implementation()} {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "

@@ -11,8 +11,9 @@ import gc
 import http.client
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import orjson
 import uvloop
 
-from tracewatch.log import Grown, open_log
+from tracewatch.log import EventLog, Grown, open_log
 from tracewatch.model.events import validate_trace
 
 from .harness import Bench, Server, check
@@ -60,11 +61,21 @@ class Load:
         return [events[i : i + self.batch] for i in range(0, self.events, self.batch)]
 
 
+@asynccontextmanager
+async def opened(db: Path, *trace_ids: str) -> AsyncIterator[EventLog]:
+    """A log with these traces; closed even when interrupted, for its threads would outlive us."""
+    log = await open_log(str(db))
+    try:
+        for trace_id in trace_ids:
+            await log.create_trace(validate_trace({"task": "benchmark", "trace_id": trace_id}))
+        yield log
+    finally:
+        await log.close()
+
+
 async def ours(path: Path, load: Load) -> tuple[float, Commits]:
     """Append through the log; events a second and what each commit wrote."""
-    log = await open_log(str(path))
-    try:
-        await log.create_trace(validate_trace({"task": "benchmark", "trace_id": TRACE}))
+    async with opened(path, TRACE) as log:
         await log.append(TRACE, [GOAL])
         commits: list[Sequence[Grown]] = []
         log.listen(commits.append)
@@ -74,18 +85,16 @@ async def ours(path: Path, load: Load) -> tuple[float, Commits]:
             for batch in queue:
                 await log.append(TRACE, batch)
 
-        with frozen_garbage():
+        with settled():
             start = time.perf_counter()
             await asyncio.gather(*[appender() for _ in range(load.appenders)])
             taken = time.perf_counter() - start
         written = [[body for one in grown for body in one.bodies] for grown in commits]
         await verify(log, written, load.events)
         return load.events / taken, written
-    finally:
-        await log.close()
 
 
-async def verify(log: Any, written: Commits, events: int) -> None:
+async def verify(log: EventLog, written: Commits, events: int) -> None:
     """What the log holds is what its commits told, without a hole."""
     told = [body for bodies in written for body in bodies]
     check(len(told) == events, f"{len(told)} events told of {events}")
@@ -113,7 +122,7 @@ def raw(path: Path, schema: str, commits: Commits) -> float:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -16384"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute(schema)
-        with frozen_garbage():
+        with settled():
             start = time.perf_counter()
             for rows in transactions:
                 connection.execute("BEGIN IMMEDIATE")
@@ -126,15 +135,22 @@ def raw(path: Path, schema: str, commits: Commits) -> float:
         connection.close()
 
 
-class frozen_garbage:
+@contextmanager
+def settled() -> Iterator[None]:
     """Within, what the benchmark itself holds is not looked at by the garbage collector."""
-
-    def __enter__(self) -> None:
-        gc.collect()
-        gc.freeze()
-
-    def __exit__(self, *_: object) -> None:
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
         gc.unfreeze()
+
+
+def schema_of(path: Path, table: str) -> str:
+    """The statement that made a table."""
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    return str(found[0])
 
 
 def compare(bench: Bench, load: Load, rounds: int) -> None:
@@ -143,8 +159,7 @@ def compare(bench: Bench, load: Load, rounds: int) -> None:
     for number in range(rounds + 1):
         path = bench.folder / f"{load.kind.__name__}-{load.batch}-{number}.db"
         rate, commits = uvloop.run(ours(path, load))
-        schema = sqlite3.connect(path).execute("SELECT sql FROM sqlite_master WHERE name = 'events'").fetchone()[0]
-        raw_rate = raw(path.with_suffix(".raw"), schema, commits)
+        raw_rate = raw(path.with_suffix(".raw"), schema_of(path, "events"), commits)
         for used in bench.folder.glob(f"{path.stem}.*"):
             used.unlink()
         if number:  # the first of each warms up

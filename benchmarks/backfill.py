@@ -5,15 +5,13 @@ from __future__ import annotations
 import socket
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from tracewatch.log import open_log
-from tracewatch.model.events import validate_trace
-
-from .append import step
+from .append import opened, schema_of, step
 from .harness import Bench, Process, Server, check
 from .wire import STEP, Frames, handshake, server_frame
 
@@ -23,23 +21,19 @@ END = b'{"event":"caught_up"'
 
 async def fill(db: Path, events: int) -> None:
     """A log with one trace of ``events`` events."""
-    log = await open_log(str(db))
-    await log.create_trace(validate_trace({"task": "benchmark", "trace_id": TRACE}))
-    for first in range(0, events, 1000):
-        await log.append(TRACE, [step(number) for number in range(first, min(first + 1000, events))])
-    await log.close()
+    async with opened(db, TRACE) as log:
+        for first in range(0, events, 1000):
+            await log.append(TRACE, [step(number) for number in range(first, min(first + 1000, events))])
 
 
 def copy_framed(source: Path, target: Path) -> None:
     """The same rows in the same table, but each body a WebSocket frame: the loop has nothing left to do to them."""
-    there, here = sqlite3.connect(source), sqlite3.connect(target)
-    here.execute("PRAGMA journal_mode = WAL")
-    here.execute(there.execute("SELECT sql FROM sqlite_master WHERE name = 'events'").fetchone()[0])
-    rows = there.execute("SELECT trace_key, event_id, end_offset, body FROM events ORDER BY event_id")
-    here.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", ((*row[:3], server_frame(row[3])) for row in rows))
-    here.commit()
-    here.close()
-    there.close()
+    with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
+        here.execute("PRAGMA journal_mode = WAL")
+        here.execute(schema_of(source, "events"))
+        rows = there.execute("SELECT trace_key, event_id, end_offset, body FROM events ORDER BY event_id")
+        here.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", ((*row[:3], server_frame(row[3])) for row in rows))
+        here.commit()
 
 
 def read_all(port: int) -> tuple[float, bytes]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import uvloop
 
-from tracewatch.log import open_log
-from tracewatch.model.events import validate_trace
-
-from .append import message, step
+from .append import message, opened, step
 from .fanout import crowd
 from .harness import Bench, Process, Server, check, rss_kib
 from .wire import Socket
@@ -29,13 +26,11 @@ def events_of(count: int) -> list[dict[str, Any]]:
 
 async def fill(db: Path, sizes: dict[str, int]) -> None:
     """A log with a trace of each size."""
-    log = await open_log(str(db))
-    for trace_id, count in sizes.items():
-        await log.create_trace(validate_trace({"task": "benchmark", "trace_id": trace_id}))
-        events = events_of(count)
-        for first in range(0, count, 1000):
-            await log.append(trace_id, events[first : first + 1000])
-    await log.close()
+    async with opened(db, *sizes) as log:
+        for trace_id, count in sizes.items():
+            events = events_of(count)
+            for first in range(0, count, 1000):
+                await log.append(trace_id, events[first : first + 1000])
 
 
 def open_ms(server: Server, trace_id: str, events: int) -> float:
@@ -104,12 +99,7 @@ def memory(bench: Bench, db: Path) -> None:
         with Process("-m", "benchmarks.bare", "fanout", "0") as bare:
             other.append(per_watcher(bare.pid, int(bare.line()), watchers))
     bench.report.absolute(f"memory of an idle watcher, {watchers:,} of them", one, "KiB", at_most=30)
-    bench.report.note(f"a bare uvloop socket with a protocol: {mean(other):.1f} KiB")
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic one."""
-    return sum(values) / len(values)
+    bench.report.note(f"a bare uvloop socket with a protocol: {statistics.median(other):.1f} KiB")
 
 
 def run(bench: Bench) -> None:

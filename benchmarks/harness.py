@@ -132,6 +132,7 @@ class Process:
             env={**os.environ, **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is ours: we stop it
         )
 
     @property

@@ -62,6 +62,7 @@ async def test_an_exit_by_an_exception_tells_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["server", "file"])
+@pytest.mark.slow
 async def test_threads_that_go_on_after_the_main_one(tmp_path: Path, where: str) -> None:
     async with serving(tmp_path / "t.db") as server:
         url = server.url if where == "server" else f"sqlite:///{tmp_path}/t.db"
@@ -81,6 +82,7 @@ threading.Thread(target=work).start()
             assert sorted(await steps(server.url, "t")) == [1, 2, 3]
 
 
+@pytest.mark.slow
 async def test_an_exit_without_a_server_leaves_a_spool_that_the_next_recorder_delivers(
     tmp_path: Path, new_trace: New, spool_dir: Path
 ) -> None:
@@ -153,6 +155,7 @@ async def test_a_recorder_killed_in_the_middle_of_delivering_a_spool(tmp_path: P
     assert killed >= 2
 
 
+@pytest.mark.slow
 async def test_a_fork_is_two_recorders(tmp_path: Path) -> None:
     async with serving(tmp_path / "t.db") as server:
         code = """
@@ -175,6 +178,7 @@ else:
         assert await steps(server.url, "t", "recorder_refused") == []
 
 
+@pytest.mark.slow
 async def test_a_child_of_multiprocessing_sends_at_its_end(tmp_path: Path) -> None:
     async with serving(tmp_path / "t.db") as server:
         code = """

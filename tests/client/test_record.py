@@ -156,6 +156,7 @@ async def test_a_trace_that_exists_with_other_fields_is_recorded_into(
         assert told(caplog) == ["trace x exists with other fields: it is recorded into as it is"]
 
 
+@pytest.mark.slow
 async def test_a_sub_trace_of_nothing_there_is_recorded_on_its_own(tmp_path: Path, new_trace: New) -> None:
     async with serving(tmp_path / "t.db") as server:
         t = new_trace(server.url, parent_trace_id="gone", parent_goal_id="g")
@@ -189,6 +190,7 @@ async def test_a_refused_event_costs_itself_and_one_warning(
 # --- what lines do ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_lost_answers_and_cut_lines(tmp_path: Path, new_trace: New) -> None:
     async with serving(tmp_path / "t.db") as server, proxy(server.url) as line:
         t = new_trace(line.url)
@@ -214,6 +216,7 @@ async def test_lost_answers_and_cut_lines(tmp_path: Path, new_trace: New) -> Non
         assert line.connections > 6
 
 
+@pytest.mark.crash
 async def test_a_server_killed_in_the_middle_again_and_again(tmp_path: Path, new_trace: New) -> None:
     server = ServerProcess(tmp_path / "t.db")
     t = new_trace(server.url)
@@ -232,6 +235,7 @@ async def test_a_server_killed_in_the_middle_again_and_again(tmp_path: Path, new
         assert await steps(server.url, t.trace_id) == list(range(1, n + 1))
 
 
+@pytest.mark.slow
 async def test_a_server_that_says_goodbye(tmp_path: Path, new_trace: New) -> None:
     server = ServerProcess(tmp_path / "t.db", goaway_ms=100)
     with server:
@@ -283,6 +287,7 @@ async def test_a_server_that_is_none_holds_up_nothing(
             canned.close()
 
 
+@pytest.mark.slow
 async def test_a_spool_that_cannot_be_written_costs_one_warning(
     tmp_path: Path, new_trace: New, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -299,6 +304,7 @@ async def test_a_spool_that_cannot_be_written_costs_one_warning(
         assert await steps(server.url, t.trace_id) == list(range(1, 1001))
 
 
+@pytest.mark.slow
 async def test_what_there_was_no_room_for_is_counted_and_told_of(
     tmp_path: Path, new_trace: New, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -344,34 +350,6 @@ async def test_more_than_memory_should_hold_goes_over_the_disk(
         assert not spools(spool_dir)
 
 
-# --- into a file -----------------------------------------------------------------------------------------------
-
-
-async def test_into_a_file_without_a_server(tmp_path: Path, new_trace: New, senders: Any) -> None:
-    with new_trace(f"sqlite:///{tmp_path}/t.db") as t:
-        with t.goal("g"):
-            say(t, 1, 1200)
-            t.event("Not A Name")
-            child = t.sub_trace("child")
-            child.complete("done")
-    assert await t.aflush(20)
-    assert await child.aflush(20)
-    await asyncio.to_thread(senders.end)
-    async with serving(tmp_path / "t.db") as server:
-        assert await steps(server.url, t.trace_id) == list(range(1, 1201))
-        answer = await asyncio.to_thread(Api(server.url).trace, t.trace_id)
-        assert answer["trace"]["status"] == "completed"
-        assert answer["sub_traces"][0]["summary"] == "done"
-
-
-async def test_into_a_file_that_a_server_serves(tmp_path: Path, new_trace: New) -> None:
-    async with serving(tmp_path / "t.db") as server:
-        t = new_trace(f"sqlite:///{tmp_path}/t.db")
-        say(t, 1, 100)
-        assert await t.aflush(20)
-        assert await steps(server.url, t.trace_id) == list(range(1, 101))
-
-
 def test_the_public_name_is_this_one() -> None:
     import tracewatch
 
@@ -382,3 +360,23 @@ def test_the_public_name_is_this_one() -> None:
         assert getattr(tracewatch, name) is not None
     with pytest.raises(AttributeError):
         _ = tracewatch.no_such_name
+
+
+async def test_a_background_thread_that_fails_is_replaced(
+    tmp_path: Path, new_trace: New, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path / "t.db") as server:
+        t = new_trace(server.url)
+        say(t, 1, 10)
+        assert await t.aflush()
+        sender = t._sender
+
+        def fail(now: float) -> None:
+            del sender.__dict__["_spill"]
+            raise RuntimeError("a fault of ours")
+
+        sender.__dict__["_spill"] = fail
+        await until(lambda: sender._loop is not None and sender._loop.is_closed())
+        say(t, 11, 20)
+        assert await t.aflush(20)
+        assert await steps(server.url, t.trace_id) == list(range(1, 21))

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.client.proxy import Proxy, proxy
+from tests.client.proxy import proxy
 from tests.support import ServerProcess, Serving, serving, until
 from tracewatch.client.api import Api
 from tracewatch.client.errors import ApiError, Unreachable, WatchGap
@@ -310,7 +310,3 @@ async def test_a_sync_watch_is_closed_from_another_thread(server: Serving) -> No
     await asyncio.sleep(0)
     threading.Thread(target=made.close).start()
     assert await asyncio.wait_for(waiting, 20) == []
-
-
-def test_the_proxy_is_typed() -> None:
-    assert Proxy("http://127.0.0.1:1").to == ("127.0.0.1", 1)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.client.fake import FakeLog, busy_log
+from tests.client.fake import TS, FakeLog, busy_log
 from tracewatch.client.errors import ApiError, WatchGap
 from tracewatch.client.watch_core import WatchCore
 from tracewatch.errors import Forbidden, InvalidCursor, ProtocolViolation, TraceDeleted, UnknownTrace, WatchError
 from tracewatch.model.frames import control
-from tracewatch.model.state import State
+from tracewatch.model.state import State, apply_into
 
 DONE = {"event": "trace_completed", "status": "completed"}
 
@@ -302,3 +302,46 @@ def test_a_sub_trace_that_is_gone_does_not_hold_up_the_end() -> None:
     assert core.status == "ended"
     with pytest.raises(UnknownTrace):
         core.receive(control("error", trace_id="t", code="unknown_trace", message="gone"))
+
+
+def test_sub_traces_that_find_no_place_on_the_socket_are_asked_for_when_there_is_one() -> None:
+    first, second = busy_log(1, trace_id="a"), busy_log(1, trace_id="b")
+    first.append(DONE)
+    core = WatchCore("t", children=True)
+    core.opened()
+    feed(core, busy_log(1).frames(core.query(), trace_id="t"))
+    core.receive(control("error", trace_id="b", code="too_many", message="full"))
+    begin = {"since_event_id": None, "until": "end"}
+    feed(core, list(first.frames(begin, trace_id="a"))[:-1])
+    assert not core.outgoing
+    core.receive(control("end", trace_id="a", status="completed", last_event_id=7))
+    (asked,) = core.outgoing
+    assert orjson.loads(asked)["subscribe"] == {"trace_id": "b", "until": "end"}
+    assert feed(core, second.frames(begin, trace_id="b")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_sub_traces_that_will_never_find_a_place_are_an_error() -> None:
+    core = WatchCore("t", children=True, until=None)
+    core.opened()
+    with pytest.raises(WatchError):
+        core.receive(control("error", trace_id="b", code="too_many", message="full"))
+
+
+def test_a_sub_trace_that_both_sides_began_with_is_given_once() -> None:
+    parent, child = busy_log(1), busy_log(1, trace_id="c")
+    parent.append(DONE)
+    child.append(DONE)
+    core = WatchCore("t", children=True)
+    core.opened()
+    began = {"event": "sub_trace_started", "sub_trace_id": "c", "parent_goal_id": None, "agent_type": "a", "task": "x"}
+    apply_into(parent.state, {**began, "event_id": 8, "trace_id": "t", "ts": TS})
+    parent.bodies.append(orjson.dumps({**began, "event_id": 8, "trace_id": "t", "ts": TS}))
+    feed(core, parent.frames(core.query(), trace_id="t"))
+    (asked,) = core.outgoing  # nothing of it had come
+    assert orjson.loads(asked)["subscribe"]["trace_id"] == "c"
+    begin = {"since_event_id": None, "until": "end"}
+    assert core.status == "live"
+    frames = list(child.frames(begin, trace_id="c"))
+    assert feed(core, frames[:-1]) == [1, 2, 3, 4, 5, 6, 7]
+    assert feed(core, frames) == []
+    assert core.status == "ended"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from contextlib import AsyncExitStack
 from typing import Any
@@ -143,7 +144,7 @@ def comparable(state: State) -> Any:
     return kept
 
 
-@settings(max_examples=15)
+@settings(max_examples=60 if os.environ.get("CI") else 15)
 @given(histories(), st.data())
 def test_any_history_in_any_pieces(history: tuple[list[Json], Run], data: st.DataObject) -> None:
     """The log gives what the pure model gives, though it forgets messages, keeps states and is written by several."""

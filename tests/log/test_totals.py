@@ -90,6 +90,13 @@ async def test_a_sub_trace_that_goes_on_ends_again(log: EventLog) -> None:
     await log.append("d", [say(tokens=1), end("failed")])
     assert (await names(log, "a")).count("sub_trace_completed") == 2
     assert (await check_trace(log, "a")).sub_traces["d"]["status"] == "failed"
+    await log.append("d", [again, say(tokens=1), end("stopped"), say("late", tokens=1)])
+    await log.append("d", [end("completed"), end("failed")])
+    assert (await names(log, "a")).count("sub_trace_completed") == 3
+    told = (await check_trace(log, "a")).sub_traces["d"]
+    assert (told["status"], told["stats"]["total_tokens"]) == ("stopped", 3)
+    await log.append("b", [end(), again])
+    assert (await names(log, "a")).count("sub_trace_completed") == 3, "it goes on: there is no end to tell of"
 
 
 async def test_a_running_sub_trace_is_shown_as_it_is(log: EventLog) -> None:

@@ -237,13 +237,13 @@ async def test_a_hundred_recorders_at_once(server: Serving) -> None:
 
     async def recorder(name: str) -> None:
         async with recording(server, name, producer="p") as watch:
-            for seq in range(1, 21, 5):
+            for seq in (1, 6):
                 await watch.say({"append": {"seq": seq, "events": [thought(seq + i) for i in range(5)]}})
-            assert [(await reply(watch, "ack"))["last_event_id"] for _ in range(4)] == [5, 10, 15, 20]
+            assert [(await reply(watch, "ack"))["last_event_id"] for _ in range(2)] == [5, 10]
 
     await asyncio.gather(*(recorder(name) for name in names))
     for name in names:
-        assert await numbers(server, name) == list(range(1, 21))
+        assert await numbers(server, name) == list(range(1, 11))
 
 
 async def test_a_recorder_that_leaves_in_the_middle_is_let_go(server: Serving) -> None:

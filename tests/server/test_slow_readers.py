@@ -46,7 +46,7 @@ def buffered(server: Serving) -> int:
 def waiting(watcher: Watcher) -> int:
     """How many wait for room on this watcher's socket."""
     assert isinstance(watcher.sink, TransportSink)
-    return len(watcher.sink._protocol.writable._waiters)  # type: ignore[attr-defined]
+    return len(watcher.sink._protocol.writable._waiters)
 
 
 async def fill(server: Serving, trace_id: str, total: int) -> int:

@@ -30,8 +30,9 @@ def by_trace(watch: Watch) -> dict[str, list[bytes]]:
 async def until_stored(watch: Watch, server: Serving, *trace_ids: str) -> None:
     """Read on until each trace's events are exactly its log."""
     wanted = {trace_id: await stored(server.services.log, trace_id) for trace_id in trace_ids}
-    while any(len(by_trace(watch)[t]) < len(wanted[t]) for t in trace_ids):
-        await watch.frame()
+    async with asyncio.timeout(DEADLINE_S):
+        while any(len(by_trace(watch)[t]) < len(wanted[t]) for t in trace_ids):
+            await watch.frame()
     assert {t: by_trace(watch)[t] for t in trace_ids} == wanted
 
 
@@ -84,7 +85,7 @@ async def test_a_subtree_there_and_to_come(server: Serving, client: httpx.AsyncC
         cursors = {"sub-a": f"{log.epoch}.2", "sub-a-a": "3"}
         await watch.say({"subscribe": {"trace_id": "root", "subtree": True, "cursors": cursors}})
         for name in ("root", "sub-a", "sub-a-a"):
-            await watch.until("caught_up", trace_id=name)
+            await watch.had("caught_up", trace_id=name)
         assert {frame["trace_id"]: frame["cursor"] for frame in watch.control if frame["event"] == "connected"} == {
             "root": f"{log.epoch}.0",
             "sub-a": f"{log.epoch}.2",
@@ -151,8 +152,8 @@ async def test_a_sub_trace_outlives_its_parents(server: Serving) -> None:
     await end(log, "short")
     async with socket(server, "/api/watch") as watch:
         await watch.say({"subscribe": {"trace_id": "short", "subtree": True, "until": "end"}})
-        await watch.until("end", trace_id="short")
-        await watch.until("caught_up", trace_id="long")
+        await watch.had("end", trace_id="short")
+        await watch.had("caught_up", trace_id="long")
         await make_trace(log, "longer", parent_trace_id="long")
         await watch.until("caught_up", trace_id="longer")
         await watch.say({"unsubscribe": {"trace_id": "short"}})

@@ -81,15 +81,24 @@ class Watch:
 
     async def until(self, name: str, **equal: Any) -> dict[str, Any]:
         """Read on to the frame of this name (with these values)."""
-        while True:
-            frame = await self.frame()
+        async with asyncio.timeout(DEADLINE_S):  # heartbeats alone must not keep a test alive
+            while True:
+                frame = await self.frame()
+                if frame.get("event") == name and all(frame.get(key) == value for key, value in equal.items()):
+                    return frame
+
+    async def had(self, name: str, **equal: Any) -> dict[str, Any]:
+        """The control frame of this name (with these values), come already or still to come."""
+        for frame in self.control:
             if frame.get("event") == name and all(frame.get(key) == value for key, value in equal.items()):
                 return frame
+        return await self.until(name, **equal)
 
     async def until_events(self, count: int) -> list[bytes]:
         """Read on until there are ``count`` events."""
-        while len(self.events) < count:
-            await self.frame()
+        async with asyncio.timeout(DEADLINE_S):
+            while len(self.events) < count:
+                await self.frame()
         return self.events
 
     async def closed(self) -> int:

@@ -128,24 +128,39 @@ def _split_text(event: Event, size: int) -> list[bytes]:
 
 
 def _shorten(event: Event, size: int) -> bytes:
-    """The event with its longest parts cut until it fits."""
+    """The event with its longest parts cut until it fits. Costs what is kept, not what is left out."""
     event = orjson.loads(dumps(event))
-    for longest in (65_536, 16_384, 4096, 1024, 256, 64):
-        body = orjson.dumps(_cut(event, longest))
+    for longest, room in ((65_536, _LIMIT), (16_384, _LIMIT // 2), (1024, _LIMIT // 8)):
+        body = orjson.dumps(_cut(event, longest, [room]))
         if len(body) <= _LIMIT:
             return body
     return orjson.dumps(_bones(event, marker(size)))
 
 
-def _cut(value: Any, longest: int) -> Any:
+def _cut(value: Any, longest: int, room: list[int], depth: int = 0) -> Any:
+    """The value with texts and lists of at most ``longest``, and less of them once ``room[0]`` characters are kept.
+
+    The two outer levels keep all their keys, and short texts stay whole: they are what the event is about.
+    """
     if isinstance(value, str):
-        return shorten_text(value, longest)
+        kept = shorten_text(value, max(64, min(longest, room[0])))
+        room[0] -= len(kept)
+        return kept
+    room[0] -= 8
     if isinstance(value, list):
-        rest = [marker(len(orjson.dumps(value[longest:])))] if len(value) > longest else []
-        return [_cut(item, longest) for item in value[:longest]] + rest
+        items: list[Any] = []
+        for item in value:
+            if len(items) == longest or room[0] <= 0:
+                return [*items, marker(len(orjson.dumps(value[len(items) :])))]
+            items.append(_cut(item, longest, room, depth + 1))
+        return items
     if isinstance(value, dict):
-        kept = {key[:256]: _cut(item, longest) for key, item in list(value.items())[:longest]}
-        return kept | ({"…": marker(len(orjson.dumps(value)))} if len(value) > longest else {})
+        fields: dict[str, Any] = {}
+        for key, item in value.items():
+            if len(fields) == longest or (room[0] <= 0 and (depth > 1 or len(fields) >= 64)):
+                return {**fields, "…": marker(len(orjson.dumps(value)))}
+            fields[key[:256]] = _cut(item, longest, room, depth + 1)
+        return fields
     return value
 
 

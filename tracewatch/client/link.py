@@ -88,7 +88,10 @@ class ServerLink:
 
     def _address(self) -> str:
         # getaddrinfo of the loop would need an executor; this thread has nothing better to do than to wait for it.
-        found = socket.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_STREAM)
+        # As bytes: text would load the idna codec, which a child forked at that very moment could never load again.
+        host = self._target.host
+        name = host.encode() if host.isascii() else host
+        found = socket.getaddrinfo(name, self._target.port, type=socket.SOCK_STREAM)
         return str(found[0][4][0])
 
     async def create(self, spec: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ class Trace(Both):
         said = {} if summary is None else {"summary": words(summary)}
         self.emit({"event": "trace_completed", "status": status, **said, **more})
         self._over = self._outbox.ended = True
-        self._sender.poke(self._outbox)
+        self._begin()
 
     def sub_trace(
         self,
@@ -148,10 +148,8 @@ class Trace(Both):
         """A sub-agent's run: a trace of its own, shown below ``goal`` (by default the innermost goal open here)."""
         goal_id = id_of(goal) or current_goal(self)
         spec = _spec(task, agent_type, trace_id, self.trace_id, goal_id, metadata, self._outbox.spec.get("lease_s"))
-        self._begin()
-        with self._outbox.lock:
-            self._flush_streams()
-            after = (self._outbox, self._outbox.next_seq - 1)
+        self.flush_streams()
+        after = (self._outbox, self._outbox.next_seq - 1)
         child = Trace(spec, self._sender, self._settings, after)
         child._begin()
         return child
@@ -160,10 +158,8 @@ class Trace(Both):
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until everything recorded so far is in the log; False if it is not after ``timeout_s``."""
-        with self._outbox.lock:
-            self._flush_streams()
-            seq = self._outbox.next_seq - 1
-        self._begin()
+        self.flush_streams()
+        seq = self._outbox.next_seq - 1
         return self._outbox.wait_acked(seq, timeout_s)
 
     async def aflush(self, timeout_s: float = 5.0) -> bool:

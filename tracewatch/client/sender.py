@@ -76,7 +76,7 @@ class Sender:
     def poke(self, outbox: Outbox) -> None:
         """There is something to deliver."""
         delivery, loop = self._deliveries.get(outbox), self._loop
-        if delivery is None or loop is None:
+        if delivery is None or loop is None or loop.is_closed():
             self._register(outbox)
         elif not delivery.poked:
             delivery.poked = True
@@ -91,23 +91,24 @@ class Sender:
     def _register(self, outbox: Outbox) -> None:
         with self._lock:
             self._known.add(outbox)
-            if outbox in self._deliveries or self._over:
+            if self._over:
                 return
-            if self._thread is None or not self._thread.is_alive():
+            if self._loop is None or self._loop.is_closed():
                 self._start()
-            assert self._loop is not None
-            self._begin(outbox, self._loop)
+            if outbox not in self._deliveries:
+                self._begin(outbox)
 
     def _start(self) -> None:
         self._on_start()
         self._loop = asyncio.new_event_loop()
+        self._tasks = set()
         self._wake = asyncio.Event()
         self._link: Link = self._make_link()
         name = f"tracewatch {self.url}"
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name=name, daemon=True)
         self._thread.start()
-        for outbox in self._deliveries:
-            self._begin(outbox, self._loop)
+        for outbox in list(self._deliveries):  # of a thread that has failed
+            self._begin(outbox)
 
     def _make_link(self) -> Link:
         if self.direct:
@@ -116,13 +117,14 @@ class Sender:
             return FileLink(self.url)
         return ServerLink(parse_target(self.url))
 
-    def _begin(self, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self, outbox: Outbox) -> None:
+        assert self._loop is not None
         delivery = self._deliveries[outbox] = Delivery(outbox, self._link, self.directory)
         if outbox.after is not None:
             delivery.parent = self._deliveries.get(outbox.after[0])
             if delivery.parent is not None:
                 delivery.parent.held.append((outbox.after[1], delivery))
-        loop.call_soon_threadsafe(self._deliver_soon, delivery)
+        self._loop.call_soon_threadsafe(self._deliver_soon, delivery)
 
     def _deliver_soon(self, delivery: Delivery) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(delivery))
@@ -156,7 +158,10 @@ class Sender:
         except Exception:
             _log.exception("tracewatch: the background thread for %s has failed", self.url)
         finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             loop.close()
 
     async def _main(self) -> None:
@@ -221,6 +226,7 @@ class Sender:
 
     async def _finish(self) -> None:
         """The process ends."""
+        await asyncio.sleep(0)  # a delivery begun just now becomes a task first
         deliveries = list(self._deliveries.values())
         for delivery in deliveries:
             delivery.closing = True

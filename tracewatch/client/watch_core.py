@@ -33,6 +33,7 @@ _RAISED: dict[str, type[errors.TracewatchError]] = {
         errors.TraceDeleted,
     )
 }
+_GONE = frozenset({"unknown_trace", "trace_deleted"})
 _BY_CLOSE_CODE = {4500: "bad_request", 4503: "forbidden", 4504: "unknown_trace"}
 
 
@@ -57,6 +58,7 @@ class Track:
         self.epoch: str | None = None
         self.state = State(trace_id)
         self.caught_up = False  # on this connection
+        self.asked = False  # for by us on this connection, while the server may have begun with it by itself
         self.ended = False  # its `end` frame came
         self.gap: dict[str, Any] | None = None  # the frame, until its snapshot is complete
         self.snapshot: dict[str, Any] | None = None  # a frame whose goal tree is still coming in parts
@@ -94,6 +96,7 @@ class WatchCore:
         self.heartbeat_s = HEARTBEAT_S
         self.goaway_ms: int | None = None  # the server is leaving: come back within this
         self.outgoing: deque[bytes] = deque()  # frames for the edge to send
+        self._too_many: deque[Track] = deque()  # sub-traces the socket has no place for until others have ended
         self.news: deque[ConnectionStatus] = deque()  # for the edge to hand on
         self.alive = False  # the server has said something on this connection
         self._types = types
@@ -129,9 +132,10 @@ class WatchCore:
         self.alive = False
         self.goaway_ms = self._error = None
         self.outgoing.clear()
+        self._too_many.clear()
         self._replayed = 0
         for track in self.tracks.values():
-            track.caught_up = False
+            track.caught_up = track.asked = False
             track.snapshot = track.gap = None
 
     def lost(self, error: str, retry_in_s: float) -> None:
@@ -173,11 +177,13 @@ class WatchCore:
             raise errors.ProtocolViolation(f"not a frame of the protocol: {data[:200]!r} ({error!r})") from error
         return None
 
-    def _event(self, event: dict[str, Any]) -> dict[str, Any]:
+    def _event(self, event: dict[str, Any]) -> dict[str, Any] | None:
         track = self._track(event)
         event_id, position = event["event_id"], track.position
         if position is None or track.snapshot is not None:
             raise errors.ProtocolViolation(f"event {event_id} of {track.trace_id} came before its snapshot")
+        if event_id <= position and track.asked:
+            return None  # the two requests crossed: it is sent a second time
         if event_id <= position or (event_id != position + 1 and not self._types):
             raise errors.ProtocolViolation(
                 f"event {event_id} of {track.trace_id} came after {position}", expected_event_id=position + 1
@@ -294,7 +300,13 @@ class WatchCore:
                 f"the trace ended with event {frame['last_event_id']}, the server sent up to {track.position}"
             )
         track.ended = True
+        if self._too_many:  # a place on the socket is free
+            self._ask_for(self._too_many.popleft())
         self._end_when_all_have()
+
+    def _ask_for(self, track: Track) -> None:
+        track.asked = True
+        self.outgoing.append(self._subscribe(track))
 
     def _end_when_all_have(self) -> None:
         if not self.root.ended:
@@ -305,8 +317,7 @@ class WatchCore:
         for track in list(self.tracks.values()):
             for sub_id in track.state.sub_traces.keys() - self.tracks.keys():
                 # The server stops looking for sub-traces when the root has ended: ask for those it had not come to.
-                self._track({"trace_id": sub_id})
-                self.outgoing.append(self._subscribe(self.tracks[sub_id]))
+                self._ask_for(self._track({"trace_id": sub_id}))
         if all(t.ended or (t.caught_up and t.state.status == "lost") for t in self.tracks.values()):
             self.status = "ended"
 
@@ -316,7 +327,12 @@ class WatchCore:
             return  # a close follows; or the sub-trace is subscribed to already
         if track is self.root:
             raise refusal(str(frame.get("code")), str(frame.get("message")), 4500)
-        track.ended = True  # a sub-trace that is gone, or one too many for the server
+        if frame.get("code") == "too_many" and self._until:
+            self._too_many.append(track)
+            return
+        if frame.get("code") not in _GONE:
+            raise refusal(str(frame.get("code")), f"{track.trace_id}: {frame.get('message')}", 4500)
+        track.ended = True
         self._end_when_all_have()
 
 

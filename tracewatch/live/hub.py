@@ -35,8 +35,8 @@ class Hub:
         self._behind_bytes = watcher_bytes // 2  # the other half is the page a watcher may hold meanwhile
         self._channels: dict[str, Channel] = {}
         self._watchers: set[Watcher] = set()
-        self._growth_listeners: set[Callable[[Sequence[Grown]], None]] = set()
-        self._trace_listeners: dict[str, set[Callable[[Grown], None]]] = {}  # by trace_id
+        # By trace_id; None: of every trace. By trace, so that a commit costs nothing for who has no part in it
+        self._growth_listeners: dict[str | None, set[Callable[[Sequence[Grown]], None]]] = {}
         self._empty = asyncio.Event()  # set while nobody watches
         self._leaving_ms: int | None = None
         self._leaving = asyncio.Event()
@@ -49,27 +49,22 @@ class Hub:
             channel = self._channels.get(one.trace_id)
             if channel is not None:
                 channel.grow(one)
-            for hear in tuple(self._trace_listeners.get(one.trace_id, ())):
-                hear(one)
-        for listener in self._growth_listeners:
+            for listener in self._growth_listeners.get(one.trace_id, ()):
+                listener([one])
+        for listener in self._growth_listeners.get(None, ()):
             listener(grown)
 
-    def on_growth(self, listener: Callable[[Sequence[Grown]], None]) -> Callable[[], None]:
-        """Tell ``listener`` of every growth, its own process's and others'; the result takes it back."""
-        self._growth_listeners.add(listener)
-        return lambda: self._growth_listeners.discard(listener)
+    def on_growth(self, listener: Callable[[Sequence[Grown]], None], trace_id: str | None = None) -> Callable[[], None]:
+        """Tell ``listener`` of every growth (of one trace), by this process and others; the result takes it back."""
+        self._growth_listeners.setdefault(trace_id, set()).add(listener)
 
-    def on_trace_growth(self, trace_id: str, listener: Callable[[Grown], None]) -> Callable[[], None]:
-        """Tell ``listener`` of the growth of one trace: a thousand of these cost a commit no more than one."""
-        listeners = self._trace_listeners.setdefault(trace_id, set())
-        listeners.add(listener)
-
-        def stop() -> None:
+        def take_back() -> None:
+            listeners = self._growth_listeners.get(trace_id, set())
             listeners.discard(listener)
-            if not listeners and self._trace_listeners.get(trace_id) is listeners:
-                del self._trace_listeners[trace_id]
+            if not listeners:
+                self._growth_listeners.pop(trace_id, None)
 
-        return stop
+        return take_back
 
     def watchers(self, trace_id: str) -> int:
         """How many watch this trace from this process."""

@@ -7,7 +7,6 @@ Rule 2: a sink whose reader has gone raises SinkClosed; nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Protocol
 
 from ..model.events import event_name
@@ -21,25 +20,33 @@ class SinkClosed(Exception):
 class Frame:
     """One stored event, encoded at most once for each way of sending it, whoever it is sent to."""
 
+    __slots__ = ("_sse", "_ws", "body", "epoch", "event_id")  # no cached_property: before Python 3.12 it takes a lock
+
     def __init__(self, epoch: str, event_id: int, body: bytes) -> None:
         self.epoch = epoch
         self.event_id = event_id
         self.body = body
+        self._ws: bytes | None = None
+        self._sse: bytes | None = None
 
-    @cached_property
+    @property
     def name(self) -> str:
         """The event's name."""
         return event_name(self.body)
 
-    @cached_property
+    @property
     def ws(self) -> bytes:
         """As a WebSocket frame."""
-        return ws_text(self.body)
+        if self._ws is None:
+            self._ws = ws_text(self.body)
+        return self._ws
 
-    @cached_property
+    @property
     def sse(self) -> bytes:
         """As a server-sent event."""
-        return sse_event(self.epoch, self.event_id, self.body)
+        if self._sse is None:
+            self._sse = sse_event(self.epoch, self.event_id, self.body)
+        return self._sse
 
     @property
     def line(self) -> bytes:

@@ -99,12 +99,13 @@ class Watcher:
 
     def passed(self, upto: int, sent: int) -> None:
         """The channel has handed ``sent`` events to the sink and the cursor is now ``upto``."""
+        skipped = upto - self.cursor - sent
+        self.cursor = upto
         if self.types is not None:
-            self._skipped += upto - self.cursor - sent
+            self._skipped += skipped
             if self._skipped >= CHECKPOINT_EVERY:
                 self._skipped = 0
                 self.sink.write_control(self._control("checkpoint", cursor=self._cursor_token()))
-        self.cursor = upto
         if sent:
             self.last_sent = time.monotonic()
 
@@ -143,7 +144,11 @@ class Watcher:
             if on_start is not None:
                 on_start(snapshot)
             await self._start(snapshot)
-            return await self._deliver()
+            del snapshot  # a watcher at the head must not keep its own old state alive
+            try:
+                return await self._deliver()
+            except UnknownTrace as error:  # a page was asked for before anybody had told of it
+                raise self._deleted() from error
         finally:
             channel.waiting.discard(self)
             channel.at_head.discard(self)
@@ -222,7 +227,7 @@ class Watcher:
                 await self._send("goaway", after_ms=self.leaving_ms)
                 return "goaway"
             if channel.deletions != self._deletions:
-                raise TraceDeleted(f"trace {self.request.trace_id!r} was deleted")
+                raise self._deleted()
             if self._behind:
                 self._behind, self._catching_up, self._replayed = False, True, 0
                 await self._send("fell_behind", sent_event_id=self.cursor, current_event_id=channel.head)
@@ -292,6 +297,7 @@ class Watcher:
                 await self._send_payload(payload)
                 return False  # the head may have moved meanwhile
             self.sink.write_control(payload)
+            del payload  # not for as long as it waits below
         if self.request.until_end and channel.ended:
             await self._send("end", status=channel.status, last_event_id=channel.head)
             return True
@@ -302,6 +308,9 @@ class Watcher:
         if self.heartbeat_due:
             await self._send_heartbeat()
         return False
+
+    def _deleted(self) -> TraceDeleted:
+        return TraceDeleted(f"trace {self.request.trace_id!r} was deleted")
 
     # --- control frames ---
 

@@ -48,8 +48,9 @@ class Cancel(Job):
             _put(tx, plan, {"event": "cancel_requested", "reason": self.reason, "by": self.by})
         if gone:
             _put(tx, plan, {"event": "trace_completed", "status": "stopped", "summary": None})
-        for parent in tell_parent(tx, draft, plan):
-            parent.commit()
+            told = tell_parent(tx, draft, plan)
+            if told is not None:
+                told.commit()
         plan.commit()
         return "stopped" if gone else "cancelling"
 

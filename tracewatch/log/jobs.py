@@ -101,18 +101,20 @@ class Append(Job):
                 f"the log has moved on: its last event is {last}, not {self.expected_last_event_id}",
                 last_event_id=last,
             )
-        plan = Plan(draft)
+        plan, ended = Plan(draft), False
         for index, raw in enumerate(fresh, duplicates):
             try:
                 event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=tx.ts)
                 body = canonical(event)
                 if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
                     check_size(orjson.dumps(raw), self.max_event_bytes)
+                was_ended = plan.state.ended
                 plan.put(event, body)
+                ended = plan.state.ended and (ended or not was_ended)
             except TracewatchError as error:
                 raise _at(error, index) if len(self.raws) > 1 else error  # noqa: B904 (the same error, told where)
-        for parent in tell_parent(tx, draft, plan):
-            parent.commit()
+        if ended and (told := tell_parent(tx, draft, plan)) is not None:
+            told.commit()
         plan.commit()
         if not self.by_server:
             draft.renew()
@@ -140,11 +142,11 @@ def _at(error: TracewatchError, index: int) -> TracewatchError:
     return error
 
 
-def tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Iterator[Plan]:
-    """The plan for the parent's log if this plan ends the trace."""
+def tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Plan | None:
+    """The plan for the log of the parent, if there is one, of a trace that this plan ends."""
     parent = tx.draft(draft.row.parent_trace_id) if draft.row.parent_trace_id is not None else None
-    if parent is None or not plan.state.ended or draft.state.ended:
-        return
+    if parent is None:
+        return None
     row, state = draft.row, plan.state
     raw = {
         "event": "sub_trace_completed",
@@ -153,7 +155,7 @@ def tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Iterator[Plan]:
         "summary": state.summary,
         "stats": tx.tree_totals(draft, state),
     }
-    yield _one_event(tx, parent, raw)
+    return _one_event(tx, parent, raw)
 
 
 def _one_event(tx: Transaction, draft: Draft, raw: dict[str, Any]) -> Plan:

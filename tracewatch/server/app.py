@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -81,18 +81,14 @@ def create_app(settings: Settings | None = None) -> Starlette:
 def _routes() -> list[Route | WebSocketRoute]:
     one = "/api/traces/{trace_id}"
     return [
-        Route("/api/traces", rest.list_traces, methods=["GET"]),
-        Route("/api/traces", rest.create_trace, methods=["POST"]),
+        _route("/api/traces", GET=rest.list_traces, POST=rest.create_trace),
         Route("/api/import", rest.import_trace, methods=["POST"]),
-        Route(one, rest.get_trace, methods=["GET"]),
-        Route(one, rest.delete_trace, methods=["DELETE"]),
-        Route(f"{one}/events", stream.get_events, methods=["GET"]),
-        Route(f"{one}/events", rest.append_events, methods=["POST"]),
+        _route(one, GET=rest.get_trace, DELETE=rest.delete_trace),
+        _route(f"{one}/events", GET=stream.get_events, POST=rest.append_events),
         Route(f"{one}/messages", rest.get_messages, methods=["GET"]),
         Route(f"{one}/heartbeat", rest.heartbeat, methods=["POST"]),
         Route(f"{one}/cancel", control.cancel_trace, methods=["POST"]),
-        Route(f"{one}/inputs/{{request_id}}", control.get_input, methods=["GET"]),
-        Route(f"{one}/inputs/{{request_id}}", control.answer_input, methods=["POST"]),
+        _route(f"{one}/inputs/{{request_id}}", GET=control.get_input, POST=control.answer_input),
         Route("/api/inputs", control.list_inputs, methods=["GET"]),
         WebSocketRoute(f"{one}/record", record.record),
         WebSocketRoute(f"{one}/watch", watch.watch_trace),
@@ -103,6 +99,15 @@ def _routes() -> list[Route | WebSocketRoute]:
         Route("/traces/{trace_id}", _page, methods=["GET"]),
         Route("/", _page, methods=["GET"]),
     ]
+
+
+def _route(path: str, **by_method: Callable[[Request], Awaitable[Response]]) -> Route:
+    """One route for all methods of a path: with one each, a 405 would name the methods of the first only."""
+
+    async def endpoint(request: Request) -> Response:
+        return await by_method["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, endpoint, methods=list(by_method))
 
 
 async def _expire(log: EventLog) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -183,21 +184,22 @@ class Commands:
         self._seen = 0  # the last event looked at
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._unlisten = served.hub.on_trace_growth(trace_id, self._grown)
+        self._unlisten = served.hub.on_growth(self._grown, trace_id)
 
     def begin(self, snapshot: Snapshot) -> None:
         """Commands after this snapshot are sent; those before it are in ``ready``."""
         self._seen = snapshot.state.last_event_id
         self._task = asyncio.create_task(self._run())
 
-    def _grown(self, grown: Grown) -> None:
-        if grown.last_event_id <= self._seen:
-            return
-        follows = grown.last_event_id - len(grown.bodies) == self._seen
-        if follows and not any(event_name(body) in COMMANDS for body in grown.bodies):
-            self._seen = grown.last_event_id  # the usual case: the recorder's own events
-        else:
-            self._wake.set()
+    def _grown(self, grown: Sequence[Grown]) -> None:
+        for one in grown:
+            if one.last_event_id <= self._seen:
+                continue
+            follows = one.last_event_id - len(one.bodies) == self._seen
+            if follows and not any(event_name(body) in COMMANDS for body in one.bodies):
+                self._seen = one.last_event_id  # the usual case: the recorder's own events
+            else:
+                self._wake.set()
 
     async def _run(self) -> None:
         with suppress(SinkClosed, UnknownTrace):

@@ -1,6 +1,7 @@
 """A trace with its sub-traces on one socket of ``/api/watch``: those there are and those to come, to any depth.
 
 Rule 1: a growth of a member is only a hint to look for its sub-traces in the log; looking twice does nothing twice.
+        Whatever a member's log names is watched, so one that was deleted is answered by ``unknown_trace``.
 Rule 2: it lives as long as a member is watched or still looked at, so that the end of the root does not hide a
         sub-trace, and the end of a sub-trace does not hide its own.
 """
@@ -41,7 +42,7 @@ class Subtree:
         request: WatchRequest,
         cursors: dict[str, str],
         *,
-        start: Callable[[WatchRequest], None],
+        start: Callable[[WatchRequest, Callable[[Snapshot], None]], None],
         looked: Callable[[], None],
     ) -> None:
         self.members: set[str] = {request.trace_id}
@@ -57,8 +58,10 @@ class Subtree:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, snapshot: Snapshot) -> None:
-        """The root's watch has begun: watch the sub-traces it has already."""
-        self._look(self._request.trace_id)
+        """A member's watch has begun: watch the sub-traces it has already."""
+        for sub_id in snapshot.state.sub_traces:
+            self._watch(sub_id)
+        self._look(snapshot.state.trace_id)
 
     def _grown(self, grown: Sequence[Grown]) -> None:
         for one in grown:
@@ -113,9 +116,10 @@ class Subtree:
                 types=self._request.types,
                 until_end=self._request.until_end,
                 tagged=True,
-            )
+            ),
+            self.begin,
         )
-        self._look(sub_id)
+        self._look(sub_id)  # also where the socket has no place for it
 
     def close(self) -> None:
         """Stop looking for sub-traces."""

@@ -158,7 +158,7 @@ class Session:
         if len(self._watches) >= limit:
             raise TooMany(f"a socket has at most {limit} subscriptions", limit=limit)
 
-    def _start_sub_trace(self, request: WatchRequest) -> None:
+    def _start_sub_trace(self, request: WatchRequest, on_start: OnStart) -> None:
         if request.trace_id in self._watches:
             return
         try:
@@ -166,7 +166,7 @@ class Session:
         except TooMany as error:
             self._spawn(self.sink.send_control(error_frame(error, trace_id=request.trace_id)))
             return
-        self._start(request)
+        self._start(request, on_start)
 
     def _start(self, request: WatchRequest, on_start: OnStart | None = None) -> None:
         self._watches[request.trace_id] = self._spawn(self._watch(request, on_start))
