@@ -55,12 +55,13 @@ class SpoolDir:
         except OSError:
             return []
 
-    def holds(self, trace_id: str) -> bool:
-        """Whether any spool, of whatever process, has events of this trace."""
+    def holds(self, trace_id: str, but: str = "") -> bool:
+        """Whether any spool, of whatever process, has events of this trace; that of the producer ``but`` aside."""
         for path in self.files():
             try:
                 with path.open("rb") as file:
-                    if orjson.loads(file.readline())["spec"]["trace_id"] == trace_id:
+                    header = orjson.loads(file.readline())
+                    if header["spec"]["trace_id"] == trace_id and header["producer"] != but:
                         return True
             except (OSError, ValueError, KeyError, TypeError):
                 continue
