@@ -327,7 +327,7 @@ def test_sub_traces_that_will_never_find_a_place_are_an_error() -> None:
         core.receive(control("error", trace_id="b", code="too_many", message="full"))
 
 
-def test_a_sub_trace_that_both_sides_began_with_is_given_once() -> None:
+def test_a_watch_waits_for_every_sub_trace_its_log_names() -> None:
     parent, child = busy_log(1), busy_log(1, trace_id="c")
     parent.append(DONE)
     child.append(DONE)
@@ -337,11 +337,7 @@ def test_a_sub_trace_that_both_sides_began_with_is_given_once() -> None:
     apply_into(parent.state, {**began, "event_id": 8, "trace_id": "t", "ts": TS})
     parent.bodies.append(orjson.dumps({**began, "event_id": 8, "trace_id": "t", "ts": TS}))
     feed(core, parent.frames(core.query(), trace_id="t"))
-    (asked,) = core.outgoing  # nothing of it had come
-    assert orjson.loads(asked)["subscribe"]["trace_id"] == "c"
-    begin = {"since_event_id": None, "until": "end"}
+    assert not core.outgoing  # who comes to it is the server
     assert core.status == "live"
-    frames = list(child.frames(begin, trace_id="c"))
-    assert feed(core, frames[:-1]) == [1, 2, 3, 4, 5, 6, 7]
-    assert feed(core, frames) == []
+    assert feed(core, child.frames({"since_event_id": None, "until": "end"}, trace_id="c")) == [1, 2, 3, 4, 5, 6, 7]
     assert core.status == "ended"

@@ -69,7 +69,7 @@ async def test_a_page_is_one_range_of_the_clustered_table(log: SQLiteLog) -> Non
         await log.read("t", 0, max_events=1, max_bytes=1)
     sql = next(statement for statement in seen if "end_offset" in statement)
     plan = [row[3] for row in await fetch(log._connection, f"EXPLAIN QUERY PLAN {sql}")]
-    assert not [
-        line for line in plan if line.startswith("SCAN") and line not in ("SCAN t", "SCAN o", "SCAN CONSTANT ROW")
-    ]
-    assert any("SEARCH e USING PRIMARY KEY (trace_key=? AND event_id>? AND event_id<?)" in line for line in plan), plan
+    assert not [line for line in plan if line.startswith("SCAN") or "TEMP B-TREE" in line]
+    assert any(
+        "SEARCH events USING PRIMARY KEY (trace_key=? AND event_id>? AND event_id<?)" in line for line in plan
+    ), plan

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import socket as sockets
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import pytest
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
 
-from tests.server.wire import append, end, http, make_trace, stored, thought
+from tests.server.wire import append, end, http, make_trace, post, refused, stored, thought
 from tests.support import Serving, serving
 
 pytestmark = pytest.mark.anyio
-
-
-def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Check a refusal and its shape."""
-    body: dict[str, Any] = response.json()
-    assert (response.status_code, body.get("error")) == (status, code), response.text
-    assert response.headers["content-type"] == "application/json"
-    assert isinstance(body["message"], str) and body["message"]
-    assert isinstance(body["details"], list) and all(isinstance(detail, dict) for detail in body["details"])
-    assert "Traceback" not in response.text and ".py" not in response.text
-    return body
-
-
-async def post(client: httpx.AsyncClient, trace_id: str, body: Any, **headers: str) -> httpx.Response:
-    """Append."""
-    content = body if isinstance(body, bytes) else orjson.dumps(body)
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await client.post(f"/api/traces/{trace_id}/events", content=content, headers=named)
 
 
 async def test_create(server: Serving, client: httpx.AsyncClient) -> None:
@@ -299,167 +278,3 @@ async def test_import_round_trip(tmp_path: Path, server: Serving, client: httpx.
         refused(await other.post("/api/import", content=b"\n".join(hole)), 422, "invalid_event")
         for bad, status in ((b"", 400), (b"{}", 400), (lines[1], 400), (b"{", 400), (b'{"trace":7}', 422)):
             assert (await other.post("/api/import", content=bad)).status_code == status, bad
-
-
-async def test_methods(server: Serving, client: httpx.AsyncClient) -> None:
-    await make_trace(server.services.log, "m")
-    for method, path, allowed in (
-        ("PUT", "/api/traces", {"GET", "HEAD", "POST"}),
-        ("DELETE", "/api/traces", {"GET", "HEAD", "POST"}),
-        ("POST", "/api/traces/m", {"GET", "HEAD", "DELETE"}),
-        ("DELETE", "/api/traces/m/events", {"GET", "HEAD", "POST"}),
-        ("OPTIONS", "/api/traces/m/events", {"GET", "HEAD", "POST"}),
-        ("GET", "/api/import", {"POST"}),
-        ("GET", "/api/traces/m/heartbeat", {"POST"}),
-        ("POST", "/healthz", {"GET", "HEAD"}),
-    ):
-        response = await client.request(method, path)
-        refused(response, 405, "method_not_allowed")
-        assert set(response.headers["allow"].split(", ")) == allowed, (method, path)
-    refused(await client.get("/api/nothing"), 404, "not_found")
-    refused(await client.get("/api/traces/m/watch"), 404, "not_found")  # only a WebSocket goes there
-    refused(await client.get("/static/../pyproject.toml"), 404, "not_found")
-    refused(await client.get("/static/%2e%2e%2fpyproject.toml"), 404, "not_found")
-    for path in ("/api/traces", "/api/traces/m", "/healthz", "/openapi.json", "/"):
-        response = await client.head(path)
-        assert (response.status_code, response.content) == (200, b"")
-
-
-REFUSED_HEADERS: list[dict[str, str]] = [
-    {"Host": "evil.example"},
-    {"Host": "evil.example:8400"},
-    {"Host": "localhost.evil.example"},
-    {"Host": "127.0.0.1.evil.example"},
-    {"Host": "10.0.0.1"},
-    {"Host": ""},
-    {"Host": "[::1"},
-    {"Origin": "http://evil.example"},
-    {"Origin": "null"},
-    {"Origin": "http://localhost:1"},
-    {"Origin": "http://[bad"},
-]
-
-
-@pytest.mark.parametrize("headers", REFUSED_HEADERS, ids=str)
-async def test_other_sites_are_refused(server: Serving, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
-    refused(await client.get("/api/traces", headers=headers), 403, "forbidden")
-    refused(await client.post("/api/traces", json={"task": "x"}, headers=headers), 403, "forbidden")
-    for path in ("/api/watch", "/api/traces/x/watch", "/api/traces/x/record"):
-        with pytest.raises(InvalidStatus) as error:
-            origin = headers.get("Origin")
-            more = {} if origin else {"additional_headers": headers}
-            if "Host" in headers:
-                await raw_websocket(server, path, headers["Host"])
-            await connect(server.ws_url + path, origin=origin, **more)  # type: ignore[arg-type]
-        assert error.value.response.status_code == 403
-
-
-async def raw_websocket(server: Serving, path: str, host: str) -> None:
-    """A handshake with any Host (the client library insists on its own). Raises InvalidStatus unless it is taken."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
-    try:
-        writer.write(
-            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        status = int((await reader.readline()).split()[1])
-    finally:
-        writer.close()
-    if status != 101:
-        from websockets.datastructures import Headers
-        from websockets.http11 import Response
-
-        raise InvalidStatus(Response(status, "", Headers()))
-
-
-async def test_this_machine_by_any_of_its_names(server: Serving, client: httpx.AsyncClient) -> None:
-    port = server.url.rsplit(":", 1)[1]
-    for host in (f"localhost:{port}", "LOCALHOST", f"127.0.0.1:{port}", "127.0.0.2", f"[::1]:{port}", "app.localhost"):
-        assert (await client.get("/api/traces", headers={"Host": host})).status_code == 200, host
-        origin = {"Host": host, "Origin": f"http://{host}"}
-        assert (await client.get("/api/traces", headers=origin)).status_code == 200, host
-
-
-async def test_an_internal_error_says_nothing(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(*_: Any, **__: Any) -> None:
-        raise ZeroDivisionError("the secret inside")
-
-    transport = httpx.AsyncHTTPTransport()
-    monkeypatch.setattr(server.services.log, "snapshot", broken)
-    async with http(server, transport=transport) as client:
-        body = refused(await client.get("/api/traces/x"), 500, "error")
-        assert "secret" not in orjson.dumps(body).decode()
-    async with connect(f"{server.ws_url}/api/traces/x/watch") as ws:
-        await asyncio.wait_for(ws.wait_closed(), 10)
-        assert ws.close_code == 1011  # not a socket that lives on and says nothing
-
-
-async def test_a_log_that_cannot_be_read_now(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracewatch.errors import Unavailable
-
-    async def locked(*_: Any, **__: Any) -> None:
-        raise Unavailable("the log can't be read: disk I/O error", retry_after_s=3)
-
-    monkeypatch.setattr(server.services.log, "snapshot", locked)
-    async with http(server) as client:
-        response = await client.get("/api/traces/x")
-        refused(response, 503, "unavailable")
-        assert response.headers["retry-after"] == "3"
-    async with connect(f"{server.ws_url}/api/traces/x/watch") as ws:
-        await asyncio.wait_for(ws.wait_closed(), 10)
-        assert ws.close_code == 4013
-
-
-async def test_openapi_describes_what_there_is(server: Serving, client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json")).json()
-    assert document["openapi"].startswith("3.1")
-    from starlette.routing import Route
-
-    from tracewatch.server.app import _routes
-
-    there = {
-        (route.path, method.lower())
-        for route in _routes()
-        if isinstance(route, Route) and (route.path.startswith("/api") or route.path == "/healthz")
-        for method in route.methods or ()
-        if method != "HEAD"
-    }
-    described = {(path, verb) for path, item in document["paths"].items() for verb in item if verb != "parameters"}
-    assert described == there
-    schemas = document["components"]["schemas"]
-
-    def references(value: Any) -> Any:
-        if isinstance(value, dict):
-            if isinstance(value.get("$ref"), str):
-                yield value["$ref"]
-            for inner in value.values():
-                yield from references(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                yield from references(inner)
-
-    found = set(references(document))
-    assert found and all(ref.removeprefix("#/components/schemas/") in schemas for ref in found)
-    await make_trace(server.services.log, "api")
-    for name, response in (
-        ("Traces", await client.get("/api/traces")),
-        ("TraceState", await client.get("/api/traces/api")),
-        ("Page", await client.get("/api/traces/api/events")),
-        ("Messages", await client.get("/api/traces/api/messages")),
-        ("Appended", await post(client, "api", [thought(1)])),
-        ("Health", await client.get("/healthz")),
-        ("Created", await client.post("/api/traces", json={"task": "x"})),
-        ("Error", await client.get("/api/traces/nobody")),
-    ):
-        assert set(schemas[name]["required"]) <= set(response.json()), name
-
-
-async def test_a_declared_length_above_the_limit_is_refused_unread(server: Serving) -> None:
-    await make_trace(server.services.log, "huge")
-    with sockets.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as raw:
-        raw.setblocking(False)
-        loop = asyncio.get_running_loop()
-        head = b"POST /api/traces/huge/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
-        await loop.sock_sendall(raw, head)
-        answer = await asyncio.wait_for(loop.sock_recv(raw, 4096), 10)
-    assert answer.startswith(b"HTTP/1.1 413")

@@ -234,3 +234,21 @@ def page_bodies(response: httpx.Response) -> list[bytes]:
 def ids(bodies: Sequence[bytes]) -> list[int]:
     """Their event_ids."""
     return [orjson.loads(body)["event_id"] for body in bodies]
+
+
+def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Check a refusal and its shape."""
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body.get("error")) == (status, code), response.text
+    assert response.headers["content-type"] == "application/json"
+    assert isinstance(body["message"], str) and body["message"]
+    assert isinstance(body["details"], list) and all(isinstance(detail, dict) for detail in body["details"])
+    assert "Traceback" not in response.text and ".py" not in response.text
+    return body
+
+
+async def post(client: httpx.AsyncClient, trace_id: str, body: Any, **headers: str) -> httpx.Response:
+    """Append."""
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await client.post(f"/api/traces/{trace_id}/events", content=content, headers=named)

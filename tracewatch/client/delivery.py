@@ -232,7 +232,7 @@ class Delivery:
             await asyncio.wait([reader])
 
     async def _send(self, channel: Channel, flow: Flow) -> None:
-        while room := min(flow.room(), self._not_held() - flow.next + 1):
+        while (room := min(flow.room(), self._not_held() - flow.next + 1)) > 0:
             bodies = self.outbox.take(flow.next, room, BATCH_BYTES)
             if not bodies:
                 return

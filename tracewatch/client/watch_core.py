@@ -58,7 +58,6 @@ class Track:
         self.epoch: str | None = None
         self.state = State(trace_id)
         self.caught_up = False  # on this connection
-        self.asked = False  # for by us on this connection, while the server may have begun with it by itself
         self.ended = False  # its `end` frame came
         self.gap: dict[str, Any] | None = None  # the frame, until its snapshot is complete
         self.snapshot: dict[str, Any] | None = None  # a frame whose goal tree is still coming in parts
@@ -135,7 +134,7 @@ class WatchCore:
         self._too_many.clear()
         self._replayed = 0
         for track in self.tracks.values():
-            track.caught_up = track.asked = False
+            track.caught_up = False
             track.snapshot = track.gap = None
 
     def lost(self, error: str, retry_in_s: float) -> None:
@@ -182,8 +181,6 @@ class WatchCore:
         event_id, position = event["event_id"], track.position
         if position is None or track.snapshot is not None:
             raise errors.ProtocolViolation(f"event {event_id} of {track.trace_id} came before its snapshot")
-        if event_id <= position and track.asked:
-            return None  # the two requests crossed: it is sent a second time
         if event_id <= position or (event_id != position + 1 and not self._types):
             raise errors.ProtocolViolation(
                 f"event {event_id} of {track.trace_id} came after {position}", expected_event_id=position + 1
@@ -301,12 +298,8 @@ class WatchCore:
             )
         track.ended = True
         if self._too_many:  # a place on the socket is free
-            self._ask_for(self._too_many.popleft())
+            self.outgoing.append(self._subscribe(self._too_many.popleft()))
         self._end_when_all_have()
-
-    def _ask_for(self, track: Track) -> None:
-        track.asked = True
-        self.outgoing.append(self._subscribe(track))
 
     def _end_when_all_have(self) -> None:
         if not self.root.ended:
@@ -314,17 +307,15 @@ class WatchCore:
         if not self.children:
             self.status = "ended"
             return
-        for track in list(self.tracks.values()):
-            for sub_id in track.state.sub_traces.keys() - self.tracks.keys():
-                # The server stops looking for sub-traces when the root has ended: ask for those it had not come to.
-                self._ask_for(self._track({"trace_id": sub_id}))
+        if any(track.state.sub_traces.keys() - self.tracks.keys() for track in self.tracks.values()):
+            return  # named in a log, but the server has not come to them yet
         if all(t.ended or (t.caught_up and t.state.status == "lost") for t in self.tracks.values()):
             self.status = "ended"
 
     def _refused(self, track: Track, frame: dict[str, Any]) -> None:
         self._error = frame
-        if "trace_id" not in frame or not self.children or frame.get("code") == "invalid_event":
-            return  # a close follows; or the sub-trace is subscribed to already
+        if "trace_id" not in frame or not self.children:
+            return  # a close follows
         if track is self.root:
             raise refusal(str(frame.get("code")), str(frame.get("message")), 4500)
         if frame.get("code") == "too_many" and self._until:

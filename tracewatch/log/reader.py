@@ -27,6 +27,19 @@ from .rows import TRACE_COLUMNS, TraceRow, fetch, hole, load_state, trace_rows
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
 SHORT_SEARCH_ROWS = 10_000
 
+# The trace's row, then its events, in one statement: no ORDER BY, which would sort what the tree has in order already;
+# what comes back is checked to be consecutive.
+_PAGE = """
+SELECT first_event_id, last_event_id, status FROM traces WHERE trace_id = ?1
+UNION ALL
+SELECT event_id, body, NULL FROM events
+WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id > ?2 AND event_id <= ?2 + ?3
+AND (event_id = ?2 + 1 OR end_offset <= ?4 + (
+    SELECT end_offset - length(body) FROM events
+    WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id = ?2 + 1
+))
+"""
+
 
 class Reader:
     """A few read-only connections, lent out one by one."""
@@ -77,12 +90,7 @@ class Reader:
             # read.
             rows = await fetch(
                 connection,
-                "WITH t AS (SELECT trace_key, first_event_id, last_event_id, status FROM traces WHERE trace_id = ?1),"
-                " o AS (SELECT COALESCE((SELECT end_offset - length(body) FROM events, t"
-                "  WHERE events.trace_key = t.trace_key AND event_id = ?2 + 1), 0) AS start)"
-                " SELECT t.first_event_id, t.last_event_id, t.status, e.event_id, e.body FROM t, o"
-                " LEFT JOIN events AS e ON e.trace_key = t.trace_key AND e.event_id > ?2 AND e.event_id <= ?2 + ?3"
-                "  AND (e.end_offset - o.start <= ?4 OR e.event_id = ?2 + 1) ORDER BY e.event_id",
+                _PAGE,
                 trace_id,
                 after,
                 max_events,
@@ -90,11 +98,10 @@ class Reader:
             )
             if not rows:
                 raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
-            first, last, status = rows[0][:3]
-            found = [(row[3], row[4]) for row in rows if row[3] is not None]
+            (first, last, status), found = rows[0], [(event_id, body) for event_id, body, _ in rows[1:]]
             if not first <= after + 1 <= last:
                 found = []  # trimmed, or the end: the page says so by its first and last_event_id
-            elif not found or found[0][0] != after + 1 or found[-1][0] != after + len(found):
+            elif not found or [row[0] for row in found] != list(range(after + 1, after + 1 + len(found))):
                 raise hole(trace_id, after)
         return Page([body for _, body in found], after, first, last, status)
 
