@@ -23,6 +23,7 @@ from ..log import EventLog, open_log
 from ..settings import Settings
 from . import control, record, rest, stream, watch
 from .access import AccessMiddleware
+from .application import Application
 from .services import Services, error_response
 
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
@@ -34,8 +35,11 @@ PAGE_HEADERS = {
 }
 
 
-def create_app(settings: Settings | None = None) -> Starlette:
-    """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup."""
+def create_app(settings: Settings | None = None) -> Application:
+    """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup.
+
+    To mount it: ``host.mount("/tracewatch", app)`` and ``app.lifespan`` in the host's lifespan.
+    """
     chosen = settings or Settings.from_env(os.environ)
 
     @asynccontextmanager
@@ -62,11 +66,14 @@ def create_app(settings: Settings | None = None) -> Starlette:
         finally:
             expiry.cancel()
             await asyncio.gather(expiry, return_exceptions=True)
+            # Mounted, this is the first that watchers hear of it; our own Server has told them before
+            await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
             await bell.close()
             await hub.close()
             await log.close()
+            del app.state.services
 
-    return Starlette(
+    return Application(
         routes=_routes(),
         lifespan=lifespan,
         middleware=[Middleware(AccessMiddleware)],
