@@ -148,7 +148,6 @@ class Settings:
     max_frame_bytes: int = _option(
         "bytes", 512 * 1024, "The largest frame sent, unless one event alone is larger", low=1024
     )
-    write_stall_s: float = _option("seconds", 10.0, "A watcher that takes no byte for this long is dropped", low=0.01)
 
     url: str = _option(
         "url",

@@ -199,8 +199,6 @@ class Watch(_Watching):
                 await self._socket.send(self._core.subscribe(), text=True)
         if self._closed:
             raise ConnectionError("closed while it was connecting")
-        while self._core.outgoing:
-            await self._socket.send(self._core.outgoing.popleft(), text=True)
         async with asyncio.timeout(self._core.silence_s):
             return bytes(await self._socket.recv(decode=False))
 
@@ -292,8 +290,6 @@ class SyncWatch(_Watching):
                 self._socket.send(self._core.subscribe(), text=True)
         if self._closed:
             raise ConnectionError("closed while it was connecting")
-        while self._core.outgoing:
-            self._socket.send(self._core.outgoing.popleft(), text=True)
         return bytes(self._socket.recv(timeout=self._core.silence_s, decode=False))
 
     def _guarded(self, error: Exception) -> float:

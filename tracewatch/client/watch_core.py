@@ -94,8 +94,6 @@ class WatchCore:
         self.current_event_id: int | None = None  # of the watched trace, as the server said last
         self.heartbeat_s = HEARTBEAT_S
         self.goaway_ms: int | None = None  # the server is leaving: come back within this
-        self.outgoing: deque[bytes] = deque()  # frames for the edge to send
-        self._too_many: deque[Track] = deque()  # sub-traces the socket has no place for until others have ended
         self.news: deque[ConnectionStatus] = deque()  # for the edge to hand on
         self.alive = False  # the server has said something on this connection
         self._types = types
@@ -130,8 +128,6 @@ class WatchCore:
         """A new connection stands."""
         self.alive = False
         self.goaway_ms = self._error = None
-        self.outgoing.clear()
-        self._too_many.clear()
         self._replayed = 0
         for track in self.tracks.values():
             track.caught_up = False
@@ -297,8 +293,6 @@ class WatchCore:
                 f"the trace ended with event {frame['last_event_id']}, the server sent up to {track.position}"
             )
         track.ended = True
-        if self._too_many:  # a place on the socket is free
-            self.outgoing.append(self._subscribe(self._too_many.popleft()))
         self._end_when_all_have()
 
     def _end_when_all_have(self) -> None:
@@ -318,9 +312,8 @@ class WatchCore:
             return  # a close follows
         if track is self.root:
             raise refusal(str(frame.get("code")), str(frame.get("message")), 4500)
-        if frame.get("code") == "too_many" and self._until:
-            self._too_many.append(track)
-            return
+        if frame.get("code") == "too_many":
+            raise ConnectionError(f"the server is full: {frame.get('message')}")  # it may have room later
         if frame.get("code") not in _GONE:
             raise refusal(str(frame.get("code")), f"{track.trace_id}: {frame.get('message')}", 4500)
         track.ended = True

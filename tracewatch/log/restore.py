@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from ..errors import Invalid, TraceConflict
+from ..errors import Invalid, TraceConflict, TracewatchError
 from ..model.events import canonical
 from . import Appended
 from .jobs import Job, first_ids, named_messages
@@ -35,6 +35,19 @@ class Restore(Job):
         return named_messages(self.header["trace_id"], self.stored)
 
     async def run(self, tx: Transaction) -> Appended:
+        await fetch(tx.connection, "SAVEPOINT restore")  # a refusal must not leave an empty trace behind
+        new = tx.draft(self.header["trace_id"]) is None
+        try:
+            return await self._restore(tx)
+        except TracewatchError:
+            await fetch(tx.connection, "ROLLBACK TO restore")
+            if new:
+                tx.drafts.pop(self.header["trace_id"], None)
+            raise
+        finally:
+            await fetch(tx.connection, "RELEASE restore")
+
+    async def _restore(self, tx: Transaction) -> Appended:
         header = self.header
         draft = tx.draft(header["trace_id"])
         if draft is None:

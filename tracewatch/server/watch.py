@@ -110,6 +110,7 @@ class Session:
         self._served = served
         self._websocket = websocket
         self._watches: dict[str, asyncio.Task[None]] = {}  # by trace_id
+        self._asked: set[str] = set()  # those of them the client named itself
         self._roots: dict[str, Subtree] = {}  # subscriptions with ``subtree``, by the trace_id subscribed to
         self._list: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # all that runs for this client
@@ -142,6 +143,7 @@ class Session:
             raise Invalid(f"trace {trace_id!r} is subscribed to on this socket already")
         self._check_room()
         request = watch_request(trace_id, asked, tagged=True)
+        self._asked = (self._asked & self._watches.keys()) | {trace_id}
         if not asked.get("subtree"):
             self._start(request)
             return
@@ -154,19 +156,14 @@ class Session:
         self._start(request, subtree.begin)
 
     def _check_room(self) -> None:
+        # A subtree is one subscription, however many sub-traces it has: the limit of watchers bounds those
         limit = self._served.settings.max_subscriptions
-        if len(self._watches) >= limit:
+        if len(self._asked & self._watches.keys()) >= limit:
             raise TooMany(f"a socket has at most {limit} subscriptions", limit=limit)
 
     def _start_sub_trace(self, request: WatchRequest, on_start: OnStart) -> None:
-        if request.trace_id in self._watches:
-            return
-        try:
-            self._check_room()
-        except TooMany as error:
-            self._spawn(self.sink.send_control(error_frame(error, trace_id=request.trace_id)))
-            return
-        self._start(request, on_start)
+        if request.trace_id not in self._watches:
+            self._start(request, on_start)
 
     def _start(self, request: WatchRequest, on_start: OnStart | None = None) -> None:
         self._watches[request.trace_id] = self._spawn(self._watch(request, on_start))
