@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from tests.client.test_record import spools, steps
@@ -196,6 +195,7 @@ sys.exit(process.exitcode)
 
 
 async def test_import_and_use_load_no_server_code(tmp_path: Path) -> None:
-    code = "t.event('x'); print([m for m in ('starlette', 'uvicorn', 'click', 'aiosqlite') if m in sys.modules])"
+    code = "t.event('x'); print('loaded', sorted({'starlette', 'uvicorn', 'click', 'aiosqlite'} & set(sys.modules)))"
     _, said = await run(code, f"http://127.0.0.1:{free_port()}", tmp_path, TRACEWATCH_FLUSH_S="0.01")
-    assert orjson.loads(said.splitlines()[0].replace("'", '"')) == []
+    # Beside what the recorder logs of a server that is away, sooner or later
+    assert "loaded []" in said.splitlines()

@@ -241,7 +241,8 @@ def updated_message(message: Mapping[str, Any], event: Event) -> dict[str, Any]:
     if "append" in event and isinstance(new["content"], str):
         new["content"] += event["append"]
     new.update(event.get("patch", {}))
-    if not new["description"]:
+    # One that was derived follows the content: a text that is streamed begins with half a word
+    if "description" not in event.get("patch", {}) and message["description"] in ("", describe(message)):
         new["description"] = describe(new)
     return new
 
