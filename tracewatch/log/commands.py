@@ -13,8 +13,6 @@ from typing import Any
 
 from ..errors import AlreadyAnswered, Expired, NoSuchRequest, NotRunning
 from ..model.rules import complete
-from ..model.times import format_time
-from .inputs import expired_inputs
 from .jobs import Job, needed, tell_parent
 from .transaction import Plan, Transaction
 
@@ -72,7 +70,7 @@ class Answer(Job):
         pending = draft.state.pending_inputs.get(self.request_id)
         if pending is None:
             raise refusal(self.trace_id, self.request_id, draft.state.closed_inputs.get(self.request_id))
-        if pending["expires_at"] is not None and pending["expires_at"] <= format_time(tx.now):
+        if _run_out(pending, tx):
             raise refusal(self.trace_id, self.request_id, "expired")  # the event that says so is about to come
         plan = Plan(draft)
         _put(
@@ -96,19 +94,25 @@ def refusal(trace_id: str, request_id: str, how: str | None) -> NotRunning | NoS
 
 
 @dataclass(slots=True, eq=False)
-class ExpireInputs(Job):
-    """Close the open questions whose time has run out."""
+class ExpireInput(Job):
+    """Close an open question whose time has run out."""
 
-    async def run(self, tx: Transaction) -> list[tuple[str, str]]:
-        expired = await expired_inputs(tx.connection, tx.now)
-        await tx.load({trace_id for trace_id, _ in expired})
-        closed: list[tuple[str, str]] = []
-        for trace_id, request_id in expired:
-            draft = needed(tx, trace_id)
-            if request_id not in draft.state.pending_inputs:
-                continue  # an earlier job of this very transaction has answered it, or ended the trace
-            plan = Plan(draft)
-            _put(tx, plan, {"event": "input_expired", "request_id": request_id})
-            plan.commit()
-            closed.append((trace_id, request_id))
-        return closed
+    trace_id: str = ""
+    request_id: str = ""
+
+    def traces(self) -> Iterator[str]:
+        yield self.trace_id
+
+    async def run(self, tx: Transaction) -> bool:
+        draft = tx.draft(self.trace_id)
+        pending = None if draft is None else draft.state.pending_inputs.get(self.request_id)
+        if draft is None or pending is None or not _run_out(pending, tx):
+            return False
+        plan = Plan(draft)
+        _put(tx, plan, {"event": "input_expired", "request_id": self.request_id})
+        plan.commit()
+        return True
+
+
+def _run_out(pending: dict[str, Any], tx: Transaction) -> bool:
+    return pending["expires_at"] is not None and pending["expires_at"] <= tx.ts  # both to the millisecond

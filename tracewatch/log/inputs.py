@@ -7,6 +7,8 @@ Rule 2: rows only help to find; whoever answers or expires a question looks at t
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,7 @@ from ..model.state import Event, State
 from ..model.times import parse_time
 from .rows import TRACE_COLUMNS, TraceRow, fetch, load_state
 
+logger = logging.getLogger("tracewatch.log")
 UNFILLED = "inputs_unfilled"  # key in ``meta``, left by the migration
 _INSERT = "INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -99,7 +102,13 @@ async def fill_inputs(connection: aiosqlite.Connection) -> None:
 
 
 async def _fill(connection: aiosqlite.Connection, row: TraceRow) -> None:
-    state = await load_state(connection, row, row.last_event_id)
+    try:
+        state = await load_state(connection, row, row.last_event_id)
+    except sqlite3.OperationalError:
+        raise  # the disk's doing: nothing is to be concluded from it
+    except sqlite3.DatabaseError as error:
+        logger.warning("the open questions of a damaged trace can't be listed: %s", error)
+        return
     if not state.pending_inputs:
         return
     start = '{"event":"input_requested",'

@@ -273,37 +273,38 @@ class Renew(Job):
 
 @dataclass(slots=True, eq=False)
 class Expire(Job):
-    """Mark as lost the running traces whose lease has run out, and the sub-traces that nobody else keeps alive."""
+    """Mark a trace as lost if its lease has run out, and with it the sub-traces that nobody else keeps alive."""
+
+    trace_id: str = ""
+
+    def traces(self) -> Iterator[str]:
+        yield self.trace_id
 
     async def run(self, tx: Transaction) -> list[str]:
-        rows = await fetch(
-            tx.connection,
-            "SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting')",
-            tx.now,
-        )
-        marked = await self._mark(tx, [str(row[0]) for row in rows], "the recorder's lease ran out")
+        draft = tx.draft(self.trace_id)
+        if draft is None or draft.row.lease_alive(tx.now) or not _mark_lost(tx, draft, "the recorder's lease ran out"):
+            return []
         below = await fetch(
             tx.connection,
-            "WITH RECURSIVE down (trace_id) AS (SELECT value FROM json_each(?1)"
+            "WITH RECURSIVE down (trace_id) AS (SELECT ?1"
             " UNION SELECT t.trace_id FROM traces AS t JOIN down ON t.parent_trace_id = down.trace_id WHERE NOT"
             " (t.status IN ('running', 'waiting') AND t.lease_expires_at IS NOT NULL AND t.lease_expires_at > ?2))"
-            " SELECT trace_id FROM down",
-            orjson.dumps(marked).decode(),
+            " SELECT trace_id FROM down WHERE trace_id != ?1",
+            self.trace_id,
             tx.now,
         )
-        return marked + await self._mark(tx, [str(row[0]) for row in below], "the recorder of its parent was lost")
-
-    async def _mark(self, tx: Transaction, trace_ids: list[str], reason: str) -> list[str]:
+        trace_ids = [str(row[0]) for row in below]
         await tx.load(trace_ids)
-        marked: list[str] = []
-        for trace_id in trace_ids:
-            draft = needed(tx, trace_id)
-            if draft.renewed or draft.state.status not in ("running", "waiting"):
-                continue  # an earlier job of this very transaction was its sign of life, or its end
-            raw = {"event": "trace_status_changed", "status": "lost", "reason": reason}
-            _one_event(tx, draft, raw).commit()
-            marked.append(trace_id)
-        return marked
+        reason = "the recorder of its parent was lost"
+        return [self.trace_id, *(one for one in trace_ids if _mark_lost(tx, needed(tx, one), reason))]
+
+
+def _mark_lost(tx: Transaction, draft: Draft, reason: str) -> bool:
+    """Mark it as lost, unless it is or an earlier job of this transaction was its sign of life, or its end."""
+    if draft.renewed or draft.state.status not in ("running", "waiting"):
+        return False
+    _one_event(tx, draft, {"event": "trace_status_changed", "status": "lost", "reason": reason}).commit()
+    return True
 
 
 @dataclass(slots=True, eq=False)

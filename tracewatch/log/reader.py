@@ -205,16 +205,16 @@ class Reader:
             )
         return int(rows[0][0]) if rows else 0
 
-    async def any_expired(self) -> bool:
-        """Whether a running trace's lease has run out."""
+    async def expired_leases(self) -> list[str]:
+        """The running traces whose lease has run out."""
         async with self._lend() as connection:
-            sql = "SELECT 1 FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting') LIMIT 1"
-            return bool(await fetch(connection, sql, self._clock()))
+            sql = "SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting')"
+            return [str(row[0]) for row in await fetch(connection, sql, self._clock())]
 
-    async def any_input_expired(self) -> bool:
-        """Whether an open question's time has run out."""
+    async def expired_inputs(self) -> list[tuple[str, str]]:
+        """``(trace_id, request_id)`` of the open questions whose time has run out."""
         async with self._lend() as connection:
-            return bool(await expired_inputs(connection, self._clock()))
+            return await expired_inputs(connection, self._clock())
 
     async def inputs(self, limit: int) -> list[dict[str, Any]]:
         """See EventLog.inputs."""
