@@ -83,6 +83,7 @@ async def test_the_answer_is_returned_and_the_trace_waits_meanwhile(tmp_path: Pa
 async def test_any_json_is_an_answer(tmp_path: Path, new_trace: New) -> None:
     async with serving(tmp_path / "t.db") as server:
         t = new_trace(server.url)
+        value: Any
         for value in (None, False, 0, "", [], {"a": [1]}):
             task = asking(t, "What?")
             await answer(server.url, t.trace_id, value)
