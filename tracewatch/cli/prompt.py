@@ -16,7 +16,6 @@ from typing import Any
 import click
 
 from ..client.api import Api
-from ..client.errors import Unreachable
 from ..errors import TracewatchError
 from ..model.state import State
 from . import text
@@ -112,11 +111,14 @@ class Prompter:
     async def _send(self, trace_id: str, question: dict[str, Any], typed: str) -> None:
         try:
             await asyncio.to_thread(give, self._api, trace_id, question, chosen(question, typed), self._by)
-        except (CliError, Unreachable, TracewatchError) as error:
-            click.echo(error.message, err=True)
-        finally:
+        except (CliError, TracewatchError) as error:
             self._sending = None
-        self.show()  # until the event that closes it has come; or for another try
+            click.echo(error.message, err=True)
+            self.show()  # another try, if it is still open
+        else:
+            self._sending = None
+            self._left.add((trace_id, question["request_id"]))  # the event that says so is about to come
+            self._take_away()
 
     def close(self) -> None:
         """No more questions."""
