@@ -186,6 +186,8 @@ class Outbox:
                 self.closed_to_new = False
                 return True
             try:
+                if self.spool is not None and self.spool.closed:
+                    self.spool = directory.adopt(self.spool.path, url)  # unless another process delivers it by now
                 if self.spool is None:
                     self.spool = directory.create(self._header(url), self._first)
                 self.spool.append(bodies)

@@ -229,6 +229,11 @@ class Spool:
         except OSError as error:
             raise SpoolError(f"{self.path}: {error}") from error
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has been let go of."""
+        return self._fd < 0
+
     def close(self) -> None:
         """Let go of it; it stays for the next process."""
         fd, self._fd = self._fd, -1
