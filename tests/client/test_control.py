@@ -140,7 +140,7 @@ async def test_waiting_in_threads_and_tasks_ends_with_the_change() -> None:
     await asyncio.to_thread(thread.join, DEADLINE_S)
     assert found == [control.inputs["q"]]
     assert control._listeners == {}
-    assert await control.await_for(lambda: None, 0) is None
+    assert await control.await_for(lambda: control.inputs.get("never"), 0) is None
 
 
 def test_a_fork_keeps_what_is_known_and_asks_anew() -> None:

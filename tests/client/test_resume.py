@@ -50,7 +50,9 @@ class Agents:
     def start(self, how: str, url: str, named: bool = False) -> subprocess.Popen[bytes]:
         code = ASKS.replace("NAMED", 'request_id="deploy",' if named else "")
         command = [sys.executable, "-c", code, how, url, str(self._spool_dir)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "TRACEWATCH_FLUSH_S": "20"})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "TRACEWATCH_FLUSH_S": "20"}
+        )
         self.processes.append(process)
         return process
 
@@ -217,6 +219,24 @@ async def test_a_cancel_that_came_while_the_agent_was_away(tmp_path: Path, new_t
                 await t.aask("Go on?")
         assert await t.aflush()
         assert await status(server.url, "t") == "stopped"
+
+
+@pytest.mark.crash
+async def test_an_agent_killed_between_the_cancel_and_its_acknowledgement(tmp_path: Path, agents: Agents) -> None:
+    async with serving(tmp_path / "t.db") as server, proxy(server.url) as line:
+        agents.start("trace", line.url)
+        await open_question(server.url, "t")
+        line.swallow_answers = True  # it must not hear of it before it dies
+        cancelled = await asyncio.to_thread(Api(server.url).cancel, "t", "enough", "ann")
+        assert cancelled["status"] == "cancelling"
+        await asyncio.to_thread(agents.kill)
+        assert await status(server.url, "t") == "waiting"
+        line.swallow_answers = False
+        second = agents.start("resume", line.url)
+        assert await agents.said(second) == "" and second.returncode == 1
+        trace = (await asyncio.to_thread(Api(server.url).trace, "t"))["trace"]
+        assert (trace["status"], trace["summary"]) == ("stopped", "cancelled by ann: enough")
+        assert "deployed" not in await names(server.url)
 
 
 async def test_a_lost_trace_with_a_question_waits_again(tmp_path: Path, resumed: New) -> None:
