@@ -196,8 +196,8 @@ async def test_a_scope_ends_what_a_task_awaits(tmp_path: Path, new_trace: New) -
                 assert await t.aflush()
                 async with t.cancel_scope():
                     steps.append("in")
-                    await cancel(server.url, t, reason="enough")
                     try:
+                        await cancel(server.url, t, reason="enough")  # which may be told before this returns
                         await asyncio.sleep(60)
                     finally:
                         steps.append("cleaned up")
