@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -12,10 +10,9 @@ import pytest
 
 from tests.server.wire import append, end, http, make_trace, socket, stored, thought, watching
 from tests.support import ServerProcess, Serving, serving, until
-from tracewatch.live.channel import Channel
-from tracewatch.live.watcher import Watcher
 from tracewatch.log.cache import Cached, StateCache
 from tracewatch.log.rows import TraceRow
+from tracewatch.log.sqlite import SQLiteLog
 from tracewatch.model.state import State
 
 pytestmark = pytest.mark.anyio
@@ -98,13 +95,12 @@ def test_the_states_of_ended_traces_go_first() -> None:
     assert len(cache) == 1
 
 
-def alive() -> Counter[str]:
-    """Objects that belong to one run, by what they are; and tasks."""
-    gc.collect()
-    kinds = (State, Channel, Watcher, Cached)
-    found = Counter(type(one).__name__ for one in gc.get_objects() if isinstance(one, kinds))
-    found["tasks"] = len(asyncio.all_tasks())
-    return found
+def kept(server: Serving) -> dict[str, int]:
+    """How much a server remembers in each place where it could remember a run; and its tasks."""
+    log, hub = server.services.log, server.services.hub
+    assert isinstance(log, SQLiteLog)
+    found = {name: len(getattr(hub, name)) for name in ("_channels", "_watchers", "_growth_listeners")}
+    return {**found, "states": len(log._cache), "tasks": len(asyncio.all_tasks())}
 
 
 async def one_run(server: Serving | str, trace_id: str, events: int = 10) -> None:
@@ -132,13 +128,12 @@ async def test_finished_runs_leave_nothing(tmp_path: Path) -> None:
                 await one_run(server, f"t{n}")
 
         await several(0, 60)  # more than the cache keeps of ended ones
-        before = alive()
+        before = kept(server)
+        assert before["states"] == 50
         await several(60, 60)
-        await until(lambda: alive()["tasks"] <= before["tasks"])
-        after = alive()
-    assert after["State"] <= before["State"] + 5
-    assert after["Cached"] <= before["Cached"] + 1
-    assert after["Channel"] + after["Watcher"] <= before["Channel"] + before["Watcher"] + 2
+        await until(lambda: kept(server)["tasks"] <= before["tasks"])
+        assert kept(server) == {**before, "tasks": kept(server)["tasks"]}
+        assert before["_channels"] == before["_watchers"] == before["_growth_listeners"] == 0
 
 
 def rss_kib(pid: int) -> int:

@@ -172,6 +172,7 @@ class Session:
         task = asyncio.create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it began, it was never awaited
         return task
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
@@ -182,8 +183,6 @@ class Session:
         except Exception:
             await close(self._websocket, CLOSE_INTERNAL)  # a socket that lives on without this would look healthy
             raise
-        finally:
-            work.close()  # cancelled before it began
 
     async def _watch(self, request: WatchRequest, on_start: OnStart | None) -> None:
         try:
@@ -234,8 +233,10 @@ class Session:
         for subtree in self._roots.values():
             subtree.close()
         self._roots.clear()
-        for task in tuple(self._tasks):
-            await _end(task)
+        tasks = tuple(self._tasks)
+        for task in tasks:  # all of them first: who waits here may be cancelled as well
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def list_query(asked: dict[str, Any]) -> TraceQuery:
