@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import append, backfill, connect, emit, fanout, leak
+from . import append, backfill, connect, crossprocess, emit, fanout, leak
 from .harness import Bench, Report
 
 ALL = {
@@ -21,6 +21,7 @@ ALL = {
     "backfill": backfill.run,
     "connect": connect.run,
     "emit": emit.run,
+    "crossprocess": crossprocess.run,
     "leak": leak.run,
 }
 

@@ -41,7 +41,7 @@ ROOMS = {
     "settings": room("errors"),
     "model": room("errors", "orjson pydantic typing_extensions"),
     "log": room("errors model", "aiosqlite orjson"),
-    "live": room("errors model log", "orjson"),
+    "live": room("errors model log", "orjson redis"),
     "server": room(
         "errors settings model log live",
         "jsonschema orjson pydantic_core referencing starlette uvicorn websockets",
@@ -57,7 +57,7 @@ ROOMS = {
 
 # Server and command line code that `import tracewatch` in somebody's agent must not load.
 NOT_FOR_AGENTS = (
-    *("aiosqlite", "click", "rich", "starlette", "uvicorn"),
+    *("aiosqlite", "click", "redis", "rich", "starlette", "uvicorn"),
     *("tracewatch.cli", "tracewatch.live", "tracewatch.log", "tracewatch.server"),
 )
 
@@ -149,7 +149,9 @@ def test_modules_say_what_they_are_and_fit_a_reader() -> None:
 
 def test_every_package_a_room_may_use_is_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^a-z0-9_-]", line, maxsplit=1)[0].replace("-", "_") for line in project["dependencies"]}
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
+    lines = [*project["dependencies"], *extras]
+    declared = {re.split(r"[^a-z0-9_-]", line, maxsplit=1)[0].replace("-", "_") for line in lines}
     used = {package for law in ROOMS.values() for package in law.packages}
     assert used <= declared
 
@@ -182,7 +184,7 @@ def test_import_loads_no_server_code() -> None:
 
 
 def test_import_works_without_what_only_the_server_and_the_extras_need() -> None:
-    absent = [name for name in NOT_FOR_AGENTS if "." not in name] + ["redis", "prometheus_client", "httpx", "uvloop"]
+    absent = [name for name in NOT_FOR_AGENTS if "." not in name] + ["prometheus_client", "httpx", "uvloop"]
     python(f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import tracewatch")
 
 

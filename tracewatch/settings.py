@@ -24,12 +24,16 @@ PREFIX = "TRACEWATCH_"
 _UNITS = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _SIZE = re.compile(r"([0-9]+) ?(b|kib|mib|gib)?", re.IGNORECASE | re.ASCII)
 _SCHEMES = ("http://", "https://", "sqlite:///")
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _SPOOL = "tracewatch/spool"
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``kind``: text, url, count, seconds, milliseconds or bytes. ``low`` and ``high`` are inclusive."""
+    """One option. ``kind``: text, url, redis (an address), count, seconds, milliseconds or bytes.
+
+    ``low`` and ``high`` are inclusive.
+    """
 
     name: str
     kind: str
@@ -53,8 +57,9 @@ class Option:
     @property
     def expected(self) -> str:
         """What a value must be, for a person: "a whole number from 0 to 65535"."""
-        if self.kind in ("text", "url"):
-            return "not empty" if self.kind == "text" else f"an address that begins with {', '.join(_SCHEMES)}"
+        if self.kind in ("text", "url", "redis"):
+            schemes = _REDIS_SCHEMES if self.kind == "redis" else _SCHEMES
+            return "not empty" if self.kind == "text" else f"an address that begins with {', '.join(schemes)}"
         what = {
             "count": "a whole number",
             "milliseconds": "a whole number of milliseconds",
@@ -72,10 +77,11 @@ class Option:
 
         Raises InvalidField, naming ``source`` (by default the option), the value and what is expected.
         """
-        parsed = _text(self.kind, value) if self.kind in ("text", "url") else _number(self.kind, value)
+        parsed = _text(self.kind, value) if self.kind in ("text", "url", "redis") else _number(self.kind, value)
         if parsed is None or (not isinstance(parsed, str) and not self.low <= parsed <= self.high):
             source = source or self.name
-            fault = f"{str(value)!r} is not {self.expected}" if str(value) else f"must be {self.expected}"
+            shown = "" if self.kind == "redis" else str(value)  # there may be a password in it
+            fault = f"{shown!r} is not {self.expected}" if shown else f"must be {self.expected}"
             raise InvalidField(f"{source}: {fault}", details=[{"path": source, "message": fault}])
         return parsed
 
@@ -84,6 +90,8 @@ def _text(kind: str, value: object) -> str | None:
     text = str(value) if isinstance(value, str | Path) else ""
     if kind == "url":
         return text.rstrip("/") if text.startswith(_SCHEMES) and text not in _SCHEMES else None
+    if kind == "redis":
+        return text if text.startswith(_REDIS_SCHEMES) and text not in _REDIS_SCHEMES else None
     return text or None
 
 
@@ -131,6 +139,12 @@ class Settings:
     heartbeat_s: float = _option("seconds", 15.0, "A watcher hears a heartbeat this often", low=0.01)
     ws_ping_s: float = _option("seconds", 20.0, "A WebSocket ping this often, and this long for its answer", low=0.01)
     poll_ms: int = _option("milliseconds", 20, "A process looks this often for what others wrote to the log")
+    redis: str = _option(
+        "redis",
+        "",
+        "Processes tell each other of new events at once over this Redis: `redis://host:6379`",
+        shown="none",
+    )
     max_event_bytes: int = _option("bytes", 256 * 1024, "The largest event taken", low=1024)
     max_batch_events: int = _option("count", 1000, "The most events in one append")
     max_batch_bytes: int = _option("bytes", 4 * 1024**2, "The largest append", low=1024)

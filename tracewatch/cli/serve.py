@@ -20,7 +20,7 @@ EXAMPLES = examples("""
     tracewatch serve --db /var/lib/tracewatch/tracewatch.db --port 8400 --workers 2
     TRACEWATCH_PORT=8500 tracewatch serve --heartbeat-s 5
 """)
-_MAIN = ("db", "host", "port", "workers")
+_MAIN = ("db", "host", "port", "workers", "redis")
 
 
 class ServeCommand(click.Command):
@@ -43,7 +43,9 @@ class ServeCommand(click.Command):
 def _flag(option: Option) -> click.Option:
     shown = option.help.replace("`", "")
     return click.Option(
-        [option.flag], metavar=option.kind.upper(), help=f"{shown}. [{option.env}, else {option.default}]"
+        [option.flag],
+        metavar=option.kind.upper(),
+        help=f"{shown}. [{option.env}, else {option.shown or option.default}]",
     )
 
 

@@ -37,6 +37,7 @@ class Hub:
         self._watchers: set[Watcher] = set()
         # By trace_id; None: of every trace. By trace, so that a commit costs nothing for who has no part in it
         self._growth_listeners: dict[str | None, set[Callable[[Sequence[Grown]], None]]] = {}
+        self._watched_listeners: set[Callable[[str, bool], None]] = set()
         self._empty = asyncio.Event()  # set while nobody watches
         self._leaving_ms: int | None = None
         self._leaving = asyncio.Event()
@@ -53,6 +54,22 @@ class Hub:
                 listener([one])
         for listener in self._growth_listeners.get(None, ()):
             listener(grown)
+
+    def hint(self, trace_id: str, last_event_id: int) -> None:
+        """A rumour that a trace has grown, true or not: its watchers ask the log."""
+        channel = self._channels.get(trace_id)
+        if channel is not None:
+            channel.grow(Grown(trace_id, last_event_id, channel.status))
+
+    def on_watched(self, listener: Callable[[str, bool], None]) -> Callable[[], None]:
+        """Tell ``listener`` when the first watcher of a trace comes (True) and the last one leaves (False).
+
+        It is told at once of the traces watched now. The result takes it back.
+        """
+        self._watched_listeners.add(listener)
+        for trace_id in self._channels:
+            listener(trace_id, True)
+        return lambda: self._watched_listeners.discard(listener)
 
     def on_growth(self, listener: Callable[[Sequence[Grown]], None], trace_id: str | None = None) -> Callable[[], None]:
         """Tell ``listener`` of every growth (of one trace), by this process and others; the result takes it back."""
@@ -87,6 +104,8 @@ class Hub:
                 page_bytes=self.limits.page_bytes,
                 behind_bytes=self._behind_bytes,
             )
+            for listener in self._watched_listeners:
+                listener(trace_id, True)
         channel.users += 1
         try:
             yield channel
@@ -95,6 +114,8 @@ class Hub:
             if not channel.users:
                 channel.close()
                 del self._channels[trace_id]
+                for listener in self._watched_listeners:
+                    listener(trace_id, False)
 
     async def watch(self, request: WatchRequest, sink: Sink, on_start: Callable[[Snapshot], None] | None = None) -> str:
         """Run one watch to its end: ``"end"`` or ``"goaway"``. Raises as Watcher.run, and TooMany."""

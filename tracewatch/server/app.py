@@ -24,6 +24,7 @@ from ..settings import Settings
 from . import control, record, rest, stream, watch
 from .access import AccessMiddleware
 from .application import Application
+from .hints import load_redis
 from .services import Services, error_response
 
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
@@ -39,8 +40,11 @@ def create_app(settings: Settings | None = None) -> Application:
     """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup.
 
     To mount it: ``host.mount("/tracewatch", app)`` and ``app.lifespan`` in the host's lifespan.
+
+    Raises LogError as ``load_redis``.
     """
     chosen = settings or Settings.from_env(os.environ)
+    redis_bell = load_redis(chosen.redis) if chosen.redis else None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -59,8 +63,9 @@ def create_app(settings: Settings | None = None) -> Application:
             watcher_bytes=chosen.watcher_bytes,
         )
         bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
+        redis = redis_bell(log, hub) if redis_bell is not None else None
         expiry = asyncio.create_task(_expire(log), name="tracewatch-expiry")
-        app.state.services = Services(log, hub, chosen)
+        app.state.services = Services(log, hub, chosen, redis)
         try:
             yield
         finally:
@@ -68,6 +73,8 @@ def create_app(settings: Settings | None = None) -> Application:
             await asyncio.gather(expiry, return_exceptions=True)
             # Mounted, this is the first that watchers hear of it; our own Server has told them before
             await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
+            if redis is not None:
+                await redis.close()
             await bell.close()
             await hub.close()
             await log.close()

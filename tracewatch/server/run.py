@@ -29,6 +29,7 @@ from ..errors import LogError
 from ..settings import Settings
 from .access import is_loopback
 from .app import create_app
+from .hints import load_redis
 
 WORKER_SETTINGS = "TRACEWATCH_WORKER_SETTINGS"  # how a worker process is told: JSON, from the parent only
 logger = logging.getLogger("tracewatch.server")
@@ -97,6 +98,8 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
 
     Returns after SIGTERM, raises KeyboardInterrupt after SIGINT, LogError when it can't start.
     """
+    if settings.redis:
+        load_redis(settings.redis)  # said here once, rather than by each worker
     bound = bind(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{bound.getsockname()[1]}"

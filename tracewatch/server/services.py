@@ -6,7 +6,7 @@ Rule: one place maps errors to HTTP (``error_response``); endpoints raise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -19,6 +19,9 @@ from ..log import EventLog
 from ..model.events import parse_json
 from ..settings import Settings
 
+if TYPE_CHECKING:
+    from ..live.redis import RedisBell
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -27,6 +30,7 @@ class Services:
     log: EventLog
     hub: Hub
     settings: Settings
+    redis: RedisBell | None = None  # hints between processes, if asked for
 
 
 def services(connection: HTTPConnection) -> Services:
