@@ -24,6 +24,21 @@ _ERRORS = {
     503: "The log can't be used now",
 }
 
+_ANSWERS = {  # the keys that are always there
+    "Created": ("trace_id", "cursor", "trace"),
+    "Traces": ("traces", "next_page_token"),
+    "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers"),
+    "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),
+    "Messages": ("messages", "has_more"),
+    "Deleted": ("deleted",),
+    "Health": ("status", "version", "epoch"),
+    "Renewed": ("trace_id",),
+    "Cancelled": ("trace_id", "status"),
+    "Answered": ("trace_id", "request_id", "status"),
+    "Input": ("trace_id", "request_id", "state"),
+    "Inputs": ("inputs", "has_more"),
+}
+
 
 def _error(status: int) -> dict[str, Any]:
     schema = {"application/json": {"schema": {"$ref": _REF + "Error"}}}
@@ -85,20 +100,7 @@ def _schemas() -> dict[str, Any]:
             "duplicates": whole,
         },
     }
-    for name, keys in {
-        "Created": ("trace_id", "cursor", "trace"),
-        "Traces": ("traces", "next_page_token"),
-        "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers"),
-        "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),
-        "Messages": ("messages", "has_more"),
-        "Deleted": ("deleted",),
-        "Health": ("status", "version", "epoch"),
-        "Renewed": ("trace_id",),
-        "Cancelled": ("trace_id", "status"),
-        "Answered": ("trace_id", "request_id", "status"),
-        "Input": ("trace_id", "request_id", "state"),
-        "Inputs": ("inputs", "has_more"),
-    }.items():
+    for name, keys in _ANSWERS.items():
         schemas[name] = {"type": "object", "required": list(keys)}
     return schemas
 
