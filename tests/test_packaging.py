@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -27,17 +28,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_has_all_of_migrations_and_web(wheel: Path) -> None:
+def test_the_wheel_has_the_migrations_and_the_viewer(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    tracked = subprocess.run(["git", "ls-files", "-z", "migrations", "web"], cwd=ROOT, capture_output=True, text=True)
+    tracked = subprocess.run(["git", "ls-files", "-z", "migrations"], cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode == 0:
         here = {name for name in tracked.stdout.split("\0") if name}
     else:  # an unpacked archive
-        here = {str(p.relative_to(ROOT)) for d in ("migrations", "web") for p in (ROOT / d).rglob("*") if p.is_file()}
+        here = {str(p.relative_to(ROOT)) for p in (ROOT / "migrations").rglob("*") if p.is_file()}
     assert any(name.startswith("migrations/sqlite/0001_") for name in here)
-    assert any(name.startswith("web/") for name in here)
     assert {f"tracewatch/{name}" for name in here} <= packed
     assert "tracewatch/py.typed" in packed
+    assert "tracewatch/web/index.html" in packed
+    assert any(re.fullmatch(r"tracewatch/web/index-.+\.js", name) for name in packed)
+    assert not any("node_modules" in name or name.endswith(".tsx") for name in packed)
 
 
 def test_a_checkout_finds_its_own_migrations() -> None:

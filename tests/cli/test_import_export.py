@@ -14,6 +14,7 @@ from tests.support import ServerProcess
 from tracewatch.cli.sending import MAX_EVENTS, Pace, Sender
 from tracewatch.client.api import Api
 from tracewatch.importers import Append, CreateTrace, Fault
+from tracewatch.server.page import OFFLINE, web_dir
 
 OPENAI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
@@ -184,3 +185,19 @@ def test_pace_follows_the_runs_own_times(api: Api) -> None:
         pace=Pace(2.0, slept.append),
     )
     assert slept == [2.0, 0.5, 0.5, 0.5]
+
+
+def test_export_as_a_page_holds_the_same_events(tw: Run, api: Api, tmp_path: Path) -> None:
+    if not (web_dir() / OFFLINE).is_file():
+        pytest.skip("the viewer is not built: python web/node.py build")
+    api.create_trace({"trace_id": "page", "task": "</script><!-- odd -->"})
+    api.append("page", [{"event": "thought", "text": "<b>hm</b> </script>"}])
+    file = tmp_path / "run.html"
+    assert tw("export", "page", "--html", "-O", str(file)).code == 0
+    before, _, rest = file.read_text().partition('id="tracewatch-export">')
+    lines, _, after = rest.partition("</script>")
+    first, *events = [orjson.loads(line) for line in lines.splitlines()]
+    assert first["trace"]["task"] == first["snapshot"]["trace"]["task"] == "</script><!-- odd -->"
+    assert events == [orjson.loads(line) for line in api.events("page")]
+    assert "Content-Security-Policy" in before
+    assert '<script type="module">' in after

@@ -1,7 +1,8 @@
 """``tracewatch export``: a trace as NDJSON that `tracewatch import` puts back byte for byte.
 
-Rule: the header holds what never changes about a trace and nothing else, so that export, import and export again
-      give the same bytes.
+Rule 1: the header holds what never changes about a trace and nothing else, so that export, import and export again
+        give the same bytes.
+Rule 2: with ``--html`` the same lines stand in a page that holds the viewer and asks nobody for anything.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import click
 import orjson
 
 from ..client.api import Api
+from ..server.page import NOT_BUILT, OFFLINE, web_dir
 from .common import CliError, examples, url_option
 from .resolve import TRACE_HELP, all_events, find_trace, subtree
 
 EXAMPLES = examples("""
     tracewatch export latest -O run.ndjson
     tracewatch export 2f8d | gzip > run.ndjson.gz
+    tracewatch export latest --html -O run.html    a page that opens offline, in any browser
     tracewatch export 2f8d --no-children | tracewatch import - --url http://127.0.0.1:8500
 """)
 
@@ -46,33 +49,58 @@ HEADER = (
     help="A file. [else stdout]",
 )
 @click.option("--children/--no-children", default=True, show_default=True, help="Sub-traces, behind their parents.")
+@click.option("--html", is_flag=True, help="One HTML file with the viewer in it, that opens offline.")
 @url_option
-def command(trace: str | None, output_file: Path | None, children: bool, url: str | None) -> None:
+def command(trace: str | None, output_file: Path | None, children: bool, html: bool, url: str | None) -> None:
     api, found = find_trace(trace, url)
-    lines = export_lines(api, found["trace_id"], children=children)
+    parts = (export_page if html else export_lines)(api, found["trace_id"], children=children)
     if output_file is None or str(output_file) == "-":
-        for line in lines:
-            sys.stdout.buffer.write(line + b"\n")
+        for part in parts:
+            sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
         return
-    part = output_file.with_name(f"{output_file.name}.part")
+    unfinished = output_file.with_name(f"{output_file.name}.part")
     try:
-        with part.open("wb") as file:
-            file.writelines(line + b"\n" for line in lines)
-        part.replace(output_file)
+        with unfinished.open("wb") as file:
+            file.writelines(parts)
+        unfinished.replace(output_file)
     except OSError as error:
         raise CliError(f"{output_file}: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
     """``{"trace": …}`` and the stored events of a trace, then the same of each sub-trace, depth first."""
     for trace, _ in subtree(api, trace_id):
-        yield orjson.dumps({"trace": header(trace)})
-        yield from all_events(api, trace)
+        yield orjson.dumps({"trace": header(trace)}) + b"\n"
+        yield from (line + b"\n" for line in all_events(api, trace))
         if not children:
             return
+
+
+def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
+    """The viewer as one HTML file, with the lines of ``export_lines`` and each trace's snapshot in it."""
+    try:
+        template = (web_dir() / OFFLINE).read_bytes()
+    except OSError as error:
+        raise CliError(NOT_BUILT.strip()) from error
+    before, _, after = template.partition(b"<!-- traces -->")
+    yield before
+    for trace, _ in subtree(api, trace_id):
+        names = ("trace", "goal_tree", "sub_traces", "pending_inputs")
+        answer = api.trace(trace["trace_id"])
+        snapshot = {name: answer[name] for name in names}
+        yield _harmless(orjson.dumps({"trace": header(trace), "snapshot": snapshot}))
+        yield from map(_harmless, all_events(api, trace))
+        if not children:
+            break
+    yield after
+
+
+def _harmless(line: bytes) -> bytes:
+    """JSON in which nothing ends the element it stands in: a ``<`` stands in texts only and may be written so."""
+    return line.replace(b"<", b"\\u003c") + b"\n"
 
 
 def header(trace: dict[str, Any]) -> dict[str, Any]:

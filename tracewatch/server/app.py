@@ -6,13 +6,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from ..errors import TracewatchError
@@ -21,19 +20,13 @@ from ..live.hub import Hub
 from ..live.watcher import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
-from . import control, record, rest, stream, watch
+from . import control, page, record, rest, stream, watch
 from .access import AccessMiddleware
 from .application import Application
 from .hints import load_redis
 from .services import Services, error_response
 
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 def create_app(settings: Settings | None = None) -> Application:
@@ -109,9 +102,9 @@ def _routes() -> list[Route | WebSocketRoute]:
         WebSocketRoute("/api/watch", watch.watch_many),
         Route("/healthz", rest.healthz, methods=["GET"]),
         Route("/openapi.json", rest.openapi, methods=["GET"]),
-        Route("/static/{name}", _asset, methods=["GET"]),
-        Route("/traces/{trace_id}", _page, methods=["GET"]),
-        Route("/", _page, methods=["GET"]),
+        Route("/static/{name}", page.asset, methods=["GET"]),
+        Route("/traces/{trace_id}", page.page, methods=["GET"]),
+        Route("/", page.page, methods=["GET"]),
     ]
 
 
@@ -133,21 +126,3 @@ async def _expire(log: EventLog) -> None:
             except TracewatchError:
                 pass  # the log has said so; asked again in a moment, and what has run out stays so
         await asyncio.sleep(EXPIRY_CHECK_S)
-
-
-def web_dir() -> Path:
-    """The folder with the page: inside the package when installed from a wheel, else beside it."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "web"
-    return inside if inside.is_dir() else package.parent / "web"
-
-
-async def _page(request: Request) -> Response:
-    return FileResponse(web_dir() / "index.html", headers=PAGE_HEADERS)
-
-
-async def _asset(request: Request) -> Response:
-    path = web_dir() / request.path_params["name"]
-    if path.name.startswith(".") or path.parent != web_dir() or not path.is_file():
-        raise HTTPException(404, "Not Found")
-    return FileResponse(path, headers=PAGE_HEADERS)

@@ -1,0 +1,92 @@
+"""A Chromium for all tests, a server for each module, a page for each test that fails it on any error.
+
+Rule 1: the page may ask nobody but the server; a request elsewhere or an error in its scripts fails the test.
+Rule 2: what a test waits for is in the page; nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, ConsoleMessage, Error, Page, async_playwright, expect
+
+from tests.support import ServerProcess
+from tracewatch.server.page import web_dir
+
+ARGUMENTS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+expect.set_options(timeout=15_000)
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """TRACEWATCH_CHROMIUM, Debian's, or the one that ``playwright install`` brought; skips where there is none."""
+    if not (web_dir() / "index.html").is_file():
+        pytest.skip("the viewer is not built: python web/node.py build")
+    named = os.environ.get("TRACEWATCH_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    arguments = [*ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else ARGUMENTS
+    async with async_playwright() as playwright:
+        try:
+            started = await playwright.chromium.launch(executable_path=named, args=arguments)
+        except Error as error:
+            assert not os.environ.get("CI"), error.message
+            pytest.skip(f"no Chromium (apt install chromium, or playwright install chromium): {error.message[:80]}")
+        yield started
+        await started.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that may be killed and started again."""
+    with ServerProcess(tmp_path_factory.mktemp("browser") / "log.db") as started:
+        yield started
+
+
+class Faults:
+    """What went wrong in a page."""
+
+    def __init__(self, page: Page) -> None:
+        self.found: list[str] = []
+        self.allowed: tuple[str, ...] = ()  # parts of messages that a test expects
+        page.on("pageerror", lambda error: self.found.append(f"{error.message}\n{error.stack}"))
+        page.on("console", self._said)
+        page.on("request", lambda request: self._asked(request.url))
+        page.on("dialog", lambda dialog: self.found.append(f"dialog: {dialog.message}"))
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.found.append(message.text)
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith(("http://127.0.0.1:", "file://", "blob:http://127.0.0.1:")):
+            self.found.append(f"request: {url}")
+
+    def left(self) -> list[str]:
+        """Those that no test expects."""
+        return [fault for fault in self.found if not any(part in fault for part in self.allowed)]
+
+
+@pytest.fixture
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A page of its own, 1280 × 800."""
+    context = await browser.new_context(viewport={"width": 1280, "height": 800})
+    opened = await context.new_page()
+    faults = Faults(opened)
+    opened.faults = faults  # type: ignore[attr-defined]
+    yield opened
+    await context.close()
+    assert faults.left() == []
+
+
+def allow(page: Page, *parts: str) -> None:
+    """Errors with one of ``parts`` in them belong to what the test does."""
+    page.faults.allowed += parts  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """Where an export is saved."""
+    return tmp_path / "run.html"

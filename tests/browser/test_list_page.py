@@ -1,0 +1,74 @@
+"""The list of traces: live, filtered, grouped, by keys only, ten thousand of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.browser.runs import Run, completed, goal, said
+from tests.support import ServerProcess
+from tracewatch.log import open_log
+from tracewatch.model.events import validate_trace
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+async def test_it_is_live_and_by_keys_only(server: ServerProcess, page: Page) -> None:
+    await page.goto(server.url)
+    await expect(page.locator("h1")).to_have_text("No traces yet")
+    await expect(page.locator(".lines").first).to_contain_text("tracewatch.trace(")
+    one = Run(server.url, "The first task")
+    await expect(page.locator(".tbody .tr")).to_have_count(1)
+    one.add(goal("1", "What it does now"))
+    await expect(page.locator(".tbody .tr")).to_contain_text("What it does now")
+    two = Run(server.url, "The second task", agent_type="tester")
+    two.add(completed("failed", error="it broke"))
+    await expect(page.locator(".tbody .tr")).to_have_count(2)
+    await expect(page.locator(".needs")).to_contain_text("it broke")
+    await page.keyboard.press("j")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_have_text("The first task")
+    await page.keyboard.press("t")
+    await expect(page.locator(".filter")).to_be_visible()
+    await page.keyboard.press("/")
+    await page.keyboard.type("status:failed agent:test second")
+    await expect(page.locator(".tbody .tr")).to_have_count(1)
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("o")
+    await expect(page.locator("h1")).to_have_text("The second task")
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog", name="Keys")).to_contain_text("Next error")
+
+
+async def test_sub_agents_stand_under_their_parents(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url, "The parent")
+    child = Run(server.url, "The child", parent_trace_id=run.id)
+    child.add(said("hello"), completed("failed"))
+    await page.goto(server.url)
+    row = page.locator(".tbody .tr", has_text="The parent")
+    await expect(row.locator(".badge.failed")).to_have_text("✕ 1")
+    await expect(page.locator(".tbody .tr", has_text="The child")).to_have_count(0)
+    await row.locator("button.twist").click()
+    await expect(page.locator(".tbody .tr", has_text="The child")).to_have_count(1)
+
+
+async def test_ten_thousand_traces(tmp_path: Path, page: Page) -> None:
+    log = await open_log(str(tmp_path / "many.db"))
+    try:
+        for first in range(0, 10_000, 500):
+            specs = [validate_trace({"trace_id": f"t{n}", "task": f"Task {n}"}) for n in range(first, first + 500)]
+            await asyncio.gather(*(log.create_trace(spec) for spec in specs))
+    finally:
+        await log.close()
+    with ServerProcess(tmp_path / "many.db") as many:
+        await page.goto(many.url)
+        await expect(page.locator(".table")).to_have_attribute("aria-rowcount", "10000")
+        assert await page.locator(".tbody .tr").count() < 100
+        await page.keyboard.press("End")
+        await expect(page.locator(".tbody .tr.focused")).to_be_in_viewport()
+        await page.locator(".filter").fill("9876")
+        await expect(page.locator(".tbody .tr")).to_have_count(1)
+        await expect(page.locator(".tbody .tr")).to_contain_text("Task 9876")

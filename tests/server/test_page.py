@@ -1,0 +1,99 @@
+"""The viewer as it is served: only what was built, nothing inline, nothing from elsewhere, under a strict policy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+
+from tracewatch.server import page
+from tracewatch.server.page import web_dir
+
+pytestmark = pytest.mark.anyio
+
+SOURCES = Path(__file__).resolve().parents[2] / "web" / "src"
+
+
+async def built(client: httpx.AsyncClient, path: str = "/") -> httpx.Response:
+    found = await client.get(path)
+    if found.status_code == 503:
+        pytest.skip("the viewer is not built: python web/node.py build")
+    assert found.status_code == 200
+    return found
+
+
+async def test_the_page_is_the_same_for_every_trace(client: httpx.AsyncClient) -> None:
+    assert (await built(client)).text == (await built(client, "/traces/any")).text
+
+
+async def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    html = (await built(client)).text
+    assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|https?://|data:|<script(?![^>]*\ssrc=)", html)
+    named = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert len(named) >= 3
+    for name in named:
+        assert re.fullmatch(r"/static/[\w.-]+", name)
+        assert (await client.get(name)).status_code == 200
+
+
+async def test_its_policy_lets_it_load_only_what_the_server_serves(client: httpx.AsyncClient) -> None:
+    headers = (await built(client)).headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert {policy[name] for name in ("script-src", "style-src", "img-src", "connect-src")} == {"'self'"}
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+async def test_the_page_is_asked_for_again_and_its_assets_never(client: httpx.AsyncClient) -> None:
+    found = await built(client)
+    assert found.headers["cache-control"] == "no-cache"
+    script = re.search(r'src="(/static/[^"]+\.js)"', found.text)
+    assert script is not None
+    assert "immutable" in (await client.get(script[1])).headers["cache-control"]
+
+
+@pytest.mark.parametrize("name", ["index.html", ".built", "..%2Fpy.typed", "%2Fetc%2Fpasswd", "nothing.js", ""])
+async def test_nothing_but_assets_is_served(client: httpx.AsyncClient, name: str) -> None:
+    assert (await client.get(f"/static/{name}")).status_code == 404
+
+
+async def test_a_package_without_its_viewer_says_how_to_build_it(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tracewatch.server.page.web_dir", lambda: tmp_path)
+    found = await client.get("/")
+    assert found.status_code == 503
+    assert "web/node.py build" in found.text
+
+
+def test_the_sources_never_write_markup() -> None:
+    written = {path.name: path.read_text() for path in SOURCES.rglob("*.ts*")}
+    assert "main.tsx" in written
+    pattern = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|dangerously"
+    assert [name for name, text in written.items() if re.search(pattern, text)] == []
+
+
+def test_what_is_built_asks_nobody_else() -> None:
+    scripts = [path.read_text() for path in web_dir().glob("*.js")]
+    if not scripts:
+        pytest.skip("the viewer is not built: python web/node.py build")
+    # Names of XML's vocabularies, and addresses in texts of the libraries' errors, are no requests
+    addresses = {found for text in scripts for found in re.findall(r"https?://[\w.-]+", text)}
+    assert addresses <= {"http://www.w3.org", "https://github.com"}, addresses
+
+
+async def test_mounted_elsewhere_the_page_names_its_assets_there() -> None:
+    routes = [Route("/traces/{trace_id}", page.page), Route("/static/{name}", page.asset)]
+    host = Starlette(routes=[Mount("/watch", routes=routes)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(host), base_url="http://127.0.0.1") as client:
+        html = (await built(client, "/watch/traces/any")).text
+        named = re.findall(r'(?:src|href)="([^"]+)"', html)
+        assert named
+        for name in named:
+            assert name.startswith("/watch/static/")
+            assert (await client.get(name)).status_code == 200

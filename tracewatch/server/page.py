@@ -1,0 +1,52 @@
+"""The viewer's built files: the page itself, and its assets, whose names change with their content.
+
+Rule: the page loads nothing but what this server serves, and runs no script or style that stands in the markup.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+
+SAFE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+PAGE_HEADERS = SAFE_HEADERS | {"Cache-Control": "no-cache"}
+ASSET_HEADERS = SAFE_HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
+OFFLINE = "offline.html"  # the viewer in one file, for exports to put traces into
+NOT_BUILT = "The viewer is not built: run `python web/node.py build`, or install the package with pip.\n"
+
+
+def web_dir() -> Path:
+    """The folder the build writes the viewer to."""
+    return Path(__file__).resolve().parent.parent / "web"
+
+
+async def page(request: Request) -> Response:
+    """``/`` and ``/traces/{id}``: the viewer, which reads the rest from the address itself."""
+    index = web_dir() / "index.html"
+    if not index.is_file():
+        return PlainTextResponse(NOT_BUILT, 503, headers=PAGE_HEADERS)
+    prefix = escape(request.scope.get("root_path", ""))  # where the server is mounted in another
+    html = index.read_text(encoding="utf-8").replace('="/static/', f'="{prefix}/static/')
+    return Response(html, media_type="text/html", headers=PAGE_HEADERS)
+
+
+async def asset(request: Request) -> Response:
+    """``/static/{name}``: a built file. Its name holds a hash of its content, so it never changes."""
+    path = web_dir() / request.path_params["name"]
+    if path == web_dir() / OFFLINE and path.is_file():
+        return FileResponse(path, media_type="text/plain; charset=utf-8", headers=PAGE_HEADERS)
+    if path.name.startswith(".") or path.suffix == ".html" or path.parent != web_dir() or not path.is_file():
+        raise HTTPException(404, "Not Found")
+    return FileResponse(path, headers=ASSET_HEADERS)

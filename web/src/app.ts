@@ -1,0 +1,79 @@
+// What the page has one of: the socket, the traces, the traces that are open, and a way to speak to who listens.
+
+import { signal } from "@preact/signals";
+import { answerFrom } from "./api";
+import { localApi, LocalSocket, tracesInPage } from "./offline";
+import { PREFIX } from "./prefix";
+import { go, traceHref } from "./route";
+import { Socket } from "./socket";
+import { TraceLog } from "./trace";
+import { Traces } from "./traces";
+
+/** What a page needs of the socket; a page that is one file has another. */
+export type AnySocket = Pick<Socket, "link" | "start" | "subscribe" | "unsubscribe" | "resubscribe" | "retryNow" | "watchList">;
+
+export interface App {
+  socket: AnySocket;
+  traces: Traces;
+  offline: boolean; // a page that is one file
+}
+
+export let app: App;
+
+export function startApp(): void {
+  const kept = tracesInPage();
+  if (kept) {
+    answerFrom(localApi(kept));
+    const socket = new LocalSocket(kept);
+    app = { socket, traces: new Traces(socket), offline: true };
+    if (location.hash.length < 2) go(traceHref([...kept.keys()][0]!), "replace");
+    return;
+  }
+  const socket = new Socket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${PREFIX}/api/watch`);
+  app = { socket, traces: new Traces(socket), offline: false };
+  socket.start();
+}
+
+const opened = new Map<string, { log: TraceLog; users: number }>();
+
+/** The log of a trace, shared by all who show it. Give it back with `closeLog`. */
+export function openLog(id: string): TraceLog {
+  let entry = opened.get(id);
+  if (!entry) {
+    entry = { log: new TraceLog(id, app.socket), users: 0 };
+    opened.set(id, entry);
+    entry.log.open();
+  }
+  entry.users++;
+  return entry.log;
+}
+
+export function closeLog(id: string): void {
+  const entry = opened.get(id);
+  if (!entry || --entry.users > 0) return;
+  opened.delete(id);
+  entry.log.close();
+}
+
+/** Said to screen readers. */
+export const spoken = signal("");
+
+/** Shown for a moment at the bottom. */
+export const toast = signal<{ words: string; bad?: boolean } | null>(null);
+let toastTimer: ReturnType<typeof setTimeout> | undefined;
+
+export function say(words: string, bad = false): void {
+  toast.value = { words, bad };
+  spoken.value = words;
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => (toast.value = null), bad ? 8000 : 2500);
+}
+
+export async function copy(text: string, what: string): Promise<void> {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(`Copied ${what}`);
+  } catch {
+    say("The browser did not allow copying", true);
+  }
+}

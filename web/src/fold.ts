@@ -1,0 +1,313 @@
+// The fold: a trace's state, and how one stored event changes it. The same rules as tracewatch/model/state.py.
+//
+// Rule 1: only stored events are applied, and only what they say is put in; the server has decided the rest.
+// Rule 2: values inside a state (goals, messages, sub-traces, questions) are replaced, never changed in place, so that
+//         whoever keeps one sees whether it is still the same. The state itself is changed in place.
+// Rule 3: an event that has been applied already changes nothing.
+
+import { isEnded } from "./types";
+import type { Goal, GoalTree, Json, Message, PendingInput, Snapshot, StoredEvent, SubTrace, Totals, Trace, TraceStatus } from "./types";
+
+const SERVER_EVENTS = new Set(["sub_trace_started", "sub_trace_completed", "input_provided", "input_expired", "cancel_requested"]);
+const AFFECTED = ["status", "self_stats", "cumulative_stats"] as const;
+const FIRST_LINE = /^[ \t\r\n]*([^\r\n]{0,200})/u;
+const TOOL_NAME_LENGTH = 128;
+
+export type Head = Omit<Trace, "tree_totals" | "is_running">;
+
+export class State {
+  head: Head;
+  leaseAlive = true;
+  goals = new Map<string, Goal>();
+  children = new Map<string | null, readonly string[]>(); // in display order; null: the roots
+  subTraces = new Map<string, SubTrace>();
+  pendingInputs = new Map<string, PendingInput>(); // open questions, oldest first
+  cancelRequested: { reason: Json; by: Json } | null = null; // a cancel that is not yet acknowledged
+  messages = new Map<string, Message>();
+
+  constructor(trace: Partial<Trace> & { trace_id: string }) {
+    const fresh: Omit<Head, "trace_id"> = {
+      task: "", agent_type: "agent", parent_trace_id: null, parent_goal_id: null, root_trace_id: trace.trace_id,
+      status: "running", current_goal_id: null, first_event_id: 1, last_event_id: 0,
+      total_messages: 0, total_tokens: 0, total_cost: 0,
+      created_at: "", updated_at: "", completed_at: null, summary: null, error: null, metadata: {},
+    };
+    const { tree_totals: _tree, is_running: running, ...head } = trace;
+    this.head = { ...fresh, ...head };
+    this.leaseAlive = running ?? true;
+  }
+
+  /** The state of a `connected` or `snapshot` frame whose goal tree is put together. */
+  static fromSnapshot(frame: Snapshot, messages?: Map<string, Message>): State {
+    const state = new State(frame.trace);
+    state.head.last_event_id = frame.goal_tree.as_of_event_id;
+    state.head.current_goal_id = frame.goal_tree.current_id;
+    const children = new Map<string | null, string[]>();
+    for (const goal of frame.goal_tree.goals) {
+      state.goals.set(goal.id, goal);
+      const siblings = children.get(goal.parent_id);
+      if (siblings) siblings.push(goal.id);
+      else children.set(goal.parent_id, [goal.id]);
+    }
+    state.children = children;
+    for (const sub of frame.sub_traces) state.subTraces.set(sub.trace_id, sub);
+    for (const asked of frame.pending_inputs) state.pendingInputs.set(asked.request_id, asked);
+    if (messages) state.messages = messages;
+    return state;
+  }
+
+  get ended(): boolean {
+    return isEnded(this.head.status);
+  }
+
+  treeTotals(): Totals {
+    const { total_messages, total_tokens, total_cost } = this.head;
+    const sums = { total_messages, total_tokens, total_cost };
+    for (const sub of this.subTraces.values()) {
+      sums.total_messages += sub.stats.total_messages;
+      sums.total_tokens += sub.stats.total_tokens;
+      sums.total_cost += sub.stats.total_cost;
+    }
+    sums.total_cost = round10(sums.total_cost);
+    return sums;
+  }
+
+  /** `Trace`, the summary. */
+  trace(): Trace {
+    const open = this.head.status === "running" || this.head.status === "waiting";
+    return { ...this.head, tree_totals: this.treeTotals(), is_running: open && this.leaseAlive };
+  }
+
+  /** `GoalTree`: goals depth first. */
+  goalTree(): GoalTree {
+    const { task, current_goal_id, last_event_id } = this.head;
+    return { mission: task, current_id: current_goal_id, goals: this.goalsInOrder(), as_of_event_id: last_event_id };
+  }
+
+  goalsInOrder(): Goal[] {
+    const ordered: Goal[] = [];
+    const waiting = [...(this.children.get(null) ?? [])].reverse();
+    while (waiting.length) {
+      const id = waiting.pop()!;
+      ordered.push(this.goals.get(id)!);
+      const below = this.children.get(id);
+      if (below) for (let i = below.length - 1; i >= 0; i--) waiting.push(below[i]!);
+    }
+    return ordered;
+  }
+}
+
+/** Change `state` by one stored event. */
+export function applyInto(state: State, event: StoredEvent): void {
+  const { head } = state;
+  if (event.event_id <= head.last_event_id) return;
+  head.last_event_id = event.event_id;
+  head.updated_at = event.ts;
+  if (!SERVER_EVENTS.has(event.event) && !(event.event === "trace_status_changed" && event.status === "lost")) {
+    state.leaseAlive = true; // a recorder's event says that it is alive
+  }
+  if (head.status === "lost" && !SERVER_EVENTS.has(event.event)) {
+    head.status = state.pendingInputs.size ? "waiting" : "running";
+  }
+  const handler = HANDLERS[event.event];
+  if (handler && Object.hasOwn(HANDLERS, event.event)) handler(state, event);
+}
+
+function affect(state: State, event: StoredEvent): void {
+  for (const change of event.affected_goals ?? []) {
+    const goal = state.goals.get(change.goal_id);
+    if (!goal) continue;
+    const after: Record<string, unknown> = { ...goal };
+    for (const key of AFFECTED) if (key in change) after[key] = change[key];
+    state.goals.set(goal.id, after as unknown as Goal);
+  }
+}
+
+function currentAfter(state: State, started: string | null): string | null {
+  const current = state.head.current_goal_id;
+  if (started !== null) return started;
+  if (current === null || state.goals.get(current)?.status === "in_progress") return current;
+  let goal = state.goals.get(current);
+  while (goal && goal.parent_id !== null) {
+    goal = state.goals.get(goal.parent_id);
+    if (goal?.status === "in_progress") return goal.id;
+  }
+  return null;
+}
+
+function goalAdded(state: State, event: StoredEvent): void {
+  const { after_id: afterId, ...goal } = event.goal as Goal & { after_id?: string };
+  if (state.goals.has(goal.id) || (goal.parent_id !== null && !state.goals.has(goal.parent_id))) return;
+  state.goals.set(goal.id, goal);
+  const siblings = state.children.get(goal.parent_id) ?? [];
+  const place = afterId == null ? -1 : siblings.indexOf(afterId);
+  state.children.set(
+    goal.parent_id,
+    place < 0 ? [...siblings, goal.id] : [...siblings.slice(0, place + 1), goal.id, ...siblings.slice(place + 1)],
+  );
+  affect(state, event);
+  let started = goal.status === "in_progress" ? goal.id : null;
+  if (started === null) {
+    for (const change of event.affected_goals ?? []) { // nearest first
+      if (change.status === "in_progress" && state.goals.has(change.goal_id)) {
+        started = change.goal_id;
+        break;
+      }
+    }
+  }
+  state.head.current_goal_id = currentAfter(state, started);
+}
+
+function goalUpdated(state: State, event: StoredEvent): void {
+  const goal = state.goals.get(event.goal_id);
+  if (!goal) return;
+  const started = event.patch.status === "in_progress" && goal.status !== "in_progress";
+  state.goals.set(goal.id, { ...goal, ...event.patch });
+  affect(state, event);
+  state.head.current_goal_id = currentAfter(state, started ? goal.id : null);
+}
+
+function messageAdded(state: State, event: StoredEvent): void {
+  const message = event.message as Message;
+  state.messages.set(message.message_id, message);
+  state.head.total_messages += 1;
+  state.head.total_tokens += message.tokens ?? 0;
+  state.head.total_cost = round10(state.head.total_cost + (message.cost ?? 0));
+  affect(state, event);
+}
+
+function messageUpdated(state: State, event: StoredEvent): void {
+  const message = state.messages.get(event.message_id);
+  if (message) state.messages.set(event.message_id, updatedMessage(message, event));
+  if (event.totals) {
+    const { total_messages, total_tokens, total_cost } = event.totals as Totals;
+    Object.assign(state.head, { total_messages, total_tokens, total_cost });
+  }
+  affect(state, event);
+}
+
+/** A message after a `message_updated`: the text appended first, then the patch. */
+export function updatedMessage(message: Message, event: StoredEvent): Message {
+  const after: Message = { ...message };
+  if (typeof event.append === "string" && typeof after.content === "string") after.content += event.append;
+  Object.assign(after, event.patch);
+  // One that was derived follows the content: a text that is streamed begins with half a word
+  if (event.patch?.description === undefined && (message.description === "" || message.description === describe(message))) {
+    after.description = describe(after);
+  }
+  return after;
+}
+
+/** A message in one line: a tool's name, else the first non-blank line of its text, at most 200 characters. */
+export function describe(message: Message): string {
+  if (message.role === "tool") {
+    const tool = toolName(message);
+    if (tool) return tool;
+  }
+  let content: Json | undefined = message.content;
+  if (Array.isArray(content)) {
+    const part = content.find((p) => isObject(p) && typeof p.text === "string") as { text: string } | undefined;
+    content = part?.text ?? "";
+  } else if (isObject(content)) {
+    content = content.text ?? "";
+  }
+  const first = typeof content === "string" ? FIRST_LINE.exec(content) : null;
+  return first ? first[1]!.replace(/[ \t]+$/, "") : "";
+}
+
+/** The tool that a tool message is about, or null. */
+export function toolName(message: Message): string | null {
+  if (message.role !== "tool") return null;
+  const { content } = message;
+  if (isObject(content)) {
+    for (const key of ["tool_name", "name"]) {
+      const name = content[key];
+      if (typeof name === "string" && name) return codePoints(name, TOOL_NAME_LENGTH);
+    }
+  }
+  return codePoints(message.description ?? "", TOOL_NAME_LENGTH) || null;
+}
+
+function subTraceStarted(state: State, event: StoredEvent): void {
+  const id: string = event.sub_trace_id;
+  state.subTraces.set(id, {
+    trace_id: id, parent_goal_id: event.parent_goal_id, agent_type: event.agent_type, task: event.task, status: "running",
+    summary: null, stats: { total_messages: 0, total_tokens: 0, total_cost: 0 }, started_event_id: event.event_id,
+  });
+  const goal = event.parent_goal_id === null ? undefined : state.goals.get(event.parent_goal_id);
+  if (goal && !goal.sub_trace_ids.includes(id)) {
+    state.goals.set(goal.id, { ...goal, sub_trace_ids: [...goal.sub_trace_ids, id] });
+  }
+}
+
+function subTraceCompleted(state: State, event: StoredEvent): void {
+  const sub = state.subTraces.get(event.sub_trace_id);
+  if (!sub) return;
+  state.subTraces.set(sub.trace_id, { ...sub, status: event.status, summary: event.summary, stats: event.stats });
+}
+
+function setStatus(state: State, event: StoredEvent): void {
+  let status = event.status as TraceStatus;
+  if (isEnded(status)) return end(state, event);
+  if (state.ended) {
+    if (status === "lost") return; // late: leaves an ended trace's status alone
+    Object.assign(state.head, { completed_at: null, summary: null, error: null });
+    state.cancelRequested = null;
+  }
+  if (status === "running" || status === "waiting") status = state.pendingInputs.size ? "waiting" : status;
+  state.head.status = status;
+}
+
+function end(state: State, event: StoredEvent): void {
+  if (state.ended) return;
+  state.head.status = event.status;
+  state.head.completed_at = event.ts;
+  state.head.summary = typeof event.summary === "string" ? event.summary : null;
+  state.head.error = event.error ?? null;
+  state.cancelRequested = null;
+  state.pendingInputs.clear();
+}
+
+function inputRequested(state: State, event: StoredEvent): void {
+  if (state.ended) return;
+  const { event: _event, event_id: _id, trace_id: _trace, occurred_at: _at, ts, ...asked } = event;
+  state.pendingInputs.set(event.request_id, { ...asked, requested_at: ts } as unknown as PendingInput);
+  if (state.head.status === "running") state.head.status = "waiting";
+}
+
+function inputClosed(state: State, event: StoredEvent): void {
+  if (!state.pendingInputs.delete(event.request_id)) return;
+  if (!state.pendingInputs.size && state.head.status === "waiting") state.head.status = "running";
+}
+
+function cancelRequested(state: State, event: StoredEvent): void {
+  if (!state.ended) state.cancelRequested = { reason: event.reason ?? null, by: event.by ?? null };
+}
+
+const HANDLERS: Record<string, (state: State, event: StoredEvent) => void> = {
+  goal_added: goalAdded,
+  goal_updated: goalUpdated,
+  message_added: messageAdded,
+  message_updated: messageUpdated,
+  sub_trace_started: subTraceStarted,
+  sub_trace_completed: subTraceCompleted,
+  trace_status_changed: setStatus,
+  trace_completed: end,
+  input_requested: inputRequested,
+  input_provided: inputClosed,
+  input_expired: inputClosed,
+  cancel_requested: cancelRequested,
+};
+
+export function isObject(value: unknown): value is { [key: string]: Json } {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function codePoints(text: string, most: number): string {
+  return text.length <= most ? text : [...text.slice(0, most * 2)].slice(0, most).join("");
+}
+
+/** Sums of costs have 10 decimals. */
+export function round10(value: number): number {
+  return Math.round(value * 1e10) / 1e10;
+}

@@ -1,0 +1,31 @@
+// The viewer: starts what there is one of, and shows the page that the address asks for.
+
+import { render } from "preact";
+import { startApp } from "./app";
+import { startKeys } from "./keys";
+import { ListPage } from "./pages/list";
+import { TracePage } from "./pages/trace";
+import { Overlays } from "./parts/frame";
+import { route, startRouting } from "./route";
+import "./style/base.css";
+import "./style/list.css";
+import "./style/trace.css";
+import "./style/message.css";
+import "./style/time.css";
+import { startTheme } from "./theme";
+
+function Page() {
+  const { traceId } = route.value;
+  return (
+    <>
+      {traceId === null ? <ListPage /> : <TracePage key={traceId} traceId={traceId} />}
+      <Overlays />
+    </>
+  );
+}
+
+startTheme();
+startRouting();
+startKeys();
+startApp();
+render(<Page />, document.getElementById("app")!);

@@ -1,0 +1,17 @@
+// Draw again only when a prop is another. (preact/compat has this too, and much that is not needed.)
+
+import { Component, type ComponentChild, type ComponentType, h } from "preact";
+
+export function memo<P extends object>(Of: (props: P) => ComponentChild): ComponentType<P> {
+  return class Memo extends Component<P> {
+    override shouldComponentUpdate(next: P): boolean {
+      const before = this.props as Record<string, unknown>;
+      const after = next as Record<string, unknown>;
+      for (const key in after) if (key !== "children" && before[key] !== after[key]) return true;
+      return false;
+    }
+    override render() {
+      return h(Of as ComponentType<P>, this.props as P);
+    }
+  };
+}

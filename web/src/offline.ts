@@ -1,0 +1,90 @@
+// A page that is one file: the viewer with traces in it, opened without a server and making no request.
+//
+// Rule: the traces stand in the page as lines: `{"trace": header, "snapshot": …}` and the stored events, the exported
+//       trace first. What the rest of the viewer asks a server for is answered from them.
+
+import { signal } from "@preact/signals";
+import type { Local } from "./api";
+import { applyInto, State } from "./fold";
+import type { Frame, Link, Subscriber } from "./socket";
+import type { Snapshot, StoredEvent, Trace } from "./types";
+
+interface Kept {
+  snapshot: Snapshot;
+  events: StoredEvent[];
+}
+
+export const PLACE = "tracewatch-export"; // the element that holds the lines
+
+/** The traces that stand in this page, or null where it came from a server. */
+export function tracesInPage(): Map<string, Kept> | null {
+  const text = document.getElementById(PLACE)?.textContent;
+  if (!text) return null;
+  const found = new Map<string, Kept>();
+  let kept: Kept | null = null;
+  for (const line of text.split("\n")) {
+    if (!line.trim()) continue;
+    const value = JSON.parse(line) as { trace?: { trace_id: string }; snapshot?: Snapshot } & StoredEvent;
+    if (value.trace && value.snapshot) found.set(value.trace.trace_id, (kept = { snapshot: value.snapshot, events: [] }));
+    else kept?.events.push(value);
+  }
+  return found;
+}
+
+/** What a server would answer. */
+export function localApi(traces: Map<string, Kept>): Local {
+  return {
+    async events(traceId, since, limit) {
+      const kept = traces.get(traceId);
+      const events = kept?.events.filter((event) => event.event_id > since).slice(0, limit) ?? [];
+      return { events };
+    },
+    async trace(traceId, at) {
+      const kept = traces.get(traceId);
+      if (!kept) throw new Error("This file does not hold that run");
+      const last = kept.snapshot.trace.last_event_id;
+      if (at === undefined || at >= last) return kept.snapshot;
+      if (kept.events[0]?.event_id !== 1) throw new Error("The beginning of this run was trimmed: it can't be shown as it was");
+      const { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata } = kept.snapshot.trace;
+      const state = new State({ trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata });
+      for (const event of kept.events) {
+        if (event.event_id > at) break;
+        applyInto(state, event);
+      }
+      return { trace: state.trace(), goal_tree: state.goalTree(), sub_traces: [...state.subTraces.values()], pending_inputs: [...state.pendingInputs.values()] };
+    },
+    async traces() {
+      return { traces: [...traces.values()].map(({ snapshot }) => snapshot.trace), next_page_token: null };
+    },
+  };
+}
+
+/** Stands where the socket stands otherwise. */
+export class LocalSocket {
+  readonly link = signal<Link>({ kind: "open" });
+
+  constructor(private readonly traces: Map<string, Kept>) {}
+
+  start(): void {}
+  unsubscribe(): void {}
+  resubscribe(): void {}
+  retryNow(): void {}
+
+  watchList(_query: object, frame: (frame: Frame) => void): void {
+    frame({ event: "traces", traces: [...this.traces.values()].map(({ snapshot }): Trace => snapshot.trace) });
+  }
+
+  subscribe(traceId: string, subscriber: Subscriber): void {
+    const kept = this.traces.get(traceId);
+    if (!kept) {
+      subscriber.frame({ event: "error", trace_id: traceId, code: "not_in_file", message: "This file does not hold that run" });
+      return;
+    }
+    const { snapshot, events } = kept;
+    const last = snapshot.trace.last_event_id;
+    const first = events[0]?.event_id ?? last + 1;
+    subscriber.frame({ ...snapshot, event: "connected", trace_id: traceId, cursor: `file.${first - 1}`, current_event_id: last });
+    for (const event of events) subscriber.event(event);
+    subscriber.frame({ event: "caught_up", trace_id: traceId, current_event_id: last, replayed: events.length });
+  }
+}

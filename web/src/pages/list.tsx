@@ -1,0 +1,271 @@
+// The list of traces: what needs a person on top, then all of them, live.
+
+import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { app } from "../app";
+import { now } from "../clock";
+import { count, visible } from "../format";
+import { parseFilter, toggleWord } from "../filter";
+import { useKeys } from "../keys";
+import { Cancel } from "../parts/cancel";
+import { Bar } from "../parts/frame";
+import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
+import { Question } from "../parts/question";
+import { VirtualList, type ListHandle } from "../parts/virtual";
+import { go, param, setParams, traceHref } from "../route";
+import type { Trace, TraceStatus } from "../types";
+import { memo } from "../memo";
+import { Start } from "./start";
+
+const ROW = 32; // px
+const RECENT_MS = 24 * 3600_000;
+const STATUSES: TraceStatus[] = ["running", "waiting", "failed", "lost", "completed", "stopped"];
+
+interface ListRow {
+  id: string;
+  height: number;
+  trace: Trace;
+  depth: number;
+  below: number; // sub-traces
+  open: boolean;
+  troubles: number; // failed or lost sub-traces
+  asking: number; // waiting sub-traces
+}
+
+type Sort = "created" | "activity" | "messages" | "tokens" | "cost" | "duration";
+const SORTS: Record<Sort, (trace: Trace, at: number) => number | string> = {
+  created: (t) => t.created_at, // times of one form: their text sorts as they do
+  activity: (t) => t.updated_at,
+  messages: (t) => t.tree_totals.total_messages,
+  tokens: (t) => t.tree_totals.total_tokens,
+  cost: (t) => t.tree_totals.total_cost,
+  duration: (t, at) => (t.completed_at ? Date.parse(t.completed_at) : t.is_running ? at : Date.parse(t.updated_at)) - Date.parse(t.created_at),
+};
+
+export function ListPage() {
+  const { traces } = app;
+  const version = traces.version.value;
+  traces.currentVersion.value;
+  const text = param("f") ?? "";
+  const sort = (param("sort") ?? "created") as Sort;
+  const up = param("dir") === "up";
+  const flat = param("flat") === "1";
+  const [open, setOpen] = useState<Set<string>>(new Set());
+  const [focus, setFocus] = useState(0);
+  const [cancelling, setCancelling] = useState<Trace | null>(null);
+  const input = useRef<HTMLInputElement>(null);
+  const list = useRef<ListHandle>(null);
+
+  const test = useMemo(() => parseFilter(text), [text]);
+  const all = traces.all.value;
+  const rows = useMemo(() => buildRows(all, test, Object.hasOwn(SORTS, sort) ? sort : "created", up, flat || Boolean(test), open), [version, test, sort, up, flat, open]);
+  const counts = useMemo(() => {
+    const found = new Map<string, number>();
+    for (const trace of all) found.set(trace.status, (found.get(trace.status) ?? 0) + 1);
+    return found;
+  }, [version]);
+  const inputs = traces.inputs.value;
+  useEffect(() => {
+    document.title = `${inputs.length ? `(${inputs.length}) ` : ""}traces · tracewatch`;
+  }, [inputs.length]);
+
+  const move = (to: number) => {
+    const at = Math.max(0, Math.min(rows.length - 1, to));
+    setFocus(at);
+    list.current?.show(at);
+  };
+  const toggle = useCallback((id: string) => {
+    setOpen((before) => {
+      const next = new Set(before);
+      if (!next.delete(id)) next.add(id);
+      return next;
+    });
+  }, []);
+  const enter = () => rows[focus] && go(traceHref(rows[focus]!.trace.trace_id));
+  useKeys("Traces", [
+    { keys: "/", does: "Filter", run: () => input.current?.focus() },
+    { keys: "j ArrowDown", does: "Next", run: () => move(focus + 1) },
+    { keys: "k ArrowUp", does: "Before", run: () => move(focus - 1) },
+    { keys: "Home g", does: "First", run: () => move(0) },
+    { keys: "End G", does: "Last", run: () => move(rows.length - 1) },
+    { keys: "Enter o", does: "Open", run: enter },
+    { keys: "ArrowRight", does: "Show its sub-agents", run: () => rows[focus]?.below && !rows[focus]!.open && toggle(rows[focus]!.id) },
+    { keys: "ArrowLeft", does: "Hide its sub-agents", run: () => rows[focus]?.open && toggle(rows[focus]!.id) },
+    { keys: "x", does: "Cancel it", run: () => rows[focus] && isOpen(rows[focus]!.trace) && setCancelling(rows[focus]!.trace) },
+    { keys: "Escape", does: "Clear the filter", run: () => setParams({ f: null }) },
+  ]);
+
+  const head = (name: Sort, words: string, title: string) => (
+    <span role="columnheader" class={`th n-${name}`} aria-sort={sort === name ? (up ? "ascending" : "descending") : "none"}><button title={title} onClick={() => setParams(sort === name ? { dir: up ? null : "up" } : { sort: name === "created" ? null : name, dir: null })}>
+      {words}{sort === name && <span aria-hidden="true">{up ? " ↑" : " ↓"}</span>}
+    </button></span>
+  );
+
+  if (!all.length) {
+    return <><Bar /><main class="list">{traces.loaded.value ? <Start /> : <p class="nothing">{app.socket.link.value.kind === "waiting" ? "The server can't be reached. This page goes on trying." : ""}</p>}</main></>;
+  }
+  return (
+    <>
+      <Bar />
+      <main class="list">
+        <Needs all={all} version={version} />
+        <div class="tools">
+          <input ref={input} class="filter" type="search" placeholder="Filter: status:running agent:coder cost>1 text" aria-label="Filter" value={text}
+            onInput={(event) => (setParams({ f: event.currentTarget.value }), setFocus(0))}
+            onKeyDown={(event) => { if (event.key === "Escape" || event.key === "Enter" || event.key === "ArrowDown") event.currentTarget.blur(); }} />
+          <div class="shows" role="group" aria-label="Status">
+            {STATUSES.filter((status) => counts.get(status)).map((status) => (
+              <button key={status} aria-pressed={text.includes(`status:${status}`)} onClick={() => setParams({ f: toggleWord(text, "status", status) })}>
+                <StateMark state={status} quiet /> {status} <span class="num">{count(counts.get(status)!)}</span>
+              </button>
+            ))}
+          </div>
+          <span class="grow" />
+          <label class="check"><input type="checkbox" checked={!flat} onChange={() => setParams({ flat: flat ? null : "1" })} /> group sub-agents</label>
+        </div>
+        <div class="table" role="table" aria-label="Traces" aria-rowcount={rows.length}>
+          <div class="tr head" role="row">
+            <span role="columnheader" /><span role="columnheader">Task</span><span role="columnheader" class="c-agent">Agent</span><span role="columnheader" class="c-now">Now</span><span class="c-spark" role="columnheader" title="Events in the last minute" />
+            {head("messages", "Msgs", "Messages, sub-agents included")}{head("tokens", "Tokens", "Tokens, sub-agents included")}{head("cost", "Cost", "Cost, sub-agents included")}{head("duration", "Took", "Duration")}{head("activity", "Active", "Last activity")}{head("created", "Age", "Since it was started")}
+          </div>
+          {rows.length === 0 && <p class="nothing">No trace passes the filter. <button class="link" onClick={() => setParams({ f: null })}>Clear it</button></p>}
+          <VirtualList items={rows} estimate={ROW} fixed handle={list} role="rowgroup" rowRole="presentation" label="Traces" class="tbody"
+            render={(row, i) => <Line {...row} n={i} focused={i === focus} toggle={toggle} cancel={setCancelling} words={now_(row.trace)} tick={row.trace.is_running ? Math.floor(now.value / 5000) : 0} />} />
+        </div>
+      </main>
+      {cancelling && <Cancel trace={cancelling} close={() => setCancelling(null)} />}
+    </>
+  );
+}
+
+const isOpen = (trace: Trace): boolean => !app.offline && (trace.status === "running" || trace.status === "waiting");
+
+/** What a trace is doing, or what came of it. */
+function now_(trace: Trace): string {
+  if (trace.status === "waiting") {
+    const asked = app.traces.inputs.value.find((one) => one.trace_id === trace.trace_id);
+    if (asked) return asked.question;
+  }
+  if (trace.is_running || trace.status === "lost" || trace.status === "waiting") return app.traces.currentGoal(trace) ?? "";
+  if (trace.error) return typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error);
+  return trace.summary ?? "";
+}
+
+interface LineProps extends ListRow {
+  n: number;
+  focused: boolean;
+  words: string;
+  tick: number;
+  toggle: (id: string) => void;
+  cancel: (trace: Trace) => void;
+}
+
+const Line = memo(function Line({ trace, depth, below, open, troubles, asking, n, focused, words, toggle, cancel }: LineProps) {
+  const bars = app.traces.bars(trace.trace_id, Date.now());
+  const { tree_totals: sums } = trace;
+  const running = isOpen(trace);
+  const imported = typeof trace.metadata?.format === "string" && !running;
+  return (
+    <div class={`tr is-${trace.status}${focused ? " focused" : ""}`} role="row" aria-rowindex={n + 1} onClick={(event) => event.defaultPrevented || event.metaKey || event.ctrlKey || (event.target as Element).closest("a") || go(traceHref(trace.trace_id))}>
+      <span role="cell"><StateMark state={trace.status} /></span>
+      <span role="cell" class="words task" style={depth ? { paddingLeft: `${depth * 16}px` } : undefined} title={visible(trace.task)}>
+        {below > 0 && <button class="twist" tabIndex={-1} aria-expanded={open} aria-label={`${below} sub-agents`} onClick={(event) => (event.preventDefault(), event.stopPropagation(), toggle(trace.trace_id))}><i /></button>}
+        <a href={traceHref(trace.trace_id)} tabIndex={-1}>{visible(trace.task)}</a>
+        {below > 0 && <small class="dim num"> {count(below)}</small>}
+        {asking > 0 && <small class="badge waiting">? {count(asking)}</small>}
+        {troubles > 0 && <small class="badge failed">✕ {count(troubles)}</small>}
+      </span>
+      <span role="cell" class="c-agent words dim">{visible(trace.agent_type)}</span>
+      <span role="cell" class={`c-now words ${trace.status === "failed" ? "bad" : running ? "" : "dim"}`} title={visible(words)}>{visible(words)}{running && <button class="stop" tabIndex={-1} title="Cancel this run (x)" onClick={(event) => (event.preventDefault(), event.stopPropagation(), cancel(trace))}>Cancel</button>}</span>
+      <span role="cell" class="c-spark">{bars && <Spark bars={bars} />}</span>
+      <span role="cell" class="num n-messages">{count(sums.total_messages)}</span>
+      <span role="cell" class="num n-tokens"><Tokens n={sums.total_tokens} /></span>
+      <span role="cell" class="num n-cost"><Cost dollars={sums.total_cost} /></span>
+      <span role="cell" class="num n-duration">{imported ? "–" : <Lasting from={trace.created_at} to={trace.completed_at ?? (running ? null : trace.updated_at)} />}</span>
+      <span role="cell" class="num n-activity"><Ago ts={trace.updated_at} /></span>
+      <span role="cell" class="num n-created dim"><Ago ts={trace.created_at} /></span>
+    </div>
+  );
+});
+
+function buildRows(all: Trace[], test: ((trace: Trace) => boolean) | null, sort: Sort, up: boolean, flat: boolean, open: Set<string>): ListRow[] {
+  const at = Date.now();
+  const key = SORTS[sort];
+  const order = (list: Trace[]) => {
+    const keyed = list.map((trace) => [key(trace, at), trace] as const);
+    const by = up ? 1 : -1;
+    keyed.sort((a, b) => (a[0] < b[0] ? -by : a[0] > b[0] ? by : a[1].trace_id < b[1].trace_id ? 1 : -1));
+    return keyed.map(([, trace]) => trace);
+  };
+  const row = (trace: Trace, depth: number): ListRow => ({ id: trace.trace_id, height: 0, trace, depth, below: 0, open: false, troubles: 0, asking: 0 });
+  if (flat) return order(test ? all.filter(test) : all).map((trace) => row(trace, 0));
+
+  const ids = new Set(all.map((trace) => trace.trace_id));
+  const below = new Map<string, Trace[]>();
+  const roots: Trace[] = [];
+  for (const trace of all) {
+    const parent = trace.parent_trace_id;
+    if (parent === null || !ids.has(parent)) roots.push(trace);
+    else if (below.has(parent)) below.get(parent)!.push(trace);
+    else below.set(parent, [trace]);
+  }
+  const rows: ListRow[] = [];
+  const sums = (id: string): [number, number, number] => {
+    let [n, bad, asking] = [0, 0, 0];
+    for (const child of below.get(id) ?? []) {
+      const inner = sums(child.trace_id);
+      n += 1 + inner[0];
+      bad += inner[1] + (child.status === "failed" || child.status === "lost" ? 1 : 0);
+      asking += inner[2] + (child.status === "waiting" ? 1 : 0);
+    }
+    return [n, bad, asking];
+  };
+  const add = (trace: Trace, depth: number) => {
+    const one = row(trace, depth);
+    if (below.has(trace.trace_id)) [one.below, one.troubles, one.asking] = sums(trace.trace_id);
+    one.open = one.below > 0 && open.has(trace.trace_id);
+    rows.push(one);
+    if (one.open) for (const child of [...below.get(trace.trace_id)!].sort((a, b) => (a.created_at < b.created_at ? -1 : 1))) add(child, depth + 1);
+  };
+  for (const trace of order(roots)) add(trace, 0);
+  return rows;
+}
+
+function seenIds(): Set<string> {
+  try {
+    return new Set(JSON.parse(localStorage.getItem("tracewatch.seen") ?? "[]") as string[]);
+  } catch {
+    return new Set();
+  }
+}
+
+/** What needs a person: open questions, and what failed or got lost in the last day and was not looked at. */
+function Needs({ all, version }: { all: Trace[]; version: number }) {
+  const inputs = app.traces.inputs.value;
+  const troubled = useMemo(() => {
+    const seen = seenIds();
+    const since = new Date(Date.now() - RECENT_MS).toISOString();
+    return all.filter((t) => (t.status === "failed" || t.status === "lost") && t.updated_at > since && t.parent_trace_id === null && !seen.has(t.trace_id) && !t.metadata?.format)
+      .sort((a, b) => (a.updated_at < b.updated_at ? 1 : -1));
+  }, [version]);
+  const [more, setMore] = useState(false);
+  if (!inputs.length && !troubled.length) return null;
+  const shown = more ? troubled.slice(0, 50) : troubled.slice(0, 3);
+  return (
+    <section class="needs" aria-label="Needs you">
+      <h2>Needs you</h2>
+      {inputs.slice(0, 10).map((asked) => (
+        <Question key={`${asked.trace_id}/${asked.request_id}`} traceId={asked.trace_id} asked={asked}
+          of={<a class="words of" href={traceHref(asked.trace_id)}>{visible(app.traces.byId.get(asked.trace_id)?.task ?? asked.trace_id)}</a>} />
+      ))}
+      {inputs.length > 10 && <p class="dim">and {inputs.length - 10} more questions</p>}
+      {shown.map((trace) => (
+        <a key={trace.trace_id} class="trouble" href={traceHref(trace.trace_id)}>
+          <StateMark state={trace.status} /><span class="words">{visible(trace.task)}</span>
+          <span class="words bad">{trace.status === "lost" ? "lost: its recorder vanished" : visible(typeof trace.error === "string" ? trace.error : trace.summary ?? "failed")}</span>
+          <span class="num dim"><Ago ts={trace.updated_at} /></span>
+        </a>
+      ))}
+      {troubled.length > 3 && <button class="link" onClick={() => setMore(!more)}>{more ? "Show fewer" : `${count(troubled.length - 3)} more that failed or got lost today`}</button>}
+    </section>
+  );
+}

@@ -1,0 +1,273 @@
+// The page of one trace: header, goal tree, messages, questions, inspector.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { app, closeLog, copy, openLog, say, spoken } from "../app";
+import { count, cost as costOf, fullTime, shortId, short, timeOfDay, visible } from "../format";
+import { exportLines, exportPage } from "../export";
+import { useKeys } from "../keys";
+import { Cancel } from "../parts/cancel";
+import { Bar } from "../parts/frame";
+import { GoalTreePane, type Place } from "../parts/goals";
+import { Inspector } from "../parts/inspector";
+import { Lasting, StateMark } from "../parts/marks";
+import { Messages } from "../parts/messages";
+import { Question } from "../parts/question";
+import { go, HOME, param, setParams, traceHref } from "../route";
+import { Replay } from "../replay";
+import { TimePanel } from "../time/panel";
+import type { Item, TraceLog } from "../trace";
+import type { Totals, Trace } from "../types";
+
+export function TracePage({ traceId }: { traceId: string }) {
+  const log = useLog(traceId);
+  const inside = param("in") ?? traceId; // the sub-trace whose messages are shown
+  const shown = useLog(inside);
+  const goalId = param("goal");
+  const place: Place = { traceId: inside, goalId };
+  const [inspected, setInspected] = useState<Item | null>(null);
+  const [drawer, setDrawer] = useState(false);
+  const [cancelling, setCancelling] = useState(false);
+  const asked = param("at");
+  const at = asked !== null && Number(asked) > 0 ? Number(asked) : null;
+  const replay = useReplay(shown, at);
+  const [timeOpen, setTimeOpen] = useTimeOpen();
+  const view: TraceLog = replay?.state ? replay : shown; // what is shown: now, or as it was
+  const whole = inside === traceId ? view : log;
+  log.version.value;
+  shown.version.value;
+  replay?.version.value;
+
+  useEffect(() => void shown.readHistory(), [shown]);
+  useEffect(() => seen(traceId), [traceId]);
+  useEffect(() => setInspected(null), [inside]);
+
+  const choose = (to: Place) => {
+    setParams({ in: to.traceId === traceId ? null : to.traceId, goal: to.goalId, event: null, message: null }, "push");
+    setDrawer(false);
+  };
+  const inspect = (item: Item) => {
+    setInspected(item === inspected ? null : item);
+    setParams({ event: item === inspected ? null : String(Math.floor(item.id)), message: null });
+  };
+  const stepInspected = (by: 1 | -1) => {
+    const i = view.items.findIndex((item) => item.id === inspected!.id);
+    const next = view.items[i + by];
+    if (next) inspect(next);
+  };
+
+  useKeys("This run", [
+    { keys: "Escape", does: "Close the inspector; all messages", run: () => (inspected ? inspect(inspected) : setParams({ goal: null, in: null, show: null, q: null })) },
+    { keys: "h", does: "To the goals", run: () => document.querySelector<HTMLElement>(".tree")?.focus() },
+    { keys: "l", does: "To the messages", run: () => document.querySelector<HTMLElement>(".said")?.focus() },
+    { keys: "u", does: "To the run that called this one", run: () => { const up = log.state?.head.parent_trace_id; if (up) go(traceHref(up)); } },
+    { keys: "x", does: "Cancel the run", run: () => log.state && !log.state.ended && !app.offline && setCancelling(true) },
+    { keys: "w", does: "Show or hide time", run: () => setTimeOpen(!timeOpen) },
+    { keys: "c", does: "Copy the run's id", run: () => copy(traceId, "the id") },
+  ]);
+
+  const phase = log.phase.value;
+  const trace = whole.state?.trace() ?? app.traces.get(traceId);
+  const inputs = [...(log.state?.pendingInputs.values() ?? [])];
+  const inner = inside === traceId ? [] : [...(shown.state?.pendingInputs.values() ?? [])];
+  useTitle(trace, Math.max(inputs.length, app.traces.inputs.value.length));
+  useSpoken(trace, inputs.map((asked) => asked.question).join(". "));
+
+  const bare = log.state !== null && !log.state.goals.size && !log.state.subTraces.size; // nothing to show a tree of
+
+  if (phase.kind === "gone") {
+    return <><Bar log={log} /><main class="empty"><h1>{phase.code === "trace_deleted" ? "This run was deleted" : "There is no such run"}</h1><p class="dim">{visible(phase.message)}</p><p><a href={HOME}>All traces</a></p></main></>;
+  }
+  return (
+    <>
+      <Bar log={log}>
+        <Crumbs trace={trace} traceId={traceId} />
+      </Bar>
+      <Facts trace={trace} log={whole} cancel={() => setCancelling(true)} drawer={() => setDrawer(!drawer)} />
+      {trace?.error && <div class="failure" role="alert"><StateMark state="failed" quiet /> {visible(typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error))}</div>}
+      {at !== null && (
+        <div class="pastbar" role="status">
+          {replay?.state ? <b>As it was after event {count(replay.position!)}</b> : <span>Reading what was before, to show event {count(at)}</span>}
+          {replay?.lastEventAt && <span title={fullTime(replay.lastEventAt)}>{timeOfDay((view.items.at(-1)?.at ?? replay.lastEventAt))}</span>}
+          <span class="grow" />
+          <button class="link" onClick={() => setParams({ at: null })}>Back to now</button>
+        </div>
+      )}
+      <main class={`trace${inspected ? " inspecting" : ""}${drawer ? " drawer" : ""}${bare ? " bare" : ""}`}>
+        {!bare && <GoalTreePane log={whole} place={place} choose={choose} />}
+        {drawer && <button class="shade" aria-label="Close goals" onClick={() => setDrawer(false)} />}
+        <div class="talk">
+          {inside !== traceId && <div class="inside"><button class="chip" onClick={() => choose({ traceId, goalId: null })}>{visible(shown.state?.head.agent_type ?? "sub-agent")}: {visible(shown.state?.head.task ?? inside)} <span aria-hidden="true">✕</span></button></div>}
+          <Messages
+            key={inside} log={view} goalId={goalId} clearGoal={() => choose({ traceId: inside, goalId: null })}
+            inspect={inspect} inspected={inspected?.id ?? null}
+          />
+          {at === null && !app.offline && inputs.length + inner.length > 0 && (
+            <div class="asking">
+              {[...inputs.map((asked) => ({ asked, of: traceId })), ...inner.map((asked) => ({ asked, of: inside }))].map(({ asked, of }) => (
+              <Question key={`${of}/${asked.request_id}`} traceId={of} asked={asked} />
+            ))}
+            </div>
+          )}
+        </div>
+        {inspected && <Inspector traceId={inside} item={inspected} close={() => inspect(inspected)} step={stepInspected} />}
+      </main>
+      {timeOpen ? (
+        <TimePanel
+          key={inside} log={shown} replay={replay} at={at} hide={() => setTimeOpen(false)}
+          setAt={(eventId) => setParams({ at: eventId === null ? null : String(eventId) })}
+          choose={(span) => setParams(span.id ? { event: String(span.id), goal: null, show: null, q: null } : { goal: span.goalId, event: null })}
+        />
+      ) : (
+        <button class="timebutton quiet" onClick={() => setTimeOpen(true)}>▴ Time</button>
+      )}
+      {cancelling && trace && <Cancel trace={trace} close={() => setCancelling(false)} />}
+    </>
+  );
+}
+
+function useLog(traceId: string): TraceLog {
+  const [held, setHeld] = useState<{ id: string; log: TraceLog } | null>(null);
+  let now = held;
+  if (now?.id !== traceId) {
+    now = { id: traceId, log: openLog(traceId) };
+    setHeld(now);
+  }
+  useEffect(() => () => closeLog(traceId), [traceId]);
+  return now.log;
+}
+
+/** The trace as it was after event `at`; null while it is shown as it is now. */
+function useReplay(log: TraceLog, at: number | null): Replay | null {
+  const [held, setHeld] = useState<Replay | null>(null);
+  const on = at !== null && log.phase.value.kind === "live" && log.settled;
+  useEffect(() => {
+    if (!on) return;
+    const made = new Replay(log);
+    setHeld(made);
+    return () => {
+      made.close();
+      setHeld(null);
+    };
+  }, [log, on]);
+  useEffect(() => {
+    if (!held || at === null || at === held.position) return;
+    const timer = setTimeout(() => held.seek(at).catch((error: Error) => say(error.message, true)), held.state ? 30 : 0);
+    return () => clearTimeout(timer);
+  }, [held, at]);
+  return held;
+}
+
+function useTimeOpen(): [boolean, (open: boolean) => void] {
+  const [open, setOpen] = useState(() => {
+    try {
+      return localStorage.getItem("tracewatch.time") !== "hidden";
+    } catch {
+      return true;
+    }
+  });
+  return [open, (to) => {
+    setOpen(to);
+    try {
+      localStorage.setItem("tracewatch.time", to ? "shown" : "hidden");
+    } catch {
+      // it holds until the page is left
+    }
+  }];
+}
+
+function Crumbs({ trace, traceId }: { trace: Trace | undefined; traceId: string }) {
+  const parent = trace?.parent_trace_id;
+  const up = parent ? app.traces.get(parent) : undefined;
+  return (
+    <nav class="crumbs" aria-label="Breadcrumb">
+      {parent && <><span class="sep" aria-hidden="true">›</span><a class="words up" href={traceHref(parent)}>{visible(up?.task ?? shortId(parent))}</a></>}
+      <span class="sep" aria-hidden="true">›</span>
+      <h1 class="words" title={trace ? visible(trace.task) : undefined}>{trace ? visible(trace.task) : shortId(traceId)}</h1>
+    </nav>
+  );
+}
+
+function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: TraceLog; cancel: () => void; drawer: () => void }) {
+  if (!trace) return <div class="facts" />;
+  const open = !log.past && (trace.status === "running" || trace.status === "waiting");
+  const stopping = log.state?.cancelRequested && open;
+  const subs = log.state?.subTraces.size ?? 0;
+  const imported = typeof trace.metadata?.format === "string";
+  return (
+    <div class="facts">
+      <button class="quiet onlyphone" onClick={drawer}>☰ Goals</button>
+      <span class={`state is-${trace.status}`}><StateMark state={trace.status} quiet /> {trace.status}</span>
+      <span class="agent">{visible(trace.agent_type)}</span>
+      {(open || !imported) && <span class="num" title="duration"><Lasting from={trace.created_at} to={trace.completed_at ?? (open ? null : trace.updated_at)} exact={open} /></span>}
+      <Sum own={trace} all={trace.tree_totals} subs={subs} />
+      <span class="num dim events">{count(trace.last_event_id)} events</span>
+      <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>{shortId(trace.trace_id)}</button>
+      <span class="grow" />
+      {stopping ? <span class="stopping">cancel requested…</span> : open && <button onClick={cancel}>Cancel</button>}
+      {!app.offline && !log.past && <Export traceId={trace.trace_id} />}
+    </div>
+  );
+}
+
+function Sum({ own, all, subs }: { own: Totals; all: Totals; subs: number }) {
+  const more = all.total_cost - own.total_cost;
+  return (
+    <>
+      {all.total_tokens > 0 && <span class="num" title={`${count(own.total_tokens)} tokens; with sub-agents ${count(all.total_tokens)}`}>{short(all.total_tokens)} <small>tok</small></span>}
+      {all.total_cost > 0 && (
+        <span class="num" title={`$${own.total_cost}; with sub-agents $${all.total_cost}`}>
+          {costOf(all.total_cost)}{more > 0 && <small class="dim"> ({costOf(more)} in sub-agents)</small>}
+        </span>
+      )}
+      {subs > 0 && <span class="num dim">{count(subs)} {subs === 1 ? "sub-agent" : "sub-agents"}</span>}
+    </>
+  );
+}
+
+function Export({ traceId }: { traceId: string }) {
+  const [busy, setBusy] = useState(false);
+  const run = (how: (traceId: string) => Promise<void>) => async (event: Event) => {
+    (event.currentTarget as Element).closest("details")?.removeAttribute("open");
+    setBusy(true);
+    await how(traceId).catch((error: Error) => say(`The export failed: ${error.message}`, true));
+    setBusy(false);
+  };
+  return (
+    <details class="menu">
+      <summary class="button quiet">{busy ? "Exporting…" : "Export"}</summary>
+      <div>
+        <button onClick={run(exportPage)}><b>One HTML file</b><small>opens offline, with its sub-agents</small></button>
+        <button onClick={run(exportLines)}><b>NDJSON</b><small>for tracewatch import</small></button>
+      </div>
+    </details>
+  );
+}
+
+/** Tell screen readers what changes in the run: its status, and that it asks something. */
+function useSpoken(trace: Trace | undefined, questions: string): void {
+  const before = useRef({ status: trace?.status, questions });
+  useEffect(() => {
+    const { status, questions: asked } = before.current;
+    before.current = { status: trace?.status, questions };
+    if (questions && questions !== asked) spoken.value = `Question: ${questions}`;
+    else if (status && trace && status !== trace.status) spoken.value = `The run is now ${trace.status}`;
+  }, [trace?.status, questions]);
+}
+
+function useTitle(trace: Trace | undefined, questions: number): void {
+  const mark = { running: "◐", waiting: "?", completed: "✓", failed: "✕", stopped: "■", lost: "⚡" }[trace?.status ?? "running"];
+  const title = trace ? `${questions ? `(${questions}) ` : ""}${mark} ${visible(trace.task.slice(0, 80))} · tracewatch` : "tracewatch";
+  useEffect(() => {
+    document.title = title;
+  }, [title]);
+}
+
+/** Remember that a failed run was looked at, so that the list stops asking for attention. */
+function seen(traceId: string): void {
+  try {
+    const ids = JSON.parse(localStorage.getItem("tracewatch.seen") ?? "[]") as string[];
+    localStorage.setItem("tracewatch.seen", JSON.stringify([...ids.filter((id) => id !== traceId), traceId].slice(-500)));
+  } catch {
+    // then it goes on asking
+  }
+}

@@ -1,0 +1,33 @@
+// Asking an agent to stop. It is a request: the run ends when the agent says so, or at once where it is gone.
+
+import { useState } from "preact/hooks";
+import { type ApiError, cancelTrace } from "../api";
+import { say } from "../app";
+import { visible } from "../format";
+import type { Trace } from "../types";
+import { Dialog } from "./frame";
+
+export function Cancel({ trace, close }: { trace: Trace; close: () => void }) {
+  const [reason, setReason] = useState("");
+  const [fault, setFault] = useState("");
+  async function send(event: Event): Promise<void> {
+    event.preventDefault();
+    try {
+      const { status } = await cancelTrace(trace.trace_id, reason.trim());
+      say(status === "stopped" ? "Stopped" : "Cancel requested");
+      close();
+    } catch (error) {
+      setFault((error as ApiError).message);
+    }
+  }
+  return (
+    <Dialog title="Cancel this run?" close={close}>
+      <form onSubmit={send} class="cancel">
+        <p>{visible(trace.task)}</p>
+        <label>Why, for the agent and for whoever reads this later<input type="text" value={reason} onInput={(event) => setReason(event.currentTarget.value)} autoFocus /></label>
+        {fault && <p class="fault" role="alert">{fault}</p>}
+        <div class="options"><button type="button" onClick={close}>Let it run</button><button class="danger">Cancel the run</button></div>
+      </form>
+    </Dialog>
+  );
+}

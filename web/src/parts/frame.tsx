@@ -1,0 +1,133 @@
+// Around every page: the bar on top with the connection's pill, the help, what is said for a moment.
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+import { app, spoken, toast } from "../app";
+import { now } from "../clock";
+import { ago, count, timeOfDay } from "../format";
+import { allKeys, helpOpen, useKeys } from "../keys";
+import { go, HOME } from "../route";
+import { nextTheme, theme } from "../theme";
+import type { TraceLog } from "../trace";
+import { Live } from "./marks";
+
+const OFFLINE_AFTER = 30_000; // ms of trying before it is called offline
+
+export function Bar({ children, log }: { children?: ComponentChildren; log?: TraceLog }) {
+  return (
+    <header class="bar">
+      <a class="brand" href={HOME} title="All traces (t)">tracewatch</a>
+      {children}
+      <span class="grow" />
+      {log && <Asks not={log.id} />}
+      <Pill log={log} />
+      <button class="quiet icon" title={`Theme: ${theme.value}`} aria-label={`Theme: ${theme.value}; change`} onClick={nextTheme}>
+        <svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path d={theme.value === "dark" ? "M11.8 10.6A5.2 5.2 0 0 1 5.4 4.2a5.2 5.2 0 1 0 6.4 6.4Z" : theme.value === "light" ? "M8 4.6a3.4 3.4 0 1 0 0 6.8 3.4 3.4 0 0 0 0-6.8ZM7.4 1h1.2v2H7.4ZM7.4 13h1.2v2H7.4ZM1 7.4h2v1.2H1ZM13 7.4h2v1.2h-2ZM3 3.8l.8-.8 1.4 1.4-.8.8ZM10.800 11.6l.8-.8 1.400 1.400-.8.8ZM3 12.200l1.400-1.400.8.8L3.800 13ZM10.800 4.400 12.200 3l.8.8-1.400 1.400Z" : "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2Zm0 1.300v9.400a4.700 4.700 0 0 1 0-9.400Z"} fill="currentColor" /></svg>
+      </button>
+      <button class="quiet icon" title="Keys (?)" aria-label="Help" onClick={() => (helpOpen.value = true)}>?</button>
+    </header>
+  );
+}
+
+/** Open questions of other runs. */
+function Asks({ not }: { not: string }) {
+  const n = app.traces.inputs.value.filter((asked) => asked.trace_id !== not).length;
+  return n ? <a class="asks num" href={HOME} title="Questions in other runs">? {count(n)}</a> : null;
+}
+
+/** The truth about the connection, in few words. */
+function Pill({ log }: { log?: TraceLog }) {
+  if (app.offline) return <span class="pill ended"><i aria-hidden="true" />saved in this file</span>;
+  return <LivePill log={log} />;
+}
+
+function LivePill({ log }: { log?: TraceLog }) {
+  const link = app.socket.link.value;
+  let kind = "busy";
+  let words = "connecting";
+  let more: string | null = null;
+  if (link.kind === "refused") [kind, words] = ["off", `refused: ${link.why}`];
+  else if (link.kind === "waiting") {
+    const left = link.retryAt - now.value;
+    kind = "off";
+    if (!navigator.onLine || now.value - link.since > OFFLINE_AFTER) words = `offline since ${timeOfDay(new Date(link.since).toISOString()).slice(0, -3)}`;
+    else words = left > 500 ? `reconnecting in ${Math.ceil(left / 1000)} s` : "reconnecting";
+  } else if (link.kind === "open") {
+    if (!log) [kind, words] = ["live", "live"];
+    else {
+      const phase = log.phase.value;
+      const status = log.state?.head.status;
+      log.version.value;
+      if (phase.kind === "loading") words = "opening";
+      else if (phase.kind === "gone") [kind, words] = ["off", phase.code === "trace_deleted" ? "deleted" : "not found"];
+      else if (phase.kind === "catching_up" && phase.left > 0) words = `catching up ${count(phase.left)}`;
+      else if (log.state?.ended) [kind, words] = ["ended", "ended"];
+      else if (status === "lost") [kind, words] = ["lost", "lost"];
+      else [kind, words] = ["live", "live"];
+      if (kind === "live" && log.lastEventAt) {
+        const since = now.value - Date.parse(log.lastEventAt);
+        more = since < 1500 ? "now" : `${ago(since)} ago`;
+      }
+      if (log.recovered.value) more = `recovered ${count(log.recovered.value)} events`;
+    }
+  }
+  const retry = link.kind === "waiting" || link.kind === "refused";
+  return (
+    <span class={`pill ${kind}`} role="status">
+      <i aria-hidden="true" />{words}{more && <span class="dim"> · {more}</span>}
+      {retry && <button class="link" onClick={() => app.socket.retryNow()}>now</button>}
+    </span>
+  );
+}
+
+export function Overlays() {
+  useKeys("Everywhere", [
+    { keys: "?", does: "These keys", run: () => (helpOpen.value = !helpOpen.value) },
+    { keys: "t", does: "All traces", run: () => go(HOME) },
+    { keys: "d", does: "Light, dark or the system's colours", run: nextTheme },
+  ]);
+  return (
+    <>
+      {helpOpen.value && <Help />}
+      {toast.value && <div class={`toast${toast.value.bad ? " bad" : ""}`}>{toast.value.words}</div>}
+      <Live of={spoken} />
+    </>
+  );
+}
+
+/** A dialog that Escape and a click beside it close. */
+export function Dialog({ title, close, children, class: kind }: { title: string; close: () => void; children: ComponentChildren; class?: string }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    if (!dialog.current!.open) dialog.current!.showModal();
+  }, []);
+  return (
+    <dialog ref={dialog} class={kind} aria-label={title} onClose={close} onClick={(event) => event.target === dialog.current && dialog.current?.close()}>
+      <div class="dialog">
+        <header><h2>{title}</h2><button class="quiet icon" aria-label="Close" onClick={() => dialog.current?.close()}>✕</button></header>
+        {children}
+      </div>
+    </dialog>
+  );
+}
+
+const TREE_KEYS = [["↑ ↓ Home End", "Move"], ["→ ←", "Open, close, to the parent"], ["Enter", "Show only this goal's messages"]];
+
+function Help() {
+  const nice = (keys: string) => keys.split(" ").map((key) => <kbd key={key}>{{ ArrowDown: "↓", ArrowUp: "↑" }[key] ?? key}</kbd>);
+  return (
+    <Dialog title="Keys" class="help" close={() => (helpOpen.value = false)}>
+      {allKeys().map(({ title, keys }) => (
+        <section key={title}>
+          <h3>{title}</h3>
+          <dl>{keys.map((key) => <div key={key.keys}><dt>{nice(key.keys)}</dt><dd>{key.does}</dd></div>)}</dl>
+        </section>
+      ))}
+      <section>
+        <h3>In the goal tree</h3>
+        <dl>{TREE_KEYS.map(([keys, does]) => <div key={keys}><dt>{nice(keys!)}</dt><dd>{does}</dd></div>)}</dl>
+      </section>
+    </Dialog>
+  );
+}
+

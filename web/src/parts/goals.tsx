@@ -1,0 +1,288 @@
+// The goal tree: goals and the sub-agents they called, opening in place to any depth.
+//
+// Rule 1: rows are one flat list in display order, so that the keyboard, the drawing and the ARIA levels agree.
+// Rule 2: a sub-agent's own tree is watched only while it is open.
+
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { app, closeLog, copy, openLog } from "../app";
+import { cost, count, short, visible } from "../format";
+import { memo } from "../memo";
+import { traceHref, wholeLink } from "../route";
+import type { TraceLog } from "../trace";
+import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../types";
+import { StateMark } from "./marks";
+import { type ListHandle, VirtualList } from "./virtual";
+
+const ROW = 27; // px
+
+/** A place in the tree: a goal of a trace, or a whole trace. */
+export interface Place {
+  traceId: string;
+  goalId: string | null;
+}
+
+interface TreeRow {
+  id: string;
+  height: number;
+  place: Place;
+  depth: number;
+  goal: Goal | null;
+  sub: SubTrace | null;
+  status: TraceStatus | null; // of a sub-trace
+  totals: Totals | null; // of a sub-trace
+  current: boolean;
+  open: boolean | null; // null: nothing below
+  errors: number; // in it and below
+}
+
+export const samePlace = (a: Place, b: Place): boolean => a.traceId === b.traceId && a.goalId === b.goalId;
+
+export interface TreeState {
+  folded: Set<string>; // goals that are closed, as rows' ids
+  opened: Set<string>; // sub-traces that are open
+}
+
+export function GoalTreePane({ log, place, choose }: { log: TraceLog; place: Place; choose: (place: Place) => void }) {
+  const [tree, setTree] = useState<TreeState>({ folded: new Set(), opened: new Set() });
+  const [focus, setFocus] = useState(0);
+  const list = useRef<ListHandle>(null);
+  const logs = useOpenLogs(tree.opened);
+  log.version.value;
+  for (const one of logs.values()) one.version.value;
+  app.traces.version.value;
+
+  const rows = buildRows(log, logs, tree);
+  const at = Math.min(focus, rows.length - 1);
+
+  // The selected place is the focused row when it was chosen elsewhere (a link, going back)
+  const chosen = rows.findIndex((row) => samePlace(row.place, place));
+  useEffect(() => {
+    if (chosen >= 0) setFocus(chosen);
+  }, [place.traceId, place.goalId]);
+
+  function toggle(row: TreeRow, open?: boolean): void {
+    if (row.open === null || row.open === open) return;
+    const next = { folded: new Set(tree.folded), opened: new Set(tree.opened) };
+    if (row.sub) {
+      if (row.open) next.opened.delete(row.sub.trace_id);
+      else next.opened.add(row.sub.trace_id);
+    } else if (row.open) next.folded.add(row.id);
+    else next.folded.delete(row.id);
+    setTree(next);
+  }
+
+  function moveTo(index: number): void {
+    const to = Math.max(0, Math.min(rows.length - 1, index));
+    setFocus(to);
+    list.current?.show(to);
+  }
+
+  function key(event: KeyboardEvent): void {
+    const row = rows[at];
+    if (!row || event.ctrlKey || event.metaKey || event.altKey) return;
+    const parent = () => {
+      for (let i = at - 1; i >= 0; i--) if (rows[i]!.depth < row.depth) return i;
+      return at;
+    };
+    const moves: Record<string, () => void> = {
+      ArrowDown: () => moveTo(at + 1),
+      ArrowUp: () => moveTo(at - 1),
+      Home: () => moveTo(0),
+      End: () => moveTo(rows.length - 1),
+      PageDown: () => moveTo(at + 15),
+      PageUp: () => moveTo(at - 15),
+      ArrowRight: () => (row.open === false ? toggle(row) : row.open ? moveTo(at + 1) : undefined),
+      ArrowLeft: () => (row.open ? toggle(row) : moveTo(parent())),
+      Enter: () => choose(samePlace(row.place, place) ? { traceId: log.id, goalId: null } : row.place),
+      " ": () => choose(row.place),
+      "*": () => setTree({ folded: new Set(), opened: tree.opened }),
+    };
+    const move = moves[event.key];
+    if (!move) return;
+    event.preventDefault();
+    event.stopPropagation();
+    move();
+  }
+
+  const anyFolded = tree.folded.size > 0;
+  const goals = log.state?.goals.size ?? 0;
+  return (
+    <div class="goals">
+      <div class="panehead">
+        <h2>Goals</h2>
+        <span class="dim num">{goals ? count(goals) : ""}</span>
+        <span class="grow" />
+        {goals > 1 && (
+          <button class="quiet" onClick={() => setTree({ folded: anyFolded ? new Set() : foldAll(rows), opened: tree.opened })}>
+            {anyFolded ? "Expand all" : "Collapse all"}
+          </button>
+        )}
+      </div>
+      {rows.length ? (
+        <VirtualList
+          items={rows} estimate={ROW} fixed handle={list} role="tree" rowRole="presentation" label="Goals" class="tree"
+          onKeyDown={key} activeId={rows[at] ? `goal-${at}` : undefined}
+          render={(row, i) => (
+            <TreeLine
+              {...lineOf(row)} n={i} selected={samePlace(row.place, place)} focused={i === at}
+              toggle={() => toggle(row)} choose={() => (setFocus(i), choose(samePlace(row.place, place) ? { traceId: log.id, goalId: null } : row.place))}
+            />
+          )}
+        />
+      ) : (
+        <p class="nothing">{log.phase.value.kind === "loading" ? "" : "This run has no goals; all its messages are on the right."}</p>
+      )}
+      <Details root={log.id} row={rows.find((row) => samePlace(row.place, place))} />
+    </div>
+  );
+}
+
+function useOpenLogs(opened: Set<string>): Map<string, TraceLog> {
+  const held = useRef(new Map<string, TraceLog>()).current;
+  useMemo(() => {
+    for (const id of opened) if (!held.has(id)) held.set(id, openLog(id));
+    for (const id of [...held.keys()]) if (!opened.has(id)) (held.delete(id), closeLog(id));
+  }, [opened]);
+  useEffect(() => () => [...held.keys()].forEach(closeLog), []);
+  return held;
+}
+
+function foldAll(rows: TreeRow[]): Set<string> {
+  return new Set(rows.filter((row) => row.goal && row.open !== null && row.depth >= 0).map((row) => row.id));
+}
+
+function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState): TreeRow[] {
+  const rows: TreeRow[] = [];
+  const seen = new Set<string>();
+
+  function addSub(id: string, of: TraceLog, depth: number, path: string): void {
+    const sub = of.state?.subTraces.get(id);
+    if (!sub || seen.has(id)) return;
+    seen.add(id);
+    const live = of.past ? undefined : app.traces.byId.get(id); // fresher than what the parent knows
+    const open = tree.opened.has(id) && !of.past;
+    const rowId = `${path}/${id}`;
+    rows.push({
+      id: rowId, height: 0, depth, goal: null, sub, place: { traceId: id, goalId: null }, current: false, open,
+      status: live?.status ?? sub.status, totals: live?.tree_totals ?? sub.stats, errors: 0,
+    });
+    const inner = open ? logs.get(id) : undefined;
+    if (inner?.state) addTrace(inner, depth + 1, rowId);
+  }
+
+  function addTrace(of: TraceLog, depth: number, path: string): void {
+    const state = of.state!;
+    const placed = new Set<string>();
+    const errors = errorsOf(of);
+    function addGoal(id: string, level: number): void {
+      const goal = state.goals.get(id)!;
+      const children = state.children.get(id) ?? [];
+      const subs = goal.sub_trace_ids;
+      const rowId = `${path}#${id}`;
+      const open = children.length || subs.length ? !tree.folded.has(rowId) : null;
+      rows.push({
+        id: rowId, height: 0, depth: level, goal, sub: null, place: { traceId: of.id, goalId: id },
+        current: state.head.current_goal_id === id && !state.ended, open, status: null, totals: null, errors: errors.get(id) ?? 0,
+      });
+      for (const sub of subs) placed.add(sub);
+      if (open === false) return;
+      for (const sub of subs) addSub(sub, of, level + 1, path);
+      for (const child of children) addGoal(child, level + 1);
+    }
+    for (const id of state.children.get(null) ?? []) addGoal(id, depth);
+    for (const sub of state.subTraces.values()) if (!placed.has(sub.trace_id)) addSub(sub.trace_id, of, depth, path);
+  }
+
+  if (log.state) addTrace(log, 0, "");
+  return rows;
+}
+
+/** Failed calls and failed sub-agents of each goal, those below it included. */
+function errorsOf(log: TraceLog): Map<string, number> {
+  const sums = new Map<string, number>();
+  const add = (id: string | null | undefined) => {
+    for (; id; id = log.state!.goals.get(id)?.parent_id) sums.set(id, (sums.get(id) ?? 0) + 1);
+  };
+  for (const item of log.items) if (item.error && item.message) add(item.goalId);
+  for (const sub of log.state!.subTraces.values()) {
+    const status = (log.past ? undefined : app.traces.byId.get(sub.trace_id)?.status) ?? sub.status;
+    if (status === "failed" || status === "lost") add(sub.parent_goal_id);
+  }
+  return sums;
+}
+
+interface Line {
+  goal: Goal | null;
+  sub: SubTrace | null;
+  depth: number;
+  status: TraceStatus | null;
+  messages: number;
+  tokens: number;
+  cost: number;
+  current: boolean;
+  open: boolean | null;
+  errors: number;
+  n: number;
+  selected: boolean;
+  focused: boolean;
+  toggle: () => void;
+  choose: () => void;
+}
+
+function lineOf(row: TreeRow) {
+  const { goal, sub, depth, status, current, open, errors } = row;
+  const stats = goal?.cumulative_stats;
+  return {
+    goal, sub, depth, status, current, open, errors,
+    messages: stats?.message_count ?? row.totals?.total_messages ?? 0,
+    tokens: stats?.total_tokens ?? row.totals?.total_tokens ?? 0,
+    cost: stats?.total_cost ?? row.totals?.total_cost ?? 0,
+  };
+}
+
+const TreeLine = memo(function TreeLine(line: Line) {
+  const { goal, sub } = line;
+  const state = goal ? goal.status : line.status!;
+  const title = goal ? goal.description : sub!.task;
+  return (
+    <div
+      id={`goal-${line.n}`} role="treeitem" aria-level={line.depth + 1} aria-expanded={line.open ?? undefined} aria-selected={line.selected}
+      aria-current={line.current ? "step" : undefined}
+      class={`goal is-${state}${line.selected ? " selected" : ""}${line.focused ? " focused" : ""}${line.current ? " current" : ""}`}
+      style={{ paddingLeft: `${6 + Math.min(line.depth, 12) * 15}px` }} title={visible(title)} onClick={line.choose}
+    >
+      {line.open === null ? <i class="twist none" /> : (
+        <button class="twist" tabIndex={-1} aria-hidden="true" aria-expanded={line.open} onClick={(event) => (event.stopPropagation(), line.toggle())}><i /></button>
+      )}
+      <StateMark state={state} />
+      <span class="words">{sub && <em class="agent">{visible(sub.agent_type)}</em>}{visible(title)}</span>
+      {line.errors > 0 && <span class="num trouble" title={`${line.errors} failed here or below`}>✕ {line.errors}</span>}
+      <span class="num n">{line.messages || ""}</span>
+      <span class="num c">{line.cost ? cost(line.cost) : line.tokens ? short(line.tokens) : ""}</span>
+    </div>
+  );
+});
+
+function Details({ row, root }: { row: TreeRow | undefined; root: string }) {
+  if (!row) return null;
+  const { goal, sub } = row;
+  return (
+    <div class="details">
+      <p class="what">{visible(goal?.description ?? sub!.task)}</p>
+      {goal?.reason && <p><span class="dim">why</span> {visible(goal.reason)}</p>}
+      {(goal?.summary ?? sub?.summary) && <p><span class="dim">result</span> {visible((goal?.summary ?? sub?.summary)!)}</p>}
+      {goal?.cumulative_stats.preview && <p class="mono dim">{visible(goal.cumulative_stats.preview)}</p>}
+      {goal && <Sums own={goal.self_stats} all={goal.cumulative_stats} />}
+      {goal && <p><button class="link" onClick={() => copy(wholeLink(traceHref(root, { ...(row.place.traceId === root ? {} : { in: row.place.traceId }), goal: goal.id })), "a link to this goal")}>Copy link</button></p>}
+      {sub && <p><a href={traceHref(sub.trace_id)}>Open this run on a page of its own</a></p>}
+    </div>
+  );
+}
+
+function Sums({ own, all }: { own: Stats; all: Stats }) {
+  const line = (s: Stats) => `${count(s.message_count)} ${s.message_count === 1 ? "message" : "messages"} · ${count(s.total_tokens)} tokens · ${cost(s.total_cost)}`;
+  const same = own.message_count === all.message_count;
+  return (
+    <p class="num small"><span class="dim">own</span> {line(own)}{!same && <><br /><span class="dim">all</span> {line(all)}</>}</p>
+  );
+}

@@ -1,0 +1,47 @@
+// The raw event behind a row, read from the log itself: copy it, or copy a link to it.
+
+import { useEffect, useState } from "preact/hooks";
+import { fetchEvent } from "../api";
+import { copy } from "../app";
+import { fullTime } from "../format";
+import { traceHref, wholeLink } from "../route";
+import type { Item } from "../trace";
+import type { Json, StoredEvent } from "../types";
+import { JsonTree } from "./json";
+
+export function Inspector({ traceId, item, close, step }: { traceId: string; item: Item; close: () => void; step: (by: 1 | -1) => void }) {
+  const id = Math.floor(item.id);
+  const [event, setEvent] = useState<StoredEvent | null>(null);
+  const [fault, setFault] = useState("");
+  useEffect(() => {
+    let over = false;
+    setFault("");
+    fetchEvent(traceId, id).then(
+      (found) => over || (found ? setEvent(found) : setFault("The log no longer has this event.")),
+      (error: Error) => over || setFault(error.message),
+    );
+    return () => {
+      over = true;
+    };
+  }, [traceId, id, item.version]);
+  const link = wholeLink(traceHref(traceId, { event: String(id) }));
+  return (
+    <aside class="inspector" aria-label="Inspector">
+      <div class="panehead">
+        <h2 class="num">Event {id}</h2>
+        <span class="grow" />
+        <button class="quiet" aria-label="Event before" title="Before" onClick={() => step(-1)}>↑</button>
+        <button class="quiet" aria-label="Next event" title="Next" onClick={() => step(1)}>↓</button>
+        <button class="quiet" disabled={!event} onClick={() => copy(JSON.stringify(event, null, 2), "the event")}>Copy</button>
+        <button class="quiet" onClick={() => copy(link, "a link to this event")}>Link</button>
+        <button class="quiet icon" aria-label="Close" title="Close (Esc)" onClick={close}>✕</button>
+      </div>
+      <div class="scroll">
+        <p class="dim small">{fullTime(item.at)}{item.message && item.version > 0 ? ` · then updated ${item.version} ${item.version === 1 ? "time" : "times"}; as it now stands:` : ""}</p>
+        {item.message && item.version > 0 && <div class="block"><JsonTree value={item.message as unknown as Json} /></div>}
+        {fault && <p class="fault">{fault}</p>}
+        {event && event.event_id === id && <div class="block"><h4>stored event</h4><JsonTree value={event as unknown as Json} /></div>}
+      </div>
+    </aside>
+  );
+}

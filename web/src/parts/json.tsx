@@ -1,0 +1,85 @@
+// Any JSON as a tree that is drawn only where it is open.
+
+import { useState } from "preact/hooks";
+import { visible } from "../format";
+import { isObject } from "../fold";
+import type { Json } from "../types";
+
+const CHUNK = 100; // children drawn at once
+const LONG = 400; // characters of a text before it is folded
+const OPEN_DEPTH = 1;
+const OPEN_CHILDREN = 20;
+
+export function JsonTree({ value, depth = 0 }: { value: Json; depth?: number }) {
+  if (Array.isArray(value) || isObject(value)) return <div class="json"><Children of={value} depth={depth} /></div>;
+  return <div class="json"><Leaf value={value} /></div>;
+}
+
+function Children({ of, depth }: { of: Json[] | { [key: string]: Json }; depth: number }) {
+  const [most, setMost] = useState(CHUNK);
+  const keys = Object.keys(of);
+  if (!keys.length) return <span class="dim">{Array.isArray(of) ? "[ ]" : "{ }"}</span>;
+  return (
+    <>
+      {keys.slice(0, most).map((key) => (
+        <Entry key={key} name={key} value={(of as { [key: string]: Json })[key]!} depth={depth} index={Array.isArray(of)} />
+      ))}
+      {keys.length > most && (
+        <button class="link" onClick={() => setMost(most + CHUNK * 5)}>{keys.length - most} more</button>
+      )}
+    </>
+  );
+}
+
+function Entry({ name, value, depth, index }: { name: string; value: Json; depth: number; index: boolean }) {
+  const nested = Array.isArray(value) || isObject(value);
+  const size = nested ? Object.keys(value as object).length : 0;
+  const [open, setOpen] = useState(nested && depth < OPEN_DEPTH && size <= OPEN_CHILDREN);
+  const label = <span class={index ? "index" : "key"}>{visible(name)}</span>;
+  if (!nested || !size) {
+    return <div class="entry">{label} <Leaf value={value} /></div>;
+  }
+  return (
+    <div class="entry">
+      <button class="twist" aria-expanded={open} onClick={() => setOpen(!open)}>
+        <i aria-hidden="true" />{label} <span class="dim">{open ? (Array.isArray(value) ? `[${size}]` : `{${size}}`) : preview(value)}</span>
+      </button>
+      {open && <div class="nest"><Children of={value as Json[]} depth={depth + 1} /></div>}
+    </div>
+  );
+}
+
+function Leaf({ value }: { value: Json }) {
+  const [whole, setWhole] = useState(false);
+  if (typeof value !== "string") {
+    if (value !== null && typeof value === "object") return <span class="dim">{Array.isArray(value) ? "[ ]" : "{ }"}</span>;
+    return <span class={value === null ? "dim" : "lit"}>{String(value)}</span>;
+  }
+  const cut = !whole && value.length > LONG;
+  return (
+    <span class="str">
+      {visible(cut ? value.slice(0, LONG) : value)}
+      {cut && <button class="link" onClick={() => setWhole(true)}>… {(value.length - LONG).toLocaleString("en-US")} more characters</button>}
+    </span>
+  );
+}
+
+/** A value in one line. */
+export function preview(value: Json | undefined, most = 160): string {
+  if (value === undefined) return "";
+  if (typeof value === "string") return visible(value.slice(0, most)).replace(/\s+/g, " ");
+  return visible(clip(value, most)).replace(/\s+/g, " ");
+}
+
+/** JSON text of a value, not much longer than `most`, without writing all of a large one. */
+function clip(value: Json, most: number): string {
+  if (typeof value === "string") return JSON.stringify(value.slice(0, most));
+  if (value === null || typeof value !== "object") return String(value);
+  let text = "";
+  const list = Array.isArray(value);
+  for (const [key, child] of Object.entries(value)) {
+    if (text.length > most) return `${list ? "[" : "{"}${text}, …`;
+    text += (text ? ", " : "") + (list ? "" : `${key}: `) + clip(child, most - text.length);
+  }
+  return list ? `[${text}]` : `{${text}}`;
+}

@@ -1,0 +1,74 @@
+// Small things that look the same everywhere: a state's mark, numbers, times, the connection pill.
+
+import type { Signal } from "@preact/signals";
+import { now } from "../clock";
+import { ago, clock, cost, count, duration, fullTime, short } from "../format";
+
+export type Mark = "running" | "waiting" | "completed" | "failed" | "stopped" | "lost" | "pending" | "abandoned" | "in_progress";
+
+const WORDS: Record<Mark, string> = {
+  running: "running", in_progress: "in progress", waiting: "waiting for an answer", completed: "completed", failed: "failed",
+  stopped: "stopped", lost: "lost: its recorder vanished", pending: "pending", abandoned: "abandoned",
+};
+
+// Drawn, not typed: glyphs of these shapes differ too much between fonts. 14 × 14, currentColor.
+const SHAPES: Record<string, string> = {
+  running: "M7 1.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11Zm0 1.4v8.2a4.1 4.1 0 0 1 0-8.2Z",
+  completed: "M11.9 3.3 5.6 10.9 2 7.6l.95-1.05 2.5 2.3 5.35-6.45Z",
+  failed: "m3.2 2.2 3.8 3.8 3.8-3.8 1 1L8 7l3.8 3.8-1 1L7 8l-3.8 3.8-1-1L6 7 2.2 3.2Z",
+  stopped: "M3 3h8v8H3Z",
+  lost: "M8 .8 2.6 8h3.2L5 13.2 11.4 6H7.6Z",
+  pending: "M7 2.2a4.8 4.8 0 1 0 0 9.6 4.8 4.8 0 0 0 0-9.6Zm0 1.2a3.6 3.6 0 1 1 0 7.2 3.6 3.6 0 0 1 0-7.2Z",
+  abandoned: "M7 2.2a4.8 4.8 0 1 0 0 9.6 4.8 4.8 0 0 0 0-9.6Zm2.6 2.3L4.5 9.6a3.6 3.6 0 0 1 5.1-5.1Zm.9.9a3.6 3.6 0 0 1-5.1 5.1Z",
+  waiting: "M7 1.2a5.8 5.8 0 1 0 0 11.6A5.8 5.8 0 0 0 7 1.2ZM6.4 9.4h1.3v1.3H6.4ZM7 3.2c1.4 0 2.4.8 2.4 2.1 0 1.6-1.7 1.7-1.7 3.1H6.4c0-1.9 1.6-2.1 1.6-3.1 0-.5-.4-.8-1-.8-.7 0-1.1.4-1.1 1.1H4.6c0-1.5 1-2.4 2.4-2.4Z",
+};
+
+export function StateMark({ state, quiet }: { state: Mark; quiet?: boolean }) {
+  const shape = state === "in_progress" ? "running" : state;
+  return (
+    <svg class={`mark is-${shape}`} viewBox="0 0 14 14" width="14" height="14" role="img" aria-label={quiet ? undefined : WORDS[state]} aria-hidden={quiet}>
+      <title>{WORDS[state]}</title>
+      <path d={SHAPES[shape]} fill-rule="evenodd" />
+    </svg>
+  );
+}
+
+/** How long ago, ticking. */
+export function Ago({ ts }: { ts: string }) {
+  const ms = now.value - Date.parse(ts);
+  return <time dateTime={ts} title={fullTime(ts)}>{Number.isNaN(ms) ? "" : ago(ms)}</time>;
+}
+
+/** The time since `from`, ticking until there is an end. */
+export function Lasting({ from, to, exact }: { from: string; to: string | null; exact?: boolean }) {
+  const begun = Date.parse(from);
+  if (to) return <>{duration(Date.parse(to) - begun)}</>;
+  const ms = now.value - begun;
+  return <>{exact ? clock(ms) : ms < 60_000 ? `${Math.max(0, Math.floor(ms / 1000))} s` : duration(ms)}</>;
+}
+
+export function Tokens({ n }: { n: number }) {
+  return <span class="num" title={`${count(n)} tokens`}>{n ? short(n) : <i class="none">–</i>}</span>;
+}
+
+export function Cost({ dollars }: { dollars: number }) {
+  return <span class="num" title={dollars ? `$${dollars}` : undefined}>{dollars ? cost(dollars) : <i class="none">–</i>}</span>;
+}
+
+/** Bars for the events of the last minute. */
+export function Spark({ bars }: { bars: number[] }) {
+  const most = Math.max(...bars, 4);
+  const path = bars.map((n, i) => (n ? `M${i * 5 + 2} 14v${-Math.max(1.5, (n / most) * 13)}` : "")).join("");
+  const sum = bars.reduce((a, b) => a + b, 0);
+  return (
+    <svg class="spark" viewBox="0 0 60 14" width="60" height="14" role="img" aria-label={`${sum} events in the last minute`}>
+      <title>{`${count(sum)} events in the last minute`}</title>
+      <path d="M0 13.5H60" class="base" />
+      <path d={path} />
+    </svg>
+  );
+}
+
+export function Live({ of }: { of: Signal<string> }) {
+  return <div class="unseen" role="status" aria-live="polite">{of}</div>;
+}

@@ -1,0 +1,253 @@
+// One row of what was said: a message, a tool call from its start to its result, or an event of another kind.
+
+import { memo } from "../memo";
+import { useState } from "preact/hooks";
+import { isObject, toolName } from "../fold";
+import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
+import { traceHref } from "../route";
+import type { Item, TraceLog } from "../trace";
+import type { Json, Message, TraceStatus } from "../types";
+import { JsonTree, preview } from "./json";
+import { Lasting, StateMark } from "./marks";
+import { Prose, Terminal } from "./text";
+
+const FRESH_MS = 1200;
+
+export interface RowProps {
+  item: Item;
+  version: number; // of the item: drawn again when it is another
+  log: TraceLog;
+  heading: string | null; // the goal that begins with this row
+  date: string | null; // the day that begins with this row
+  selected: boolean;
+  hit: boolean;
+  ended: boolean; // the trace has ended: what still runs never came to an end
+  select: (item: Item) => void;
+}
+
+export const MessageRow = memo(function MessageRow(props: RowProps) {
+  const { item, heading, date, selected, hit } = props;
+  const fresh = item.live > 0 && performance.now() - item.live < FRESH_MS;
+  const kind = item.gap ? "gap" : item.message ? (item.message.role === "tool" ? "tool" : "text") : "note";
+  return (
+    <>
+      {date !== null && <div class="daybreak">{date}</div>}
+      {heading !== null && <div class="goalhead">{visible(heading)}</div>}
+      <div
+        class={`row ${kind}${item.error ? " error" : ""}${selected ? " selected" : ""}${hit ? " hit" : ""}${fresh ? " fresh" : ""}`}
+        data-event={item.id}
+      >
+        <button class="at" title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`} onClick={() => props.select(item)}>
+          {timeOfDay(item.at)}
+        </button>
+        {item.gap ? <GapRow item={item} /> : item.message ? (kind === "tool" ? <Tool {...props} message={item.message} /> : <Said {...props} message={item.message} />) : <Note {...props} />}
+      </div>
+    </>
+  );
+});
+
+function GapRow({ item }: { item: Item }) {
+  return <div class="body wide" role="alert">⚡ {item.gap}</div>;
+}
+
+function useFold(item: Item): [boolean | undefined, () => void] {
+  const [, redraw] = useState(0);
+  return [
+    item.open,
+    () => {
+      item.open = !item.open;
+      redraw((n) => n + 1);
+    },
+  ];
+}
+
+function Said({ item, message, ended }: RowProps & { message: Message }) {
+  const [open, toggle] = useFold(item);
+  const { content } = message;
+  const streaming = message.status !== "complete" && !ended;
+  const texts = textsOf(content);
+  const more = message as Message & { kind?: Json };
+  return (
+    <>
+      <div class={`role is-${message.role}`}>{visible(message.role)}{message.agent ? <small>{visible(String(message.agent))}</small> : null}</div>
+      <div class="body">
+        {typeof more.kind === "string" && <span class="kind">{visible(more.kind)}</span>}
+        {texts === null ? <JsonTree value={content} /> : texts.map((part, i) =>
+          typeof part === "string" ? <Prose key={i} text={part} open={open} toggle={toggle} streaming={streaming} /> : <JsonTree key={i} value={part} />)}
+        {streaming && !texts?.length && <span class="plain streaming" />}
+        {message.status !== "complete" && ended && <span class="dim"> — broke off</span>}
+      </div>
+      <Meta message={message} />
+    </>
+  );
+}
+
+/** The parts of a message's content: texts, and what is no text. Null: show it as JSON. */
+function textsOf(content: Json): Json[] | null {
+  if (typeof content === "string") return content ? [content] : [];
+  if (Array.isArray(content)) return content.map((part) => (isObject(part) && typeof part.text === "string" ? part.text : part));
+  if (isObject(content) && typeof content.text === "string") {
+    const { text, ...rest } = content;
+    return Object.keys(rest).length ? [text, rest] : [text];
+  }
+  return content === null ? [] : null;
+}
+
+function Meta({ message }: { message: Message }) {
+  const facts = [
+    message.tokens ? `${short(message.tokens)} tok` : "",
+    message.cost ? cost(message.cost) : "",
+    message.duration_ms ? duration(message.duration_ms) : "",
+  ].filter(Boolean);
+  const all = [message.model, message.tokens ? `${count(message.tokens)} tokens` : "", message.cost ? `$${message.cost}` : ""].filter(Boolean);
+  return <div class="meta" title={all.map(String).join(" · ")}>{facts.join("  ")}</div>;
+}
+
+function Tool({ item, message, ended }: RowProps & { message: Message }) {
+  const [open, toggle] = useFold(item);
+  const content = isObject(message.content) ? message.content : { result: message.content };
+  const { tool_name: _tool, name: _name, arguments: args, result, error, ...rest } = content;
+  const failed = item.error;
+  const running = message.status !== "complete";
+  const output = failed && error !== undefined && error !== null ? error : result;
+  return (
+    <>
+      <div class="call">
+        <button class="line" aria-expanded={Boolean(open)} onClick={toggle}>
+          <i aria-hidden="true" />
+          <b>{visible(toolName(message) ?? "tool")}</b>
+          {!isEmpty(args ?? output ?? []) && <span class="args">{args === undefined ? preview(output) : argsPreview(args)}</span>}
+        </button>
+        {failed && !open && <Terminal text={errorText(output, message)} open={false} toggle={toggle} bad lines={4} />}
+        {open && (
+          <div class="opened">
+            {args !== undefined && !isEmpty(args) && <Block name="arguments" value={args} />}
+            {output !== undefined && <Block name={failed ? "error" : "result"} value={output} bad={failed} />}
+            {output === undefined && <p class="dim">{running ? (ended ? "The run ended before this call returned." : "Running…") : "It returned nothing."}</p>}
+            {Object.keys(rest).length > 0 && <Block name="more" value={rest} />}
+          </div>
+        )}
+      </div>
+      <div class="meta state">
+        <span class="size">{output === undefined || output === null ? "" : bytes(sizeOf(output))}</span>
+        <span class="took">{running && !ended ? <Lasting from={item.at} to={null} /> : message.duration_ms !== undefined ? duration(message.duration_ms) : ""}</span>
+        <StateMark state={failed ? "failed" : running ? (ended ? "lost" : "running") : "completed"} />
+      </div>
+    </>
+  );
+}
+
+const isEmpty = (value: Json): boolean => (Array.isArray(value) || isObject(value)) && !Object.keys(value).length;
+
+function argsPreview(args: Json): string {
+  if (!isObject(args)) return preview(args);
+  const values = Object.entries(args);
+  return values.length === 1 && typeof values[0]![1] === "string" ? preview(values[0]![1]) : values.map(([key, value]) => `${key}: ${preview(value, 80)}`).join("  ").slice(0, 240);
+}
+
+function errorText(output: Json | undefined, message: Message): string {
+  if (typeof output === "string") return output;
+  if (isObject(output)) {
+    for (const key of ["message", "error", "last_action_error", "detail", "stderr", "reason"]) {
+      const words = output[key];
+      if (typeof words === "string" && words) return words;
+    }
+    if (isObject(output.metadata)) return errorText(output.metadata, message);
+  }
+  if (output === undefined || output === true) return String((message as { error?: Json }).error ?? "failed");
+  return preview(output, 200);
+}
+
+/** Roughly how many bytes a value has. */
+function sizeOf(value: Json): number {
+  return typeof value === "string" ? value.length : JSON.stringify(value).length;
+}
+
+function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean }) {
+  const [open, setOpen] = useState(false);
+  const parsed = typeof value === "string" ? asJson(value) : value;
+  return (
+    <div class="block">
+      <h4>{name}</h4>
+      {typeof parsed === "string" ? <Terminal text={parsed} open={open} toggle={() => setOpen(!open)} bad={bad} /> : <JsonTree value={parsed} />}
+    </div>
+  );
+}
+
+/** Text that is a JSON object or array, as such. */
+function asJson(text: string): Json {
+  if (!/^\s*[[{]/.test(text) || text.length > 2_000_000) return text;
+  try {
+    return JSON.parse(text) as Json;
+  } catch {
+    return text;
+  }
+}
+
+function Note({ item, log }: RowProps) {
+  const [open, toggle] = useFold(item);
+  const event = item.event!;
+  switch (event.event) {
+    case "sub_trace_started":
+    case "sub_trace_completed": {
+      const sub = log.state?.subTraces.get(event.sub_trace_id);
+      const over = event.event === "sub_trace_completed";
+      return (
+        <div class="body wide sub">
+          {over || sub?.status === "running" || sub?.status === "waiting" ? <StateMark state={over ? (event.status as TraceStatus) : sub!.status} quiet={!over} /> : <i class="arrow" aria-hidden="true">→</i>}
+          <span class="dim">sub-agent {over ? String(event.status) : "started"}</span>
+          <a href={traceHref(event.sub_trace_id)}>{visible(sub?.agent_type ?? "agent")}</a>
+          <span class="words">{visible(over ? String(event.summary ?? sub?.task ?? "") : String(event.task ?? ""))}</span>
+        </div>
+      );
+    }
+    case "trace_completed":
+    case "trace_status_changed":
+      return (
+        <div class="body wide status">
+          <StateMark state={event.status} />
+          <b>{event.event === "trace_completed" ? `Run ${event.status}` : `Now ${event.status}`}</b>
+          {typeof event.reason === "string" && <span>{visible(event.reason)}</span>}
+          {typeof event.error === "string" && <Terminal text={event.error} open={open} toggle={toggle} bad />}
+          {event.error && typeof event.error !== "string" && <JsonTree value={event.error} />}
+          {typeof event.summary === "string" && <Prose text={event.summary} open={open} toggle={toggle} streaming={false} />}
+        </div>
+      );
+    case "cancel_requested":
+      return <div class="body wide status"><StateMark state="stopped" quiet /><b>Cancel requested</b> <span class="dim">by {visible(String(event.by ?? "somebody"))}</span> {visible(String(event.reason ?? ""))}</div>;
+    case "input_requested":
+      return <Asked event={event} log={log} />;
+    default: {
+      const { event: name, event_id: _i, trace_id: _t, ts: _ts, occurred_at: _o, affected_goals: _a, ...payload } = event;
+      return (
+        <div class="call">
+          <button class="line" aria-expanded={Boolean(open)} onClick={toggle}>
+            <i aria-hidden="true" /><span class="name">{visible(name)}</span><span class="args">{argsPreview(payload as Json)}</span>
+          </button>
+          {open && <div class="opened"><Payload value={payload as { [key: string]: Json }} /></div>}
+        </div>
+      );
+    }
+  }
+}
+
+/** What an event of another kind carries; text alone as text. */
+function Payload({ value }: { value: { [key: string]: Json } }) {
+  const values = Object.values(value);
+  return values.length === 1 && typeof values[0] === "string" ? <Block name={Object.keys(value)[0]!} value={values[0]} /> : <JsonTree value={value} />;
+}
+
+function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceLog }) {
+  const answer = log.outcomes.get(event.request_id);
+  const open = log.state?.pendingInputs.has(event.request_id) ?? false;
+  return (
+    <div class="body wide asked">
+      <StateMark state={open ? "waiting" : answer?.event === "input_provided" ? "completed" : "abandoned"} quiet />
+      <span><b>{visible(String(event.question))}</b>{" "}
+        {answer?.event === "input_provided" ? (
+          <span class="answer">{preview(answer.value, 400)} <span class="dim">by {visible(String(answer.by ?? "somebody"))}, {timeOfDay(answer.ts)}</span></span>
+        ) : answer ? <span class="dim">expired unanswered</span> : open ? <span class="waits">waits for an answer</span> : <span class="dim">closed unanswered</span>}
+      </span>
+    </div>
+  );
+}

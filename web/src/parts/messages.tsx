@@ -1,0 +1,219 @@
+// What was said: the list of messages with its filter, search, jumps and following.
+
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { count, dayOf, visible } from "../format";
+import { useKeys } from "../keys";
+import { param, setParams } from "../route";
+import type { Item, TraceLog } from "../trace";
+import { highlight } from "../highlight";
+import { matcher } from "../search";
+import { MessageRow } from "./message";
+import { type ListHandle, VirtualList } from "./virtual";
+
+const SHOWS = { all: "All", text: "Text", tools: "Tools", errors: "Errors" } as const;
+export type Show = keyof typeof SHOWS;
+
+interface Props {
+  log: TraceLog;
+  goalId: string | null;
+  clearGoal: () => void;
+  inspect: (item: Item) => void;
+  inspected: number | null;
+}
+
+export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) {
+  const version = log.version.value;
+  const show = (param("show") ?? "all") as Show;
+  const query = param("q") ?? "";
+  const list = useRef<ListHandle>(null);
+  const box = useRef<HTMLDivElement>(null);
+  const input = useRef<HTMLInputElement>(null);
+  const [atEnd, setAtEnd] = useState(true);
+  const [seen, setSeen] = useState(0); // event_id of the newest row when the end was left
+  const [hit, setHit] = useState(-1); // event_id of the search's current match
+
+  const goals = useMemo(() => (goalId === null ? null : withBelow(log, goalId)), [goalId, log, log.state?.goals.size]);
+  const items = useMemo(() => {
+    const plain = show === "all" && !goals;
+    return plain ? log.items : log.items.filter((item) => passes(item, show, goals));
+  }, [version, show, goals, log]);
+
+  const matches = useMemo(() => {
+    const test = matcher(query);
+    return test ? items.filter(test) : null;
+  }, [query, items, query ? version : 0]);
+
+  const errors = useMemo(() => items.filter((item) => item.error), [items, version]);
+  const wholeErrors = show === "all" && !goals ? errors.length : log.items.reduce((n, item) => n + (item.error ? 1 : 0), 0);
+
+  const jump = (to: Item | undefined) => {
+    if (!to) return;
+    const index = items.indexOf(to);
+    if (index < 0) return;
+    setHit(to.id);
+    list.current?.show(index, "center");
+  };
+  const step = (among: Item[], by: 1 | -1) => {
+    if (!among.length) return;
+    const from = hit >= 0 ? hit : by > 0 ? -1 : Infinity;
+    const next = by > 0 ? among.find((item) => item.id > from) ?? among[0] : among.findLast((item) => item.id < from) ?? among.at(-1);
+    jump(next);
+  };
+  const questions = () => items.filter((item) => item.event?.event === "input_requested");
+
+  useKeys("Messages", [
+    { keys: "/", does: "Search", run: () => input.current?.focus() },
+    { keys: "n", does: "Next match", run: () => step(matches ?? [], 1) },
+    { keys: "N p", does: "Match before", run: () => step(matches ?? [], -1) },
+    { keys: "e", does: "Next error", run: () => step(errors, 1) },
+    { keys: "E", does: "Error before", run: () => step(errors, -1) },
+    { keys: "?q q", does: "Next question", run: () => step(questions(), 1) },
+    { keys: "j", does: "Next message", run: () => step(items as Item[], 1) },
+    { keys: "k", does: "Message before", run: () => step(items as Item[], -1) },
+    { keys: "i", does: "Inspect the marked message", run: () => { const item = items.find((one) => one.id === hit); if (item) inspect(item); } },
+    { keys: "G f", does: "Go to the end and follow", run: () => list.current?.toEnd() },
+    { keys: "g", does: "Go to the beginning", run: () => items.length && list.current?.show(0, "center") },
+  ].map((key) => ({ ...key, keys: key.keys.replace("?q ", "") })));
+
+  // A link to an event or message: shown as soon as it is here
+  const wanted = param("event") ?? param("message");
+  const shown = useRef<string | null>(null);
+  useEffect(() => {
+    if (!wanted || shown.current === wanted || !log.items.length) return;
+    const eventId = Number(param("event"));
+    const item = param("event") ? (eventId >= log.oldest ? log.itemOfEvent(eventId) : undefined) : log.itemOfMessage(wanted);
+    if (item && items.includes(item)) {
+      shown.current = wanted;
+      jump(item);
+    }
+  });
+
+  // The first match of a new search
+  const searched = useRef("");
+  useEffect(() => {
+    if (!matches || searched.current === query) return;
+    searched.current = query;
+    jump(matches.find((item) => item.id >= hit) ?? matches[0]);
+  });
+  useEffect(() => highlight(box.current, query));
+
+  const fresh = atEnd ? 0 : countAfter(items, seen);
+  const history = log.history.value;
+  const goal = goalId === null ? null : log.state?.goals.get(goalId);
+  const ended = Boolean(log.state?.ended);
+  const position = matches && hit >= 0 ? matches.findIndex((item) => item.id === hit) + 1 : 0;
+
+  return (
+    <div class="messages" ref={box}>
+      <div class="panehead">
+        {goal ? (
+          <h2 class="words"><button class="chip" onClick={clearGoal} title="Show all messages">{visible(goal.description)} <span aria-hidden="true">✕</span></button></h2>
+        ) : <h2>Messages</h2>}
+        <div class="shows" role="group" aria-label="Show">
+          {(Object.keys(SHOWS) as Show[]).map((name) => (
+            <button key={name} aria-pressed={show === name} class={name === "errors" && wholeErrors ? "bad" : ""} onClick={() => setParams({ show: name === "all" ? null : name })}>
+              {SHOWS[name]}{name === "errors" && wholeErrors > 0 ? <span class="num"> {count(wholeErrors)}</span> : null}
+            </button>
+          ))}
+        </div>
+        <span class="grow" />
+        {errors.length > 0 && show !== "errors" && <button class="quiet bad" title="Next error (e)" onClick={() => step(errors, 1)}>next error</button>}
+        <div class="search">
+          <input
+            ref={input} type="search" placeholder="Search   /" aria-label="Search in messages" value={query}
+            onInput={(event) => setParams({ q: event.currentTarget.value })}
+            onKeyDown={(event) => {
+              if (event.key === "Enter") (event.preventDefault(), step(matches ?? [], event.shiftKey ? -1 : 1));
+              if (event.key === "Escape") (setParams({ q: null }), event.currentTarget.blur());
+            }}
+          />
+          {matches && <span class="num dim">{matches.length ? `${position || "–"}/${count(matches.length)}` : "none"}{history !== "complete" ? "+" : ""}</span>}
+          {matches && matches.length > 1 && <>
+            <button class="quiet" aria-label="Match before" onClick={() => step(matches, -1)}>↑</button>
+            <button class="quiet" aria-label="Next match" onClick={() => step(matches, 1)}>↓</button>
+          </>}
+        </div>
+      </div>
+      {history !== "complete" && log.items.length > 0 && (
+        <div class="history dim" role="status">
+          {history === "failed" ? <>Earlier messages could not be read. <button class="link" onClick={() => log.readHistory()}>Try again</button></>
+            : history === "loading" ? `Reading earlier messages, ${count(log.oldest - log.first)} events to go`
+            : log.phase.value.kind === "live" && log.oldest > log.first ? <>{count(log.oldest - log.first)} earlier events are not kept here. <button class="link" onClick={() => log.readMore()}>Read more</button></> : null}
+        </div>
+      )}
+      <div class="listbox">
+        {items.length === 0 && <Nothing log={log} filtered={log.items.length > 0} />}
+        <VirtualList
+          items={items} estimate={34} follow handle={list} class="said" label="Messages"
+          onEnd={(end) => {
+            setAtEnd(end);
+            if (!end) setSeen(items.at(-1)?.id ?? 0);
+          }}
+          render={(item, i) => (
+            <MessageRow
+              item={item} version={item.version} log={log} ended={ended} select={inspect}
+              heading={goalId === null || goals!.size > 1 ? headingOf(log, items, i) : null}
+              date={dateOf(items, i)}
+              selected={item.id === inspected} hit={item.id === hit}
+            />
+          )}
+        />
+        {!atEnd && (
+          <button class={`float${fresh ? " new" : ""}`} onClick={() => list.current?.toEnd()}>↓ {fresh ? `${count(fresh)} new` : ended || log.past ? "to the end" : "follow"}</button>
+        )}
+      </div>
+    </div>
+  );
+}
+
+function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
+  if (goals && !(item.goalId !== null && goals.has(item.goalId))) return false;
+  if (show === "errors") return item.error;
+  if (show === "tools") return item.message?.role === "tool";
+  if (show === "text") return item.message !== null && item.message.role !== "tool";
+  return true;
+}
+
+function withBelow(log: TraceLog, goalId: string): Set<string> {
+  const all = new Set([goalId]);
+  for (const id of all) for (const child of log.state?.children.get(id) ?? []) all.add(child);
+  return all;
+}
+
+/** The goal that a row begins: that of its message where the message before belongs to another. */
+function headingOf(log: TraceLog, items: readonly Item[], i: number): string | null {
+  const item = items[i]!;
+  if (!item.message || item.goalId === null) return null;
+  for (let before = i - 1; before >= 0 && before > i - 20; before--) {
+    if (!items[before]!.message) continue;
+    if (items[before]!.goalId === item.goalId) return null;
+    break;
+  }
+  return log.state?.goals.get(item.goalId)?.description ?? null;
+}
+
+/** The day that a row begins: of the first message if it is not today, and where a day has passed between messages. */
+function dateOf(items: readonly Item[], i: number): string | null {
+  const item = items[i]!;
+  if (!item.message) return null;
+  const local = (at: string) => new Date(at).toDateString();
+  for (let before = i - 1; before >= 0; before--) {
+    const other = items[before]!;
+    if (!other.message) continue;
+    // The same 24 hours nearly always means the same day; only then is the calendar asked
+    return other.at.slice(0, 13) === item.at.slice(0, 13) || local(other.at) === local(item.at) ? null : dayOf(item.at);
+  }
+  return local(item.at) === new Date().toDateString() ? null : dayOf(item.at);
+}
+
+function countAfter(items: readonly Item[], id: number): number {
+  let n = 0;
+  for (let i = items.length - 1; i >= 0 && items[i]!.id > id; i--) n++;
+  return n;
+}
+
+function Nothing({ log, filtered }: { log: TraceLog; filtered: boolean }) {
+  const phase = log.phase.value.kind;
+  if (phase === "loading" || phase === "gone") return null;
+  return <p class="nothing">{filtered ? "Nothing here passes the filter." : log.state?.ended ? "This run ended without a message." : "No messages yet. They appear here as they are recorded."}</p>;
+}

@@ -1,0 +1,77 @@
+// The address is the view: which trace, what is selected in it, how it is filtered. Back and pasted links work.
+
+import { computed, signal } from "@preact/signals";
+import { PREFIX } from "./prefix";
+
+// A page that is one file has its address behind the #
+const behindHash = typeof location !== "undefined" && location.protocol === "file:";
+const address = signal(readAddress());
+
+function readAddress() {
+  if (typeof location === "undefined") return { path: "/", search: "" };
+  if (!behindHash) return { path: location.pathname.slice(PREFIX.length) || "/", search: location.search };
+  const [path, search] = location.hash.slice(1).split("?");
+  return { path: path || "/", search: search ? `?${search}` : "" };
+}
+
+export interface Route {
+  traceId: string | null; // null: the list
+  params: URLSearchParams;
+}
+
+export const route = computed<Route>(() => {
+  const { path, search } = address.value;
+  const found = /^\/traces\/([^/]+)\/?$/.exec(path);
+  let traceId: string | null = null;
+  try {
+    traceId = found ? decodeURIComponent(found[1]!) : null;
+  } catch {
+    // an address that is none shows the list
+  }
+  return { traceId, params: new URLSearchParams(search) };
+});
+
+export const traceHref = (traceId: string, params: Record<string, string> = {}): string => {
+  const search = new URLSearchParams(params).toString();
+  return `${PREFIX}/traces/${encodeURIComponent(traceId)}${search ? `?${search}` : ""}`;
+};
+
+/** The address of the list. */
+export const HOME = `${PREFIX}/`;
+
+export function go(href: string, how: "push" | "replace" = "push"): void {
+  history[how === "push" ? "pushState" : "replaceState"](null, "", behindHash ? `#${href}` : href);
+  address.value = readAddress();
+}
+
+/** Change parameters of the address; null removes one. */
+export function setParams(changes: Record<string, string | null>, how: "push" | "replace" = "replace"): void {
+  const params = new URLSearchParams(address.peek().search);
+  for (const [key, value] of Object.entries(changes)) {
+    if (value === null || value === "") params.delete(key);
+    else params.set(key, value);
+  }
+  const search = params.toString();
+  go(PREFIX + address.peek().path + (search ? `?${search}` : ""), how);
+}
+
+export function param(name: string): string | null {
+  return route.value.params.get(name);
+}
+
+/** A link that can be pasted elsewhere. */
+export const wholeLink = (href: string): string => (behindHash ? `${location.href.split("#")[0]}#${href}` : location.origin + href);
+
+export function startRouting(): void {
+  window.addEventListener("popstate", () => {
+    address.value = readAddress();
+  });
+  document.addEventListener("click", (event) => {
+    if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+    const link = (event.target as Element).closest?.("a[href]") as HTMLAnchorElement | null;
+    const href = link?.getAttribute("href") ?? "";
+    if (!link || link.target || link.hasAttribute("download") || !(href === HOME || href.startsWith(`${PREFIX}/traces/`))) return;
+    event.preventDefault();
+    go(href);
+  });
+}

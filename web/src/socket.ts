@@ -1,0 +1,213 @@
+// The one WebSocket of this tab: subscriptions, reconnecting, and noticing that a silent socket is dead.
+//
+// Rule 1: what is subscribed to is kept here and asked for again after every reconnect, from where its owner stands.
+// Rule 2: after an unsubscribe, frames of that trace are passed over until the server has confirmed it.
+// Rule 3: a browser can't see WebSocket pings: who has heard nothing for 2.2 heartbeats reconnects.
+
+import { signal } from "@preact/signals";
+import type { StoredEvent } from "./types";
+
+/** A frame that is no stored event. */
+export interface Frame {
+  event: string;
+  trace_id?: string;
+  // The rest depends on `event`
+  [key: string]: any;
+}
+
+export interface Subscriber {
+  /** The `subscribe` message's content, with the position reached. */
+  ask(): { trace_id: string; since_event_id?: string; [key: string]: unknown };
+  event(event: StoredEvent): void;
+  frame(frame: Frame): void;
+  /** The socket is gone. */
+  lost(): void;
+}
+
+export type Link =
+  | { kind: "connecting" }
+  | { kind: "open" }
+  | { kind: "waiting"; since: number; retryAt: number }
+  | { kind: "refused"; why: string };
+
+const FIRST_DELAY = 500;
+const MOST_DELAY = 20_000;
+const PROBE_MS = 3_000;
+const CHECK_MS = 5_000;
+
+/** How long to wait before attempt number `attempt` (from 0), in ms: full jitter between 0.5 s and 20 s. */
+export function backoff(attempt: number, random: number): number {
+  return FIRST_DELAY + random * (Math.min(MOST_DELAY, FIRST_DELAY * 2 ** (attempt + 1)) - FIRST_DELAY);
+}
+
+export class Socket {
+  readonly link = signal<Link>({ kind: "connecting" });
+  private socket: WebSocket | null = null;
+  private subscribers = new Map<string, Subscriber>();
+  private leaving = new Map<string, number>(); // unsubscribes that are not confirmed yet
+  private list: { query: object; frame: (frame: Frame) => void } | null = null;
+  private attempt = 0;
+  private offlineSince = 0;
+  private heard = 0; // ms; when the server last said something
+  private heartbeatMs = 15_000;
+  private leaveWithin: number | null = null; // ms; of a goaway
+  private retry: ReturnType<typeof setTimeout> | undefined;
+  private probe: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(private readonly url: string) {}
+
+  start(): void {
+    this.connect();
+    setInterval(() => this.check(), CHECK_MS);
+    window.addEventListener("online", () => this.awake());
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) this.awake();
+    });
+    window.addEventListener("pageshow", (event) => {
+      if (event.persisted) this.awake();
+    });
+  }
+
+  subscribe(traceId: string, subscriber: Subscriber): void {
+    this.subscribers.set(traceId, subscriber);
+    this.send({ subscribe: subscriber.ask() });
+  }
+
+  unsubscribe(traceId: string): void {
+    if (!this.subscribers.delete(traceId)) return;
+    if (!this.isOpen()) return;
+    this.leaving.set(traceId, (this.leaving.get(traceId) ?? 0) + 1);
+    this.send({ unsubscribe: { trace_id: traceId } });
+  }
+
+  /** Ask again from where the subscriber stands: after a hole, or where a subscription has died. */
+  resubscribe(traceId: string): void {
+    const subscriber = this.subscribers.get(traceId);
+    if (!subscriber) return;
+    this.unsubscribe(traceId);
+    this.subscribe(traceId, subscriber);
+  }
+
+  watchList(query: object, frame: (frame: Frame) => void): void {
+    this.list = { query, frame };
+    this.send({ subscribe_traces: query });
+  }
+
+  /** Connect now, whatever was waited for. */
+  retryNow(): void {
+    if (this.socket) return;
+    clearTimeout(this.retry);
+    this.connect();
+  }
+
+  /** The machine may have slept or changed its network: connect at once, or see whether the socket still lives. */
+  awake(): void {
+    if (!this.socket) return this.retryNow();
+    if (!this.isOpen() || this.probe !== undefined) return;
+    const asked = Date.now();
+    this.socket.send("ping");
+    this.probe = setTimeout(() => {
+      this.probe = undefined;
+      if (this.heard < asked) this.drop();
+    }, PROBE_MS);
+  }
+
+  private isOpen(): boolean {
+    return this.socket?.readyState === 1;
+  }
+
+  private send(value: object): void {
+    if (this.isOpen()) this.socket!.send(JSON.stringify(value));
+  }
+
+  private connect(): void {
+    const socket = new WebSocket(this.url);
+    this.socket = socket;
+    this.leaving.clear();
+    this.leaveWithin = null;
+    this.heard = Date.now();
+    if (this.link.value.kind !== "waiting") this.link.value = { kind: "connecting" };
+    socket.onopen = () => {
+      if (this.socket !== socket) return;
+      this.heard = Date.now();
+      if (this.list) this.send({ subscribe_traces: this.list.query });
+      for (const subscriber of this.subscribers.values()) this.send({ subscribe: subscriber.ask() });
+      if (!this.list && !this.subscribers.size) socket.send("ping");
+    };
+    socket.onmessage = (message) => {
+      if (this.socket === socket) this.receive(JSON.parse(message.data as string));
+    };
+    socket.onclose = (closed) => {
+      if (this.socket === socket) this.closed(closed.code, closed.reason);
+    };
+  }
+
+  /** Give the socket up without waiting for a close that may never come. */
+  private drop(): void {
+    const socket = this.socket;
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+    this.closed(1006, "");
+  }
+
+  private closed(code: number, why: string): void {
+    this.socket = null;
+    clearTimeout(this.probe);
+    this.probe = undefined;
+    for (const subscriber of this.subscribers.values()) subscriber.lost();
+    if (code >= 4500 && code < 5000) {
+      this.link.value = { kind: "refused", why: why || `close code ${code}` };
+      return;
+    }
+    this.offlineSince ||= Date.now();
+    const delay = this.leaveWithin === null ? backoff(this.attempt++, Math.random()) : Math.random() * this.leaveWithin;
+    this.link.value = { kind: "waiting", since: this.offlineSince, retryAt: Date.now() + delay };
+    this.retry = setTimeout(() => this.connect(), delay);
+  }
+
+  private check(): void {
+    if (!this.socket) return;
+    const silent = Date.now() - this.heard;
+    if (silent > this.heartbeatMs * 2.2) this.drop();
+    else if (silent > this.heartbeatMs && this.isOpen()) this.socket.send("ping");
+  }
+
+  private receive(frame: Frame | StoredEvent): void {
+    this.heard = Date.now();
+    if (this.link.value.kind !== "open") {
+      this.attempt = 0;
+      this.offlineSince = 0;
+      this.link.value = { kind: "open" };
+    }
+    const traceId = frame.trace_id;
+    if (typeof frame.event_id === "number") {
+      if (!this.leaving.size || !this.leaving.has(traceId!)) this.subscribers.get(traceId!)?.event(frame as StoredEvent);
+      return;
+    }
+    switch (frame.event) {
+      case "goaway":
+        this.leaveWithin = Number(frame.after_ms) || 0;
+        return;
+      case "unsubscribed": {
+        const left = (this.leaving.get(traceId!) ?? 1) - 1;
+        if (left > 0) this.leaving.set(traceId!, left);
+        else this.leaving.delete(traceId!);
+        return;
+      }
+      case "traces":
+      case "trace_changed":
+      case "trace_deleted":
+        this.list?.frame(frame as Frame);
+        return;
+    }
+    if (frame.heartbeat_s > 0) this.heartbeatMs = frame.heartbeat_s * 1000;
+    if (!traceId) return;
+    if (this.leaving.has(traceId)) {
+      // A subscription that had ended by itself is not confirmed but refused; what counts is that it is over
+      if (frame.event === "error") this.leaving.delete(traceId);
+      return;
+    }
+    this.subscribers.get(traceId)?.frame(frame as Frame);
+  }
+}

@@ -1,0 +1,179 @@
+// All traces, live: what the list shows, and what on it needs a person.
+//
+// Rule: the socket's list gives the newest and every change; the rest is paged in behind it. The newer state wins.
+
+import { computed, signal } from "@preact/signals";
+import { fetchInputs, fetchTrace, fetchTraces, type OpenInput } from "./api";
+import { nextFrame } from "./frame";
+import type { Frame, Socket } from "./socket";
+import type { Trace } from "./types";
+
+const MOST_TRACES = 20_000;
+const FIRST = 200;
+const SPARK_MS = 5_000; // one bar of a sparkline
+const SPARK_BARS = 12;
+
+/** How many events a trace grew by, per SPARK_MS, as seen by this page. */
+export interface Activity {
+  slot: number; // of the last bar
+  bars: number[];
+}
+
+export class Traces {
+  readonly byId = new Map<string, Trace>();
+  readonly version = signal(0);
+  readonly currentVersion = signal(0); // counts changes of `current`
+  readonly loaded = signal(false);
+  readonly inputs = signal<OpenInput[]>([]);
+  readonly current = new Map<string, { goalId: string; words: string }>(); // what traces are doing now
+  readonly activity = new Map<string, Activity>();
+  private queue: Frame[] = [];
+  private asking = new Set<string>();
+  private waitingKey = "";
+
+  constructor(socket: Pick<Socket, "watchList">) {
+    socket.watchList({ limit: FIRST }, (frame) => {
+      this.queue.push(frame);
+      nextFrame(this.flush);
+    });
+  }
+
+  readonly all = computed(() => {
+    this.version.value;
+    return [...this.byId.values()];
+  });
+
+  get(id: string): Trace | undefined {
+    this.version.value;
+    return this.byId.get(id);
+  }
+
+  private flush = (): void => {
+    const queue = this.queue;
+    this.queue = [];
+    for (const frame of queue) {
+      if (frame.event === "traces") {
+        for (const trace of frame.traces as Trace[]) this.put(trace, false);
+        void this.readRest();
+      } else if (frame.event === "trace_changed") this.put(frame.trace as Trace, true);
+      else this.byId.delete(frame.trace_id!);
+    }
+    this.version.value++;
+    void this.refreshInputs();
+  };
+
+  private put(trace: Trace, live: boolean): void {
+    const before = this.byId.get(trace.trace_id);
+    if (before && before.last_event_id > trace.last_event_id && before.created_at === trace.created_at) return;
+    if (live) this.note(trace.trace_id, trace.last_event_id - (before?.last_event_id ?? 0));
+    this.byId.set(trace.trace_id, trace);
+  }
+
+  private note(id: string, events: number): void {
+    const slot = Math.floor(Date.now() / SPARK_MS);
+    let seen = this.activity.get(id);
+    if (!seen) this.activity.set(id, (seen = { slot, bars: new Array(SPARK_BARS).fill(0) }));
+    shift(seen, slot);
+    seen.bars[SPARK_BARS - 1]! += Math.max(0, events);
+  }
+
+  /** The bars of a trace up to now; null where it has been still for a minute. */
+  bars(id: string, at: number): number[] | null {
+    const seen = this.activity.get(id);
+    if (!seen) return null;
+    shift(seen, Math.floor(at / SPARK_MS));
+    if (seen.bars.some(Boolean)) return seen.bars;
+    this.activity.delete(id);
+    return null;
+  }
+
+  private async readRest(): Promise<void> {
+    let token: string | undefined;
+    const before = new Set(this.byId.keys());
+    try {
+      do {
+        const page = await fetchTraces(token);
+        for (const trace of page.traces) before.delete(trace.trace_id);
+        const isNew = page.traces.some((trace) => !this.byId.has(trace.trace_id));
+        for (const trace of page.traces) this.put(trace, false);
+        this.loaded.value = true;
+        if (isNew) this.version.value++;
+        token = page.next_page_token ?? undefined;
+      } while (token && this.byId.size < MOST_TRACES);
+      if (!token && before.size) {
+        for (const id of before) this.byId.delete(id); // deleted while nobody told this page
+        this.version.value++;
+      }
+    } catch {
+      // The socket's list is there; the rest comes with the next reconnect
+    }
+    this.loaded.value = true;
+  }
+
+  /** Open questions, asked for again whenever the waiting traces have changed. */
+  async refreshInputs(): Promise<void> {
+    const waiting = [...this.byId.values()].filter((trace) => trace.status === "waiting");
+    const key = waiting.map((trace) => `${trace.trace_id}@${trace.last_event_id}`).join();
+    if (key === this.waitingKey) return;
+    this.waitingKey = key;
+    if (!waiting.length) {
+      this.inputs.value = [];
+      return;
+    }
+    try {
+      const { inputs } = await fetchInputs();
+      if (this.waitingKey === key) this.inputs.value = inputs;
+    } catch {
+      if (this.waitingKey === key) this.inputs.value = await inputsOf(waiting);
+    }
+  }
+
+  /** The words of a running trace's current goal; read when first asked for and whenever the goal is another. */
+  currentGoal(trace: Trace): string | null {
+    const goalId = trace.current_goal_id;
+    if (goalId === null) return null;
+    const known = this.current.get(trace.trace_id);
+    if (known?.goalId !== goalId) this.readCurrent(trace.trace_id);
+    return known?.words ?? null;
+  }
+
+  private readCurrent(id: string): void {
+    if (this.asking.has(id) || this.asking.size >= 4) return;
+    this.asking.add(id);
+    fetchTrace(id)
+      .then(({ goal_tree }) => {
+        const goal = goal_tree.goals.find((one) => one.id === goal_tree.current_id);
+        this.current.set(id, { goalId: goal?.id ?? "", words: goal?.description ?? "" });
+      })
+      .catch(() => undefined)
+      .finally(() => {
+        // Not sooner than a second later: goals may change faster than anybody reads
+        setTimeout(() => this.asking.delete(id), 1000);
+        nextFrame(this.changed);
+      });
+  }
+
+  private changed = (): void => {
+    this.currentVersion.value++;
+  };
+}
+
+function shift(seen: Activity, slot: number): void {
+  const by = slot - seen.slot;
+  if (by <= 0) return;
+  seen.slot = slot;
+  seen.bars = by >= SPARK_BARS ? new Array(SPARK_BARS).fill(0) : [...seen.bars.slice(by), ...new Array(by).fill(0)];
+}
+
+async function inputsOf(waiting: Trace[]): Promise<OpenInput[]> {
+  const found: OpenInput[] = [];
+  for (const trace of waiting.slice(0, 20)) {
+    try {
+      const { pending_inputs } = await fetchTrace(trace.trace_id);
+      found.push(...pending_inputs.map((asked) => ({ ...asked, trace_id: trace.trace_id })));
+    } catch {
+      // gone meanwhile
+    }
+  }
+  return found;
+}

@@ -1,0 +1,116 @@
+// The protocol's words as types: what the server sends (docs/protocol.md, sections 2 and 4).
+
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+export type TraceStatus = "running" | "waiting" | "completed" | "failed" | "stopped" | "lost";
+export type GoalStatus = "pending" | "in_progress" | "completed" | "abandoned";
+
+export interface Totals {
+  total_messages: number;
+  total_tokens: number;
+  total_cost: number;
+}
+
+export interface Trace extends Totals {
+  trace_id: string;
+  task: string;
+  agent_type: string;
+  parent_trace_id: string | null;
+  parent_goal_id: string | null;
+  root_trace_id: string;
+  status: TraceStatus;
+  is_running: boolean;
+  current_goal_id: string | null;
+  first_event_id: number;
+  last_event_id: number;
+  tree_totals: Totals;
+  created_at: string;
+  updated_at: string;
+  completed_at: string | null;
+  summary: string | null;
+  error: Json;
+  metadata: { [key: string]: Json };
+}
+
+export interface Stats {
+  message_count: number;
+  total_tokens: number;
+  total_cost: number;
+  preview: string;
+}
+
+export interface Goal {
+  id: string;
+  description: string;
+  reason: string | null;
+  parent_id: string | null;
+  type: "normal" | "agent_call";
+  status: GoalStatus;
+  summary: string | null;
+  self_stats: Stats;
+  cumulative_stats: Stats;
+  sub_trace_ids: string[];
+}
+
+export interface GoalTree {
+  mission: string;
+  current_id: string | null;
+  goals: Goal[];
+  as_of_event_id: number;
+}
+
+export interface SubTrace {
+  trace_id: string;
+  parent_goal_id: string | null;
+  agent_type: string;
+  task: string;
+  status: TraceStatus;
+  summary: string | null;
+  stats: Totals;
+  started_event_id: number;
+}
+
+export interface PendingInput {
+  request_id: string;
+  question: string;
+  options?: Json[] | null;
+  schema?: Json;
+  goal_id: string | null;
+  expires_at: string | null;
+  requested_at: string;
+}
+
+export interface Message {
+  message_id: string;
+  role: string;
+  content: Json;
+  sequence: number;
+  goal_id: string | null;
+  description: string;
+  status: "streaming" | "running" | "complete";
+  tokens?: number;
+  cost?: number;
+  duration_ms?: number;
+  model?: string;
+  agent?: string;
+}
+
+/** A stored event. Its payload depends on `event`, so it is read with care. */
+export interface StoredEvent {
+  event: string;
+  event_id: number;
+  trace_id: string;
+  ts: string;
+  occurred_at?: string;
+  [key: string]: any;
+}
+
+/** The state in `connected` and `snapshot`, and what `GET /api/traces/{id}` answers. */
+export interface Snapshot {
+  trace: Trace;
+  goal_tree: GoalTree;
+  sub_traces: SubTrace[];
+  pending_inputs: PendingInput[];
+}
+
+export const ENDED: ReadonlySet<string> = new Set(["completed", "failed", "stopped"]);
+export const isEnded = (status: string): boolean => ENDED.has(status);
