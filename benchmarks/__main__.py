@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import append, backfill, connect, crossprocess, emit, fanout, viewer
+from . import append, backfill, connect, crossprocess, emit, fanout, leak, viewer
 from .harness import Bench, Report
 
 ALL = {
@@ -23,6 +23,7 @@ ALL = {
     "emit": emit.run,
     "crossprocess": crossprocess.run,
     "viewer": viewer.run,
+    "leak": leak.run,
 }
 
 

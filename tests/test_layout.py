@@ -42,7 +42,10 @@ ROOMS = {
     "model": room("errors", "orjson pydantic typing_extensions"),
     "log": room("errors model", "aiosqlite orjson"),
     "live": room("errors model log", "orjson redis"),
-    "server": room("errors settings model log live", "orjson starlette uvicorn websockets"),
+    "server": room(
+        "errors settings model log live",
+        "jsonschema orjson pydantic_core referencing starlette uvicorn websockets",
+    ),
     "client": room("errors settings model", "orjson websockets", ("tracewatch.client.direct", "log")),
     "importers": room("errors model", "orjson"),
     "cli": room(

@@ -9,16 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client.errors import ApiError, Unreachable
-    from .client.record import Trace, trace
+    from .client.errors import ApiError, Cancelled, Unreachable
+    from .client.record import Trace, resume, trace
     from .client.watch import ConnectionStatus, SyncWatch, Watch, watch, watch_sync
-    from .errors import ProtocolViolation, TracewatchError, UnknownTrace, WatchError, WatchGap
+    from .errors import Expired, ProtocolViolation, TracewatchError, UnknownTrace, WatchError, WatchGap
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ApiError": "client.errors",
+    "Cancelled": "client.errors",
     "ConnectionStatus": "client.watch",
+    "Expired": "errors",
     "ProtocolViolation": "errors",
     "SyncWatch": "client.watch",
     "Trace": "client.record",
@@ -28,6 +30,7 @@ _HOME = {
     "Watch": "client.watch",
     "WatchError": "errors",
     "WatchGap": "errors",
+    "resume": "client.record",
     "trace": "client.record",
     "watch": "client.watch",
     "watch_sync": "client.watch",
@@ -35,7 +38,9 @@ _HOME = {
 
 __all__ = [
     "ApiError",
+    "Cancelled",
     "ConnectionStatus",
+    "Expired",
     "ProtocolViolation",
     "SyncWatch",
     "Trace",
@@ -46,6 +51,7 @@ __all__ = [
     "WatchError",
     "WatchGap",
     "__version__",
+    "resume",
     "trace",
     "watch",
     "watch_sync",

@@ -82,6 +82,12 @@ class UnknownRequest(Invalid):
     code = "unknown_request"
 
 
+class InvalidValue(Invalid):
+    """An answer does not match its question's options or schema."""
+
+    code = "invalid_value"
+
+
 class NotText(Invalid):
     """Text was appended to a message whose content is not text."""
 
@@ -147,6 +153,25 @@ class SequenceGap(Conflict):
     code = "sequence_gap"
 
 
+class NotRunning(Conflict):
+    """The trace has ended, so there is nothing to cancel or to answer."""
+
+    code = "not_running"
+
+
+class AlreadyAnswered(Conflict):
+    """Somebody else's answer came first."""
+
+    code = "already_answered"
+
+
+class Expired(TracewatchError):
+    """The question's time has run out."""
+
+    code = "expired"
+    status = 410
+
+
 class UnexpectedLastEventId(TracewatchError):
     """``Expected-Last-Event-Id`` no longer holds. ``last_event_id`` is where the log stands."""
 
@@ -178,6 +203,12 @@ class UnknownParentGoal(NotFound):
     """``parent_goal_id`` names no goal of the parent."""
 
     code = "unknown_goal"
+
+
+class NoSuchRequest(NotFound):
+    """No question with this id was asked in the trace."""
+
+    code = "unknown_request"
 
 
 class TraceDeleted(NotFound):

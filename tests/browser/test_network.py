@@ -28,11 +28,10 @@ async def test_a_server_killed_and_started_again(tmp_path: Path, page: Page) -> 
         server.kill()
         await expect(page.locator(".pill")).to_contain_text("reconnecting")
         await expect(page.get_by_text("Message 29.")).to_be_visible()
-        log = await open_log(str(tmp_path / "log.db"))  # before the page can be back
-        try:
-            await log.append(run.id, said_many(30, 53))
-        finally:
-            await log.close()
+        # Straight into the file: the page must not be back before all of it is there
+        log = await open_log(str(tmp_path / "log.db"))
+        await log.append(run.id, said_many(30, 53))
+        await log.close()
         server.start()
         await expect(page.get_by_text("Message 52.")).to_be_visible()
         await expect(page.locator(".pill")).to_contain_text("live · recovered 23 events")

@@ -90,7 +90,9 @@ def test_help_has_every_option(spawn: Spawn) -> None:
     assert "--url" not in shown and "--with-parent" not in shown
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "tail", "ls", "show", "import", "export"])
+@pytest.mark.parametrize(
+    "command", ["serve", "demo", "tail", "ls", "show", "inputs", "answer", "cancel", "import", "export"]
+)
 def test_every_command_has_examples(spawn: Spawn, command: str) -> None:
     ran = spawn(command, "--help").end()
     assert ran.code == 0 and f"Examples:\n    tracewatch {command}" in ran.text

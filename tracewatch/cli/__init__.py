@@ -1,4 +1,4 @@
-"""The command line: ``tracewatch serve demo tail ls show import export``, one file per command group.
+"""The command line, ``tracewatch serve demo tail ls show inputs answer cancel import export``: one file per command.
 
 Rule 1: stdout carries what was asked for and nothing else; everything said about it goes to stderr.
 Rule 2: whatever an agent wrote passes through ``text.escape`` before it reaches a terminal.
@@ -27,6 +27,9 @@ COMMANDS = {  # in the order of the help; loaded when first used, so that `trace
     "tail": "tail",
     "ls": "ls",
     "show": "show",
+    "inputs": "inputs",
+    "answer": "answer",
+    "cancel": "cancel",
     "import": "importing",
     "export": "export",
 }

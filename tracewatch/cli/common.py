@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from ..client.api import Api
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 3
+EXIT_WAITING = 4
 EXIT_LOST = 5
 EXIT_UNREACHABLE = 69  # sysexits.h: EX_UNAVAILABLE
 EXIT_INTERRUPTED = 130
@@ -45,6 +47,21 @@ def url_option(command: F) -> F:
     """``--url``: the server to ask."""
     return click.option(
         "--url", metavar="URL", help="The server. [TRACEWATCH_URL, else http://127.0.0.1:8400]", show_default=False
+    )(command)
+
+
+def login_name() -> str | None:
+    """Whoever is logged in, for ``by``; None where that can't be found out."""
+    try:
+        return getpass.getuser()[:256] or None
+    except (OSError, KeyError):  # no such user, as in some containers
+        return None
+
+
+def by_option(command: F) -> F:
+    """``--by``: who says so."""
+    return click.option(
+        "--by", metavar="NAME", default=login_name, show_default=False, help="Who you are. [your login name]"
     )(command)
 
 

@@ -29,6 +29,7 @@ from .demo_agent import Stage, explore
 EXAMPLES = examples("""
     tracewatch demo                          then, in another terminal: tracewatch tail latest
     tracewatch demo ~/code/project --speed 3
+    tracewatch demo --ask                    it asks where to look: tracewatch inputs, tracewatch answer latest …
     tracewatch demo --forever --db demo.db   one run after the other, kept
 """)
 PORT = 8400
@@ -43,16 +44,24 @@ _LISTENING = "listening on "
 )
 @click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="So many runs, one after the other.")
 @click.option("--forever", is_flag=True, help="Run after run, until Ctrl-C.")
+@click.option("--ask", is_flag=True, help="The agent asks where to look more closely, and waits up to a minute.")
 @click.option("--db", type=click.Path(dir_okay=False), help="Keep the log in this file. [else removed at the end]")
 @click.option("--port", type=click.IntRange(0, 65535), help=f"[{PORT} if it is free, else a free one]")
 @click.option("--exit/--stay", "leave", default=None, help="End after the runs. [on a terminal the server stays]")
 def command(
-    folder: Path | None, speed: float, runs: int, forever: bool, db: str | None, port: int | None, leave: bool | None
+    folder: Path | None,
+    speed: float,
+    runs: int,
+    forever: bool,
+    ask: bool,
+    db: str | None,
+    port: int | None,
+    leave: bool | None,
 ) -> None:
     """Start a server and an agent at work on it, offline and without a model.
 
     The agent explores FOLDER (by default this package) with real tools and two sub-agents, in a minute or two. It reads
-    only. Tokens and costs are estimates.
+    only. Tokens and costs are estimates. `tracewatch cancel latest` stops it.
     """
     folder = folder or Path(__file__).resolve().parents[1]
     leave = not sys.stdout.isatty() if leave is None else leave
@@ -64,7 +73,7 @@ def command(
         number = 0
         while forever or number < runs:
             number += 1
-            _run(Stage(folder, speed=speed, run=number), url, temporary / "spool")
+            _run(Stage(folder, speed=speed, run=number, asks=ask), url, temporary / "spool")
         if not leave:
             click.echo("The server goes on until Ctrl-C.")
             threading.Event().wait()

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import Trace, trace
+from .. import Cancelled, Expired, Trace, trace
 from .demo_tools import Workshop
 from .text import count
 
@@ -31,6 +32,10 @@ FLUSH_S = 5.0
 READ_FILES = 4  # by the reader in one run
 
 
+ASK_S = 60.0  # then it goes on by itself
+EVERYTHING = "all of it"
+
+
 class Interrupted(Exception):
     """The user wants the run to end."""
 
@@ -38,9 +43,10 @@ class Interrupted(Exception):
 class Stage:
     """What the agents of one run share: the folder, the clock and whether to go on."""
 
-    def __init__(self, folder: Path, *, speed: float = 1.0, run: int = 1) -> None:
+    def __init__(self, folder: Path, *, speed: float = 1.0, run: int = 1, asks: bool = False) -> None:
         self.tools = Workshop(folder)
         self.run = run
+        self.asks = asks  # people, which way to go
         self._speed = speed
         self._stop = threading.Event()
 
@@ -61,6 +67,11 @@ class Agent:
         self.stage = stage
         self.trace = recorded
 
+    def pause(self, seconds: float) -> None:
+        """Take time. Raises Interrupted, and Cancelled."""
+        self.stage.pause(seconds)
+        self.trace.raise_if_cancelled()
+
     def say(self, words: str) -> str:
         """Stream ``words`` as an assistant's message."""
         pieces = re.findall(r"\S+\s*", words)
@@ -68,15 +79,15 @@ class Agent:
         with self.trace.message("assistant", model=MODEL) as message:
             for piece in pieces:
                 message.stream(piece)
-                self.stage.pause(1 / WORDS_PER_S)
+                self.pause(1 / WORDS_PER_S)
             message.set(tokens=tokens, cost=round(tokens * DOLLARS_PER_TOKEN, 9))
         return words
 
     def use(self, tool: Callable[..., Any], **arguments: Any) -> Any:
         """Call a tool. An error is recorded, and None returned."""
-        self.stage.pause(THINK_S)
+        self.pause(THINK_S)
         with self.trace.tool_call(tool.__name__, arguments) as call:
-            self.stage.pause(TOOL_S)
+            self.pause(TOOL_S)
             try:
                 result = tool(**arguments)
             except (OSError, ValueError, SyntaxError) as error:
@@ -89,17 +100,21 @@ class Agent:
 def explore(stage: Stage, *, url: str, spool_dir: str) -> Trace:
     """One run: explore the folder and end with a summary. Returns its trace, which has ended.
 
-    Ctrl-C and ``Stage.stop`` end it as stopped and are raised again.
+    Ctrl-C and ``Stage.stop`` end it as stopped and are raised again; a cancel only ends it as stopped.
     """
     task = f"Get to know {stage.tools.folder.name}: what is in it, how is it built, what is left to do?"
     ended_by: BaseException | None = None
     with trace(task, agent_type="explorer", metadata=METADATA, url=url, spool_dir=spool_dir) as recorded:
+        recorded.on_cancel(stage.stop)
         try:
             _explore(Agent(stage, recorded))
+        except Cancelled as error:
+            stage.stop()
+            recorded.stop(str(error))
         except (Interrupted, KeyboardInterrupt, SystemExit) as error:
             stage.stop()
-            recorded.stop("interrupted by the user")
-            ended_by = error
+            recorded.stop(_why(recorded))
+            ended_by = None if recorded.cancelled else error
     recorded.flush(FLUSH_S)  # whoever asks the server next finds the end there
     if ended_by is not None:
         raise ended_by
@@ -124,6 +139,8 @@ def _explore(me: Agent) -> None:
     look.complete(f"{len(files)} files")
 
     build.start()
+    if me.stage.asks:
+        largest = _ask_where(me, files, largest)
     findings = _with_helpers(me, build, largest)
     imported = me.use(tools.most_imported) or {}
     if imported:
@@ -141,6 +158,34 @@ def _explore(me: Agent) -> None:
     recorded.complete(summary.strip())
 
 
+def _why(recorded: Trace) -> str:
+    """Why a run was stopped."""
+    try:
+        recorded.raise_if_cancelled()
+    except Cancelled as error:
+        return str(error)
+    return "interrupted by the user"
+
+
+def _ask_where(me: Agent, files: list[str], largest: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The largest files of the folder that whoever watches wants looked at; of the one with most files by default."""
+    folders = Counter(name.partition("/")[0] for name in files if "/" in name)
+    options = [name for name, _ in folders.most_common(5)]
+    if not options:
+        return largest
+    try:
+        folder = me.trace.ask(
+            "Which folder shall I look at more closely?", options=[*options, EVERYTHING], expires_in_s=ASK_S
+        )
+    except Expired:
+        folder = options[0]
+        me.say(f"Nobody said where to look more closely, so I take {folder}.")
+    if folder == EVERYTHING:
+        return largest
+    rows = me.use(me.stage.tools.largest, count=len(files)) or []
+    return [row for row in rows if row["file"].startswith(f"{folder}/")][:5]
+
+
 def _with_helpers(me: Agent, goal: Any, largest: list[dict[str, Any]]) -> dict[str, str]:
     """Run the reader and the checker side by side; what each found."""
     findings: dict[str, str] = {"reader": "", "checker": ""}
@@ -155,8 +200,8 @@ def _with_helpers(me: Agent, goal: Any, largest: list[dict[str, Any]]) -> dict[s
             try:
                 findings[name] = job(Agent(me.stage, recorded), largest)
                 recorded.complete(findings[name])
-            except Interrupted:
-                recorded.stop("interrupted by the user")
+            except (Interrupted, Cancelled):
+                recorded.stop(_why(recorded))
 
     threads = [threading.Thread(target=work, args=(name,), name=name, daemon=True) for name in jobs]
     for thread in threads:
@@ -165,7 +210,7 @@ def _with_helpers(me: Agent, goal: Any, largest: list[dict[str, Any]]) -> dict[s
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.2)
-                me.stage.pause(0)
+                me.pause(0)
     except BaseException:
         me.stage.stop()
         raise

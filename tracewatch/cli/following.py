@@ -17,6 +17,7 @@ from ..errors import WatchGap
 from . import text
 from .common import CliError
 from .position import CursorFile, Start
+from .prompt import Prompter
 from .sink import Sink
 
 FLUSH_S = 0.05  # while catching up the output is flushed this often; live after every event
@@ -58,11 +59,17 @@ class Tail:
     children: bool
     retry_max_s: float | None
     end_when_lost: bool
+    until_waiting: bool = False
+    prompter: Prompter | None = None
     watching: Watch | None = None
     _told_lost: bool = False
+    _waits: bool = False  # a question is open
 
     async def run(self) -> str:
-        """Print until the trace ends (without ``follow``: until all there is is printed); returns its status."""
+        """Print until the trace ends (without ``follow``: until all there is is printed); returns its status.
+
+        With ``until_waiting`` also until a question is open, in it or a sub-trace that is followed: ``waiting``.
+        """
         self.output.sub_traces = dict(self.start.sub_traces)
         async with watch(
             self.trace_id,
@@ -79,13 +86,17 @@ class Tail:
             except WatchGap as gap:
                 raise CliError(_gap(gap, self.start)) from gap
             finally:
+                if self.prompter is not None:
+                    self.prompter.close()
                 self.sink.finish()
                 self.output.settle()
-            return self.watching.state.status
+            return "waiting" if self._waits else self.watching.state.status
 
     def _take(self, event: dict[str, Any], watching: Watch) -> None:
         trace_id = event["trace_id"]
         self._introduce(trace_id, watching)
+        if self.prompter is not None:
+            self.prompter.hide()
         if event["event_id"] > self.start.sub_traces.get(trace_id, 0):
             self.sink.take(event, watching.last_bytes)
         if trace_id != self.trace_id:
@@ -93,7 +104,7 @@ class Tail:
         self.output.cursor = watching.cursor
         if watching.status == "live":
             self.output.settle()
-            self._look_whether_lost(watching)
+            self._look(watching)
         else:
             self.output.settle_sometimes()
 
@@ -118,7 +129,17 @@ class Tail:
         if news.kind in ("caught_up", "reconnected"):
             if not self.follow:
                 self.watching.close()
-            self._look_whether_lost(self.watching)
+            self._look(self.watching)
+
+    def _look(self, watching: Watch) -> None:
+        """What there is is printed: does it end here, is there something to say or to ask?"""
+        if self.until_waiting and any(state.status == "waiting" for state in watching.states.values()):
+            self._waits = True
+            watching.close()
+        self._look_whether_lost(watching)
+        if self.prompter is not None:
+            self.prompter.look(watching.states)
+            self.prompter.show()
 
     def _look_whether_lost(self, watching: Watch) -> None:
         lost = watching.state.status == "lost"
@@ -129,6 +150,8 @@ class Tail:
         self._told_lost = lost
 
     def _say(self, words: str) -> None:
+        if self.prompter is not None:
+            self.prompter.hide()
         self.sink.pause()
         self.output.settle()
         click.echo(words, err=True)

@@ -44,9 +44,17 @@ def fetch_view(api: Api, trace_id: str, *, children: bool, at_event_id: int | No
 
 
 async def follow_tree(
-    api: Api, trace_id: str, *, children: bool, color: str, retry_max_s: float | None, end_when_lost: bool
+    api: Api,
+    trace_id: str,
+    *,
+    children: bool,
+    color: str,
+    retry_max_s: float | None,
+    end_when_lost: bool,
+    until_waiting: bool,
 ) -> str:
-    """Show the tree until the trace ends; returns its status."""
+    """Show the tree until the trace ends, or is ``lost`` or ``waiting`` where that is asked for; returns its status."""
+    ends = {status for status, wanted in (("lost", end_when_lost), ("waiting", until_waiting)) if wanted}
     console = out_console(color=color)
     watching: Watch
     changed = asyncio.Event()
@@ -58,7 +66,7 @@ async def follow_tree(
             click.echo(f"connection lost, retrying{last}", err=True)
         elif news.kind == "reconnected":
             click.echo(f"reconnected, {text.count(news.replayed or 0, 'event')} replayed", err=True)
-        if news.kind in ("caught_up", "reconnected") and end_when_lost and watching.state.status == "lost":
+        if news.kind in ("caught_up", "reconnected") and watching.state.status in ends:
             watching.close()
 
     async with watch(
@@ -72,16 +80,16 @@ async def follow_tree(
     ) as watching:
         if not sys.stdout.isatty():
             async for _ in watching:
-                if end_when_lost and watching.state.status == "lost" and watching.status == "live":
+                if watching.state.status in ends and watching.status == "live":
                     break
         else:
-            await _redraw(watching, console, changed, end_when_lost=end_when_lost)
+            await _redraw(watching, console, changed, ends)
         if not sys.stdout.isatty():
             console.print(goal_tree(_view(watching)))
         return watching.state.status
 
 
-async def _redraw(watching: Watch, console: Console, changed: asyncio.Event, *, end_when_lost: bool) -> None:
+async def _redraw(watching: Watch, console: Console, changed: asyncio.Event, ends: set[str]) -> None:
     async def draw(live: Live) -> None:
         while True:
             await changed.wait()
@@ -94,7 +102,7 @@ async def _redraw(watching: Watch, console: Console, changed: asyncio.Event, *, 
         try:
             async for _ in watching:
                 changed.set()
-                if end_when_lost and watching.state.status == "lost" and watching.status == "live":
+                if watching.state.status in ends and watching.status == "live":
                     break
         finally:
             drawing.cancel()

@@ -11,11 +11,22 @@ import click
 
 from ..client.api import Api
 from . import text
-from .common import EXIT_BY_STATUS, STATUSES, CliError, examples, now, url_option, use_color
+from .common import (
+    EXIT_BY_STATUS,
+    EXIT_WAITING,
+    STATUSES,
+    CliError,
+    examples,
+    login_name,
+    now,
+    url_option,
+    use_color,
+)
 from .following import Output, Tail
 from .live_tree import follow_tree, print_tree
 from .merged import read_merged
 from .position import DEFAULT_EVENTS, CursorFile, Start, choose_start
+from .prompt import Prompter, can_prompt
 from .resolve import find_trace
 from .running import run_to_the_end
 from .screen import Screen
@@ -29,6 +40,7 @@ EXAMPLES = examples("""
     tracewatch tail 2f8d --since 5m --grep login
     tracewatch tail 2f8d -o ndjson | jq .event
     tracewatch tail 2f8d --exit-status && deploy    wait for it to succeed
+    tracewatch tail 2f8d --until-waiting; echo $?   4: it has a question (see: tracewatch answer)
     tracewatch tail 2f8d -o ndjson --cursor-file c  go on exactly where the last one stopped
 """)
 
@@ -78,6 +90,10 @@ def _pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> r
     "--exit-status", is_flag=True, help="Exit as the trace ended: 0 completed, 1 failed, 3 stopped, 5 lost. [else 0]"
 )
 @click.option(
+    "--until-waiting", is_flag=True, help="Leave with exit code 4 as soon as a question waits for its answer."
+)
+@click.option("--no-prompt", is_flag=True, help="Do not ask for answers on a terminal.")
+@click.option(
     "--retry-max", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after so long without a server."
 )
 @url_option
@@ -91,6 +107,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     """
     api, trace = find_trace(given["trace"], given["url"])
     status = _tree(api, trace, given) if given["form"] == "tree" else _events(api, trace, given)
+    if given["until_waiting"] and status == "waiting":
+        ctx.exit(EXIT_WAITING)
     ctx.exit(EXIT_BY_STATUS.get(status, 0) if given["exit_status"] else 0)
 
 
@@ -108,9 +126,8 @@ def _tree(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
     shown = {"children": given["children"], "color": given["color"]}
     if not given["follow"]:
         return print_tree(api, trace["trace_id"], **shown)
-    return run_to_the_end(
-        follow_tree(api, trace["trace_id"], **shown, retry_max_s=given["retry_max"], end_when_lost=given["exit_status"])
-    )
+    ends = {"end_when_lost": given["exit_status"], "until_waiting": given["until_waiting"]}
+    return run_to_the_end(follow_tree(api, trace["trace_id"], **shown, retry_max_s=given["retry_max"], **ends))
 
 
 def _events(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
@@ -148,8 +165,15 @@ def _events(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
         children=given["children"],
         retry_max_s=given["retry_max"],
         end_when_lost=given["exit_status"],
+        until_waiting=given["until_waiting"],
+        prompter=Prompter(api, login_name()) if _prompts(given) else None,
     )
     return run_to_the_end(tail.run())
+
+
+def _prompts(given: dict[str, Any]) -> bool:
+    here = given["form"] == "text" and given["follow"]
+    return here and not given["no_prompt"] and not given["until_waiting"] and can_prompt()
 
 
 def _sink(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> Sink:

@@ -127,6 +127,27 @@ class Api:
         finally:
             connection.close()
 
+    def cancel(self, trace_id: str, reason: str | None = None, by: str | None = None) -> dict[str, Any]:
+        """Ask a run to stop: ``{status}`` is cancelling, or stopped where nobody records it any more.
+
+        Raises ApiError 409 ``not_running`` for a trace that has ended.
+        """
+        given = {"reason": reason, "by": by}
+        body = orjson.dumps({key: value for key, value in given.items() if value is not None})
+        return self._call("POST", self._target.path("api", "traces", trace_id, "cancel"), body)
+
+    def inputs(self, limit: int | None = None) -> dict[str, Any]:
+        """``{inputs, has_more}``: the open questions of all traces, oldest first, each with its trace."""
+        return self._call("GET", self._target.path("api", "inputs", limit=limit))
+
+    def answer(self, trace_id: str, request_id: str, value: Any, by: str | None = None) -> dict[str, Any]:
+        """Answer a question; the first answer wins.
+
+        Raises ApiError 409 ``already_answered`` or ``not_running``, 410 ``expired``, 422 ``invalid_value``.
+        """
+        body = orjson.dumps({"value": value} | ({} if by is None else {"by": by}))
+        return self._call("POST", self._target.path("api", "traces", trace_id, "inputs", request_id), body)
+
     def delete(self, trace_id: str) -> None:
         """Remove a trace and its sub-traces."""
         self._call("DELETE", self._target.path("api", "traces", trace_id))

@@ -4,6 +4,8 @@ Runs in the loop of the background thread, one task for each outbox.
 
 Rule 1: no fault of the line or the server ends a delivery before the process does: it waits and tries again.
 Rule 2: a fault of one event costs that event only, and one warning.
+Rule 3: what the log says of a cancel and of questions goes to the outbox's ``Control``; whoever waits there for a
+        question has its state asked for from time to time as well, so that a command that went astray is only late.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ import random
 from collections import deque
 from typing import Any
 
+import orjson
+
+from ..model.events import ENDED, event_name
 from .backoff import Backoff
+from .control import Told
 from .encode import words
 from .errors import ApiError, Unreachable
 from .flow import BATCH_BYTES, Broken, Flow
@@ -118,19 +124,46 @@ class Delivery:
             self.parent.followers.discard(self)
 
     async def _create(self) -> None:
+        outbox, again = self.outbox, self.outbox.created
         try:
-            await self._link.create(self.outbox.spec)
+            trace = await (self._find() if "resume" in outbox.spec else self._link.create(outbox.spec))
         except ApiError as error:
             if error.code == "trace_conflict":
                 said = "trace %s exists with other fields: it is recorded into as it is"
-                self.outbox.warn_once(error.code, said, self.outbox.trace_id)
+                outbox.warn_once(error.code, said, outbox.trace_id)
+                trace = await self._link.find(outbox.trace_id)
             elif not self._relaxed(error):
                 raise
             else:
-                await self._link.create(self.outbox.spec)
-        self.outbox.mark_created()
+                trace = await self._link.create(outbox.spec)
+        self._found(trace.get("status"), again)
+        outbox.mark_created()
         self._wake_followers()
         self._was_tried()
+
+    async def _find(self) -> dict[str, Any]:
+        """A trace that another process began; begun anew if it is nowhere."""
+        spec = self.outbox.spec
+        try:
+            return await self._link.find(spec["trace_id"])
+        except ApiError as error:
+            self._missing += error.code == "unknown_trace"
+            if self._missing < _MISSING_TRIES or self._directory.holds(spec["trace_id"], but=self.outbox.producer):
+                raise
+        self.outbox.warn_once("relaxed", "trace %s is not there to be resumed: it begins here", spec["trace_id"])
+        given = {key: value for key, value in spec.items() if key != "resume"}
+        self.outbox.spec = {"task": "(resumed)", **given}
+        return await self._link.create(self.outbox.spec)
+
+    def _found(self, status: Any, again: bool) -> None:
+        """Look at how the trace stood before this connection."""
+        outbox = self.outbox
+        resumed = "resume" in outbox.spec
+        if status == "stopped" and (again or resumed) and not outbox.ended:
+            # It was cancelled while nobody was there to acknowledge it
+            outbox.control.cancelled_by({})
+        if resumed and outbox.acked == 0 and (status == "stopped" or (outbox.orphaned and status in ENDED)):
+            outbox.replace(1, b'{"event":"recorder_resumed"}')  # and not trace_status_changed: it stays ended
 
     def _was_tried(self) -> None:
         self.tried = True
@@ -165,6 +198,8 @@ class Delivery:
 
     async def _converse(self, channel: Channel) -> None:
         outbox = self.outbox
+        outbox.control.told(channel.told, whole=True)
+        outbox.control.look_again()
         outbox.ack(outbox.own_seq(channel.expected_seq - 1))  # stored, though the ack never came
         self._wake_followers()
         flow = Flow(outbox.acked)
@@ -178,6 +213,8 @@ class Delivery:
                 if reader.done():
                     reader.result()
                 await self._send(channel, flow)
+                if outbox.control.unclear and not self.closing:
+                    await self._ask_how_it_stands()
                 if not flow.in_flight and not outbox.pending and (outbox.ended or self.closing):
                     return
                 now = loop.time()
@@ -186,6 +223,7 @@ class Delivery:
                 if now >= beat_at:
                     await channel.heartbeat()
                     beat_at = now + lease_s / 3
+                    outbox.control.look_again()
                 await self._sleep(min(beat_at - now, 1.0) if flow.in_flight else beat_at - now)
                 if not flow.in_flight and not self.closing and outbox.next_seq - flow.next < FLOCK:
                     await asyncio.sleep(GATHER_S)
@@ -213,7 +251,9 @@ class Delivery:
         try:
             while True:
                 answer = await channel.answer()
-                if answer is None:
+                if isinstance(answer, Told):
+                    self.outbox.control.told(answer)
+                if not isinstance(answer, Answer):
                     continue
                 self._progress_at = asyncio.get_running_loop().time()
                 self._answered(answer, flow)
@@ -238,10 +278,35 @@ class Delivery:
             return
         if outbox.replaced(culprit):
             raise Broken(f"the server refuses even to be told of a refusal: {answer.message}")
+        (body,) = outbox.take(culprit, 1, 1)
+        if event_name(body) == "input_requested" and self._question_refused(culprit, body, answer):
+            return
         outbox.warn_once(f"refused {answer.error}", "trace %s: the server refuses an event (%s): %s",
                          outbox.trace_id, answer.error, answer.message)  # fmt: skip
-        (body,) = outbox.take(culprit, 1, 1)
         outbox.replace(culprit, refused_event(body, answer.error, answer.message))
+
+    def _question_refused(self, seq: int, body: bytes, answer: Answer) -> bool:
+        """Whoever waits for it has to know; True if it is only that it was asked before."""
+        request_id = str(orjson.loads(body).get("request_id"))
+        if answer.error != "request_exists":
+            self.outbox.control.refused(request_id, str(answer.error), answer.message)
+            return False
+        self.outbox.replace(seq, orjson.dumps({"event": "recorder_asked_again", "request_id": request_id}))
+        self.outbox.control.look_again([request_id])
+        return True
+
+    async def _ask_how_it_stands(self) -> None:
+        """Questions of which too little was said."""
+        control = self.outbox.control
+        for request_id in list(control.unclear):
+            try:
+                state = await self._link.question(self.outbox.trace_id, request_id)
+            except ApiError as error:
+                if error.status >= 500:
+                    raise
+                control.unclear.discard(request_id)  # not asked yet: its event is on the way
+            else:
+                control.told(Told(inputs=[state]))
 
     def _settled(self, flow: Flow) -> None:
         """All that was in flight is answered, one of it with a refusal."""

@@ -1,20 +1,30 @@
-"""The recorder's way into a file, ``sqlite:///path.db``, without a server; exactly once like over a socket."""
+"""The recorder's way into a file, ``sqlite:///path.db``, without a server; exactly once like over a socket.
+
+Rule 1: one poller for all traces of the file notices what other processes wrote: cancels and answers.
+Rule 2: where no server looks after the file, questions of this process expire all the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..errors import LogError, SequenceGap, TracewatchError, Unavailable, UnknownParent, UnknownParentGoal
+from ..errors import LogError, NoSuchRequest, SequenceGap, TracewatchError, Unavailable
 from ..model.events import validate_trace
+from ..model.times import parse_time
+from .control import Told
 from .errors import ApiError, Unreachable
 from .link import Answer, Channel
 
 if TYPE_CHECKING:
-    from ..log import EventLog
+    from ..log import Appended, EventLog
+
+POLL_S = 0.05
+RETRY_S = 0.5
 
 
 class FileLink:
@@ -24,6 +34,8 @@ class FileLink:
         self._url = url
         self._log: EventLog | None = None
         self._opening = asyncio.Lock()  # many traces begin at once
+        self._channels: set[FileChannel] = set()
+        self._poller: asyncio.Task[None] | None = None
 
     async def _open_log(self) -> EventLog:
         async with self._opening:
@@ -34,60 +46,146 @@ class FileLink:
                     self._log = await open_log(self._url)
                 except (LogError, ImportError) as error:
                     raise Unreachable(str(error)) from error
+                self._poller = asyncio.create_task(self._poll(self._log))
             return self._log
 
-    async def create(self, spec: dict[str, Any]) -> None:
+    async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
         """See Link.create."""
         log = await self._open_log()
         try:
-            await log.create_trace(validate_trace(spec))
-        except Unavailable as error:
-            raise Unreachable(error.message) from error
-        except (UnknownParent, UnknownParentGoal, TracewatchError) as error:
-            raise ApiError(error.status, error.code, error.message, error.details) from error
+            snapshot, _ = await log.create_trace(validate_trace(spec))
+        except TracewatchError as error:
+            raise _as_told(error) from error
+        return snapshot.state.trace(lease_alive=snapshot.lease_alive)
+
+    async def find(self, trace_id: str) -> dict[str, Any]:
+        """See Link.find."""
+        log = await self._open_log()
+        try:
+            snapshot = await log.snapshot(trace_id)
+        except TracewatchError as error:
+            raise _as_told(error) from error
+        return snapshot.state.trace(lease_alive=snapshot.lease_alive)
+
+    async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
+        """See Link.question."""
+        log = await self._open_log()
+        try:
+            found = await log.inputs_of(trace_id, request_id)
+        except TracewatchError as error:
+            raise _as_told(error) from error
+        if not found:
+            raise _as_told(NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}"))
+        return found[0]
 
     async def open(self, trace_id: str, producer: str) -> Channel:
         """See Link.open."""
-        return FileChannel(await self._open_log(), trace_id, producer)
+        log = await self._open_log()
+        channel = FileChannel(log, trace_id, producer, self._channels)
+        try:
+            await log.renew_lease(trace_id)  # a cancel from now on is its own to end with
+            channel.told = await channel.look()
+        except TracewatchError as error:
+            raise _as_told(error) from error
+        self._channels.add(channel)
+        return channel
+
+    async def _poll(self, log: EventLog) -> None:
+        version: int | None = None
+        seen: int | None = None
+        while True:
+            wait_s = POLL_S
+            try:
+                if seen is None:
+                    _, seen = await log.changes(2**62)
+                newest = await log.data_version()
+                if newest != version:
+                    grown, seen = await log.changes(seen)
+                    version = newest
+                    await self._tell({one.trace_id: one.last_event_id for one in grown})
+                if any(channel.expires_s <= time.time() for channel in self._channels):
+                    await log.expire_inputs()
+            except TracewatchError:
+                version, wait_s = None, RETRY_S  # the log can't be read now; asked again in a moment
+            await asyncio.sleep(wait_s)
+
+    async def _tell(self, grown: dict[str, int]) -> None:
+        for channel in list(self._channels):
+            await channel.grown(grown.get(channel.trace_id, 0))
 
     async def close(self) -> None:
         """See Link.close."""
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.wait([self._poller])
         log, self._log = self._log, None
         if log is not None:
             await log.close()
 
 
+def _as_told(error: TracewatchError) -> Unreachable | ApiError:
+    """The error as a server would have given it."""
+    if isinstance(error, Unavailable):
+        return Unreachable(error.message)
+    return ApiError(error.status, error.code, error.message, error.details)
+
+
 class FileChannel:
     """One producer of one trace. Appends run one after the other; the log groups those of different traces."""
 
-    def __init__(self, log: EventLog, trace_id: str, producer: str) -> None:
+    def __init__(self, log: EventLog, trace_id: str, producer: str, channels: set[FileChannel]) -> None:
         self.expected_seq = 1  # not known before the first append, and resending is harmless
+        self.told = Told()
+        self.trace_id = trace_id
+        self.expires_s = float("inf")  # Unix time; when the first open question does
         self._log = log
-        self._trace_id = trace_id
         self._producer = producer
-        self._answers: asyncio.Queue[Answer] = asyncio.Queue()
+        self._channels = channels
+        self._answers: asyncio.Queue[Answer | Told] = asyncio.Queue()
+        self._seen = 0  # up to this event it is known what the log says
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
         """See Channel.send."""
         events = [orjson.loads(body) for body in bodies]
         try:
-            await self._log.append(self._trace_id, events, producer=self._producer, seq=seq)
+            appended = await self._log.append(self.trace_id, events, producer=self._producer, seq=seq)
         except TracewatchError as error:
             expected = error.facts.get("expected_seq") if isinstance(error, SequenceGap) else None
             self._answers.put_nowait(Answer(seq, error.code, error.message, expected))
         else:
             self._answers.put_nowait(Answer(seq + len(bodies) - 1))
+            self._own(appended, events)
 
-    async def answer(self) -> Answer | None:
+    def _own(self, appended: Appended, events: list[dict[str, Any]]) -> None:
+        asked = any(event["event"] == "input_requested" for event in events)
+        if appended.first_event_id == self._seen + 1 and not asked:
+            self._seen = appended.last_event_id  # the usual case: nobody else's events in between
+
+    async def grown(self, last_event_id: int) -> None:
+        """The trace's log has grown up to this event."""
+        if last_event_id > self._seen:
+            self._answers.put_nowait(await self.look())
+
+    async def look(self) -> Told:
+        """What the log says of cancel and questions. Raises UnknownTrace, Unavailable."""
+        state = (await self._log.snapshot(self.trace_id)).state
+        inputs = await self._log.inputs_of(self.trace_id)
+        self._seen = state.last_event_id
+        ends = [parse_time(one["expires_at"]) for one in state.pending_inputs.values() if one["expires_at"]]
+        self.expires_s = min(ends, default=float("inf"))
+        return Told(state.cancel_requested, inputs)
+
+    async def answer(self) -> Answer | Told | None:
         """See Channel.answer."""
         return await self._answers.get()
 
     async def heartbeat(self) -> None:
         """See Channel.heartbeat."""
         try:
-            await self._log.renew_lease(self._trace_id)
+            await self._log.renew_lease(self.trace_id)
         except TracewatchError:
             pass  # deleted meanwhile: the next append says so
 
     async def close(self) -> None:
         """See Channel.close."""
+        self._channels.discard(self)

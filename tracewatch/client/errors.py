@@ -1,4 +1,5 @@
-"""What the client adds to the error tree: the server's refusals as it gave them, its absence, a gap's facts."""
+"""What the client adds to the error tree: the server's refusals as it gave them, its absence, a gap's facts; and the
+one thing it raises that is no error."""
 
 from __future__ import annotations
 
@@ -31,6 +32,23 @@ class Unreachable(TracewatchError):
 
     code = "unreachable"
     status = 503
+
+
+class Cancelled(BaseException):
+    """Somebody wants the run to stop: ``reason`` and ``by`` say why and who, if that was said.
+
+    No error, and so no TracewatchError and no Exception: ``except Exception`` in an agent's loop lets it pass, as it
+    does asyncio's CancelledError.
+    """
+
+    def __init__(self, reason: str | None = None, by: str | None = None) -> None:
+        super().__init__(reason, by)
+        self.reason = reason
+        self.by = by
+
+    def __str__(self) -> str:
+        words = f"cancelled by {self.by}" if self.by else "cancelled"
+        return f"{words}: {self.reason}" if self.reason else words
 
 
 class WatchGap(errors.WatchGap):

@@ -13,6 +13,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Self
 
 from .encode import amount, clean, count, encode, name_of, shorten_text, words
+from .errors import Cancelled
 
 if TYPE_CHECKING:
     from .record import Trace
@@ -23,7 +24,7 @@ _TRACEBACK_CHARS = 8000
 _open_goals: ContextVar[tuple[Goal, ...]] = ContextVar("tracewatch_open_goals", default=())
 
 
-def current_goal(trace: Trace) -> str | None:
+def current_goal(trace: object) -> str | None:
     """The innermost goal of the trace that is open in this thread or task."""
     return next((goal.id for goal in reversed(_open_goals.get()) if goal.trace is trace), None)
 
@@ -35,7 +36,9 @@ def id_of(goal: Goal | str | None) -> str | None:
 
 def stops(error: BaseException) -> bool:
     """Whether this ends a run because somebody wants it to end, rather than because something is wrong."""
-    return isinstance(error, KeyboardInterrupt | asyncio.CancelledError | GeneratorExit)
+    if isinstance(error, BaseExceptionGroup):
+        return all(stops(one) for one in error.exceptions)
+    return isinstance(error, Cancelled | KeyboardInterrupt | asyncio.CancelledError | GeneratorExit)
 
 
 def error_of(error: Any) -> Any:
@@ -188,6 +191,7 @@ class Message(Both):
 
     def stream(self, text: str) -> None:
         """More text of the message. It becomes an event at once or within 50 ms."""
+        self._trace.check()
         try:
             with self._trace.lock:
                 self.add("", "streaming")

@@ -21,11 +21,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from .api import api_error
+from .control import Told
 from .errors import Unreachable
 from .flow import Broken
 from .target import Target
 
-CREATE_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 10.0
 SEND_TIMEOUT_S = 20.0
 
@@ -44,12 +45,13 @@ class Channel(Protocol):
     """One producer's open line into one trace."""
 
     expected_seq: int  # the first seq the log does not have
+    told: Told  # what it said at the beginning
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
         """Append without waiting for the answer. Raises Broken."""
 
-    async def answer(self) -> Answer | None:
-        """The next answer; None for a frame that is none. Raises Broken; its ``after_s`` says when to come back."""
+    async def answer(self) -> Answer | Told | None:
+        """The next answer or command; None for a frame that is neither. Raises Broken; Leaving: when to come back."""
 
     async def heartbeat(self) -> None:
         """Say that the recorder lives. Raises Broken."""
@@ -61,8 +63,14 @@ class Channel(Protocol):
 class Link(Protocol):
     """The way to one log."""
 
-    async def create(self, spec: dict[str, Any]) -> None:
-        """Create the trace, or find it there. Raises ApiError, Unreachable."""
+    async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Create the trace, or find it there; its summary. Raises ApiError, Unreachable."""
+
+    async def find(self, trace_id: str) -> dict[str, Any]:
+        """The summary of a trace that is there. Raises ApiError, Unreachable."""
+
+    async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
+        """How a question stands: ``{request_id, state, …}``. Raises ApiError, Unreachable."""
 
     async def open(self, trace_id: str, producer: str) -> Channel:
         """Open a line. Raises Unreachable, ApiError."""
@@ -94,16 +102,28 @@ class ServerLink:
         found = socket.getaddrinfo(name, self._target.port, type=socket.SOCK_STREAM)
         return str(found[0][4][0])
 
-    async def create(self, spec: dict[str, Any]) -> None:
+    async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
         """See Link.create."""
-        body = orjson.dumps(spec)
+        answer = await self._call("POST", self._target.path("api", "traces"), orjson.dumps(spec))
+        return _part(answer, "trace")
+
+    async def find(self, trace_id: str) -> dict[str, Any]:
+        """See Link.find."""
+        return _part(await self._call("GET", self._target.path("api", "traces", trace_id)), "trace")
+
+    async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
+        """See Link.question."""
+        answer = await self._call("GET", self._target.path("api", "traces", trace_id, "inputs", request_id))
+        return {"state": "open", **answer, "request_id": request_id}
+
+    async def _call(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
         host = f"[{self._target.host}]" if ":" in self._target.host else self._target.host
         head = (
-            f"POST {self._target.path('api', 'traces')} HTTP/1.1\r\nHost: {host}:{self._target.port}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: {host}:{self._target.port}\r\nAccept: application/json\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         try:
-            async with asyncio.timeout(CREATE_TIMEOUT_S):
+            async with asyncio.timeout(CALL_TIMEOUT_S):
                 data = await self._exchange(head.encode() + body)
             answer = http.client.HTTPResponse(cast(socket.socket, _Received(data)))
             answer.begin()
@@ -112,6 +132,11 @@ class ServerLink:
             raise Unreachable(str(error) or type(error).__name__) from error
         if answer.status >= 300:
             raise api_error(answer.status, payload)
+        try:
+            found = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            found = None
+        return found if isinstance(found, dict) else {}
 
     async def _exchange(self, request: bytes) -> bytes:
         name = self._target.host if self._tls else None
@@ -154,6 +179,11 @@ class ServerLink:
         """See Link.close."""
 
 
+def _part(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    part = answer.get(name)
+    return part if isinstance(part, dict) else {}
+
+
 class _Received:
     """Bytes that have come, in the one method http.client asks of a socket."""
 
@@ -170,6 +200,7 @@ class ServerChannel:
 
     def __init__(self, connection: ClientConnection, producer: str) -> None:
         self.expected_seq = 1
+        self.told = Told()
         self._connection = connection
         self._producer = orjson.dumps(producer)
 
@@ -178,7 +209,9 @@ class ServerChannel:
         frame = await self._frame()
         if "ready" not in frame:
             raise Broken(f"the server began with {frame!r:.200}")
-        self.expected_seq = int(frame["ready"].get("expected_seq") or 1)
+        ready = frame["ready"]
+        self.expected_seq = int(ready.get("expected_seq") or 1)
+        self.told = Told(ready.get("cancel_requested"), list(ready.get("inputs") or ()))
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
         """See Channel.send."""
@@ -203,7 +236,7 @@ class ServerChannel:
             raise Broken(str(error) or type(error).__name__) from error
         return frame if isinstance(frame, dict) else {}
 
-    async def answer(self) -> Answer | None:
+    async def answer(self) -> Answer | Told | None:
         """See Channel.answer."""
         frame = await self._frame()
         ack, nack, leaving = frame.get("ack"), frame.get("nack"), frame.get("goaway")
@@ -214,7 +247,7 @@ class ServerChannel:
             return Answer(int(nack.get("seq") or 0), code, message, nack.get("expected_seq"))
         if isinstance(leaving, dict):
             raise Leaving(float(leaving.get("after_ms") or 0) / 1000)
-        return None
+        return Told.of_event(frame)
 
     async def close(self) -> None:
         """See Channel.close."""

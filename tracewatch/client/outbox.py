@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from .control import Control
 from .spool import Spool, SpoolDir, SpoolError
 
 SPILL_BYTES = 8 * 1024 * 1024  # more than this in memory goes to disk
@@ -35,8 +36,16 @@ def new_producer() -> str:
 class Outbox:
     """One producer's events for one trace."""
 
-    def __init__(self, spec: dict[str, Any], producer: str | None = None, *, after: tuple[Outbox, int] | None = None):
-        self.spec = spec  # to create the trace with; holds its trace_id
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        producer: str | None = None,
+        *,
+        after: tuple[Outbox, int] | None = None,
+        control: Control | None = None,
+    ) -> None:
+        self.spec = spec  # to create the trace with; holds its trace_id, and "resume" if it has to be there already
+        self.control = control or Control()
         self.producer = producer or new_producer()
         self.after = after  # the parent's outbox and how much of it has to be there before this trace is created
         self.lock = threading.RLock()  # reentrant: a signal handler may record as well
@@ -45,6 +54,7 @@ class Outbox:
         self.dropped = 0
         self.created = False  # the trace is there
         self.ended = False  # nothing more is expected, though it may come
+        self.orphaned = False  # its process is gone
         self.spool: Spool | None = None
         self.closed_to_new = False  # the disk takes no more: memory is all there is
         self._memory: deque[bytes] = deque()
@@ -176,6 +186,8 @@ class Outbox:
                 self.closed_to_new = False
                 return True
             try:
+                if self.spool is not None and self.spool.closed:
+                    self.spool = directory.adopt(self.spool.path, url)  # unless another process delivers it by now
                 if self.spool is None:
                     self.spool = directory.create(self._header(url), self._first)
                 self.spool.append(bodies)
@@ -228,15 +240,16 @@ class Outbox:
         outbox.spool = spool
         outbox.acked = spool.first_seq - 1
         outbox.next_seq = outbox._first = spool.last_seq + 1
-        outbox.ended = True
+        outbox.ended = outbox.orphaned = True
         return outbox
 
     def start_over(self) -> None:
         """In a forked child: what was accepted before is the parent's to send; what comes now is another producer's."""
         if self.spool is not None:
             self.spool.close()
-        ended = self.ended
-        self.__init__(self.spec, after=None)  # type: ignore[misc]
+        ended, control = self.ended, self.control
+        control.after_fork()
+        self.__init__(self.spec, after=None, control=control)  # type: ignore[misc]
         self.ended = ended
 
 

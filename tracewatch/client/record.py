@@ -1,7 +1,8 @@
 """Recording an agent's run: ``with tracewatch.trace("Fix the login bug") as t: …``.
 
-Rule 1: nothing here raises into the agent, waits for the network or the disk, or changes what the agent does. The one
-        exception is an address in ``trace(url=…)`` or the environment that is none: that is refused at once.
+Rule 1: nothing here raises into the agent, waits for the network or the disk, or changes what the agent does. The
+        exceptions: an address in ``trace(url=…)`` or the environment that is none is refused at once; and what the
+        agent asks for, a ``cancel_scope`` and ``ask`` (controlled.py).
 Rule 2: an exception of the agent's passes through every ``with`` and is told of on its way.
 """
 
@@ -20,33 +21,46 @@ import orjson
 
 from ..model.events import ENDED
 from ..settings import Settings
+from .asking import Asker
+from .cancel import cancelled_error
+from .control import Control
+from .controlled import Controlled
 from .encode import MAX_EVENT_BYTES, amount, dumps, encode, marker, name_of, shorten_text, words
+from .errors import Cancelled
 from .goal_book import GoalBook
-from .handles import Both, Goal, Message, ToolCall, current_goal, error_of, id_of, stops
+from .handles import Goal, Message, ToolCall, current_goal, error_of, id_of, stops
 from .outbox import Outbox
 from .sender import SENDERS, Sender
 from .target import client_settings
 
-__all__ = ["Goal", "Message", "ToolCall", "Trace", "trace"]
+__all__ = ["Goal", "Message", "ToolCall", "Trace", "resume", "trace"]
 
 _NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:@-]")
 _log = logging.getLogger("tracewatch")
 
 
-class Trace(Both):
+class Trace(Controlled):
     """One run of one agent, being recorded. Every method may be called from any thread."""
 
     def __init__(
-        self, spec: dict[str, Any], sender: Sender, settings: Settings, after: tuple[Outbox, int] | None = None
+        self,
+        spec: dict[str, Any],
+        sender: Sender,
+        settings: Settings,
+        after: tuple[Outbox, int] | None = None,
+        *,
+        fresh: bool = False,  # nobody else can have said anything in it
     ) -> None:
         self.trace_id: str = spec["trace_id"]
         self.url = settings.url
         self._sender = sender
         self._settings = settings
-        self._outbox = Outbox(spec, after=after)
+        self._outbox = Outbox(spec, after=after, control=Control(primed=fresh))
+        self._asker = Asker(self._outbox.control)
         self._numbers = itertools.count(1)
         self._book = GoalBook()
         self._streams: dict[Message, None] = {}  # with text that is not yet an event
+        self._begun = False  # the background thread knows of it
         self._over = False  # an end was recorded
         self._failed = False  # an error of the recorder's own was told of
 
@@ -67,6 +81,7 @@ class Trace(Both):
         ``parent``: by default the innermost goal open here. ``after``: the sibling to stand behind. ``type``: normal
         or agent_call.
         """
+        self.check()
         return Goal(self, description, reason=reason, parent=parent, after=after, id=id, type=type)
 
     def add_goal(
@@ -81,6 +96,7 @@ class Trace(Both):
         type: str = "normal",
     ) -> Goal:
         """A goal added at once, for plans: ``start()``, ``complete()`` or ``abandon()`` it when the time comes."""
+        self.check()
         goal = Goal(self, description, reason=reason, parent=parent, after=after, id=id, type=type)
         goal.add(status)
         return goal
@@ -99,6 +115,7 @@ class Trace(Both):
         """A message. With ``content`` (any JSON) it is recorded at once, complete. Without, it begins with the ``with``
         block or the first ``stream(text)``. ``goal``: by default the innermost goal open here, None: none of them.
         """
+        self.check()
         message = Message(self, role, goal, {**extra, "tokens": tokens, "cost": cost, "model": model})
         if content is not None:
             message.add(content)
@@ -106,10 +123,12 @@ class Trace(Both):
 
     def tool_call(self, name: str, arguments: Any = None, *, tool_call_id: str | None = None) -> ToolCall:
         """A tool at work in a ``with`` block; say ``.result(value)`` or ``.error(value)`` in it."""
+        self.check()
         return ToolCall(self, name, arguments, tool_call_id)
 
     def event(self, name: str, /, **payload: Any) -> None:
         """Any other event: ``t.event("thought", text="hm")``."""
+        self.check()
         self.emit({**payload, "event": words(name, 64)})
 
     def status(self, status: str, reason: str | None = None) -> None:
@@ -146,11 +165,13 @@ class Trace(Both):
         metadata: dict[str, Any] | None = None,
     ) -> Trace:
         """A sub-agent's run: a trace of its own, shown below ``goal`` (by default the innermost goal open here)."""
+        self.check()
         goal_id = id_of(goal) or current_goal(self)
         spec = _spec(task, agent_type, trace_id, self.trace_id, goal_id, metadata, self._outbox.spec.get("lease_s"))
         self.flush_streams()
         after = (self._outbox, self._outbox.next_seq - 1)
-        child = Trace(spec, self._sender, self._settings, after)
+        child = Trace(spec, self._sender, self._settings, after, fresh=trace_id is None)
+        self._outbox.control.link(child._outbox.control)
         child._begin()
         return child
 
@@ -185,7 +206,7 @@ class Trace(Both):
             with self._outbox.lock:
                 self._flush_streams()
                 self._accept(bodies)
-            self._sender.poke(self._outbox)
+            self._begin()
         except Exception as error:
             self.own_fault(error)
 
@@ -242,6 +263,7 @@ class Trace(Both):
 
     def _begin(self) -> None:
         try:
+            self._begun = True
             self._sender.poke(self._outbox)
         except Exception as error:
             self.own_fault(error)
@@ -254,9 +276,14 @@ class Trace(Both):
         if self._over:
             return
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-            self.complete()
+            control = self._outbox.control
+            # An agent that has seen the cancel and leaves has done what it was asked to; one that has not is complete.
+            if control.cancel is not None and control.seen:
+                self.stop(words(str(cancelled_error(control)), 1000))
+            else:
+                self.complete()
         elif stops(error):
-            self.stop(words(repr(error), 1000))
+            self.stop(words(str(error) if isinstance(error, Cancelled) else repr(error), 1000))
         else:
             self.fail(error)
 
@@ -282,7 +309,23 @@ def trace(
     """
     settings = client_settings(url, spool_dir)
     spec = _spec(task, agent_type, trace_id, parent_trace_id, parent_goal_id, metadata, lease_s)
-    return Trace(spec, SENDERS.get(settings), settings)
+    return Trace(spec, SENDERS.get(settings), settings, fresh=trace_id is None)
+
+
+def resume(trace_id: str, *, url: str | None = None, lease_s: float | None = 30, spool_dir: str | None = None) -> Trace:
+    """Go on recording a run that another process began: ``with tracewatch.resume(trace_id) as t: …``.
+
+    The trace is running again, whatever it had become; only one that was stopped stays so, and the agent finds itself
+    cancelled. A question that was open is still open: ``t.ask`` the same to get it, or the answer given meanwhile.
+    ``lease_s``: how often to show a sign of life; the lease itself is the one the trace was created with.
+    Raises InvalidField if there is no such address; nothing afterwards.
+    """
+    settings = client_settings(url, spool_dir)
+    spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}
+    seconds = min(amount(lease_s) or 0, 86_400)
+    resumed = Trace(spec | ({"lease_s": seconds} if seconds else {}), SENDERS.get(settings), settings)
+    resumed._accept(encode({"event": "trace_status_changed", "status": "running", "reason": "resumed"}))
+    return resumed
 
 
 def new_trace_id() -> str:

@@ -3,7 +3,8 @@
 Rule 1: the agent's threads only append to an outbox and poke; everything that can wait happens in this thread.
 Rule 2: a forked child starts over with a thread and producers of its own. ``SENDERS`` is the one thing in the client
         that belongs to the process, because threads, forks and exits do.
-Rule 3: at exit what can be sent within ``flush_s`` is; the rest is on disk before the process ends.
+Rule 3: at exit what can be sent within ``flush_s`` is; the rest is on disk before the process ends. What is recorded
+        even later, by exit handlers and threads that outlive all this, goes to disk at once.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Sender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._over = False  # the process ends
+        self._late = False  # the thread has ended, and will not start again
 
     def after_fork(self) -> None:
         """In the child: nothing of the parent's threads is here, and what they had to send is theirs."""
@@ -75,12 +77,18 @@ class Sender:
 
     def poke(self, outbox: Outbox) -> None:
         """There is something to deliver."""
+        if self._late:
+            self._put_on_disk(outbox)
+            return
         delivery, loop = self._deliveries.get(outbox), self._loop
         if delivery is None or loop is None or loop.is_closed():
             self._register(outbox)
         elif not delivery.poked:
             delivery.poked = True
-            loop.call_soon_threadsafe(delivery.wake.set)
+            try:
+                loop.call_soon_threadsafe(delivery.wake.set)
+            except RuntimeError:
+                pass  # the process ends: ``spill_rest`` is about to come by
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call this in the background thread after a while; never, if the process ends before."""
@@ -143,7 +151,12 @@ class Sender:
 
     def spill_rest(self) -> None:
         """After ``shutdown``: what came since goes to disk, from whatever thread this is, and all files are let go."""
+        self._late = True
         for outbox in list(self._known):
+            self._put_on_disk(outbox)
+
+    def _put_on_disk(self, outbox: Outbox) -> None:
+        with outbox.lock:  # first, as whoever records may hold it already
             if outbox.memory_bytes:
                 outbox.spill(self.directory, self.url)
             if outbox.spool is not None:

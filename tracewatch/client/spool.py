@@ -55,12 +55,13 @@ class SpoolDir:
         except OSError:
             return []
 
-    def holds(self, trace_id: str) -> bool:
-        """Whether any spool, of whatever process, has events of this trace."""
+    def holds(self, trace_id: str, but: str = "") -> bool:
+        """Whether any spool, of whatever process, has events of this trace; that of the producer ``but`` aside."""
         for path in self.files():
             try:
                 with path.open("rb") as file:
-                    if orjson.loads(file.readline())["spec"]["trace_id"] == trace_id:
+                    header = orjson.loads(file.readline())
+                    if header["spec"]["trace_id"] == trace_id and header["producer"] != but:
                         return True
             except (OSError, ValueError, KeyError, TypeError):
                 continue
@@ -227,6 +228,11 @@ class Spool:
             os.fsync(self._fd)
         except OSError as error:
             raise SpoolError(f"{self.path}: {error}") from error
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been let go of."""
+        return self._fd < 0
 
     def close(self) -> None:
         """Let go of it; it stays for the next process."""

@@ -111,10 +111,35 @@ class EventLog(Protocol):
         """Remove a trace and its sub-traces; returns their ids. Raises UnknownTrace."""
 
     async def renew_lease(self, trace_id: str) -> None:
-        """Count the recorder's lease from now. Raises UnknownTrace."""
+        """Count the recorder's lease from now; a lost trace is running again. Raises UnknownTrace."""
 
     async def expire_leases(self) -> list[str]:
-        """Mark as lost what no recorder keeps alive; returns the ids of those traces."""
+        """Mark as lost what no recorder keeps alive, sub-traces included; returns the ids of those traces."""
+
+    async def cancel(self, trace_id: str, *, reason: str | None = None, by: str | None = None) -> str:
+        """Ask the recorder to stop: ``"cancelling"``; where there is none any more the trace ends: ``"stopped"``.
+
+        Asking again changes nothing. Raises UnknownTrace, NotRunning.
+        """
+
+    async def answer(self, trace_id: str, request_id: str, value: Any, *, by: str | None = None) -> None:
+        """Answer a question; the first answer wins. ``value`` is checked by the caller.
+
+        Raises UnknownTrace, NoSuchRequest, AlreadyAnswered, Expired, NotRunning.
+        """
+
+    async def expire_inputs(self) -> list[tuple[str, str]]:
+        """Close the questions whose time has run out; returns their ``(trace_id, request_id)``."""
+
+    async def inputs(self, limit: int) -> list[dict[str, Any]]:
+        """The open questions of all traces, oldest first, each with ``trace_id``, ``task``, ``agent_type`` …"""
+
+    async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """A trace's questions, oldest first, or the one named: ``{request_id, state, …}``.
+
+        All that are open, and the newest ``limit`` of the others. ``state`` is open (then the question is in it),
+        answered (then ``value`` and ``by``), expired or closed.
+        """
 
     async def read(self, trace_id: str, after: int, *, max_events: int, max_bytes: int) -> Page:
         """Events after ``after``: at most ``max_events`` and ``max_bytes``, but at least one. Raises UnknownTrace."""

@@ -53,7 +53,8 @@ class Job:
         raise NotImplementedError
 
 
-def _need(tx: Transaction, trace_id: str) -> Draft:
+def needed(tx: Transaction, trace_id: str) -> Draft:
+    """The loaded trace. Raises UnknownTrace."""
     draft = tx.draft(trace_id)
     if draft is None:
         raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
@@ -87,7 +88,7 @@ class Append(Job):
         return named_messages(self.trace_id, self.raws)
 
     async def run(self, tx: Transaction) -> Appended:
-        draft = _need(tx, self.trace_id)
+        draft = needed(tx, self.trace_id)
         duplicates = await self._duplicates(tx, draft)
         fresh = self.raws[duplicates:]
         last = draft.state.last_event_id
@@ -112,7 +113,7 @@ class Append(Job):
                 ended = plan.state.ended and (ended or not was_ended)
             except TracewatchError as error:
                 raise _at(error, index) if len(self.raws) > 1 else error  # noqa: B904 (the same error, told where)
-        if ended and (told := _tell_parent(tx, draft, plan)) is not None:
+        if ended and (told := tell_parent(tx, draft, plan)) is not None:
             told.commit()
         plan.commit()
         if not self.by_server:
@@ -141,7 +142,7 @@ def _at(error: TracewatchError, index: int) -> TracewatchError:
     return error
 
 
-def _tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Plan | None:
+def tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Plan | None:
     """The plan for the log of the parent, if there is one, of a trace that this plan ends."""
     parent = tx.draft(draft.row.parent_trace_id) if draft.row.parent_trace_id is not None else None
     if parent is None:
@@ -262,30 +263,48 @@ class Renew(Job):
         yield self.trace_id
 
     async def run(self, tx: Transaction) -> None:
-        _need(tx, self.trace_id).renew()
+        draft = needed(tx, self.trace_id)
+        draft.renew()
+        if draft.state.status == "lost":
+            # It may have nothing to append: one that waits for an answer, or whose server was away
+            raw = {"event": "trace_status_changed", "status": "running", "reason": "the recorder is back"}
+            _one_event(tx, draft, raw).commit()
 
 
 @dataclass(slots=True, eq=False)
 class Expire(Job):
-    """Mark as lost the running traces whose lease has run out."""
+    """Mark a trace as lost if its lease has run out, and with it the sub-traces that nobody else keeps alive."""
+
+    trace_id: str = ""
+
+    def traces(self) -> Iterator[str]:
+        yield self.trace_id
 
     async def run(self, tx: Transaction) -> list[str]:
-        rows = await fetch(
+        draft = tx.draft(self.trace_id)
+        if draft is None or draft.row.lease_alive(tx.now) or not _mark_lost(tx, draft, "the recorder's lease ran out"):
+            return []
+        below = await fetch(
             tx.connection,
-            "SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting')",
+            "WITH RECURSIVE down (trace_id) AS (SELECT ?1"
+            " UNION SELECT t.trace_id FROM traces AS t JOIN down ON t.parent_trace_id = down.trace_id WHERE NOT"
+            " (t.status IN ('running', 'waiting') AND t.lease_expires_at IS NOT NULL AND t.lease_expires_at > ?2))"
+            " SELECT trace_id FROM down WHERE trace_id != ?1",
+            self.trace_id,
             tx.now,
         )
-        lost = [str(row[0]) for row in rows]
-        await tx.load(lost)
-        marked: list[str] = []
-        for trace_id in lost:
-            draft = _need(tx, trace_id)
-            if draft.renewed or draft.state.status not in ("running", "waiting"):
-                continue  # an earlier job of this very transaction was its sign of life, or its end
-            raw = {"event": "trace_status_changed", "status": "lost", "reason": "the recorder's lease ran out"}
-            _one_event(tx, draft, raw).commit()
-            marked.append(trace_id)
-        return marked
+        trace_ids = [str(row[0]) for row in below]
+        await tx.load(trace_ids)
+        reason = "the recorder of its parent was lost"
+        return [self.trace_id, *(one for one in trace_ids if _mark_lost(tx, needed(tx, one), reason))]
+
+
+def _mark_lost(tx: Transaction, draft: Draft, reason: str) -> bool:
+    """Mark it as lost, unless it is or an earlier job of this transaction was its sign of life, or its end."""
+    if draft.renewed or draft.state.status not in ("running", "waiting"):
+        return False
+    _one_event(tx, draft, {"event": "trace_status_changed", "status": "lost", "reason": reason}).commit()
+    return True
 
 
 @dataclass(slots=True, eq=False)
@@ -308,7 +327,7 @@ class Delete(Job):
             raise UnknownTrace(f"there is no trace {self.trace_id!r}", trace_id=self.trace_id)
         await self._leave_parent(tx, next(row for row in rows if row[1] == self.trace_id))
         keys = [(row[0],) for row in rows]
-        for table in ("events", "messages", "producers", "snapshots", "traces"):
+        for table in ("events", "messages", "producers", "snapshots", "inputs", "traces"):
             await tx.connection.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
         tx.deleted.extend((row[1], row[2]) for row in rows)
         return [row[1] for row in rows]

@@ -20,8 +20,9 @@ import orjson
 from ..errors import Gap, Unavailable, UnknownTrace
 from ..model.state import State
 from . import Grown, Page, Snapshot, TraceQuery
+from .cache import Cached, StateCache
+from .inputs import expired_inputs, inputs_of, open_inputs
 from .rows import TRACE_COLUMNS, TraceRow, fetch, hole, load_state, trace_rows
-from .transaction import Cached, StateCache
 
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
 SHORT_SEARCH_ROWS = 10_000
@@ -204,11 +205,26 @@ class Reader:
             )
         return int(rows[0][0]) if rows else 0
 
-    async def any_expired(self) -> bool:
-        """Whether a running trace's lease has run out."""
+    async def expired_leases(self) -> list[str]:
+        """The running traces whose lease has run out."""
         async with self._lend() as connection:
-            sql = "SELECT 1 FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting') LIMIT 1"
-            return bool(await fetch(connection, sql, self._clock()))
+            sql = "SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting')"
+            return [str(row[0]) for row in await fetch(connection, sql, self._clock())]
+
+    async def expired_inputs(self) -> list[tuple[str, str]]:
+        """``(trace_id, request_id)`` of the open questions whose time has run out."""
+        async with self._lend() as connection:
+            return await expired_inputs(connection, self._clock())
+
+    async def inputs(self, limit: int) -> list[dict[str, Any]]:
+        """See EventLog.inputs."""
+        async with self._lend() as connection:
+            return await open_inputs(connection, limit)
+
+    async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """See EventLog.inputs_of."""
+        async with self._lend() as connection:
+            return await inputs_of(connection, trace_id, request_id=request_id, limit=limit)
 
     async def changes(self, since: int) -> tuple[list[Grown], int]:
         """See EventLog.changes."""

@@ -11,6 +11,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import aiosqlite
 from ..errors import Invalid, InvalidField, LogError, TooLarge, Unavailable
 from ..model.events import canonical, validate_event, validate_stored
 from . import Appended, Snapshot
-from .jobs import Append, Create, Delete, Expire, Renew
+from .cache import StateCache
+from .commands import Answer, Cancel, ExpireInput
+from .inputs import fill_inputs
+from .jobs import Append, Create, Delete, Expire, Job, Renew
 from .migrate import migrate
 from .reader import Reader
 from .restore import Restore
 from .rows import fetch
-from .transaction import StateCache
 from .writer import Writer
 
 READERS = 3
@@ -64,6 +67,8 @@ class SQLiteLog:
         self.summaries = self._reader.summaries
         self.changes = self._reader.changes
         self.last_seq = self._reader.last_seq
+        self.inputs = self._reader.inputs
+        self.inputs_of = self._reader.inputs_of
         self.listen = self._writer.listen
 
     @classmethod
@@ -81,6 +86,7 @@ class SQLiteLog:
         try:
             connection = await _connect(path, opened, writing=True)
             await migrate(connection)
+            await fill_inputs(connection)
             epoch = await _epoch(connection)
             probe = await _connect(path, opened)
             readers = [await _connect(path, opened) for _ in range(READERS)]
@@ -171,10 +177,37 @@ class SQLiteLog:
 
     async def expire_leases(self) -> list[str]:
         """See EventLog.expire_leases. Looks first: the writer is not troubled while no lease has run out."""
-        if not await self._reader.any_expired():
-            return []
-        lost: list[str] = await self._writer.do(lambda future: Expire(future))
-        return lost
+        expired = await self._reader.expired_leases()
+        lost = await self._do_all([partial(Expire, trace_id=one) for one in expired])
+        return [trace_id for marked in lost for trace_id in marked]
+
+    async def _do_all(self, makes: Sequence[Callable[[asyncio.Future[Any]], Job]]) -> list[Any]:
+        """Have jobs done together, each on its own: one that fails (a damaged trace) is raised after the others."""
+        answers = await asyncio.gather(*(self._writer.do(make) for make in makes), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers
+
+    async def cancel(self, trace_id: str, *, reason: str | None = None, by: str | None = None) -> str:
+        """See EventLog.cancel."""
+        status: str = await self._writer.do(lambda future: Cancel(future, trace_id=trace_id, reason=reason, by=by))
+        return status
+
+    async def answer(self, trace_id: str, request_id: str, value: Any, *, by: str | None = None) -> None:
+        """See EventLog.answer."""
+        canonical({"value": value})  # refuses here what JSON can't say
+        await self._writer.do(
+            lambda future: Answer(future, trace_id=trace_id, request_id=request_id, value=value, by=by)
+        )
+
+    async def expire_inputs(self) -> list[tuple[str, str]]:
+        """See EventLog.expire_inputs. Looks first, like expire_leases."""
+        expired = await self._reader.expired_inputs()
+        closed = await self._do_all(
+            [partial(ExpireInput, trace_id=one, request_id=request_id) for one, request_id in expired]
+        )
+        return [one for one, was_open in zip(expired, closed, strict=True) if was_open]
 
     async def data_version(self) -> int:
         """See EventLog.data_version."""

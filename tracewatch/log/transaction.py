@@ -8,7 +8,6 @@ Rule 3: states come from the cache only where the row in this transaction says t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,48 +19,9 @@ from ..errors import Invalid
 from ..model.events import canonical
 from ..model.state import TOTALS, Event, State, apply_into
 from . import Grown
+from .cache import Cached, StateCache
+from .inputs import InputChanges, write_inputs
 from .rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow, fetch, forget_complete, load_state, trace_rows
-
-
-@dataclass(slots=True)
-class Cached:
-    """What a process remembers of a trace between transactions. True as long as the row agrees."""
-
-    trace_key: int
-    state: State
-    producers: dict[str, int] = field(default_factory=dict)
-
-
-class StateCache:
-    """The states of the traces used last; a bounded number of them."""
-
-    def __init__(self, size: int = 1000) -> None:
-        self._size = size
-        self._entries: OrderedDict[str, Cached] = OrderedDict()  # least recently used first
-
-    def get(self, row: TraceRow) -> Cached | None:
-        """What is known of the trace, however old; None if it is another trace of the same id."""
-        entry = self._entries.get(row.trace_id)
-        if entry is None or entry.trace_key != row.trace_key:
-            return None
-        self._entries.move_to_end(row.trace_id)
-        return entry
-
-    def put(self, entry: Cached) -> None:
-        """Remember, unless something newer is remembered already."""
-        trace_id = entry.state.trace_id
-        old = self._entries.get(trace_id)
-        if old is not None and old.trace_key == entry.trace_key and old.state.last_event_id > entry.state.last_event_id:
-            return
-        self._entries[trace_id] = entry
-        self._entries.move_to_end(trace_id)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
-
-    def drop(self, trace_ids: Iterable[str]) -> None:
-        """Forget deleted traces."""
-        for trace_id in trace_ids:
-            self._entries.pop(trace_id, None)
 
 
 @dataclass(slots=True)
@@ -77,15 +37,22 @@ class Draft:
     changed_messages: set[str] = field(default_factory=set)
     changed_producers: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)  # sub-traces of which new events tell
+    inputs: InputChanges = field(default_factory=InputChanges)
     renewed: bool = False
     logged: dict[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
+    pending: dict[str, dict[str, Any]] = field(init=False)  # the questions that were open before
 
     def __post_init__(self) -> None:
         self.logged = self.state.sub_traces
+        self.pending = self.state.pending_inputs
 
     def renew(self) -> None:
         """Count the recorder's lease, if it has one, from now."""
         self.renewed = self.renewed or self.row.lease_s is not None
+
+    def recorder_gone(self, now: float) -> bool:
+        """Whether nobody records it any more: it is lost, or about to be."""
+        return self.state.status == "lost" or not (self.renewed or self.row.lease_alive(now))
 
 
 def stats_of(sub_traces: dict[str, dict[str, Any]], sub_id: str) -> tuple[int, int, float]:
@@ -105,6 +72,7 @@ class Plan:
         self.new_messages: dict[str, tuple[int, str | None, int]] = {}
         self.changed_messages: set[str] = set()
         self.told: set[str] = set()
+        self.inputs = InputChanges()
         self._offset = draft.events[-1][2] if draft.events else draft.row.log_bytes
 
     def put(self, event: Event, body: bytes | None = None) -> bytes:
@@ -121,6 +89,8 @@ class Plan:
             self.changed_messages.add(event["message_id"])
         elif event["event"] in ("sub_trace_started", "sub_trace_completed"):
             self.told.add(event["sub_trace_id"])
+        else:
+            self.inputs.note(event)
         if event_id % SNAPSHOT_EVERY == 0:
             self.snapshots.append((trace_key, event_id, orjson.dumps(state.to_json())))
         return body
@@ -134,6 +104,7 @@ class Plan:
         draft.new_messages.update(self.new_messages)
         draft.changed_messages |= self.changed_messages
         draft.told |= self.told
+        draft.inputs.add(self.inputs)
 
 
 class Transaction:
@@ -273,6 +244,7 @@ class Transaction:
         )[0][0]
         await run("INSERT INTO events VALUES (?, ?, ?, ?)", [row for d in changed for row in d.events])
         await self._write_messages(changed)
+        await write_inputs(self.connection, [(d.row.trace_key, d.pending, d.state, d.inputs) for d in changed])
         snapshots = [row for d in changed for row in d.snapshots]
         if snapshots:
             await run("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", snapshots)

@@ -20,8 +20,9 @@ import aiosqlite
 from ..errors import TracewatchError, Unavailable
 from ..model.times import format_time
 from . import Grown, Listener
+from .cache import StateCache
 from .jobs import Job
-from .transaction import StateCache, Transaction
+from .transaction import Transaction
 
 logger = logging.getLogger("tracewatch.log")
 GROUP_EVENTS = 2000  # a group that is larger would hold up the loop for longer than a frame

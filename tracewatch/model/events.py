@@ -16,7 +16,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import BadRequest, Invalid, InvalidField, ReservedEvent, TooLarge
-from .payloads import GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
+from .payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
 from .times import normalize_time
 
 MAX_DEPTH = 200  # orjson writes at most 254 levels; the margin is for what the server wraps around
@@ -76,6 +76,24 @@ def validate_trace(raw: Any) -> dict[str, Any]:
         "lease_s": given.get("lease_s"),
         "metadata": given.get("metadata") or {},
     }
+
+
+def validate_cancel(raw: Any) -> dict[str, Any]:
+    """Check the body of a cancel: ``{reason, by}``, each may be None. Raises InvalidField."""
+    try:
+        given = CANCEL_SPEC.validate_python(raw)
+    except ValidationError as error:
+        raise _invalid(InvalidField, error) from error
+    return {"reason": given.get("reason"), "by": given.get("by")}
+
+
+def validate_answer(raw: Any) -> dict[str, Any]:
+    """Check the body of an answer: ``{value, by}``; ``by`` may be None. Raises InvalidField."""
+    try:
+        given = ANSWER_SPEC.validate_python(raw)
+    except ValidationError as error:
+        raise _invalid(InvalidField, error) from error
+    return {"value": given["value"], "by": given.get("by")}
 
 
 def validate_event(raw: Any, index: int | None = None, *, by_server: bool = False) -> dict[str, Any]:

@@ -359,5 +359,26 @@ class TraceSpec(TypedDict):
     metadata: NotRequired[dict[str, Any] | None]
 
 
+By = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class CancelSpec(TypedDict):
+    """The body of ``POST …/cancel``."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+    reason: NotRequired[Annotated[str, Field(max_length=10_000)] | None]
+    by: NotRequired[By | None]
+
+
+class AnswerSpec(TypedDict):
+    """The body of ``POST …/inputs/{request_id}``."""
+
+    __pydantic_config__ = _CLOSED  # type: ignore[misc]
+    value: Any
+    by: NotRequired[By | None]
+
+
+CANCEL_SPEC: TypeAdapter[Any] = TypeAdapter(CancelSpec)
+ANSWER_SPEC: TypeAdapter[Any] = TypeAdapter(AnswerSpec)
 TRACE_SPEC: TypeAdapter[Any] = TypeAdapter(TraceSpec)
 GENERIC: TypeAdapter[Any] = TypeAdapter(_Recorded)

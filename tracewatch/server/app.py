@@ -14,22 +14,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from ..errors import TracewatchError, Unavailable
+from ..errors import TracewatchError
 from ..live.bell import PollBell
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
-from . import page, record, rest, stream, watch
+from . import control, page, record, rest, stream, watch
 from .access import AccessMiddleware
+from .application import Application
 from .hints import load_redis
 from .services import Services, error_response
 
-LEASE_CHECK_S = 1.0  # a lost recorder is noticed this much later than its lease at the most
+EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
 
 
-def create_app(settings: Settings | None = None) -> Starlette:
+def create_app(settings: Settings | None = None) -> Application:
     """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup.
+
+    To mount it: ``host.mount("/tracewatch", app)`` and ``app.lifespan`` in the host's lifespan.
 
     Raises LogError as ``load_redis``.
     """
@@ -54,20 +57,23 @@ def create_app(settings: Settings | None = None) -> Starlette:
         )
         bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
         redis = redis_bell(log, hub) if redis_bell is not None else None
-        leases = asyncio.create_task(_expire_leases(log), name="tracewatch-leases")
+        expiry = asyncio.create_task(_expire(log), name="tracewatch-expiry")
         app.state.services = Services(log, hub, chosen, redis)
         try:
             yield
         finally:
-            leases.cancel()
-            await asyncio.gather(leases, return_exceptions=True)
+            expiry.cancel()
+            await asyncio.gather(expiry, return_exceptions=True)
+            # Mounted, this is the first that watchers hear of it; our own Server has told them before
+            await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
             if redis is not None:
                 await redis.close()
             await bell.close()
             await hub.close()
             await log.close()
+            del app.state.services
 
-    return Starlette(
+    return Application(
         routes=_routes(),
         lifespan=lifespan,
         middleware=[Middleware(AccessMiddleware)],
@@ -88,6 +94,9 @@ def _routes() -> list[Route | WebSocketRoute]:
         _route(f"{one}/events", GET=stream.get_events, POST=rest.append_events),
         Route(f"{one}/messages", rest.get_messages, methods=["GET"]),
         Route(f"{one}/heartbeat", rest.heartbeat, methods=["POST"]),
+        Route(f"{one}/cancel", control.cancel_trace, methods=["POST"]),
+        _route(f"{one}/inputs/{{request_id}}", GET=control.get_input, POST=control.answer_input),
+        Route("/api/inputs", control.list_inputs, methods=["GET"]),
         WebSocketRoute(f"{one}/record", record.record),
         WebSocketRoute(f"{one}/watch", watch.watch_trace),
         WebSocketRoute("/api/watch", watch.watch_many),
@@ -108,10 +117,12 @@ def _route(path: str, **by_method: Callable[[Request], Awaitable[Response]]) -> 
     return Route(path, endpoint, methods=list(by_method))
 
 
-async def _expire_leases(log: EventLog) -> None:
+async def _expire(log: EventLog) -> None:
+    """Mark what has run out, beginning with what did while no server was there."""
     while True:
-        try:
-            await log.expire_leases()
-        except Unavailable:
-            pass  # asked again in a moment; the lease has not come back meanwhile
-        await asyncio.sleep(LEASE_CHECK_S)
+        for expire in (log.expire_leases, log.expire_inputs):
+            try:
+                await expire()
+            except TracewatchError:
+                pass  # the log has said so; asked again in a moment, and what has run out stays so
+        await asyncio.sleep(EXPIRY_CHECK_S)

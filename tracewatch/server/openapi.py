@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from ..model.payloads import GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
+from ..model.payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
 
 _REF = "#/components/schemas/"
 _ERRORS = {
@@ -22,6 +22,21 @@ _ERRORS = {
     413: "Too large",
     422: "It does not validate",
     503: "The log can't be used now",
+}
+
+_ANSWERS = {  # the keys that are always there
+    "Created": ("trace_id", "cursor", "trace"),
+    "Traces": ("traces", "next_page_token"),
+    "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers"),
+    "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),
+    "Messages": ("messages", "has_more"),
+    "Deleted": ("deleted",),
+    "Health": ("status", "version", "epoch"),
+    "Renewed": ("trace_id",),
+    "Cancelled": ("trace_id", "status"),
+    "Answered": ("trace_id", "request_id", "status"),
+    "Input": ("trace_id", "request_id", "state"),
+    "Inputs": ("inputs", "has_more"),
 }
 
 
@@ -62,6 +77,8 @@ def _schemas() -> dict[str, Any]:
         schemas[name]["properties"]["event"] = {"const": name}
     add("other_event", GENERIC)
     add("TraceSpec", TRACE_SPEC)
+    add("CancelSpec", CANCEL_SPEC)
+    add("AnswerSpec", ANSWER_SPEC)
     whole = {"type": "integer", "minimum": 0}
     some = {"type": "object", "additionalProperties": True}
     schemas["Event"] = {"anyOf": [{"$ref": _REF + name} for name in (*RECORDED, "other_event")]}
@@ -83,16 +100,7 @@ def _schemas() -> dict[str, Any]:
             "duplicates": whole,
         },
     }
-    for name, keys in {
-        "Created": ("trace_id", "cursor", "trace"),
-        "Traces": ("traces", "next_page_token"),
-        "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers"),
-        "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),
-        "Messages": ("messages", "has_more"),
-        "Deleted": ("deleted",),
-        "Health": ("status", "version", "epoch"),
-        "Renewed": ("trace_id",),
-    }.items():
+    for name, keys in _ANSWERS.items():
         schemas[name] = {"type": "object", "required": list(keys)}
     return schemas
 
@@ -135,6 +143,24 @@ def _events() -> dict[str, Any]:
     }
 
 
+def _control(trace: dict[str, Any]) -> dict[str, Any]:
+    one = "/api/traces/{trace_id}"
+    request = {"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    cancel = {**_json_body({"$ref": _REF + "CancelSpec"}), "required": False}
+    stop = _call("The recorder is asked to stop", "Cancelled", 404, 409, 422, status=202, requestBody=cancel)
+    stop["responses"]["200"] = {**stop["responses"]["202"], "description": "There is no recorder: stopped at once"}
+    body = _json_body({"$ref": _REF + "AnswerSpec"})
+    return {
+        f"{one}/cancel": {"parameters": [trace], "post": stop},
+        f"{one}/inputs/{{request_id}}": {
+            "parameters": [trace, request],
+            "get": _call("How a question stands", "Input", 404),
+            "post": _call("Answer a question; the first answer wins", "Answered", 404, 409, 410, 422, requestBody=body),
+        },
+        "/api/inputs": {"get": _call("Every open question, oldest first", "Inputs", 422, parameters=[_LIMIT])},
+    }
+
+
 def _paths() -> dict[str, Any]:
     pattern = f"^{TRACE_ID.pattern}$"
     trace = {"name": "trace_id", "in": "path", "required": True, "schema": {"type": "string", "pattern": pattern}}
@@ -156,6 +182,7 @@ def _paths() -> dict[str, Any]:
             "get": _call("Messages as they now stand", "Messages", 404, 422, parameters=of),
         },
         f"{one}/heartbeat": {"parameters": [trace], "post": _call("Renew the recorder's lease", "Renewed", 404)},
+        **_control(trace),
         "/api/import": {"post": _call(restore, "Appended", 409, 413, 422, requestBody=lines)},
         "/healthz": {"get": _call("The process answers", "Health")},
     }

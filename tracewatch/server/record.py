@@ -28,6 +28,7 @@ from .sockets import close, close_with_error, messages
 
 logger = logging.getLogger("tracewatch.server")
 RETRY_S = 0.5  # until a log that could not be read is asked again for commands
+READY_INPUTS = 100  # closed questions in ``ready``; older ones are asked for by id
 IN_FLIGHT = 64  # appends handed to the log and not yet answered, per socket
 COMMANDS = frozenset({"cancel_requested", "input_provided", "input_expired"})
 Waiting = tuple[int | None, int, "asyncio.Task[Appended]"]
@@ -68,7 +69,10 @@ class Session:
         """Say where the log stands. Raises UnknownTrace, BadRequest."""
         if self._producer is not None:
             checked_producer(self._producer, 1)
+        await self._served.log.renew_lease(self._trace_id)  # it is here: a cancel from now on is its own to end with
         snapshot = await self._served.log.snapshot(self._trace_id)
+        # After the snapshot: an answer that comes in between is in both, and not in neither
+        inputs = await self._served.log.inputs_of(self._trace_id, limit=READY_INPUTS)
         expected = None
         if self._producer is not None:
             expected = await self._served.log.last_seq(self._trace_id, self._producer) + 1
@@ -80,7 +84,7 @@ class Session:
             "producer": self._producer,
             "expected_seq": expected,
             "cancel_requested": state.cancel_requested,
-            "inputs": [{"request_id": key, "state": value} for key, value in state.closed_inputs.items()],
+            "inputs": _fitting(inputs, self._served.settings.max_frame_bytes),
         }
         await self._say({"ready": ready})
         self._commands.begin(snapshot)
@@ -160,6 +164,16 @@ class Session:
             self._waiting.get_nowait()[2].add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
+def _fitting(inputs: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """The questions for ``ready``; beyond ``limit`` bytes, newest first, only their ids and states."""
+    fitting: list[dict[str, Any]] = []
+    for one in reversed(inputs):
+        limit -= len(orjson.dumps(one))
+        short = {"request_id": one["request_id"], "state": one["state"]}
+        fitting.append(one if limit > 0 else short)
+    return fitting[::-1]
+
+
 class Commands:
     """Sends a recorder the commands that others put into its trace's log, from whatever process they came."""
 
@@ -179,6 +193,8 @@ class Commands:
 
     def _grown(self, grown: Sequence[Grown]) -> None:
         for one in grown:
+            if one.last_event_id <= self._seen:
+                continue
             follows = one.last_event_id - len(one.bodies) == self._seen
             if follows and not any(event_name(body) in COMMANDS for body in one.bodies):
                 self._seen = one.last_event_id  # the usual case: the recorder's own events

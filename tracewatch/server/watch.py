@@ -17,6 +17,7 @@ from ..live.watcher import WatchRequest
 from ..log import Snapshot, TraceQuery
 from ..model.events import STATUSES
 from ..model.frames import CLOSE_GOING_AWAY, control
+from .control import COMMANDS, obey
 from .services import Services, services
 from .sinks import websocket_sink
 from .sockets import CLOSE_INTERNAL, close, close_with_error, close_with_outcome, error_frame, messages
@@ -61,8 +62,8 @@ async def watch_trace(websocket: WebSocket) -> None:
         return
     task = asyncio.create_task(_watch_one(served, websocket, sink, request))
     try:
-        async for _ in messages(websocket, sink, served.settings.max_ws_bytes):
-            pass  # nothing but pings is said on this socket; what else comes is passed over
+        async for message in messages(websocket, sink, served.settings.max_ws_bytes):
+            await obey(served, sink, message, request.trace_id)  # what else comes is passed over
     except TracewatchError as error:
         await close_with_error(websocket, sink, error)
     except SinkClosed:
@@ -117,6 +118,8 @@ class Session:
 
     async def handle(self, message: dict[str, Any]) -> None:
         """Do what one message asks for. Raises BadRequest for a message that is none."""
+        if await obey(self._served, self.sink, message):
+            return
         known = {
             "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe,
@@ -124,7 +127,7 @@ class Session:
         }
         names = [name for name in known if name in message]
         if len(names) != 1 or not isinstance(message[names[0]], dict):
-            raise BadRequest(f"a message is one of {', '.join(known)} with an object, or ping")
+            raise BadRequest(f"a message is one of {', '.join((*known, *COMMANDS))} with an object, or ping")
         asked = message[names[0]]
         try:
             await known[names[0]](asked)
@@ -169,6 +172,7 @@ class Session:
         task = asyncio.create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it began, it was never awaited
         return task
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
@@ -179,8 +183,6 @@ class Session:
         except Exception:
             await close(self._websocket, CLOSE_INTERNAL)  # a socket that lives on without this would look healthy
             raise
-        finally:
-            work.close()  # cancelled before it began
 
     async def _watch(self, request: WatchRequest, on_start: OnStart | None) -> None:
         try:
@@ -231,8 +233,10 @@ class Session:
         for subtree in self._roots.values():
             subtree.close()
         self._roots.clear()
-        for task in tuple(self._tasks):
-            await _end(task)
+        tasks = tuple(self._tasks)
+        for task in tasks:  # all of them first: who waits here may be cancelled as well
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def list_query(asked: dict[str, Any]) -> TraceQuery:

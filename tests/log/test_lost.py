@@ -1,0 +1,116 @@
+"""Lost with its parent: sub-traces that nobody else keeps alive, once, and back again each by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from tests.log.helpers import Clock, check_trace, create, end, events, names, notes, opened, summary
+from tracewatch.errors import TracewatchError
+from tracewatch.log import EventLog
+
+pytestmark = pytest.mark.anyio
+
+
+async def status(log: EventLog, *trace_ids: str) -> list[str]:
+    return [(await summary(log, trace_id))["status"] for trace_id in trace_ids]
+
+
+async def family(log: EventLog) -> None:
+    """``p`` with a lease of 10 s over sub-traces without one, one with a longer lease, and what is below those."""
+    await create(log, "p", lease_s=10)
+    await create(log, "plain", parent_trace_id="p")
+    await create(log, "alive", parent_trace_id="p", lease_s=100)
+    await create(log, "ended", parent_trace_id="p", lease_s=100)
+    await create(log, "plain.1", parent_trace_id="plain")
+    await create(log, "plain.2", parent_trace_id="plain", lease_s=5)
+    await create(log, "alive.1", parent_trace_id="alive")
+    await create(log, "ended.1", parent_trace_id="ended")
+    await log.append("ended", [end()])
+
+
+LOST = ["ended.1", "p", "plain", "plain.1", "plain.2"]
+
+
+async def test_with_the_parent(log: EventLog, clock: Clock) -> None:
+    await family(log)
+    clock.now += 11
+    lost = await log.expire_leases()
+    assert sorted(lost) == LOST
+    assert await status(log, "alive", "alive.1", "ended") == ["running", "running", "completed"]
+    assert (await events(log, "plain"))[-1]["reason"] == "the recorder of its parent was lost"
+    assert await log.expire_leases() == []
+    for trace_id in (*LOST, "alive", "ended"):
+        await check_trace(log, trace_id)
+
+
+async def test_two_processes_mark_a_family_once(log: EventLog, other: EventLog, clock: Clock) -> None:
+    await family(log)
+    clock.now += 11
+    answers = await asyncio.gather(*(one.expire_leases() for one in (log, other) * 4))
+    assert sorted(trace_id for answer in answers for trace_id in answer) == LOST
+    for trace_id in LOST:
+        assert (await names(log, trace_id)).count("trace_status_changed") == 1
+    clock.now += 100
+    assert sorted(await other.expire_leases()) == ["alive", "alive.1"]
+
+
+async def test_each_comes_back_by_itself(log: EventLog, clock: Clock) -> None:
+    await family(log)
+    clock.now += 11
+    await log.expire_leases()
+    await log.renew_lease("p")
+    assert await status(log, "p", "plain", "plain.1") == ["running", "lost", "lost"]
+    await log.append("plain", notes(1))
+    await log.renew_lease("plain.1")  # it has no lease, but it is there
+    assert await status(log, "plain", "plain.1", "plain.2") == ["running", "running", "lost"]
+    event = (await events(log, "p"))[-1]
+    assert (event["event"], event["status"], event["reason"]) == (
+        *("trace_status_changed", "running"),
+        "the recorder is back",
+    )
+    await log.renew_lease("p")
+    assert (await names(log, "p")).count("trace_status_changed") == 2, "once"
+    clock.now += 11
+    assert sorted(await log.expire_leases()) == ["p", "plain", "plain.1"]
+    for trace_id in LOST:
+        await check_trace(log, trace_id)
+
+
+async def test_who_is_back_while_a_question_is_open_waits(log: EventLog, clock: Clock) -> None:
+    await create(log, lease_s=10)
+    await log.append("t", [{"event": "input_requested", "question": "?"}])
+    clock.now += 11
+    assert await log.expire_leases() == ["t"]
+    await log.renew_lease("t")
+    assert await status(log, "t") == ["waiting"]
+    await check_trace(log)
+
+
+async def test_the_ended_do_not_come_back(log: EventLog, clock: Clock) -> None:
+    await create(log, lease_s=10)
+    clock.now += 11
+    assert await log.cancel("t") == "stopped"
+    await log.renew_lease("t")
+    assert await status(log, "t") == ["stopped"]
+
+
+async def test_a_damaged_trace_holds_up_no_other(log: EventLog, clock: Clock, url: str) -> None:
+    """Its lease and its question can't be marked: those of the others are."""
+    for name in ("a", "damaged", "z"):
+        await create(log, name, lease_s=10)
+        await log.append(name, [{"event": "input_requested", "question": "?", "expires_in_s": 10}, *notes(3)])
+    file = sqlite3.connect(url.split(":///")[1], isolation_level=None)
+    file.execute("DELETE FROM events WHERE event_id = 2 AND trace_key = 2")
+    file.close()
+    async with opened(url, clock=clock) as fresh:  # nothing is remembered here
+        clock.now += 11
+        for expire in (fresh.expire_leases, fresh.expire_inputs):
+            with pytest.raises(TracewatchError):
+                await expire()
+        assert await status(fresh, "a", "damaged", "z") == ["lost", "waiting", "lost"]
+        for name in ("a", "z"):
+            assert (await names(fresh, name))[-2:] == ["trace_status_changed", "input_expired"]
+            await check_trace(fresh, name)

@@ -1,0 +1,62 @@
+"""``tracewatch inputs``: every open question of every run, oldest first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import click
+import orjson
+from rich.text import Text
+
+from . import text
+from .answering import choices
+from .common import connect, examples, now, out_console, output_option, url_option
+
+EXAMPLES = examples("""
+    tracewatch inputs
+    tracewatch inputs -o ndjson | jq -r .question
+    tracewatch answer 2f8d yes               answer the one that 2f8d has asked
+""")
+
+
+@click.command("inputs", epilog=EXAMPLES, short_help="List the questions that wait for an answer.")
+@output_option("text", "json", "ndjson")
+@url_option
+def command(output: str, url: str | None) -> None:
+    """List the questions that wait for an answer, of all traces, oldest first."""
+    api = connect(url)
+    found = api.inputs()
+    if output == "json":
+        sys.stdout.buffer.write(text.json_document(found["inputs"]))
+    elif output == "ndjson":
+        for one in found["inputs"]:
+            sys.stdout.buffer.write(orjson.dumps(one) + b"\n")
+    else:
+        _print(found["inputs"], api.url)
+    if found.get("has_more"):
+        click.echo("there are more: answer some of these first", err=True)
+
+
+def _print(inputs: list[dict[str, Any]], url: str) -> None:
+    if not inputs:
+        click.echo(f"{url} has no open question", err=True)
+        return
+    console = out_console()
+    for one in inputs:
+        head = Text("? ", "magenta").append(text.one_line(one["trace_id"]), "bold")
+        head.append(f"  {text.one_line(one['request_id'])}  {_times(one)}", "dim")
+        console.print(head, soft_wrap=True)
+        console.print(Text("  " + text.one_line(one["question"])), soft_wrap=True)
+        if offered := choices(one):
+            console.print(Text(f"  {offered}", "dim"), soft_wrap=True)
+
+
+def _times(one: Mapping[str, Any]) -> str:
+    said = f"asked {text.age(now() - datetime.fromisoformat(one['requested_at']).timestamp())} ago"
+    if one.get("expires_at"):
+        left = datetime.fromisoformat(one["expires_at"]).timestamp() - now()
+        said += f", expires in {text.age(left)}" if left > 0 else ", expires now"
+    return said

@@ -1,0 +1,204 @@
+"""What others say to a running agent: that it shall stop, and the answers to its questions. No I/O.
+
+The background thread tells a ``Control`` what the log holds; the agent's threads and tasks look, or wait for a change.
+
+Rule 1: what is told twice changes nothing: every connection begins with all that the log says.
+Rule 2: a cancel is never taken back, and a question once closed stays as it was closed.
+Rule 3: nobody's code is called while the lock is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+CLOSED = frozenset({"answered", "expired", "closed"})
+
+_log = logging.getLogger("tracewatch")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a log says of a trace's control. An input is ``{request_id, state, value?, by?, expires_at? …}``."""
+
+    cancel: dict[str, Any] | None = None  # {reason, by} of a cancel that was not yet acknowledged
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of_event(cls, event: dict[str, Any]) -> Told | None:
+        """What a command's event says; None for other events."""
+        name = event.get("event")
+        if name == "cancel_requested":
+            return cls(cancel={"reason": event.get("reason"), "by": event.get("by")})
+        if name == "input_provided":
+            given = {key: event.get(key) for key in ("request_id", "value", "by")}
+            return cls(inputs=[{**given, "state": "answered"}])
+        if name == "input_expired":
+            return cls(inputs=[{"request_id": event.get("request_id"), "state": "expired"}])
+        return None
+
+
+class Control:
+    """The commands for one trace, as far as this process knows of them."""
+
+    def __init__(self, *, primed: bool = False) -> None:
+        self.cancel: dict[str, Any] | None = None  # {reason, by}
+        self.seen = False  # the agent has looked at the cancel, or was told of it
+        self.primed = primed  # the log has said what it holds, or can't hold anything yet
+        self.inputs: dict[str, dict[str, Any]] = {}
+        self.waiting: dict[str, int] = {}  # request_id: how many wait for its end
+        self.unclear: set[str] = set()  # questions whose state has to be asked for
+        self._below: weakref.WeakSet[Control] = weakref.WeakSet()  # of sub-traces: cancelled along with this one
+        self._listeners: dict[object, Callable[[], None]] = {}  # called after each change
+        self._callbacks: list[Callable[[], Any]] = []  # the agent's: called once, when cancelled
+        self._changed = threading.Condition(threading.RLock())
+
+    def after_fork(self) -> None:
+        """In a child: what is known stays, nobody waits, and the log has to be asked anew."""
+        self._changed = threading.Condition(threading.RLock())
+        self._listeners.clear()
+        self.waiting.clear()
+        self.primed = False
+
+    # --- from the background thread ---
+
+    def told(self, told: Told, *, whole: bool = False) -> None:
+        """Take what a log says. ``whole``: it is the beginning of a connection."""
+        with self._changed:
+            for one in told.inputs:
+                self._note(one)
+            self.primed = self.primed or whole
+        if told.cancel is not None:
+            self.cancelled_by(told.cancel)
+        self._notify()
+
+    def _note(self, given: dict[str, Any]) -> None:
+        request_id = str(given["request_id"])
+        known = self.inputs.get(request_id, {})
+        if known.get("state") in CLOSED and "value" not in given:
+            return
+        self.inputs[request_id] = given
+        if given["state"] == "answered" and "value" not in given:
+            self.unclear.add(request_id)  # too large for a first frame
+        else:
+            self.unclear.discard(request_id)
+
+    def cancelled_by(self, cancel: dict[str, Any]) -> None:
+        """Somebody wants the run to stop."""
+        with self._changed:
+            if self.cancel is not None:
+                return
+            self.cancel = {"reason": cancel.get("reason"), "by": cancel.get("by")}
+            callbacks, self._callbacks = self._callbacks, []
+            below = list(self._below)
+            self.seen = self.seen or bool(callbacks)
+        self._notify()
+        for control in below:
+            control.cancelled_by(self.cancel)
+        if callbacks:
+            try:
+                threading.Thread(target=self._call, args=(callbacks,), name="tracewatch cancel", daemon=True).start()
+            except RuntimeError:
+                pass  # the interpreter ends, and the run with it
+
+    @staticmethod
+    def _call(callbacks: Iterable[Callable[[], Any]]) -> None:
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                _log.exception("tracewatch: a function given to on_cancel has failed")
+
+    def look_again(self, request_ids: Iterable[str] | None = None) -> None:
+        """Have the states of these questions asked for; by default of those somebody waits for."""
+        with self._changed:
+            self.unclear.update(self.waiting if request_ids is None else request_ids)
+
+    def refused(self, request_id: str, code: str, message: str) -> None:
+        """The log does not take this question."""
+        with self._changed:
+            self.inputs[request_id] = {"request_id": request_id, "state": "refused", "code": code, "message": message}
+        self._notify()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+            listeners = list(self._listeners.values())
+        for listener in listeners:
+            listener()
+
+    # --- from the agent ---
+
+    def link(self, below: Control) -> None:
+        """A sub-trace's: it is cancelled along."""
+        with self._changed:
+            self._below.add(below)
+            cancel = self.cancel
+        if cancel is not None:
+            below.cancelled_by(cancel)
+
+    def on_cancel(self, callback: Callable[[], Any]) -> Callable[[], None]:
+        """Call this once when cancelled; at once if that has happened. The result takes it back."""
+        with self._changed:
+            late = self.cancel is not None
+            if not late:
+                self._callbacks.append(callback)
+        if late:
+            self.seen = True
+            self._call([callback])
+
+        def forget() -> None:
+            with self._changed:
+                if callback in self._callbacks:
+                    self._callbacks.remove(callback)
+
+        return forget
+
+    def listen(self, key: object, listener: Callable[[], None]) -> None:
+        """Call ``listener``, which must be quick, after each change and now."""
+        with self._changed:
+            self._listeners[key] = listener
+        listener()
+
+    def unlisten(self, key: object) -> None:
+        """Call it no more."""
+        with self._changed:
+            self._listeners.pop(key, None)
+
+    def wait_for(self, outcome: Callable[[], T | None], timeout_s: float | None = None) -> T | None:
+        """Wait until ``outcome()`` is something, and return that; None after ``timeout_s``."""
+        with self._changed:
+            return self._changed.wait_for(outcome, timeout_s)
+
+    async def await_for(self, outcome: Callable[[], T | None], timeout_s: float | None = None) -> T | None:
+        """As ``wait_for``, in a task."""
+        loop, changed, key = asyncio.get_running_loop(), asyncio.Event(), object()
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(changed.set)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits any more
+
+        self.listen(key, wake)
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            async with asyncio.timeout(None if end is None else max(end - time.monotonic(), 0)):
+                while True:
+                    changed.clear()  # before looking, or a change in between would be lost
+                    with self._changed:
+                        found = outcome()
+                    if found is not None:
+                        return found
+                    await changed.wait()
+        except TimeoutError:
+            return None
+        finally:
+            self.unlisten(key)

@@ -1,0 +1,56 @@
+"""The application's class: what makes it fit for mounting into somebody else's.
+
+Rule: an application whose lifespan was not run says so at the first request, to the caller and in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+from ..errors import Unavailable
+from .services import json_response
+
+logger = logging.getLogger("tracewatch.server")
+NOT_STARTED = (
+    "tracewatch is mounted but was not started: a mounted application's lifespan is its host's to run. "
+    "With app = create_app(), give the host lifespan=app.lifespan, or run `async with app.lifespan():` in its own"
+)
+
+
+class Application(Starlette):
+    """tracewatch as an ASGI application: served by itself, or mounted."""
+
+    @asynccontextmanager
+    async def lifespan(self, host: Any = None) -> AsyncIterator[None]:
+        """Open the log for as long as the block lasts: for the lifespan of an application that this one is mounted in.
+
+        ``FastAPI(lifespan=app.lifespan)``, or ``async with app.lifespan():`` inside the host's own. Served by itself it
+        needs none of this. Raises RuntimeError if it runs already, LogError if the log can't be opened.
+        """
+        if self.started:
+            raise RuntimeError("this tracewatch application runs already; make another one with create_app()")
+        async with self.router.lifespan_context(self):
+            yield
+
+    @property
+    def started(self) -> bool:
+        """Whether the lifespan is running."""
+        return hasattr(self.state, "services")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry point."""
+        if scope["type"] == "lifespan" or self.started:
+            await super().__call__(scope, receive, send)
+            return
+        logger.error(NOT_STARTED)
+        error = Unavailable(NOT_STARTED)
+        if scope["type"] == "http":
+            await json_response(error.body(), error.status)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})

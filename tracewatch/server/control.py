@@ -1,0 +1,98 @@
+"""Control: cancel, answers and the inbox, over HTTP and over the sockets of watchers.
+
+Rule 1: a command is decided by the log and is an event; nothing here remembers one.
+Rule 2: an answer is checked against its question here, outside the writer: a question never changes once it is asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import InvalidField, NoSuchRequest, TracewatchError
+from ..live.sink import Sink
+from ..log import EventLog
+from ..model.events import validate_answer, validate_cancel
+from ..model.frames import control
+from .services import Services, int_param, json_response, read_json, services
+from .sockets import error_frame
+from .values import check_value
+
+COMMANDS = ("cancel", "answer")  # what a watcher may send
+
+
+async def cancel_trace(request: Request) -> Response:
+    """``POST /api/traces/{id}/cancel``."""
+    served, trace_id = services(request), request.path_params["trace_id"]
+    asked = validate_cancel(await read_json(request, served.settings.max_event_bytes))
+    status = await served.log.cancel(trace_id, **asked)
+    return json_response({"trace_id": trace_id, "status": status}, 202 if status == "cancelling" else 200)
+
+
+async def answer_input(request: Request) -> Response:
+    """``POST /api/traces/{id}/inputs/{request_id}``."""
+    served = services(request)
+    trace_id, request_id = request.path_params["trace_id"], request.path_params["request_id"]
+    asked = validate_answer(await read_json(request, served.settings.max_event_bytes))
+    await answer(served.log, trace_id, request_id, **asked)
+    return json_response({"trace_id": trace_id, "request_id": request_id, "status": "answered"})
+
+
+async def get_input(request: Request) -> Response:
+    """``GET /api/traces/{id}/inputs/{request_id}``: how a question stands, for those who ask without a socket."""
+    trace_id, request_id = request.path_params["trace_id"], request.path_params["request_id"]
+    log = services(request).log
+    found = await log.inputs_of(trace_id, request_id)
+    if not found:
+        await log.read(trace_id, 0, max_events=1, max_bytes=1)  # is there no question, or no trace?
+        raise NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}", request_id=request_id)
+    return json_response({"trace_id": trace_id, **found[0]})
+
+
+async def list_inputs(request: Request) -> Response:
+    """``GET /api/inputs``."""
+    limit = int_param(request, "limit", low=1, high=1000, default=1000) or 1000
+    inputs = await services(request).log.inputs(limit + 1)
+    return json_response({"inputs": inputs[:limit], "has_more": len(inputs) > limit})
+
+
+async def answer(log: EventLog, trace_id: str, request_id: str, *, value: Any, by: str | None) -> None:
+    """Check an answer and give it. Raises InvalidValue and what ``EventLog.answer`` raises."""
+    for question in await log.inputs_of(trace_id, request_id):
+        if question["state"] == "open":
+            check_value(question, value)
+    await log.answer(trace_id, request_id, value, by=by)
+
+
+async def obey(served: Services, sink: Sink, message: dict[str, Any], trace_id: str | None = None) -> bool:
+    """Do what a watcher's ``cancel`` or ``answer`` message asks and tell it the outcome; False for other messages.
+
+    On a socket that watches one trace that is ``trace_id``; elsewhere the message names one.
+    """
+    names = [name for name in COMMANDS if name in message]
+    if len(names) != 1 or len(message) != 1:
+        return False
+    name, asked = names[0], message[names[0]]
+    tags: dict[str, Any] = {}
+    try:
+        if not isinstance(asked, dict):
+            raise InvalidField(f"{name}: an object")
+        asked = dict(asked)
+        tags = {key: asked.pop(key) for key in ("trace_id", "request_id", "id") if key in asked}
+        if trace_id is not None:
+            tags.setdefault("trace_id", trace_id)
+        for key in ("trace_id", "request_id")[: 1 if name == "cancel" else 2]:
+            if not isinstance(tags.get(key), str):
+                raise InvalidField(f"{name}.{key}: is missing", details=[{"path": key, "message": "is missing"}])
+        if name == "cancel":
+            status = await served.log.cancel(tags["trace_id"], **validate_cancel(asked))
+        else:
+            await answer(served.log, tags["trace_id"], tags["request_id"], **validate_answer(asked))
+            status = "answered"
+        await sink.send_control(control(name, **tags, status=status))
+    except TracewatchError as error:
+        error.facts = {key: value for key, value in error.facts.items() if key not in tags}
+        await sink.send_control(error_frame(error, **tags, command=name))
+    return True

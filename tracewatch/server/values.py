@@ -1,0 +1,151 @@
+"""Whether an answer fits its question: its options and its JSON Schema. Both come from an agent and are not trusted.
+
+Rule 1: nothing is fetched: a ``$ref`` finds what is in the schema itself.
+Rule 2: no schema costs more than ``MAX_CHECKS``, and patterns are matched in linear time. What such an engine does not
+        know (look-around, back-references) is not checked here; the agent's own model still checks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import orjson
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError as BrokenSchema
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend, validator_for
+from pydantic_core import SchemaError, SchemaValidator
+from pydantic_core import ValidationError as NoMatch
+from referencing import Registry
+
+from ..errors import InvalidValue
+
+MAX_CHECKS = 100_000  # keywords applied to values: a chain of references can ask for any number
+MAX_FAULTS = 20  # told in one answer
+Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
+
+
+class _TooMuch(Exception):
+    """The schema asks for more than ``MAX_CHECKS``."""
+
+
+def check_value(question: Mapping[str, Any], value: Any) -> None:
+    """Raise InvalidValue unless ``value`` is one of the question's ``options`` and matches its ``schema``.
+
+    Where neither is given any value will do. ``details`` has the path of each fault, beginning with ``value``.
+    """
+    options, schema = question.get("options"), question.get("schema")
+    if options and not Draft202012Validator({"enum": options}).is_valid(value):
+        shown = ", ".join(orjson.dumps(option).decode()[:80] for option in options[:20])
+        raise _invalid([{"path": "value", "message": f"is none of: {shown}"}])
+    if schema is None:
+        return
+    try:
+        faults = list(_faults(schema, value))
+    except _TooMuch as error:
+        raise InvalidValue(f"value: the question's schema is too much work to check ({error})") from error
+    except BrokenSchema as error:
+        where = ".".join(["schema", *map(str, error.absolute_path)])
+        message = f"the question's own JSON Schema is broken, so no value can be checked against it: {error.message}"
+        raise InvalidValue(message[:500], details=[{"path": where, "message": error.message[:500]}]) from error
+    except Exception as error:  # what else foreign schemas make a validator do: recursion, references to nowhere
+        why = "it refers to itself without end" if isinstance(error, RecursionError) else str(error)[:300]
+        message = f"the question's own JSON Schema can't be used: {why}"
+        raise InvalidValue(message, details=[{"path": "schema", "message": why}]) from error
+    if faults:
+        raise _invalid(faults)
+
+
+def _invalid(faults: list[dict[str, Any]]) -> InvalidValue:
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return InvalidValue(f"{faults[0]['path']}: {faults[0]['message']}{more}", details=faults)
+
+
+def _faults(schema: Any, value: Any) -> Iterator[dict[str, Any]]:
+    named = validator_for(schema, default=Draft202012Validator)
+    named.check_schema(schema)
+    limited = extend(named, _Keywords().over(named.VALIDATORS, schema))  # type: ignore[no-untyped-call]
+    validator = limited(schema, registry=Registry())  # an empty one, which fetches nothing
+    for error in islice(validator.iter_errors(value), MAX_FAULTS):
+        path = ".".join(["value", *(str(part) for part in error.absolute_path)])
+        yield {"path": path, "message": error.message[:500]}
+
+
+class _Keywords:
+    """What the keywords of one check share: how much work is left, and its patterns.
+
+    Python's own engine for patterns can be made to search for years; Rust's takes linear time.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_CHECKS
+        self._matchers: dict[str, SchemaValidator | None] = {}
+
+    def over(self, keywords: Mapping[str, Keyword], schema: Any) -> dict[str, Keyword]:
+        """``keywords``, counted, and those with patterns replaced."""
+        ours: dict[str, Keyword] = {
+            "pattern": self._pattern,
+            "patternProperties": self._pattern_properties,
+            "additionalProperties": self._additional_properties,
+        }
+        if b'"patternProperties"' in orjson.dumps(schema):
+            ours["unevaluatedProperties"] = _unchecked  # the library matches patterns for it with Python's engine
+        return {name: self._counted(check) for name, check in {**keywords, **ours}.items()}
+
+    def _spend(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _TooMuch(f"more than {MAX_CHECKS:,} steps")
+
+    def _counted(self, check: Keyword) -> Keyword:
+        def counted(validator: Any, given: Any, instance: Any, schema: Any) -> Iterable[ValidationError] | None:
+            self._spend()
+            return check(validator, given, instance, schema)
+
+        return counted
+
+    def _matches(self, pattern: str, text: str) -> bool | None:
+        """Whether the pattern is in the text; None if that can't be said."""
+        self._spend()
+        if pattern not in self._matchers:
+            try:
+                self._matchers[pattern] = SchemaValidator({"type": "str", "pattern": pattern, "strict": True})
+            except SchemaError:
+                self._matchers[pattern] = None
+        matcher = self._matchers[pattern]
+        if matcher is None:
+            return None
+        try:
+            matcher.validate_python(text)
+        except NoMatch:
+            return False
+        return True
+
+    def _pattern(self, validator: Any, given: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if isinstance(instance, str) and self._matches(given, instance) is False:
+            yield ValidationError(f"{instance[:80]!r} does not match {given[:200]!r}")
+
+    def _pattern_properties(self, validator: Any, given: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        for key, value in instance.items() if isinstance(instance, dict) else ():
+            for pattern, below in given.items():
+                if self._matches(pattern, key):
+                    yield from validator.descend(value, below, path=key, schema_path=pattern)
+
+    def _additional_properties(
+        self, validator: Any, given: Any, instance: Any, schema: Any
+    ) -> Iterator[ValidationError]:
+        known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+        for key, value in instance.items() if isinstance(instance, dict) else ():
+            # A pattern that can't be matched may well allow this key
+            if key in known or any(self._matches(one, key) is not False for one in patterns):
+                continue
+            if given is False:
+                yield ValidationError(f"{key[:80]!r} is not a property there may be")
+            else:
+                yield from validator.descend(value, given, path=key)
+
+
+def _unchecked(validator: Any, given: Any, instance: Any, schema: Any) -> None:
+    return None
