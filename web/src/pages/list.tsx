@@ -50,7 +50,7 @@ export function ListPage() {
   const up = param("dir") === "up";
   const flat = param("flat") === "1";
   const [open, setOpen] = useState<Set<string>>(new Set());
-  const [focus, setFocus] = useState(0);
+  const [focused, setFocused] = useState<string | null>(null); // a trace, not a place: new ones come in above it
   const [cancelling, setCancelling] = useState<Trace | null>(null);
   const input = useRef<HTMLInputElement>(null);
   const list = useRef<ListHandle>(null);
@@ -58,6 +58,7 @@ export function ListPage() {
   const test = useMemo(() => parseFilter(text), [text]);
   const all = traces.all.value;
   const rows = useMemo(() => buildRows(all, test, Object.hasOwn(SORTS, sort) ? sort : "created", up, flat || Boolean(test), open), [version, test, sort, up, flat, open]);
+  const focus = Math.max(0, focused === null ? 0 : rows.findIndex((row) => row.id === focused));
   const counts = useMemo(() => {
     const found = new Map<string, number>();
     for (const trace of all) found.set(trace.status, (found.get(trace.status) ?? 0) + 1);
@@ -70,7 +71,7 @@ export function ListPage() {
 
   const move = (to: number) => {
     const at = Math.max(0, Math.min(rows.length - 1, to));
-    setFocus(at);
+    setFocused(rows[at]?.id ?? null);
     list.current?.show(at);
   };
   const toggle = useCallback((id: string) => {
@@ -110,7 +111,7 @@ export function ListPage() {
         <Needs all={all} version={version} />
         <div class="tools">
           <input ref={input} class="filter" type="search" placeholder="Filter: status:running agent:coder cost>1 text" aria-label="Filter" value={text}
-            onInput={(event) => (setParams({ f: event.currentTarget.value }), setFocus(0))}
+            onInput={(event) => (setParams({ f: event.currentTarget.value }), setFocused(null))}
             onKeyDown={(event) => { if (event.key === "Escape" || event.key === "Enter" || event.key === "ArrowDown") event.currentTarget.blur(); }} />
           <div class="shows" role="group" aria-label="Status">
             {STATUSES.filter((status) => counts.get(status)).map((status) => (
