@@ -15,7 +15,7 @@ export PIP_NO_INPUT := 1
 help:
 	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
 	@echo "make test    everything: lint, types, all tests"
-	@echo "make check   lint, types, the tests that take milliseconds"
+	@echo "make check   lint, types, the tests of what has no socket"
 	@echo "make format  ruff format, and the fixes ruff can make"
 	@echo "make bench   measures; checks nothing"
 	@echo "make clean   removes .venv and caches"
@@ -57,8 +57,11 @@ viewer: $(STAMP)
 	$(PY) web/node.py typecheck
 	$(PY) web/node.py test
 
+# What has no socket and no process of its own
+UNIT := tests/model tests/importers tests/log tests/test_layout.py tests/test_settings.py
+
 unit: $(STAMP)
-	$(PY) -m pytest -m "not slow and not crash" $(ARGS)
+	$(PY) -m pytest -m "not slow and not crash" $(UNIT) $(ARGS)
 
 format: $(STAMP)
 	$(PY) -m ruff check --fix .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket as sockets
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.server.wire import http, make_trace, post, refused, thought
-from tests.support import Serving
+from tests.support import Serving, free_port, serving
+from tracewatch.errors import Unavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -137,7 +139,7 @@ async def test_openapi_describes_what_there_is(server: Serving, client: httpx.As
     there = {
         (route.path, method.lower())
         for route in _routes()
-        if isinstance(route, Route) and (route.path.startswith("/api") or route.path == "/healthz")
+        if isinstance(route, Route) and (route.path.startswith("/api") or route.path in ("/healthz", "/readyz"))
         for method in route.methods or ()
         if method != "HEAD"
     }
@@ -165,6 +167,7 @@ async def test_openapi_describes_what_there_is(server: Serving, client: httpx.As
         ("Messages", await client.get("/api/traces/api/messages")),
         ("Appended", await post(client, "api", [thought(1)])),
         ("Health", await client.get("/healthz")),
+        ("Ready", await client.get("/readyz")),
         ("Created", await client.post("/api/traces", json={"task": "x"})),
         ("Error", await client.get("/api/traces/nobody")),
     ):
@@ -180,3 +183,26 @@ async def test_a_declared_length_above_the_limit_is_refused_unread(server: Servi
         await loop.sock_sendall(raw, head)
         answer = await asyncio.wait_for(loop.sock_recv(raw, 4096), 10)
     assert answer.startswith(b"HTTP/1.1 413")
+
+
+async def test_ready_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(tmp_path / "log.db") as server, httpx.AsyncClient(base_url=server.url) as client:
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"ready": True, "degraded": False, "reasons": []})
+
+        async def broken() -> int:
+            raise Unavailable("the log can't be read: disk I/O error")
+
+        monkeypatch.setattr(server.services.log, "data_version", broken)
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["ready"]) == (503, False)
+        assert answer.json()["reasons"] == ["the log can't be read: disk I/O error"]
+        assert answer.headers["retry-after"] == "1"
+
+
+async def test_ready_says_that_redis_is_away(tmp_path: Path) -> None:
+    redis = f"redis://127.0.0.1:{free_port()}"
+    async with serving(tmp_path / "log.db", redis=redis) as server, httpx.AsyncClient(base_url=server.url) as client:
+        answer = (await client.get("/readyz")).json()
+        assert (answer["ready"], answer["degraded"]) == (True, True)
+        assert answer["reasons"][0].startswith("redis: ")

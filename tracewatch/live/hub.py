@@ -88,6 +88,11 @@ class Hub:
         channel = self._channels.get(trace_id)
         return 0 if channel is None else channel.users
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether ``goaway`` was said."""
+        return self._leaving.is_set()
+
     async def left(self) -> int:
         """Wait until the server is leaving; the milliseconds within which clients should come back."""
         await self._leaving.wait()

@@ -101,6 +101,7 @@ def _routes() -> list[Route | WebSocketRoute]:
         WebSocketRoute(f"{one}/watch", watch.watch_trace),
         WebSocketRoute("/api/watch", watch.watch_many),
         Route("/healthz", rest.healthz, methods=["GET"]),
+        Route("/readyz", rest.readyz, methods=["GET"]),
         Route("/openapi.json", rest.openapi, methods=["GET"]),
         Route("/static/{name}", page.asset, methods=["GET"]),
         Route("/traces/{trace_id}", page.page, methods=["GET"]),

@@ -32,6 +32,7 @@ _ANSWERS = {  # the keys that are always there
     "Messages": ("messages", "has_more"),
     "Deleted": ("deleted",),
     "Health": ("status", "version", "epoch"),
+    "Ready": ("ready", "degraded", "reasons"),
     "Renewed": ("trace_id",),
     "Cancelled": ("trace_id", "status"),
     "Answered": ("trace_id", "request_id", "status"),
@@ -185,6 +186,7 @@ def _paths() -> dict[str, Any]:
         **_control(trace),
         "/api/import": {"post": _call(restore, "Appended", 409, 413, 422, requestBody=lines)},
         "/healthz": {"get": _call("The process answers", "Health")},
+        "/readyz": {"get": _call("It can serve; and whether it is degraded, and why", "Ready")},
     }
 
 

@@ -9,7 +9,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import BadRequest, InvalidField
+from ..errors import BadRequest, InvalidField, TracewatchError
 from ..log import Appended, TraceQuery
 from ..model.events import STATUSES, parse_json, parse_lines, validate_header, validate_trace
 from ..model.frames import format_cursor, snapshot_values
@@ -178,6 +178,23 @@ async def healthz(request: Request) -> Response:
     """``GET /healthz``: the process answers."""
     served = services(request)
     return json_response({"status": "ok", "version": version("tracewatch"), "epoch": served.log.epoch})
+
+
+async def readyz(request: Request) -> Response:
+    """``GET /readyz``: whether it can serve, and whether it is degraded; each with its reason. 503 if it can't."""
+    served = services(request)
+    reasons: list[str] = []
+    degraded: list[str] = []
+    try:
+        await served.log.data_version()
+    except TracewatchError as error:
+        reasons.append(error.message)
+    if served.hub.is_leaving:
+        reasons.append("the server is leaving")
+    if served.redis is not None and served.redis.health.degraded:
+        degraded.append(f"redis: {served.redis.health.reason}; other processes' events are found by looking")
+    answer = {"ready": not reasons, "degraded": bool(degraded), "reasons": reasons + degraded}
+    return json_response(answer, 503 if reasons else 200, {"Retry-After": "1"} if reasons else None)
 
 
 async def openapi(request: Request) -> Response:
