@@ -71,6 +71,27 @@ class WatchLimits:
 class Watcher:
     """One subscription. ``run`` is its life."""
 
+    __slots__ = (  # there are thousands of them
+        "_behind",
+        "_catching_up",
+        "_channel",
+        "_deletions",
+        "_limits",
+        "_log",
+        "_replayed",
+        "_skipped",
+        "_stop_at",
+        "_tag",
+        "cursor",
+        "heartbeat_due",
+        "last_sent",
+        "leaving_ms",
+        "request",
+        "sink",
+        "types",
+        "wake",
+    )
+
     def __init__(self, log: EventLog, channel: Channel, request: WatchRequest, sink: Sink, limits: WatchLimits) -> None:
         self.request = request
         self.sink = sink

@@ -27,6 +27,7 @@ from ..model.frames import sse_control, ws_text
 class TransportSink:
     """A WebSocket under uvicorn's sans-I/O protocol, written to directly."""
 
+    __slots__ = ("_protocol", "_transport")
     direct = True
 
     def __init__(self, protocol: WebSocketsSansIOProtocol, buffer_bytes: int) -> None:
