@@ -33,10 +33,10 @@ async def refused(url: str, *words: str) -> None:
     for word in words:
         assert word in caught.value.message
     for _ in range(1000):
-        if threading.active_count() == before:
+        if threading.active_count() <= before:  # one of an earlier log may have been ending still
             break
         await asyncio.sleep(0.005)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 async def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
