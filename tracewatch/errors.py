@@ -254,14 +254,6 @@ class Unavailable(TracewatchError):
     close_code = 4013
 
 
-class SlowReader(TracewatchError):
-    """The watcher took no byte for too long."""
-
-    code = "slow_reader"
-    status = 503
-    close_code = 4008
-
-
 class LogError(TracewatchError):
     """The log can't be opened: its message says why and what to do."""
 
