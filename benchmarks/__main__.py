@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import append, backfill, connect, crossprocess, emit, fanout, leak, viewer
+from . import append, backfill, connect, crossprocess, emit, fanout, leak, soak, viewer
 from .harness import Bench, Report
 
 ALL = {
@@ -25,16 +25,22 @@ ALL = {
     "viewer": viewer.run,
     "leak": leak.run,
 }
+NAMED_ONLY = {"soak": soak.run}  # half an hour: not part of all
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmarks named, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside this machine's raw limit.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(ALL)}; all if none is named")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"{', '.join(ALL)}; all of them if none is named. By name only: {', '.join(NAMED_ONLY)}",
+    )
     parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds: to see that it works")
     parser.add_argument("--dir", type=Path, help="where the files go (default: the system's temporary folder)")
     chosen = parser.parse_args(argv)
-    if unknown := [name for name in chosen.names if name not in ALL]:
+    if unknown := [name for name in chosen.names if name not in {**ALL, **NAMED_ONLY}]:
         parser.error(f"no such benchmark: {', '.join(unknown)}")
     if not Path("/proc/self/stat").exists():
         parser.error("the benchmarks read /proc, so they need Linux")
@@ -48,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     for name in chosen.names or ALL:
         with tempfile.TemporaryDirectory(prefix=f"tracewatch-bench-{name}-", dir=chosen.dir) as folder:
-            ALL[name](Bench(report, Path(folder), chosen.quick))
+            {**ALL, **NAMED_ONLY}[name](Bench(report, Path(folder), chosen.quick))
     if report.summary:
         report.title("Against the targets")
         for line in report.summary:
