@@ -232,3 +232,8 @@ def rss_kib(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return float(line.split()[1])
     raise RuntimeError(f"/proc/{pid}/status names no VmRSS")
+
+
+def descriptors(pid: int) -> int:
+    """How many files and sockets a process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())

@@ -19,7 +19,7 @@ import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from .harness import Bench, Server, check, rss_kib
+from .harness import Bench, Server, check, descriptors, rss_kib
 
 LANES = 10  # traces that go on at once
 RATE = 500  # events a second, of all lanes together
@@ -154,7 +154,7 @@ class Soak:
                         task.result()  # raises what it died of
                 delays, self.delays_ms = self.delays_ms, []
                 disk = sum(path.stat().st_size for path in db.parent.glob(f"{db.name}*")) / 1024
-                samples.append(Sample(rss_kib(pid), len(list(Path(f"/proc/{pid}/fd").iterdir())), disk, sorted(delays)))
+                samples.append(Sample(rss_kib(pid), descriptors(pid), disk, sorted(delays)))
             self.over = True
             for task in crowd:
                 task.cancel()
