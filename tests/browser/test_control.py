@@ -48,6 +48,7 @@ async def test_answered_with_a_form_from_the_list(server: ServerProcess, page: P
     await page.goto(server.url)
     question = page.locator(".needs .question", has_text="Which version?")
     await expect(page).to_have_title(re.compile(r"^\("))
+    await question.get_by_role("button", name="Answer…").click()
     await question.get_by_label("version").fill("1.4")
     await question.get_by_label("replicas").fill("0")
     await question.get_by_role("button", name="Answer").click()

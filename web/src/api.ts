@@ -1,11 +1,22 @@
 // The server's HTTP calls that the page makes. Each raises ApiError with the server's words.
 
+import { bearer, refused, token } from "./auth";
 import { PREFIX } from "./prefix";
 import type { Json, PendingInput, Snapshot, StoredEvent, Trace } from "./types";
 
+export interface Detail {
+  path?: string;
+  message?: string;
+}
+
 export class ApiError extends Error {
-  constructor(readonly status: number, readonly code: string, message: string) {
+  constructor(readonly status: number, readonly code: string, message: string, readonly details: Detail[] = [], readonly retryAfterS = 0) {
     super(message);
+  }
+
+  /** What to tell a person. */
+  get words(): string {
+    return this.retryAfterS ? `${this.message}; it can be tried again in ${this.retryAfterS} s` : this.message;
   }
 }
 
@@ -22,16 +33,53 @@ export function answerFrom(instead: Local): void {
   local = instead;
 }
 
-async function call<T>(path: string, init?: RequestInit): Promise<T> {
-  let answer: Response;
+/** The server's answer to a request. One that wants a token waits until there is one; any other refusal is raised. */
+async function ask(path: string, init: RequestInit = {}): Promise<Response> {
+  for (;;) {
+    const used = token.peek();
+    const answer = await send(path, init);
+    if (answer.ok) return answer;
+    const error = await refusal(answer);
+    if (error.status !== 401) throw error;
+    await refused(used, error.message);
+  }
+}
+
+async function send(path: string, init: RequestInit): Promise<Response> {
   try {
-    answer = await fetch(PREFIX + path, init);
+    return await fetch(PREFIX + path, { ...init, headers: { ...bearer(), ...init.headers } });
   } catch {
     throw new ApiError(0, "unreachable", "The server can't be reached");
   }
+}
+
+async function refusal(answer: Response): Promise<ApiError> {
   const body = await answer.json().catch(() => null);
-  if (!answer.ok) throw new ApiError(answer.status, body?.error ?? "error", body?.message ?? `The server answered ${answer.status}`);
-  return body as T;
+  const wait = Number(answer.headers.get("Retry-After")) || 0;
+  const message = body?.message ?? `The server answered ${answer.status}`;
+  const details = Array.isArray(body?.details) ? body.details : [];
+  return new ApiError(answer.status, body?.error ?? "error", message, details, wait);
+}
+
+async function call<T>(path: string, init?: RequestInit): Promise<T> {
+  const answer = await ask(path, init);
+  return (await answer.json()) as T;
+}
+
+/** Raise ApiError unless the server takes this token: 401 that it knows none such, 429 that there were too many of those. */
+export async function tryToken(given: string): Promise<void> {
+  const answer = await send("/api/traces?limit=1", { headers: { Authorization: `Bearer ${given}` } });
+  // 403: it is one, for something else than the list
+  if (!answer.ok && answer.status !== 403) throw await refusal(answer);
+}
+
+/** Has the server refused for want of a token? If so asks for one; true once there is one. */
+export async function tokenWasWanted(): Promise<boolean> {
+  const used = token.peek();
+  const answer = await send("/api/traces?limit=1", {}).catch(() => null);
+  if (answer?.status !== 401) return false;
+  await refused(used, (await refusal(answer)).message);
+  return true;
 }
 
 const one = (traceId: string) => `/api/traces/${encodeURIComponent(traceId)}`;
@@ -63,8 +111,7 @@ export async function fetchTraces(pageToken?: string): Promise<{ traces: Trace[]
 
 /** A trace's stored events as lines. */
 export async function fetchLines(traceId: string): Promise<string> {
-  const answer = await fetch(`${PREFIX}${one(traceId)}/events`, { headers: { Accept: "application/x-ndjson" } });
-  if (!answer.ok) throw new ApiError(answer.status, "error", `The server answered ${answer.status}`);
+  const answer = await ask(`${one(traceId)}/events`, { headers: { Accept: "application/x-ndjson" } });
   return answer.text();
 }
 
@@ -78,8 +125,16 @@ export async function fetchTemplate(): Promise<string> {
 export type OpenInput = PendingInput & { trace_id: string };
 export const fetchInputs = () => call<{ inputs: OpenInput[] }>("/api/inputs");
 
-export const answerInput = (traceId: string, requestId: string, value: Json) =>
-  call<object>(`${one(traceId)}/inputs/${encodeURIComponent(requestId)}`, post({ value, by: "viewer" }));
+/** What became of a question. */
+export interface Outcome {
+  state: "open" | "answered" | "expired" | "closed";
+  value?: Json;
+  by?: string;
+}
+const input = (traceId: string, requestId: string) => `${one(traceId)}/inputs/${encodeURIComponent(requestId)}`;
+export const fetchInput = (traceId: string, requestId: string) => call<Outcome>(input(traceId, requestId));
 
-export const cancelTrace = (traceId: string, reason?: string) =>
-  call<{ status?: string }>(`${one(traceId)}/cancel`, post({ by: "viewer", ...(reason ? { reason } : {}) }));
+export const answerInput = (traceId: string, requestId: string, value: Json, by: string) => call<object>(input(traceId, requestId), post({ value, by }));
+
+export const cancelTrace = (traceId: string, by: string, reason?: string) =>
+  call<{ status?: string }>(`${one(traceId)}/cancel`, post({ by, ...(reason ? { reason } : {}) }));

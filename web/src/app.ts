@@ -1,7 +1,8 @@
 // What the page has one of: the socket, the traces, the traces that are open, and a way to speak to who listens.
 
 import { signal } from "@preact/signals";
-import { answerFrom } from "./api";
+import { answerFrom, tokenWasWanted } from "./api";
+import { protocols, refused, token } from "./auth";
 import { localApi, LocalSocket, tracesInPage } from "./offline";
 import { PREFIX } from "./prefix";
 import { go, traceHref } from "./route";
@@ -29,7 +30,14 @@ export function startApp(): void {
     if (location.hash.length < 2) go(traceHref([...kept.keys()][0]!), "replace");
     return;
   }
-  const socket = new Socket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${PREFIX}/api/watch`);
+  const socket = new Socket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${PREFIX}/api/watch`, {
+    protocols,
+    refused(why) {
+      if (why === null && !navigator.onLine) return;
+      const given = why === null ? tokenWasWanted() : refused(token.peek(), why).then(() => true);
+      void given.then((again) => again && socket.retryNow());
+    },
+  });
   app = { socket, traces: new Traces(socket), offline: false };
   socket.start();
 }

@@ -30,10 +30,19 @@ export type Link =
   | { kind: "waiting"; since: number; retryAt: number }
   | { kind: "refused"; why: string };
 
+/** How the socket shows who it is, and whom it tells that this was not enough. */
+export interface Access {
+  protocols(): string[];
+  /** `why` is null where the handshake failed and a browser does not say why. */
+  refused(why: string | null): void;
+}
+const OPEN: Access = { protocols: () => [], refused: () => undefined };
+
 const FIRST_DELAY = 500;
 const MOST_DELAY = 20_000;
 const PROBE_MS = 3_000;
 const CHECK_MS = 5_000;
+const UNAUTHORIZED = 4501;
 
 /** How long to wait before attempt number `attempt` (from 0), in ms: full jitter between 0.5 s and 20 s. */
 export function backoff(attempt: number, random: number): number {
@@ -50,11 +59,12 @@ export class Socket {
   private offlineSince = 0;
   private heard = 0; // ms; when the server last said something
   private heartbeatMs = 15_000;
+  private why = ""; // the words of the server's last error for the whole socket
   private leaveWithin: number | null = null; // ms; of a goaway
   private retry: ReturnType<typeof setTimeout> | undefined;
   private probe: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(private readonly url: string) {}
+  constructor(private readonly url: string, private readonly access: Access = OPEN) {}
 
   start(): void {
     this.connect();
@@ -121,14 +131,17 @@ export class Socket {
   }
 
   private connect(): void {
-    const socket = new WebSocket(this.url);
+    const socket = new WebSocket(this.url, this.access.protocols());
+    let opened = false;
     this.socket = socket;
     this.leaving.clear();
     this.leaveWithin = null;
+    this.why = "";
     this.heard = Date.now();
     if (this.link.value.kind !== "waiting") this.link.value = { kind: "connecting" };
     socket.onopen = () => {
       if (this.socket !== socket) return;
+      opened = true;
       this.heard = Date.now();
       if (this.list) this.send({ subscribe_traces: this.list.query });
       for (const subscriber of this.subscribers.values()) this.send({ subscribe: subscriber.ask() });
@@ -138,7 +151,9 @@ export class Socket {
       if (this.socket === socket) this.receive(JSON.parse(message.data as string));
     };
     socket.onclose = (closed) => {
-      if (this.socket === socket) this.closed(closed.code, closed.reason);
+      if (this.socket !== socket) return;
+      this.closed(closed.code, closed.reason);
+      if (!opened) this.access.refused(null);
     };
   }
 
@@ -157,7 +172,8 @@ export class Socket {
     this.probe = undefined;
     for (const subscriber of this.subscribers.values()) subscriber.lost();
     if (code >= 4500 && code < 5000) {
-      this.link.value = { kind: "refused", why: why || `close code ${code}` };
+      this.link.value = { kind: "refused", why: this.why || why || `close code ${code}` };
+      if (code === UNAUTHORIZED) this.access.refused(this.why || why || "A token is needed");
       return;
     }
     this.offlineSince ||= Date.now();
@@ -202,6 +218,10 @@ export class Socket {
         return;
     }
     if (frame.heartbeat_s > 0) this.heartbeatMs = frame.heartbeat_s * 1000;
+    if (frame.event === "error" && !traceId) {
+      this.why = String(frame.message ?? frame.code ?? "");
+      this.list?.frame(frame as Frame);
+    }
     if (!traceId) return;
     if (this.leaving.has(traceId)) {
       // A subscription that had ended by itself is not confirmed but refused; what counts is that it is over

@@ -24,6 +24,7 @@ export class Traces {
   readonly version = signal(0);
   readonly currentVersion = signal(0); // counts changes of `current`
   readonly loaded = signal(false);
+  readonly refused = signal<string | null>(null); // why the server does not show the list
   readonly inputs = signal<OpenInput[]>([]);
   readonly current = new Map<string, { goalId: string; words: string }>(); // what traces are doing now
   readonly activity = new Map<string, Activity>();
@@ -53,10 +54,12 @@ export class Traces {
     this.queue = [];
     for (const frame of queue) {
       if (frame.event === "traces") {
+        this.refused.value = null;
         for (const trace of frame.traces as Trace[]) this.put(trace, false);
         void this.readRest();
       } else if (frame.event === "trace_changed") this.put(frame.trace as Trace, true);
-      else this.byId.delete(frame.trace_id!);
+      else if (frame.event === "trace_deleted") this.byId.delete(frame.trace_id!);
+      else this.refused.value = String(frame.message ?? frame.code);
     }
     this.version.value++;
     void this.refreshInputs();

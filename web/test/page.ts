@@ -34,7 +34,7 @@ export class FakeWebSocket {
   onmessage: ((message: { data: string }) => void) | null = null;
   onclose: ((closed: { code: number; reason: string }) => void) | null = null;
 
-  constructor(readonly url: string) {
+  constructor(readonly url: string, readonly protocols: string[] = []) {
     FakeWebSocket.all.push(this);
   }
   send(text: string): void {

@@ -2,6 +2,7 @@
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app } from "../app";
+import { wanted } from "../auth";
 import { now } from "../clock";
 import { count, visible } from "../format";
 import { parseFilter, toggleWord } from "../filter";
@@ -9,7 +10,7 @@ import { useKeys } from "../keys";
 import { Cancel } from "../parts/cancel";
 import { Bar } from "../parts/frame";
 import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
-import { Question } from "../parts/question";
+import { Questions } from "../parts/question";
 import { VirtualList, type ListHandle } from "../parts/virtual";
 import { go, param, setParams, traceHref } from "../route";
 import type { Trace, TraceStatus } from "../types";
@@ -102,7 +103,7 @@ export function ListPage() {
   );
 
   if (!all.length) {
-    return <><Bar /><main class="list">{traces.loaded.value ? <Start /> : <p class="nothing">{app.socket.link.value.kind === "waiting" ? "The server can't be reached. This page goes on trying." : ""}</p>}</main></>;
+    return <><Bar /><main class="list">{traces.loaded.value && traces.refused.value === null ? <Start /> : <Waiting why={traces.refused.value} />}</main></>;
   }
   return (
     <>
@@ -136,6 +137,14 @@ export function ListPage() {
       {cancelling && <Cancel trace={cancelling} close={() => setCancelling(null)} />}
     </>
   );
+}
+
+/** Nothing to show yet, or not to this token: says which. */
+function Waiting({ why }: { why: string | null }) {
+  const link = app.socket.link.value.kind;
+  const words = why !== null ? `The server does not show its list of traces: ${visible(why)}. A run's own page may still open.`
+    : wanted.value !== null ? "This server wants a token." : link === "waiting" ? "The server can't be reached. This page goes on trying." : "";
+  return <p class="nothing" role="status">{words}</p>;
 }
 
 const isOpen = (trace: Trace): boolean => !app.offline && (trace.status === "running" || trace.status === "waiting");
@@ -249,15 +258,12 @@ function Needs({ all, version }: { all: Trace[]; version: number }) {
       .sort((a, b) => (a.updated_at < b.updated_at ? 1 : -1));
   }, [version]);
   const [more, setMore] = useState(false);
-  if (!inputs.length && !troubled.length) return null;
   const shown = more ? troubled.slice(0, 50) : troubled.slice(0, 3);
   return (
     <section class="needs" aria-label="Needs you">
       <h2>Needs you</h2>
-      {inputs.slice(0, 10).map((asked) => (
-        <Question key={`${asked.trace_id}/${asked.request_id}`} traceId={asked.trace_id} asked={asked}
-          of={<a class="words of" href={traceHref(asked.trace_id)}>{visible(app.traces.byId.get(asked.trace_id)?.task ?? asked.trace_id)}</a>} />
-      ))}
+      <Questions asked={inputs.slice(0, 10).map((asked) => ({ traceId: asked.trace_id, asked, brief: true,
+        of: <a class="words of" href={traceHref(asked.trace_id)}>{visible(app.traces.byId.get(asked.trace_id)?.task ?? asked.trace_id)}</a> }))} />
       {inputs.length > 10 && <p class="dim">and {inputs.length - 10} more questions</p>}
       {shown.map((trace) => (
         <a key={trace.trace_id} class="trouble" href={traceHref(trace.trace_id)}>

@@ -11,7 +11,7 @@ import { GoalTreePane, type Place } from "../parts/goals";
 import { Inspector } from "../parts/inspector";
 import { Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
-import { Question } from "../parts/question";
+import { Questions } from "../parts/question";
 import { go, HOME, param, setParams, traceHref } from "../route";
 import { Replay } from "../replay";
 import { TimePanel } from "../time/panel";
@@ -101,11 +101,9 @@ export function TracePage({ traceId }: { traceId: string }) {
             key={inside} log={view} goalId={goalId} clearGoal={() => choose({ traceId: inside, goalId: null })}
             inspect={inspect} inspected={inspected?.id ?? null}
           />
-          {at === null && !app.offline && inputs.length + inner.length > 0 && (
-            <div class="asking">
-              {[...inputs.map((asked) => ({ asked, of: traceId })), ...inner.map((asked) => ({ asked, of: inside }))].map(({ asked, of }) => (
-              <Question key={`${of}/${asked.request_id}`} traceId={of} asked={asked} />
-            ))}
+          {!app.offline && (
+            <div class="asking" hidden={at !== null}>
+              <Questions asked={[...inputs.map((asked) => ({ asked, traceId })), ...inner.map((asked) => ({ asked, traceId: inside }))]} />
             </div>
           )}
         </div>

@@ -4,20 +4,22 @@ import { useState } from "preact/hooks";
 import { type ApiError, cancelTrace } from "../api";
 import { say } from "../app";
 import { visible } from "../format";
+import { me } from "../me";
 import type { Trace } from "../types";
 import { Dialog } from "./frame";
+import { Refused } from "./refused";
 
 export function Cancel({ trace, close }: { trace: Trace; close: () => void }) {
   const [reason, setReason] = useState("");
-  const [fault, setFault] = useState("");
+  const [fault, setFault] = useState<ApiError | null>(null);
   async function send(event: Event): Promise<void> {
     event.preventDefault();
     try {
-      const { status } = await cancelTrace(trace.trace_id, reason.trim());
+      const { status } = await cancelTrace(trace.trace_id, me.value, reason.trim());
       say(status === "stopped" ? "Stopped" : "Cancel requested");
       close();
     } catch (error) {
-      setFault((error as ApiError).message);
+      setFault(error as ApiError);
     }
   }
   return (
@@ -25,7 +27,7 @@ export function Cancel({ trace, close }: { trace: Trace; close: () => void }) {
       <form onSubmit={send} class="cancel">
         <p>{visible(trace.task)}</p>
         <label>Why, for the agent and for whoever reads this later<input type="text" value={reason} onInput={(event) => setReason(event.currentTarget.value)} autoFocus /></label>
-        {fault && <p class="fault" role="alert">{fault}</p>}
+        {fault && <Refused error={fault} to="cancel" />}
         <div class="options"><button type="button" onClick={close}>Let it run</button><button class="danger">Cancel the run</button></div>
       </form>
     </Dialog>

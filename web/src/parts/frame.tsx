@@ -3,6 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { app, spoken, toast } from "../app";
+import { aside, token, wanted } from "../auth";
 import { now } from "../clock";
 import { ago, count, timeOfDay } from "../format";
 import { allKeys, helpOpen, useKeys } from "../keys";
@@ -10,6 +11,7 @@ import { go, HOME } from "../route";
 import { nextTheme, theme } from "../theme";
 import type { TraceLog } from "../trace";
 import { Live } from "./marks";
+import { TokenDialog, tokenOpen } from "./token";
 
 const OFFLINE_AFTER = 30_000; // ms of trying before it is called offline
 
@@ -21,6 +23,11 @@ export function Bar({ children, log }: { children?: ComponentChildren; log?: Tra
       <span class="grow" />
       {log && <Asks not={log.id} />}
       <Pill log={log} />
+      {token.value !== null && (
+        <button class="quiet icon" title="This tab's token" aria-label="This tab's token" onClick={() => (tokenOpen.value = true)}>
+          <svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path d="M10.500 1.500a4 4 0 0 0-3.800 5.200L1.500 11.900v2.600h2.600v-1.600h1.600v-1.600h1.600l1.400-1.400a4 4 0 1 0 1.800-8.400Zm1 2a1 1 0 1 1 0 2 1 1 0 0 1 0-2Z" fill="currentColor" /></svg>
+        </button>
+      )}
       <button class="quiet icon" title={`Theme: ${theme.value}`} aria-label={`Theme: ${theme.value}; change`} onClick={nextTheme}>
         <svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path d={theme.value === "dark" ? "M11.8 10.6A5.2 5.2 0 0 1 5.4 4.2a5.2 5.2 0 1 0 6.4 6.4Z" : theme.value === "light" ? "M8 4.6a3.4 3.4 0 1 0 0 6.8 3.4 3.4 0 0 0 0-6.8ZM7.4 1h1.2v2H7.4ZM7.4 13h1.2v2H7.4ZM1 7.4h2v1.2H1ZM13 7.4h2v1.2h-2ZM3 3.8l.8-.8 1.4 1.4-.8.8ZM10.800 11.6l.8-.8 1.400 1.400-.8.8ZM3 12.200l1.400-1.400.8.8L3.800 13ZM10.800 4.400 12.200 3l.8.8-1.400 1.400Z" : "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2Zm0 1.300v9.400a4.700 4.700 0 0 1 0-9.400Z"} fill="currentColor" /></svg>
       </button>
@@ -46,6 +53,7 @@ function LivePill({ log }: { log?: TraceLog }) {
   let kind = "busy";
   let words = "connecting";
   let more: string | null = null;
+  if (wanted.value !== null) return <span class="pill off" role="status"><i aria-hidden="true" />no token <button class="link" onClick={() => (aside.value = false)}>give one</button></span>;
   if (link.kind === "refused") [kind, words] = ["off", `refused: ${link.why}`];
   else if (link.kind === "waiting") {
     const left = link.retryAt - now.value;
@@ -89,6 +97,7 @@ export function Overlays() {
   return (
     <>
       {helpOpen.value && <Help />}
+      <TokenDialog />
       {toast.value && <div class={`toast${toast.value.bad ? " bad" : ""}`}>{toast.value.words}</div>}
       <Live of={spoken} />
     </>

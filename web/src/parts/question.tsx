@@ -1,175 +1,222 @@
-// An open question: what is asked, by when, and the means to answer it in place.
+// Open questions: what is asked, by when, and the means to answer in place.
+//
+// Rule: what one has typed stays on the page: also when somebody else has answered meanwhile, or the question expired.
 
-import { useState } from "preact/hooks";
-import { answerInput, ApiError } from "../api";
-import { say } from "../app";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { answerInput, ApiError, fetchInput, type Outcome } from "../api";
+import { copy, say } from "../app";
 import { now } from "../clock";
 import { isObject } from "../fold";
-import { clock, visible } from "../format";
+import { type Draft, type Fault, fieldOf, valueOf } from "../form";
+import { clock, fullTime, visible } from "../format";
+import { callMe, me } from "../me";
 import type { Json, PendingInput } from "../types";
+import { FieldRow } from "./form";
 import { preview } from "./json";
+import { Refused } from "./refused";
 
-interface Props {
+export interface Asked {
   traceId: string;
   asked: PendingInput;
   of?: preact.ComponentChildren; // whose question it is, where that is not clear
+  brief?: boolean; // among others: a large form opens when asked for
 }
 
-export function Question({ traceId, asked, of }: Props) {
+const keyOf = ({ traceId, asked }: Asked): string => `${traceId}/${asked.request_id}`;
+
+/** Questions that are open, and those that no longer are but in which something stands that was not sent. */
+export function Questions({ asked }: { asked: Asked[] }) {
+  const [typed, setTyped] = useState<ReadonlyMap<string, Asked>>(new Map());
+  const open = new Set(asked.map(keyOf));
+  const touch = (one: Asked, has: boolean) =>
+    setTyped((before) => {
+      if (before.has(keyOf(one)) === has) return before;
+      const next = new Map(before);
+      if (has) next.set(keyOf(one), one);
+      else next.delete(keyOf(one));
+      return next;
+    });
+  const gone = [...typed.values()].filter((one) => !open.has(keyOf(one)));
+  return (
+    <>
+      {[...gone, ...asked].map((one) => (
+        <Question key={keyOf(one)} {...one} gone={!open.has(keyOf(one))} typed={(has) => touch(one, has)} />
+      ))}
+    </>
+  );
+}
+
+interface Props extends Asked {
+  gone: boolean;
+  typed: (has: boolean) => void;
+}
+
+function Question({ traceId, asked, of, brief, gone, typed }: Props) {
   const [busy, setBusy] = useState(false);
-  const [fault, setFault] = useState("");
-  const [closed, setClosed] = useState("");
+  const [fault, setFault] = useState<ApiError | null>(null);
+  const [outcome, setOutcome] = useState<Outcome | null>(null);
+  const sent = useRef(false);
+  const over = gone || outcome !== null;
+
+  useEffect(() => {
+    if (!gone || outcome || sent.current) return;
+    fetchInput(traceId, asked.request_id).then(setOutcome, () => setOutcome({ state: "closed" }));
+  }, [gone]);
 
   async function answer(value: Json): Promise<void> {
     setBusy(true);
-    setFault("");
+    setFault(null);
     try {
-      await answerInput(traceId, asked.request_id, value);
-      setClosed("Answered");
+      await answerInput(traceId, asked.request_id, value, me.value);
+      sent.current = true;
+      typed(false);
+      setOutcome({ state: "answered", value, by: me.value });
       say("Answer sent");
     } catch (error) {
-      const { status, code, message } = error as ApiError;
-      if (code === "not_running") setClosed("The run ended before the answer arrived");
-      else if (status === 409) setClosed("Somebody else has answered already");
-      else if (status === 410) setClosed("It expired before the answer arrived");
-      else setFault(message);
-      setBusy(false);
+      const refused = error as ApiError;
+      if (refused.status === 409 || refused.status === 410) setOutcome(await fetchInput(traceId, asked.request_id).catch(() => ({ state: "closed" }) as Outcome));
+      else setFault(refused);
     }
+    setBusy(false);
   }
 
   return (
-    <section class="question" aria-label={`Question: ${asked.question}`}>
+    <section class={`question${over ? " over" : ""}`} aria-label={`Question: ${visible(asked.question)}`}>
       <header>
         <span class="mark is-waiting" aria-hidden="true">?</span>
-        <b>{visible(asked.question)}</b>
+        <b dir="auto">{visible(asked.question)}</b>
         <span class="grow" />
         {of}
-        {asked.expires_at && <Expiry at={asked.expires_at} />}
+        {asked.expires_at && !over && <Expiry at={asked.expires_at} />}
       </header>
-      {closed ? <p class="dim">{closed}</p> : <Form asked={asked} busy={busy} answer={answer} />}
-      {fault && <p class="fault" role="alert">{visible(fault)}</p>}
+      {outcome && <Told outcome={outcome} mine={sent.current} />}
+      {!(outcome && sent.current) && <Answering asked={asked} brief={brief} busy={busy} over={over} fault={fault} answer={answer} typed={typed} />}
+      {fault && !(isForm(asked) && fault.code === "invalid_value" && fault.details.length) && <Refused error={fault} to="answer" />}
+      {over && !sent.current && <button class="link" onClick={() => typed(false)}>Dismiss</button>}
     </section>
+  );
+}
+
+/** What became of it, and through whom. */
+function Told({ outcome, mine }: { outcome: Outcome; mine: boolean }) {
+  const words = outcome.state === "expired" ? "It expired before an answer arrived." : outcome.state === "answered" ? "" : "The run ended before an answer arrived.";
+  return (
+    <p role="status">
+      {words || <>{mine ? "Answered: " : <><b>{visible(outcome.by ?? "Somebody")}</b> has answered: </>}<span class="answer">{preview(outcome.value, 400)}</span></>}
+      {!mine && " Yours was not sent; it is kept here."}
+    </p>
   );
 }
 
 function Expiry({ at }: { at: string }) {
   const left = Date.parse(at) - now.value;
-  return <span class={`num expiry${left < 60_000 ? " soon" : ""}`}>{left > 0 ? `expires in ${clock(left)}` : "expired"}</span>;
+  return <span class={`num expiry${left < 60_000 ? " soon" : ""}`} title={fullTime(at)}>{left > 0 ? `expires in ${clock(left)}` : "expired"}</span>;
 }
 
-interface FormProps { asked: PendingInput; busy: boolean; answer: (value: Json) => void }
+interface AnsweringProps {
+  asked: PendingInput;
+  brief?: boolean;
+  busy: boolean;
+  over: boolean;
+  fault: ApiError | null;
+  answer: (value: Json) => void;
+  typed: (has: boolean) => void;
+}
 
-function Form({ asked, busy, answer }: FormProps) {
-  const options = Array.isArray(asked.options) ? asked.options : null;
-  if (options?.length) {
-    return (
+/** The answers there are, as words and values; null where there are too many to name. */
+function optionsOf({ options, schema }: PendingInput): [string, Json][] | null {
+  const values = Array.isArray(options) && options.length ? options : isObject(schema) && Array.isArray(schema.enum) ? schema.enum : null;
+  if (values) return values.map((value) => [preview(value, 200), value]);
+  return isObject(schema) && schema.type === "boolean" ? [["Yes", true], ["No", false]] : null;
+}
+
+const isForm = (asked: PendingInput): boolean => optionsOf(asked) === null;
+
+function Answering(props: AnsweringProps) {
+  const { asked, busy, over, brief, answer } = props;
+  const [open, setOpen] = useState(!brief || !isObject(asked.schema) || !isObject(asked.schema.properties));
+  const options = optionsOf(asked);
+  if (options) return over ? null : <Options values={options} busy={busy} answer={answer} />;
+  return open ? <SchemaForm {...props} /> : <div class="options"><button onClick={() => setOpen(true)}>Answer…</button></div>;
+}
+
+function Options({ values, busy, answer }: { values: [string, Json][]; busy: boolean; answer: (value: Json) => void }) {
+  return <div class="options" role="group" aria-label="Answers">{values.map(([words, value], i) => <button key={i} disabled={busy} onClick={() => answer(value)}>{words}</button>)}<As /></div>;
+}
+
+const ANYTHING = { type: "string", maxLength: 100_000 };
+
+function SchemaForm({ asked, busy, over, fault, answer, typed }: AnsweringProps) {
+  const free = !isObject(asked.schema) || !Object.keys(asked.schema).length;
+  const form = useMemo(() => (free ? { ...fieldOf(ANYTHING), help: "" } : fieldOf(asked.schema)), [asked.request_id]);
+  const [draft, setDraft] = useState<Draft>(form.start);
+  const [asJson, setAsJson] = useState<string | null>(null); // written by hand instead
+  const [own, setOwn] = useState<Fault[]>([]);
+  const box = useRef<HTMLFormElement>(null);
+  const told = useMemo(() => (fault?.details ?? []).flatMap(({ path, message }) => (path && message ? [{ path, message }] : [])), [fault]);
+  const field = asJson === null ? form : ({ kind: "json", title: "Your answer as JSON", help: "", start: "" } as const);
+  const faults = own.length ? own : told;
+  // What no field stands for is said at the nearest one that contains it, in the end at the form
+  const placed = useMemo(() => faults.map((one) => ({ ...one, path: asJson === null ? nearest(one.path, paths(form, draft)) : "value", message: one.path === nearest(one.path, paths(form, draft)) ? one.message : `${one.path.replace(/^value\./, "")}: ${one.message}` })), [faults]);
+
+  useEffect(() => {
+    if (placed.length) box.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+  }, [placed]);
+
+  const change = (to: Draft) => {
+    if (asJson === null) setDraft(to);
+    else setAsJson(to as string);
+    setOwn([]);
+    typed(true);
+  };
+  function send(event: Event): void {
+    event.preventDefault();
+    const found: Fault[] = [];
+    const value = valueOf(field, asJson ?? draft, true, found);
+    setOwn(found);
+    if (!found.length && value !== undefined) answer(value);
+  }
+  function byHand(): void {
+    const value = valueOf(form, draft, true, []);
+    setAsJson(asJson === null ? JSON.stringify(value ?? null, null, 2) : null);
+    setOwn([]);
+  }
+  const typing = asJson ?? draft;
+  return (
+    <form ref={box} onSubmit={send} noValidate onKeyDown={(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && box.current!.requestSubmit()}>
+      <fieldset class="whole" disabled={over}>
+        <FieldRow field={field} draft={typing} set={change} name="Your answer" required path="value" faults={placed} />
+      </fieldset>
       <div class="options">
-        {options.map((option, i) => <button key={i} disabled={busy} onClick={() => answer(option)}>{preview(option, 200)}</button>)}
+        {over ? typeof typing === "string" && <button type="button" onClick={() => copy(typing, "what you typed")}>Copy what I typed</button> : (
+          <>
+            <button class="main" disabled={busy || (free && !draft)}>{busy ? "Sending…" : "Answer"}</button>
+            {!free && form.kind !== "json" && <button type="button" class="quiet" onClick={byHand}>{asJson === null ? "as JSON" : "as a form"}</button>}
+            <As />
+          </>
+        )}
       </div>
-    );
-  }
-  const schema = isObject(asked.schema) ? asked.schema : {};
-  if (Array.isArray(schema.enum)) return <Form asked={{ ...asked, options: schema.enum }} busy={busy} answer={answer} />;
-  if (schema.type === "boolean") {
-    return <div class="options"><button disabled={busy} onClick={() => answer(true)}>Yes</button><button disabled={busy} onClick={() => answer(false)}>No</button></div>;
-  }
-  if (schema.type === "object" && isObject(schema.properties)) return <ObjectForm schema={schema} busy={busy} answer={answer} />;
-  return <SingleForm schema={schema} busy={busy} answer={answer} />;
-}
-
-type Schema = { [key: string]: Json };
-
-function SingleForm({ schema, busy, answer }: { schema: Schema; busy: boolean; answer: (value: Json) => void }) {
-  const [text, setText] = useState("");
-  const [fault, setFault] = useState("");
-  function send(event: Event): void {
-    event.preventDefault();
-    const value = read(text, schema);
-    if (value === undefined) setFault(wants(schema));
-    else answer(value);
-  }
-  return (
-    <form onSubmit={send}>
-      <Field schema={schema} text={text} set={setText} label="Your answer" />
-      <button class="main" disabled={busy || !text}>Answer</button>
-      {fault && <p class="fault" role="alert">{fault}</p>}
     </form>
   );
 }
 
-function ObjectForm({ schema, busy, answer }: { schema: Schema; busy: boolean; answer: (value: Json) => void }) {
-  const properties = Object.entries(schema.properties as Schema).map(([name, value]) => [name, isObject(value) ? value : {}] as const);
-  const required = new Set(Array.isArray(schema.required) ? schema.required : []);
-  const [texts, setTexts] = useState<Record<string, string>>({});
-  const [fault, setFault] = useState("");
-  function send(event: Event): void {
-    event.preventDefault();
-    setFault("");
-    const value: Schema = {};
-    for (const [name, one] of properties) {
-      const text = texts[name] ?? (one.type === "boolean" ? "false" : "");
-      if (text === "" && !required.has(name)) continue;
-      const read_ = read(text, one);
-      if (read_ === undefined || (text === "" && one.type !== "string")) return setFault(`${name}: ${wants(one)}`);
-      value[name] = read_;
-    }
-    answer(value);
-  }
+/** The paths of all fields as they stand. */
+function paths(field: ReturnType<typeof fieldOf>, draft: Draft, path = "value"): string[] {
+  if (field.kind === "object") return [path, ...field.fields.flatMap((one) => paths(one.field, (draft as { [name: string]: Draft })[one.name] ?? one.field.start, `${path}.${one.name}`))];
+  if (field.kind === "list") return [path, ...(draft as Draft[]).flatMap((one, i) => paths(field.item, one, `${path}.${i}`))];
+  if (field.kind === "either") return paths(field.forms[Number((draft as [string])[0])]!.field, (draft as Draft[])[1]!, path);
+  return [path];
+}
+
+function nearest(path: string, known: string[]): string {
+  let at = path;
+  while (at.includes(".") && !known.includes(at)) at = at.slice(0, at.lastIndexOf("."));
+  return known.includes(at) ? at : "value";
+}
+
+/** Who answers. */
+function As() {
   return (
-    <form onSubmit={send} class="fields">
-      {properties.map(([name, one]) => (
-        <label key={name}>
-          <span>{visible(typeof one.title === "string" ? one.title : name)}{required.has(name) && <i title="required"> *</i>}</span>
-          <Field schema={one} text={texts[name] ?? ""} set={(text) => setTexts({ ...texts, [name]: text })} label={name} />
-          {typeof one.description === "string" && <small>{visible(one.description)}</small>}
-        </label>
-      ))}
-      <button class="main" disabled={busy}>Answer</button>
-      {fault && <p class="fault" role="alert">{visible(fault)}</p>}
-    </form>
+    <label class="as">as <input type="text" value={me.value} maxLength={256} aria-label="Your name, kept with the answer" onChange={(event) => callMe(event.currentTarget.value)} /></label>
   );
-}
-
-function Field({ schema, text, set, label }: { schema: Schema; text: string; set: (text: string) => void; label: string }) {
-  if (Array.isArray(schema.enum)) {
-    return (
-      <select aria-label={label} value={text} onChange={(event) => set(event.currentTarget.value)}>
-        <option value="" />
-        {schema.enum.map((value, i) => <option key={i} value={typeof value === "string" ? value : JSON.stringify(value)}>{preview(value)}</option>)}
-      </select>
-    );
-  }
-  if (schema.type === "boolean") return <input type="checkbox" aria-label={label} checked={text === "true"} onChange={(event) => set(String(event.currentTarget.checked))} />;
-  const number = schema.type === "number" || schema.type === "integer";
-  return <input type="text" inputMode={number ? "decimal" : "text"} aria-label={label} value={text} onInput={(event) => set(event.currentTarget.value)} />;
-}
-
-/** What was typed as a value of the schema; undefined if it is none. The server has the last word. */
-function read(text: string, schema: Schema): Json | undefined {
-  if (Array.isArray(schema.enum)) return schema.enum.find((value) => (typeof value === "string" ? value : JSON.stringify(value)) === text);
-  switch (schema.type) {
-    case "number":
-    case "integer": {
-      const n = Number(text.trim().replace(",", "."));
-      return text.trim() === "" || !Number.isFinite(n) || (schema.type === "integer" && !Number.isInteger(n)) ? undefined : n;
-    }
-    case "boolean":
-      return text === "true";
-    case "array":
-    case "object":
-      try {
-        return JSON.parse(text) as Json;
-      } catch {
-        return undefined;
-      }
-    default:
-      return text;
-  }
-}
-
-function wants(schema: Schema): string {
-  if (schema.type === "integer") return "a whole number";
-  if (schema.type === "number") return "a number";
-  if (Array.isArray(schema.enum)) return "one of the choices";
-  return schema.type === "array" || schema.type === "object" ? "JSON" : "an answer";
 }

@@ -1,0 +1,74 @@
+// The token with which this tab speaks to a server that wants one.
+//
+// Rule 1: it is kept in the tab's session storage: never in an address, never where another tab or a later day finds it.
+// Rule 2: a refused request waits for a token and is then sent again, so that nothing of the page has to know of it.
+
+import { signal } from "@preact/signals";
+
+const KEY = "tracewatch.token";
+/** What a token may consist of: it travels as a header and as a WebSocket's subprotocol. */
+export const isToken = (text: string): boolean => /^[!#$%&'*+\-.^_`|~0-9A-Za-z]{8,512}$/.test(text);
+
+export const token = signal<string | null>(stored());
+
+/** Why a token is wanted, in the server's words; null while none is. */
+export const wanted = signal<string | null>(null);
+/** Whether the dialog was put aside; what waits goes on waiting. */
+export const aside = signal(false);
+
+let waiting: (() => void)[] = [];
+
+function stored(): string | null {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null;
+  }
+}
+
+function keep(given: string | null): void {
+  token.value = given;
+  try {
+    if (given === null) sessionStorage.removeItem(KEY);
+    else sessionStorage.setItem(KEY, given);
+  } catch {
+    // it holds until the page is left
+  }
+}
+
+/** The server refused `used` (or that there was none): ask for another one. Done when there is one. */
+export function refused(used: string | null, why: string): Promise<void> {
+  if (token.peek() !== used && token.peek() !== null) return Promise.resolve(); // another has come meanwhile
+  keep(null);
+  if (wanted.peek() === null) aside.value = false;
+  wanted.value = why;
+  return new Promise((done) => waiting.push(done));
+}
+
+/** A token that the server takes: what waited goes on. */
+export function give(given: string): void {
+  keep(given);
+  wanted.value = null;
+  aside.value = false;
+  const ready = waiting;
+  waiting = [];
+  for (const done of ready) done();
+}
+
+/** Forget the token and what was read with it. */
+export function forget(): void {
+  keep(null);
+  location.reload();
+}
+
+/** The headers of a request. */
+export const bearer = (): Record<string, string> => {
+  const held = token.peek();
+  return held === null ? {} : { Authorization: `Bearer ${held}` };
+};
+
+/** The subprotocols of a WebSocket. */
+export const protocols = (): string[] => {
+  const held = token.peek();
+  return held === null ? [] : ["tracewatch.v1", `bearer.${held}`];
+};

@@ -1,0 +1,73 @@
+// Asking for the token that this server wants, and forgetting it.
+
+import { signal } from "@preact/signals";
+import { useState } from "preact/hooks";
+import { type ApiError, tryToken } from "../api";
+import { copy } from "../app";
+import { aside, forget, give, isToken, token, wanted } from "../auth";
+import { now } from "../clock";
+import { clock, visible } from "../format";
+import { Dialog } from "./frame";
+
+export const COMMAND = "tracewatch token create --scope read --scope control";
+
+/** Opened by hand, to see or change what this tab has. */
+export const tokenOpen = signal(false);
+
+export function TokenDialog() {
+  const asked = wanted.value !== null && !aside.value;
+  if (!asked && !tokenOpen.value) return null;
+  const close = () => {
+    tokenOpen.value = false;
+    if (wanted.peek() !== null) aside.value = true;
+  };
+  return (
+    <Dialog title={asked ? "This server wants a token" : "This tab's token"} close={close} class="token">
+      {asked && <p class="why">{visible(wanted.value!)}</p>}
+      {!asked && token.value !== null && <p>It is kept in this tab only and goes with it.</p>}
+      <TokenForm close={close} />
+    </Dialog>
+  );
+}
+
+function TokenForm({ close }: { close: () => void }) {
+  const [text, setText] = useState("");
+  const [fault, setFault] = useState("");
+  const [until, setUntil] = useState(0); // ms; when the server listens again
+  const [busy, setBusy] = useState(false);
+  const left = until ? until - now.value : 0;
+
+  async function send(event: Event): Promise<void> {
+    event.preventDefault();
+    const given = text.trim();
+    if (!isToken(given)) return setFault("That is no token: it is one word of at least 8 letters, digits and signs.");
+    setBusy(true);
+    setFault("");
+    try {
+      await tryToken(given);
+      give(given);
+      close();
+    } catch (error) {
+      const { status, message, retryAfterS } = error as ApiError;
+      setFault(status === 401 ? `The server does not take it: ${message}` : message);
+      setUntil(retryAfterS ? Date.now() + retryAfterS * 1000 : 0);
+    }
+    setBusy(false);
+  }
+
+  return (
+    <form onSubmit={send}>
+      <p class="dim">A token lets this page read what agents do and, with the scope <code>control</code>, answer and cancel. On the machine of the server, this makes one:</p>
+      <div class="lines"><pre tabIndex={0} role="group" aria-label="The command">{COMMAND}</pre><button type="button" class="quiet" onClick={() => copy(COMMAND, "the command")}>Copy</button></div>
+      <label>Token<input type="password" autoComplete="off" spellcheck={false} value={text} autoFocus aria-invalid={Boolean(fault)} aria-describedby="token-fault" onInput={(event) => setText(event.currentTarget.value)} /></label>
+      <p id="token-fault" class="fault" role="alert">{visible(fault)}</p>
+      {left > 0 && <p class="num dim">It can be tried again in {clock(left + 999)}.</p>}
+      <div class="options">
+        {token.value !== null && <button type="button" class="danger" onClick={forget}>Forget token</button>}
+        <span class="grow" />
+        <button type="button" onClick={close}>Not now</button>
+        <button class="main" disabled={busy || !text || left > 0}>{busy ? "Asking…" : "Use it"}</button>
+      </div>
+    </form>
+  );
+}
