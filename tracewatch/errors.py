@@ -211,6 +211,12 @@ class NoSuchRequest(NotFound):
     code = "unknown_request"
 
 
+class NoSuchMessage(NotFound):
+    """No message with this id is in the trace."""
+
+    code = "unknown_message"
+
+
 class TraceDeleted(NotFound):
     """The trace was deleted while it was being watched."""
 

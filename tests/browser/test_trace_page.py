@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ async def test_a_live_run_from_start_to_end(server: ServerProcess, page: Page) -
     run.add(completed(summary="Fixed."))
     await expect(page.locator(".pill")).to_contain_text("ended")
     await expect(page.locator(".facts .state")).to_contain_text("completed")
-    assert (await page.title()).startswith("✓ Fix the login bug")
+    await expect(page).to_have_title(re.compile("^✓ Fix the login bug"))
 
 
 async def test_it_follows_at_the_end_and_never_moves_what_one_reads(server: ServerProcess, page: Page) -> None:
@@ -94,6 +95,7 @@ async def test_search_and_errors_by_keys(server: ServerProcess, page: Page) -> N
     run.add(*said_many(900, 1000))
     await page.goto(run.url)
     await expect(page.get_by_text("Message 999.")).to_be_visible()
+    await expect(page.locator(".history")).to_have_count(0)
     await page.keyboard.press("/")
     await page.keyboard.type("needle (")
     await expect(page.locator(".row.hit")).to_contain_text("(one)")

@@ -197,6 +197,14 @@ async def test_messages(server: Serving, client: httpx.AsyncClient) -> None:
     answer = (await client.get("/api/traces/said/messages?before=4&limit=10")).json()
     assert ([m["content"] for m in answer["messages"]], answer["has_more"]) == (["m0", "m1!", "m2"], False)
     refused(await client.get("/api/traces/said/messages?limit=0"), 422, "invalid")
+    await log.append(
+        "said", [{"event": "message_added", "message": {"message_id": "a/b?", "role": "user", "content": 1}}]
+    )
+    for message_id, event_id, content in (("m2", 2, "m1!"), ("m5", 5, "m4"), ("a%2Fb%3F", 7, 1)):
+        answer = (await client.get(f"/api/traces/said/messages/{message_id}")).json()
+        assert (answer["event_id"], answer["message"]["content"]) == (event_id, content)
+    refused(await client.get("/api/traces/said/messages/m9"), 404, "unknown_message")
+    refused(await client.get("/api/traces/nobody/messages/m2"), 404, "unknown_trace")
     refused(await client.get("/api/traces/nobody/messages"), 404, "unknown_trace")
 
 

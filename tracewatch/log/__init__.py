@@ -155,6 +155,12 @@ class EventLog(Protocol):
     ) -> tuple[list[dict[str, Any]], bool]:
         """The last ``limit`` messages of a sequence below ``before`` as they now stand, and whether there are more."""
 
+    async def message(self, trace_id: str, message_id: str) -> tuple[int, dict[str, Any]]:
+        """The event_id a message was added with, and the message as it now stands.
+
+        Raises UnknownTrace and NoSuchMessage.
+        """
+
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
         """Summaries, newest first, and the ``before`` of the next page or None."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import aiosqlite
 import orjson
 
-from ..errors import Gap, Unavailable, UnknownTrace
+from ..errors import Gap, NoSuchMessage, Unavailable, UnknownTrace
 from ..model.state import State
 from . import Grown, Page, Snapshot, TraceQuery
 from .cache import Cached, StateCache
@@ -171,6 +171,25 @@ class Reader:
             for body, event in reversed(found[:limit])
         ]
         return messages, len(found) > limit
+
+    async def message(self, trace_id: str, message_id: str) -> tuple[int, dict[str, Any]]:
+        """See EventLog.message."""
+        async with self._lend(transaction=True) as connection:
+            row = (await trace_rows(connection, [trace_id])).get(trace_id)
+            if row is None:
+                raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+            found = await fetch(
+                connection,
+                "SELECT m.event_id, m.body, CASE WHEN m.body IS NULL THEN e.body END FROM messages AS m"
+                " LEFT JOIN events AS e ON e.trace_key = m.trace_key AND e.event_id = m.event_id"
+                " WHERE m.trace_key = ? AND m.message_id = ?",
+                row.trace_key,
+                message_id,
+            )
+        if not found:
+            raise NoSuchMessage(f"there is no message {message_id[:200]!r} in this trace", trace_id=trace_id)
+        event_id, body, event = found[0]
+        return event_id, orjson.loads(body) if body is not None else orjson.loads(event)["message"]
 
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
         """See EventLog.traces."""

@@ -63,6 +63,7 @@ class SQLiteLog:
         self.read = self._reader.read
         self.snapshot = self._reader.snapshot
         self.messages = self._reader.messages
+        self.message = self._reader.message
         self.traces = self._reader.traces
         self.summaries = self._reader.summaries
         self.changes = self._reader.changes

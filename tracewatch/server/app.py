@@ -93,6 +93,7 @@ def _routes() -> list[Route | WebSocketRoute]:
         _route(one, GET=rest.get_trace, DELETE=rest.delete_trace),
         _route(f"{one}/events", GET=stream.get_events, POST=rest.append_events),
         Route(f"{one}/messages", rest.get_messages, methods=["GET"]),
+        Route(f"{one}/messages/{{message_id:path}}", rest.get_message, methods=["GET"]),
         Route(f"{one}/heartbeat", rest.heartbeat, methods=["POST"]),
         Route(f"{one}/cancel", control.cancel_trace, methods=["POST"]),
         _route(f"{one}/inputs/{{request_id}}", GET=control.get_input, POST=control.answer_input),

@@ -30,6 +30,7 @@ _ANSWERS = {  # the keys that are always there
     "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers"),
     "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),
     "Messages": ("messages", "has_more"),
+    "Message": ("trace_id", "event_id", "message"),
     "Deleted": ("deleted",),
     "Health": ("status", "version", "epoch"),
     "Ready": ("ready", "degraded", "reasons"),
@@ -181,6 +182,10 @@ def _paths() -> dict[str, Any]:
         f"{one}/messages": {
             "parameters": [trace],
             "get": _call("Messages as they now stand", "Messages", 404, 422, parameters=of),
+        },
+        f"{one}/messages/{{message_id}}": {
+            "parameters": [trace, {"name": "message_id", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "get": _call("A message as it now stands, and the event it was added with", "Message", 404),
         },
         f"{one}/heartbeat": {"parameters": [trace], "post": _call("Renew the recorder's lease", "Renewed", 404)},
         **_control(trace),

@@ -95,6 +95,13 @@ async def get_messages(request: Request) -> Response:
     return json_response({"messages": messages, "has_more": has_more})
 
 
+async def get_message(request: Request) -> Response:
+    """``GET /api/traces/{id}/messages/{message_id}``."""
+    trace_id, message_id = request.path_params["trace_id"], request.path_params["message_id"]
+    event_id, message = await services(request).log.message(trace_id, message_id)
+    return json_response({"trace_id": trace_id, "event_id": event_id, "message": message})
+
+
 def _header_number(request: Request, name: str, low: int) -> int | None:
     text = request.headers.get(name)
     if text is None:

@@ -2,7 +2,7 @@
 
 import { bearer, refused, token } from "./auth";
 import { PREFIX } from "./prefix";
-import type { Json, PendingInput, Snapshot, StoredEvent, Trace } from "./types";
+import type { Json, Message, PendingInput, Snapshot, StoredEvent, Trace } from "./types";
 
 export interface Detail {
   path?: string;
@@ -10,7 +10,11 @@ export interface Detail {
 }
 
 export class ApiError extends Error {
-  constructor(readonly status: number, readonly code: string, message: string, readonly details: Detail[] = [], readonly retryAfterS = 0) {
+  /** `facts`: what else the answer says. */
+  constructor(
+    readonly status: number, readonly code: string, message: string, readonly details: Detail[] = [], readonly retryAfterS = 0,
+    readonly facts: { [key: string]: Json } = {},
+  ) {
     super(message);
   }
 
@@ -58,7 +62,7 @@ async function refusal(answer: Response): Promise<ApiError> {
   const wait = Number(answer.headers.get("Retry-After")) || 0;
   const message = body?.message ?? `The server answered ${answer.status}`;
   const details = Array.isArray(body?.details) ? body.details : [];
-  return new ApiError(answer.status, body?.error ?? "error", message, details, wait);
+  return new ApiError(answer.status, body?.error ?? "error", message, details, wait, body ?? {});
 }
 
 async function call<T>(path: string, init?: RequestInit): Promise<T> {
@@ -89,8 +93,9 @@ const post = (value: object): RequestInit => ({
   body: JSON.stringify(value),
 });
 
-export async function fetchEvents(traceId: string, since: number, limit: number): Promise<{ events: StoredEvent[] }> {
-  if (local) return local.events(traceId, since, limit);
+/** A page of events behind `since`, an event_id or a cursor. It has fewer than `limit` where they are large. */
+export async function fetchEvents(traceId: string, since: number | string, limit: number): Promise<{ events: StoredEvent[] }> {
+  if (local) return local.events(traceId, Number(String(since).split(".").at(-1)), limit);
   return call(`${one(traceId)}/events?since_event_id=${since}&limit=${Math.min(1000, limit)}`, { headers: { Accept: "application/json" } });
 }
 
@@ -102,6 +107,16 @@ export async function fetchEvent(traceId: string, eventId: number): Promise<Stor
 export async function fetchTrace(traceId: string, at?: number): Promise<Snapshot> {
   if (local) return local.trace(traceId, at);
   return call(one(traceId) + (at === undefined ? "" : `?at_event_id=${at}`));
+}
+
+/** A message as it now stands, and the event_id it was added with. */
+export const fetchMessage = (traceId: string, messageId: string) =>
+  call<{ event_id: number; message: Message }>(`${one(traceId)}/messages/${encodeURIComponent(messageId)}`);
+
+/** The last messages, of a goal or before a sequence, as they now stand. */
+export async function fetchMessages(traceId: string, { goalId, before, limit }: { goalId?: string; before?: number; limit: number }): Promise<{ messages: Message[] }> {
+  const params = new URLSearchParams({ limit: String(limit), ...(goalId === undefined ? {} : { goal_id: goalId }), ...(before === undefined ? {} : { before: String(before) }) });
+  return call(`${one(traceId)}/messages?${params}`);
 }
 
 export async function fetchTraces(pageToken?: string): Promise<{ traces: Trace[]; next_page_token: string | null }> {

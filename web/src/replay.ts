@@ -52,6 +52,19 @@ export class Replay extends TraceLog {
     this.begin_(State.fromSnapshot(snapshot), rows, to);
   }
 
+  override async reach(eventId: number): Promise<boolean> {
+    const [before, state] = [this.position, this.state];
+    if (!(await this.source.reach(eventId))) return false;
+    const rows = before === null ? [] : await this.rowsAt(before);
+    if (state && before !== null && this.position === before && this.state === state) this.begin_(state, rows, before);
+    return true;
+  }
+
+  /** What is read, is read into the log as it is now. */
+  protected override async readPage(hole: Item, where: "start" | "end" | number): Promise<boolean> {
+    return this.reach(where === "start" ? hole.id : where === "end" ? hole.hole! : where);
+  }
+
   /** The events after the position, as many as are at hand; reads on where few are left. */
   async upcoming(): Promise<StoredEvent[]> {
     if (!this.ahead.length && this.position !== null && this.position < this.last) {
@@ -79,14 +92,14 @@ export class Replay extends TraceLog {
 
   private begin_(state: State, rows: Item[], at: number): void {
     this.state = state;
-    this.items = rows;
     this.position = at;
     this.ahead = [];
-    this.oldest = this.source.oldest;
+    this.clear();
+    this.holes = rows.filter((row) => row.hole !== undefined);
+    this.unread = this.holes.reduce((sum, hole) => sum + hole.hole! - hole.id + 1, 0);
+    this.items = rows;
+    this.goalTimes = new Map(this.source.goalTimes);
     this.outcomes = new Map([...this.source.outcomes].filter(([, event]) => event.event_id <= at));
-    this.messages = new Map();
-    this.byMessage.clear();
-    this.asked.clear();
     for (const row of rows) {
       if (row.event?.event === "input_requested") this.asked.set(row.event.request_id, row);
       if (!row.message) continue;
@@ -100,7 +113,10 @@ export class Replay extends TraceLog {
 
   /** The rows as they were: copies, since folding on changes them. */
   private async rowsAt(at: number): Promise<Item[]> {
+    await this.source.reach(at);
     const rows = this.source.items.filter((item) => item.id <= at).map((item) => ({ ...item, live: 0 }));
+    const last = rows.at(-1);
+    if (last?.hole !== undefined) last.hole = Math.min(last.hole, at);
     const changed = rows.filter((row) => row.message && row.lastId > at);
     if (!changed.length) return rows;
     const from = Math.max(changed[0]!.id, at - MOST_BACK);

@@ -19,6 +19,7 @@ export const escapeRegExp = (text: string): string => text.replace(/[.*+?^${}()|
 
 function textOf(item: Item): string {
   if (item.gap) return item.gap;
+  if (item.hole !== undefined) return "";
   if (!item.message) return JSON.stringify(item.event);
   const { content, description, role } = item.message;
   return `${role} ${typeof content === "string" ? content : `${description} ${JSON.stringify(content)}`}`;

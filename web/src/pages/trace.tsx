@@ -51,8 +51,9 @@ export function TracePage({ traceId }: { traceId: string }) {
   };
   const stepInspected = (by: 1 | -1) => {
     const i = view.items.findIndex((item) => item.id === inspected!.id);
-    const next = view.items[i + by];
-    if (next) inspect(next);
+    let to = i + by;
+    while (view.items[to]?.hole !== undefined) to += by;
+    if (view.items[to]) inspect(view.items[to]!);
   };
 
   useKeys("This run", [
@@ -137,7 +138,7 @@ function useLog(traceId: string): TraceLog {
 /** The trace as it was after event `at`; null while it is shown as it is now. */
 function useReplay(log: TraceLog, at: number | null): Replay | null {
   const [held, setHeld] = useState<Replay | null>(null);
-  const on = at !== null && log.phase.value.kind === "live" && log.settled;
+  const on = at !== null && log.phase.value.kind === "live";
   useEffect(() => {
     if (!on) return;
     const made = new Replay(log);

@@ -27,6 +27,7 @@ export interface RowProps {
 
 export const MessageRow = memo(function MessageRow(props: RowProps) {
   const { item, heading, date, selected, hit } = props;
+  if (item.hole !== undefined) return <HoleRow from={item.id} to={item.hole} />;
   const fresh = item.live > 0 && performance.now() - item.live < FRESH_MS;
   const kind = item.gap ? "gap" : item.message ? (item.message.role === "tool" ? "tool" : "text") : "note";
   return (
@@ -38,13 +39,17 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
         data-event={item.id}
       >
         <button class="at" title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`} onClick={() => props.select(item)}>
-          {timeOfDay(item.at)}
+          {item.at && timeOfDay(item.at)}
         </button>
         {item.gap ? <GapRow item={item} /> : item.message ? (kind === "tool" ? <Tool {...props} message={item.message} /> : <Said {...props} message={item.message} />) : <Note {...props} />}
       </div>
     </>
   );
 });
+
+function HoleRow({ from, to }: { from: number; to: number }) {
+  return <div class="row hole dim" data-hole={`${from}-${to}`}>{count(to - from + 1)} {from === to ? "event" : "events"} here {from === to ? "is" : "are"} being read</div>;
+}
 
 function GapRow({ item }: { item: Item }) {
   return <div class="body wide" role="alert">⚡ {item.gap}</div>;

@@ -1,6 +1,7 @@
 // What was said: the list of messages with its filter, search, jumps and following.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { say } from "../app";
 import { count, dayOf, visible } from "../format";
 import { useKeys } from "../keys";
 import { param, setParams } from "../route";
@@ -59,6 +60,10 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
     const next = by > 0 ? among.find((item) => item.id > from) ?? among[0] : among.findLast((item) => item.id < from) ?? among.at(-1);
     jump(next);
   };
+  const toBeginning = async () => {
+    if (items[0]?.hole !== undefined) await log.reach(log.first);
+    list.current?.show(0, "center");
+  };
   const questions = () => items.filter((item) => item.event?.event === "input_requested");
 
   useKeys("Messages", [
@@ -68,25 +73,33 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
     { keys: "e", does: "Next error", run: () => step(errors, 1) },
     { keys: "E", does: "Error before", run: () => step(errors, -1) },
     { keys: "?q q", does: "Next question", run: () => step(questions(), 1) },
-    { keys: "j", does: "Next message", run: () => step(items as Item[], 1) },
-    { keys: "k", does: "Message before", run: () => step(items as Item[], -1) },
+    { keys: "j", does: "Next message", run: () => step(items.filter((item) => item.hole === undefined), 1) },
+    { keys: "k", does: "Message before", run: () => step(items.filter((item) => item.hole === undefined), -1) },
     { keys: "i", does: "Inspect the marked message", run: () => { const item = items.find((one) => one.id === hit); if (item) inspect(item); } },
     { keys: "G f", does: "Go to the end and follow", run: () => list.current?.toEnd() },
-    { keys: "g", does: "Go to the beginning", run: () => items.length && list.current?.show(0, "center") },
+    { keys: "g", does: "Go to the beginning", run: () => void toBeginning() },
   ].map((key) => ({ ...key, keys: key.keys.replace("?q ", "") })));
 
-  // A link to an event or message: shown as soon as it is here
+  // A link to an event or message: what stands there is read first, however far back it is
   const wanted = param("event") ?? param("message");
   const shown = useRef<string | null>(null);
+  const reaching = useRef<string | null>(null);
   useEffect(() => {
     if (!wanted || shown.current === wanted || !log.items.length) return;
-    const eventId = Number(param("event"));
-    const item = param("event") ? (eventId >= log.oldest ? log.itemOfEvent(eventId) : undefined) : log.itemOfMessage(wanted);
-    if (item && items.includes(item)) {
+    const item = param("event") ? log.itemOfEvent(Number(wanted)) : log.itemOfMessage(wanted);
+    if (item && item.hole === undefined) {
+      if (!items.includes(item)) return;
       shown.current = wanted;
       jump(item);
+    } else if (reaching.current !== wanted && log.unread) {
+      reaching.current = wanted;
+      const read = param("event") ? log.reach(Number(wanted)) : log.reachMessage(wanted);
+      read.catch((error: Error) => say(`The link leads nowhere: ${error.message}`, true));
     }
   });
+  useEffect(() => {
+    if (goalId !== null && log.unread) log.reachGoal(goalId).catch(() => undefined); // then it is read from the end on
+  }, [goalId, log, log.phase.value.kind]);
 
   // The first match of a new search
   const searched = useRef("");
@@ -127,7 +140,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
               if (event.key === "Escape") (setParams({ q: null }), event.currentTarget.blur());
             }}
           />
-          {matches && <span class="num dim">{matches.length ? `${position || "–"}/${count(matches.length)}` : "none"}{history !== "complete" ? "+" : ""}</span>}
+          {matches && <span class="num dim">{matches.length ? `${position || "–"}/${count(matches.length)}` : "none"}{log.unread ? "+" : ""}</span>}
           {matches && matches.length > 1 && <>
             <button class="quiet" aria-label="Match before" onClick={() => step(matches, -1)}>↑</button>
             <button class="quiet" aria-label="Next match" onClick={() => step(matches, 1)}>↓</button>
@@ -137,14 +150,15 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
       {history !== "complete" && log.items.length > 0 && (
         <div class="history dim" role="status">
           {history === "failed" ? <>Earlier messages could not be read. <button class="link" onClick={() => log.readHistory()}>Try again</button></>
-            : history === "loading" ? `Reading earlier messages, ${count(log.oldest - log.first)} events to go`
-            : log.phase.value.kind === "live" && log.oldest > log.first ? <>{count(log.oldest - log.first)} earlier events are not kept here. <button class="link" onClick={() => log.readMore()}>Read more</button></> : null}
+            : history === "loading" ? `Reading earlier messages, ${count(log.unread)} events to go`
+            : log.phase.value.kind === "live" && log.unread ? `${count(log.unread)} events are read only where one looks: search and filters do not know them` : null}
         </div>
       )}
       <div class="listbox">
         {items.length === 0 && <Nothing log={log} filtered={log.items.length > 0} />}
         <VirtualList
           items={items} estimate={34} follow handle={list} class="said" label="Messages"
+          onView={(drawn, top) => log.look(drawn, top)}
           onEnd={(end) => {
             setAtEnd(end);
             if (!end) setSeen(items.at(-1)?.id ?? 0);
@@ -167,6 +181,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
 }
 
 function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
+  if (item.hole !== undefined) return true; // who knows what is in it
   if (goals && !(item.goalId !== null && goals.has(item.goalId))) return false;
   if (show === "errors") return item.error;
   if (show === "tools") return item.message?.role === "tool";

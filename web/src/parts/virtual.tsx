@@ -11,6 +11,7 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 export interface Row {
   id: number | string;
   height: number; // 0: not measured yet
+  loose?: boolean; // comes and goes: nothing to hold on to
 }
 
 export interface ListHandle {
@@ -27,7 +28,7 @@ interface Props<T extends Row> {
   follow?: boolean;
   handle?: RefObject<ListHandle | null>;
   onEnd?: (atEnd: boolean) => void;
-  onTop?: () => void;
+  onView?: (drawn: readonly T[], top: T | undefined) => void; // `top`: the first that one sees, if it is not loose
   class?: string;
   label: string;
   role?: string;
@@ -102,6 +103,7 @@ export function VirtualList<T extends Row>(props: Props<T>) {
   useLayoutEffect(() => {
     measure();
     settle();
+    props.onView?.(items.slice(at.start, at.stop), at.anchor ?? items.at(-1));
   });
 
   const observer = useMemo(
@@ -132,7 +134,8 @@ export function VirtualList<T extends Row>(props: Props<T>) {
 
   function remember(scrollTop: number): void {
     if (fixed) return; // lists that sort themselves stay where they are; their rows move
-    const index = layout.indexAt(scrollTop);
+    let index = layout.indexAt(scrollTop);
+    while (items[index]?.loose && index + 1 < items.length) index++;
     at.anchor = items[index] ?? null;
     at.shift = scrollTop - layout.top(index);
   }
@@ -146,7 +149,6 @@ export function VirtualList<T extends Row>(props: Props<T>) {
     }
     at.last = scrollTop;
     remember(scrollTop);
-    if (scrollTop < clientHeight) props.onTop?.();
     const from = layout.indexAt(scrollTop - OVERSCAN / 2);
     const to = layout.indexAt(scrollTop + clientHeight + OVERSCAN / 2);
     if (from < at.start || to >= at.stop) redraw((n) => n + 1);

@@ -44,7 +44,8 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
 
   const shownAt = at === null ? last : replay?.position ?? at;
   const time = at === null ? null : Date.parse(replay?.state?.head.updated_at ?? "");
-  const row = at === null ? undefined : log.itemOfEvent(shownAt);
+  const found = at === null ? undefined : log.itemOfEvent(shownAt);
+  const row = found?.hole === undefined ? found : undefined;
   // Imported runs were appended at once: what counts is when things happened
   const playhead = at === null ? null : row ? Date.parse(row.at) : Number.isNaN(time) ? null : time;
   const picture: Picture = { ...spans, view, at: playhead, over: over?.span ?? null };

@@ -1,0 +1,373 @@
+// What was said in one trace, in order, as far as it was read: rows, and holes where events were not read yet.
+//
+// Rule 1: every event of the log up to the last taken is in a row, in the state, or in a hole. A hole is a row as well.
+// Rule 2: holes are filled from any side, in pages without gaps in them, and give the very same messages as reading from
+//         the beginning: updates that stand behind a hole wait in `later` and are put in after what the hole held.
+// Rule 3: of what is far from what is looked at, no more than MOST_BYTES are kept: the rest is cut to its beginning
+//         (`light`), and read again when it is looked at. At most MOST_ROWS are kept; then the oldest become a hole again.
+
+import { isObject, updatedMessage } from "./fold";
+import { shortened, sizeOf } from "./size";
+import { isEnded } from "./types";
+import type { Message, StoredEvent } from "./types";
+
+export const MOST_BYTES = 48_000_000; // of texts and other contents
+const HEAVY = 1_000; // bytes; what is smaller is never cut
+const NEAR = 60; // rows around what is looked at that are never cut
+const MOST_ROWS = 100_000;
+const DROP_AT_ONCE = 10_000;
+const LATE_MS = 60_000;
+
+/** A row of what was said: a message with all its updates, an event that is none, or what is missing between them. */
+export interface Item {
+  id: number; // the event_id of the event it began with
+  message: Message | null;
+  event: StoredEvent | null; // of a row that is no message
+  gap?: string; // what is lost here
+  hole?: number; // the last event not read yet; `id` is the first
+  loose?: boolean; // no row to hold on to: it comes and goes
+  at: string; // when it happened
+  updatedAt: string;
+  lastId: number; // the event_id of its last update
+  goalId: string | null;
+  error: boolean;
+  version: number; // counts its updates
+  live: number; // performance.now() of when it was seen happening; 0 for the past
+  height: number; // as measured by the list; 0 while unknown
+  size: number; // bytes, roughly
+  light?: boolean; // cut, or perhaps not all: to be read again when it is looked at
+  cut?: boolean; // only its beginning is here
+  open?: boolean; // unfolded, or folded, by hand
+}
+
+/** A message with updates that stand behind a hole. */
+interface Waiting {
+  base?: Message; // as it was after `upTo`, the last update before the hole
+  upTo: number;
+  updates: StoredEvent[]; // in order
+  fresh: boolean; // whether one of them is not shown yet
+}
+
+// Shown by the goal tree, the header or the messages they change, not as rows of their own
+const SILENT = new Set(["goal_added", "goal_updated", "message_added", "message_updated", "input_provided", "input_expired"]);
+const NO_ROW = { message: null, event: null, at: "", updatedAt: "", goalId: null, error: false, version: 0, live: 0, height: 0, size: 0 };
+
+export class Rows {
+  items: Item[] = [];
+  goalTimes = new Map<string, { from: number; to: number }>(); // ms; when goals were worked on, as far as events were seen
+  outcomes = new Map<string, StoredEvent>(); // how questions were closed, by request_id
+  bytes = 0; // kept
+  unread = 0; // events in holes
+  mostBytes = MOST_BYTES;
+  protected read = { events: 0, bytes: 0 }; // all that ever were, to know what one takes
+  protected holes: Item[] = [];
+  protected messages = new Map<string, Message>();
+  protected byMessage = new Map<string, Item>();
+  protected asked = new Map<string, Item>(); // rows of questions, by request_id
+  private later = new Map<string, Waiting>();
+  private late = ""; // the time of the last recorder's event, if it came long after it happened
+  private looked: readonly [number, number] = [Infinity, Infinity]; // ids; what is looked at
+  private updatedLater = new Set<string>(); // messages let go whose updates were not
+
+  // --- events ---
+
+  /** The next event at the end. The fold has had it already; `before` is the message it updates, before it. */
+  protected append(event: StoredEvent, live: number, before: Message | undefined): void {
+    const item = this.toItem(event, live);
+    if (item) this.items.push(item);
+    else if (event.event === "message_updated") {
+      this.update(event, live, before);
+      if (this.later.has(event.message_id)) this.settle(event.message_id, live);
+    }
+  }
+
+  /** Events `from` to `to`, all of a hole. False where the hole is no more what it was. */
+  protected insert(hole: Item, events: readonly StoredEvent[], from: number, to: number): boolean {
+    const at = this.items.indexOf(hole);
+    if (at < 0 || from < hole.id || to > hole.hole!) return false;
+    const { late } = this;
+    const page: Item[] = [];
+    for (const event of events) {
+      const item = this.toItem(event, 0);
+      if (!item) continue;
+      page.push(item);
+      if (!item.message) continue;
+      this.messages.set(item.message.message_id, item.message);
+      const waiting = this.later.get(item.message.message_id);
+      if (waiting) Object.assign(waiting, { base: item.message, upTo: item.id, fresh: true });
+    }
+    this.late = late;
+    const before = from > hole.id ? [holeRow(hole.id, from - 1)] : [];
+    const after = to < hole.hole! ? [holeRow(to + 1, hole.hole!)] : [];
+    this.replace(at, at + 1, [...before, ...page, ...after]);
+    for (const event of events) if (event.event === "message_updated") this.update(event, 0, this.messages.get(event.message_id));
+    for (const id of [...this.later.keys()]) this.settle(id);
+    for (const { message } of page) {
+      if (message && ((this.unread && message.status !== "complete") || this.updatedLater.delete(message.message_id))) this.byMessage.get(message.message_id)!.light = true;
+    }
+    if (!this.unread) this.later.clear();
+    this.cutTheFar();
+    return true;
+  }
+
+  private toItem(event: StoredEvent, live: number): Item | null {
+    const item = this.rowOf(event, live);
+    this.read.events++;
+    this.read.bytes += item?.size ?? 100;
+    this.bytes += item?.size ?? 0;
+    return item;
+  }
+
+  private rowOf(event: StoredEvent, live: number): Item | null {
+    this.noteGoals(event);
+    if (event.event === "input_provided" || event.event === "input_expired") {
+      this.outcomes.set(event.request_id, event);
+      const asked = this.asked.get(event.request_id);
+      if (asked) asked.version++;
+    }
+    const at = this.timeOf(event);
+    const base = { id: event.event_id, lastId: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
+    if (event.event === "message_added") {
+      const message = event.message as Message;
+      const item: Item = { ...base, message, event: null, goalId: message.goal_id, error: isError(message), size: sizeOf(message.content) };
+      this.byMessage.set(message.message_id, item);
+      return item;
+    }
+    if (SILENT.has(event.event)) return null;
+    const failed = event.event === "error" || event.status === "failed" || event.status === "lost";
+    const item: Item = { ...base, message: null, event, goalId: event.goal_id ?? event.parent_goal_id ?? null, error: failed, size: sizeOf(event as never) };
+    if (event.event === "input_requested") this.asked.set(event.request_id, item);
+    else if (isEnded(event.status)) for (const asked of this.asked.values()) asked.version++;
+    return item;
+  }
+
+  private update(event: StoredEvent, live: number, before: Message | undefined): void {
+    const id = event.message_id as string;
+    const item = this.byMessage.get(id);
+    const waiting = this.later.get(id);
+    if (item && !waiting && !this.holeBetween(item.id, event.event_id)) {
+      if (event.event_id > item.lastId) this.show(item, updated(before!, event, item), event, live);
+      return;
+    }
+    if (!item && !this.unread) return; // its beginning was trimmed
+    const entry = waiting ?? { base: item && before, upTo: item?.lastId ?? 0, updates: [], fresh: false };
+    if (!waiting) this.later.set(id, entry);
+    let at = entry.updates.length;
+    while (at > 0 && entry.updates[at - 1]!.event_id > event.event_id) at--;
+    if (entry.updates[at - 1]?.event_id === event.event_id) return;
+    entry.updates.splice(at, 0, event);
+    entry.fresh = true;
+  }
+
+  /** Put in the updates of a message that stand behind no hole any more; and show the others already, as far as can be. */
+  private settle(id: string, live = 0): void {
+    const waiting = this.later.get(id)!;
+    const item = this.byMessage.get(id);
+    if (!item || !waiting.base) return;
+    const end = this.holes.find((hole) => hole.id > item.id)?.id ?? Infinity;
+    const last = waiting.updates.at(-1);
+    while (waiting.updates.length && waiting.updates[0]!.event_id < end) {
+      const event = waiting.updates.shift()!;
+      if (event.event_id <= waiting.upTo) continue;
+      waiting.base = updated(waiting.base, event, item);
+      waiting.upTo = event.event_id;
+    }
+    if (last && waiting.fresh) this.show(item, waiting.updates.reduce((message, event) => updated(message, event, item), waiting.base), last, live);
+    waiting.fresh = false;
+    if (!waiting.updates.length) this.later.delete(id);
+  }
+
+  private show(item: Item, message: Message, event: StoredEvent, live: number): void {
+    this.messages.set(message.message_id, message);
+    const size = sizeOf(message.content);
+    this.bytes += size - item.size;
+    Object.assign(item, { message, size, updatedAt: this.timeOf(event), lastId: Math.max(item.lastId, event.event_id), error: isError(message) });
+    item.version++;
+    if (live && event.patch) item.live = live;
+  }
+
+  private holeBetween(from: number, to: number): boolean {
+    return this.holes.some((hole) => hole.id > from && hole.id < to);
+  }
+
+  /** When an event happened. What the server writes among events that came late, or from an import, happened with them. */
+  private timeOf(event: StoredEvent): string {
+    if (event.occurred_at) {
+      this.late = Date.parse(event.ts) - Date.parse(event.occurred_at) > LATE_MS ? event.occurred_at : "";
+      return event.occurred_at;
+    }
+    return this.late || event.ts;
+  }
+
+  private noteGoals(event: StoredEvent): void {
+    const time = Date.parse(this.timeOf(event));
+    const note = (id: unknown) => {
+      if (typeof id !== "string") return;
+      const seen = this.goalTimes.get(id);
+      if (!seen) this.goalTimes.set(id, { from: time, to: time });
+      else if (time < seen.from) seen.from = time;
+      else if (time > seen.to) seen.to = time;
+    };
+    if (event.event === "goal_updated") note(event.goal_id);
+    else if (event.event === "goal_added") event.goal.status !== "pending" && note(event.goal.id);
+    else if (event.event === "message_added") note(event.message.goal_id);
+    else if (event.event === "message_updated" && event.patch) note(event.goal_id);
+    for (const change of event.affected_goals ?? []) if (change.status) note(change.goal_id);
+  }
+
+  // --- what is missing ---
+
+  /** Nothing of what was said is known any more. */
+  protected clear(): void {
+    this.items = [];
+    this.holes = [];
+    this.messages = new Map();
+    this.byMessage.clear();
+    this.later.clear();
+    this.asked.clear();
+    this.updatedLater.clear();
+    this.outcomes.clear();
+    this.goalTimes.clear();
+    this.bytes = this.unread = 0;
+  }
+
+  /** Events `from` to `to`, at the end, are in the log and were not read. */
+  protected skip(from: number, to: number): void {
+    if (to < from) return;
+    this.replace(this.items.length, this.items.length, [holeRow(from, to)]);
+  }
+
+  /** Say what is lost behind event `after`. */
+  protected lose(after: number, words: string, at: string): void {
+    const row: Item = { ...NO_ROW, id: after + 0.5, lastId: 0, gap: words, at, updatedAt: at, error: true };
+    const place = this.indexAfter(after);
+    this.replace(place, place, [row]);
+  }
+
+  /** Other rows for some. A new array: only rows at the end are ever added to one. */
+  protected replace(start: number, stop: number, rows: Item[]): void {
+    this.items = this.items.slice(0, start).concat(rows, this.items.slice(stop));
+    this.holes = this.items.filter((item) => item.hole !== undefined);
+    this.unread = this.holes.reduce((sum, hole) => sum + hole.hole! - hole.id + 1, 0);
+  }
+
+  /** The log begins with event `first` now: what was not read before it never will be. */
+  protected trim(first: number): void {
+    for (const hole of this.holes.filter((one) => one.id < first)) {
+      const to = Math.min(hole.hole!, first - 1);
+      const at = this.items.indexOf(hole);
+      this.replace(at, at + 1, hole.hole! >= first ? [holeRow(first, hole.hole!)] : []);
+      this.lose(to, `Events ${hole.id} to ${to} have been trimmed from the log`, this.items[at]?.at || this.items[at + 1]?.at || "");
+    }
+  }
+
+  protected holeAt(eventId: number): Item | undefined {
+    const item = this.itemOfEvent(eventId);
+    return item?.hole !== undefined && item.hole >= eventId ? item : undefined;
+  }
+
+  /** What is looked at, as ids of rows: nothing of it is cut or let go. */
+  protected lookedAt(first: number, last: number): void {
+    this.looked = [first, last];
+  }
+
+  /** Let go of what is too much. */
+  protected keepWithin(): void {
+    this.cutTheFar();
+    if (this.items.length <= MOST_ROWS + DROP_AT_ONCE) return;
+    // The oldest; but not what somebody reads: then what is between that and the end
+    const reading = this.indexAfter(this.looked[1]);
+    const start = this.indexAfter(this.looked[0]) > DROP_AT_ONCE + NEAR ? 0 : Math.min(reading + NEAR, this.items.length - 2 * DROP_AT_ONCE);
+    this.drop(start, start + DROP_AT_ONCE);
+  }
+
+  private drop(start: number, stop: number): void {
+    const gone = this.items.slice(start, stop);
+    const first = Math.ceil(gone[0]!.id);
+    const last = Math.ceil(this.items[stop]!.id) - 1;
+    for (const item of gone) {
+      this.bytes -= item.size;
+      if (!item.message) continue;
+      this.messages.delete(item.message.message_id);
+      this.byMessage.delete(item.message.message_id);
+      if (this.later.delete(item.message.message_id) || item.lastId > last) this.updatedLater.add(item.message.message_id);
+    }
+    this.replace(start, stop, [holeRow(first, last)]);
+  }
+
+  private cutTheFar(): void {
+    if (this.bytes <= this.mostBytes) return;
+    const { items } = this;
+    const [from, to] = [this.indexAfter(this.looked[0]) - NEAR, this.indexAfter(this.looked[1]) + NEAR];
+    let low = 0;
+    let high = items.length - NEAR / 3; // the newest are looked at next
+    while (this.bytes > this.mostBytes * 0.75 && (low < from || high > to)) {
+      this.cut(from - low >= high - to ? items[low++]! : items[--high]!);
+      if (low >= high) break;
+    }
+  }
+
+  private cut(item: Item): void {
+    if (item.size <= HEAVY || item.cut) return;
+    if (item.message) {
+      item.message = { ...item.message, content: shortened(item.message.content) };
+      this.messages.set(item.message.message_id, item.message);
+    } else if (item.event) item.event = shortened(item.event as never) as unknown as StoredEvent;
+    else return;
+    const size = sizeOf(item.message ? item.message.content : (item.event as never));
+    this.bytes += size - item.size;
+    item.size = size;
+    item.light = item.cut = true;
+    item.version++;
+  }
+
+  /** A light row is whole again. */
+  protected whole(item: Item, message: Message | null, event: StoredEvent | null): void {
+    if (message) this.messages.set(message.message_id, message);
+    const size = sizeOf(message ? message.content : (event as never));
+    this.bytes += size - item.size;
+    Object.assign(item, { message, event, size, light: false, cut: false });
+    if (message) item.error = isError(message);
+    item.version++;
+  }
+
+  // --- finding ---
+
+  itemOfMessage(messageId: string): Item | undefined {
+    return this.byMessage.get(messageId);
+  }
+
+  /** The row that shows an event: its own, that of the message it updated, the hole it is in, or the nearest before it. */
+  itemOfEvent(eventId: number): Item | undefined {
+    return this.items[this.indexAfter(eventId) - 1];
+  }
+
+  private indexAfter(id: number): number {
+    let low = 0;
+    let high = this.items.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.items[middle]!.id <= id) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
+
+const holeRow = (from: number, to: number): Item => ({ ...NO_ROW, id: from, hole: to, loose: true, lastId: to });
+
+/** An update of a message; of one that was cut, text is not appended to what is not its end. */
+function updated(message: Message, event: StoredEvent, item: Item): Message {
+  return updatedMessage(message, item.cut && event.append !== undefined ? { ...event, append: undefined } : event);
+}
+
+/** Whether a message says that something failed. */
+export function isError(message: Message): boolean {
+  const { content } = message;
+  if (isObject(content)) {
+    if (content.error !== undefined && content.error !== null && content.error !== false) return true;
+    if (content.is_error === true) return true;
+  }
+  const more = message as unknown as Record<string, unknown>;
+  return message.role === "error" || more.is_error === true || (more.error !== undefined && more.error !== null && more.error !== false);
+}
