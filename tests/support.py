@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tracewatch.server.app import create_app
@@ -48,20 +49,30 @@ class _QuietServer(Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(db: Path | str, *, send_buffer: int = 0, **settings: Any) -> AsyncIterator[Serving]:
-    """A server on ``db`` and a free port, in this loop. ``send_buffer``: the kernel's for each socket, in bytes."""
+async def serving(
+    db: Path | str, *, send_buffer: int = 0, uvicorn: Mapping[str, Any] = MappingProxyType({}), **settings: Any
+) -> AsyncIterator[Serving]:
+    """A server on ``db`` and a free port, in this loop.
+
+    ``send_buffer``: the kernel's for each socket, in bytes; ``uvicorn``: what its Config is to have otherwise.
+    """
     chosen = Settings(db=str(db), port=settings.pop("port", 0), **settings)
     bound = bind(chosen)
     if send_buffer:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # accepted sockets inherit it
     app = create_app(chosen)
-    server = _QuietServer(uvicorn_config(chosen, app))
+    config = uvicorn_config(chosen, app)
+    for name, value in uvicorn.items():
+        setattr(config, name, value)
+    server = _QuietServer(config)
     task = asyncio.create_task(server.serve([bound]))
     try:
         await until(lambda: server.started or task.done())
         if task.done():
             task.result()
-        yield Serving(f"http://127.0.0.1:{bound.getsockname()[1]}", app.state.services)
+        yield Serving(
+            f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{bound.getsockname()[1]}", app.state.services
+        )
     finally:
         server.should_exit = True
         await asyncio.wait_for(task, DEADLINE_S)

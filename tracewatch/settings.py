@@ -153,6 +153,9 @@ class Settings:
     max_watchers: int = _option("count", 10_000, "Watchers per process")
     max_subscriptions: int = _option("count", 100, "Subscriptions per socket of `/api/watch`")
     watcher_bytes: int = _option("bytes", 256 * 1024, "Memory a watcher that reads slowly may cost", low=1024)
+    write_stall_s: float = _option(
+        "seconds", 10.0, "A reader that takes nothing for this long while data waits is disconnected", low=0.01
+    )
     page_events: int = _option("count", 500, "Events in one page of a backfill")
     page_bytes: int = _option("bytes", 512 * 1024, "Bytes in one page of a backfill", low=1024)
     shutdown_s: float = _option("seconds", 5.0, "Shutdown is over after this long, whatever is still connected", low=0)

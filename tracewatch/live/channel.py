@@ -42,7 +42,7 @@ class Channel:
         self._log = log
         self._page_events = page_events
         self._page_bytes = page_bytes
-        self._behind_bytes = behind_bytes  # unsent bytes above which a watcher goes back to the log
+        self.behind_bytes = behind_bytes  # unsent bytes above which a watcher goes back to the log
         self._ring: deque[Frame] = deque()
         self._ring_bytes = 0
         self._ring_mark = 0  # the newest id at the last ``age``
@@ -202,7 +202,7 @@ class Channel:
         if read:
             chunks = _chunks(frames[read:], watcher.wants)
         for upto, sent, data in chunks:
-            if watcher.sink.buffered() > self._behind_bytes:
+            if watcher.sink.buffered() > self.behind_bytes:
                 watcher.fall_behind()
                 return
             if data:

@@ -139,8 +139,8 @@ class Watcher:
     def heartbeat(self) -> None:
         """Say that all is well, now if the sink can take it."""
         if self in self._channel.at_head:
-            if self.sink.buffered():
-                return  # it has not taken what it was sent before; one more would only pile up
+            if self.sink.buffered() > self._channel.behind_bytes:
+                return  # there is enough on its way to show that the socket lives
             for payload in self._heartbeat_frames():
                 self.sink.write_control(payload)
             self.last_sent = time.monotonic()

@@ -25,6 +25,7 @@ from .access import AccessMiddleware
 from .application import Application
 from .hints import load_redis
 from .services import Services, error_response
+from .stalls import StallGuard
 
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
 
@@ -57,13 +58,15 @@ def create_app(settings: Settings | None = None) -> Application:
         )
         bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
         redis = redis_bell(log, hub) if redis_bell is not None else None
-        expiry = asyncio.create_task(_expire(log), name="tracewatch-expiry")
-        app.state.services = Services(log, hub, chosen, redis)
+        stalls = StallGuard(stall_s=chosen.write_stall_s)
+        tasks = [asyncio.create_task(work) for work in (_expire(log), stalls.run())]
+        app.state.services = Services(log, hub, chosen, stalls, redis)
         try:
             yield
         finally:
-            expiry.cancel()
-            await asyncio.gather(expiry, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             # Mounted, this is the first that watchers hear of it; our own Server has told them before
             await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
             if redis is not None:

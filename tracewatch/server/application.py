@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import Unavailable
 from .services import json_response
+from .stalls import transport_of
 
 logger = logging.getLogger("tracewatch.server")
 NOT_STARTED = (
@@ -45,8 +46,19 @@ class Application(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
-        if scope["type"] == "lifespan" or self.started:
+        if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
+            return
+        if self.started:
+            # Here ``send`` and ``receive`` are still the server's own bound methods; further in they are wrapped
+            transport, stalls = transport_of(send, receive), self.state.services.stalls
+            if transport is not None:
+                stalls.enter(transport)
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                if transport is not None:
+                    stalls.leave(transport)
             return
         logger.error(NOT_STARTED)
         error = Unavailable(NOT_STARTED)

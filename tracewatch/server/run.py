@@ -30,8 +30,10 @@ from ..settings import Settings
 from .access import is_loopback
 from .app import create_app
 from .hints import load_redis
+from .stalls import SLOW_FACTOR
 
 WORKER_SETTINGS = "TRACEWATCH_WORKER_SETTINGS"  # how a worker process is told: JSON, from the parent only
+SEND_BUFFER_BYTES = 128 * 1024  # the kernel's, for each connection; by default it lets one who stops reading have 4 MB
 logger = logging.getLogger("tracewatch.server")
 
 
@@ -84,6 +86,7 @@ def bind(settings: Settings) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, proto)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bound_to_end(bound, settings.write_stall_s)
         bound.bind(address)
         bound.listen(4096)
     except OSError as error:
@@ -91,6 +94,17 @@ def bind(settings: Settings) -> socket.socket:
         raise LogError(f"can't listen on {settings.host}:{settings.port}: {reason}") from error
     bound.set_inheritable(True)
     return bound
+
+
+def _bound_to_end(listening: socket.socket, stall_s: float) -> None:
+    """What the kernel is to know of every connection, which takes it over from the socket it was accepted on."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if sys.platform == "linux":
+        # A peer that has gone without a word, or takes nothing of what a closed socket left behind: the kernel gives
+        # up long after our own deadline, but not after a quarter of an hour
+        listening.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(2 * SLOW_FACTOR * stall_s * 1000))
+        )
 
 
 def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:

@@ -18,6 +18,7 @@ from ..live.hub import Hub
 from ..log import EventLog
 from ..model.events import parse_json
 from ..settings import Settings
+from .stalls import StallGuard
 
 if TYPE_CHECKING:
     from ..live.redis import RedisBell
@@ -30,6 +31,7 @@ class Services:
     log: EventLog
     hub: Hub
     settings: Settings
+    stalls: StallGuard
     redis: RedisBell | None = None  # hints between processes, if asked for
 
 

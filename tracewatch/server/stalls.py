@@ -1,0 +1,135 @@
+"""Readers that stop reading: found by what their TCP acknowledges, and their sockets freed at once.
+
+Rule 1: a connection is stalled when data waits for it, here or in the kernel, and its peer has acknowledged no byte of
+        it for ``stall_s``. The size of a write buffer says neither: more is added while some is taken.
+Rule 2: freed means reset. ``close`` would wait for a write buffer that never empties, and after it the kernel would go
+        on offering what it holds; with SO_LINGER (1, 0) before ``abort`` neither keeps anything.
+Rule 3: a reader tells its sender of room in its buffer only once much of it is free, so one that reads 1 KB a second is
+        silent for two minutes at a time. Once somebody has gone on after a silence, ``SLOW_FACTOR`` times as long is
+        allowed until all that waited is taken.
+Rule 4: one walk over all connections a second, a few at a time; nothing here is on the way of an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+SLOW_FACTOR = 15  # times ``stall_s``, for a reader known to be slow: a receive buffer of 128 KiB at 1 KB/s
+AT_ONCE = 200  # connections looked at before others have their turn
+_INFO_BYTES = 148  # of Linux's struct tcp_info, up to and with tcpi_notsent_bytes
+_UNACKED, _ACKED, _NOTSENT = 24, 120, 144  # offsets in it: u32, u64, u32; since Linux 4.6
+_LINGER_NONE = struct.pack("ii", 1, 0)
+
+
+def transport_of(send: Any, receive: Any) -> asyncio.Transport | None:
+    """The transport behind the ASGI callables of a uvicorn protocol; None where there is another server.
+
+    Both are bound methods of what holds it; a middleware around us may have wrapped one of them.
+    """
+    for call in (send, receive):
+        transport: Any = getattr(getattr(call, "__self__", None), "transport", None)
+        if hasattr(transport, "get_write_buffer_size"):  # uvloop's are no asyncio.Transport
+            found: asyncio.Transport = transport
+            return found
+    return None
+
+
+def free(transport: asyncio.Transport) -> None:
+    """Disconnect at once: what waits is thrown away, in this process and in the kernel; the peer sees a reset."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+    transport.abort()
+
+
+def progress(transport: asyncio.Transport, sock: Any) -> tuple[int, bool]:
+    """How far the peer is (a number that grows as it takes data) and whether data waits for it."""
+    if sys.platform == "linux":
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+        except OSError:
+            info = b""  # not TCP
+        if len(info) == _INFO_BYTES:
+            (unacked,), (acked,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("Q", info, _ACKED)
+            (unsent,) = struct.unpack_from("I", info, _NOTSENT)
+            return acked, bool(unacked or unsent)
+    waiting = transport.get_write_buffer_size()  # where the kernel does not say: what leaves this process
+    return -waiting, waiting > 0
+
+
+class _Held:
+    """A connection that was given a request of ours, and how it has taken the answers."""
+
+    __slots__ = ("busy", "silent", "since", "slow", "sock", "taken")
+
+    def __init__(self, sock: Any, now: float) -> None:
+        self.sock = sock
+        self.busy = True  # a request is being answered
+        self.taken = 0
+        self.since = now  # when it last took something, or nothing waited
+        self.silent = False  # it took nothing between the last two looks
+        self.slow = False  # it went on after a silence
+
+
+class StallGuard:
+    """Frees the connections whose peers have stopped reading. ``run`` is its life.
+
+    ``aborted`` counts them.
+    """
+
+    def __init__(self, *, stall_s: float) -> None:
+        self.aborted = 0
+        self._stall_s = stall_s
+        self._held: dict[asyncio.Transport, _Held] = {}
+
+    def enter(self, transport: asyncio.Transport) -> None:
+        """A request on this connection begins. It is looked after until it has taken all of the answer."""
+        held = self._held.get(transport)
+        if held is not None:
+            held.busy = True
+        elif (sock := transport.get_extra_info("socket")) is not None:
+            self._held[transport] = _Held(sock, time.monotonic())
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """The request is over."""
+        held = self._held.get(transport)
+        if held is not None:
+            held.busy = False
+
+    def busy(self, transport: asyncio.Transport) -> bool:
+        """Whether a request on this connection is being answered."""
+        held = self._held.get(transport)
+        return held is not None and held.busy
+
+    async def run(self) -> None:
+        """Look after all connections until cancelled."""
+        while True:
+            await asyncio.sleep(min(1.0, self._stall_s / 10))
+            for place, (transport, held) in enumerate(tuple(self._held.items())):
+                if place % AT_ONCE == AT_ONCE - 1:
+                    await asyncio.sleep(0)
+                self._look(transport, held, time.monotonic())
+
+    def _look(self, transport: asyncio.Transport, held: _Held, now: float) -> None:
+        if held.sock.fileno() < 0:
+            del self._held[transport]
+            return
+        taken, waiting = progress(transport, held.sock)
+        if not waiting:
+            held.taken, held.since, held.silent, held.slow = taken, now, False, False
+            if not held.busy:
+                del self._held[transport]
+        elif taken > held.taken:
+            held.slow = held.slow or held.silent
+            held.taken, held.since, held.silent = taken, now, False
+        else:
+            held.taken, held.silent = taken, True
+            if now - held.since >= self._stall_s * (SLOW_FACTOR if held.slow else 1):
+                self.aborted += 1
+                del self._held[transport]
+                free(transport)
