@@ -99,7 +99,8 @@ def free_port() -> int:
 class ServerProcess:
     """A server in a process of its own, on a port that stays the same over restarts."""
 
-    def __init__(self, db: Path | str, port: int | None = None, **settings: Any) -> None:
+    def __init__(self, db: Path | str, port: int | None = None, *, said: Path | None = None, **settings: Any) -> None:
+        self._said = said  # where what it says on stderr goes
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}"
@@ -114,7 +115,8 @@ class ServerProcess:
             "serve(Settings.from_env(os.environ), on_ready=lambda url: os.write(1, url.encode() + b'\\n'))\n"
         )
         env = {**os.environ, **self._env, "TRACEWATCH_DB": self._db, "TRACEWATCH_PORT": str(self.port)}
-        self.process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE)
+        with open(self._said, "ab") if self._said else contextlib.nullcontext() as said:  # noqa: PTH123
+            self.process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=said)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line.strip().decode() == self.url, f"the server did not start: {line!r}"

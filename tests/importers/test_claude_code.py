@@ -382,3 +382,10 @@ def test_how_a_session_ended_is_told_honestly(tmp_path: Path) -> None:
     assert outcome(interrupted.user("go on").said("b")) == ("completed", "b", None)
     cut = ("stopped", "the transcript ends before the agent has answered", None)
     assert outcome(Lines().user("q").call("c1", "Bash")) == cut
+
+
+def test_two_sub_agents_called_under_one_id_are_both_ended(tmp_path: Path) -> None:
+    calls = [{"type": "tool_use", "id": "c1", "name": "Task", "input": {"prompt": p}} for p in ("a", "b")]
+    lines = Lines().user("q").row("assistant", calls)
+    done = imported(tmp_path, lines.result("c1", "answer").said("Done."))
+    assert sorted(done.statuses) == ["completed", "completed", "stopped"]

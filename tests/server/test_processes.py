@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,7 +140,8 @@ async def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 
 
 async def test_a_signal_ends_it_in_time_with_watchers_connected(tmp_path: Path) -> None:
-    for settings in ({}, {"workers": 2}):
+    several: tuple[dict[str, Any], ...] = ({}, {"workers": 2})
+    for settings in several:
         with ServerProcess(tmp_path / f"log{len(settings)}.db", **settings) as server:
             async with http(server.url) as client, AsyncExitStack() as stack:
                 await client.post("/api/traces", json={"trace_id": "t", "task": "x"})

@@ -144,14 +144,16 @@ async def test_producers(server: Serving, client: httpx.AsyncClient) -> None:
     assert (await send("2", 4)).json() == {"first_event_id": 4, "last_event_id": 5, "duplicates": 2}
     assert (await send("1", 1, "other")).json() == {"first_event_id": 6, "last_event_id": 6, "duplicates": 0}
     assert refused(await send("7", 1), 409, "sequence_gap")["expected_seq"] == 6
-    for seq in ("0", "-1", "x", "1.0", "٣", "9" * 20, ""):
+    faults = {"0": 422, "-1": 422, "9" * 20: 422, "x": 400, "1.0": 400, "٣": 400, "": 400}
+    for seq, status in faults.items():
         headers = {b"Producer-Id": b"p", b"Producer-Seq": seq.encode()}
         body = orjson.dumps([thought(1)])
-        refused(await client.post("/api/traces/prod/events", content=body, headers=headers), 400, "bad_request")
-    refused(await post(client, "prod", [thought(1)], Producer_Id="p"), 400, "bad_request")
-    refused(await post(client, "prod", [thought(1)], Producer_Seq="1"), 400, "bad_request")
-    refused(await send("1", 1, "a b"), 400, "bad_request")
-    refused(await send("1", 1, "x" * 129), 400, "bad_request")
+        answer = await client.post("/api/traces/prod/events", content=body, headers=headers)
+        refused(answer, status, "bad_request" if status == 400 else "invalid")
+    refused(await post(client, "prod", [thought(1)], Producer_Id="p"), 422, "invalid")
+    refused(await post(client, "prod", [thought(1)], Producer_Seq="1"), 422, "invalid")
+    refused(await send("1", 1, "a b"), 422, "invalid")
+    refused(await send("1", 1, "x" * 129), 422, "invalid")
 
 
 async def test_conditional_appends(server: Serving, client: httpx.AsyncClient) -> None:

@@ -243,7 +243,9 @@ class Transcript:
             first = {**first, "goal_id": goal_id}
         trace = self.trace.child()
         message_id = self.trace.call(tool, given, call_id=call_id, at=at, sub_trace_id=trace.trace_id, **first)
-        self._subs[call_id or trace.trace_id] = self._begin_sub(
+        # An id that comes twice is the first call's, so that each sub-agent is ended
+        key = call_id if call_id and call_id not in self._subs else trace.trace_id
+        self._subs[key] = self._begin_sub(
             trace,
             prompt,
             agent_type=name_of(given.get("subagent_type")) or "general-purpose",

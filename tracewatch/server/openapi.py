@@ -9,7 +9,9 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+from ..model.events import STATUSES
 from ..model.payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
+from .services import MAX_ID
 
 _REF = "#/components/schemas/"
 _ERRORS = {
@@ -108,12 +110,21 @@ def _schemas() -> dict[str, Any]:
 
 
 _LIMIT = _query("limit", "How many", type="integer", minimum=1, maximum=1000)
-_NUMBER = {"type": "integer", "minimum": 0}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_ID}
+_ID = {"type": "string", "pattern": f"^{TRACE_ID.pattern}$"}
 
 
 def _traces() -> dict[str, Any]:
-    filters = ("status", "agent_type", "q", "parent_trace_id", "root_trace_id", "page_token")
-    parameters = [_LIMIT, *(_query(name, "A filter, or the page") for name in filters)]
+    statuses = "|".join(STATUSES)
+    parameters = [
+        _LIMIT,
+        _query("status", "Only these, with commas", type="string", pattern=f"^(({statuses})(,({statuses}))*)?$"),
+        _query("agent_type", "Only of this type of agent"),
+        _query("q", "Only with this text in id, task or type of agent"),
+        _query("parent_trace_id", "Only sub-traces of this trace"),
+        _query("root_trace_id", "Only this trace and what is below it, to any depth"),
+        _query("page_token", "The next_page_token of the page before", type="string", pattern="^[0-9]{0,18}$"),
+    ]
     create = _json_body({"$ref": _REF + "TraceSpec"})
     return {
         "get": _call("Traces, newest first", "Traces", 422, parameters=parameters),
@@ -125,15 +136,20 @@ def _events() -> dict[str, Any]:
     event = {"$ref": _REF + "Event"}
     body = _json_body({"anyOf": [event, {"type": "array", "items": event, "minItems": 1}]})
     read = [
-        _query("since_event_id", "0, an event_id, a cursor <epoch>.<event_id>, -N or latest"),
+        _query(
+            "since_event_id",
+            "0, an event_id, a cursor <epoch>.<event_id>, -N or latest",
+            type="string",
+            pattern="^(latest|-?[0-9]{1,18}|[A-Za-z0-9_-]{1,64}[.][0-9]{1,18})?$",
+        ),
         _LIMIT,
         _query("types", "Only these events, with commas"),
         _query("follow", "1: NDJSON goes on live"),
         _header("Last-Event-ID", "Where a server-sent event stream resumes"),
     ]
     write = [
-        _header("Producer-Id", "Who numbers its events"),
-        _header("Producer-Seq", "The number of the first event of the batch", type="integer", minimum=1),
+        _header("Producer-Id", "Who numbers its events; goes with Producer-Seq", **_ID),
+        _header("Producer-Seq", "The number of the batch's first event", **(_NUMBER | {"minimum": 1})),
         _header("Expected-Last-Event-Id", "Append only if the log stands here", **_NUMBER),
     ]
     summary = "The stored events: a page, or with Accept text/event-stream or application/x-ndjson a stream"
@@ -164,8 +180,7 @@ def _control(trace: dict[str, Any]) -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    pattern = f"^{TRACE_ID.pattern}$"
-    trace = {"name": "trace_id", "in": "path", "required": True, "schema": {"type": "string", "pattern": pattern}}
+    trace = {"name": "trace_id", "in": "path", "required": True, "schema": _ID}
     one = "/api/traces/{trace_id}"
     at = [_query("at_event_id", "As it was after this event", **_NUMBER)]
     of = [_LIMIT, _query("goal_id", "Of this goal"), _query("before", "Of a lower sequence", **_NUMBER)]

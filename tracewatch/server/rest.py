@@ -14,9 +14,7 @@ from ..log import Appended, TraceQuery
 from ..model.events import STATUSES, parse_json, parse_lines, validate_header, validate_trace
 from ..model.frames import format_cursor, snapshot_values
 from ..model.payloads import TRACE_ID
-from .services import int_param, json_response, read_body, read_json, services
-
-MAX_ID = 2**53  # what JSON numbers hold exactly
+from .services import MAX_ID, int_param, json_response, read_body, read_json, services, whole_number
 
 
 async def create_trace(request: Request) -> Response:
@@ -104,21 +102,20 @@ async def get_message(request: Request) -> Response:
 
 def _header_number(request: Request, name: str, low: int) -> int | None:
     text = request.headers.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 17 and int(text) >= low):
-        raise BadRequest(f"{name}: {text[:40]!r} is not a whole number from {low}")
-    return int(text)
+    return None if text is None else whole_number(name, text, low, MAX_ID)
 
 
 def checked_producer(producer: Any, seq: Any) -> None:
-    """Raise BadRequest unless both or neither are given and are what they should be."""
+    """Raise InvalidField unless both or neither are given and are what they should be."""
+    fault = ""
     if (producer is None) != (seq is None):
-        raise BadRequest("Producer-Id and Producer-Seq go together")
-    if producer is not None and not (isinstance(producer, str) and TRACE_ID.fullmatch(producer)):
-        raise BadRequest("Producer-Id: 1-128 characters of A-Z a-z 0-9 . _ : @ -")
-    if seq is not None and (isinstance(seq, bool) or not isinstance(seq, int) or not 1 <= seq < MAX_ID):
-        raise BadRequest("Producer-Seq: a whole number from 1")
+        fault = "Producer-Id and Producer-Seq go together"
+    elif producer is not None and not (isinstance(producer, str) and TRACE_ID.fullmatch(producer)):
+        fault = "Producer-Id: 1-128 characters of A-Z a-z 0-9 . _ : @ -"
+    elif seq is not None and (isinstance(seq, bool) or not isinstance(seq, int) or not 1 <= seq <= MAX_ID):
+        fault = f"Producer-Seq: a whole number from 1 to {MAX_ID}"
+    if fault:
+        raise InvalidField(fault)
 
 
 def parse_events(body: bytes, content_type: str) -> list[Any]:

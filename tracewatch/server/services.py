@@ -23,6 +23,8 @@ from .stalls import StallGuard
 if TYPE_CHECKING:
     from ..live.redis import RedisBell
 
+MAX_ID = 2**53  # what JSON numbers hold exactly
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -83,12 +85,16 @@ async def read_json(request: Request, limit: int) -> Any:
 def int_param(connection: HTTPConnection, name: str, *, low: int, high: int, default: int | None = None) -> int | None:
     """A whole number from the query. Raises BadRequest for what is none, InvalidField out of range."""
     text = connection.query_params.get(name)
-    if text is None or text == "":
-        return default
-    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20):
+    return default if text is None else whole_number(name, text, low, high)
+
+
+def whole_number(name: str, text: str, low: int, high: int) -> int:
+    """The number that ``text`` is. Raises BadRequest for what is none, InvalidField out of range."""
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
         raise BadRequest(f"{name}: {text[:40]!r} is not a whole number", path=name)
-    if not low <= int(text) <= high:
+    if len(text) > 19 or not low <= int(text) <= high:
         raise InvalidField(
-            f"{name}: {text} is not from {low} to {high}", details=[{"path": name, "message": f"from {low} to {high}"}]
+            f"{name}: {text[:40]} is not from {low} to {high}",
+            details=[{"path": name, "message": f"from {low} to {high}"}],
         )
     return int(text)
