@@ -266,6 +266,12 @@ class LogError(TracewatchError):
     code = "log_error"
 
 
+class LogInUse(LogError):
+    """Another process has the log open."""
+
+    code = "log_in_use"
+
+
 class NewerDatabase(LogError):
     """The database was written by a newer tracewatch than this one."""
 

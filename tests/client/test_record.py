@@ -249,7 +249,9 @@ async def test_a_server_that_says_goodbye(tmp_path: Path, new_trace: New) -> Non
         assert await steps(server.url, t.trace_id) == list(range(1, 201))
 
 
-async def test_a_trace_deleted_under_its_recorder_goes_on(tmp_path: Path, new_trace: New) -> None:
+async def test_a_trace_deleted_under_its_recorder_goes_on(
+    tmp_path: Path, new_trace: New, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(tmp_path / "t.db") as server:
         t = new_trace(server.url)
         say(t, 1, 50)
@@ -258,7 +260,9 @@ async def test_a_trace_deleted_under_its_recorder_goes_on(tmp_path: Path, new_tr
         say(t, 51, 90)
         assert await t.aflush(20)
         log = await events(server.url, t.trace_id)
-        assert [(e["event_id"], e["n"]) for e in log] == [(n, n) for n in range(51, 91)]
+        assert (log[0]["event"], log[0]["event_id"], log[0]["count"]) == ("recorder_lost", 51, 50)
+        assert [(e["event_id"], e["n"]) for e in log[1:]] == [(n + 1, n) for n in range(51, 91)]
+        assert "has lost the last 50 events" in caplog.text
         say(t, 91, 99)
         assert await t.aflush(20)
         assert (await steps(server.url, t.trace_id))[-1] == 99

@@ -92,7 +92,15 @@ class Asker:
         found = self._control.inputs.get(question.request_id or "", {})
         if found.get("state") == "answered":
             return found if "value" in found else None
-        return found if found.get("state") in (*CLOSED, "refused") else None
+        return found if found.get("state") in (*CLOSED, "refused", "lost") else None
+
+    def ask_again(self, question: Question) -> bool:
+        """Whether a question that the log has lost has to be asked again by whoever looks now."""
+        request_id = question.request_id or ""
+        if self._control.inputs.get(request_id, {}).get("state") != "lost":
+            return False  # another one who waits for it was quicker
+        self._control.inputs[request_id] = {"request_id": request_id, "state": "asked"}
+        return True
 
 
 def _numbered(base: str, number: int) -> str:

@@ -127,6 +127,13 @@ class Control:
             self.inputs[request_id] = {"request_id": request_id, "state": "refused", "code": code, "message": message}
         self._notify()
 
+    def lost(self, request_id: str) -> None:
+        """The log does not have this question any more: whoever waits for it asks it again."""
+        with self._changed:
+            if self.inputs.get(request_id, {}).get("state") in ("asked", "open"):
+                self.inputs[request_id] = {"request_id": request_id, "state": "lost"}
+        self._notify()
+
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()

@@ -101,7 +101,10 @@ class Controlled(Both):
             raise TimeoutError(f"{self._outbox.trace_id}: no server to ask")
         self._ask(asked)
         try:
-            outcome = control.wait_for(lambda: self._asker.outcome(asked), left())
+            while True:
+                outcome = control.wait_for(lambda: self._asker.outcome(asked), left())
+                if not self._lost(asked, outcome):
+                    break
         finally:
             self._asked(asked)
         if outcome is None:
@@ -130,7 +133,10 @@ class Controlled(Both):
             raise TimeoutError(f"{self._outbox.trace_id}: no server to ask")
         self._ask(asked)
         try:
-            outcome = await control.await_for(lambda: self._asker.outcome(asked), left())
+            while True:
+                outcome = await control.await_for(lambda: self._asker.outcome(asked), left())
+                if not self._lost(asked, outcome):
+                    break
         finally:
             self._asked(asked)
         if outcome is None:
@@ -168,6 +174,15 @@ class Controlled(Both):
             if new:
                 self.emit({**question.event, "request_id": request_id})
         self._begin()  # an answer that is known without its value has to be asked for
+
+    def _lost(self, question: Question, outcome: dict[str, Any] | None) -> bool:
+        """Ask again what the log has lost; False for any other outcome."""
+        if outcome is None or outcome["state"] != "lost":
+            return False
+        with self._outbox.lock:
+            if self._asker.ask_again(question):
+                self.emit({**question.event, "request_id": question.request_id})
+        return True
 
     def _asked(self, question: Question) -> None:
         with self._outbox.lock:

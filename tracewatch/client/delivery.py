@@ -11,9 +11,10 @@ Rule 3: what the log says of a cancel and of questions goes to the outbox's ``Co
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import deque
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -33,6 +34,8 @@ ANSWER_TIMEOUT_S = 15.0  # an append unanswered for so long: the line is dead
 PARENT_LOOK_S = 0.25
 _MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
 _MISSING_TRIES = 3
+
+_log = logging.getLogger("tracewatch")
 
 
 class Delivery:
@@ -55,6 +58,7 @@ class Delivery:
         self._backoff = Backoff()
         self._missing = 0  # how often the parent was not there
         self._unsure: dict[int, int] = {}  # how often an append was refused without a verdict
+        self._not_there: dict[str, int] = {}  # questions the log does not have; the seq up to which it may have to come
         self._progress_at = 0.0  # loop time of the last answer, or of the first append after all were answered
 
     async def run(self) -> None:
@@ -200,7 +204,10 @@ class Delivery:
         outbox = self.outbox
         outbox.control.told(channel.told, whole=True)
         outbox.control.look_again()
-        outbox.ack(outbox.own_seq(channel.expected_seq - 1))  # stored, though the ack never came
+        stored = outbox.own_seq(channel.expected_seq - 1)
+        if stored < outbox.acked:
+            self._lost(stored)
+        outbox.ack(stored)  # though the ack may never have come
         self._wake_followers()
         flow = Flow(outbox.acked)
         reader = asyncio.create_task(self._take_answers(channel, flow))
@@ -295,18 +302,36 @@ class Delivery:
         self.outbox.control.look_again([request_id])
         return True
 
+    def _lost(self, stored: int) -> NoReturn:
+        """The log holds less than it had acknowledged. What is lost is told once, and the rest goes on."""
+        outbox = self.outbox
+        count = outbox.acked - stored
+        _log.warning(
+            "trace %s: the server has lost the last %d events it had stored (the trace was deleted, or its database "
+            "restored from a backup); recording goes on without them", outbox.trace_id, count)  # fmt: skip
+        outbox.lost(count)
+        raise Broken("the server has lost what it had acknowledged")
+
     async def _ask_how_it_stands(self) -> None:
         """Questions of which too little was said."""
         control = self.outbox.control
         for request_id in list(control.unclear):
+            with self.outbox.lock:  # whoever asks holds it until the event is accepted
+                acked, last = self.outbox.acked, self.outbox.next_seq - 1
+            if acked < self._not_there.get(request_id, 0):
+                continue
             try:
                 state = await self._link.question(self.outbox.trace_id, request_id)
             except ApiError as error:
                 if error.status >= 500:
                     raise
-                control.unclear.discard(request_id)  # not asked yet: its event is on the way
+                if acked < self._not_there.setdefault(request_id, last):
+                    continue  # its event may be on the way
+                control.unclear.discard(request_id)
+                control.lost(request_id)
             else:
                 control.told(Told(inputs=[state]))
+            self._not_there.pop(request_id, None)
 
     def _settled(self, flow: Flow) -> None:
         """All that was in flight is answered, one of it with a refusal."""
@@ -315,7 +340,6 @@ class Delivery:
             return
         expected, flow.expected = self.outbox.own_seq(flow.expected), None
         if expected <= self.outbox.acked:
-            self.outbox.renumber()
-            raise Broken("the server has lost what it had acknowledged")
+            self._lost(expected - 1)
         self.outbox.ack(expected - 1)
         flow.next = self.outbox.acked + 1

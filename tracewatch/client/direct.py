@@ -85,6 +85,7 @@ class FileLink:
         try:
             await log.renew_lease(trace_id)  # a cancel from now on is its own to end with
             channel.told = await channel.look()
+            channel.expected_seq = await log.last_seq(trace_id, producer) + 1
         except TracewatchError as error:
             raise _as_told(error) from error
         self._channels.add(channel)
@@ -134,7 +135,7 @@ class FileChannel:
     """One producer of one trace. Appends run one after the other; the log groups those of different traces."""
 
     def __init__(self, log: EventLog, trace_id: str, producer: str, channels: set[FileChannel]) -> None:
-        self.expected_seq = 1  # not known before the first append, and resending is harmless
+        self.expected_seq = 1
         self.told = Told()
         self.trace_id = trace_id
         self.expires_s = float("inf")  # Unix time; when the first open question does

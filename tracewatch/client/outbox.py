@@ -63,6 +63,7 @@ class Outbox:
         self._unreported = 0  # dropped since the last recorder_dropped
         self._base = 0  # what is taken off a seq on the wire, after the server has lost this producer's past
         self._replaced: dict[int, bytes] = {}  # what goes in the place of refused events
+        self._lost = 0  # how many the server lost; told in the place of the last of them, the first under the new name
         self._disk = threading.Lock()  # at exit the main thread may write what the background thread could not
         self._done = threading.Condition(self.lock)
         self._warned: set[str] = set()
@@ -124,6 +125,8 @@ class Outbox:
 
     def take(self, seq: int, max_events: int, max_bytes: int) -> list[bytes]:
         """Events from ``seq`` on, from disk or from memory: at most so many and so large, but one if there is one."""
+        if self._lost and seq == self._base + 1:
+            return [b'{"event":"recorder_lost","count":%d}' % self._lost]
         taken = self._read(seq, max_events, max_bytes)
         for refused, body in self._replaced.items():
             if 0 <= refused - seq < len(taken):
@@ -204,13 +207,23 @@ class Outbox:
 
     def _header(self, url: str) -> dict[str, Any]:
         after = self.after and [self.after[0].producer, self.after[1]]
-        return {"url": url, "spec": self.spec, "producer": self.producer, "after": after}
+        lost = self._lost if self.acked < self._base + 1 else 0  # not told yet
+        name = {"producer": self.producer, "base": self._base, "lost": lost}
+        return {"url": url, "spec": self.spec, **name, "after": after}
+
+    def lost(self, count: int) -> None:
+        """The server has lost so many of the events it had acknowledged, the last ones (the trace was deleted, or the
+        database restored from a backup), and that is told in the place of the last: what is left is all there is."""
+        with self.lock:
+            self.renumber()
+            self._base -= 1
+            self.acked, self._lost = self._base, count
 
     def renumber(self) -> None:
-        """The server has lost what it had acknowledged (the trace was deleted, or restored from a backup): go on
-        under a new name from 1, as what is left is all there is to send."""
+        """Go on under a new name from 1."""
         self.producer = f"{self.producer.partition('.')[0]}.{self.acked + 1}"
         self._base = self.acked
+        self._lost = 0
 
     def replaced(self, seq: int) -> bool:
         """Whether this one stands in the place of a refused event already."""
@@ -238,7 +251,8 @@ class Outbox:
         """The outbox of a process that is gone, from the spool it left."""
         outbox = cls(spool.header["spec"], spool.header["producer"], after=after)
         outbox.spool = spool
-        outbox.acked = spool.first_seq - 1
+        outbox._base, outbox._lost = spool.header.get("base", 0), spool.header.get("lost", 0)
+        outbox.acked = spool.first_seq - (2 if outbox._lost else 1)
         outbox.next_seq = outbox._first = spool.last_seq + 1
         outbox.ended = outbox.orphaned = True
         return outbox

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import LogError
@@ -183,14 +184,19 @@ class EventLog(Protocol):
         """Finish what is being written and close the file."""
 
 
-async def open_log(url: str, **options: Any) -> EventLog:
-    """Open the log at ``sqlite:///path.db`` (or a bare path), creating it if it is not there. Raises LogError."""
-    from .sqlite import SQLiteLog
-
+def log_path(url: str) -> Path:
+    """The file of ``sqlite:///path.db``, or of a bare path. Raises LogError for anything else."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "sqlite":
         raise LogError(f"{scheme}:// is not a log this tracewatch can open; use sqlite:///path.db or a path")
     path = rest.removeprefix("/") if separator else url
     if not path:
         raise LogError("the path of the log is empty; use sqlite:///path.db")
-    return await SQLiteLog.open(path, **options)
+    return Path(path)
+
+
+async def open_log(url: str, **options: Any) -> EventLog:
+    """Open the log at ``sqlite:///path.db`` (or a bare path), creating it if it is not there. Raises LogError."""
+    from .sqlite import SQLiteLog
+
+    return await SQLiteLog.open(log_path(url), **options)

@@ -76,7 +76,7 @@ async def migrate(connection: aiosqlite.Connection, folder: Path | None = None) 
             await _check_ours(connection)
             await connection.execute(_RECORD)
             rows = list(await connection.execute_fetchall("SELECT number, name FROM schema_migrations ORDER BY number"))
-            _check_known([(int(row[0]), str(row[1])) for row in rows], [(n, name) for n, name, _ in known])
+            check_known([(int(row[0]), str(row[1])) for row in rows], [(n, name) for n, name, _ in known])
             if len(rows) == len(known):
                 await connection.execute("COMMIT")
                 return applied
@@ -103,7 +103,11 @@ async def _check_ours(connection: aiosqlite.Connection) -> None:
         raise LogError("this is the database of another program, not a tracewatch log")
 
 
-def _check_known(rows: list[tuple[int, str]], known: list[tuple[int, str]]) -> None:
+def check_known(rows: list[tuple[int, str]], known: list[tuple[int, str]]) -> None:
+    """Compare the migrations a database has seen with those there are, as ``(number, name)``.
+
+    Raises NewerDatabase, LogError.
+    """
     if len(rows) > len(known):
         raise NewerDatabase(
             f"this database was written by a newer tracewatch (its schema is {rows[-1][0]}, this one knows "

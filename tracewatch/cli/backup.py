@@ -1,0 +1,35 @@
+"""``tracewatch backup``: a copy of the database while it is being served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..log.backup import backup
+from .common import examples
+from .database import database, db_option, progress, size
+from .text import count
+
+EXAMPLES = examples("""
+    tracewatch backup /backup/tracewatch.db
+    tracewatch backup "/backup/tracewatch-$(date +%F).db" --db /var/lib/tracewatch/tracewatch.db
+    tracewatch restore /backup/tracewatch.db           puts it back
+""")
+
+
+@click.command("backup", epilog=EXAMPLES)
+@click.argument("file", type=click.Path(path_type=Path))
+@db_option
+@click.option("--force", is_flag=True, help="Write over FILE if it is there.")
+def command(file: Path, db: str | None, force: bool) -> None:
+    """Copy the database to FILE, also while it is being served and written to.
+
+    FILE is the log as it was at one moment, in one file, checked before it gets its name. Appends do not wait for it.
+    It holds everything, hashes of tokens included, so only its owner can read it.
+    """
+    source = database(db)
+    with progress({"copy": f"copying {source.name}", "check": "checking the copy"}) as tell:
+        copied = backup(source, file, replace=force, progress=tell)
+    what = f"{count(copied.traces, 'trace')}, {count(copied.events, 'event')}"
+    click.echo(f"{copied.path}: {what}, {size(copied.size_bytes)}, epoch {copied.epoch}")

@@ -1,0 +1,41 @@
+"""``tracewatch restore``: a backup in the place of the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..log.replace import replace_log
+from .common import CliError, examples
+from .database import database, db_option, progress, size
+from .text import count
+
+EXAMPLES = examples("""
+    tracewatch restore /backup/tracewatch.db           where there is no database yet
+    tracewatch restore /backup/tracewatch.db --force --db /var/lib/tracewatch/tracewatch.db
+""")
+
+
+@click.command("restore", epilog=EXAMPLES)
+@click.argument("file", type=click.Path(path_type=Path))
+@db_option
+@click.option("--force", is_flag=True, help="Replace the database that is there; it is kept under another name.")
+@click.option("--discard", is_flag=True, help="With --force: do not keep it.")
+def command(file: Path, db: str | None, force: bool, discard: bool) -> None:
+    """Put the backup FILE in the place of the database, with a new epoch.
+
+    Stop the server first. Clients that have seen the other history are told so (gap: reset) and begin anew; recorders
+    go on with what the backup does not have. FILE stays as it is. Killed at any moment, this leaves the old database or
+    the new one, never a mix.
+    """
+    if discard and not force:
+        raise CliError("--discard says what becomes of the database that --force replaces")
+    log = database(db)
+    with progress({"copy": f"copying {file.name}", "check": "checking the copy"}) as tell:
+        restored = replace_log(file, log, replace=force, keep=not discard, progress=tell)
+    new = restored.log
+    what = f"{count(new.traces, 'trace')}, {count(new.events, 'event')}"
+    click.echo(f"{new.path}: {what}, {size(new.size_bytes)}, new epoch {new.epoch}")
+    if restored.kept is not None:
+        click.echo(f"the database that was there is kept as {restored.kept}")

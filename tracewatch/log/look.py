@@ -1,0 +1,92 @@
+"""Looking at a log's file from outside, for those who copy or judge it: read-only, without a loop, beside any server.
+
+Rule: nothing here writes to the database, and it never checkpoints: only a log's writer does (log/sqlite.py says why).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from ..errors import LogError
+from .migrate import available, check_known
+
+BUSY_S = 10.0
+SIDE_FILES = ("-wal", "-shm", "-journal")  # SQLite's own, beside a database
+
+
+def side_files(path: Path) -> list[Path]:
+    """The names of the files that SQLite keeps beside a database."""
+    return [path.with_name(path.name + suffix) for suffix in SIDE_FILES]
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit mode that can't write. Raises LogError where there is no readable file."""
+    if not path.is_file():
+        raise LogError(f"there is no log at {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_S
+        )
+        connection.execute("PRAGMA query_only = 1")
+    except sqlite3.Error as error:
+        raise LogError(f"can't open {str(path)!r}: {error}") from error
+    return connection
+
+
+def schema_of(connection: sqlite3.Connection) -> int:
+    """The number of the last migration applied to this database.
+
+    Raises NewerDatabase, LogError for what is not a tracewatch log, sqlite3.Error for what can't be read.
+    """
+    tables = _tables(connection)
+    if "schema_migrations" not in tables:
+        raise LogError("it is empty" if not tables else "it is the database of another program")
+    rows = connection.execute("SELECT number, name FROM schema_migrations ORDER BY number").fetchall()
+    check_known(rows, [(number, name) for number, name, _ in available()])
+    if not rows or "meta" not in tables:
+        raise LogError("it is empty")
+    return int(rows[-1][0])
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+
+
+def epoch_of(connection: sqlite3.Connection) -> str | None:
+    """The log's epoch; None in one that was never opened to the end."""
+    found = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    return None if found is None else str(found[0])
+
+
+def quick_check(connection: sqlite3.Connection, *, full: bool = False) -> list[str]:
+    """What SQLite finds wrong with the file, at most 100 things. ``full`` compares indexes with their tables, too."""
+    # A Python callback now and then lets Ctrl-C through; sqlite3 then says "interrupted"
+    connection.set_progress_handler(lambda: 0, 100_000)
+    try:
+        rows = connection.execute(f"PRAGMA {'integrity_check' if full else 'quick_check'}").fetchall()
+    except sqlite3.OperationalError as error:
+        if str(error) == "interrupted":
+            raise KeyboardInterrupt from error
+        raise
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+    finally:
+        connection.set_progress_handler(None, 0)
+    return [str(text) for (text,) in rows if text != "ok"]
+
+
+def is_log(path: Path) -> bool:
+    """Whether this is a log that SQLite can read, of whatever version; not an empty file.
+
+    Raises LogError for the database of another program.
+    """
+    try:
+        with closing(open_read_only(path)) as connection:
+            tables = _tables(connection)
+    except sqlite3.Error:
+        return False
+    if tables and "schema_migrations" not in tables:
+        raise LogError("it is the database of another program")
+    return bool(tables)

@@ -1,0 +1,190 @@
+"""Putting a backup in the place of a log.
+
+Rule 1: while a log is being replaced nobody has it open, and whoever opens it in that moment waits and is then refused
+        by SQLite (its file has moved): the lock that every connection holds on the file is held exclusively, on the old
+        file, until the new one stands in its place.
+Rule 2: a -wal belongs to the file it was written for; beside another one it would be replayed into it. So what is in
+        the old -wal goes into the old file first, and the new file comes without one. Only then comes the one rename:
+        before it the log is the old one, after it the new one, whenever the process or the machine dies.
+Rule 3: an old file that SQLite can't read can't take its -wal back. Both are kept, under names that belong together.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InvalidField, LogError, LogInUse
+from .backup import Copied, Progress, copy_log, sync_file, sync_folder, unfinished
+from .look import is_log, side_files
+
+KEPT = ".before-restore-"  # in the name of the log that was replaced
+# Where SQLite locks a database file (its file format, section "The Lock-Byte Page"): the bytes from PENDING_BYTE on.
+# In WAL mode a connection holds a shared lock there as long as it is open.
+_LOCK_OFFSET, _LOCK_BYTES = 0x4000_0000, 512
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A backup that has become the log."""
+
+    log: Copied  # ``epoch`` is the new one
+    kept: Path | None  # the log that was there before
+
+
+def replace_log(
+    backup: Path, log: Path, *, replace: bool = False, keep: bool = True, progress: Progress | None = None
+) -> Restored:
+    """Make a copy of ``backup``, with a new epoch, the log at ``log``.
+
+    ``replace``: also where there is a log already; it is then kept beside it unless ``keep`` is false. Raises
+    InvalidField, LogInUse while any process has the log open, LogError for a backup that is damaged, newer or none,
+    OSError.
+    """
+    log = log.resolve()  # of a link the file it leads to is replaced, as it is what SQLite opens
+    _check_places(backup, log, replace)
+    with unfinished(log) as copy:
+        size, _, schema, traces, events = copy_log(backup, copy, progress)
+        epoch = _new_epoch(copy)
+        _own_as(copy, log)
+        sync_file(copy)
+        with _alone(log):
+            kept = _set_aside(log, keep)
+            copy.replace(log)  # the moment
+            sync_folder(log.parent)
+    return Restored(Copied(log, size, epoch, schema, traces, events), kept)
+
+
+def _check_places(backup: Path, log: Path, replace: bool) -> None:
+    if not log.parent.is_dir():
+        raise InvalidField(f"there is no folder {str(log.parent)!r}")
+    if log.is_dir():
+        raise InvalidField(f"{str(log)!r} is a folder")
+    if not log.exists() or log.stat().st_size == 0:
+        return
+    if backup.exists() and backup.samefile(log):
+        raise InvalidField(f"{str(backup)!r} is the log itself")
+    _probe(log)
+    try:
+        is_log(log)
+    except LogError as error:
+        error.message = f"{str(log)!r} is not replaced: {error.message}"
+        raise
+    if not replace:
+        raise InvalidField(f"there is a log at {str(log)!r}; --force replaces it (it is kept under another name)")
+
+
+def _new_epoch(copy: Path) -> str:
+    epoch = secrets.token_hex(6)
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (epoch,))
+    return epoch
+
+
+def _own_as(copy: Path, log: Path) -> None:
+    """Owner and mode of the log that was there: the server may run as another user than whoever restores."""
+    if not log.exists():
+        return
+    was = log.stat()
+    if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
+        try:
+            os.chown(copy, was.st_uid, was.st_gid)
+        except PermissionError as error:
+            raise LogError(f"{str(log)!r} belongs to another user: restore as that user, or as root") from error
+    copy.chmod(was.st_mode & 0o777)
+
+
+# --- nobody else ---
+
+
+def _in_use(log: Path) -> LogInUse:
+    return LogInUse(
+        f"{str(log)!r} is open in another process: stop the server and the recorders that write to it first"
+    )
+
+
+def _lock(fd: int, log: Path) -> None:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCK_BYTES, _LOCK_OFFSET)
+    except OSError as error:
+        raise _in_use(log) from error
+
+
+def _probe(log: Path) -> None:
+    """Raise LogInUse if any process has it open. Does not touch it."""
+    fd = os.open(log, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _lock(fd, log)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _alone(log: Path) -> Iterator[None]:
+    """The log as one file without a -wal, if SQLite can make it so, and nobody else in it, or able to get into it."""
+    if not log.exists():
+        yield
+        return
+    _probe(log)
+    whole = is_log(log) and _take_in_wal(log)
+    # This process may not open and close the file in between: that would end the lock
+    fd = os.open(log, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _lock(fd, log)
+        if whole and any(path.exists() for path in side_files(log)):
+            raise _in_use(log)  # since a moment ago, and it has ended as suddenly
+        yield
+    finally:
+        os.close(fd)
+
+
+def _take_in_wal(log: Path) -> bool:
+    """Put what is in the -wal into the file and remove it; False where SQLite can't read the file."""
+    try:
+        with closing(sqlite3.connect(log, isolation_level=None, timeout=1)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+        return True
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise _in_use(log) from error
+        return False  # a fault of the disk's, perhaps: kept as it is
+
+
+# --- the old one ---
+
+
+def _set_aside(log: Path, keep: bool) -> Path | None:
+    """Give the old files a second name, and then take from those beside the log the first one."""
+    present = [path for path in (log, *side_files(log)) if path.exists() and not path.name.endswith("-shm")]
+    kept = _free_name(log) if keep and present else None
+    if kept is not None:
+        for path in present:
+            _link(path, kept.with_name(kept.name + path.name.removeprefix(log.name)))
+        sync_folder(log.parent)
+    for path in side_files(log):
+        path.unlink(missing_ok=True)
+    sync_folder(log.parent)
+    return kept
+
+
+def _free_name(log: Path) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    names = (log.with_name(f"{log.name}{KEPT}{stamp}{'' if n == 1 else f'-{n}'}") for n in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _link(path: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(path)
+    except OSError as error:
+        raise LogError(
+            f"{str(path)!r} can't be kept as {name.name!r} ({error.strerror}): copy it elsewhere, then --discard it"
+        ) from error
