@@ -260,6 +260,10 @@ class Unavailable(TracewatchError):
     close_code = 4013
 
 
+class Damaged(Unavailable):
+    """What was asked for lies in a damaged part of the log. Elsewhere it may go on; here only a repair helps."""
+
+
 class LogError(TracewatchError):
     """The log can't be opened: its message says why and what to do."""
 
@@ -270,6 +274,12 @@ class LogInUse(LogError):
     """Another process has the log open."""
 
     code = "log_in_use"
+
+
+class LogLocked(LogError):
+    """The log could not be opened because another program holds it locked: try again."""
+
+    code = "log_locked"
 
 
 class NewerDatabase(LogError):

@@ -150,6 +150,12 @@ class Settings:
     max_batch_bytes: int = _option("bytes", 4 * 1024**2, "The largest append", low=1024)
     max_ws_record_bytes: int = _option("bytes", 4 * 1024**2, "The largest inbound message on a record socket", low=1024)
     max_ws_bytes: int = _option("bytes", 64 * 1024, "The largest inbound message on any other socket", low=1024)
+    max_waiting_bytes: int = _option(
+        "bytes", 64 * 1024**2, "Appends that may wait to be written, before more are told to come later", low=1024
+    )
+    lock_wait_s: float = _option(
+        "seconds", 10.0, "An append waits this long for another program's lock on the database", low=0
+    )
     max_watchers: int = _option("count", 10_000, "Watchers per process")
     max_subscriptions: int = _option("count", 100, "Subscriptions per socket of `/api/watch`")
     watcher_bytes: int = _option("bytes", 256 * 1024, "Memory a watcher that reads slowly may cost", low=1024)

@@ -191,14 +191,45 @@ async def test_a_database_that_is_held_too_long(
     log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]
 ) -> None:
     await create(log)
-    await fetch(log._connection, "PRAGMA busy_timeout = 1")
+    async with opened(str(log.path), lock_wait_s=0.1) as other:
+        with hold():
+            with pytest.raises(Unavailable) as caught:
+                await soon(other.append("t", notes(1)))
+            assert "locked" in caught.value.message
+            assert caught.value.facts == {"reason": "locked", "retry_after_s": 1}
+            assert [trouble.code for trouble in other.health.troubles] == ["locked"]
+            assert await bodies(other) == [], "reading goes on"
+        assert await other.append("t", notes(1)) == Appended(1, 1)
+        assert other.health.troubles == []
+
+
+async def test_what_waits_is_bounded(log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]) -> None:
+    await create(log)
+    async with opened(str(log.path), max_waiting_bytes=10_000) as other:
+        with hold():
+            first = asyncio.create_task(other.append("t", [say("x" * 20_000)]))  # alone it may be of any size
+            await settle()
+            with pytest.raises(Unavailable) as caught:
+                await soon(other.append("t", notes(1)))
+            assert caught.value.facts["reason"] == "too_many_waiting"
+        assert await soon(first) == Appended(1, 1)
+        fifty = [other.append("t", [say("x" * 1000)]) for _ in range(50)]
+        answers = await soon(asyncio.gather(*fifty, return_exceptions=True))
+        assert 8 <= sum(isinstance(answer, Appended) for answer in answers) <= 12
+        assert await other.append("t", [say("x" * 9_000)]) == Appended(*[len(await bodies(other))] * 2)
+
+
+async def test_closing_does_not_wait_for_a_lock(
+    log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]
+) -> None:
+    await create(log)
+    other = await open_log(str(log.path))
     with hold():
-        with pytest.raises(Unavailable) as caught:
-            await soon(log.append("t", notes(1)))
-        assert "locked" in caught.value.message
-        assert caught.value.facts["retry_after_s"] == 1
-        assert await bodies(log) == [], "reading goes on"
-    assert await log.append("t", notes(1)) == Appended(1, 1)
+        waits = asyncio.create_task(other.append("t", notes(1)))
+        await settle()
+        await asyncio.wait_for(other.close(), 5)
+        with pytest.raises(Unavailable):
+            await waits
 
 
 async def test_settings_of_the_connections(log: SQLiteLog) -> None:

@@ -190,7 +190,10 @@ async def test_a_declared_length_above_the_limit_is_refused_unread(server: Servi
 async def test_ready_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(tmp_path / "log.db") as server, httpx.AsyncClient(base_url=server.url) as client:
         answer = await client.get("/readyz")
-        assert (answer.status_code, answer.json()) == (200, {"ready": True, "degraded": False, "reasons": []})
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"ready": True, "degraded": False, "reasons": [], "problems": []},
+        )
 
         async def broken() -> int:
             raise Unavailable("the log can't be read: disk I/O error")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..errors import InvalidField
+from ..errors import InvalidField, LogLocked
 from ..settings import OPTIONS, Option, Settings
 from .common import CliError, examples
 
@@ -77,11 +77,24 @@ def _serve(with_parent: bool, **given: Any) -> None:
 
 
 async def _look_at_log(db: str) -> None:
-    """Open the log and close it: a file that can't be used is said in one line, before anything listens."""
+    """Open the log and close it: a file that can't be used is said in one line, before anything listens.
+
+    One that another program holds locked is waited for.
+    """
     from ..log import open_log
 
-    log = await open_log(db)
-    await log.close()
+    told = False
+    while True:
+        try:
+            log = await open_log(db)
+        except LogLocked as error:
+            if not told:
+                click.echo(f"waiting: {error.message}", err=True)
+            told = True
+            await asyncio.sleep(0.5)
+        else:
+            await log.close()
+            return
 
 
 def _command(run: Callable[..., None]) -> click.Command:

@@ -9,6 +9,7 @@ Rule 3: listeners are told after the commit; what they are told is a convenience
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 from ..errors import LogError
 from ..model.state import State
+from .health import Health
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class EventLog(Protocol):
     """A store of traces and their events. All methods may be called from many tasks of one event loop at once."""
 
     epoch: str
+    health: Health  # what is wrong with it now
+    replaced: asyncio.Event  # set when another file stands in its place: close it, and open that one
 
     async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
         """Create a trace from what ``validate_trace`` returned; False if it was there already with the same fields.

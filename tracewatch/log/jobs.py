@@ -39,6 +39,8 @@ class Job:
     future: asyncio.Future[Any]
     events: int = 0  # how much it adds to its group
     exclusive: bool = False  # whether it writes by itself and so must be alone in its transaction
+    size: int = 1024  # bytes it may cost while it waits; roughly
+    since: float = 0.0  # loop time from which it waits
 
     def traces(self) -> Iterator[str]:
         """The traces it needs loaded."""
@@ -251,6 +253,17 @@ async def first_ids(tx: Transaction, trace_id: str) -> dict[str, int]:
 def make_trace_id(now: float) -> str:
     """A new trace_id that sorts by time: milliseconds in hexadecimal, then 48 random bits."""
     return f"{int(now * 1000):012x}-{secrets.token_hex(6)}"
+
+
+@dataclass(slots=True, eq=False)
+class Check(Job):
+    """See whether the log can be written; ``write``: by writing, and not only by taking the lock."""
+
+    write: bool = False
+
+    async def run(self, tx: Transaction) -> None:
+        if self.write:
+            await fetch(tx.connection, "UPDATE meta SET value = value WHERE key = 'epoch'")
 
 
 @dataclass(slots=True, eq=False)

@@ -69,6 +69,8 @@ async def migrate(connection: aiosqlite.Connection, folder: Path | None = None) 
     """
     known = available(folder)
     applied: list[int] = []
+    if await _is_current(connection, known):
+        return applied  # no lock is needed: another program may hold it
     while True:
         # The lock first, then the look: two processes that start at once must not both apply one
         await connection.execute("BEGIN IMMEDIATE")
@@ -92,6 +94,14 @@ async def migrate(connection: aiosqlite.Connection, folder: Path | None = None) 
             if isinstance(error, sqlite3.Error):
                 raise LogError(f"migrating the database failed: {error}") from error
             raise
+
+
+async def _is_current(connection: aiosqlite.Connection, known: list[tuple[int, str, Path]]) -> bool:
+    tables = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
+    if not list(await connection.execute_fetchall(tables)):
+        return False
+    rows = list(await connection.execute_fetchall("SELECT number, name FROM schema_migrations ORDER BY number"))
+    return [(int(row[0]), str(row[1])) for row in rows] == [(number, name) for number, name, _ in known]
 
 
 async def _check_ours(connection: aiosqlite.Connection) -> None:

@@ -8,21 +8,26 @@ Rule 2: readers never checkpoint (the WAL-reset bug of SQLite before 3.51.3 need
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiosqlite
 import orjson
 
-from ..errors import Gap, NoSuchMessage, Unavailable, UnknownTrace
+from ..errors import Gap, NoSuchMessage, TracewatchError, Unavailable, UnknownTrace
 from ..model.state import State
 from . import Grown, Page, Snapshot, TraceQuery
 from .cache import Cached, StateCache
+from .health import Health, fault_of
 from .inputs import expired_inputs, inputs_of, open_inputs
 from .rows import TRACE_COLUMNS, TraceRow, fetch, hole, load_state, trace_rows
+
+logger = logging.getLogger("tracewatch.log")
+MOST_DAMAGED = 100  # traces whose damage is remembered; the check of the whole file finds what else there is
 
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
 SHORT_SEARCH_ROWS = 10_000
@@ -45,11 +50,18 @@ class Reader:
     """A few read-only connections, lent out one by one."""
 
     def __init__(
-        self, connections: Sequence[aiosqlite.Connection], cache: StateCache, clock: Callable[[], float] = time.time
+        self,
+        connections: Sequence[aiosqlite.Connection],
+        cache: StateCache,
+        clock: Callable[[], float] = time.time,
+        *,
+        health: Health,
     ) -> None:
         self._connections = list(connections)
         self._cache = cache
         self._clock = clock
+        self._health = health
+        self.damaged: set[str] = set()  # the traces in which damage was found
         self._closing = False
         self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
         for connection in connections:
@@ -66,7 +78,7 @@ class Reader:
             self._free.put_nowait(connection)
 
     @asynccontextmanager
-    async def _lend(self, *, transaction: bool = False) -> AsyncIterator[aiosqlite.Connection]:
+    async def _lend(self, trace_id: str = "", *, transaction: bool = False) -> AsyncIterator[aiosqlite.Connection]:
         connection = await self._free.get()
         try:
             if self._closing:
@@ -78,14 +90,48 @@ class Reader:
             finally:
                 if transaction:
                     await _end(connection)
-        except sqlite3.Error as error:
-            raise Unavailable(f"the log can't be read: {error}", retry_after_s=1) from error
+            self._health.clear("read")
+        except (sqlite3.Error, orjson.JSONDecodeError) as error:
+            raise await self._failed(connection, trace_id, error) from error
         finally:
             self._free.put_nowait(connection)
 
+    async def _failed(self, connection: aiosqlite.Connection, trace_id: str, error: Exception) -> TracewatchError:
+        fault = fault_of(error)
+        if fault is None:
+            logger.error("a defect in tracewatch failed a read", exc_info=error)
+            return TracewatchError("an internal error: nothing was read")
+        if fault.code != "damaged":
+            return self._health.note_error("read", fault.error("read"))
+        if trace_id and len(self.damaged) < MOST_DAMAGED:
+            self.damaged.add(trace_id)
+        with suppress(sqlite3.Error):  # it must not stay in memory when the file has been repaired
+            await fetch(connection, "PRAGMA shrink_memory")
+        return self._health.note_error("damage", fault.error("read"))
+
+    async def check(self) -> None:
+        """Read everything where damage was found, and have SQLite check the whole file. Raises Damaged."""
+        async with self._lend() as connection:
+            (found,) = (await fetch(connection, "PRAGMA quick_check(1)"))[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(str(found))
+        for trace_id in sorted(self.damaged):
+            with suppress(UnknownTrace):
+                await self._read_all(trace_id)
+            self.damaged.discard(trace_id)
+
+    async def _read_all(self, trace_id: str) -> None:
+        after = (await self.read(trace_id, 0, max_events=1, max_bytes=1)).first_event_id - 1
+        while (page := await self.read(trace_id, after, max_events=500, max_bytes=1 << 20)).bodies:
+            for body in page.bodies:
+                orjson.loads(body)
+            after = page.upto
+        await self.messages(trace_id, goal_id=None, before=None, limit=1000)
+        await self.snapshot(trace_id)
+
     async def read(self, trace_id: str, after: int, *, max_events: int, max_bytes: int) -> Page:
         """See EventLog.read."""
-        async with self._lend() as connection:
+        async with self._lend(trace_id) as connection:
             # One statement is one read transaction. The page is cut by end_offset, so that no body behind the cut is
             # read.
             rows = await fetch(
@@ -103,11 +149,14 @@ class Reader:
                 found = []  # trimmed, or the end: the page says so by its first and last_event_id
             elif not found or [row[0] for row in found] != list(range(after + 1, after + 1 + len(found))):
                 raise hole(trace_id, after)
+            elif b"\0" in b"".join([body for _, body in found]):
+                # No JSON holds it, and a page of zeros or of rubbish does: SQLite has no checksums
+                raise sqlite3.DatabaseError(f"trace {trace_id}: an event after {after} is not what was stored")
         return Page([body for _, body in found], after, first, last, status)
 
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
         """See EventLog.snapshot."""
-        async with self._lend(transaction=True) as connection:
+        async with self._lend(trace_id, transaction=True) as connection:
             row = (await trace_rows(connection, [trace_id])).get(trace_id)
             if row is None:
                 raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
@@ -151,7 +200,7 @@ class Reader:
         self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
     ) -> tuple[list[dict[str, Any]], bool]:
         """See EventLog.messages."""
-        async with self._lend(transaction=True) as connection:
+        async with self._lend(trace_id, transaction=True) as connection:
             row = (await trace_rows(connection, [trace_id])).get(trace_id)
             if row is None:
                 raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
@@ -166,15 +215,15 @@ class Reader:
                 limit + 1,
                 *([] if goal_id is None else [goal_id]),
             )
-        messages = [
-            orjson.loads(body) if body is not None else orjson.loads(event)["message"]
-            for body, event in reversed(found[:limit])
-        ]
+            messages = [
+                orjson.loads(body) if body is not None else orjson.loads(event)["message"]
+                for body, event in reversed(found[:limit])
+            ]
         return messages, len(found) > limit
 
     async def message(self, trace_id: str, message_id: str) -> tuple[int, dict[str, Any]]:
         """See EventLog.message."""
-        async with self._lend(transaction=True) as connection:
+        async with self._lend(trace_id, transaction=True) as connection:
             row = (await trace_rows(connection, [trace_id])).get(trace_id)
             if row is None:
                 raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
@@ -186,10 +235,10 @@ class Reader:
                 row.trace_key,
                 message_id,
             )
-        if not found:
-            raise NoSuchMessage(f"there is no message {message_id[:200]!r} in this trace", trace_id=trace_id)
-        event_id, body, event = found[0]
-        return event_id, orjson.loads(body) if body is not None else orjson.loads(event)["message"]
+            if not found:
+                raise NoSuchMessage(f"there is no message {message_id[:200]!r} in this trace", trace_id=trace_id)
+            event_id, body, event = found[0]
+            return event_id, orjson.loads(body) if body is not None else orjson.loads(event)["message"]
 
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
         """See EventLog.traces."""

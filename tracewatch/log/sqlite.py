@@ -16,22 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+import orjson
 
-from ..errors import Invalid, InvalidField, LogError, TooLarge, Unavailable
+from ..errors import Invalid, InvalidField, LogError, LogLocked, TooLarge, Unavailable
 from ..model.events import canonical, validate_event, validate_stored
 from . import Appended, Snapshot
 from .cache import StateCache
+from .care import Care
 from .commands import Answer, Cancel, ExpireInput
+from .file import OpenFile
+from .health import Health, fault_of, is_busy
 from .inputs import fill_inputs
 from .jobs import Append, Create, Delete, Expire, Job, Renew
 from .migrate import migrate
 from .reader import Reader
 from .restore import Restore
 from .rows import fetch
-from .writer import Writer
+from .writer import TURN_MS, Writer
 
 READERS = 3
-BUSY_MS = 10_000  # how long a writer waits for another process's transaction
+BUSY_MS = 10_000  # while opening: how long another process's transaction is waited for
 CACHE_KIB = 16_384
 
 
@@ -48,6 +52,8 @@ class SQLiteLog:
         *,
         max_event_bytes: int,
         max_batch_events: int,
+        lock_wait_s: float,
+        max_waiting_bytes: int,
         clock: Callable[[], float],
     ) -> None:
         self.path = path
@@ -58,8 +64,20 @@ class SQLiteLog:
         self._connection = connection
         self._probe = probe  # asks for data_version and nothing else, so it never waits for a reader
         self._cache = StateCache()
-        self._reader = Reader(readers, self._cache, clock)
-        self._writer = Writer(connection, self._cache, clock)
+        self.health = Health()
+        file = OpenFile(path)
+        self._reader = Reader(readers, self._cache, clock, health=self.health)
+        self._writer = Writer(
+            connection,
+            self._cache,
+            clock,
+            health=self.health,
+            file=file,
+            lock_wait_s=lock_wait_s,
+            max_waiting_bytes=max_waiting_bytes,
+        )
+        self._care = Care(file=file, health=self.health, writer=self._writer, reader=self._reader)
+        self.replaced = self._care.replaced
         self.read = self._reader.read
         self.snapshot = self._reader.snapshot
         self.messages = self._reader.messages
@@ -79,23 +97,35 @@ class SQLiteLog:
         *,
         max_event_bytes: int = 256 * 1024,
         max_batch_events: int = 1000,
+        lock_wait_s: float = 10.0,
+        max_waiting_bytes: int = 64 * 1024**2,
+        unlike_epoch: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> SQLiteLog:
-        """Open or create the file and bring its schema up to date. Raises LogError, NewerDatabase."""
+        """Open or create the file and bring its schema up to date.
+
+        ``lock_wait_s``: an append waits so long for another program's lock. ``max_waiting_bytes``: of what waits.
+        ``unlike_epoch``: another file has taken the place of the one with this epoch; it gets one of its own.
+        Raises LogError, NewerDatabase, LogLocked.
+        """
         path = Path(path)
         opened: list[aiosqlite.Connection] = []
         try:
             connection = await _connect(path, opened, writing=True)
             await migrate(connection)
             await fill_inputs(connection)
-            epoch = await _epoch(connection)
+            await fetch(connection, f"PRAGMA busy_timeout = {TURN_MS}")
+            await _check_writable(connection)
+            epoch = await _epoch(connection, unlike_epoch)
             probe = await _connect(path, opened)
             readers = [await _connect(path, opened) for _ in range(READERS)]
         except BaseException as error:
             for one in opened:
                 await one.close()
+            if is_busy(error) or is_busy(error.__cause__ or error):
+                raise LogLocked(f"the log {str(path)!r} is held locked by another program") from error
             if isinstance(error, sqlite3.Error | OSError):
-                raise LogError(f"can't open the log {str(path)!r}: {error}") from error
+                raise LogError(f"can't open the log {str(path)!r}: {_reason(error)}") from error
             raise
         return cls(
             path,
@@ -105,6 +135,8 @@ class SQLiteLog:
             epoch,
             max_event_bytes=max_event_bytes,
             max_batch_events=max_batch_events,
+            lock_wait_s=lock_wait_s,
+            max_waiting_bytes=max_waiting_bytes,
             clock=clock,
         )
 
@@ -134,6 +166,7 @@ class SQLiteLog:
             lambda future: Append(
                 future,
                 events=len(raws),
+                size=_size(raws),
                 trace_id=trace_id,
                 raws=raws,
                 producer=producer,
@@ -163,7 +196,9 @@ class SQLiteLog:
             if event["trace_id"] != header["trace_id"]:
                 raise Invalid(f"{index}.trace_id: is {event['trace_id']!r}, not {header['trace_id']!r} of the header")
         answer: Appended = await self._writer.do(
-            lambda future: Restore(future, events=len(stored), exclusive=True, header=header, stored=stored)
+            lambda future: Restore(
+                future, events=len(stored), size=_size(stored), exclusive=True, header=header, stored=stored
+            )
         )
         return answer
 
@@ -215,10 +250,12 @@ class SQLiteLog:
         try:
             return int((await fetch(self._probe, "PRAGMA data_version"))[0][0])
         except sqlite3.Error as error:
-            raise Unavailable(f"the log can't be read: {error}", retry_after_s=1) from error
+            fault = fault_of(error)
+            raise fault.error("read") if fault else Unavailable("the log can't be read", retry_after_s=1) from error
 
     async def close(self) -> None:
         """See EventLog.close."""
+        await self._care.close()
         await self._writer.close()
         await self._reader.close()
         await self._probe.close()
@@ -232,6 +269,7 @@ async def _connect(path: Path, opened: list[aiosqlite.Connection], *, writing: b
     opened.append(connection)
     await fetch(connection, f"PRAGMA busy_timeout = {BUSY_MS}")
     await fetch(connection, f"PRAGMA cache_size = -{CACHE_KIB}")
+    await fetch(connection, "PRAGMA temp_store = MEMORY")  # no new files while it runs: descriptors may be used up
     if not writing:
         await fetch(connection, "PRAGMA wal_autocheckpoint = 0")
         await fetch(connection, "PRAGMA query_only = 1")
@@ -259,7 +297,38 @@ async def _set_wal(connection: aiosqlite.Connection) -> str:
     return str((await fetch(connection, "PRAGMA journal_mode = WAL"))[0][0])
 
 
-async def _epoch(connection: aiosqlite.Connection) -> str:
-    """The log's epoch; made by whoever opens it first."""
-    await fetch(connection, "INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", secrets.token_hex(6))
-    return str((await fetch(connection, "SELECT value FROM meta WHERE key = 'epoch'"))[0][0])
+def _size(events: Sequence[Any]) -> int:
+    """Bytes, roughly."""
+    try:
+        return len(orjson.dumps(events))
+    except TypeError:  # what JSON can't say is refused in its turn
+        return 1024
+
+
+def _reason(error: Exception) -> str:
+    fault = fault_of(error)
+    return f"{fault.text} ({error})" if fault is not None and fault.code == "read_only" else str(error)
+
+
+async def _check_writable(connection: aiosqlite.Connection) -> None:
+    """A file that may not be written to is refused at the start; one that is held locked is opened: it can be read."""
+    try:
+        await fetch(connection, "BEGIN IMMEDIATE")
+        await fetch(connection, "ROLLBACK")
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+
+
+async def _epoch(connection: aiosqlite.Connection, unlike: str | None) -> str:
+    """The log's epoch; made by whoever opens it first. Where there is one, no lock is needed."""
+    select = "SELECT value FROM meta WHERE key = 'epoch'"
+    there = await fetch(connection, select)
+    if not there:
+        await fetch(connection, "INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", secrets.token_hex(6))
+    elif there[0][0] == unlike:  # a copy, older or newer: what it holds under an id may not be what was sent
+        sql = "UPDATE meta SET value = ? WHERE key = 'epoch' AND value = ?"
+        await fetch(connection, sql, secrets.token_hex(6), unlike)
+    else:
+        return str(there[0][0])
+    return str((await fetch(connection, select))[0][0])

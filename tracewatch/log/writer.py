@@ -2,17 +2,21 @@
 
 Rule 1: while one transaction is being written the next appends gather; an idle log waits for nothing.
 Rule 2: one job's refusal is its own; a failure of the database fails the whole group and leaves nothing of it.
-Rule 3: an answer is given after COMMIT has returned, and listeners hear of it before the answer's receiver runs.
+Rule 3: an answer is given after COMMIT has returned, and listeners hear of it before the answer's receiver runs. A
+        commit into a file that has lost its name is no commit.
+Rule 4: nobody waits without end, and what waits is bounded: another program's lock is tried again in short turns, in
+        which those who have waited too long are told so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import aiosqlite
@@ -21,23 +25,42 @@ from ..errors import TracewatchError, Unavailable
 from ..model.times import format_time
 from . import Grown, Listener
 from .cache import StateCache
-from .jobs import Job
+from .file import OpenFile
+from .health import CROWDED, DISK_FULL, LOCKED, SLOW, Fault, Health, fault_of, is_busy
+from .jobs import Check, Job
 from .transaction import Transaction
 
 logger = logging.getLogger("tracewatch.log")
 GROUP_EVENTS = 2000  # a group that is larger would hold up the loop for longer than a frame
+TURN_MS = 250  # SQLite's busy_timeout: a lock is waited for in turns of so long
+LOCKED_S = 2.0  # a lock held for so long is a trouble
+ROOM_BYTES = 1024**2  # a disk with less room is full, even though a small append may find a place
 
 
 class Writer:
     """The task that owns the writing connection."""
 
     def __init__(
-        self, connection: aiosqlite.Connection, cache: StateCache, clock: Callable[[], float] = time.time
+        self,
+        connection: aiosqlite.Connection,
+        cache: StateCache,
+        clock: Callable[[], float] = time.time,
+        *,
+        health: Health,
+        file: OpenFile,
+        lock_wait_s: float,
+        max_waiting_bytes: int,
     ) -> None:
         self._connection = connection
         self._cache = cache
         self._clock = clock
+        self._health = health
+        self._file = file
+        self._lock_wait_s = lock_wait_s
+        self._max_waiting_bytes = max_waiting_bytes
         self._waiting: deque[Job] = deque()  # jobs not yet in a transaction
+        self._waiting_bytes = 0  # of those, and of those being written
+        self._began: float | None = None  # loop time of the transaction being written
         self._work = asyncio.Event()  # set while there is something to do
         self._closing = False
         self._listeners: list[Listener] = []
@@ -52,10 +75,44 @@ class Writer:
         """Have a job done and return its answer. Raises what it raises, or Unavailable."""
         if self._closing:
             raise Unavailable("the log is closing", retry_after_s=1)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(make(future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        job = make(future)
+        if self._waiting_bytes and self._waiting_bytes + job.size > self._max_waiting_bytes:
+            raise CROWDED.error("written")
+        job.since = loop.time()
+        self._waiting.append(job)
+        self._waiting_bytes += job.size
         self._work.set()
         return await future
+
+    async def check(self) -> None:
+        """See whether the log can be written, unless somebody is just finding out; what it finds is in ``health``."""
+        if self._waiting or self._began is not None:
+            self._look_at_slow()
+            return
+        trouble = self._health.of("write")
+        try:
+            await self.do(lambda future: Check(future, write=trouble is not None and trouble.code != LOCKED.code))
+        except Unavailable:
+            pass  # it is noted
+
+    def _look_at_slow(self) -> None:
+        late = asyncio.get_running_loop().time() - self._lock_wait_s
+        if self._began is not None and self._began < late:  # the disk hangs: what it has been given may yet be stored
+            self._waiting = deque(self._still_waiting(self._waiting, SLOW))
+            self._health.note_error("write", SLOW.error("written"))
+
+    def _still_waiting(self, jobs: Iterable[Job], fault: Fault) -> list[Job]:
+        """Those that may wait longer; the others are told that it was in vain."""
+        late = asyncio.get_running_loop().time() - self._lock_wait_s
+        waiting: list[Job] = []
+        for job in jobs:
+            if job.since > late and not self._closing:
+                waiting.append(job)
+            else:
+                self._answer(job, fault.error("written"))
+        return waiting
 
     async def close(self) -> None:
         """Finish what waits and end the task. The connection stays open."""
@@ -81,8 +138,13 @@ class Writer:
 
     async def _write(self, group: list[Job]) -> None:
         answers: list[tuple[Job, Any]] = []
+        loop = asyncio.get_running_loop()
         try:
-            await self._connection.execute_fetchall("BEGIN IMMEDIATE")
+            self._file.check()
+            group = await self._begin(group)
+            if not group:
+                return
+            self._began = loop.time()
             try:
                 now = self._clock()
                 tx = Transaction(self._connection, self._cache, now, format_time(now))
@@ -91,27 +153,91 @@ class Writer:
                 for job in group:
                     answers.append((job, await self._attempt(job, tx)))
                 grown = await tx.flush()
-                await self._connection.execute_fetchall("COMMIT")
+                await self._commit()
+                self._file.check()
             except BaseException:
                 await self._rollback()
                 raise
         except Exception as error:
             await self._fail(group, error)
             return
+        finally:
+            self._began = None
+        self._written()
         tx.remember()
         if grown:
             self._tell(grown)
         for job, answer in answers:
-            _resolve(job.future, answer)
+            self._answer(job, answer)
+
+    async def _begin(self, group: list[Job]) -> list[Job]:
+        """BEGIN IMMEDIATE, however long another program holds the lock; who of the group still waits for it then."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while group:
+            try:
+                await self._connection.execute_fetchall("BEGIN IMMEDIATE")
+                break
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+            if loop.time() - since >= min(LOCKED_S, self._lock_wait_s):
+                self._health.note_error("write", LOCKED.error("written"))
+            group = self._still_waiting(group, LOCKED)
+            self._waiting = deque(self._still_waiting(self._waiting, LOCKED))
+        return group
+
+    async def _commit(self) -> None:
+        """COMMIT, which may find the database locked as well: then the transaction is still there."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._lock_wait_s
+        while True:
+            try:
+                await self._connection.execute_fetchall("COMMIT")
+                return
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or loop.time() >= until:
+                    raise
+
+    def _written(self) -> None:
+        trouble = self._health.of("write")
+        if trouble is None:
+            return
+        if trouble.code == DISK_FULL.code:
+            free = self._file.free_bytes()
+            if free is not None and free < ROOM_BYTES:
+                return
+        self._health.clear("write")
 
     async def _fail(self, group: list[Job], error: Exception) -> None:
-        if len(group) > 1 and not isinstance(error, sqlite3.OperationalError):
+        fault = fault_of(error, self._file.free_bytes() if isinstance(error, sqlite3.Error) else None)
+        if len(group) > 1 and not isinstance(error, Unavailable) and (fault is None or fault.own):
             # Not the disk's doing: what one job brought with it (a damaged trace, a defect) must not cost the others
             for job in group:
                 await self._write([job])
             return
+        answer = self._refusal(error, fault)
         for job in group:
-            _resolve(job.future, _failure(error), error)
+            self._answer(job, copy.copy(answer), error)
+
+    def _refusal(self, error: Exception, fault: Fault | None) -> TracewatchError:
+        if isinstance(error, Unavailable):  # the file has gone
+            return self._health.note_error("file", error)
+        if fault is not None:
+            area = "damage" if fault.code == "damaged" else "write"
+            return self._health.note_error(area, fault.error("written"))
+        logger.error("a defect in tracewatch failed a transaction; nothing of it was stored", exc_info=error)
+        return TracewatchError("an internal error: nothing was stored")
+
+    def _answer(self, job: Job, answer: Any, cause: BaseException | None = None) -> None:
+        self._waiting_bytes -= job.size
+        if job.future.done():  # whoever waited has gone; what was asked is done all the same
+            return
+        if isinstance(answer, BaseException):
+            answer.__cause__ = cause
+            job.future.set_exception(answer)
+        else:
+            job.future.set_result(answer)
 
     async def _attempt(self, job: Job, tx: Transaction) -> Any:
         try:
@@ -132,20 +258,3 @@ class Writer:
             except Exception as error:  # its defect; the events are stored, and the writer must live on
                 context = {"message": "a listener of the log failed", "exception": error}
                 asyncio.get_running_loop().call_exception_handler(context)
-
-
-def _failure(error: Exception) -> TracewatchError:
-    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
-        return Unavailable(f"the log can't be written: {error}", retry_after_s=1)
-    logger.error("a defect in tracewatch failed a transaction; nothing of it was stored", exc_info=error)
-    return TracewatchError("an internal error: nothing was stored")
-
-
-def _resolve(future: asyncio.Future[Any], answer: Any, cause: BaseException | None = None) -> None:
-    if future.done():  # whoever waited has gone; what was asked is done all the same
-        return
-    if isinstance(answer, BaseException):
-        answer.__cause__ = cause
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)

@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,9 +25,14 @@ from ..settings import Settings
 from . import control, page, record, rest, stream, watch
 from .access import AccessMiddleware
 from .application import Application
+from .descriptors import look_at_descriptors
+from .follow import Following
 from .hints import load_redis
 from .services import Services, error_response
 from .stalls import StallGuard
+
+if TYPE_CHECKING:
+    from ..live.redis import RedisBell
 
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
 
@@ -42,39 +49,12 @@ def create_app(settings: Settings | None = None) -> Application:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        log = await open_log(
-            chosen.db, max_event_bytes=chosen.max_event_bytes, max_batch_events=chosen.max_batch_events
-        )
-        hub = Hub(
-            log,
-            limits=WatchLimits(
-                page_events=chosen.page_events,
-                page_bytes=min(chosen.page_bytes, chosen.watcher_bytes // 2),
-                frame_bytes=chosen.max_frame_bytes,
-                heartbeat_s=chosen.heartbeat_s,
-            ),
-            max_watchers=chosen.max_watchers,
-            watcher_bytes=chosen.watcher_bytes,
-        )
-        bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
-        redis = redis_bell(log, hub) if redis_bell is not None else None
-        stalls = StallGuard(stall_s=chosen.write_stall_s)
-        tasks = [asyncio.create_task(work) for work in (_expire(log), stalls.run())]
-        app.state.services = Services(log, hub, chosen, stalls, redis)
+        following = Following(app, partial(_serve, chosen, redis_bell))
+        await following.start()
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            # Mounted, this is the first that watchers hear of it; our own Server has told them before
-            await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
-            if redis is not None:
-                await redis.close()
-            await bell.close()
-            await hub.close()
-            await log.close()
-            del app.state.services
+            await following.close()
 
     return Application(
         routes=_routes(),
@@ -86,6 +66,49 @@ def create_app(settings: Settings | None = None) -> Application:
             Exception: error_response,
         },
     )
+
+
+@asynccontextmanager
+async def _serve(
+    chosen: Settings, redis_bell: Callable[[EventLog, Hub], RedisBell] | None, unlike_epoch: str | None = None
+) -> AsyncIterator[Services]:
+    """The log, opened, and all that stands on it."""
+    log = await open_log(
+        chosen.db,
+        max_event_bytes=chosen.max_event_bytes,
+        max_batch_events=chosen.max_batch_events,
+        max_waiting_bytes=chosen.max_waiting_bytes,
+        lock_wait_s=chosen.lock_wait_s,
+        unlike_epoch=unlike_epoch,
+    )
+    hub = Hub(
+        log,
+        limits=WatchLimits(
+            page_events=chosen.page_events,
+            page_bytes=min(chosen.page_bytes, chosen.watcher_bytes // 2),
+            frame_bytes=chosen.max_frame_bytes,
+            heartbeat_s=chosen.heartbeat_s,
+        ),
+        max_watchers=chosen.max_watchers,
+        watcher_bytes=chosen.watcher_bytes,
+    )
+    bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
+    redis = redis_bell(log, hub) if redis_bell is not None else None
+    stalls = StallGuard(stall_s=chosen.write_stall_s)
+    tasks = [asyncio.create_task(work) for work in (_expire(log), stalls.run())]
+    try:
+        yield Services(log, hub, chosen, stalls, redis)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # Mounted, or with another file in the log's place, this is the first that watchers hear of it
+        await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
+        if redis is not None:
+            await redis.close()
+        await bell.close()
+        await hub.close()
+        await log.close()
 
 
 def _routes() -> list[Route | WebSocketRoute]:
@@ -123,8 +146,9 @@ def _route(path: str, **by_method: Callable[[Request], Awaitable[Response]]) -> 
 
 
 async def _expire(log: EventLog) -> None:
-    """Mark what has run out, beginning with what did while no server was there."""
+    """Mark what has run out, beginning with what did while no server was there; see whether descriptors have."""
     while True:
+        look_at_descriptors(log.health)
         for expire in (log.expire_leases, log.expire_inputs):
             try:
                 await expire()

@@ -35,7 +35,7 @@ _ANSWERS = {  # the keys that are always there
     "Message": ("trace_id", "event_id", "message"),
     "Deleted": ("deleted",),
     "Health": ("status", "version", "epoch"),
-    "Ready": ("ready", "degraded", "reasons"),
+    "Ready": ("ready", "degraded", "reasons", "problems"),
     "Renewed": ("trace_id",),
     "Cancelled": ("trace_id", "status"),
     "Answered": ("trace_id", "request_id", "status"),

@@ -14,6 +14,7 @@ from ..log import Appended, TraceQuery
 from ..model.events import STATUSES, parse_json, parse_lines, validate_header, validate_trace
 from ..model.frames import format_cursor, snapshot_values
 from ..model.payloads import TRACE_ID
+from ..model.times import format_time
 from .services import MAX_ID, int_param, json_response, read_body, read_json, services, whole_number
 
 
@@ -187,18 +188,28 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """``GET /readyz``: whether it can serve, and whether it is degraded; each with its reason. 503 if it can't."""
     served = services(request)
-    reasons: list[str] = []
-    degraded: list[str] = []
+    problems: list[tuple[str, str, str | None]] = [
+        (one.code, one.message, format_time(one.since)) for one in served.log.health.troubles
+    ]
     try:
         await served.log.data_version()
     except TracewatchError as error:
-        reasons.append(error.message)
+        if error.message not in [message for _, message, _ in problems]:
+            problems.append((str(error.facts.get("reason", error.code)), error.message, None))
     if served.hub.is_leaving:
-        reasons.append("the server is leaving")
+        problems.append(("leaving", "the server is leaving", None))
+    ready, degraded = not problems, False
     if served.redis is not None and served.redis.health.degraded:
-        degraded.append(f"redis: {served.redis.health.reason}; other processes' events are found by looking")
-    answer = {"ready": not reasons, "degraded": bool(degraded), "reasons": reasons + degraded}
-    return json_response(answer, 503 if reasons else 200, {"Retry-After": "1"} if reasons else None)
+        degraded = True
+        words = f"redis: {served.redis.health.reason}; other processes' events are found by looking"
+        problems.append(("redis", words, None))
+    answer = {
+        "ready": ready,
+        "degraded": degraded,
+        "reasons": [message for _, message, _ in problems],
+        "problems": [{"code": code, "message": message, "since": since} for code, message, since in problems],
+    }
+    return json_response(answer, 200 if ready else 503, None if ready else {"Retry-After": "1"})
 
 
 async def openapi(request: Request) -> Response:
