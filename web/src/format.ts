@@ -75,10 +75,10 @@ export function dayOf(ts: string): string {
   return Number.isNaN(time.getTime()) ? "" : DAY.format(time);
 }
 
-/** The whole time with its zone, for titles. */
+/** The whole time: here with its zone, and as the log has it. For titles. */
 export function fullTime(ts: string): string {
   const time = new Date(ts);
-  return Number.isNaN(time.getTime()) ? ts : FULL.format(time);
+  return Number.isNaN(time.getTime()) ? ts : `${FULL.format(time)} · ${ts}`;
 }
 
 /** A long id cut in the middle. */

@@ -1,6 +1,7 @@
 // Keys: who is on the page registers what its keys do; `?` shows them all.
 //
-// Rule: keys do nothing while one types, and nothing with Ctrl, Alt or Cmd.
+// Rule: keys do nothing while one types, and nothing with Ctrl, Alt or Cmd; Enter and the space bar
+//       first of all press what is focused.
 
 import { signal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
@@ -30,9 +31,15 @@ export function isTyping(target: EventTarget | null): boolean {
   return target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
 }
 
+/** Whether Enter and the space bar do something there by themselves. */
+function isPressed(target: EventTarget | null): boolean {
+  return target instanceof Element && target.closest("a[href], button, summary") !== null;
+}
+
 export function startKeys(): void {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+    if ((event.key === "Enter" || event.key === " ") && isPressed(event.target)) return;
     for (const group of groups) {
       for (const key of group.keys()) {
         if (!key.keys.split(" ").includes(event.key)) continue;

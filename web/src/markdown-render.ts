@@ -6,7 +6,16 @@ import { Marked } from "marked";
 const marked = new Marked({ gfm: true, breaks: true, async: false });
 // HTML in an agent's text is something it says, not something to draw
 const escape = (text: string) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
-marked.use({ renderer: { html: ({ text }) => escape(text) } });
+marked.use({
+  renderer: {
+    html: ({ text }) => escape(text),
+    // Below the page's own headings
+    heading({ tokens, depth }) {
+      const level = Math.min(6, depth + 2);
+      return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
+    },
+  },
+});
 const purify = DOMPurify(window);
 
 purify.addHook("uponSanitizeElement", (node, data) => {

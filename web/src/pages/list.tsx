@@ -109,6 +109,7 @@ export function ListPage() {
     <>
       <Bar />
       <main class="list">
+        <h1 class="unseen">Traces</h1>
         <Needs all={all} version={version} />
         <div class="tools">
           <input ref={input} class="filter" type="search" placeholder="Filter: status:running agent:coder cost>1 text" aria-label="Filter" value={text}
@@ -126,11 +127,11 @@ export function ListPage() {
         </div>
         <div class="table" role="table" aria-label="Traces" aria-rowcount={rows.length}>
           <div class="tr head" role="row">
-            <span role="columnheader" /><span role="columnheader">Task</span><span role="columnheader" class="c-agent">Agent</span><span role="columnheader" class="c-now">Now</span><span class="c-spark" role="columnheader" title="Events in the last minute" />
+            <span role="columnheader"><span class="unseen">State</span></span><span role="columnheader">Task</span><span role="columnheader" class="c-agent">Agent</span><span role="columnheader" class="c-now">Now</span><span class="c-spark" role="columnheader" title="Events in the last minute"><span class="unseen">Activity</span></span>
             {head("messages", "Msgs", "Messages, sub-agents included")}{head("tokens", "Tokens", "Tokens, sub-agents included")}{head("cost", "Cost", "Cost, sub-agents included")}{head("duration", "Took", "Duration")}{head("activity", "Active", "Last activity")}{head("created", "Age", "Since it was started")}
           </div>
           {rows.length === 0 && <p class="nothing">No trace passes the filter. <button class="link" onClick={() => setParams({ f: null })}>Clear it</button></p>}
-          <VirtualList items={rows} estimate={ROW} fixed handle={list} role="rowgroup" rowRole="presentation" label="Traces" class="tbody"
+          <VirtualList items={rows} estimate={ROW} fixed handle={list} role="rowgroup" rowRole="presentation" label="Traces" class="tbody" tabIndex={-1}
             render={(row, i) => <Line {...row} n={i} focused={i === focus} toggle={toggle} cancel={setCancelling} words={now_(row.trace)} tick={row.trace.is_running ? Math.floor(now.value / 5000) : 0} />} />
         </div>
       </main>
@@ -179,7 +180,7 @@ const Line = memo(function Line({ trace, depth, below, open, troubles, asking, n
       <span role="cell"><StateMark state={trace.status} /></span>
       <span role="cell" class="words task" style={depth ? { paddingLeft: `${depth * 16}px` } : undefined} title={visible(trace.task)}>
         {below > 0 && <button class="twist" tabIndex={-1} aria-expanded={open} aria-label={`${below} sub-agents`} onClick={(event) => (event.preventDefault(), event.stopPropagation(), toggle(trace.trace_id))}><i /></button>}
-        <a href={traceHref(trace.trace_id)} tabIndex={-1}>{visible(trace.task)}</a>
+        <a href={traceHref(trace.trace_id)} tabIndex={focused ? 0 : -1}>{visible(trace.task)}</a>
         {below > 0 && <small class="dim num"> {count(below)}</small>}
         {asking > 0 && <small class="badge waiting">? {count(asking)}</small>}
         {troubles > 0 && <small class="badge failed">✕ {count(troubles)}</small>}

@@ -86,12 +86,12 @@ export function TracePage({ traceId }: { traceId: string }) {
       <Facts trace={trace} log={whole} cancel={() => setCancelling(true)} drawer={() => setDrawer(!drawer)} />
       {trace?.error && <div class="failure" role="alert"><StateMark state="failed" quiet /> {visible(typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error))}</div>}
       {at !== null && (
-        <div class="pastbar" role="status">
+        <section class="pastbar" aria-label="As it was">
           {replay?.state ? <b>As it was after event {count(replay.position!)}</b> : <span>Reading what was before, to show event {count(at)}</span>}
           {replay?.lastEventAt && <span title={fullTime(replay.lastEventAt)}>{timeOfDay((view.items.at(-1)?.at ?? replay.lastEventAt))}</span>}
           <span class="grow" />
           <button class="link" onClick={() => setParams({ at: null })}>Back to now</button>
-        </div>
+        </section>
       )}
       <main class={`trace${inspected ? " inspecting" : ""}${drawer ? " drawer" : ""}${bare ? " bare" : ""}`}>
         {!bare && <GoalTreePane log={whole} place={place} choose={choose} />}
@@ -117,7 +117,7 @@ export function TracePage({ traceId }: { traceId: string }) {
           choose={(span) => setParams(span.id ? { event: String(span.id), goal: null, show: null, q: null } : { goal: span.goalId, event: null })}
         />
       ) : (
-        <button class="timebutton quiet" onClick={() => setTimeOpen(true)}>▴ Time</button>
+        <section class="time" aria-label="Time"><button class="timebutton quiet" onClick={() => setTimeOpen(true)}>▴ Time</button></section>
       )}
       {cancelling && trace && <Cancel trace={trace} close={() => setCancelling(false)} />}
     </>
@@ -187,13 +187,13 @@ function Crumbs({ trace, traceId }: { trace: Trace | undefined; traceId: string 
 }
 
 function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: TraceLog; cancel: () => void; drawer: () => void }) {
-  if (!trace) return <div class="facts" />;
+  if (!trace) return <section class="facts" aria-label="About this run" />;
   const open = !log.past && (trace.status === "running" || trace.status === "waiting");
   const stopping = log.state?.cancelRequested && open;
   const subs = log.state?.subTraces.size ?? 0;
   const imported = typeof trace.metadata?.format === "string";
   return (
-    <div class="facts">
+    <section class="facts" aria-label="About this run">
       <button class="quiet onlyphone" onClick={drawer}>☰ Goals</button>
       <span class={`state is-${trace.status}`}><StateMark state={trace.status} quiet /> {trace.status}</span>
       <span class="agent">{visible(trace.agent_type)}</span>
@@ -204,7 +204,7 @@ function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: 
       <span class="grow" />
       {stopping ? <span class="stopping">cancel requested…</span> : open && <button onClick={cancel}>Cancel</button>}
       {!app.offline && !log.past && <Export traceId={trace.trace_id} />}
-    </div>
+    </section>
   );
 }
 

@@ -8,6 +8,7 @@ import { now } from "../clock";
 import { ago, count, timeOfDay } from "../format";
 import { allKeys, helpOpen, useKeys } from "../keys";
 import { go, HOME } from "../route";
+import type { Link } from "../socket";
 import { nextTheme, theme } from "../theme";
 import type { TraceLog } from "../trace";
 import { Live } from "./marks";
@@ -53,7 +54,6 @@ function LivePill({ log }: { log?: TraceLog }) {
   let kind = "busy";
   let words = "connecting";
   let more: string | null = null;
-  if (wanted.value !== null) return <span class="pill off" role="status"><i aria-hidden="true" />no token <button class="link" onClick={() => (aside.value = false)}>give one</button></span>;
   if (link.kind === "refused") [kind, words] = ["off", `refused: ${link.why}`];
   else if (link.kind === "waiting") {
     const left = link.retryAt - now.value;
@@ -79,13 +79,25 @@ function LivePill({ log }: { log?: TraceLog }) {
       if (log.recovered.value) more = `recovered ${count(log.recovered.value)} events`;
     }
   }
+  useLinkSpoken(link.kind);
   const retry = link.kind === "waiting" || link.kind === "refused";
+  if (wanted.value !== null) return <span class="pill off"><i aria-hidden="true" />no token <button class="link" onClick={() => (aside.value = false)}>give one</button></span>;
   return (
-    <span class={`pill ${kind}`} role="status">
+    <span class={`pill ${kind}`}>
       <i aria-hidden="true" />{words}{more && <span class="dim"> · {more}</span>}
       {retry && <button class="link" onClick={() => app.socket.retryNow()}>now</button>}
     </span>
   );
+}
+
+/** Tell screen readers once that the connection is lost, and once that it is back. */
+function useLinkSpoken(kind: Link["kind"]): void {
+  const lost = useRef(false);
+  useEffect(() => {
+    if (kind === "waiting" && !lost.current) spoken.value = "Connection lost; trying again";
+    if (kind === "open" && lost.current) spoken.value = "Connected again";
+    if (kind !== "connecting") lost.current = kind !== "open";
+  }, [kind]);
 }
 
 export function Overlays() {
@@ -98,7 +110,7 @@ export function Overlays() {
     <>
       {helpOpen.value && <Help />}
       <TokenDialog />
-      {toast.value && <div class={`toast${toast.value.bad ? " bad" : ""}`}>{toast.value.words}</div>}
+      {toast.value && <div aria-hidden="true" class={`toast${toast.value.bad ? " bad" : ""}`}>{toast.value.words}</div>}
       <Live of={spoken} />
     </>
   );

@@ -40,7 +40,7 @@ export function Inspector({ traceId, item, close, step }: { traceId: string; ite
         <p class="dim small">{fullTime(item.at)}{item.message && item.version > 0 ? ` · then updated ${item.version} ${item.version === 1 ? "time" : "times"}; as it now stands:` : ""}</p>
         {item.message && item.version > 0 && <div class="block"><JsonTree value={item.message as unknown as Json} /></div>}
         {fault && <p class="fault">{fault}</p>}
-        {event && event.event_id === id && <div class="block"><h4>stored event</h4><JsonTree value={event as unknown as Json} /></div>}
+        {event && event.event_id === id && <div class="block"><h3>stored event</h3><JsonTree value={event as unknown as Json} /></div>}
       </div>
     </aside>
   );

@@ -52,7 +52,7 @@ function HoleRow({ from, to }: { from: number; to: number }) {
 }
 
 function GapRow({ item }: { item: Item }) {
-  return <div class="body wide" role="alert">⚡ {item.gap}</div>;
+  return <div class="body wide">⚡ {item.gap}</div>;
 }
 
 function useFold(item: Item): [boolean | undefined, () => void] {
@@ -173,7 +173,7 @@ function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean 
   const parsed = typeof value === "string" ? asJson(value) : value;
   return (
     <div class="block">
-      <h4>{name}</h4>
+      <h3>{name}</h3>
       {typeof parsed === "string" ? <Terminal text={parsed} open={open} toggle={() => setOpen(!open)} bad={bad} /> : <JsonTree value={parsed} />}
     </div>
   );

@@ -148,7 +148,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
         </div>
       </div>
       {history !== "complete" && log.items.length > 0 && (
-        <div class="history dim" role="status">
+        <div class="history dim">
           {history === "failed" ? <>Earlier messages could not be read. <button class="link" onClick={() => log.readHistory()}>Try again</button></>
             : history === "loading" ? `Reading earlier messages, ${count(log.unread)} events to go`
             : log.phase.value.kind === "live" && log.unread ? `${count(log.unread)} events are read only where one looks: search and filters do not know them` : null}

@@ -81,7 +81,7 @@ function Question({ traceId, asked, of, brief, gone, typed }: Props) {
   }
 
   return (
-    <section class={`question${over ? " over" : ""}`} aria-label={`Question: ${visible(asked.question)}`}>
+    <div role="group" class={`question${over ? " over" : ""}`} aria-label={`Question: ${visible(asked.question)}`}>
       <header>
         <span class="mark is-waiting" aria-hidden="true">?</span>
         <b dir="auto">{visible(asked.question)}</b>
@@ -93,7 +93,7 @@ function Question({ traceId, asked, of, brief, gone, typed }: Props) {
       {!(outcome && sent.current) && <Answering asked={asked} brief={brief} busy={busy} over={over} fault={fault} answer={answer} typed={typed} />}
       {fault && !(isForm(asked) && fault.code === "invalid_value" && fault.details.length) && <Refused error={fault} to="answer" />}
       {over && !sent.current && <button class="link" onClick={() => typed(false)}>Dismiss</button>}
-    </section>
+    </div>
   );
 }
 

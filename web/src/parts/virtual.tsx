@@ -187,14 +187,16 @@ export function VirtualList<T extends Row>(props: Props<T>) {
     },
   };
   if (props.handle) props.handle.current = handle;
+  // What one scrolls is the tree or the table's body itself, or a region with the list in it
+  const outer = props.role ?? "region";
 
   return (
     <div
       ref={box} class={`scroll ${props.class ?? ""}`} onScroll={scrolled} tabIndex={props.tabIndex ?? 0}
-      role={(props.role ?? "list") as "list"} aria-label={props.label} aria-activedescendant={props.activeId} onKeyDown={props.onKeyDown}
+      role={outer as "region"} aria-label={props.label} aria-activedescendant={props.activeId} onKeyDown={props.onKeyDown}
     >
-      <div ref={space} class="space">
-        <div ref={rows} class="rows">
+      <div ref={space} class="space" role="presentation">
+        <div ref={rows} class="rows" role={props.role ? "presentation" : "list"}>
           {items.slice(start, stop).map((item, i) => (
             <div key={item.id} role={(props.rowRole ?? (props.role ? undefined : "listitem")) as "listitem"} aria-setsize={props.role ? undefined : items.length} aria-posinset={props.role ? undefined : start + i + 1}>
               {props.render(item, start + i)}
