@@ -1,7 +1,7 @@
 // The list of traces: what needs a person on top, then all of them, live.
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { app } from "../app";
+import { app, spoken } from "../app";
 import { wanted } from "../auth";
 import { now } from "../clock";
 import { count, visible } from "../format";
@@ -10,7 +10,7 @@ import { useKeys } from "../keys";
 import { Cancel } from "../parts/cancel";
 import { Bar } from "../parts/frame";
 import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
-import { Questions } from "../parts/question";
+import { focusQuestion, Questions } from "../parts/question";
 import { VirtualList, type ListHandle } from "../parts/virtual";
 import { go, param, setParams, traceHref } from "../route";
 import type { Trace, TraceStatus } from "../types";
@@ -92,6 +92,7 @@ export function ListPage() {
     { keys: "Enter o", does: "Open", run: enter },
     { keys: "ArrowRight", does: "Show its sub-agents", run: () => rows[focus]?.below && !rows[focus]!.open && toggle(rows[focus]!.id) },
     { keys: "ArrowLeft", does: "Hide its sub-agents", run: () => rows[focus]?.open && toggle(rows[focus]!.id) },
+    { keys: "a", does: "Answer the first question", run: focusQuestion },
     { keys: "x", does: "Cancel it", run: () => rows[focus] && isOpen(rows[focus]!.trace) && setCancelling(rows[focus]!.trace) },
     { keys: "Escape", does: "Clear the filter", run: () => setParams({ f: null }) },
   ]);
@@ -241,6 +242,17 @@ function buildRows(all: Trace[], test: ((trace: Trace) => boolean) | null, sort:
   return rows;
 }
 
+/** Tell screen readers what has come to need a person since the page was opened: questions first. */
+function useNewSpoken(...kinds: [id: string, words: string][][]): void {
+  const known = useRef<Set<string> | null>(null);
+  const now = kinds.flat();
+  useEffect(() => {
+    const fresh = known.current ? now.filter(([id]) => !known.current!.has(id)) : [];
+    known.current = new Set([...(known.current ?? []), ...now.map(([id]) => id)]);
+    if (fresh.length) spoken.value = visible(fresh[0]![1]) + (fresh.length > 1 ? `, and ${count(fresh.length - 1)} more` : "");
+  }, [now.map(([id]) => id).join()]);
+}
+
 function seenIds(): Set<string> {
   try {
     return new Set(JSON.parse(localStorage.getItem("tracewatch.seen") ?? "[]") as string[]);
@@ -259,6 +271,7 @@ function Needs({ all, version }: { all: Trace[]; version: number }) {
       .sort((a, b) => (a.updated_at < b.updated_at ? 1 : -1));
   }, [version]);
   const [more, setMore] = useState(false);
+  useNewSpoken(inputs.map((asked) => [`${asked.trace_id}/${asked.request_id}`, `Question: ${asked.question}`]), troubled.map((t) => [t.trace_id, `${t.status === "lost" ? "Lost" : "Failed"}: ${t.task}`]));
   const shown = more ? troubled.slice(0, 50) : troubled.slice(0, 3);
   return (
     <section class="needs" aria-label="Needs you">

@@ -11,7 +11,7 @@ import { GoalTreePane, type Place } from "../parts/goals";
 import { Inspector } from "../parts/inspector";
 import { Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
-import { Questions } from "../parts/question";
+import { focusQuestion, Questions } from "../parts/question";
 import { go, HOME, param, setParams, traceHref } from "../route";
 import { Replay } from "../replay";
 import { TimePanel } from "../time/panel";
@@ -61,6 +61,8 @@ export function TracePage({ traceId }: { traceId: string }) {
     { keys: "h", does: "To the goals", run: () => document.querySelector<HTMLElement>(".tree")?.focus() },
     { keys: "l", does: "To the messages", run: () => document.querySelector<HTMLElement>(".said")?.focus() },
     { keys: "u", does: "To the run that called this one", run: () => { const up = log.state?.head.parent_trace_id; if (up) go(traceHref(up)); } },
+    { keys: "a", does: "Answer the question", run: focusQuestion },
+    { keys: "s", does: "Save it: export", run: () => { const menu = document.querySelector<HTMLDetailsElement>("details.menu"); if (menu) (menu.open = true), menu.querySelector("button")!.focus(); } },
     { keys: "x", does: "Cancel the run", run: () => log.state && !log.state.ended && !app.offline && setCancelling(true) },
     { keys: "w", does: "Show or hide time", run: () => setTimeOpen(!timeOpen) },
     { keys: "c", does: "Copy the run's id", run: () => copy(traceId, "the id") },
@@ -232,7 +234,10 @@ function Export({ traceId }: { traceId: string }) {
     setBusy(false);
   };
   return (
-    <details class="menu">
+    <details
+      class="menu" onFocusOut={(event) => event.currentTarget.contains(event.relatedTarget as Node | null) || event.currentTarget.removeAttribute("open")}
+      onKeyDown={(event) => { if (event.key === "Escape") (event.stopPropagation(), event.currentTarget.removeAttribute("open"), event.currentTarget.querySelector("summary")!.focus()); }}
+    >
       <summary class="button quiet">{busy ? "Exporting…" : "Export"}</summary>
       <div>
         <button onClick={run(exportPage)}><b>One HTML file</b><small>opens offline, with its sub-agents</small></button>
@@ -248,7 +253,7 @@ function useSpoken(trace: Trace | undefined, questions: string): void {
   useEffect(() => {
     const { status, questions: asked } = before.current;
     before.current = { status: trace?.status, questions };
-    if (questions && questions !== asked) spoken.value = `Question: ${questions}`;
+    if (questions && questions !== asked) spoken.value = visible(`Question: ${questions}`);
     else if (status && trace && status !== trace.status) spoken.value = `The run is now ${trace.status}`;
   }, [trace?.status, questions]);
 }

@@ -33,6 +33,8 @@ interface TreeRow {
   current: boolean;
   open: boolean | null; // null: nothing below
   errors: number; // in it and below
+  nth: number; // from 1, among
+  siblings: TreeRow[];
 }
 
 export const samePlace = (a: Place, b: Place): boolean => a.traceId === b.traceId && a.goalId === b.goalId;
@@ -164,7 +166,7 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
     const rowId = `${path}/${id}`;
     rows.push({
       id: rowId, height: 0, depth, goal: null, sub, place: { traceId: id, goalId: null }, current: false, open,
-      status: live?.status ?? sub.status, totals: live?.tree_totals ?? sub.stats, errors: 0,
+      status: live?.status ?? sub.status, totals: live?.tree_totals ?? sub.stats, errors: 0, nth: 0, siblings: [],
     });
     const inner = open ? logs.get(id) : undefined;
     if (inner?.state) addTrace(inner, depth + 1, rowId);
@@ -182,7 +184,7 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
       const open = children.length || subs.length ? !tree.folded.has(rowId) : null;
       rows.push({
         id: rowId, height: 0, depth: level, goal, sub: null, place: { traceId: of.id, goalId: id },
-        current: state.head.current_goal_id === id && !state.ended, open, status: null, totals: null, errors: errors.get(id) ?? 0,
+        current: state.head.current_goal_id === id && !state.ended, open, status: null, totals: null, errors: errors.get(id) ?? 0, nth: 0, siblings: [],
       });
       for (const sub of subs) placed.add(sub);
       if (open === false) return;
@@ -194,7 +196,20 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
   }
 
   if (log.state) addTrace(log, 0, "");
+  placeAmongSiblings(rows);
   return rows;
+}
+
+/** Which of how many a row is: not all rows are drawn, so the page itself does not say. */
+function placeAmongSiblings(rows: TreeRow[]): void {
+  const open: TreeRow[][] = []; // siblings so far, by depth
+  for (const row of rows) {
+    open.length = row.depth + 1;
+    const siblings = (open[row.depth] ??= []);
+    siblings.push(row);
+    row.nth = siblings.length;
+    row.siblings = siblings;
+  }
 }
 
 /** Failed calls and failed sub-agents of each goal, those below it included. */
@@ -222,6 +237,8 @@ interface Line {
   current: boolean;
   open: boolean | null;
   errors: number;
+  nth: number;
+  of: number;
   n: number;
   selected: boolean;
   focused: boolean;
@@ -230,10 +247,10 @@ interface Line {
 }
 
 function lineOf(row: TreeRow) {
-  const { goal, sub, depth, status, current, open, errors } = row;
+  const { goal, sub, depth, status, current, open, errors, nth } = row;
   const stats = goal?.cumulative_stats;
   return {
-    goal, sub, depth, status, current, open, errors,
+    goal, sub, depth, status, current, open, errors, nth, of: row.siblings.length,
     messages: stats?.message_count ?? row.totals?.total_messages ?? 0,
     tokens: stats?.total_tokens ?? row.totals?.total_tokens ?? 0,
     cost: stats?.total_cost ?? row.totals?.total_cost ?? 0,
@@ -246,7 +263,7 @@ const TreeLine = memo(function TreeLine(line: Line) {
   const title = goal ? goal.description : sub!.task;
   return (
     <div
-      id={`goal-${line.n}`} role="treeitem" aria-level={line.depth + 1} aria-expanded={line.open ?? undefined} aria-selected={line.selected}
+      id={`goal-${line.n}`} role="treeitem" aria-level={line.depth + 1} aria-posinset={line.nth} aria-setsize={line.of} aria-expanded={line.open ?? undefined} aria-selected={line.selected}
       aria-current={line.current ? "step" : undefined}
       class={`goal is-${state}${line.selected ? " selected" : ""}${line.focused ? " focused" : ""}${line.current ? " current" : ""}`}
       style={{ paddingLeft: `${6 + Math.min(line.depth, 12) * 15}px` }} title={visible(title)} onClick={line.choose}

@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { fetchEvent } from "../api";
 import { copy } from "../app";
 import { fullTime } from "../format";
+import { useKeys } from "../keys";
 import { traceHref, wholeLink } from "../route";
 import type { Item } from "../trace";
 import type { Json, StoredEvent } from "../types";
@@ -24,6 +25,10 @@ export function Inspector({ traceId, item, close, step }: { traceId: string; ite
       over = true;
     };
   }, [traceId, id, item.version]);
+  useKeys("Inspector", [
+    { keys: "y", does: "Copy a link to the event", run: () => copy(link, "a link to this event") },
+    { keys: "Y", does: "Copy the event", run: () => event && copy(JSON.stringify(event, null, 2), "the event") },
+  ]);
   const link = wholeLink(traceHref(traceId, { event: String(id) }));
   return (
     <aside class="inspector" aria-label="Inspector">

@@ -73,6 +73,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
     { keys: "e", does: "Next error", run: () => step(errors, 1) },
     { keys: "E", does: "Error before", run: () => step(errors, -1) },
     { keys: "?q q", does: "Next question", run: () => step(questions(), 1) },
+    { keys: "1 2 3 4", does: "All, text, tools, errors", run: (event: KeyboardEvent) => { const name = Object.keys(SHOWS)[Number(event.key) - 1]!; setParams({ show: name === "all" ? null : name }); } },
     { keys: "j", does: "Next message", run: () => step(items.filter((item) => item.hole === undefined), 1) },
     { keys: "k", does: "Message before", run: () => step(items.filter((item) => item.hole === undefined), -1) },
     { keys: "i", does: "Inspect the marked message", run: () => { const item = items.find((one) => one.id === hit); if (item) inspect(item); } },

@@ -46,6 +46,11 @@ export function Questions({ asked }: { asked: Asked[] }) {
   );
 }
 
+/** Put the keyboard into the first question that is open. */
+export function focusQuestion(): void {
+  document.querySelector<HTMLElement>(".question:not(.over) :is(button, textarea, select, input:not(.as input))")?.focus();
+}
+
 interface Props extends Asked {
   gone: boolean;
   typed: (has: boolean) => void;
