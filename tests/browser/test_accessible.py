@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from tests.browser.runs import Run, call, completed, goal, said, update
 from tests.browser.test_questions import SCHEMA, asked
@@ -109,3 +110,72 @@ async def test_axe_finds_nothing(server: ServerProcess, page: Page, scheme: str)
     assert not axe.found, "\n".join(axe.found)
 
 
+
+
+SIDEWAYS = """() => {
+  const wide = innerWidth, clipped = (one) => { for (let at = one.parentElement; at; at = at.parentElement)
+    if (getComputedStyle(at).overflowX !== 'visible') return true; return false };
+  if (document.documentElement.scrollWidth > wide) return ['the page'];
+  return [...document.querySelectorAll('body *')].filter((one) => {
+    const { left, right, width } = one.getBoundingClientRect();
+    return width && (right > wide + 1 || left < -1) && !clipped(one) }).map((one) => one.outerHTML.slice(0, 120)) }"""
+
+
+@pytest.mark.parametrize("size", [(360, 740), (320, 568), (640, 400)], ids=["phone", "small phone", "zoomed twice"])
+async def test_nothing_sticks_out(server: ServerProcess, page: Page, size: tuple[int, int]) -> None:
+    await page.set_viewport_size({"width": size[0], "height": size[1]})
+    run = a_run(server.url)
+    run.add(goal("long", "x" * 300), said("y" * 300), call("z" * 100, arguments={"k" * 200: "v" * 2000}))
+    await page.goto(server.url)
+    await expect(page.locator(".tbody .tr").first).to_be_visible()
+    assert await page.evaluate(SIDEWAYS) == []
+    assert await page.locator(".tbody").evaluate("(box) => box.clientHeight") >= 90
+    await page.goto(run.url)
+    await expect(page.locator(".question form").first).to_be_visible()
+    assert await page.evaluate(SIDEWAYS) == []
+    assert await page.locator(".said").evaluate("(box) => box.clientHeight") >= 60
+    await page.locator(".row .at:visible").first.click()
+    await expect(page.locator(".inspector .block")).to_be_visible()
+    assert await page.evaluate(SIDEWAYS) == []
+    await page.keyboard.press("Escape")
+    for key in ("x", "?"):
+        await page.keyboard.press(key)
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        assert await page.evaluate(SIDEWAYS) == []
+        await page.keyboard.press("Escape")
+
+
+async def test_times_are_those_of_the_reader(server: ServerProcess, browser: Browser) -> None:
+    run = Run(server.url)
+    run.add(said("hello", created="x"))
+    context = await browser.new_context(timezone_id="Asia/Kolkata")
+    try:
+        page = await context.new_page()
+        await page.goto(run.url)
+        at = page.locator(".row .at")
+        title = await at.get_attribute("title") or ""
+        found = re.search(r"(\d\d):(\d\d):(\d\d)\.\d{3}Z", title)
+        assert found, title  # as the log has it
+        minutes = int(found[1]) * 60 + int(found[2]) + 330
+        await expect(at).to_have_text(f"{minutes // 60 % 24:02}:{minutes % 60:02}:{found[3]}")
+    finally:
+        await context.close()
+
+
+async def test_what_is_said_to_screen_readers_is_little(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url, "Speak")
+    await page.goto(run.url)
+    await expect(page.locator(".pill")).to_contain_text("live")
+    await page.evaluate(
+        """() => { window.said = []; new MutationObserver((changes) => changes.forEach(({ target }) => {
+          const live = (target.closest ? target : target.parentElement).closest('[aria-live], [role=status], [role=alert]');
+          if (live) said.push(live.textContent) })).observe(document.body, { subtree: true, childList: true, characterData: true }) }"""
+    )
+    run.add(*(said(f"Message {n}") for n in range(30)))
+    await expect(page.get_by_text("Message 29")).to_be_visible()
+    run.add(asked("Go on?", options=["yes"]))
+    await expect(page.locator(".question")).to_be_visible()
+    run.add(completed("failed", error="it broke"))
+    await expect(page.locator(".failure")).to_be_visible()
+    spoken = await page.evaluate("said")
+    assert [*dict.fromkeys(spoken)] == ["Question: Go on?", "The run is now failed"]

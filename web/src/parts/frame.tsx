@@ -19,7 +19,7 @@ const OFFLINE_AFTER = 30_000; // ms of trying before it is called offline
 export function Bar({ children, log }: { children?: ComponentChildren; log?: TraceLog }) {
   return (
     <header class="bar">
-      <a class="brand" href={HOME} title="All traces (t)">tracewatch</a>
+      <a class="brand" href={HOME} title="All traces (t)" aria-label="tracewatch: all traces">{children ? <><span class="onlyphone" aria-hidden="true">‹</span><span class="notphone">tracewatch</span></> : "tracewatch"}</a>
       {children}
       <span class="grow" />
       {log && <Asks not={log.id} />}
@@ -32,7 +32,7 @@ export function Bar({ children, log }: { children?: ComponentChildren; log?: Tra
       <button class="quiet icon" title={`Theme: ${theme.value}`} aria-label={`Theme: ${theme.value}; change`} onClick={nextTheme}>
         <svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path d={theme.value === "dark" ? "M11.8 10.6A5.2 5.2 0 0 1 5.4 4.2a5.2 5.2 0 1 0 6.4 6.4Z" : theme.value === "light" ? "M8 4.6a3.4 3.4 0 1 0 0 6.8 3.4 3.4 0 0 0 0-6.8ZM7.4 1h1.2v2H7.4ZM7.4 13h1.2v2H7.4ZM1 7.4h2v1.2H1ZM13 7.4h2v1.2h-2ZM3 3.8l.8-.8 1.4 1.4-.8.8ZM10.800 11.6l.8-.8 1.400 1.400-.8.8ZM3 12.200l1.400-1.400.8.8L3.800 13ZM10.800 4.400 12.200 3l.8.8-1.400 1.400Z" : "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2Zm0 1.300v9.400a4.700 4.700 0 0 1 0-9.400Z"} fill="currentColor" /></svg>
       </button>
-      <button class="quiet icon" title="Keys (?)" aria-label="Help" onClick={() => (helpOpen.value = true)}>?</button>
+      <button class="quiet icon notphone" title="Keys (?)" aria-label="Help" onClick={() => (helpOpen.value = true)}>?</button>
     </header>
   );
 }
