@@ -109,7 +109,7 @@ async def test_what_is_focused_is_seen_and_enter_presses_it(server: ServerProces
                 """() => { const at = document.activeElement, style = getComputedStyle(at);
                 const shown = [at, ...at.querySelectorAll('.focused')].some((one) => {
                   const look = getComputedStyle(one);
-                  return (look.outlineStyle !== 'none' && parseFloat(look.outlineWidth) > 0) || look.boxShadow !== 'none' });
+                  return (look.outlineStyle !== 'none' && look.outlineWidth !== '0px') || look.boxShadow !== 'none' });
                 return at === document.body || shown ? [] : [at.outerHTML.slice(0, 120)] }"""
             )
         assert unseen == []

@@ -1,6 +1,6 @@
 // What was said: the list of messages with its filter, search, jumps and following.
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { say } from "../app";
 import { count, dayOf, visible } from "../format";
 import { useKeys } from "../keys";
@@ -102,9 +102,9 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
     if (goalId !== null && log.unread) log.reachGoal(goalId).catch(() => undefined); // then it is read from the end on
   }, [goalId, log, log.phase.value.kind]);
 
-  // The first match of a new search
+  // The first match of a new search, before any key can ask for the next one
   const searched = useRef("");
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!matches || searched.current === query) return;
     searched.current = query;
     jump(matches.find((item) => item.id >= hit) ?? matches[0]);
