@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Error, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Error, Page, Playwright, async_playwright, expect
 
 from tests.support import ServerProcess
 from tracewatch.server.page import web_dir
@@ -21,19 +21,24 @@ ARGUMENTS = ["--disable-gpu", "--disable-background-networking", "--disable-comp
 expect.set_options(timeout=15_000)
 
 
-@pytest.fixture(scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    """TRACEWATCH_CHROMIUM, Debian's, or the one that ``playwright install`` brought; skips where there is none."""
+async def launched(playwright: Playwright, *more: str) -> Browser:
+    """A Chromium: TRACEWATCH_CHROMIUM, Debian's, or the one that ``playwright install`` brought; skips without one."""
     if not (web_dir() / "index.html").is_file():
         pytest.skip("the viewer is not built: python web/node.py build")
     named = os.environ.get("TRACEWATCH_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    arguments = [*ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else ARGUMENTS
+    arguments = [*ARGUMENTS, *more, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    try:
+        return await playwright.chromium.launch(executable_path=named, args=arguments)
+    except Error as error:
+        assert not os.environ.get("CI"), error.message
+        pytest.skip(f"no Chromium (apt install chromium, or playwright install chromium): {error.message[:80]}")
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One for all tests."""
     async with async_playwright() as playwright:
-        try:
-            started = await playwright.chromium.launch(executable_path=named, args=arguments)
-        except Error as error:
-            assert not os.environ.get("CI"), error.message
-            pytest.skip(f"no Chromium (apt install chromium, or playwright install chromium): {error.message[:80]}")
+        started = await launched(playwright)
         yield started
         await started.close()
 
