@@ -44,7 +44,7 @@ ROOMS = {
     "live": room("errors model log", "orjson redis"),
     "server": room(
         "errors settings model log live",
-        "jsonschema orjson pydantic_core referencing starlette uvicorn websockets",
+        "jsonschema orjson prometheus_client pydantic_core referencing starlette uvicorn websockets",
     ),
     "client": room("errors settings model", "orjson websockets", ("tracewatch.client.direct", "log")),
     "importers": room("errors model", "orjson"),

@@ -30,7 +30,7 @@ _SPOOL = "tracewatch/spool"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``kind``: text, url, redis (an address), count, seconds, milliseconds or bytes.
+    """One option. ``kind``: text, choice, url, redis (an address), count, seconds, milliseconds or bytes.
 
     ``low`` and ``high`` are inclusive.
     """
@@ -42,6 +42,7 @@ class Option:
     low: float = 1
     high: float = math.inf
     client: bool = False  # read by the recorder and the watch client rather than by the server
+    choices: tuple[str, ...] = ()  # of the kind choice
     shown: str = ""  # the default as the table says it, where it is not a constant
 
     @property
@@ -57,6 +58,8 @@ class Option:
     @property
     def expected(self) -> str:
         """What a value must be, for a person: "a whole number from 0 to 65535"."""
+        if self.kind == "choice":
+            return f"one of {', '.join(self.choices)}"
         if self.kind in ("text", "url", "redis"):
             schemes = _REDIS_SCHEMES if self.kind == "redis" else _SCHEMES
             return "not empty" if self.kind == "text" else f"an address that begins with {', '.join(schemes)}"
@@ -77,7 +80,10 @@ class Option:
 
         Raises InvalidField, naming ``source`` (by default the option), the value and what is expected.
         """
-        parsed = _text(self.kind, value) if self.kind in ("text", "url", "redis") else _number(self.kind, value)
+        if self.kind == "choice":
+            parsed: str | int | float | None = value if isinstance(value, str) and value in self.choices else None
+        else:
+            parsed = _text(self.kind, value) if self.kind in ("text", "url", "redis") else _number(self.kind, value)
         if parsed is None or (not isinstance(parsed, str) and not self.low <= parsed <= self.high):
             source = source or self.name
             shown = "" if self.kind == "redis" else str(value)  # there may be a password in it
@@ -144,6 +150,18 @@ class Settings:
         "",
         "Processes tell each other of new events at once over this Redis: `redis://host:6379`",
         shown="none",
+    )
+    log_level: str = _option(
+        "choice",
+        "info",
+        "What goes to stderr: `debug`, `info`, `warning` or `error`. At `debug`, errors may quote what they failed on",
+        choices=("debug", "info", "warning", "error"),
+    )
+    access_log: str = _option(
+        "choice",
+        "off",
+        "A line on stderr for each request, and for each socket opened and closed: `json`, `text` or `off`",
+        choices=("json", "text", "off"),
     )
     max_event_bytes: int = _option("bytes", 256 * 1024, "The largest event taken", low=1024)
     max_batch_events: int = _option("count", 1000, "The most events in one append")

@@ -139,7 +139,8 @@ async def test_openapi_describes_what_there_is(server: Serving, client: httpx.As
     there = {
         (route.path.replace(":path}", "}"), method.lower())
         for route in _routes()
-        if isinstance(route, Route) and (route.path.startswith("/api") or route.path in ("/healthz", "/readyz"))
+        if isinstance(route, Route)
+        and (route.path.startswith("/api") or route.path in ("/healthz", "/readyz", "/metrics"))
         for method in route.methods or ()
         if method != "HEAD"
     }

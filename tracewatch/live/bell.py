@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 
 from ..errors import Unavailable
@@ -23,6 +24,8 @@ class PollBell:
         self._log = log
         self._ring = ring
         self._poll_s = poll_ms / 1000
+        self.looked_at = time.monotonic()  # when the log last answered
+        self.hints = 0  # traces that were found to have grown, this process's own appends included
         self._task = asyncio.create_task(self._run(), name="tracewatch-poll")
 
     async def _run(self) -> None:
@@ -34,10 +37,12 @@ class PollBell:
                     _, seen = await self._log.changes(2**62)
                 # The version first: what is written after it shows up as another one next time
                 newest = await self._log.data_version()
+                self.looked_at = time.monotonic()
                 if newest != version:
                     grown, seen = await self._log.changes(seen)
                     version = newest
                     if grown:
+                        self.hints += len(grown)
                         self._ring(grown)
                 await asyncio.sleep(self._poll_s)
             except (Unavailable, sqlite3.Error):

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from ..errors import TooMany
 from ..log import EventLog, Grown, Snapshot
 from .channel import Channel
+from .counts import HubCounts, HubLook, Progress
 from .sink import Sink
 from .watcher import Watcher, WatchLimits, WatchRequest
 
@@ -31,6 +32,7 @@ class Hub:
     ) -> None:
         self.log = log
         self.limits = limits or WatchLimits()
+        self.counts = HubCounts()
         self._max_watchers = max_watchers
         self._behind_bytes = watcher_bytes // 2  # the other half is the page a watcher may hold meanwhile
         self._channels: dict[str, Channel] = {}
@@ -122,19 +124,44 @@ class Hub:
                 for listener in self._watched_listeners:
                     listener(trace_id, False)
 
-    async def watch(self, request: WatchRequest, sink: Sink, on_start: Callable[[Snapshot], None] | None = None) -> str:
-        """Run one watch to its end: ``"end"`` or ``"goaway"``. Raises as Watcher.run, and TooMany."""
+    def look(self) -> HubLook:
+        """How the watchers stand now. A step for each: for now and then."""
+        states = dict.fromkeys(("waiting", "catching_up", "at_head"), 0)
+        lags: list[int] = []
+        delivered = self.counts.delivered
+        for watcher in self._watchers:
+            states[state := watcher.state] += 1
+            delivered += watcher.sent
+            if state != "waiting":
+                lags.append(watcher.lag)
+        return HubLook(states, sorted(lags), len(self._channels), delivered, self.is_leaving)
+
+    async def watch(
+        self,
+        request: WatchRequest,
+        sink: Sink,
+        on_start: Callable[[Snapshot], None] | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Run one watch to its end: ``"end"`` or ``"goaway"``. Raises as Watcher.run, and TooMany.
+
+        ``progress`` is filled in when it is over, however that came about.
+        """
         if len(self._watchers) >= self._max_watchers:
             raise TooMany(f"this server has {self._max_watchers:,} watchers already", retry_after_s=5)
         async with self._channel(request.trace_id) as channel:
-            watcher = Watcher(self.log, channel, request, sink, self.limits)
+            watcher = Watcher(self.log, channel, request, sink, self.limits, self.counts)
             watcher.leaving_ms = self._leaving_ms
             self._watchers.add(watcher)
             self._empty.clear()
+            self.counts.started += 1
             try:
                 return await watcher.run(on_start)
             finally:
                 self._watchers.discard(watcher)
+                self.counts.delivered += watcher.sent
+                if progress is not None:
+                    progress.cursor, progress.events = watcher.cursor_token, watcher.sent
                 if not self._watchers:
                     self._empty.set()
 

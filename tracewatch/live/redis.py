@@ -135,6 +135,7 @@ class RedisBell:
         self._by = secrets.token_hex(6)  # marks our own hints, which are no news here
         self._reason: str | None = "not connected yet"
         self._down_since: float | None = None  # None also before the first attempt has come to an end
+        self.hints = 0  # heard from other processes
         self._pending: dict[str, int] = {}  # trace_id: the newest event_id, not yet published
         self._work = asyncio.Event()  # set while something is pending
         self._wanted: set[str] = set()  # traces somebody watches here
@@ -282,6 +283,7 @@ class RedisBell:
         except orjson.JSONDecodeError:
             return  # anybody can publish anything
         if isinstance(hint, dict) and type(last := hint.get("last_event_id")) is int and hint.get("by") != self._by:
+            self.hints += 1
             self._hub.hint(channel.decode(errors="replace").removeprefix(self._prefix), last)
 
 

@@ -15,33 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Gap, TraceDeleted, UnknownTrace
+from ..errors import TraceDeleted, UnknownTrace
 from ..log import EventLog, Snapshot
 from ..model.frames import PROTOCOL, control, format_cursor, resolve_since, snapshot_values, with_tree_parts
-from ..model.state import State
 from ..model.times import format_time
 from .channel import Channel
+from .counts import HubCounts
+from .gaps import gap_error
 from .sink import Frame, Sink
 
 CHECKPOINT_EVERY = 1000  # skipped events (protocol, section 4)
-
-
-def gap_error(reason: str, state: State, epoch: str) -> Gap:
-    """The error for those who can't be sent a ``gap`` frame."""
-    resume = state.last_event_id if reason == "ahead" else state.first_event_id - 1
-    words = {
-        "trimmed": "the events asked for are gone",
-        "reset": "the cursor is of another history of this log",
-        "ahead": "the cursor is ahead of the log",
-    }
-    return Gap(
-        reason,
-        f"{words[reason]}: it holds {state.first_event_id} to {state.last_event_id}; go on from {resume}",
-        first_event_id=state.first_event_id,
-        current_event_id=state.last_event_id,
-        resume_event_id=resume,
-        cursor=format_cursor(epoch, resume),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +58,7 @@ class Watcher:
         "_behind",
         "_catching_up",
         "_channel",
+        "_counts",
         "_deletions",
         "_limits",
         "_log",
@@ -87,21 +71,32 @@ class Watcher:
         "last_sent",
         "leaving_ms",
         "request",
+        "sent",
         "sink",
         "types",
         "wake",
     )
 
-    def __init__(self, log: EventLog, channel: Channel, request: WatchRequest, sink: Sink, limits: WatchLimits) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        channel: Channel,
+        request: WatchRequest,
+        sink: Sink,
+        limits: WatchLimits,
+        counts: HubCounts,
+    ) -> None:
         self.request = request
         self.sink = sink
         self.types = request.types
         self.cursor = 0
+        self.sent = 0  # events handed to the sink
         self.wake = asyncio.Event()  # something has changed: look again
         self.leaving_ms: int | None = None  # set by the hub: say goaway and end
         self.heartbeat_due = False
         self.last_sent = time.monotonic()  # when anything was last handed to the sink
         self._log = log
+        self._counts = counts
         self._channel = channel
         self._limits = limits
         self._replayed = 0  # events sent since connected, snapshot or fell_behind
@@ -113,6 +108,23 @@ class Watcher:
         self._tag = {"trace_id": request.trace_id} if request.tagged else {}
 
     # --- called by the channel and the hub, never awaiting ---
+
+    @property
+    def state(self) -> str:
+        """``waiting`` for its trace to exist, ``catching_up`` or ``at_head``."""
+        if self._channel.head is None:
+            return "waiting"
+        return "catching_up" if self._catching_up or self._behind else "at_head"
+
+    @property
+    def lag(self) -> int:
+        """How many events it is behind the newest one known here."""
+        return max(0, (self._channel.head or 0) - self.cursor)
+
+    @property
+    def cursor_token(self) -> str:
+        """``<epoch>.<event_id>`` of its cursor."""
+        return format_cursor(self._log.epoch, self.cursor)
 
     def wants(self, frame: Frame) -> bool:
         """Whether the filter lets an event through."""
@@ -126,8 +138,9 @@ class Watcher:
             self._skipped += skipped
             if self._skipped >= CHECKPOINT_EVERY:
                 self._skipped = 0
-                self.sink.write_control(self._control("checkpoint", cursor=self._cursor_token()))
+                self.sink.write_control(self._control("checkpoint", cursor=self.cursor_token))
         if sent:
+            self.sent += sent
             self.last_sent = time.monotonic()
 
     def fall_behind(self) -> None:
@@ -204,6 +217,8 @@ class Watcher:
             last_event_id=state.last_event_id,
         )
         self.cursor = start.after
+        if start.gap is not None or start.explicit:
+            self._counts.resumes[start.gap or "ok"] += 1
         self._stop_at = None if self.request.follow else state.last_event_id
         if start.gap is not None and self.request.quiet:
             raise gap_error(start.gap, snapshot.state, epoch)
@@ -231,7 +246,7 @@ class Watcher:
             **self._tag,
             "protocol": PROTOCOL,
             "epoch": self._log.epoch,
-            "cursor": self._cursor_token(),
+            "cursor": self.cursor_token,
             **snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive),
             "heartbeat_s": self._limits.heartbeat_s,
         }
@@ -253,6 +268,7 @@ class Watcher:
                 raise self._deleted()
             if self._behind:
                 self._behind, self._catching_up, self._replayed = False, True, 0
+                self._counts.fell_behind += 1
                 await self._send("fell_behind", sent_event_id=self.cursor, current_event_id=channel.head)
             if await self._step():
                 continue
@@ -289,19 +305,21 @@ class Watcher:
         if wanted:
             await self.sink.send_events(wanted)
             self._replayed += len(wanted)
+            self.sent += len(wanted)
             self.last_sent = time.monotonic()
         self.cursor = frames[-1].event_id
         self._skipped += len(frames) - len(wanted)
         if self._skipped >= CHECKPOINT_EVERY:
             self._skipped = 0
-            await self._send("checkpoint", cursor=self._cursor_token())
+            await self._send("checkpoint", cursor=self.cursor_token)
         return True
 
     async def _past_is_gone(self) -> None:
+        self._counts.resumes["trimmed"] += 1
         snapshot = await self._log.snapshot(self.request.trace_id)
         if self.request.quiet:
             raise gap_error("trimmed", snapshot.state, self._log.epoch)
-        requested = self._cursor_token()
+        requested = self.cursor_token
         self.cursor = snapshot.state.first_event_id - 1
         await self._send_gap("trimmed", requested, snapshot)
 
@@ -313,7 +331,7 @@ class Watcher:
             payload = self._control(
                 "caught_up",
                 current_event_id=channel.head,
-                cursor=self._cursor_token(),
+                cursor=self.cursor_token,
                 replayed=self._replayed,
             )
             if not self.sink.direct:
@@ -337,9 +355,6 @@ class Watcher:
 
     # --- control frames ---
 
-    def _cursor_token(self) -> str:
-        return format_cursor(self._log.epoch, self.cursor)
-
     def _control(self, event: str, **values: Any) -> bytes:
         return control(event, **self._tag, **values)
 
@@ -352,7 +367,7 @@ class Watcher:
             self.last_sent = time.monotonic()
 
     def _heartbeat_frames(self) -> list[bytes]:
-        token = self._cursor_token()
+        token = self.cursor_token
         frames = [
             self._control(
                 "heartbeat", ts=format_time(time.time()), current_event_id=self._channel.head or 0, cursor=token

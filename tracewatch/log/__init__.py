@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from ..errors import LogError
 from ..model.state import State
+from .counts import LogCounts, LogLook
 from .health import Health
 
 
@@ -86,6 +87,14 @@ class EventLog(Protocol):
     epoch: str
     health: Health  # what is wrong with it now
     replaced: asyncio.Event  # set when another file stands in its place: close it, and open that one
+    counts: LogCounts  # what this process has done with it
+
+    @property
+    def waiting(self) -> int:
+        """Appends and other jobs of this process that wait for the transaction being written."""
+
+    async def look(self) -> LogLook:
+        """How the log stands now: its files, live traces, leases, open questions. Raises Unavailable."""
 
     async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
         """Create a trace from what ``validate_trace`` returned; False if it was there already with the same fields.

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -22,6 +23,7 @@ from ..errors import Gap, NoSuchMessage, TracewatchError, Unavailable, UnknownTr
 from ..model.state import State
 from . import Grown, Page, Snapshot, TraceQuery
 from .cache import Cached, StateCache
+from .counts import LogLook, look
 from .health import Health, fault_of
 from .inputs import expired_inputs, inputs_of, open_inputs
 from .rows import TRACE_COLUMNS, TraceRow, fetch, hole, load_state, trace_rows
@@ -293,6 +295,14 @@ class Reader:
         """See EventLog.inputs_of."""
         async with self._lend() as connection:
             return await inputs_of(connection, trace_id, request_id=request_id, limit=limit)
+
+    async def look(self, path: Path) -> LogLook:
+        """See EventLog.look."""
+        async with self._lend() as connection:
+            try:
+                return await look(path, connection, self._clock())
+            except OSError as error:
+                raise Unavailable(f"the log can't be looked at: {error.strerror}", retry_after_s=1) from error
 
     async def changes(self, since: int) -> tuple[list[Grown], int]:
         """See EventLog.changes."""

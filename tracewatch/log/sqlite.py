@@ -18,12 +18,13 @@ from typing import Any
 import aiosqlite
 import orjson
 
-from ..errors import Invalid, InvalidField, LogError, LogLocked, TooLarge, Unavailable
+from ..errors import Invalid, InvalidField, LogError, LogLocked, TooLarge, TracewatchError, Unavailable
 from ..model.events import canonical, validate_event, validate_stored
 from . import Appended, Snapshot
 from .cache import StateCache
 from .care import Care
 from .commands import Answer, Cancel, ExpireInput
+from .counts import LogCounts, LogLook
 from .file import OpenFile
 from .health import Health, fault_of, is_busy
 from .inputs import fill_inputs
@@ -89,6 +90,7 @@ class SQLiteLog:
         self.inputs = self._reader.inputs
         self.inputs_of = self._reader.inputs_of
         self.listen = self._writer.listen
+        self.counts: LogCounts = self._writer.counts
 
     @classmethod
     async def open(
@@ -157,25 +159,30 @@ class SQLiteLog:
         by_server: bool = False,
     ) -> Appended:
         """See EventLog.append."""
-        self._check_count(events)
-        if (producer is None) != (seq is None) or (seq is not None and seq < 1):
-            raise InvalidField("seq: a producer's events are numbered from 1, and a number needs its producer")
-        single = len(events) == 1
-        raws = [validate_event(raw, None if single else i, by_server=by_server) for i, raw in enumerate(events)]
-        answer: Appended = await self._writer.do(
-            lambda future: Append(
-                future,
-                events=len(raws),
-                size=_size(raws),
-                trace_id=trace_id,
-                raws=raws,
-                producer=producer,
-                seq=seq,
-                expected_last_event_id=expected_last_event_id,
-                by_server=by_server,
-                max_event_bytes=self._max_event_bytes,
+        try:
+            self._check_count(events)
+            if (producer is None) != (seq is None) or (seq is not None and seq < 1):
+                raise InvalidField("seq: a producer's events are numbered from 1, and a number needs its producer")
+            single = len(events) == 1
+            raws = [validate_event(raw, None if single else i, by_server=by_server) for i, raw in enumerate(events)]
+            answer: Appended = await self._writer.do(
+                lambda future: Append(
+                    future,
+                    events=len(raws),
+                    size=_size(raws),
+                    trace_id=trace_id,
+                    raws=raws,
+                    producer=producer,
+                    seq=seq,
+                    expected_last_event_id=expected_last_event_id,
+                    by_server=by_server,
+                    max_event_bytes=self._max_event_bytes,
+                )
             )
-        )
+        except TracewatchError as error:
+            self.counts.refused[error.code] += 1
+            raise
+        self.counts.appends += 1
         return answer
 
     def _check_count(self, events: Sequence[Any]) -> None:
@@ -244,6 +251,15 @@ class SQLiteLog:
             [partial(ExpireInput, trace_id=one, request_id=request_id) for one, request_id in expired]
         )
         return [one for one, was_open in zip(expired, closed, strict=True) if was_open]
+
+    @property
+    def waiting(self) -> int:
+        """See EventLog.waiting."""
+        return self._writer.waiting
+
+    async def look(self) -> LogLook:
+        """See EventLog.look."""
+        return await self._reader.look(self.path)
 
     async def data_version(self) -> int:
         """See EventLog.data_version."""

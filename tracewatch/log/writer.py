@@ -25,6 +25,7 @@ from ..errors import TracewatchError, Unavailable
 from ..model.times import format_time
 from . import Grown, Listener
 from .cache import StateCache
+from .counts import LogCounts
 from .file import OpenFile
 from .health import CROWDED, DISK_FULL, LOCKED, SLOW, Fault, Health, fault_of, is_busy
 from .jobs import Check, Job
@@ -58,6 +59,7 @@ class Writer:
         self._file = file
         self._lock_wait_s = lock_wait_s
         self._max_waiting_bytes = max_waiting_bytes
+        self.counts = LogCounts()
         self._waiting: deque[Job] = deque()  # jobs not yet in a transaction
         self._waiting_bytes = 0  # of those, and of those being written
         self._began: float | None = None  # loop time of the transaction being written
@@ -70,6 +72,11 @@ class Writer:
         """Call ``listener`` after each commit; the result takes it back."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not in a transaction yet."""
+        return len(self._waiting)
 
     async def do(self, make: Callable[[asyncio.Future[Any]], Job]) -> Any:
         """Have a job done and return its answer. Raises what it raises, or Unavailable."""
@@ -139,6 +146,7 @@ class Writer:
     async def _write(self, group: list[Job]) -> None:
         answers: list[tuple[Job, Any]] = []
         loop = asyncio.get_running_loop()
+        began = time.perf_counter()
         try:
             self._file.check()
             group = await self._begin(group)
@@ -159,10 +167,12 @@ class Writer:
                 await self._rollback()
                 raise
         except Exception as error:
+            self.counts.failed_groups += 1
             await self._fail(group, error)
             return
         finally:
             self._began = None
+        self._count(len(group), time.perf_counter() - began, grown)
         self._written()
         tx.remember()
         if grown:
@@ -208,6 +218,13 @@ class Writer:
             if free is not None and free < ROOM_BYTES:
                 return
         self._health.clear("write")
+
+    def _count(self, jobs: int, took_s: float, grown: Sequence[Grown]) -> None:
+        self.counts.commit_s.add(took_s)
+        self.counts.group_jobs.add(jobs)
+        for one in grown:
+            self.counts.events += len(one.bodies)
+            self.counts.bytes += sum(map(len, one.bodies))
 
     async def _fail(self, group: list[Job], error: Exception) -> None:
         fault = fault_of(error, self._file.free_bytes() if isinstance(error, sqlite3.Error) else None)

@@ -54,6 +54,8 @@ class AccessMiddleware:
             refused = refusal(dict(scope["headers"]))
         except ValueError:  # a Host or Origin that is no address at all
             refused = Forbidden("the Host or Origin header can't be read")
+        if refused is not None:
+            scope["app"].state.services.observed.auth_failures[refused.code] += 1
         if refused is None:
             # Here ``send`` is still the server's own bound method; further in it is wrapped
             scope["tracewatch.protocol"] = getattr(send, "__self__", None)

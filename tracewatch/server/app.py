@@ -22,13 +22,15 @@ from ..live.hub import Hub
 from ..live.watcher import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
-from . import control, page, record, rest, stream, watch
+from . import control, metrics, page, record, rest, stream, watch
 from .access import AccessMiddleware
 from .application import Application
 from .descriptors import look_at_descriptors
 from .follow import Following
 from .hints import load_redis
+from .observed import Observed
 from .services import Services, error_response
+from .siblings import Place, Siblings
 from .stalls import StallGuard
 
 if TYPE_CHECKING:
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
 
 
-def create_app(settings: Settings | None = None) -> Application:
+def create_app(settings: Settings | None = None, place: Place | None = None) -> Application:
     """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup.
+
+    ``place``: which of several worker processes this is.
 
     To mount it: ``host.mount("/tracewatch", app)`` and ``app.lifespan`` in the host's lifespan.
 
@@ -49,11 +53,15 @@ def create_app(settings: Settings | None = None) -> Application:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        following = Following(app, partial(_serve, chosen, redis_bell))
+        observed = Observed(app.routes, access_log=chosen.access_log)
+        siblings = Siblings(place or Place(), lambda: metrics.own_numbers(app.state.services))
+        following = Following(app, partial(_serve, chosen, redis_bell, observed, siblings))
         await following.start()
         try:
+            await siblings.begin()
             yield
         finally:
+            await siblings.close()
             await following.close()
 
     return Application(
@@ -70,7 +78,11 @@ def create_app(settings: Settings | None = None) -> Application:
 
 @asynccontextmanager
 async def _serve(
-    chosen: Settings, redis_bell: Callable[[EventLog, Hub], RedisBell] | None, unlike_epoch: str | None = None
+    chosen: Settings,
+    redis_bell: Callable[[EventLog, Hub], RedisBell] | None,
+    observed: Observed,
+    siblings: Siblings,
+    unlike_epoch: str | None = None,
 ) -> AsyncIterator[Services]:
     """The log, opened, and all that stands on it."""
     log = await open_log(
@@ -97,7 +109,7 @@ async def _serve(
     stalls = StallGuard(stall_s=chosen.write_stall_s)
     tasks = [asyncio.create_task(work) for work in (_expire(log), stalls.run())]
     try:
-        yield Services(log, hub, chosen, stalls, redis)
+        yield Services(log, hub, chosen, stalls, bell, observed, siblings, redis)
     finally:
         for task in tasks:
             task.cancel()
@@ -129,6 +141,7 @@ def _routes() -> list[Route | WebSocketRoute]:
         WebSocketRoute("/api/watch", watch.watch_many),
         Route("/healthz", rest.healthz, methods=["GET"]),
         Route("/readyz", rest.readyz, methods=["GET"]),
+        Route("/metrics", metrics.metrics, methods=["GET"]),
         Route("/openapi.json", rest.openapi, methods=["GET"]),
         Route("/static/{name}", page.asset, methods=["GET"]),
         Route("/traces/{trace_id}", page.page, methods=["GET"]),

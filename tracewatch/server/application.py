@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from ..errors import Unavailable
+from .observed import because
 from .services import json_response
 from .stalls import transport_of
 
@@ -53,9 +55,12 @@ class Application(Starlette):
             # Here ``send`` and ``receive`` are still the server's own bound methods; further in they are wrapped
             transport, stalls = transport_of(send, receive), self.state.services.stalls
             if transport is not None:
-                stalls.enter(transport)
+                stalls.enter(transport, partial(because, scope, "stalled"))
             try:
-                await super().__call__(scope, receive, send)
+                if scope["type"] == "http":
+                    await self.state.services.observed.http(super().__call__, scope, receive, send)
+                else:
+                    await super().__call__(scope, receive, send)
             finally:
                 if transport is not None:
                     stalls.leave(transport)

@@ -179,6 +179,14 @@ def _control(trace: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _metrics() -> dict[str, Any]:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        "summary": "Prometheus",
+        "responses": {"200": {"description": "The numbers", "content": text}, "403": _error(403)},
+    }
+
+
 def _paths() -> dict[str, Any]:
     trace = {"name": "trace_id", "in": "path", "required": True, "schema": _ID}
     one = "/api/traces/{trace_id}"
@@ -206,6 +214,7 @@ def _paths() -> dict[str, Any]:
         **_control(trace),
         "/api/import": {"post": _call(restore, "Appended", 409, 413, 422, requestBody=lines)},
         "/healthz": {"get": _call("The process answers", "Health")},
+        "/metrics": {"get": _metrics()},
         "/readyz": {"get": _call("It can serve; and whether it is degraded, and why", "Ready")},
     }
 

@@ -39,17 +39,18 @@ async def record(websocket: WebSocket) -> None:
     served = services(websocket)
     await websocket.accept()
     sink = websocket_sink(websocket, served.settings.watcher_bytes)
-    session = Session(served, websocket, sink)
-    try:
-        await session.begin()
-        async for message in messages(websocket, sink, served.settings.max_ws_record_bytes):
-            await session.handle(message)
-    except TracewatchError as error:
-        await close_with_error(websocket, sink, error)
-    except SinkClosed:
-        pass
-    finally:
-        await session.end()
+    with served.observed.socket("record", websocket):
+        session = Session(served, websocket, sink)
+        try:
+            await session.begin()
+            async for message in messages(websocket, sink, served.settings.max_ws_record_bytes):
+                await session.handle(message)
+        except TracewatchError as error:
+            await close_with_error(websocket, sink, error)
+        except SinkClosed:
+            pass
+        finally:
+            await session.end()
 
 
 class Session:

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,8 @@ from ..settings import Settings
 from .access import is_loopback
 from .app import create_app
 from .hints import load_redis
+from .logs import configure
+from .siblings import Place
 from .stalls import SLOW_FACTOR
 
 WORKER_SETTINGS = "TRACEWATCH_WORKER_SETTINGS"  # how a worker process is told: JSON, from the parent only
@@ -112,6 +115,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
 
     Returns after SIGTERM, raises KeyboardInterrupt after SIGINT, LogError when it can't start.
     """
+    configure(settings.log_level)
     if settings.redis:
         load_redis(settings.redis)  # said here once, rather than by each worker
     bound = bind(settings)
@@ -131,7 +135,14 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
         bound.close()
 
 
-def serve_socket(settings: Settings, bound: socket.socket, ready: Callable[[], None], *, orphan_fd: int = -1) -> None:
+def serve_socket(
+    settings: Settings,
+    bound: socket.socket,
+    ready: Callable[[], None],
+    *,
+    orphan_fd: int = -1,
+    place: Place | None = None,
+) -> None:
     """Serve a bound socket in this process. When ``orphan_fd`` (a pipe) ends, the parent has died and so do we."""
     # uvicorn raises the signal again once it is done; a wanted end is not an error
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -148,7 +159,7 @@ def serve_socket(settings: Settings, bound: socket.socket, ready: Callable[[], N
             asyncio.get_running_loop().remove_reader(orphan_fd)
             self.should_exit = True
 
-    server = Announcing(uvicorn_config(settings, create_app(settings)))
+    server = Announcing(uvicorn_config(settings, create_app(settings, place)))
     try:
         server.run([bound])
     except SystemExit as error:
@@ -158,12 +169,14 @@ def serve_socket(settings: Settings, bound: socket.socket, ready: Callable[[], N
 def supervise(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -> None:
     """Serve with ``settings.workers`` processes; one that dies is replaced. Raises LogError if they can't start."""
     stopped: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: stopped.append(received))
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(wanted, lambda received, _: stopped.append(received))
     workers: list[subprocess.Popen[bytes]] = []
+    folder = tempfile.TemporaryDirectory(prefix="tracewatch-")  # only this user can open it
+    places = [Place(number, settings.workers, folder.name) for number in range(settings.workers)]
     try:
-        for _ in range(settings.workers):
-            workers.append(_spawn(settings, bound))
+        for one in places:
+            workers.append(_spawn(settings, bound, one))
         for worker in workers:
             assert worker.stdout is not None
             if not worker.stdout.readline() and not stopped:
@@ -171,20 +184,21 @@ def supervise(settings: Settings, bound: socket.socket, ready: Callable[[], None
         ready()
         while not stopped:
             time.sleep(0.1)
-            for place, worker in enumerate(workers):
+            for number, worker in enumerate(workers):
                 if worker.poll() is not None and not stopped:
                     logger.warning("worker %d ended with %s; starting another", worker.pid, worker.returncode)
                     time.sleep(0.5)  # one that dies at once must not take the machine with it
-                    workers[place] = _spawn(settings, bound)
+                    workers[number] = _spawn(settings, bound, places[number])
     finally:
         _end(workers, settings.shutdown_s + 2)
+        folder.cleanup()
     if signal.SIGINT in stopped:
         raise KeyboardInterrupt
 
 
-def _spawn(settings: Settings, bound: socket.socket) -> subprocess.Popen[bytes]:
+def _spawn(settings: Settings, bound: socket.socket, place: Place) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tracewatch.server.worker", str(bound.fileno())],
+        [sys.executable, "-m", "tracewatch.server.worker", str(bound.fileno()), str(place.number), place.folder],
         env={**os.environ, WORKER_SETTINGS: json.dumps(dataclasses.asdict(settings))},
         pass_fds=[bound.fileno()],
         stdin=subprocess.PIPE,

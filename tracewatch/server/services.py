@@ -14,10 +14,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from ..errors import BadRequest, InvalidField, TooLarge, TracewatchError
+from ..live.bell import PollBell
 from ..live.hub import Hub
 from ..log import EventLog
 from ..model.events import parse_json
 from ..settings import Settings
+from .observed import Observed
+from .siblings import Siblings
 from .stalls import StallGuard
 
 if TYPE_CHECKING:
@@ -34,6 +37,9 @@ class Services:
     hub: Hub
     settings: Settings
     stalls: StallGuard
+    poll: PollBell
+    observed: Observed
+    siblings: Siblings
     redis: RedisBell | None = None  # hints between processes, if asked for
 
 

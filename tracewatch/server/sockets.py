@@ -18,6 +18,7 @@ from ..errors import BadRequest, TooLarge, TracewatchError
 from ..live.sink import Sink, SinkClosed
 from ..model.events import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
+from .observed import because
 
 CLOSE_INTERNAL = 1011  # RFC 6455 section 7.4.1: an unexpected condition; clients reconnect
 
@@ -30,6 +31,7 @@ async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterato
     while True:
         message = await websocket.receive()
         if message["type"] != "websocket.receive":
+            because(websocket.scope, "left", message.get("code"))
             return
         text = message.get("text")
         if text is None:
@@ -49,8 +51,12 @@ async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterato
         yield value
 
 
+REASONS = {CLOSE_NORMAL: "end", CLOSE_GOING_AWAY: "goaway", CLOSE_INTERNAL: "internal"}
+
+
 async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
     """Close; nothing happens if the client has gone already."""
+    because(websocket.scope, reason or REASONS[code], code)
     try:
         await websocket.send({"type": "websocket.close", "code": code, "reason": reason})
     except (RuntimeError, OSError, ClientDisconnected):
@@ -64,6 +70,7 @@ async def close_with_outcome(websocket: WebSocket, outcome: str) -> None:
 
 async def close_with_error(websocket: WebSocket, sink: Sink, error: TracewatchError, **tags: Any) -> None:
     """Say what is wrong, then close with the error's code."""
+    because(websocket.scope, error.code, error.close_code)
     try:
         await sink.send_control(error_frame(error, **tags))
     except SinkClosed:

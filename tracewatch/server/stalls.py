@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 SLOW_FACTOR = 15  # times ``stall_s``, for a reader known to be slow: a receive buffer of 128 KiB at 1 KB/s
@@ -65,10 +66,11 @@ def progress(transport: asyncio.Transport, sock: Any) -> tuple[int, bool]:
 class _Held:
     """A connection that was given a request of ours, and how it has taken the answers."""
 
-    __slots__ = ("busy", "silent", "since", "slow", "sock", "taken")
+    __slots__ = ("aborted", "busy", "silent", "since", "slow", "sock", "taken")
 
-    def __init__(self, sock: Any, now: float) -> None:
+    def __init__(self, sock: Any, now: float, aborted: Callable[[], None] | None) -> None:
         self.sock = sock
+        self.aborted = aborted  # to be told of it
         self.busy = True  # a request is being answered
         self.taken = 0
         self.since = now  # when it last took something, or nothing waited
@@ -87,13 +89,16 @@ class StallGuard:
         self._stall_s = stall_s
         self._held: dict[asyncio.Transport, _Held] = {}
 
-    def enter(self, transport: asyncio.Transport) -> None:
-        """A request on this connection begins. It is looked after until it has taken all of the answer."""
+    def enter(self, transport: asyncio.Transport, aborted: Callable[[], None] | None = None) -> None:
+        """A request on this connection begins. It is looked after until it has taken all of the answer.
+
+        ``aborted`` is called before it is freed for not reading.
+        """
         held = self._held.get(transport)
         if held is not None:
-            held.busy = True
+            held.busy, held.aborted = True, aborted
         elif (sock := transport.get_extra_info("socket")) is not None:
-            self._held[transport] = _Held(sock, time.monotonic())
+            self._held[transport] = _Held(sock, time.monotonic(), aborted)
 
     def leave(self, transport: asyncio.Transport) -> None:
         """The request is over."""
@@ -132,4 +137,6 @@ class StallGuard:
             if now - held.since >= self._stall_s * (SLOW_FACTOR if held.slow else 1):
                 self.aborted += 1
                 del self._held[transport]
+                if held.aborted is not None:
+                    held.aborted()
                 free(transport)

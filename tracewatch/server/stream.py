@@ -9,16 +9,18 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import BadRequest, TracewatchError
+from ..live.gaps import gap_error
 from ..live.sink import SinkClosed
-from ..live.watcher import WatchRequest, gap_error
+from ..live.watcher import WatchRequest
 from ..model.events import ENDED, event_name
 from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
+from .observed import Seen
 from .services import Services, int_param, json_response, services
 from .sinks import StreamSink
 from .sockets import error_frame
@@ -117,27 +119,32 @@ class EventStream(Response):
             await self._served.log.read(self._watch.trace_id, 0, max_events=1, max_bytes=1)  # whether there is one
             await sink.end()
             return
-        watching = asyncio.create_task(self._run(sink))
-        # uvicorn drops what is sent after the client has left without a word: somebody must listen for it leaving
-        leaving = asyncio.create_task(_gone(receive))
-        try:
-            await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-            if not watching.done():
-                watching.cancel()
-        with suppress(asyncio.CancelledError, SinkClosed):
-            await watching
+        kind = "sse" if self._media == SSE else "ndjson"
+        with self._served.observed.socket(kind, HTTPConnection(scope), self._watch.since) as seen:
+            watching = asyncio.create_task(self._run(sink, seen))
+            # uvicorn drops what is sent after the client has left without a word: somebody must listen for it leaving
+            leaving = asyncio.create_task(_gone(receive))
+            try:
+                await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leaving.cancel()
+                if not watching.done():
+                    watching.cancel()
+            with suppress(asyncio.CancelledError, SinkClosed):
+                await watching
 
-    async def _run(self, sink: StreamSink) -> None:
+    async def _run(self, sink: StreamSink, seen: Seen) -> None:
         watch, epoch = self._watch, self._served.log.epoch
         if watch.wait:  # the reader hears that it is connected before there is anything to say
             resolve_since(watch.since, epoch=epoch, first_event_id=1, last_event_id=0)
             await sink.begin()
         whole = True
         try:
-            whole = await self._served.hub.watch(watch, sink) == "end"
+            outcome = await self._served.hub.watch(watch, sink, progress=seen.progress)
+            seen.because(outcome)
+            whole = outcome == "end"
         except TracewatchError as error:
+            seen.because(error.code)
             if not sink.begun:
                 raise  # becomes a status
             whole = False

@@ -18,6 +18,7 @@ from ..log import Snapshot, TraceQuery
 from ..model.events import STATUSES
 from ..model.frames import CLOSE_GOING_AWAY, control
 from .control import COMMANDS, obey
+from .observed import Seen
 from .services import Services, services
 from .sinks import websocket_sink
 from .sockets import CLOSE_INTERNAL, close, close_with_error, close_with_outcome, error_frame, messages
@@ -55,12 +56,19 @@ async def watch_trace(websocket: WebSocket) -> None:
     served = services(websocket)
     await websocket.accept()
     sink = websocket_sink(websocket, served.settings.watcher_bytes)
-    try:
-        request = watch_request(websocket.path_params["trace_id"], websocket.query_params)
-    except TracewatchError as error:
-        await close_with_error(websocket, sink, error)
-        return
-    task = asyncio.create_task(_watch_one(served, websocket, sink, request))
+    with served.observed.socket("watch", websocket, websocket.query_params.get("since_event_id")) as seen:
+        try:
+            request = watch_request(websocket.path_params["trace_id"], websocket.query_params)
+        except TracewatchError as error:
+            await close_with_error(websocket, sink, error)
+            return
+        await _watch_and_read(served, websocket, sink, request, seen)
+
+
+async def _watch_and_read(
+    served: Services, websocket: WebSocket, sink: Sink, request: WatchRequest, seen: Seen
+) -> None:
+    task = asyncio.create_task(_watch_one(served, websocket, sink, request, seen))
     try:
         async for message in messages(websocket, sink, served.settings.max_ws_bytes):
             await obey(served, sink, message, request.trace_id)  # what else comes is passed over
@@ -74,9 +82,9 @@ async def watch_trace(websocket: WebSocket) -> None:
             await task
 
 
-async def _watch_one(served: Services, websocket: WebSocket, sink: Sink, request: WatchRequest) -> None:
+async def _watch_one(served: Services, websocket: WebSocket, sink: Sink, request: WatchRequest, seen: Seen) -> None:
     try:
-        await close_with_outcome(websocket, await served.hub.watch(request, sink))
+        await close_with_outcome(websocket, await served.hub.watch(request, sink, progress=seen.progress))
     except TracewatchError as error:
         await close_with_error(websocket, sink, error)
     except SinkClosed:
@@ -90,16 +98,17 @@ async def watch_many(websocket: WebSocket) -> None:
     """``WS /api/watch``."""
     served = services(websocket)
     await websocket.accept()
-    session = Session(served, websocket, websocket_sink(websocket, served.settings.watcher_bytes))
-    try:
-        async for message in messages(websocket, session.sink, served.settings.max_ws_bytes):
-            await session.handle(message)
-    except TracewatchError as error:
-        await close_with_error(websocket, session.sink, error)
-    except SinkClosed:
-        pass
-    finally:
-        await session.close()
+    with served.observed.socket("watch_many", websocket):
+        session = Session(served, websocket, websocket_sink(websocket, served.settings.watcher_bytes))
+        try:
+            async for message in messages(websocket, session.sink, served.settings.max_ws_bytes):
+                await session.handle(message)
+        except TracewatchError as error:
+            await close_with_error(websocket, session.sink, error)
+        except SinkClosed:
+            pass
+        finally:
+            await session.close()
 
 
 class Session:
@@ -114,6 +123,7 @@ class Session:
         self._roots: dict[str, Subtree] = {}  # subscriptions with ``subtree``, by the trace_id subscribed to
         self._list: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # all that runs for this client
+        self._over = False  # the client has gone, or nearly
         self._spawn(self._leave())
 
     async def handle(self, message: dict[str, Any]) -> None:
@@ -185,14 +195,20 @@ class Session:
             raise
 
     async def _watch(self, request: WatchRequest, on_start: OnStart | None) -> None:
-        try:
-            await self._served.hub.watch(request, self.sink, on_start)
-        except TracewatchError as error:
-            await self.sink.send_control(error_frame(error, trace_id=request.trace_id))
-        finally:
-            if self._watches.get(request.trace_id) is asyncio.current_task():
-                del self._watches[request.trace_id]
-            self._prune()
+        with self._served.observed.subscription(self._websocket, request.trace_id, request.since) as seen:
+            try:
+                seen.because(await self._served.hub.watch(request, self.sink, on_start, seen.progress))
+            except TracewatchError as error:
+                seen.because(error.code)
+                await self.sink.send_control(error_frame(error, trace_id=request.trace_id))
+            except SinkClosed:
+                seen.because("left")
+                raise
+            finally:
+                seen.because("left" if self._over else "unsubscribed")
+                if self._watches.get(request.trace_id) is asyncio.current_task():
+                    del self._watches[request.trace_id]
+                self._prune()
 
     def _prune(self) -> None:
         """Forget the subtrees of which nothing is watched any more."""
@@ -230,6 +246,7 @@ class Session:
 
     async def close(self) -> None:
         """End all subscriptions."""
+        self._over = True
         for subtree in self._roots.values():
             subtree.close()
         self._roots.clear()

@@ -1,4 +1,4 @@
-"""``python -m tracewatch.server.worker FD``:
+"""``python -m tracewatch.server.worker FD NUMBER FOLDER``:
 
 One of several processes that serve one socket. Started by ``run.supervise``.
 """
@@ -12,7 +12,9 @@ import sys
 
 from ..errors import LogError
 from ..settings import Settings
+from .logs import configure
 from .run import WORKER_SETTINGS, serve_socket
+from .siblings import Place
 
 
 def _ready() -> None:
@@ -23,8 +25,10 @@ def main() -> int:
     """Serve the inherited socket until SIGTERM, or until standard input ends because the parent has died."""
     bound = socket.socket(fileno=int(sys.argv[1]))
     settings = Settings(**json.loads(os.environ[WORKER_SETTINGS]))
+    place = Place(int(sys.argv[2]), settings.workers, sys.argv[3])
+    configure(settings.log_level)
     try:
-        serve_socket(settings, bound, _ready, orphan_fd=0)
+        serve_socket(settings, bound, _ready, orphan_fd=0, place=place)
     except LogError as error:
         os.write(2, f"{error.message}\n".encode())
         return 1

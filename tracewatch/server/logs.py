@@ -1,0 +1,72 @@
+"""What ``tracewatch serve`` writes to stderr: one line a record, ``time level process logger: message``.
+
+Rule 1: nothing that came from outside can make a line of its own: control characters are escaped.
+Rule 2: no payload and no token. Our loggers say neither; libraries are heard from WARNING on, as below it they log URLs
+        and frames; and of an exception that may quote what it failed on, only the type and the place are written, its
+        words at ``debug`` alone.
+Rule 3: only a process that is ours is configured. Mounted into another application, the host's logging holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import sys
+import time
+import traceback
+
+from ..errors import TracewatchError
+from .observed import logger as access
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_QUOTES_NOTHING = (OSError, sqlite3.Error, TracewatchError)  # what these say is of the system, or ours
+
+
+def configure(log_level: str) -> None:
+    """Write this process's log to stderr, our own records from ``log_level`` (debug, info, warning, error) on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(words=log_level == "debug"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    logging.getLogger("tracewatch").setLevel(log_level.upper())
+    access.setLevel(logging.INFO)  # it has a setting of its own
+
+
+class LineFormatter(logging.Formatter):
+    """The format; ``words``: whether exceptions may say what they failed on."""
+
+    def __init__(self, *, words: bool) -> None:
+        super().__init__()
+        self._words = words
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and indented below it where an exception came from."""
+        message = record.getMessage()
+        if record.name == access.name and message.startswith("{"):
+            return message  # JSON, with a time of its own
+        if record.name == "asyncio" and not self._words:
+            message = message.partition("\n")[0]  # what follows shows the exception with its words
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        head = f"{at}.{int(record.msecs):03d}Z {record.levelname} {record.process} {record.name}: {escape(message)}"
+        failed = record.exc_info[1] if record.exc_info else None
+        return "\n".join([head, *(self._lines(failed) if failed is not None else ())])
+
+    def _lines(self, error: BaseException, depth: int = 0) -> list[str]:
+        lines: list[str] = []
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is not None and depth < 5:
+            lines += [*self._lines(cause, depth + 1), "  which led to:"]
+        for frame in traceback.extract_tb(error.__traceback__):
+            lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}")
+        said = str(error) if self._words or isinstance(error, _QUOTES_NOTHING) else ""
+        lines.append(f"  {type(error).__qualname__}{': ' if said else ''}{escape(said[:1000])}")
+        if isinstance(error, BaseExceptionGroup) and depth < 5:
+            for one in error.exceptions[:10]:
+                lines += ["  with:", *self._lines(one, depth + 1)]
+        return lines
+
+
+def escape(text: str) -> str:
+    """``text`` with its control characters and line breaks as escapes."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
