@@ -1,6 +1,6 @@
 // The time, as a signal that ticks once a second while the page is looked at and something shows it.
 
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 
 let timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -11,6 +11,10 @@ export const now = signal(Date.now(), {
     timer = undefined;
   },
 });
+
+/** Counts every two, and every five seconds: for what is much to draw. */
+export const everyTwo = computed(() => Math.floor(now.value / 2000));
+export const everyFive = computed(() => Math.floor(now.value / 5000));
 
 function start(): void {
   now.value = Date.now();

@@ -2,7 +2,9 @@
 //
 // Rule 1: what is subscribed to is kept here and asked for again after every reconnect, from where its owner stands.
 // Rule 2: after an unsubscribe, frames of that trace are passed over until the server has confirmed it.
-// Rule 3: a browser can't see WebSocket pings: who has heard nothing for 2.2 heartbeats reconnects.
+// Rule 3: a browser can't see WebSocket pings: who has heard nothing for 1.3 heartbeats asks, and says that it asks; for
+//         2.2 heartbeats it reconnects.
+// Rule 4: where the machine slept, changed its network or the page is looked at again, nothing is waited for.
 
 import { signal } from "@preact/signals";
 import type { StoredEvent } from "./types";
@@ -27,6 +29,7 @@ export interface Subscriber {
 export type Link =
   | { kind: "connecting" }
   | { kind: "open" }
+  | { kind: "silent"; since: number } // open, and nothing was heard for too long: it is being asked
   | { kind: "waiting"; since: number; retryAt: number }
   | { kind: "refused"; why: string };
 
@@ -42,6 +45,9 @@ const FIRST_DELAY = 500;
 const MOST_DELAY = 20_000;
 const PROBE_MS = 3_000;
 const CHECK_MS = 5_000;
+const FRESH_MS = 1_000; // who was heard so lately lives
+const ASK = 1.3; // heartbeats without a word until the socket is asked, and
+const GIVE_UP = 2.2; // until it is given up
 const UNAUTHORIZED = 4501;
 
 /** How long to wait before attempt number `attempt` (from 0), in ms: full jitter between 0.5 s and 20 s. */
@@ -58,6 +64,8 @@ export class Socket {
   private attempt = 0;
   private offlineSince = 0;
   private heard = 0; // ms; when the server last said something
+  private begun = 0; // ms; when this socket was made
+  private looked = 0; // ms; of the last check
   private heartbeatMs = 15_000;
   private why = ""; // the words of the server's last error for the whole socket
   private leaveWithin: number | null = null; // ms; of a goaway
@@ -70,6 +78,7 @@ export class Socket {
     this.connect();
     setInterval(() => this.check(), CHECK_MS);
     window.addEventListener("online", () => this.awake());
+    window.addEventListener("focus", () => this.awake());
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) this.awake();
     });
@@ -112,14 +121,22 @@ export class Socket {
 
   /** The machine may have slept or changed its network: connect at once, or see whether the socket still lives. */
   awake(): void {
-    if (!this.socket) return this.retryNow();
-    if (!this.isOpen() || this.probe !== undefined) return;
-    const asked = Date.now();
+    if (!this.socket) return this.link.value.kind === "refused" ? undefined : this.retryNow();
+    const now = Date.now();
+    // A socket from before a sleep is dead, and one that hangs in its handshake may have begun it in another network
+    const hopeless = this.isOpen() ? now - this.heard > this.heartbeatMs * GIVE_UP : now - this.begun > PROBE_MS;
+    if (hopeless) return this.dropAndRetry();
+    if (!this.isOpen() || this.probe !== undefined || now - this.heard < FRESH_MS) return;
     this.socket.send("ping");
     this.probe = setTimeout(() => {
       this.probe = undefined;
-      if (this.heard < asked) this.drop();
+      if (this.heard < now) this.dropAndRetry();
     }, PROBE_MS);
+  }
+
+  private dropAndRetry(): void {
+    this.drop();
+    this.retryNow();
   }
 
   private isOpen(): boolean {
@@ -137,7 +154,7 @@ export class Socket {
     this.leaving.clear();
     this.leaveWithin = null;
     this.why = "";
-    this.heard = Date.now();
+    this.heard = this.begun = Date.now();
     if (this.link.value.kind !== "waiting") this.link.value = { kind: "connecting" };
     socket.onopen = () => {
       if (this.socket !== socket) return;
@@ -183,10 +200,17 @@ export class Socket {
   }
 
   private check(): void {
+    const now = Date.now();
+    const slept = this.looked > 0 && now - this.looked > CHECK_MS * 3;
+    this.looked = now;
+    if (slept) return this.awake(); // the timers stood still
     if (!this.socket) return;
-    const silent = Date.now() - this.heard;
-    if (silent > this.heartbeatMs * 2.2) this.drop();
-    else if (silent > this.heartbeatMs && this.isOpen()) this.socket.send("ping");
+    const silent = now - this.heard;
+    if (silent > this.heartbeatMs * GIVE_UP) this.dropAndRetry();
+    else if (silent > this.heartbeatMs * ASK && this.isOpen()) {
+      this.socket.send("ping");
+      if (this.link.value.kind === "open") this.link.value = { kind: "silent", since: this.heard };
+    }
   }
 
   private receive(frame: Frame | StoredEvent): void {

@@ -118,14 +118,44 @@ describe("a dead socket", () => {
     expect(FakeWebSocket.all.length).toBe(1);
   });
 
-  test("is found within seconds after sleep", () => {
+  test("is found within seconds after the network has changed", () => {
     FakeWebSocket.last.open();
     FakeWebSocket.last.say({ event: "traces", traces: [] });
-    vi.advanceTimersByTime(10);
-    emit("visibilitychange");
+    vi.advanceTimersByTime(2000);
+    emit("online");
     expect(FakeWebSocket.last.sent).toContain("ping");
     vi.advanceTimersByTime(3000);
-    expect(socket.link.value.kind).toBe("waiting");
+    expect(FakeWebSocket.all.length, "another at once").toBe(2);
+    expect(socket.link.value.kind, "and it is not called live before it speaks").toBe("waiting");
+    FakeWebSocket.last.open();
+    FakeWebSocket.last.say({ event: "traces", traces: [] });
+    expect(socket.link.value.kind).toBe("open");
+  });
+
+  test("is said to be silent before it is given up", () => {
+    FakeWebSocket.last.open();
+    FakeWebSocket.last.say({ event: "connected", trace_id: "a", heartbeat_s: 10 });
+    vi.advanceTimersByTime(10_000);
+    expect(socket.link.value.kind).toBe("open");
+    vi.advanceTimersByTime(5_000);
+    expect(socket.link.value.kind).toBe("silent");
+    FakeWebSocket.last.say({ event: "pong" });
+    expect(socket.link.value.kind).toBe("open");
+  });
+
+  test("from before the machine slept is replaced at once, though no event says that it slept", () => {
+    FakeWebSocket.last.open();
+    FakeWebSocket.last.say({ event: "connected", trace_id: "a", heartbeat_s: 10 });
+    vi.advanceTimersByTime(5_000);
+    vi.setSystemTime(Date.now() + 3_600_000); // an hour in which no timer ran
+    vi.advanceTimersByTime(5_000);
+    expect(FakeWebSocket.all.length).toBe(2);
+  });
+
+  test("that hangs in its handshake is replaced when there is a network again", () => {
+    vi.advanceTimersByTime(4_000);
+    emit("online");
+    expect(FakeWebSocket.all.length).toBe(2);
   });
 });
 

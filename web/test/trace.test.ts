@@ -4,8 +4,22 @@ import type { Frame, Socket } from "../src/socket";
 import { TraceLog } from "../src/trace";
 import type { Snapshot, StoredEvent } from "../src/types";
 
-const { pages } = vi.hoisted(() => ({ pages: [] as unknown[][] }));
-vi.mock("../src/api", () => ({ fetchEvents: async () => ({ events: pages.shift() ?? [] }) }));
+const { pages, ApiError } = vi.hoisted(() => ({
+  pages: [] as (unknown[] | Error)[],
+  ApiError: class extends Error {
+    constructor(readonly status: number, readonly code: string, message: string, readonly details: unknown[], readonly retryAfterS: number, readonly facts: object) {
+      super(message);
+    }
+  },
+}));
+vi.mock("../src/api", () => ({
+  ApiError,
+  async fetchEvents() {
+    const page = pages.shift() ?? [];
+    if (page instanceof Error) throw page;
+    return { events: page };
+  },
+}));
 
 const calls: string[] = [];
 const socket = {
@@ -63,6 +77,29 @@ test("a reconnect asks from the cursor, keeps what is there and says what was re
   feed(connected(1, 3), said(2), said(3), caughtUp(2));
   expect(texts()).toEqual(["text 1", "text 2", "text 3"]);
   expect(log.recovered.value).toBe(2);
+});
+
+test("what was missed is put in at once, when all of it is here", () => {
+  feed(connected(0, 1), said(1), caughtUp(1));
+  log.lost();
+  expect(log.phase.value.kind, "it is not live while it is not").toBe("catching_up");
+  feed(connected(1, 4), said(2));
+  expect(log.phase.value).toEqual({ kind: "catching_up", left: 3 });
+  expect(texts()).toEqual(["text 1"]);
+  feed(said(3), said(4));
+  expect(texts()).toEqual(["text 1"]);
+  feed(caughtUp(3));
+  expect(texts().length).toBe(4);
+  feed(said(5));
+  expect(texts().length).toBe(5);
+});
+
+test("what was trimmed while it was not read is said, and the rest is read", async () => {
+  feed(connected(6, 8), said(7), said(8), caughtUp(2));
+  pages.push(new ApiError(410, "trimmed", "gone", [], 0, { first_event_id: 4 }), [said(4), said(5), said(6)]);
+  await log.readHistory();
+  expect(texts()).toEqual(["Events 1 to 3 have been trimmed from the log", "text 4", "text 5", "text 6", "text 7", "text 8"]);
+  expect(log.history.value).toBe("complete");
 });
 
 test("a hole or a repeat asks again, and takes nothing", () => {

@@ -3,7 +3,7 @@
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, spoken } from "../app";
 import { wanted } from "../auth";
-import { now } from "../clock";
+import { everyFive } from "../clock";
 import { count, visible } from "../format";
 import { parseFilter, toggleWord } from "../filter";
 import { useKeys } from "../keys";
@@ -133,7 +133,7 @@ export function ListPage() {
           </div>
           {rows.length === 0 && <p class="nothing">No trace passes the filter. <button class="link" onClick={() => setParams({ f: null })}>Clear it</button></p>}
           <VirtualList items={rows} estimate={ROW} fixed handle={list} role="rowgroup" rowRole="presentation" label="Traces" class="tbody" tabIndex={-1}
-            render={(row, i) => <Line {...row} n={i} focused={i === focus} toggle={toggle} cancel={setCancelling} words={now_(row.trace)} tick={row.trace.is_running ? Math.floor(now.value / 5000) : 0} />} />
+            render={(row, i) => <Line {...row} n={i} focused={i === focus} toggle={toggle} cancel={setCancelling} words={now_(row.trace)} tick={row.trace.is_running ? everyFive.value : 0} />} />
         </div>
       </main>
       {cancelling && <Cancel trace={cancelling} close={() => setCancelling(null)} />}

@@ -60,7 +60,8 @@ function LivePill({ log }: { log?: TraceLog }) {
     kind = "off";
     if (!navigator.onLine || now.value - link.since > OFFLINE_AFTER) words = `offline since ${timeOfDay(new Date(link.since).toISOString()).slice(0, -3)}`;
     else words = left > 500 ? `reconnecting in ${Math.ceil(left / 1000)} s` : "reconnecting";
-  } else if (link.kind === "open") {
+  } else if (link.kind === "silent") words = `no word for ${Math.round((now.value - link.since) / 1000)} s, asking`;
+  else if (link.kind === "open") {
     if (!log) [kind, words] = ["live", "live"];
     else {
       const phase = log.phase.value;
@@ -68,7 +69,7 @@ function LivePill({ log }: { log?: TraceLog }) {
       log.version.value;
       if (phase.kind === "loading") words = "opening";
       else if (phase.kind === "gone") [kind, words] = ["off", phase.code === "trace_deleted" ? "deleted" : "not found"];
-      else if (phase.kind === "catching_up" && phase.left > 0) words = `catching up ${count(phase.left)}`;
+      else if (phase.kind === "catching_up") words = phase.left > 0 ? `catching up ${count(phase.left)}` : "catching up";
       else if (log.state?.ended) [kind, words] = ["ended", "ended"];
       else if (status === "lost") [kind, words] = ["lost", "lost"];
       else [kind, words] = ["live", "live"];
@@ -76,7 +77,7 @@ function LivePill({ log }: { log?: TraceLog }) {
         const since = now.value - Date.parse(log.lastEventAt);
         more = since < 1500 ? "now" : `${ago(since)} ago`;
       }
-      if (log.recovered.value) more = `recovered ${count(log.recovered.value)} events`;
+      if (log.recovered.value) more = `recovered ${count(log.recovered.value)} ${log.recovered.value === 1 ? "event" : "events"}`;
     }
   }
   useLinkSpoken(link.kind);

@@ -3,7 +3,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { say } from "../app";
-import { now } from "../clock";
+import { everyTwo } from "../clock";
 import { count, duration, timeOfDay, visible } from "../format";
 import { useKeys } from "../keys";
 import type { Replay } from "../replay";
@@ -188,7 +188,7 @@ function useSpans(log: TraceLog): Drawn {
       setKept(make(log));
       cost.current = performance.now() - start;
     }, Math.max(REFRESH_MS, cost.current * SHARE));
-  }, [version, log, ticking && Math.floor(now.value / 2000)]);
+  }, [version, log, ticking && everyTwo.value]);
   useEffect(() => {
     setKept(make(log));
     return () => {
