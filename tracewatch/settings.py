@@ -163,6 +163,11 @@ class Settings:
         "A line on stderr for each request, and for each socket opened and closed: `json`, `text` or `off`",
         choices=("json", "text", "off"),
     )
+    keep_days: int = _option(
+        "count", 0, "Traces that are over go after so many days, and events of those that go on", low=0, shown="off"
+    )
+    keep_events: int = _option("count", 0, "Of each trace at least the newest so many events stay", low=0, shown="off")
+    retention_s: float = _option("seconds", 60.0, "What is no longer kept is looked for this often", low=0.01)
     max_event_bytes: int = _option("bytes", 256 * 1024, "The largest event taken", low=1024)
     max_batch_events: int = _option("count", 1000, "The most events in one append")
     max_batch_bytes: int = _option("bytes", 4 * 1024**2, "The largest append", low=1024)

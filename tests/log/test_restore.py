@@ -216,8 +216,10 @@ async def test_nothing_of_it_stays_in_the_file(url: str, db: Path) -> None:
         await fill(log)
         await log.append("t", notes(600), producer="p", seq=1)
         await log.delete_trace("t")
+        while await log.sweep():
+            pass
     connection = sqlite3.connect(db)
-    for table in ("traces", "events", "messages", "producers", "snapshots", "traces_text"):
+    for table in ("traces", "events", "messages", "producers", "snapshots", "inputs", "leftovers", "traces_text"):
         sql = f"SELECT COUNT(*) FROM {table}" + (" WHERE traces_text MATCH 'Task'" if table == "traces_text" else "")
         assert connection.execute(sql).fetchone() == (0,), table
     assert connection.execute("SELECT COUNT(*) FROM deleted_traces").fetchone() == (2,)

@@ -1,5 +1,4 @@
-"""The command line, ``tracewatch serve demo tail ls show inputs answer cancel import export backup restore``:
-one file per command.
+"""The command line, ``tracewatch serve demo tail ls show inputs answer … prune``: one file per command.
 
 Rule 1: stdout carries what was asked for and nothing else; everything said about it goes to stderr.
 Rule 2: whatever an agent wrote passes through ``text.escape`` before it reaches a terminal.
@@ -35,6 +34,7 @@ COMMANDS = {  # in the order of the help; loaded when first used, so that `trace
     "export": "export",
     "backup": "backup",
     "restore": "restore",
+    "prune": "prune",
 }
 
 

@@ -1,6 +1,6 @@
 """``tracewatch export``: a trace as NDJSON that `tracewatch import` puts back byte for byte.
 
-Rule 1: the header holds what never changes about a trace and nothing else, so that export, import and export again
+Rule 1: the header holds of a trace what does not change by putting it back, so that export, import and export again
         give the same bytes.
 Rule 2: with ``--html`` the same lines stand in a page that holds the viewer and asks nobody for anything.
 """
@@ -16,6 +16,7 @@ import click
 import orjson
 
 from ..client.api import Api
+from ..model.base import make_base
 from ..server.page import NOT_BUILT, OFFLINE, web_dir
 from .common import CliError, examples, url_option
 from .resolve import TRACE_HELP, all_events, find_trace, subtree
@@ -37,6 +38,7 @@ HEADER = (
     "created_at",
     "metadata",
     "first_event_id",
+    "last_event_id",
 )
 
 
@@ -73,7 +75,7 @@ def command(trace: str | None, output_file: Path | None, children: bool, html: b
 def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
     """``{"trace": …}`` and the stored events of a trace, then the same of each sub-trace, depth first."""
     for trace, _ in subtree(api, trace_id):
-        yield orjson.dumps({"trace": header(trace)}) + b"\n"
+        yield orjson.dumps({"trace": header(api, trace)}) + b"\n"
         yield from (line + b"\n" for line in all_events(api, trace))
         if not children:
             return
@@ -91,7 +93,7 @@ def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
         names = ("trace", "goal_tree", "sub_traces", "pending_inputs")
         answer = api.trace(trace["trace_id"])
         snapshot = {name: answer[name] for name in names}
-        yield _harmless(orjson.dumps({"trace": header(trace), "snapshot": snapshot}))
+        yield _harmless(orjson.dumps({"trace": header(api, trace), "snapshot": snapshot}))
         yield from map(_harmless, all_events(api, trace))
         if not children:
             break
@@ -103,6 +105,9 @@ def _harmless(line: bytes) -> bytes:
     return line.replace(b"<", b"\\u003c") + b"\n"
 
 
-def header(trace: dict[str, Any]) -> dict[str, Any]:
-    """What of a trace's summary is needed to put it back."""
-    return {key: trace[key] for key in HEADER}
+def header(api: Api, trace: dict[str, Any]) -> dict[str, Any]:
+    """What of a trace's summary is needed to put it back; of a trimmed one, also the state its log begins with."""
+    kept = {key: trace[key] for key in HEADER}
+    if trace["first_event_id"] > 1:
+        kept["base"] = make_base(api.trace(trace["trace_id"], at_event_id=trace["first_event_id"] - 1))
+    return kept

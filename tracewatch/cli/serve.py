@@ -18,9 +18,10 @@ from .common import CliError, examples
 EXAMPLES = examples("""
     tracewatch serve
     tracewatch serve --db /var/lib/tracewatch/tracewatch.db --port 8400 --workers 2
+    tracewatch serve --keep-days 30 --keep-events 100000
     TRACEWATCH_PORT=8500 tracewatch serve --heartbeat-s 5
 """)
-_MAIN = ("db", "host", "port", "workers", "redis")
+_MAIN = ("db", "host", "port", "workers", "keep_days", "keep_events", "redis")
 
 
 class ServeCommand(click.Command):

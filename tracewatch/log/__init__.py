@@ -13,12 +13,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import LogError
 from ..model.state import State
 from .counts import LogCounts, LogLook
 from .health import Health
+
+if TYPE_CHECKING:
+    from .retention import Outdated
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,33 @@ class EventLog(Protocol):
 
     async def delete_trace(self, trace_id: str) -> list[str]:
         """Remove a trace and its sub-traces; returns their ids. Raises UnknownTrace."""
+
+    async def outdated(self, *, keep_days: float = 0, keep_events: int = 0) -> list[Outdated]:
+        """What retention would let go now; 0: that one is off. Traces that go whole first, then what goes with them."""
+
+    async def delete_outdated(self, trace_id: str, keep_days: float) -> list[str]:
+        """As delete_trace, if all of it is over and nothing has happened in it for ``keep_days``; else nothing, []."""
+
+    async def trim(self, trace_id: str, upto: int) -> bool:
+        """Let the log begin after ``upto``. False where it can't: there is no kept snapshot of it. UnknownTrace."""
+
+    async def sweep(self) -> bool:
+        """Remove a piece of what was trimmed or deleted from the file. False if there was nothing."""
+
+    async def shrink(self, keep_free_share: float = 0.0) -> bool:
+        """Give some of the file's free space back. False if no more than this share of it (0 to 1) is free."""
+
+    async def checkpoint(self, above_bytes: int = 0) -> bool:
+        """Empty the WAL if it is larger than ``above_bytes``. False if it is still in use: try again later."""
+
+    async def vacuum(self) -> None:
+        """Write the file anew, in one go: nobody can write meanwhile."""
+
+    async def gives_back(self) -> bool:
+        """Whether ``shrink`` can do something for this file; if not, ``vacuum`` changes that."""
+
+    async def claim_retention(self, for_s: float, *, held: bool = False) -> bool:
+        """Have retention to oneself ``for_s`` long; ``held``: go on having it. False: another process has it."""
 
     async def renew_lease(self, trace_id: str) -> None:
         """Count the recorder's lease from now; a lost trace is running again. Raises UnknownTrace."""

@@ -31,6 +31,7 @@ class InputChanges:
 
     asked: dict[str, Event] = field(default_factory=dict)  # request_id: input_requested
     answers: dict[str, Event] = field(default_factory=dict)  # request_id: input_provided
+    opened: dict[str, int] = field(default_factory=dict)  # request_id: the event_id that stands for one trimmed away
 
     def note(self, event: Event) -> None:
         """Look at one new event."""
@@ -72,6 +73,11 @@ async def write_inputs(
     new, closed = [], []
     for trace_key, before, state, changes in changed:
         new += [_row(trace_key, event, state, changes) for event in changes.asked.values()]
+        for request_id, event_id in changes.opened.items():
+            if request_id in state.pending_inputs:
+                asked = state.pending_inputs[request_id]
+                event = {**asked, "event_id": event_id, "ts": asked["requested_at"]}
+                new.append(_row(trace_key, event, state, changes))
         for request_id in before:
             if request_id not in state.pending_inputs:
                 how = state.closed_inputs[request_id]

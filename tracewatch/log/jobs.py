@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiosqlite
 import orjson
 
 from ..errors import (
@@ -29,7 +30,7 @@ from ..model.events import canonical, check_size
 from ..model.rules import complete
 from . import Appended
 from .rows import fetch
-from .transaction import Draft, Plan, Transaction, stats_of
+from .transaction import Draft, Plan, Transaction
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +42,7 @@ class Job:
     exclusive: bool = False  # whether it writes by itself and so must be alone in its transaction
     size: int = 1024  # bytes it may cost while it waits; roughly
     since: float = 0.0  # loop time from which it waits
+    bare: bool = False  # ``work`` is done instead of ``run``, without a transaction around it: exclusive as well
 
     def traces(self) -> Iterator[str]:
         """The traces it needs loaded."""
@@ -52,6 +54,10 @@ class Job:
 
     async def run(self, tx: Transaction) -> Any:
         """Do it and return the answer."""
+        raise NotImplementedError
+
+    async def work(self, connection: aiosqlite.Connection) -> Any:
+        """The same of a ``bare`` job."""
         raise NotImplementedError
 
 
@@ -318,40 +324,3 @@ def _mark_lost(tx: Transaction, draft: Draft, reason: str) -> bool:
         return False
     _one_event(tx, draft, {"event": "trace_status_changed", "status": "lost", "reason": reason}).commit()
     return True
-
-
-@dataclass(slots=True, eq=False)
-class Delete(Job):
-    """Remove a trace and its sub-traces."""
-
-    trace_id: str = ""
-    exclusive: bool = True
-
-    async def run(self, tx: Transaction) -> list[str]:
-        rows = await fetch(
-            tx.connection,
-            "WITH RECURSIVE down (trace_id) AS (SELECT ? UNION SELECT traces.trace_id FROM traces"
-            " JOIN down ON traces.parent_trace_id = down.trace_id)"
-            " SELECT trace_key, trace_id, last_event_id, parent_trace_id, tree_messages, tree_tokens, tree_cost"
-            " FROM traces JOIN down USING (trace_id)",
-            self.trace_id,
-        )
-        if not rows:
-            raise UnknownTrace(f"there is no trace {self.trace_id!r}", trace_id=self.trace_id)
-        await self._leave_parent(tx, next(row for row in rows if row[1] == self.trace_id))
-        keys = [(row[0],) for row in rows]
-        for table in ("events", "messages", "producers", "snapshots", "inputs", "traces"):
-            await tx.connection.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
-        tx.deleted.extend((row[1], row[2]) for row in rows)
-        return [row[1] for row in rows]
-
-    async def _leave_parent(self, tx: Transaction, row: Sequence[Any]) -> None:
-        """What stays of it in the totals above is what its parent's log says of it."""
-        parent_id, tree = row[3], row[4:]
-        if parent_id is None:
-            return
-        await tx.load([parent_id])
-        parent = tx.draft(parent_id)
-        if parent is not None:
-            messages, tokens, cost = stats_of(parent.state.sub_traces, self.trace_id)
-            tx.tree_changes.append((parent_id, messages - tree[0], tokens - tree[1], cost - tree[2]))

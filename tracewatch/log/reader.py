@@ -21,12 +21,15 @@ import orjson
 
 from ..errors import Gap, NoSuchMessage, TracewatchError, Unavailable, UnknownTrace
 from ..model.state import State
+from ..model.times import format_time
 from . import Grown, Page, Snapshot, TraceQuery
 from .cache import Cached, StateCache
 from .counts import LogLook, look
 from .health import Health, fault_of
 from .inputs import expired_inputs, inputs_of, open_inputs
-from .rows import TRACE_COLUMNS, TraceRow, fetch, hole, load_state, trace_rows
+from .removal import gives_back
+from .retention import DAY_S, Outdated, find_outdated
+from .rows import TRACE_COLUMNS, TraceRow, at_first, fetch, hole, load_state, trace_rows
 
 logger = logging.getLogger("tracewatch.log")
 MOST_DAMAGED = 100  # traces whose damage is remembered; the check of the whole file finds what else there is
@@ -167,7 +170,7 @@ class Reader:
                 return Snapshot(await self._state_at(connection, row, at_event_id), alive)
             known = self._cache.get(row)
             if known is not None and known.state.last_event_id >= row.last_event_id:
-                state = known.state
+                state = at_first(known.state, max(known.state.first_event_id, row.first_event_id))
             else:
                 state = await load_state(connection, row, row.last_event_id, known.state if known else None)
                 self._cache.put(Cached(row.trace_key, state))
@@ -183,6 +186,7 @@ class Reader:
                 f"the log holds events {row.first_event_id} to {row.last_event_id}, not {at_event_id}",
                 first_event_id=row.first_event_id,
                 current_event_id=row.last_event_id,
+                resume_event_id=row.last_event_id if reason == "ahead" else row.first_event_id - 1,
             )
         return await load_state(connection, row, at_event_id)
 
@@ -285,6 +289,28 @@ class Reader:
         """``(trace_id, request_id)`` of the open questions whose time has run out."""
         async with self._lend() as connection:
             return await expired_inputs(connection, self._clock())
+
+    async def outdated(self, *, keep_days: float = 0, keep_events: int = 0) -> list[Outdated]:
+        """See EventLog.outdated."""
+        before = format_time(self._clock() - keep_days * DAY_S) if keep_days else None
+        async with self._lend() as connection:
+            return await find_outdated(connection, keep_events=keep_events, before=before)
+
+    async def has_leftovers(self) -> bool:
+        """Whether something was trimmed or deleted and is still in the file."""
+        async with self._lend() as connection:
+            return bool(await fetch(connection, "SELECT 1 FROM leftovers LIMIT 1"))
+
+    async def pages(self) -> tuple[int, int]:
+        """The file's pages, and how many of them are free."""
+        async with self._lend(transaction=True) as connection:
+            pages = (await fetch(connection, "PRAGMA page_count"))[0][0]
+            return int(pages), int((await fetch(connection, "PRAGMA freelist_count"))[0][0])
+
+    async def gives_back(self) -> bool:
+        """See EventLog.gives_back."""
+        async with self._lend() as connection:
+            return await gives_back(connection)
 
     async def inputs(self, limit: int) -> list[dict[str, Any]]:
         """See EventLog.inputs."""

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from ..errors import Invalid, TraceConflict, TracewatchError
+from ..model.base import put_base
 from ..model.events import canonical
 from . import Appended
 from .jobs import Job, first_ids, named_messages
@@ -75,9 +76,15 @@ class Restore(Job):
     async def _create(self, tx: Transaction) -> Draft:
         header = self.header
         first = header.get("first_event_id", 1)
-        await first_ids(tx, header["trace_id"])
+        used = (await first_ids(tx, header["trace_id"]))["last_event_id"]
+        if used > max(header.get("last_event_id", 0), first - 1):
+            raise TraceConflict(
+                f"trace {header['trace_id']!r} was deleted after its event {used}, and this export ends before that:"
+                " what came next would get ids that were used already. Import it into another database",
+                last_event_id=used,
+            )
         spec = {key: header.get(key) for key in ("task", "agent_type", "parent_trace_id", "parent_goal_id", "metadata")}
-        return await tx.insert_trace(
+        draft = await tx.insert_trace(
             {
                 "trace_id": header["trace_id"],
                 "spec": orjson.dumps({**spec, "lease_s": None}, option=orjson.OPT_SORT_KEYS).decode(),
@@ -90,6 +97,16 @@ class Restore(Job):
                 "updated_at": header["created_at"],
             }
         )
+        if header.get("base") is not None and first > 1:
+            await self._put_base(tx, draft, first - 1)
+        return draft
+
+    async def _put_base(self, tx: Transaction, draft: Draft, upto: int) -> None:
+        """A trimmed log begins with a state, and with the snapshot that says so."""
+        draft.state = put_base(draft.state, self.header["base"])
+        draft.told |= draft.state.sub_traces.keys()
+        draft.snapshots.append((draft.row.trace_key, upto, orjson.dumps(draft.state.to_json())))
+        draft.inputs.opened.update(dict.fromkeys(draft.state.pending_inputs, upto))
 
     def _compare(self, draft: Draft) -> None:
         row = draft.row
@@ -119,7 +136,8 @@ class Restore(Job):
 
 async def _last_sequence(tx: Transaction, draft: Draft) -> int:
     sql = "SELECT COALESCE(MAX(sequence), 0) FROM messages WHERE trace_key = ?"
-    return int((await fetch(tx.connection, sql, draft.row.trace_key))[0][0])
+    there = int((await fetch(tx.connection, sql, draft.row.trace_key))[0][0])
+    return max(there, draft.state.total_messages)  # those that were trimmed have had theirs
 
 
 def _check_message(plan: Plan, event: dict[str, Any], sequence: int) -> int:

@@ -165,19 +165,22 @@ async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int,
     """
     from ..model.state import apply_into
 
-    if base is None or base.last_event_id > upto:
-        base = row.initial_state()
+    if base is not None and not row.first_event_id - 1 <= base.last_event_id <= upto:
+        base = None  # what comes between was trimmed meanwhile, or it is too new
     found: list[Any] = []
-    if upto - base.last_event_id > SNAPSHOT_EVERY:  # far behind: a kept snapshot is nearer
+    if base is None or upto - base.last_event_id > SNAPSHOT_EVERY:  # far behind: a kept snapshot is nearer
         found = await fetch(
             connection,
             "SELECT body FROM snapshots WHERE trace_key = ? AND event_id BETWEEN ? AND ?"
             " ORDER BY event_id DESC LIMIT 1",
             row.trace_key,
-            base.last_event_id + 1,
+            row.first_event_id - 1 if base is None else base.last_event_id + 1,
             upto,
         )
-    state = State.from_json(orjson.loads(found[0][0])) if found else base.copy()
+    if found:
+        state = State.from_json(orjson.loads(found[0][0]))
+    else:
+        state = row.initial_state() if base is None else base.copy()
     state.first_event_id = row.first_event_id
     while state.last_event_id < upto:
         bodies = await fetch(
@@ -192,6 +195,15 @@ async def load_state(connection: aiosqlite.Connection, row: TraceRow, upto: int,
         for (body,) in bodies:
             apply_into(state, orjson.loads(body))
         forget_complete(state)
+    return state
+
+
+def at_first(state: State, first_event_id: int) -> State:
+    """The same state of a log that begins with ``first_event_id``: another process may have trimmed it."""
+    if state.first_event_id == first_event_id:
+        return state
+    state = state.copy()
+    state.first_event_id = first_event_id
     return state
 
 

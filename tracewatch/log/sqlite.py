@@ -19,6 +19,7 @@ import aiosqlite
 import orjson
 
 from ..errors import Invalid, InvalidField, LogError, LogLocked, TooLarge, TracewatchError, Unavailable
+from ..model.base import read_base
 from ..model.events import canonical, validate_event, validate_stored
 from . import Appended, Snapshot
 from .cache import StateCache
@@ -28,9 +29,11 @@ from .counts import LogCounts, LogLook
 from .file import OpenFile
 from .health import Health, fault_of, is_busy
 from .inputs import fill_inputs
-from .jobs import Append, Create, Delete, Expire, Job, Renew
+from .jobs import Append, Create, Expire, Job, Renew
+from .keeper import Keeper
 from .migrate import migrate
 from .reader import Reader
+from .removal import Delete
 from .restore import Restore
 from .rows import fetch
 from .writer import TURN_MS, Writer
@@ -79,6 +82,10 @@ class SQLiteLog:
         )
         self._care = Care(file=file, health=self.health, writer=self._writer, reader=self._reader)
         self.replaced = self._care.replaced
+        self._offer()
+
+    def _offer(self) -> None:
+        """Those methods that are a part's own."""
         self.read = self._reader.read
         self.snapshot = self._reader.snapshot
         self.messages = self._reader.messages
@@ -89,6 +96,16 @@ class SQLiteLog:
         self.last_seq = self._reader.last_seq
         self.inputs = self._reader.inputs
         self.inputs_of = self._reader.inputs_of
+        keeper = Keeper(self.path, self._writer, self._reader, self._clock)
+        self.outdated = self._reader.outdated
+        self.delete_outdated = keeper.delete_outdated
+        self.trim = keeper.trim
+        self.sweep = keeper.sweep
+        self.shrink = keeper.shrink
+        self.checkpoint = keeper.checkpoint
+        self.vacuum = keeper.vacuum
+        self.gives_back = self._reader.gives_back
+        self.claim_retention = keeper.claim
         self.listen = self._writer.listen
         self.counts: LogCounts = self._writer.counts
 
@@ -198,6 +215,8 @@ class SQLiteLog:
         """See EventLog.restore. ``header`` is what ``validate_header`` returned."""
         if len(events) > self._max_batch_events:
             self._check_count(events)
+        if header.get("base") is not None:
+            header = {**header, "base": read_base(header["base"])}
         stored = [validate_stored(raw, i) for i, raw in enumerate(events)]
         for index, event in enumerate(stored):
             if event["trace_id"] != header["trace_id"]:
@@ -290,6 +309,8 @@ async def _connect(path: Path, opened: list[aiosqlite.Connection], *, writing: b
         await fetch(connection, "PRAGMA wal_autocheckpoint = 0")
         await fetch(connection, "PRAGMA query_only = 1")
         return connection
+    # Before anything is written: later it takes a VACUUM. So that the space of what was trimmed can be given back
+    await fetch(connection, "PRAGMA auto_vacuum = INCREMENTAL")
     mode = await _set_wal(connection)
     if mode != "wal":  # PRAGMA says so by its value, not by an error
         raise LogError(

@@ -21,7 +21,7 @@ from ..model.state import TOTALS, Event, State, apply_into
 from . import Grown
 from .cache import Cached, StateCache
 from .inputs import InputChanges, write_inputs
-from .rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow, fetch, forget_complete, load_state, trace_rows
+from .rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow, at_first, fetch, forget_complete, load_state, trace_rows
 
 
 @dataclass(slots=True)
@@ -39,6 +39,7 @@ class Draft:
     told: set[str] = field(default_factory=set)  # sub-traces of which new events tell
     inputs: InputChanges = field(default_factory=InputChanges)
     renewed: bool = False
+    trimmed: bool = False  # its first_event_id has moved: whoever lists it is told
     logged: dict[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
     pending: dict[str, dict[str, Any]] = field(init=False)  # the questions that were open before
 
@@ -135,7 +136,7 @@ class Transaction:
     async def _open(self, row: TraceRow) -> Draft:
         known = self.cache.get(row)
         if known is not None and known.state.last_event_id == row.last_event_id:
-            return Draft(row, known.state, dict(known.producers))
+            return Draft(row, at_first(known.state, row.first_event_id), dict(known.producers))
         # Another process has written: what was known of producers may be old
         state = await load_state(self.connection, row, row.last_event_id, known.state if known else None)
         return Draft(row, state, {})
@@ -235,7 +236,7 @@ class Transaction:
 
     async def flush(self) -> list[Grown]:
         """Write everything and return what listeners are told after the commit."""
-        changed = [d for d in self.drafts.values() if d.events or d.renewed]
+        changed = [d for d in self.drafts.values() if d.events or d.renewed or d.trimmed]
         if not changed and not self.deleted:
             return []
         run = self.connection.executemany

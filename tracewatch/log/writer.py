@@ -133,7 +133,20 @@ class Writer:
                 self._work.clear()
                 await self._work.wait()
                 continue
-            await self._write(self._gather())
+            group = self._gather()
+            await (self._work_bare(group[0]) if group[0].bare else self._write(group))
+
+    async def _work_bare(self, job: Job) -> None:
+        self._began = asyncio.get_running_loop().time()
+        try:
+            self._file.check()
+            answer = await job.work(self._connection)
+        except Exception as error:
+            await self._fail([job], error)
+        else:
+            self._answer(job, answer)
+        finally:
+            self._began = None
 
     def _gather(self) -> list[Job]:
         group = [self._waiting.popleft()]

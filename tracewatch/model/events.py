@@ -187,6 +187,8 @@ def validate_header(raw: Any) -> dict[str, Any]:
     header["root_trace_id"] = raw.get("root_trace_id")
     header["created_at"] = raw.get("created_at")
     header["first_event_id"] = raw.get("first_event_id", 1)
+    header["last_event_id"] = raw.get("last_event_id", 0)
+    header["base"] = raw.get("base")  # of a trimmed log; ``read_base`` checks it
     for key in ("trace_id", "root_trace_id", "created_at"):
         if not isinstance(header[key], str):
             raise InvalidField(f"trace.{key}: is missing", details=[{"path": f"trace.{key}", "message": "is missing"}])
@@ -197,6 +199,9 @@ def validate_header(raw: Any) -> dict[str, Any]:
     first = header["first_event_id"]
     if not isinstance(first, int) or isinstance(first, bool) or not 1 <= first < 2**53:
         raise InvalidField("trace.first_event_id: a whole number from 1")
+    last = header["last_event_id"]
+    if not isinstance(last, int) or isinstance(last, bool) or not 0 <= last < 2**53:
+        raise InvalidField("trace.last_event_id: a whole number from 0")
     return header
 
 

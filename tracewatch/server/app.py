@@ -29,6 +29,7 @@ from .descriptors import look_at_descriptors
 from .follow import Following
 from .hints import load_redis
 from .observed import Observed
+from .retention import retain
 from .services import Services, error_response
 from .siblings import Place, Siblings
 from .stalls import StallGuard
@@ -107,7 +108,7 @@ async def _serve(
     bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
     redis = redis_bell(log, hub) if redis_bell is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
-    tasks = [asyncio.create_task(work) for work in (_expire(log), stalls.run())]
+    tasks = [asyncio.create_task(work) for work in (_expire(log), retain(log, chosen), stalls.run())]
     try:
         yield Services(log, hub, chosen, stalls, bell, observed, siblings, redis)
     finally:

@@ -1,0 +1,138 @@
+"""``tracewatch prune``: let go of what is old in a database file, now, whether a server runs on it or not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InvalidField
+from ..log import open_log
+from ..log.retention import Outdated, prune
+from ..settings import Settings
+from . import text
+from .common import CliError, examples
+from .database import db_option, size
+
+EXAMPLES = examples("""
+    tracewatch prune --keep-days 30 --dry-run       what would go, trace by trace
+    tracewatch prune --keep-days 30 --db /var/lib/tracewatch/tracewatch.db
+    tracewatch prune --keep-events 10000 --json
+    tracewatch prune --vacuum                       once, for a file that was made before it could shrink
+""")
+
+
+@click.command("prune", epilog=EXAMPLES)
+@db_option
+@click.option(
+    "--keep-days",
+    metavar="N",
+    help="Delete traces that are over and older than N days; of those that go on, older events. [TRACEWATCH_KEEP_DAYS]",
+)
+@click.option(
+    "--keep-events", metavar="N", help="Of each trace keep at least the newest N events. [TRACEWATCH_KEEP_EVENTS]"
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would go and change nothing.")
+@click.option("--vacuum", is_flag=True, help="Write the whole file anew. Stop the server first: nobody can append.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def command(
+    db: str | None, keep_days: str | None, keep_events: str | None, dry_run: bool, vacuum: bool, as_json: bool
+) -> None:
+    """Delete what is no longer kept from a database file, and give the space back.
+
+    A server that uses the file may go on running: it notices, and tells its watchers. A trace is trimmed by 500
+    events at a time, and its goals, totals and open questions stay.
+    """
+    try:
+        chosen = Settings.from_env(os.environ, db=db, keep_days=keep_days, keep_events=keep_events)
+    except InvalidField as error:
+        raise CliError(error.message) from error
+    if not Path(chosen.db).is_file():
+        raise CliError(f"there is no file {chosen.db}; --db names the database")
+    if dry_run and vacuum:
+        raise CliError("--dry-run and --vacuum exclude each other")
+    if not (chosen.keep_days or chosen.keep_events or vacuum):
+        raise CliError("nothing to go by: give --keep-days, --keep-events or both")
+    answer = asyncio.run(_prune(chosen, dry_run=dry_run, vacuum=vacuum))
+    if as_json:
+        sys.stdout.buffer.write(text.json_document(answer))
+    else:
+        _print(answer)
+
+
+async def _prune(chosen: Settings, *, dry_run: bool, vacuum: bool) -> dict[str, Any]:
+    days, count = chosen.keep_days, chosen.keep_events
+    before = _size(chosen.db)
+    log = await open_log(chosen.db)
+    try:
+        if dry_run:
+            going: Sequence[Outdated] = await log.outdated(keep_days=days, keep_events=count)
+        else:
+            going = await prune(log, keep_days=days, keep_events=count)
+            if vacuum:
+                await log.vacuum()
+                await log.checkpoint()
+        shrinks = await log.gives_back()
+    finally:
+        await log.close()
+    return {
+        "dry_run": dry_run,
+        "traces": [_entry(one) for one in going],
+        "totals": {
+            "deleted_traces": sum(one.deleted for one in going),
+            "trimmed_traces": sum(not one.deleted for one in going),
+            "events": sum(one.events for one in going),
+            "bytes": sum(one.bytes for one in going),
+        },
+        "file": {"bytes_before": before, "bytes": _size(chosen.db), "gives_space_back": shrinks},
+    }
+
+
+def _size(db: str) -> int:
+    return sum(path.stat().st_size for path in (Path(db), Path(f"{db}-wal")) if path.exists())
+
+
+def _entry(going: Outdated) -> dict[str, Any]:
+    return {
+        "trace_id": going.trace_id,
+        "task": going.task,
+        "status": going.status,
+        "deleted": going.deleted,
+        "events": going.events,
+        "bytes": going.bytes,
+        "first_event_id": None if going.deleted else going.upto + 1,
+    }
+
+
+def _print(answer: dict[str, Any]) -> None:
+    rows = [
+        (
+            text.one_line(trace["trace_id"]),
+            "all of it" if trace["deleted"] else f"to {trace['first_event_id'] - 1:,}",
+            f"{text.count(trace['events'], 'event')}, {size(trace['bytes'])}",
+            text.cut(text.one_line(trace["task"]), 60),
+        )
+        for trace in answer["traces"]
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    for row in rows:
+        click.echo("  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3])).rstrip())
+    totals, file = answer["totals"], answer["file"]
+    words = (
+        f"{text.count(totals['deleted_traces'], 'trace')} deleted, {totals['trimmed_traces']:,} trimmed: "
+        f"{text.count(totals['events'], 'event')}, {size(totals['bytes'])}"
+    )
+    if answer["dry_run"]:
+        click.echo(f"would go: {words}; nothing was changed")
+    else:
+        click.echo(f"{words}; the file had {size(file['bytes_before'])} and has {size(file['bytes'])}")
+    if not file["gives_space_back"]:
+        click.echo(
+            "an older file, which can't give space back: stop the server and run `tracewatch prune --vacuum` once",
+            err=True,
+        )

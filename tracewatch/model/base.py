@@ -1,0 +1,127 @@
+"""The state that a trimmed log begins with, as an export carries it: ``base`` in the header.
+
+Rule: it may come from anybody. What passes here can be folded on and shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NotRequired
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from ..errors import Invalid, InvalidField
+from .events import canonical
+from .payloads import Count, Id, Status, StoredGoal, Time, Totals, TraceId
+from .state import State
+
+_LOOSE = ConfigDict(extra="allow", strict=True)
+
+
+class SubTrace(TypedDict):
+    """A sub-trace as its parent's log tells of it."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    trace_id: TraceId
+    parent_goal_id: Id | None
+    agent_type: str
+    task: str
+    status: Status
+    summary: str | None
+    stats: Totals
+    started_event_id: Count
+
+
+class OpenInput(TypedDict):
+    """An open question."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    request_id: Id
+    question: str
+    goal_id: Id | None
+    requested_at: Time
+    expires_at: Time | None
+    options: NotRequired[list[Any] | None]
+    schema: NotRequired[dict[str, Any] | None]
+
+
+class Base(Totals):
+    """What is not in a trace's header, as of ``first_event_id - 1``."""
+
+    status: Status
+    current_goal_id: Id | None
+    updated_at: Time
+    completed_at: Time | None
+    summary: str | None
+    error: Any
+    goals: list[StoredGoal]
+    sub_traces: list[SubTrace]
+    pending_inputs: list[OpenInput]
+
+
+_BASE: TypeAdapter[Any] = TypeAdapter(Base)
+_OF_TRACE = (
+    "status",
+    "current_goal_id",
+    "updated_at",
+    "completed_at",
+    "summary",
+    "error",
+    "total_messages",
+    "total_tokens",
+    "total_cost",
+)
+
+
+def make_base(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The base from what ``GET /api/traces/{id}?at_event_id=`` answers for ``first_event_id - 1``."""
+    return {
+        **{key: answer["trace"][key] for key in _OF_TRACE},
+        "goals": answer["goal_tree"]["goals"],
+        "sub_traces": answer["sub_traces"],
+        "pending_inputs": answer["pending_inputs"],
+    }
+
+
+def read_base(raw: Any) -> dict[str, Any]:
+    """Check an export's ``base``. Raises InvalidField with the path of each fault."""
+    try:
+        canonical({"base": raw})  # what JSON can't say, what is too deep
+        base: dict[str, Any] = _BASE.validate_python(raw)
+    except ValidationError as error:
+        faults = [
+            {"path": ".".join(("trace.base", *map(str, fault["loc"]))), "message": fault["msg"]}
+            for fault in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        raise InvalidField(f"{faults[0]['path']}: {faults[0]['message']}", details=faults) from error
+    except Invalid as error:
+        raise InvalidField(f"trace.base: {error.message}") from error
+    seen: set[str | None] = {None}
+    for goal in base["goals"]:
+        if goal["id"] in seen or goal["parent_id"] not in seen:
+            raise _fault("goals", f"goal {goal['id']!r} is there twice or before its parent")
+        seen.add(goal["id"])
+    if base["current_goal_id"] not in seen:
+        raise _fault("current_goal_id", "is no goal")
+    return base
+
+
+def _fault(key: str, message: str) -> InvalidField:
+    path = f"trace.base.{key}"
+    return InvalidField(f"{path}: {message}", details=[{"path": path, "message": message}])
+
+
+def put_base(state: State, base: Mapping[str, Any]) -> State:
+    """``state``, which has no events yet, as ``base`` says that it was."""
+    after = state.copy()
+    for key in _OF_TRACE:
+        setattr(after, key, base[key])
+    children: dict[str | None, tuple[str, ...]] = {}
+    for goal in base["goals"]:
+        children[goal["parent_id"]] = (*children.get(goal["parent_id"], ()), goal["id"])
+    after.goals = {goal["id"]: goal for goal in base["goals"]}
+    after.children = children
+    after.sub_traces = {sub["trace_id"]: sub for sub in base["sub_traces"]}
+    after.pending_inputs = {asked["request_id"]: asked for asked in base["pending_inputs"]}
+    return after
