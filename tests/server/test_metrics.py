@@ -86,6 +86,7 @@ async def test_what_was_appended_and_refused(tmp_path: Path) -> None:
     assert value(got, "traces", status="running") == value(got, "leases") == value(got, "log_up") == 1
     assert value(got, "database_bytes") > 0 and value(got, "wal_bytes") > 0 and value(got, "disk_free_bytes") > 0
     assert value(got, "worker_up") == 1
+    assert value(got, "stalls_aborted_total") == 0
     assert got["process_resident_memory_bytes", frozenset()] > 0
 
 

@@ -102,6 +102,8 @@ async def test_who_stops_reading_is_freed(
             await until(lambda: all(client.state() is None for client in clients))  # not in FIN-WAIT either
             await until(lambda: hub.watchers("t") == 0)
             await until(lambda: open_files() == before + len(clients))  # their own ends
+        await until(lambda: sum(server.services.observed.closed.values()) == 3)
+        assert server.services.observed.closed == {(kind, "stalled"): 1 for kind in ("watch", "sse", "ndjson")}
 
 
 async def test_others_get_everything_meanwhile(tmp_path: Path) -> None:

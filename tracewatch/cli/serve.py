@@ -45,7 +45,7 @@ def _flag(option: Option) -> click.Option:
     shown = option.help.replace("`", "")
     return click.Option(
         [option.flag],
-        metavar=option.kind.upper(),
+        metavar="|".join(option.choices) or option.kind.upper(),
         help=f"{shown}. [{option.env}, else {option.shown or option.default}]",
     )
 

@@ -55,7 +55,7 @@ METRICS = (
     Described(
         "sockets_closed",
         "counter",
-        "Sockets and streams that ended: left (by the client), end, goaway or an error's code",
+        "Sockets and streams that ended: left (by the client), end, goaway, stalled, an error's code",
         ("kind", "reason"),
     ),
     Described("stalls_aborted", "counter", "Connections freed because their peer took no byte for `write_stall_s`"),

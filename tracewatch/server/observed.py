@@ -156,8 +156,9 @@ class Observed:
 
 
 def _who(scope: Scope) -> dict[str, Any]:
-    client = scope.get("client")
-    return {"client": client[0] if client else None}
+    client, grant = scope.get("client"), scope.get("tracewatch.grant")
+    token_id = getattr(grant, "token_id", None)  # never the token
+    return {"client": client[0] if client else None, **({"token": token_id} if token_id else {})}
 
 
 def _trace(scope: Scope) -> dict[str, Any]:

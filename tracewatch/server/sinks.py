@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.types import Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -88,7 +88,7 @@ class _AsgiSink:
         try:
             async with self._lock:
                 await self._send(message)
-        except (OSError, ClientDisconnected) as error:
+        except (OSError, ClientDisconnected, WebSocketDisconnect) as error:  # the last is what Starlette makes of them
             self.closed = True
             raise SinkClosed from error
 
