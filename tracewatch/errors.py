@@ -236,8 +236,16 @@ class Gap(TracewatchError):
 # --- the server's side ---------------------------------------------------------------------------------------
 
 
+class Unauthorized(TracewatchError):
+    """No token, or one that does not let in: unknown, revoked, expired."""
+
+    code = "unauthorized"
+    status = 401
+    close_code = 4501
+
+
 class Forbidden(TracewatchError):
-    """The request comes from where it may not come from."""
+    """The request comes from where it may not come from, or asks for what its token is not for."""
 
     code = "forbidden"
     status = 403

@@ -9,6 +9,7 @@ Rule 3: a value that can't be used is refused by name before anything starts, ne
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import math
 import os
 import re
@@ -26,11 +27,20 @@ _SIZE = re.compile(r"([0-9]+) ?(b|kib|mib|gib)?", re.IGNORECASE | re.ASCII)
 _SCHEMES = ("http://", "https://", "sqlite:///")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _SPOOL = "tracewatch/spool"
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.ASCII)
+_TEXTS = {  # kinds whose values are text, and what they must be
+    "text": "not empty",
+    "secret": "printable, without blanks",
+    "url": f"an address that begins with {', '.join(_SCHEMES)}",
+    "redis": f"an address that begins with {', '.join(_REDIS_SCHEMES)}",
+    "hosts": "host names with commas between them, such as watch.example.org",
+    "networks": "IP addresses or networks with commas between them, such as 10.0.0.7, 192.168.1.0/24",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``kind``: text, choice, url, redis (an address), count, seconds, milliseconds or bytes.
+    """One option. ``kind``: text, choice, secret, url, redis, hosts, networks, count, seconds, milliseconds or bytes.
 
     ``low`` and ``high`` are inclusive.
     """
@@ -60,9 +70,8 @@ class Option:
         """What a value must be, for a person: "a whole number from 0 to 65535"."""
         if self.kind == "choice":
             return f"one of {', '.join(self.choices)}"
-        if self.kind in ("text", "url", "redis"):
-            schemes = _REDIS_SCHEMES if self.kind == "redis" else _SCHEMES
-            return "not empty" if self.kind == "text" else f"an address that begins with {', '.join(schemes)}"
+        if self.kind in _TEXTS:
+            return _TEXTS[self.kind]
         what = {
             "count": "a whole number",
             "milliseconds": "a whole number of milliseconds",
@@ -83,10 +92,10 @@ class Option:
         if self.kind == "choice":
             parsed: str | int | float | None = value if isinstance(value, str) and value in self.choices else None
         else:
-            parsed = _text(self.kind, value) if self.kind in ("text", "url", "redis") else _number(self.kind, value)
+            parsed = _text(self.kind, value) if self.kind in _TEXTS else _number(self.kind, value)
         if parsed is None or (not isinstance(parsed, str) and not self.low <= parsed <= self.high):
             source = source or self.name
-            shown = "" if self.kind == "redis" else str(value)  # there may be a password in it
+            shown = "" if self.kind in ("redis", "secret") else str(value)  # there may be a password in it
             fault = f"{shown!r} is not {self.expected}" if shown else f"must be {self.expected}"
             raise InvalidField(f"{source}: {fault}", details=[{"path": source, "message": fault}])
         return parsed
@@ -98,7 +107,21 @@ def _text(kind: str, value: object) -> str | None:
         return text.rstrip("/") if text.startswith(_SCHEMES) and text not in _SCHEMES else None
     if kind == "redis":
         return text if text.startswith(_REDIS_SCHEMES) and text not in _REDIS_SCHEMES else None
+    if kind == "secret":
+        return text if text.isascii() and text.isprintable() and " " not in text and text else None
+    if kind in ("hosts", "networks"):
+        parts = [part.strip().lower().rstrip(".") for part in text.split(",") if part.strip()]
+        usable = all(map(_is_network if kind == "networks" else _HOST.fullmatch, parts))
+        return ",".join(parts) if parts and usable else None
     return text or None
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(kind: str, value: object) -> int | float | None:
@@ -131,7 +154,10 @@ def default_spool_dir(environ: Mapping[str, str]) -> str:
 
 
 def _option(kind: str, default: str | int | float, help: str, **more: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"kind": kind, "default": default, "help": help, **more})
+    shown = kind not in ("secret", "redis")  # a password may be in it
+    return dataclasses.field(
+        default=default, repr=shown, metadata={"kind": kind, "default": default, "help": help, **more}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +165,26 @@ class Settings:
     """All options with their values. ``_bytes``, ``_s`` and ``_ms`` in a name are its unit."""
 
     db: str = _option("text", "tracewatch.db", "The database file. Its `-wal` and `-shm` files lie beside it")
-    host: str = _option("text", "127.0.0.1", "Address to listen on; loopback only")
+    host: str = _option("text", "127.0.0.1", "Address to listen on; beyond loopback a token is required")
     port: int = _option("count", 8400, "Port to listen on; 0 takes a free one", low=0, high=65535)
     workers: int = _option("count", 1, "Processes that serve the one database")
+    allowed_hosts: str = _option(
+        "hosts", "", "Names this server is reached by, `watch.example.org,…`; a token is then required", shown="none"
+    )
+    proxy: str = _option(
+        "networks",
+        "",
+        "Reverse proxies, as addresses or networks, whose `X-Forwarded-For` is believed; a token is then required",
+        shown="none",
+    )
+    ssl_certfile: str = _option("text", "", "TLS: the certificate with its chain, PEM", shown="none")
+    ssl_keyfile: str = _option("text", "", "TLS: its private key, if that is in another file", shown="none")
+    ssl_keyfile_password: str = _option("secret", "", "TLS: the password of the private key", shown="none")
+    auth_failures: int = _option("count", 30, "Wrong tokens an address (IPv6: a /64) may send before it has to wait")
+    auth_retry_s: float = _option("seconds", 60.0, "It may then try once in this time", low=0.01)
+    token_check_s: float = _option(
+        "seconds", 2.0, "Sockets of a token that was revoked or has expired end within this", low=0.01, high=4
+    )
     heartbeat_s: float = _option("seconds", 15.0, "A watcher hears a heartbeat this often", low=0.01)
     ws_ping_s: float = _option("seconds", 20.0, "A WebSocket ping this often, and this long for its answer", low=0.01)
     poll_ms: int = _option("milliseconds", 20, "A process looks this often for what others wrote to the log")
@@ -200,6 +243,9 @@ class Settings:
         "http://127.0.0.1:8400",
         "The server, or `sqlite:///file.db` to record without one",
         client=True,
+    )
+    token: str = _option(
+        "secret", "", "What `tracewatch token create` gave, for a server that asks for it", client=True, shown="none"
     )
     spool_dir: str = _option(
         "text",

@@ -43,7 +43,7 @@ async def test_headers_of_a_stream(server: Serving, client: httpx.AsyncClient) -
     await make_trace(server.services.log, "headers")
     async with sse(client, "headers") as stream:
         headers = stream.response.headers
-        assert headers["cache-control"] == "no-cache, no-transform"
+        assert headers["cache-control"] == "no-store, no-transform"
         assert headers["x-accel-buffering"] == "no"
     await until(lambda: server.services.hub.watchers("headers") == 0)
 

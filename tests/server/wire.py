@@ -55,6 +55,11 @@ async def stored(log: EventLog, trace_id: str, after: int = 0) -> list[bytes]:
             return bodies
 
 
+def bearer(token: str) -> dict[str, str]:
+    """The header that carries a token."""
+    return {"Authorization": f"Bearer {token}".rstrip()}
+
+
 class Watch:
     """A WebSocket client that keeps apart the events (as bytes) and the control frames (parsed), in order."""
 
@@ -120,13 +125,19 @@ class Watch:
 
 
 @asynccontextmanager
-async def socket(server: Serving | str, path: str, **params: Any) -> AsyncIterator[Watch]:
+async def socket(server: Serving | str, path: str, token: str | None = None, **params: Any) -> AsyncIterator[Watch]:
     """A WebSocket to any endpoint."""
+    headers = {} if token is None else bearer(token)
     base = server if isinstance(server, str) else server.ws_url
     query = "?" + urlencode(params) if params else ""
     # Without a limit on its queue: else this client stops reading, and waits in vain for the close when it leaves
     async with connect(
-        f"{base}{path}{query}", compression=None, max_size=None, max_queue=None, open_timeout=DEADLINE_S
+        f"{base}{path}{query}",
+        compression=None,
+        max_size=None,
+        max_queue=None,
+        open_timeout=DEADLINE_S,
+        additional_headers=headers,
     ) as ws:
         yield Watch(ws)
 

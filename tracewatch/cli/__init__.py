@@ -1,4 +1,4 @@
-"""The command line, ``tracewatch serve demo tail ls show inputs answer … prune``: one file per command.
+"""The command line: one file per command.
 
 Rule 1: stdout carries what was asked for and nothing else; everything said about it goes to stderr.
 Rule 2: whatever an agent wrote passes through ``text.escape`` before it reaches a terminal.
@@ -30,6 +30,7 @@ COMMANDS = {  # in the order of the help; loaded when first used, so that `trace
     "inputs": "inputs",
     "answer": "answer",
     "cancel": "cancel",
+    "token": "token",
     "import": "importing",
     "export": "export",
     "backup": "backup",
@@ -84,7 +85,7 @@ class Commands(click.Group):
 def cli() -> None:
     """Record AI agents' runs and watch them live: nothing missed, nothing repeated.
 
-    TRACEWATCH_URL names the server to talk to (by default http://127.0.0.1:8400).
+    TRACEWATCH_URL names the server to talk to (by default http://127.0.0.1:8400), TRACEWATCH_TOKEN is what it asks for.
     """
 
 

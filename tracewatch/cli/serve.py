@@ -19,9 +19,11 @@ EXAMPLES = examples("""
     tracewatch serve
     tracewatch serve --db /var/lib/tracewatch/tracewatch.db --port 8400 --workers 2
     tracewatch serve --keep-days 30 --keep-events 100000
+    tracewatch serve --host 0.0.0.0 --ssl-certfile cert.pem --ssl-keyfile key.pem
     TRACEWATCH_PORT=8500 tracewatch serve --heartbeat-s 5
 """)
-_MAIN = ("db", "host", "port", "workers", "keep_days", "keep_events", "redis")
+_MAIN = ("db", "host", "port", "workers", "keep_days", "keep_events", "redis", "allowed_hosts", "proxy")
+_TLS = ("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password")
 
 
 class ServeCommand(click.Command):
@@ -33,7 +35,7 @@ class ServeCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
-                is_limit = param.name in {option.name for option in OPTIONS} and param.name not in _MAIN
+                is_limit = param.name in {option.name for option in OPTIONS} and param.name not in _MAIN + _TLS
                 (limits if is_limit else everyday).append(record)
         with formatter.section("Options"):
             formatter.write_dl(everyday)
@@ -66,11 +68,8 @@ def _serve(with_parent: bool, **given: Any) -> None:
         settings = Settings.from_env(os.environ, **given)
     except InvalidField as error:
         raise CliError(error.message) from error
-    from ..server.access import is_loopback  # the server is loaded only to serve, not for every --help
-    from ..server.run import serve
+    from ..server.run import serve  # the server is loaded only to serve, not for every --help
 
-    if not is_loopback(settings.host):
-        raise CliError(f"--host {settings.host}: for now only loopback (127.0.0.1 or ::1) can be listened on")
     if with_parent:
         _leave_with_stdin()
     asyncio.run(_look_at_log(settings.db))
@@ -106,7 +105,8 @@ def _command(run: Callable[..., None]) -> click.Command:
         callback=run,
         params=options,
         epilog=EXAMPLES,
-        help="Run the server until Ctrl-C or SIGTERM.\n\nOnly this machine can reach it, and whoever can may do all.",
+        help="Run the server until Ctrl-C or SIGTERM.\n\nBy default only this machine can reach it, and whoever can "
+        "may do all. As soon as a token was created, and always when others can reach it, a token is required.",
     )
 
 

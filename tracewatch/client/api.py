@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from .errors import ApiError, Unreachable
+from .errors import ApiError, Unreachable, unauthorized
 from .target import parse_target
 
 IMPORT_EVENTS, IMPORT_BYTES = 1000, 4 * 1024 * 1024 - 64 * 1024  # one batch of the server's, the header line included
@@ -21,10 +21,10 @@ _NDJSON = "application/x-ndjson"
 
 
 class Api:
-    """The server's REST calls. ``url``: None for ``TRACEWATCH_URL``, else loopback."""
+    """The server's REST calls. ``url``: None for ``TRACEWATCH_URL``, else loopback; ``token``: ``TRACEWATCH_TOKEN``."""
 
-    def __init__(self, url: str | None = None, *, timeout_s: float = 30.0) -> None:
-        self._target = parse_target(url)
+    def __init__(self, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> None:
+        self._target = parse_target(url, token)
         self._timeout_s = timeout_s  # for connecting and for each read
         self.url = self._target.url
 
@@ -193,7 +193,7 @@ class Api:
         body: bytes | None,
         headers: dict[str, str],
     ) -> http.client.HTTPResponse:
-        connection.request(method, path, body, headers)
+        connection.request(method, path, body, headers | self._target.headers)
         response = connection.getresponse()
         if response.status >= 300:
             raise api_error(response.status, response.read())
@@ -209,6 +209,8 @@ def api_error(status: int, body: bytes) -> ApiError:
         answer = orjson.loads(body)
         code, message = str(answer.pop("error")), str(answer.pop("message", ""))
         details = answer.pop("details", [])
+        if status == 401:
+            return unauthorized(message)
         return ApiError(status, code, message or code, details if isinstance(details, list) else [], answer)
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         return ApiError(status, "http_error", f"HTTP {status}: {body[:200].decode(errors='replace')}")

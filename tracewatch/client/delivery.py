@@ -32,10 +32,21 @@ GATHER_S = 0.005  # a batch is sent this long after its first event: events come
 FLOCK = 100  # so many need not wait for more
 ANSWER_TIMEOUT_S = 15.0  # an append unanswered for so long: the line is dead
 PARENT_LOOK_S = 0.25
+REFUSED_S = 60.0  # a token that was refused is tried again this seldom
 _MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
 _MISSING_TRIES = 3
 
 _log = logging.getLogger("tracewatch")
+
+
+def _patience_s(error: Exception) -> float:
+    """How long to leave a server alone at the least: one that refuses our token will do so again."""
+    if not isinstance(error, ApiError):
+        return 0.0
+    if error.status in (401, 403):
+        return random.uniform(REFUSED_S / 2, REFUSED_S)
+    asked = error.facts.get("retry_after_s") if error.status == 429 else None
+    return min(float(asked), REFUSED_S) * random.uniform(1, 1.5) if isinstance(asked, int | float) else 0.0
 
 
 class Delivery:
@@ -75,7 +86,7 @@ class Delivery:
             except (Broken, Unreachable, ApiError) as error:
                 if isinstance(error, ApiError):
                     self.outbox.warn_once(error.code, "trace %s can't be recorded now: %s", self.outbox.trace_id, error)
-                wait_s = self._backoff.next()
+                wait_s = max(self._backoff.next(), _patience_s(error))
             self._was_tried()
             if last_try:
                 return
@@ -135,7 +146,7 @@ class Delivery:
             if error.code == "trace_conflict":
                 said = "trace %s exists with other fields: it is recorded into as it is"
                 outbox.warn_once(error.code, said, outbox.trace_id)
-                trace = await self._link.find(outbox.trace_id)
+                trace = await self._look()
             elif not self._relaxed(error):
                 raise
             else:
@@ -144,6 +155,15 @@ class Delivery:
         outbox.mark_created()
         self._wake_followers()
         self._was_tried()
+
+    async def _look(self) -> dict[str, Any]:
+        """The trace as it is; nothing, where our token lets us write and not read."""
+        try:
+            return await self._link.find(self.outbox.trace_id)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return {}
 
     async def _find(self) -> dict[str, Any]:
         """A trace that another process began; begun anew if it is nowhere."""

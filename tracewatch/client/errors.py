@@ -27,6 +27,13 @@ class ApiError(TracewatchError):
         self.facts = facts or {}
 
 
+def unauthorized(message: str) -> ApiError:
+    """The server wants a token, or another one."""
+    said = message.partition(" (")[0] or "this server asks for a token"
+    hint = "set TRACEWATCH_TOKEN to one that `tracewatch token create` made there"
+    return ApiError(401, "unauthorized", f"{said}: {hint}")
+
+
 class Unreachable(TracewatchError):
     """No answer: the server is not there, or the connection broke or timed out."""
 

@@ -22,13 +22,14 @@ from websockets.exceptions import WebSocketException
 
 from .api import api_error
 from .control import Told
-from .errors import Unreachable
+from .errors import ApiError, Unreachable
 from .flow import Broken
-from .target import Target
+from .target import QUIET, Target
 
 CALL_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 10.0
 SEND_TIMEOUT_S = 20.0
+_REFUSED = {"unauthorized": 401, "forbidden": 403, "too_many": 429}  # said on the socket: of whom, not of what
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,9 @@ class ServerLink:
         host = f"[{self._target.host}]" if ":" in self._target.host else self._target.host
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {host}:{self._target.port}\r\nAccept: application/json\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
         )
+        head += "".join(f"{name}: {value}\r\n" for name, value in self._target.headers.items()) + "\r\n"
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 data = await self._exchange(head.encode() + body)
@@ -163,6 +165,8 @@ class ServerLink:
                 close_timeout=1.0,
                 host=self._address(),
                 port=self._target.port,
+                additional_headers=self._target.headers,
+                logger=QUIET,
             )
         except (OSError, WebSocketException) as error:
             raise Unreachable(str(error) or type(error).__name__) from error
@@ -170,6 +174,9 @@ class ServerLink:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 await channel.ready()
+        except ApiError:
+            await channel.close()
+            raise
         except (TimeoutError, Broken) as error:
             await channel.close()
             raise Unreachable(str(error) or "no answer on the record socket") from error
@@ -205,8 +212,10 @@ class ServerChannel:
         self._producer = orjson.dumps(producer)
 
     async def ready(self) -> None:
-        """Take the server's first frame. Raises Broken."""
+        """Take the server's first frame. Raises Broken, ApiError."""
         frame = await self._frame()
+        if frame.get("code") in _REFUSED:
+            raise api_error(_REFUSED[frame["code"]], orjson.dumps({**frame, "error": frame["code"]}))
         if "ready" not in frame:
             raise Broken(f"the server began with {frame!r:.200}")
         ready = frame["ready"]

@@ -299,20 +299,29 @@ def trace(
     url: str | None = None,
     lease_s: float | None = 30,
     spool_dir: str | None = None,
+    token: str | None = None,
 ) -> Trace:
     """Record a run: ``with trace("Fix the login bug", agent_type="coder") as t: …``, or ``async with``.
 
     Entering creates the trace; leaving ends it as completed, as failed with the exception, or as stopped where it was
     cancelled. ``trace_id``: chosen if none is given. ``url``: a server, or ``sqlite:///file.db``; None for
     ``TRACEWATCH_URL``, else loopback. ``lease_s``: without a sign of life for so long the trace is lost; None: never.
+    ``token``: None for ``TRACEWATCH_TOKEN``.
     Raises InvalidField if there is no such address; nothing afterwards.
     """
-    settings = client_settings(url, spool_dir)
+    settings = client_settings(url, spool_dir, token)
     spec = _spec(task, agent_type, trace_id, parent_trace_id, parent_goal_id, metadata, lease_s)
     return Trace(spec, SENDERS.get(settings), settings, fresh=trace_id is None)
 
 
-def resume(trace_id: str, *, url: str | None = None, lease_s: float | None = 30, spool_dir: str | None = None) -> Trace:
+def resume(
+    trace_id: str,
+    *,
+    url: str | None = None,
+    lease_s: float | None = 30,
+    spool_dir: str | None = None,
+    token: str | None = None,
+) -> Trace:
     """Go on recording a run that another process began: ``with tracewatch.resume(trace_id) as t: …``.
 
     The trace is running again, whatever it had become; only one that was stopped stays so, and the agent finds itself
@@ -320,7 +329,7 @@ def resume(trace_id: str, *, url: str | None = None, lease_s: float | None = 30,
     ``lease_s``: how often to show a sign of life; the lease itself is the one the trace was created with.
     Raises InvalidField if there is no such address; nothing afterwards.
     """
-    settings = client_settings(url, spool_dir)
+    settings = client_settings(url, spool_dir, token)
     spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}
     seconds = min(amount(lease_s) or 0, 86_400)
     resumed = Trace(spec | ({"lease_s": seconds} if seconds else {}), SENDERS.get(settings), settings)

@@ -45,11 +45,13 @@ class Sender:
         spool_bytes: int,
         flush_s: float,
         on_start: Callable[[], None] = lambda: None,  # a thread starts: see to its end
+        token: str = "",
     ) -> None:
         self.url = url
         self.direct = url.startswith("sqlite:")
         self.flush_s = flush_s
         self._on_start = on_start
+        self._token = token
         self.directory = SpoolDir(spool_dir, spool_bytes)
         self._known: weakref.WeakSet[Outbox] = weakref.WeakSet()
         self._forget_threads()
@@ -123,7 +125,7 @@ class Sender:
             from .direct import FileLink
 
             return FileLink(self.url)
-        return ServerLink(parse_target(self.url))
+        return ServerLink(parse_target(self.url, self._token or None))
 
     def _begin(self, outbox: Outbox) -> None:
         assert self._loop is not None
@@ -281,19 +283,21 @@ class Senders:
     """The background threads of this process."""
 
     def __init__(self) -> None:
-        self._senders: dict[tuple[str, str], Sender] = {}
+        self._senders: dict[tuple[str, str, str], Sender] = {}
         self._lock = threading.Lock()
         self._hooked = 0  # the process whose exit is hooked
 
     def get(self, settings: Settings) -> Sender:
-        """The sender for the url and spool directory of these settings."""
+        """The sender for the url, spool directory and token of these settings."""
         url = settings.url
         if url.startswith("sqlite:///"):
             url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).absolute()}"
         with self._lock:
-            key = (url, settings.spool_dir)
+            key = (url, settings.spool_dir, settings.token)
             if key not in self._senders:
-                self._senders[key] = Sender(url, settings.spool_dir, settings.spool_bytes, settings.flush_s, self._hook)
+                self._senders[key] = Sender(
+                    url, settings.spool_dir, settings.spool_bytes, settings.flush_s, self._hook, settings.token
+                )
             return self._senders[key]
 
     def _hook(self) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from ..errors import InvalidField
 from ..settings import Settings
 
+# websockets writes the headers it sends, the token among them, to its logger while that one is at DEBUG
+QUIET = logging.getLogger("tracewatch.client.socket")
+QUIET.setLevel(logging.INFO)
 
-def client_settings(url: str | None, spool_dir: str | None = None) -> Settings:
-    """The settings of this process's environment with ``url`` and ``spool_dir`` where given. Raises InvalidField."""
-    return Settings.from_env(os.environ, url=url, spool_dir=spool_dir)
+
+def client_settings(url: str | None, spool_dir: str | None = None, token: str | None = None) -> Settings:
+    """The settings of this process's environment with those given here. Raises InvalidField."""
+    return Settings.from_env(os.environ, url=url, spool_dir=spool_dir, token=token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,12 @@ class Target:
     host: str
     port: int
     prefix: str  # path before /api, "" in most cases
+    token: str = field(default="", repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What says who we are."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     @property
     def loopback(self) -> bool:
@@ -43,9 +54,10 @@ class Target:
         return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{path}"
 
 
-def parse_target(url: str | None) -> Target:
+def parse_target(url: str | None, token: str | None = None) -> Target:
     """The server to talk to. Raises InvalidField for what is no ``http(s)://`` address."""
-    url = client_settings(url).url
+    settings = client_settings(url, token=token)
+    url = settings.url
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
@@ -54,4 +66,4 @@ def parse_target(url: str | None) -> Target:
     if parts.scheme not in ("http", "https") or not host:
         raise InvalidField(f"url: {url!r} is not a server's address such as http://127.0.0.1:8400")
     secure = parts.scheme == "https"
-    return Target(url, secure, host, port or (443 if secure else 80), parts.path.rstrip("/"))
+    return Target(url, secure, host, port or (443 if secure else 80), parts.path.rstrip("/"), settings.token)

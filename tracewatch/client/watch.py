@@ -26,7 +26,7 @@ from ..model.state import State
 from .api import api_error
 from .backoff import Backoff
 from .errors import Unreachable
-from .target import parse_target
+from .target import QUIET, parse_target
 from .watch_core import ConnectionStatus, WatchCore
 
 __all__ = ["ConnectionStatus", "SyncWatch", "Watch", "watch", "watch_sync"]
@@ -45,6 +45,7 @@ class _Watching:
         *,
         since: str | int | None = None,
         url: str | None = None,
+        token: str | None = None,
         types: list[str] | None = None,
         until: str | None = "end",
         wait: bool = False,
@@ -54,7 +55,7 @@ class _Watching:
     ) -> None:
         self.trace_id = trace_id
         self.last_bytes = b""  # the stored bytes of the last event handed out
-        self._target = parse_target(url)
+        self._target = parse_target(url, token)
         self._core = WatchCore(trace_id, since=since, types=types, until=until, wait=wait, children=children)
         self._max_retry_s = max_retry_s
         self._on_status = on_status
@@ -112,6 +113,8 @@ class _Watching:
             "proxy": None if self._target.loopback else True,
             "open_timeout": OPEN_TIMEOUT_S,
             "close_timeout": CLOSE_TIMEOUT_S,
+            "additional_headers": self._target.headers,
+            "logger": QUIET,
         }
 
     @property
@@ -325,6 +328,7 @@ def watch(
     *,
     since: str | int | None = None,
     url: str | None = None,
+    token: str | None = None,
     types: list[str] | None = None,
     until: str | None = "end",
     wait: bool = False,
@@ -337,12 +341,14 @@ def watch(
     ``since``: a cursor, an event_id, ``"-50"`` (the last 50), ``"latest"``; None is the whole history. ``types``: only
     these events. ``until``: ``"end"`` ends the iteration with the trace, None never. ``wait``: the trace may not exist
     yet. ``children``: its sub-traces' events too. ``max_retry_s``: give up after so long without a connection.
+    ``token``: None for ``TRACEWATCH_TOKEN``.
     Connects when iterated. Raises WatchGap, UnknownTrace, ProtocolViolation, Unreachable and the server's refusals.
     """
     return Watch(
         trace_id,
         since=since,
         url=url,
+        token=token,
         types=types,
         until=until,
         wait=wait,
@@ -357,6 +363,7 @@ def watch_sync(
     *,
     since: str | int | None = None,
     url: str | None = None,
+    token: str | None = None,
     types: list[str] | None = None,
     until: str | None = "end",
     wait: bool = False,
@@ -369,6 +376,7 @@ def watch_sync(
         trace_id,
         since=since,
         url=url,
+        token=token,
         types=types,
         until=until,
         wait=wait,

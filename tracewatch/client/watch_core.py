@@ -17,7 +17,7 @@ import orjson
 from .. import errors
 from ..model.frames import format_cursor, parse_cursor
 from ..model.state import State, apply_into, updated_message
-from .errors import ApiError, WatchGap
+from .errors import WatchGap, unauthorized
 
 HEARTBEAT_S = 15.0  # until the server has said its own
 SILENT_HEARTBEATS = 2.5  # a socket silent for so many is dead
@@ -34,7 +34,7 @@ _RAISED: dict[str, type[errors.TracewatchError]] = {
     )
 }
 _GONE = frozenset({"unknown_trace", "trace_deleted"})
-_BY_CLOSE_CODE = {4500: "bad_request", 4503: "forbidden", 4504: "unknown_trace"}
+_BY_CLOSE_CODE = {4500: "bad_request", 4501: "unauthorized", 4503: "forbidden", 4504: "unknown_trace"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +326,7 @@ def refusal(code: str, message: str, close_code: int) -> errors.TracewatchError:
     if kind is not None:
         return kind(message or code)
     if close_code == 4501:
-        return ApiError(401, code, message or "the server wants a token")
+        return unauthorized(message)
     return errors.WatchError(message or f"the server closed the watch with {close_code}")
 
 

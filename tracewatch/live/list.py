@@ -70,7 +70,7 @@ class ListWatch:
             if deleted and self._shown.pop(trace_id, None) is not None:
                 await self._send({"event": "trace_deleted", "trace_id": trace_id})
         alive = [trace_id for trace_id, deleted in changed.items() if not deleted]
-        for trace in await self._log.summaries(alive):
+        for trace in await self._log.summaries(alive, self._query.below):
             seen = self._shown.get(trace["trace_id"])
             if trace != seen and (seen is not None or self._matches(trace)):
                 self._shown[trace["trace_id"]] = trace

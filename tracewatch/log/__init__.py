@@ -22,6 +22,7 @@ from .health import Health
 
 if TYPE_CHECKING:
     from .retention import Outdated
+    from .tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class TraceQuery:
     root_trace_id: str | None = None
     limit: int = 50
     before: int | None = None
+    below: str | None = None  # only this trace and its sub-traces, to any depth
 
 
 Listener = Callable[[Sequence[Grown]], None]
@@ -98,6 +100,8 @@ class EventLog(Protocol):
 
     async def look(self) -> LogLook:
         """How the log stands now: its files, live traces, leases, open questions. Raises Unavailable."""
+
+    tokens: Tokens  # who may come in
 
     async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
         """Create a trace from what ``validate_trace`` returned; False if it was there already with the same fields.
@@ -175,8 +179,11 @@ class EventLog(Protocol):
     async def expire_inputs(self) -> list[tuple[str, str]]:
         """Close the questions whose time has run out; returns their ``(trace_id, request_id)``."""
 
-    async def inputs(self, limit: int) -> list[dict[str, Any]]:
-        """The open questions of all traces, oldest first, each with ``trace_id``, ``task``, ``agent_type`` …"""
+    async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
+        """The open questions of all traces, oldest first, each with ``trace_id``, ``task``, ``agent_type`` …
+
+        ``below``: only those of this trace and its sub-traces.
+        """
 
     async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """A trace's questions, oldest first, or the one named: ``{request_id, state, …}``.
@@ -208,8 +215,8 @@ class EventLog(Protocol):
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
         """Summaries, newest first, and the ``before`` of the next page or None."""
 
-    async def summaries(self, trace_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Summaries of those of these traces that exist."""
+    async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
+        """Summaries of those of these traces that exist (and are ``below`` or one of its sub-traces)."""
 
     async def last_seq(self, trace_id: str, producer: str) -> int:
         """The last sequence number stored for a producer of a trace, 0 if none."""

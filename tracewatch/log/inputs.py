@@ -18,7 +18,7 @@ import orjson
 
 from ..model.state import Event, State
 from ..model.times import parse_time
-from .rows import TRACE_COLUMNS, TraceRow, fetch, load_state
+from .rows import BELOW, TRACE_COLUMNS, TraceRow, fetch, load_state
 
 logger = logging.getLogger("tracewatch.log")
 UNFILLED = "inputs_unfilled"  # key in ``meta``, left by the migration
@@ -131,12 +131,14 @@ async def _fill(connection: aiosqlite.Connection, row: TraceRow) -> None:
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-async def open_inputs(connection: aiosqlite.Connection, limit: int) -> list[dict[str, Any]]:
-    """Open questions of all traces, oldest first, each with the trace it is of."""
+async def open_inputs(connection: aiosqlite.Connection, limit: int, below: str | None) -> list[dict[str, Any]]:
+    """Open questions of all traces (or of one and its sub-traces), oldest first, each with the trace it is of."""
+    only = "" if below is None else f" AND trace_id IN ({BELOW})"
     rows = await fetch(
         connection,
         "SELECT body, trace_id, task, agent_type, root_trace_id, status FROM inputs JOIN traces USING (trace_key)"
-        " WHERE state = 'open' ORDER BY asked_at, inputs.trace_key, event_id LIMIT ?",
+        f" WHERE state = 'open'{only} ORDER BY asked_at, inputs.trace_key, event_id LIMIT ?2",
+        below,
         limit,
     )
     names = ("trace_id", "task", "agent_type", "root_trace_id", "trace_status")

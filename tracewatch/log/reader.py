@@ -29,7 +29,7 @@ from .health import Health, fault_of
 from .inputs import expired_inputs, inputs_of, open_inputs
 from .removal import gives_back
 from .retention import DAY_S, Outdated, find_outdated
-from .rows import TRACE_COLUMNS, TraceRow, at_first, fetch, hole, load_state, trace_rows
+from .rows import BELOW, TRACE_COLUMNS, TraceRow, at_first, fetch, hole, load_state, trace_rows
 
 logger = logging.getLogger("tracewatch.log")
 MOST_DAMAGED = 100  # traces whose damage is remembered; the check of the whole file finds what else there is
@@ -100,6 +100,8 @@ class Reader:
             raise await self._failed(connection, trace_id, error) from error
         finally:
             self._free.put_nowait(connection)
+
+    lend = _lend  # to what else reads the file (tokens.py)
 
     async def _failed(self, connection: aiosqlite.Connection, trace_id: str, error: Exception) -> TracewatchError:
         fault = fault_of(error)
@@ -261,10 +263,13 @@ class Reader:
         more = rows[-1].trace_key if rows and len(found) > query.limit else None
         return [row.trace(now) for row in rows], more
 
-    async def summaries(self, trace_ids: Sequence[str]) -> list[dict[str, Any]]:
+    async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
         """See EventLog.summaries."""
         async with self._lend() as connection:
             rows = await trace_rows(connection, trace_ids)
+            if below is not None:
+                allowed = {row[0] for row in await fetch(connection, BELOW, below)}
+                rows = {trace_id: row for trace_id, row in rows.items() if trace_id in allowed}
         now = self._clock()
         return [row.trace(now) for row in rows.values()]
 
@@ -312,10 +317,10 @@ class Reader:
         async with self._lend() as connection:
             return await gives_back(connection)
 
-    async def inputs(self, limit: int) -> list[dict[str, Any]]:
+    async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
         """See EventLog.inputs."""
         async with self._lend() as connection:
-            return await open_inputs(connection, limit)
+            return await open_inputs(connection, limit, below)
 
     async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """See EventLog.inputs_of."""
@@ -366,6 +371,9 @@ def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
         if value is not None:
             where.append(f"{column} = ?")
             values.append(value)
+    if query.below is not None:
+        where.append(f"trace_id IN ({BELOW.replace('?1', '?')})")
+        values.append(query.below)
     text = query.q.replace("\0", "") if query.q else ""  # an FTS query ends at NUL
     if text:
         if len(text) >= 3:

@@ -45,6 +45,11 @@ _NAMES = [
     "lease_expires_at",
     "change_seq",
 ]
+# ``?1`` and all below it; a trace that was restored before the one above it is below it all the same
+BELOW = (
+    "WITH RECURSIVE down (trace_id) AS (SELECT ?1 UNION SELECT t.trace_id FROM traces AS t"
+    " JOIN down ON t.parent_trace_id = down.trace_id) SELECT trace_id FROM down"
+)
 TRACE_COLUMNS = ", ".join(_NAMES)
 SNAPSHOT_EVERY = 500  # events; the protocol's page, so opening a trace folds no more than one page
 

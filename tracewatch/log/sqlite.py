@@ -36,6 +36,7 @@ from .reader import Reader
 from .removal import Delete
 from .restore import Restore
 from .rows import fetch
+from .tokens import Tokens
 from .writer import TURN_MS, Writer
 
 READERS = 3
@@ -108,6 +109,7 @@ class SQLiteLog:
         self.claim_retention = keeper.claim
         self.listen = self._writer.listen
         self.counts: LogCounts = self._writer.counts
+        self.tokens = Tokens(self._writer, self._reader.lend, self._clock)
 
     @classmethod
     async def open(

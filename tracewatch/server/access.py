@@ -1,14 +1,16 @@
-"""Who may talk to the server: today anybody on this machine, and nobody else's web page.
+"""Where requests may come from: this server by a name of its own, and no web page of another site.
 
-Rule: every request and every WebSocket handshake passes here first. ``Host`` must name this machine (a page that has
-        its
-own name resolved to 127.0.0.1 sends its own), ``Origin``, which browsers always send across sites, must be the very
-same host.
+Rule 1: every request and every WebSocket handshake passes here first, whoever it is of. ``Host`` must be a name this
+        server goes by: a page that has its own name resolved to our address (DNS rebinding) sends its own. An IP
+        address is no name, so nobody's page can have it. ``Origin``, which browsers always send across sites, must be
+        the very same host. ``X-Forwarded-Host`` is never looked at.
+Rule 2: both are refused before the handshake is done: a browser's script is not told why.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,39 +30,64 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def refusal(headers: dict[bytes, bytes]) -> Forbidden | None:
-    """Why a request with these headers is refused, or None."""
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def own_names(host: str, allowed_hosts: str) -> frozenset[str]:
+    """The names a server that listens on ``host`` goes by, besides those of loopback."""
+    names = {name for name in allowed_hosts.split(",") if name}
+    if not is_loopback(host):
+        names |= {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+    return frozenset(names)
+
+
+def refusal(headers: dict[bytes, bytes], names: frozenset[str] = frozenset(), *, remote: bool = False) -> str | None:
+    """Why a request with these headers is refused, or None. ``remote``: it listens beyond loopback.
+
+    Raises ValueError for a Host or Origin that is no address at all.
+    """
     host = headers.get(b"host", b"").decode("latin-1").lower()
-    name = urlsplit(f"//{host}").hostname if host else None
-    if name is None or not is_loopback(name):
-        return Forbidden(f"this server answers to localhost only, not to {host[:100]!r}")
+    name = (urlsplit(f"//{host}").hostname or "").rstrip(".") if host else ""
+    if not (is_loopback(name) or name in names or (remote and _is_address(name))):
+        return f"this server is not known by the name {host[:100]!r} (the setting allowed_hosts has more names)"
     origin = headers.get(b"origin")
-    if origin is not None and urlsplit(origin.decode("latin-1").lower()).netloc != host:
-        return Forbidden("a page of another site may not use this server")
+    if origin is not None:
+        parts = urlsplit(origin.decode("latin-1").lower())
+        default = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
+        if not default or parts.netloc.removesuffix(default) != host.removesuffix(default):
+            return "a page of another site may not use this server"
     return None
 
 
 class AccessMiddleware:
     """The outermost layer: checks where requests come from, and notes the transport for direct writing."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, names: frozenset[str] = frozenset(), remote: bool = False) -> None:
         self._app = app
+        self._names = names
+        self._remote = remote
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         try:
-            refused = refusal(dict(scope["headers"]))
-        except ValueError:  # a Host or Origin that is no address at all
-            refused = Forbidden("the Host or Origin header can't be read")
-        if refused is not None:
-            scope["app"].state.services.observed.auth_failures[refused.code] += 1
-        if refused is None:
+            fault = refusal(dict(scope["headers"]), self._names, remote=self._remote)
+        except ValueError:
+            fault = "the Host or Origin header can't be read"
+        if fault is None:
             # Here ``send`` is still the server's own bound method; further in it is wrapped
             scope["tracewatch.protocol"] = getattr(send, "__self__", None)
             await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            await json_response(refused.body(), refused.status)(scope, receive, send)
+            return
+        error = Forbidden(fault)
+        scope["app"].state.services.observed.auth_failures[error.code] += 1
+        if scope["type"] == "http":
+            await json_response(error.body(), error.status)(scope, receive, send)
         else:
-            await send({"type": "websocket.close", "code": refused.close_code, "reason": refused.code})
+            await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})

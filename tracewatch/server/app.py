@@ -23,11 +23,14 @@ from ..live.watcher import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
 from . import control, metrics, page, record, rest, stream, watch
-from .access import AccessMiddleware
+from .access import AccessMiddleware, is_loopback, own_names
 from .application import Application
 from .descriptors import look_at_descriptors
 from .follow import Following
+from .gate import Gate
+from .guard import guarded
 from .hints import load_redis
+from .limiter import Limiter
 from .observed import Observed
 from .retention import retain
 from .services import Services, error_response
@@ -66,14 +69,11 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
             await following.close()
 
     return Application(
-        routes=_routes(),
+        secure=bool(chosen.ssl_certfile),
+        routes=guarded(_routes()),
         lifespan=lifespan,
-        middleware=[Middleware(AccessMiddleware)],
-        exception_handlers={
-            TracewatchError: error_response,
-            HTTPException: error_response,
-            Exception: error_response,
-        },
+        middleware=[_access(chosen)],
+        exception_handlers=dict.fromkeys((TracewatchError, HTTPException, Exception), error_response),
     )
 
 
@@ -108,20 +108,40 @@ async def _serve(
     bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
     redis = redis_bell(log, hub) if redis_bell is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
+    gate = _gate(log, chosen, observed)
     tasks = [asyncio.create_task(work) for work in (_expire(log), retain(log, chosen), stalls.run())]
     try:
-        yield Services(log, hub, chosen, stalls, bell, observed, siblings, redis)
+        yield Services(log, hub, chosen, stalls, bell, observed, siblings, gate, redis)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # Mounted, or with another file in the log's place, this is the first that watchers hear of it
         await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
+        await gate.close()
         if redis is not None:
             await redis.close()
         await bell.close()
         await hub.close()
         await log.close()
+
+
+def _gate(log: EventLog, settings: Settings, observed: Observed) -> Gate:
+    def refused(code: str) -> None:
+        observed.auth_failures[code] += 1
+
+    limiter = Limiter(failures=settings.auth_failures, retry_s=settings.auth_retry_s)
+    return Gate(log, always=needs_token(settings), limiter=limiter, check_s=settings.token_check_s, on_refused=refused)
+
+
+def _access(settings: Settings) -> Middleware:
+    names = own_names(settings.host, settings.allowed_hosts)
+    return Middleware(AccessMiddleware, names, remote=not is_loopback(settings.host))
+
+
+def needs_token(settings: Settings) -> bool:
+    """Whether a token is needed even if none was ever made: others than those on this machine may reach the server."""
+    return not is_loopback(settings.host) or bool(settings.allowed_hosts or settings.proxy)
 
 
 def _routes() -> list[Route | WebSocketRoute]:

@@ -1,6 +1,7 @@
 """The application's class: what makes it fit for mounting into somebody else's.
 
-Rule: an application whose lifespan was not run says so at the first request, to the caller and in the log.
+Rule 1: every response has the headers that keep browsers from doing more with it than we mean.
+Rule 2: an application whose lifespan was not run says so at the first request, to the caller and in the log.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import Unavailable
 from .observed import because
@@ -26,8 +28,27 @@ NOT_STARTED = (
 )
 
 
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+API_HEADERS = HEADERS | {  # where a response does not say otherwise, as pages do
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+HSTS = {"Strict-Transport-Security": "max-age=31536000"}
+
+
 class Application(Starlette):
     """tracewatch as an ASGI application: served by itself, or mounted."""
+
+    def __init__(self, *, secure: bool = False, **parts: Any) -> None:
+        """``secure``: TLS is ours, so that browsers may be told to insist on it. ``parts``: as Starlette's."""
+        super().__init__(**parts)
+        self._headers = API_HEADERS | HSTS if secure else API_HEADERS
 
     @asynccontextmanager
     async def lifespan(self, host: Any = None) -> AsyncIterator[None]:
@@ -54,6 +75,8 @@ class Application(Starlette):
         if self.started:
             # Here ``send`` and ``receive`` are still the server's own bound methods; further in they are wrapped
             transport, stalls = transport_of(send, receive), self.state.services.stalls
+            if scope["type"] == "http":
+                send = self._with_headers(send)
             if transport is not None:
                 stalls.enter(transport, partial(because, scope, "stalled"))
             try:
@@ -68,6 +91,17 @@ class Application(Starlette):
         logger.error(NOT_STARTED)
         error = Unavailable(NOT_STARTED)
         if scope["type"] == "http":
-            await json_response(error.body(), error.status)(scope, receive, send)
+            await json_response(error.body(), error.status)(scope, receive, self._with_headers(send))
         else:
             await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
+
+    def _with_headers(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=list(message.get("headers", ())))
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+                message = {**message, "headers": headers.raw}
+            await send(message)
+
+        return sending

@@ -16,6 +16,7 @@ from ..live.sink import Sink
 from ..log import EventLog
 from ..model.events import validate_answer, validate_cancel
 from ..model.frames import control
+from .gate import Grant, grant_of
 from .services import Services, int_param, json_response, read_json, services
 from .sockets import error_frame
 from .values import check_value
@@ -54,7 +55,7 @@ async def get_input(request: Request) -> Response:
 async def list_inputs(request: Request) -> Response:
     """``GET /api/inputs``."""
     limit = int_param(request, "limit", low=1, high=1000, default=1000) or 1000
-    inputs = await services(request).log.inputs(limit + 1)
+    inputs = await services(request).log.inputs(limit + 1, grant_of(request).trace_id)
     return json_response({"inputs": inputs[:limit], "has_more": len(inputs) > limit})
 
 
@@ -66,7 +67,9 @@ async def answer(log: EventLog, trace_id: str, request_id: str, *, value: Any, b
     await log.answer(trace_id, request_id, value, by=by)
 
 
-async def obey(served: Services, sink: Sink, message: dict[str, Any], trace_id: str | None = None) -> bool:
+async def obey(
+    served: Services, sink: Sink, message: dict[str, Any], grant: Grant, trace_id: str | None = None
+) -> bool:
     """Do what a watcher's ``cancel`` or ``answer`` message asks and tell it the outcome; False for other messages.
 
     On a socket that watches one trace that is ``trace_id``; elsewhere the message names one.
@@ -86,6 +89,8 @@ async def obey(served: Services, sink: Sink, message: dict[str, Any], trace_id: 
         for key in ("trace_id", "request_id")[: 1 if name == "cancel" else 2]:
             if not isinstance(tags.get(key), str):
                 raise InvalidField(f"{name}.{key}: is missing", details=[{"path": key, "message": "is missing"}])
+        grant.require("control")
+        await served.gate.check_trace(grant, tags["trace_id"])
         if name == "cancel":
             status = await served.log.cancel(tags["trace_id"], **validate_cancel(asked))
         else:

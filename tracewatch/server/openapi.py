@@ -16,13 +16,15 @@ from .services import MAX_ID
 _REF = "#/components/schemas/"
 _ERRORS = {
     400: "It can't be parsed",
-    403: "It comes from where it may not",
+    401: "A token is needed, or another one",
+    403: "It comes from where it may not, or its token is not for this",
     404: "There is no such trace",
     409: "It contradicts what is stored",
     410: "The past that was asked for is gone, or of another history",
     412: "The log has moved on",
     413: "Too large",
     422: "It does not validate",
+    429: "Too many wrong tokens from this address",
     503: "The log can't be used now",
 }
 
@@ -52,7 +54,7 @@ def _error(status: int) -> dict[str, Any]:
 def _call(summary: str, answer: str | None, *errors: int, status: int = 200, **more: Any) -> dict[str, Any]:
     content = {} if answer is None else {"content": {"application/json": {"schema": {"$ref": _REF + answer}}}}
     responses = {str(status): {"description": summary, **content}}
-    responses.update({str(code): _error(code) for code in (*errors, 400, 403, 503)})
+    responses.update({str(code): _error(code) for code in (*errors, 400, 401, 403, 429, 503)})
     return {"summary": summary, "responses": responses, **more}
 
 
@@ -213,9 +215,9 @@ def _paths() -> dict[str, Any]:
         f"{one}/heartbeat": {"parameters": [trace], "post": _call("Renew the recorder's lease", "Renewed", 404)},
         **_control(trace),
         "/api/import": {"post": _call(restore, "Appended", 409, 413, 422, requestBody=lines)},
-        "/healthz": {"get": _call("The process answers", "Health")},
+        "/healthz": {"get": _call("The process answers", "Health", security=[])},
         "/metrics": {"get": _metrics()},
-        "/readyz": {"get": _call("It can serve; and whether it is degraded, and why", "Ready")},
+        "/readyz": {"get": _call("It can serve; and whether it is degraded, and why", "Ready", security=[])},
     }
 
 
@@ -231,5 +233,6 @@ def description() -> dict[str, Any]:
             "/api/traces/{trace_id}/record, /api/traces/{trace_id}/watch and /api/watch; see docs/protocol.md.",
         },
         "paths": _paths(),
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": _schemas(), "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"bearer": []}, {}],  # none is needed on loopback while none was ever made
     }

@@ -24,7 +24,7 @@ from ..model.frames import CLOSE_GOING_AWAY
 from .rest import appended_json, checked_producer
 from .services import Services, services
 from .sinks import websocket_sink
-from .sockets import close, close_with_error, messages
+from .sockets import accept, close, close_with_error, messages
 
 logger = logging.getLogger("tracewatch.server")
 RETRY_S = 0.5  # until a log that could not be read is asked again for commands
@@ -37,7 +37,7 @@ Waiting = tuple[int | None, int, "asyncio.Task[Appended]"]
 async def record(websocket: WebSocket) -> None:
     """``WS /api/traces/{id}/record``."""
     served = services(websocket)
-    await websocket.accept()
+    await accept(websocket)
     sink = websocket_sink(websocket, served.settings.watcher_bytes)
     with served.observed.socket("record", websocket):
         session = Session(served, websocket, sink)

@@ -15,6 +15,7 @@ from ..model.events import STATUSES, parse_json, parse_lines, validate_header, v
 from ..model.frames import format_cursor, snapshot_values
 from ..model.payloads import TRACE_ID
 from ..model.times import format_time
+from .gate import grant_of
 from .services import MAX_ID, int_param, json_response, read_body, read_json, services, whole_number
 
 
@@ -22,6 +23,7 @@ async def create_trace(request: Request) -> Response:
     """``POST /api/traces``."""
     served = services(request)
     spec = validate_trace(await read_json(request, served.settings.max_event_bytes))
+    await served.gate.check_create(grant_of(request), spec)
     snapshot, created = await served.log.create_trace(spec)
     state = snapshot.state
     answer = {
@@ -52,6 +54,7 @@ async def list_traces(request: Request) -> Response:
             root_trace_id=params.get("root_trace_id") or None,
             limit=limit or 50,
             before=int(token) if token else None,
+            below=grant_of(request).trace_id,
         )
     )
     return json_response({"traces": traces, "next_page_token": None if before is None else str(before)})
@@ -168,6 +171,7 @@ async def import_trace(request: Request) -> Response:
     if not lines or not isinstance(lines[0], dict) or "trace" not in lines[0]:
         raise BadRequest('an import begins with the line {"trace": {…}} that export wrote')
     header = validate_header(lines[0]["trace"])
+    await served.gate.check_import(grant_of(request), header)
     appended = await served.log.restore(header, lines[1:])
     return json_response({"trace_id": header["trace_id"], **appended_json(appended)})
 

@@ -14,8 +14,10 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,9 +29,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ..errors import LogError
+from ..log import open_log
 from ..settings import Settings
 from .access import is_loopback
-from .app import create_app
+from .app import create_app, needs_token
 from .hints import load_redis
 from .logs import configure
 from .siblings import Place
@@ -74,17 +77,18 @@ def uvicorn_config(settings: Settings, app: Any, **more: Any) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         backlog=4096,
+        # uvicorn would believe anybody on this machine
+        proxy_headers=bool(settings.proxy),
+        forwarded_allow_ips=settings.proxy or None,
+        ssl_certfile=settings.ssl_certfile or None,
+        ssl_keyfile=settings.ssl_keyfile or None,
+        ssl_keyfile_password=settings.ssl_keyfile_password or None,
         **more,
     )
 
 
 def bind(settings: Settings) -> socket.socket:
-    """A listening socket. Raises LogError for an address that is not loopback or can't be had."""
-    if not is_loopback(settings.host):
-        raise LogError(
-            f"--host {settings.host}: this version listens on this machine only (127.0.0.1, ::1 or localhost); "
-            "put a reverse proxy with authentication in front to reach it from elsewhere"
-        )
+    """A listening socket. Raises LogError for an address that can't be had."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, proto)
@@ -118,9 +122,11 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     configure(settings.log_level)
     if settings.redis:
         load_redis(settings.redis)  # said here once, rather than by each worker
+    check_tls(settings)
+    asyncio.run(check_tokens(settings))
     bound = bind(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{bound.getsockname()[1]}"
+    url = f"{'https' if settings.ssl_certfile else 'http'}://{host}:{bound.getsockname()[1]}"
 
     def ready() -> None:
         if on_ready is not None:
@@ -133,6 +139,40 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
             serve_socket(settings, bound, ready)
     finally:
         bound.close()
+
+
+def check_tls(settings: Settings) -> None:
+    """Raise LogError for a certificate or key that can't be used."""
+    if not settings.ssl_certfile:
+        if settings.ssl_keyfile:
+            raise LogError("--ssl-keyfile needs a certificate: --ssl-certfile")
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:  # with a password, so that nobody is asked for one
+        context.load_cert_chain(
+            settings.ssl_certfile, settings.ssl_keyfile or None, lambda: settings.ssl_keyfile_password
+        )
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = error.strerror or "the key's password is missing or wrong" if isinstance(error, OSError) else error
+        raise LogError(f"the certificate {settings.ssl_certfile} can't be used: {reason}") from error
+
+
+async def check_tokens(settings: Settings) -> None:
+    """Raise LogError where others than this machine may come and no token would let them in."""
+    if not needs_token(settings):
+        return
+    log = await open_log(settings.db)
+    try:
+        now = log.tokens.clock()
+        usable = any(token.status(now) == "active" for token in await log.tokens.made())
+    finally:
+        await log.close()
+    if not usable:
+        where = f"--host {settings.host}" if not is_loopback(settings.host) else "--allowed-hosts or --proxy"
+        raise LogError(
+            f"{where} lets others than this machine in, so tokens are required, and there is none yet. Make one:\n"
+            f"  tracewatch token create --scope admin --db {shlex.quote(settings.db)}"
+        )
 
 
 def serve_socket(
@@ -199,7 +239,7 @@ def supervise(settings: Settings, bound: socket.socket, ready: Callable[[], None
 def _spawn(settings: Settings, bound: socket.socket, place: Place) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "tracewatch.server.worker", str(bound.fileno()), str(place.number), place.folder],
-        env={**os.environ, WORKER_SETTINGS: json.dumps(dataclasses.asdict(settings))},
+        env={**os.environ, WORKER_SETTINGS: json.dumps(dataclasses.asdict(settings) | {"token": ""})},
         pass_fds=[bound.fileno()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

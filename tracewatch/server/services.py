@@ -25,13 +25,14 @@ from .stalls import StallGuard
 
 if TYPE_CHECKING:
     from ..live.redis import RedisBell
+    from .gate import Gate
 
 MAX_ID = 2**53  # what JSON numbers hold exactly
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's log and hub."""
+    """One server's log and hub, and who may use them."""
 
     log: EventLog
     hub: Hub
@@ -40,6 +41,7 @@ class Services:
     poll: PollBell
     observed: Observed
     siblings: Siblings
+    gate: Gate
     redis: RedisBell | None = None  # hints between processes, if asked for
 
 
@@ -64,6 +66,8 @@ async def error_response(request: Request, error: Exception) -> Response:
         return json_response(body, error.status_code, dict(error.headers or {}))
     if not isinstance(error, TracewatchError):
         error = TracewatchError("an internal error; the server's log has the details")
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="tracewatch"'
     if error.status in (429, 503):
         headers["Retry-After"] = str(error.facts.get("retry_after_s", 1))
     return json_response(error.body(), error.status, headers)

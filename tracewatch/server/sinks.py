@@ -120,7 +120,7 @@ class StreamSink(_AsgiSink):
         self.begun = True
         headers = [
             (b"content-type", f"{self._media_type}; charset=utf-8".encode()),
-            (b"cache-control", b"no-cache, no-transform"),
+            (b"cache-control", b"no-store, no-transform"),
             (b"x-accel-buffering", b"no"),  # nginx would hold the stream back
         ]
         await self._message({"type": "http.response.start", "status": 200, "headers": headers})

@@ -20,7 +20,14 @@ from ..model.events import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
 from .observed import because
 
+SUBPROTOCOL = "tracewatch.v1"
 CLOSE_INTERNAL = 1011  # RFC 6455 section 7.4.1: an unexpected condition; clients reconnect
+
+
+async def accept(websocket: WebSocket) -> None:
+    """Accept, with our subprotocol where the client offers it: a browser that offers some insists on one of them."""
+    offered = websocket.scope.get("subprotocols", ())
+    await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
 
 async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterator[dict[str, Any]]:

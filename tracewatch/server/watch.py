@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,10 +19,11 @@ from ..log import Snapshot, TraceQuery
 from ..model.events import STATUSES
 from ..model.frames import CLOSE_GOING_AWAY, control
 from .control import COMMANDS, obey
+from .gate import grant_of
 from .observed import Seen
 from .services import Services, services
 from .sinks import websocket_sink
-from .sockets import CLOSE_INTERNAL, close, close_with_error, close_with_outcome, error_frame, messages
+from .sockets import CLOSE_INTERNAL, accept, close, close_with_error, close_with_outcome, error_frame, messages
 from .subtree import Subtree, checked_cursors
 
 OnStart = Callable[[Snapshot], None]
@@ -54,7 +56,7 @@ def watch_request(trace_id: str, params: Any, **more: Any) -> WatchRequest:
 async def watch_trace(websocket: WebSocket) -> None:
     """``WS /api/traces/{id}/watch``."""
     served = services(websocket)
-    await websocket.accept()
+    await accept(websocket)
     sink = websocket_sink(websocket, served.settings.watcher_bytes)
     with served.observed.socket("watch", websocket, websocket.query_params.get("since_event_id")) as seen:
         try:
@@ -71,7 +73,7 @@ async def _watch_and_read(
     task = asyncio.create_task(_watch_one(served, websocket, sink, request, seen))
     try:
         async for message in messages(websocket, sink, served.settings.max_ws_bytes):
-            await obey(served, sink, message, request.trace_id)  # what else comes is passed over
+            await obey(served, sink, message, grant_of(websocket), request.trace_id)  # what else comes is passed over
     except TracewatchError as error:
         await close_with_error(websocket, sink, error)
     except SinkClosed:
@@ -97,7 +99,7 @@ async def _watch_one(served: Services, websocket: WebSocket, sink: Sink, request
 async def watch_many(websocket: WebSocket) -> None:
     """``WS /api/watch``."""
     served = services(websocket)
-    await websocket.accept()
+    await accept(websocket)
     with served.observed.socket("watch_many", websocket):
         session = Session(served, websocket, websocket_sink(websocket, served.settings.watcher_bytes))
         try:
@@ -117,6 +119,7 @@ class Session:
     def __init__(self, served: Services, websocket: WebSocket, sink: Sink) -> None:
         self.sink = sink
         self._served = served
+        self._grant = grant_of(websocket)
         self._websocket = websocket
         self._watches: dict[str, asyncio.Task[None]] = {}  # by trace_id
         self._asked: set[str] = set()  # those of them the client named itself
@@ -128,7 +131,7 @@ class Session:
 
     async def handle(self, message: dict[str, Any]) -> None:
         """Do what one message asks for. Raises BadRequest for a message that is none."""
-        if await obey(self._served, self.sink, message):
+        if await obey(self._served, self.sink, message, self._grant):
             return
         known = {
             "subscribe": self._subscribe,
@@ -197,6 +200,8 @@ class Session:
     async def _watch(self, request: WatchRequest, on_start: OnStart | None) -> None:
         with self._served.observed.subscription(self._websocket, request.trace_id, request.since) as seen:
             try:
+                # Here and not in _subscribe: a log may name as its sub-trace what is none
+                await self._served.gate.check_trace(self._grant, request.trace_id)
                 seen.because(await self._served.hub.watch(request, self.sink, on_start, seen.progress))
             except TracewatchError as error:
                 seen.because(error.code)
@@ -231,7 +236,7 @@ class Session:
         await self.sink.send_control(control("unsubscribed", trace_id=trace_id))
 
     async def _subscribe_traces(self, asked: dict[str, Any]) -> None:
-        query = list_query(asked)
+        query = replace(list_query(asked), below=self._grant.trace_id)
         if self._list is not None:
             await _end(self._list)
         self._list = self._spawn(ListWatch(self._served.log, self._served.hub, query, self._send).run())
