@@ -32,6 +32,7 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("GET", f"{ONE}/events"): {"read"},
     ("POST", f"{ONE}/events"): {"write"},
     ("GET", f"{ONE}/messages"): {"read"},
+    ("GET", f"{ONE}/messages/{{message_id:path}}"): {"read"},
     ("POST", f"{ONE}/heartbeat"): {"write"},
     ("POST", f"{ONE}/cancel"): {"control"},
     ("GET", f"{ONE}/inputs/{{request_id}}"): {"read", "write"},

@@ -45,6 +45,7 @@ NEEDS: Mapping[str, Mapping[str, Need]] = {  # by path and method; WS: a WebSock
     _ONE: {"GET": READ, "DELETE": ADMIN},
     f"{_ONE}/events": {"GET": READ, "POST": WRITE},
     f"{_ONE}/messages": {"GET": READ},
+    f"{_ONE}/messages/{{message_id:path}}": {"GET": READ},
     f"{_ONE}/heartbeat": {"POST": WRITE},
     f"{_ONE}/cancel": {"POST": CONTROL},
     # A recorder is told the answers to its questions anyway, down its socket
