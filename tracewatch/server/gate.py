@@ -70,6 +70,8 @@ class Gate:
         self._log = log
         self._limiter = limiter
         self._needed = always  # once true it stays: tokens are never removed
+        self._looking: asyncio.Task[bool] | None = None  # whether one was made
+        self._next_look: asyncio.Task[bool] | None = None
         self._uses: dict[Grant, set[asyncio.Timeout]] = {}  # what is open under each grant
         self._checks = asyncio.create_task(self._check_for_ever(check_s), name="tracewatch-tokens")
 
@@ -87,8 +89,18 @@ class Gate:
         return await self._identify(token, client or "")
 
     async def _token_needed(self) -> bool:
-        if not self._needed:
-            self._needed = await self._log.tokens.any_made()
+        # A thousand who come at once share one look: one that begins after the last of them has come
+        if self._needed:
+            return True
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look(self._looking))
+        return await asyncio.shield(self._next_look)
+
+    async def _look(self, before: asyncio.Task[bool] | None) -> bool:
+        if before is not None:
+            await asyncio.wait([before])
+        self._looking, self._next_look = self._next_look, None
+        self._needed = await self._log.tokens.any_made() or self._needed
         return self._needed
 
     async def _identify(self, token: str, client: str) -> Grant:

@@ -24,6 +24,7 @@ from ..model.frames import sse_control
 from .gate import Gate, Grant
 from .services import services
 from .sockets import accept, close, error_frame
+from .stalls import free, transport_of
 
 GOODBYE_S = 1.0  # for telling somebody that their token has ended
 BEARER = "bearer."
@@ -133,9 +134,9 @@ class Guard:
                     await send({"type": "websocket.send", "text": error_frame(_ended(grant)).decode()})
                     await close(WebSocket(scope, receive, send), Unauthorized.close_code, Unauthorized.code)
             except (TimeoutError, OSError, RuntimeError, ClientDisconnected):
-                transport = getattr(scope.get("tracewatch.protocol"), "transport", None)
+                transport = transport_of(send, receive)
                 if transport is not None:
-                    transport.abort()  # it does not read: it must not keep what is no longer its to have
+                    free(transport)  # it does not read: it must not keep what is no longer its to have
 
     async def _stream(self, gate: Gate, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
         begun: list[bytes] = []  # the media type, once the response has one
