@@ -148,7 +148,8 @@ class Bench:
         """Append by this process, or as another one would."""
         events = [{"event": "thought", "n": self.n + n, "pad": "x" * size} for n in range(count)]
         self.n += count
-        await (by or self.log).append("t", events)
+        for start in range(0, count, 500):
+            await (by or self.log).append("t", events[start : start + 500])
 
     def watch(self, *, direct: bool = True, **request: Any) -> Notes:
         """Begin to watch."""
