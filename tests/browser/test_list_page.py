@@ -55,6 +55,29 @@ async def test_sub_agents_stand_under_their_parents(server: ServerProcess, page:
     await expect(page.locator(".tbody .tr", has_text="The child")).to_have_count(1)
 
 
+async def test_what_failed_is_put_away_until_it_fails_again(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url, "It fails")
+    child = Run(server.url, "Its helper", parent_trace_id=run.id, agent_type="helper")
+    child.add(completed("failed", error="the helper broke"))
+    await page.goto(server.url)
+    needs = page.locator(".needs .trouble", has_text="It fails")
+    await expect(needs).to_contain_text("sub-agent helper: the helper broke")
+    await needs.get_by_role("button", name="Put away").click()
+    await expect(needs).to_have_count(0)
+    await page.reload()
+    await expect(page.locator(".tbody .tr", has_text="It fails")).to_be_visible()
+    await expect(needs).to_have_count(0)
+    run.add(completed("failed", error="so it broke itself"))
+    await expect(needs).to_contain_text("so it broke itself")
+    await needs.get_by_role("link").click()  # looked at is put away
+    await expect(page.locator("h1")).to_have_text("It fails")
+    await page.go_back()
+    await expect(page.locator(".tbody .tr", has_text="It fails")).to_be_visible()
+    await expect(needs).to_have_count(0)
+    run.add({"event": "trace_status_changed", "status": "running"}, completed("failed", error="and again"))
+    await expect(needs).to_contain_text("and again")
+
+
 async def test_ten_thousand_traces(tmp_path: Path, page: Page) -> None:
     log = await open_log(str(tmp_path / "many.db"))
     try:

@@ -287,6 +287,35 @@ async def test_a_filtered_list(tmp_path: Path) -> None:
             assert [trace["trace_id"] for trace in (await watch.until("traces"))["traces"]] == ["pineapple"]
 
 
+async def test_what_a_list_remembers_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracewatch.live import list as lists
+
+    monkeypatch.setattr(lists, "MOST_KNOWN", 4)
+    async with serving(tmp_path / "log.db") as server:
+        log = server.services.log
+        watches: list[lists.ListWatch] = []
+        run = lists.ListWatch.run
+
+        async def noted(self: lists.ListWatch) -> None:
+            watches.append(self)
+            await run(self)
+
+        monkeypatch.setattr(lists.ListWatch, "run", noted)
+        async with socket(server, "/api/watch") as watch:
+            await watch.say({"subscribe_traces": {"status": "running"}})
+            await watch.until("traces")
+            for n in range(12):
+                await make_trace(log, f"t{n}")
+                await watch.until("trace_changed")
+            (listed,) = watches
+            assert len(listed._shown) == 4
+            await end(log, "t0")  # forgotten long ago: it is told all the same that it has left the filter
+            left = (await watch.until("trace_changed"))["trace"]
+            assert (left["trace_id"], left["status"]) == ("t0", "completed")
+            await log.delete_trace("t1")
+            assert (await watch.until("trace_deleted"))["trace_id"] == "t1"
+
+
 async def test_a_busy_trace_is_told_at_most_ten_times_a_second(tmp_path: Path) -> None:
     async with serving(tmp_path / "log.db") as server:
         log = server.services.log

@@ -31,6 +31,7 @@ export class Traces {
   private queue: Frame[] = [];
   private asking = new Set<string>();
   private waitingKey = "";
+  private readonly since = Date.now();
 
   constructor(socket: Pick<Socket, "watchList">) {
     socket.watchList({ limit: FIRST }, (frame) => {
@@ -68,16 +69,26 @@ export class Traces {
   private put(trace: Trace, live: boolean): void {
     const before = this.byId.get(trace.trace_id);
     if (before && before.last_event_id > trace.last_event_id && before.created_at === trace.created_at) return;
-    if (live) this.note(trace.trace_id, trace.last_event_id - (before?.last_event_id ?? 0));
+    // Of what this page did not see, it knows how much it was and when the last of it was
+    const grown = trace.last_event_id - (before?.last_event_id ?? 0);
+    if (live) this.note(trace.trace_id, grown, Date.now());
+    else this.note(trace.trace_id, before ? grown : 1, Date.parse(trace.updated_at));
     this.byId.set(trace.trace_id, trace);
   }
 
-  private note(id: string, events: number): void {
-    const slot = Math.floor(Date.now() / SPARK_MS);
+  private note(id: string, events: number, at: number): void {
+    const now = Math.floor(Date.now() / SPARK_MS);
+    const bar = SPARK_BARS - 1 - Math.max(0, now - Math.floor(at / SPARK_MS));
+    if (events <= 0 || !(bar >= 0)) return;
     let seen = this.activity.get(id);
-    if (!seen) this.activity.set(id, (seen = { slot, bars: new Array(SPARK_BARS).fill(0) }));
-    shift(seen, slot);
-    seen.bars[SPARK_BARS - 1]! += Math.max(0, events);
+    if (!seen) this.activity.set(id, (seen = { slot: now, bars: new Array(SPARK_BARS).fill(0) }));
+    shift(seen, now);
+    seen.bars[bar]! += events;
+  }
+
+  /** How many of the bars this page has seen all of. */
+  get known(): number {
+    return Math.min(SPARK_BARS, Math.ceil((Date.now() - this.since) / SPARK_MS));
   }
 
   /** The bars of a trace up to now; null where it has been still for a minute. */

@@ -13,12 +13,12 @@ import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
 import { focusQuestion, Questions } from "../parts/question";
 import { VirtualList, type ListHandle } from "../parts/virtual";
 import { go, param, setParams, traceHref } from "../route";
+import { markSeen, seen, troubles } from "../trouble";
 import type { Trace, TraceStatus } from "../types";
 import { memo } from "../memo";
 import { Start } from "./start";
 
 const ROW = 32; // px
-const RECENT_MS = 24 * 3600_000;
 const STATUSES: TraceStatus[] = ["running", "waiting", "failed", "lost", "completed", "stopped"];
 
 interface ListRow {
@@ -188,7 +188,7 @@ const Line = memo(function Line({ trace, depth, below, open, troubles, asking, n
       </span>
       <span role="cell" class="c-agent words dim">{visible(trace.agent_type)}</span>
       <span role="cell" class={`c-now words ${trace.status === "failed" ? "bad" : running ? "" : "dim"}`} title={visible(words)}>{visible(words)}{running && <button class="stop" tabIndex={-1} title="Cancel this run (x)" onClick={(event) => (event.preventDefault(), event.stopPropagation(), cancel(trace))}>Cancel</button>}</span>
-      <span role="cell" class="c-spark">{bars && <Spark bars={bars} />}</span>
+      <span role="cell" class="c-spark">{bars && <Spark bars={bars} known={app.traces.known} />}</span>
       <span role="cell" class="num n-messages">{count(sums.total_messages)}</span>
       <span role="cell" class="num n-tokens"><Tokens n={sums.total_tokens} /></span>
       <span role="cell" class="num n-cost"><Cost dollars={sums.total_cost} /></span>
@@ -253,25 +253,12 @@ function useNewSpoken(...kinds: [id: string, words: string][][]): void {
   }, [now.map(([id]) => id).join()]);
 }
 
-function seenIds(): Set<string> {
-  try {
-    return new Set(JSON.parse(localStorage.getItem("tracewatch.seen") ?? "[]") as string[]);
-  } catch {
-    return new Set();
-  }
-}
-
 /** What needs a person: open questions, and what failed or got lost in the last day and was not looked at. */
 function Needs({ all, version }: { all: Trace[]; version: number }) {
   const inputs = app.traces.inputs.value;
-  const troubled = useMemo(() => {
-    const seen = seenIds();
-    const since = new Date(Date.now() - RECENT_MS).toISOString();
-    return all.filter((t) => (t.status === "failed" || t.status === "lost") && t.updated_at > since && t.parent_trace_id === null && !seen.has(t.trace_id) && !t.metadata?.format)
-      .sort((a, b) => (a.updated_at < b.updated_at ? 1 : -1));
-  }, [version]);
+  const troubled = useMemo(() => troubles(all, seen.value, Date.now()), [version, seen.value]);
   const [more, setMore] = useState(false);
-  useNewSpoken(inputs.map((asked) => [`${asked.trace_id}/${asked.request_id}`, `Question: ${asked.question}`]), troubled.map((t) => [t.trace_id, `${t.status === "lost" ? "Lost" : "Failed"}: ${t.task}`]));
+  useNewSpoken(inputs.map((asked) => [`${asked.trace_id}/${asked.request_id}`, `Question: ${asked.question}`]), troubled.map(({ failed: [t] }) => [t!.trace_id, `${t!.status === "lost" ? "Lost" : "Failed"}: ${t!.task}`]));
   const shown = more ? troubled.slice(0, 50) : troubled.slice(0, 3);
   return (
     <section class="needs" aria-label="Needs you">
@@ -279,14 +266,20 @@ function Needs({ all, version }: { all: Trace[]; version: number }) {
       <Questions asked={inputs.slice(0, 10).map((asked) => ({ traceId: asked.trace_id, asked, brief: true,
         of: <a class="words of" href={traceHref(asked.trace_id)}>{visible(app.traces.byId.get(asked.trace_id)?.task ?? asked.trace_id)}</a> }))} />
       {inputs.length > 10 && <p class="dim">and {inputs.length - 10} more questions</p>}
-      {shown.map((trace) => (
-        <a key={trace.trace_id} class="trouble" href={traceHref(trace.trace_id)}>
-          <StateMark state={trace.status} /><span class="words">{visible(trace.task)}</span>
-          <span class="words bad">{trace.status === "lost" ? "lost: its recorder vanished" : visible(typeof trace.error === "string" ? trace.error : trace.summary ?? "failed")}</span>
-          <span class="num dim"><Ago ts={trace.updated_at} /></span>
-        </a>
-      ))}
+      {shown.map(({ root, failed }) => {
+        const [first, ...others] = failed as [Trace, ...Trace[]];
+        const more = others.length ? ` and ${count(others.length)} more` : "";
+        return (
+          <div key={root.trace_id} class="trouble">
+            <StateMark state={first.status} /><a class="words" href={traceHref(root.trace_id)}>{visible(root.task)}</a>
+            <span class="words bad">{first !== root && `sub-agent ${visible(first.agent_type)}: `}{first.status === "lost" ? "lost: its recorder vanished" : visible(typeof first.error === "string" ? first.error : first.summary ?? "failed")}{more}</span>
+            <span class="num dim"><Ago ts={first.updated_at} /></span>
+            <button class="quiet icon" title="Put away; it comes back if it fails again" aria-label={`Put away: ${visible(root.task)}`} onClick={() => markSeen(failed)}>✕</button>
+          </div>
+        );
+      })}
       {troubled.length > 3 && <button class="link" onClick={() => setMore(!more)}>{more ? "Show fewer" : `${count(troubled.length - 3)} more that failed or got lost today`}</button>}
+      {troubled.length > 3 && <button class="link" onClick={() => markSeen(troubled.flatMap(({ failed }) => failed))}>Put all away</button>}
     </section>
   );
 }

@@ -16,6 +16,7 @@ import { go, HOME, param, setParams, traceHref } from "../route";
 import { Replay } from "../replay";
 import { TimePanel } from "../time/panel";
 import type { Item, TraceLog } from "../trace";
+import { markSeen } from "../trouble";
 import type { Totals, Trace } from "../types";
 
 export function TracePage({ traceId }: { traceId: string }) {
@@ -38,7 +39,6 @@ export function TracePage({ traceId }: { traceId: string }) {
   replay?.version.value;
 
   useEffect(() => void shown.readHistory(), [shown]);
-  useEffect(() => seen(traceId), [traceId]);
   useEffect(() => setInspected(null), [inside]);
 
   const choose = (to: Place) => {
@@ -70,6 +70,10 @@ export function TracePage({ traceId }: { traceId: string }) {
 
   const phase = log.phase.value;
   const trace = whole.state?.trace() ?? app.traces.get(traceId);
+  useEffect(() => {
+    // What failed here, or below, was looked at now
+    if (trace) markSeen([trace, ...[...app.traces.byId.values()].filter((other) => other.root_trace_id === traceId)]);
+  }, [traceId, trace?.status, log.state?.subTraces.size]);
   const inputs = [...(log.state?.pendingInputs.values() ?? [])];
   const inner = inside === traceId ? [] : [...(shown.state?.pendingInputs.values() ?? [])];
   useTitle(trace, Math.max(inputs.length, app.traces.inputs.value.length));
@@ -264,14 +268,4 @@ function useTitle(trace: Trace | undefined, questions: number): void {
   useEffect(() => {
     document.title = title;
   }, [title]);
-}
-
-/** Remember that a failed run was looked at, so that the list stops asking for attention. */
-function seen(traceId: string): void {
-  try {
-    const ids = JSON.parse(localStorage.getItem("tracewatch.seen") ?? "[]") as string[];
-    localStorage.setItem("tracewatch.seen", JSON.stringify([...ids.filter((id) => id !== traceId), traceId].slice(-500)));
-  } catch {
-    // then it goes on asking
-  }
 }

@@ -55,15 +55,16 @@ export function Cost({ dollars }: { dollars: number }) {
   return <span class="num" title={dollars ? `$${dollars}` : undefined}>{dollars ? cost(dollars) : <i class="none">–</i>}</span>;
 }
 
-/** Bars for the events of the last minute. */
-export function Spark({ bars }: { bars: number[] }) {
+/** Bars for the events of the last minute; the line below them is as long as this page has looked: `known` bars. */
+export function Spark({ bars, known }: { bars: number[]; known: number }) {
   const most = Math.max(...bars, 4);
   const path = bars.map((n, i) => (n ? `M${i * 5 + 2} 14v${-Math.max(1.5, (n / most) * 13)}` : "")).join("");
   const sum = bars.reduce((a, b) => a + b, 0);
+  const words = `${count(sum)} ${sum === 1 ? "event" : "events"} in the last ${known < bars.length ? `${known * 5} s, as long as this page has looked` : "minute"}`;
   return (
-    <svg class="spark" viewBox="0 0 60 14" width="60" height="14" role="img" aria-label={`${sum} events in the last minute`}>
-      <title>{`${count(sum)} events in the last minute`}</title>
-      <path d="M0 13.5H60" class="base" />
+    <svg class="spark" viewBox="0 0 60 14" width="60" height="14" role="img" aria-label={words}>
+      <title>{words}</title>
+      <path d={`M${60 - known * 5} 13.5H60`} class="base" />
       <path d={path} />
     </svg>
   );
