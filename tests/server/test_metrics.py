@@ -74,7 +74,7 @@ async def test_what_was_appended_and_refused(tmp_path: Path) -> None:
     assert value(got, "appends_refused_total", code="sequence_gap") == 1
     assert value(got, "appends_refused_total", code="unknown_trace") == 2
     written = [value(got, name) for name in ("commit_seconds_count", "group_jobs_count", "group_jobs_sum")]
-    assert written in ([6] * 3, [7] * 3)  # a look of the log's own whether it can be written may be among them
+    assert written[0] >= 6 and set(written) == {written[0]}  # each alone; jobs of the log's own are among them
     assert value(got, "commit_seconds_sum") > 0
     assert value(got, "waiting_jobs") == value(got, "failed_groups_total") == 0
     one = "/api/traces/{trace_id}/events"
@@ -96,7 +96,7 @@ async def test_group_size_is_jobs_of_a_transaction(tmp_path: Path) -> None:
         await make_trace(log, "t")
         await asyncio.gather(*(append(log, "t", 1) for _ in range(20)))
         got = await scrape(client)
-    assert value(got, "group_jobs_sum") in (21, 22)  # a look of the log's own may be among them
+    assert value(got, "group_jobs_sum") >= 21  # jobs of the log's own may be among them
     assert value(got, "group_jobs_count") < 21  # the first is written alone, what gathered meanwhile together
     assert value(got, "group_jobs_bucket", le="+Inf") == value(got, "group_jobs_count")
 
@@ -192,6 +192,22 @@ async def test_a_watcher_that_does_not_read_is_seen_to_be_behind(tmp_path: Path)
             assert value(got, "watchers", state="catching_up") == 1
             watch.ws.transport.resume_reading()
             await watch.until_events(400)
+
+
+async def test_what_retention_let_go(tmp_path: Path) -> None:
+    async with fresh(tmp_path) as (server, client):
+        log = server.services.log
+        await make_trace(log, "t")
+        await append(log, "t", 1200)
+        assert await log.trim("t", 500) and not await log.trim("t", 500)
+        async with watching(server, "t", since="7") as watch:
+            assert (await watch.until("gap"))["reason"] == "trimmed"
+            await watch.until("caught_up")
+        await end(log, "t")
+        assert await log.delete_outdated("t", -1) == ["t"]
+        got = await scrape(client)
+    assert value(got, "trims_total") == value(got, "outdated_traces_total") == 1
+    assert value(got, "resumes_total", outcome="trimmed") == 1
 
 
 async def test_refused_for_where_they_come_from(tmp_path: Path) -> None:

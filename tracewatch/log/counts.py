@@ -51,6 +51,8 @@ class LogCounts:
     bytes: int = 0  # of them, in their canonical form
     appends: int = 0  # answered as stored
     refused: Counter[str] = field(default_factory=Counter)  # appends answered with an error, by its code
+    trims: int = 0  # logs made to begin later
+    outdated: int = 0  # traces deleted for their age
     failed_groups: int = 0  # transactions that the database failed
     commit_s: Buckets = field(default_factory=lambda: Buckets(COMMIT_S))  # from BEGIN to after COMMIT
     group_jobs: Buckets = field(default_factory=lambda: Buckets(GROUP))  # jobs of one transaction
@@ -83,6 +85,7 @@ async def look(path: Path, connection: aiosqlite.Connection, now: float) -> LogL
 
 
 def _files(path: Path) -> tuple[int, int, int]:
+    path = path.resolve()  # behind a symbolic link SQLite puts the -wal beside the file itself
     wal = path.with_name(path.name + "-wal")
     try:
         wal_bytes = wal.stat().st_size

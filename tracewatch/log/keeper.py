@@ -26,11 +26,14 @@ class Keeper:
         """See EventLog.delete_outdated."""
         since = format_time(self._clock() - keep_days * DAY_S)
         deleted: list[str] = await self._writer.do(lambda future: Delete(future, trace_id=trace_id, idle_since=since))
+        self._writer.counts.outdated += len(deleted)
         return deleted
 
     async def trim(self, trace_id: str, upto: int) -> bool:
         """See EventLog.trim."""
-        return bool(await self._writer.do(lambda future: Trim(future, trace_id=trace_id, upto=upto)))
+        trimmed = bool(await self._writer.do(lambda future: Trim(future, trace_id=trace_id, upto=upto)))
+        self._writer.counts.trims += trimmed
+        return trimmed
 
     async def sweep(self) -> bool:
         """See EventLog.sweep. Looks first, like expire_leases."""

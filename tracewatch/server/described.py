@@ -29,6 +29,8 @@ METRICS = (
     Described("commit_seconds", "histogram", "Transactions, from waiting for the file's lock to after their commit"),
     Described("group_jobs", "histogram", "Appends and other jobs written in one transaction"),
     Described("failed_groups", "counter", "Transactions that the database failed"),
+    Described("trims", "counter", "Logs that retention has made to begin later"),
+    Described("outdated_traces", "counter", "Traces that retention has deleted for their age"),
     Described("log_ready", "gauge", "1, or 0 while something is wrong with the log; `/readyz` says what"),
     Described(
         "log_troubles", "gauge", "1 for each thing that is wrong with the log, by its code on `/readyz`", ("code",)

@@ -96,6 +96,8 @@ def _of_log(families: Families, served: Services) -> None:
     families.buckets("commit_seconds", counts.commit_s)
     families.buckets("group_jobs", counts.group_jobs)
     families.add("failed_groups", counts.failed_groups)
+    families.add("trims", counts.trims)
+    families.add("outdated_traces", counts.outdated)
     families.add("waiting_jobs", served.log.waiting)
     troubles = {trouble.code: 1 for trouble in served.log.health.troubles}
     families.add("log_ready", 0 if troubles else 1)
