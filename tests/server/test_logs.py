@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.server.wire import append, http, make_trace, ndjson, post, socket, sse, watching
 from tests.support import ServerProcess, Serving, serving, until
 from tracewatch.errors import Invalid
+from tracewatch.log.tokens import token_id_of
 from tracewatch.server.logs import LineFormatter
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +87,32 @@ async def test_each_socket_leaves_two_lines(tmp_path: Path, caplog: pytest.LogCa
     assert sorted(ended, key=str) == sorted(expected, key=str)
     requests = [line for line in found if line["event"] == "request"]
     assert requests == [{"event": "request", "method": "GET", "route": "/api/traces/{trace_id}", **t, "status": 200}]
+
+
+async def test_a_token_is_known_by_its_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tracewatch.access")
+    async with serving(tmp_path / "log.db", access_log="json", token_check_s=0.05) as server:
+        log = server.services.log
+        await make_trace(log, "t")
+        token = await log.tokens.create(["read"])
+        token_id = token_id_of(token)
+        async with http(server, headers={"Authorization": f"Bearer {token}"}) as client:
+            assert (await client.get("/api/traces", params={"token": token})).status_code == 200
+            assert (await client.post("/api/traces", json={"task": "x"})).status_code == 403
+            async with socket(server, "/api/traces/t/watch", token) as watch, sse(client, "t") as stream:
+                await watch.until("caught_up")
+                await stream.until("caught_up")
+                await log.tokens.revoke(token_id or "")
+                assert await watch.closed() == 4501
+                await stream.until("error")
+            assert (await client.get("/api/traces")).status_code == 401
+        await quiet(server)
+    found = lines(caplog)
+    assert token_id is not None and token[-40:] not in str(found)
+    ended = {line["kind"]: (line["reason"], line["token"]) for line in found if line["event"] == "closed"}
+    assert ended == {"watch": ("unauthorized", token_id), "sse": ("unauthorized", token_id)}
+    requests = [(line["status"], line.get("token")) for line in found if line["event"] == "request"]
+    assert requests == [(200, token_id), (403, None), (401, None)]
 
 
 async def test_off_is_off_and_text_is_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from ..errors import Forbidden, TracewatchError, Unauthorized
 from ..model.frames import sse_control
 from .gate import Gate, Grant
+from .observed import GRANT_END
 from .services import services
 from .sockets import accept, close, error_frame
 from .stalls import free, transport_of
@@ -122,6 +123,7 @@ class Guard:
     async def _until_end(self, gate: Gate, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(None) as end:
+                scope[GRANT_END] = end
                 with gate.using(grant, end):
                     await self._app(scope, receive, send)
         except TimeoutError:
@@ -148,6 +150,7 @@ class Guard:
 
         try:
             async with asyncio.timeout(None) as end:
+                scope[GRANT_END] = end
                 with gate.using(grant, end):
                     await self._app(scope, receive, noting)
         except TimeoutError:

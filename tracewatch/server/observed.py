@@ -8,6 +8,7 @@ Rule 3: counting is adding to a number; nobody is awaited.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -31,6 +32,7 @@ KINDS = ("watch", "watch_many", "subscription", "record", "sse", "ndjson")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 ANSWER_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 LONGEST = 200  # characters of what a client chose
+GRANT_END = "tracewatch.grant_end"  # in a scope: the asyncio.Timeout that ends it with its grant
 _SEEN = "tracewatch.seen"  # in a connection's scope
 _CURSOR = re.compile(r"latest|-?[0-9]{1,18}|[0-9a-f]{12}\.[0-9]{1,18}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@/{}-]+", re.ASCII)
@@ -121,7 +123,12 @@ class Observed:
         values = {**_who(connection.scope), **_trace(connection.scope), **_since(since)}
         with self._seen(Seen(kind, values)) as seen:
             connection.scope[_SEEN] = seen
-            yield seen
+            try:
+                yield seen
+            except asyncio.CancelledError:
+                end: asyncio.Timeout | None = connection.scope.get(GRANT_END)
+                seen.because("unauthorized" if end is not None and end.expired() else "cancelled")
+                raise
 
     @contextmanager
     def subscription(self, connection: HTTPConnection, trace_id: str, since: str | None) -> Iterator[Seen]:
