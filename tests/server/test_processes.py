@@ -130,13 +130,17 @@ async def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
 
 @needs_proc
 @pytest.mark.crash
-async def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+async def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
     server = ServerProcess(tmp_path / "log.db", workers=2).start()
     assert server.process is not None
     workers = children(server.process.pid)
     assert len(workers) == 2
+    assert len(list(folder.glob("*/*.sock"))) == 2
     server.kill()
     await until(lambda: not any(map(alive, workers)))
+    assert not list(folder.iterdir())
 
 
 async def test_a_signal_ends_it_in_time_with_watchers_connected(tmp_path: Path) -> None:

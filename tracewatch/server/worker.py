@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 
@@ -23,6 +24,7 @@ def _ready() -> None:
 
 def main() -> int:
     """Serve the inherited socket until SIGTERM, or until standard input ends because the parent has died."""
+    parent = os.getppid()
     bound = socket.socket(fileno=int(sys.argv[1]))
     settings = Settings(**json.loads(os.environ[WORKER_SETTINGS]))
     place = Place(int(sys.argv[2]), settings.workers, sys.argv[3])
@@ -34,6 +36,9 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         pass
+    finally:
+        if os.getppid() != parent:  # else the parent does it
+            shutil.rmtree(place.folder, ignore_errors=True)
     return 0
 
 
