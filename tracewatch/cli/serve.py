@@ -86,12 +86,11 @@ async def _look_at_log(db: str) -> None:
     told = False
     while True:
         try:
-            log = await open_log(db)
+            log = await open_log(db, lock_wait_s=1.0)
         except LogLocked as error:
             if not told:
                 click.echo(f"waiting: {error.message}", err=True)
             told = True
-            await asyncio.sleep(0.5)
         else:
             await log.close()
             return

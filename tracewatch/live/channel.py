@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..errors import Unavailable, UnknownTrace
+from ..errors import Damaged, Unavailable, UnknownTrace
 from ..log import EventLog, Grown
 from ..model.events import ENDED
 from .sink import Frame
@@ -36,6 +36,7 @@ class Channel:
         self.status = "running"  # of the trace, as of the head
         self.deletions = 0  # how often the trace was found deleted; who began before the last one is told
         self.gone = False  # deleted, and nobody has seen it since
+        self.damage: Damaged | None = None  # what follows the head can't be read, and waiting will not help
         self.users = 0  # watchers and those about to be one
         self.at_head: set[Watcher] = set()  # direct sinks, written to by ``_flush``
         self.waiting: set[Watcher] = set()  # all watchers; woken when something has changed
@@ -102,9 +103,13 @@ class Channel:
                     page = await self._log.read(
                         self.trace_id, self.head, max_events=self._page_events, max_bytes=self._page_bytes
                     )
-                except Unavailable:
+                except Unavailable as error:
+                    if isinstance(error, Damaged):
+                        self.damage = error
+                        self.wake_all()
                     await asyncio.sleep(RETRY_S)  # nothing is lost: the log is asked again
                     continue
+                self.damage = None
                 if not page.bodies:
                     self._known = min(self._known, page.last_event_id)
                     if page.last_event_id > self.head:  # trimmed under us: those at the head find out from the log

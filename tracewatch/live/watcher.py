@@ -10,12 +10,13 @@ Rule 3: what it costs is bounded: one page, and what the sink buffers.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import TraceDeleted, UnknownTrace
+from ..errors import Damaged, TraceDeleted, Unavailable, UnknownTrace
 from ..log import EventLog, Snapshot
 from ..model.frames import PROTOCOL, control, format_cursor, resolve_since, snapshot_values, with_tree_parts
 from ..model.times import format_time
@@ -24,6 +25,7 @@ from .counts import HubCounts
 from .gaps import gap_error
 from .sink import Frame, Sink
 
+RETRY_S = 0.5  # until a log that could not be read is asked again
 CHECKPOINT_EVERY = 1000  # skipped events (protocol, section 4)
 
 
@@ -266,11 +268,19 @@ class Watcher:
                 return "goaway"
             if channel.deletions != self._deletions:
                 raise self._deleted()
+            if channel.damage is not None:
+                raise copy.copy(channel.damage)
             if self._behind:
                 self._behind, self._catching_up, self._replayed = False, True, 0
                 self._counts.fell_behind += 1
                 await self._send("fell_behind", sent_event_id=self.cursor, current_event_id=channel.head)
-            if await self._step():
+            try:
+                if await self._step():
+                    continue
+            except Unavailable as error:
+                if isinstance(error, Damaged) or "reason" not in error.facts:
+                    raise  # waiting would not help: it is damaged there, or the log is closing
+                await self._pause()
                 continue
             if channel.head is None or self.cursor != channel.head:
                 if self.cursor > (channel.head or 0):
@@ -278,6 +288,16 @@ class Watcher:
                 continue
             if await self._stand_at_head():
                 return "end"
+
+    async def _pause(self) -> None:
+        """The log can't be read now. The watch stays, and so do its heartbeats."""
+        try:
+            async with asyncio.timeout(RETRY_S):
+                await self.wake.wait()
+        except TimeoutError:
+            pass  # time to look again
+        if self.heartbeat_due:
+            await self._send_heartbeat()
 
     async def _step(self) -> bool:
         """Send the next page, if there is one."""

@@ -40,7 +40,7 @@ from .tokens import Tokens
 from .writer import TURN_MS, Writer
 
 READERS = 3
-BUSY_MS = 10_000  # while opening: how long another process's transaction is waited for
+READ_BUSY_MS = 10_000  # a reader waits only while another process recovers the -wal
 CACHE_KIB = 16_384
 
 
@@ -125,7 +125,8 @@ class SQLiteLog:
     ) -> SQLiteLog:
         """Open or create the file and bring its schema up to date.
 
-        ``lock_wait_s``: an append waits so long for another program's lock. ``max_waiting_bytes``: of what waits.
+        ``lock_wait_s``: an append, and the opening, wait so long for another program's lock.
+        ``max_waiting_bytes``: of what waits to be written.
         ``unlike_epoch``: another file has taken the place of the one with this epoch; it gets one of its own.
         Raises LogError, NewerDatabase, LogLocked.
         """
@@ -133,6 +134,7 @@ class SQLiteLog:
         opened: list[aiosqlite.Connection] = []
         try:
             connection = await _connect(path, opened, writing=True)
+            await fetch(connection, f"PRAGMA busy_timeout = {max(1, round(lock_wait_s * 1000))}")
             await migrate(connection)
             await fill_inputs(connection)
             await fetch(connection, f"PRAGMA busy_timeout = {TURN_MS}")
@@ -302,9 +304,15 @@ class SQLiteLog:
 async def _connect(path: Path, opened: list[aiosqlite.Connection], *, writing: bool = False) -> aiosqlite.Connection:
     if writing and not path.parent.is_dir():
         raise LogError(f"can't open the log {str(path)!r}: there is no folder {str(path.parent)!r}")
-    connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+    connection = aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+    try:
+        await connection
+    except BaseException:
+        while connection._thread.is_alive():  # noqa: ASYNC110 (it ends by itself, but not after this loop has)
+            await asyncio.sleep(0.001)
+        raise
     opened.append(connection)
-    await fetch(connection, f"PRAGMA busy_timeout = {BUSY_MS}")
+    await fetch(connection, f"PRAGMA busy_timeout = {READ_BUSY_MS}")
     await fetch(connection, f"PRAGMA cache_size = -{CACHE_KIB}")
     await fetch(connection, "PRAGMA temp_store = MEMORY")  # no new files while it runs: descriptors may be used up
     if not writing:
