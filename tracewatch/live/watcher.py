@@ -10,9 +10,9 @@ Rule 3: what it costs is bounded: one page, and what the sink buffers.
 from __future__ import annotations
 
 import asyncio
-import copy
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,8 +168,7 @@ class Watcher:
     async def run(self, on_start: Callable[[Snapshot], None] | None = None) -> str:
         """Send everything until the trace has ended (``"end"``) or the server leaves (``"goaway"``).
 
-        ``on_start`` is told the snapshot the watch begins with. Raises SinkClosed, InvalidCursor, UnknownTrace,
-        TraceDeleted.
+        ``on_start`` is told the snapshot it begins with. Raises SinkClosed, InvalidCursor, UnknownTrace, TraceDeleted.
         """
         channel = self._channel
         # What is no cursor is refused at once, however long the trace may have to be waited for
@@ -204,8 +203,7 @@ class Watcher:
                 if self.leaving_ms is not None:
                     await self._send("goaway", after_ms=self.leaving_ms)
                     return None
-                if self.heartbeat_due:
-                    await self._send_heartbeat()
+                await self._send_due_heartbeat()
                 continue
             self._channel.begin(snapshot.state.last_event_id, snapshot.state.status)
             return snapshot
@@ -269,18 +267,12 @@ class Watcher:
             if channel.deletions != self._deletions:
                 raise self._deleted()
             if channel.damage is not None:
-                raise copy.copy(channel.damage)
+                raise Damaged(channel.damage.message, **channel.damage.facts)
             if self._behind:
                 self._behind, self._catching_up, self._replayed = False, True, 0
                 self._counts.fell_behind += 1
                 await self._send("fell_behind", sent_event_id=self.cursor, current_event_id=channel.head)
-            try:
-                if await self._step():
-                    continue
-            except Unavailable as error:
-                if isinstance(error, Damaged) or "reason" not in error.facts:
-                    raise  # waiting would not help: it is damaged there, or the log is closing
-                await self._pause()
+            if await self._step():
                 continue
             if channel.head is None or self.cursor != channel.head:
                 if self.cursor > (channel.head or 0):
@@ -289,15 +281,15 @@ class Watcher:
             if await self._stand_at_head():
                 return "end"
 
-    async def _pause(self) -> None:
-        """The log can't be read now. The watch stays, and so do its heartbeats."""
-        try:
+    async def _pause(self, error: Unavailable) -> bool:
+        """The log can't be read now: the watch stays, with its heartbeats, unless waiting will not help."""
+        if isinstance(error, Damaged) or "reason" not in error.facts:  # damaged there; or it is closing
+            raise error
+        with suppress(TimeoutError):
             async with asyncio.timeout(RETRY_S):
                 await self.wake.wait()
-        except TimeoutError:
-            pass  # time to look again
-        if self.heartbeat_due:
-            await self._send_heartbeat()
+        await self._send_due_heartbeat()
+        return True
 
     async def _step(self) -> bool:
         """Send the next page, if there is one."""
@@ -309,15 +301,16 @@ class Watcher:
                 return True
             if channel.head is not None and self.cursor == channel.head and not self._catching_up:
                 return False
-            page = await self._log.read(
-                self.request.trace_id, self.cursor, max_events=limits.page_events, max_bytes=limits.page_bytes
-            )
+            try:
+                page = await self._log.read(
+                    self.request.trace_id, self.cursor, max_events=limits.page_events, max_bytes=limits.page_bytes
+                )
+            except Unavailable as error:
+                return await self._pause(error)
             if page.first_event_id - 1 > self.cursor:
                 await self._past_is_gone()
                 return True
-            frames = [
-                Frame(self._log.epoch, event_id, body) for event_id, body in enumerate(page.bodies, self.cursor + 1)
-            ]
+            frames = [Frame(self._log.epoch, at, body) for at, body in enumerate(page.bodies, self.cursor + 1)]
             channel.begin(page.last_event_id, page.status)
         if not frames:
             return False
@@ -366,8 +359,7 @@ class Watcher:
             channel.at_head.add(self)
         await self.wake.wait()
         channel.at_head.discard(self)
-        if self.heartbeat_due:
-            await self._send_heartbeat()
+        await self._send_due_heartbeat()
         return False
 
     def _deleted(self) -> TraceDeleted:
@@ -398,7 +390,9 @@ class Watcher:
             frames.append(self._control("checkpoint", cursor=token))
         return frames
 
-    async def _send_heartbeat(self) -> None:
+    async def _send_due_heartbeat(self) -> None:
+        if not self.heartbeat_due:
+            return
         self.heartbeat_due = False
         for payload in self._heartbeat_frames():
             await self._send_payload(payload)

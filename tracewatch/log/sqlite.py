@@ -7,7 +7,6 @@ Rule 2: what comes in is validated here, before it waits for the writer, so that
 from __future__ import annotations
 
 import asyncio
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import orjson
 from ..errors import Invalid, InvalidField, LogError, LogLocked, TooLarge, TracewatchError, Unavailable
 from ..model.base import read_base
 from ..model.events import canonical, validate_event, validate_stored
-from . import Appended, Snapshot
+from . import Appended, Snapshot, opening
 from .cache import StateCache
 from .care import Care
 from .commands import Answer, Cancel, ExpireInput
@@ -40,8 +39,6 @@ from .tokens import Tokens
 from .writer import TURN_MS, Writer
 
 READERS = 3
-READ_BUSY_MS = 10_000  # a reader waits only while another process recovers the -wal
-CACHE_KIB = 16_384
 
 
 class SQLiteLog:
@@ -133,22 +130,22 @@ class SQLiteLog:
         path = Path(path)
         opened: list[aiosqlite.Connection] = []
         try:
-            connection = await _connect(path, opened, writing=True)
+            connection = await opening.connect(path, opened, writing=True)
             await fetch(connection, f"PRAGMA busy_timeout = {max(1, round(lock_wait_s * 1000))}")
             await migrate(connection)
             await fill_inputs(connection)
             await fetch(connection, f"PRAGMA busy_timeout = {TURN_MS}")
-            await _check_writable(connection)
-            epoch = await _epoch(connection, unlike_epoch)
-            probe = await _connect(path, opened)
-            readers = [await _connect(path, opened) for _ in range(READERS)]
+            await opening.check_writable(connection)
+            epoch = await opening.epoch(connection, unlike_epoch)
+            probe = await opening.connect(path, opened)
+            readers = [await opening.connect(path, opened) for _ in range(READERS)]
         except BaseException as error:
             for one in opened:
                 await one.close()
             if is_busy(error) or is_busy(error.__cause__ or error):
                 raise LogLocked(f"the log {str(path)!r} is held locked by another program") from error
             if isinstance(error, sqlite3.Error | OSError):
-                raise LogError(f"can't open the log {str(path)!r}: {_reason(error)}") from error
+                raise LogError(f"can't open the log {str(path)!r}: {opening.reason(error)}") from error
             raise
         return cls(
             path,
@@ -301,81 +298,9 @@ class SQLiteLog:
         await self._connection.close()
 
 
-async def _connect(path: Path, opened: list[aiosqlite.Connection], *, writing: bool = False) -> aiosqlite.Connection:
-    if writing and not path.parent.is_dir():
-        raise LogError(f"can't open the log {str(path)!r}: there is no folder {str(path.parent)!r}")
-    connection = aiosqlite.connect(path, isolation_level=None, cached_statements=256)
-    try:
-        await connection
-    except BaseException:
-        while connection._thread.is_alive():  # noqa: ASYNC110 (it ends by itself, but not after this loop has)
-            await asyncio.sleep(0.001)
-        raise
-    opened.append(connection)
-    await fetch(connection, f"PRAGMA busy_timeout = {READ_BUSY_MS}")
-    await fetch(connection, f"PRAGMA cache_size = -{CACHE_KIB}")
-    await fetch(connection, "PRAGMA temp_store = MEMORY")  # no new files while it runs: descriptors may be used up
-    if not writing:
-        await fetch(connection, "PRAGMA wal_autocheckpoint = 0")
-        await fetch(connection, "PRAGMA query_only = 1")
-        return connection
-    # Before anything is written: later it takes a VACUUM. So that the space of what was trimmed can be given back
-    await fetch(connection, "PRAGMA auto_vacuum = INCREMENTAL")
-    mode = await _set_wal(connection)
-    if mode != "wal":  # PRAGMA says so by its value, not by an error
-        raise LogError(
-            f"can't open the log {str(path)!r}: SQLite can't use WAL here (journal mode {mode!r}); "
-            "is it on a network file system?"
-        )
-    await fetch(connection, "PRAGMA synchronous = FULL")
-    await fetch(connection, "PRAGMA foreign_keys = OFF")
-    return connection
-
-
-async def _set_wal(connection: aiosqlite.Connection) -> str:
-    # Switching a new file to WAL needs it alone for a moment and does not honour busy_timeout
-    for _ in range(50):
-        try:
-            return str((await fetch(connection, "PRAGMA journal_mode = WAL"))[0][0])
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) and "busy" not in str(error):
-                raise
-            await asyncio.sleep(0.1)
-    return str((await fetch(connection, "PRAGMA journal_mode = WAL"))[0][0])
-
-
 def _size(events: Sequence[Any]) -> int:
     """Bytes, roughly."""
     try:
         return len(orjson.dumps(events))
     except TypeError:  # what JSON can't say is refused in its turn
         return 1024
-
-
-def _reason(error: Exception) -> str:
-    fault = fault_of(error)
-    return f"{fault.text} ({error})" if fault is not None and fault.code == "read_only" else str(error)
-
-
-async def _check_writable(connection: aiosqlite.Connection) -> None:
-    """A file that may not be written to is refused at the start; one that is held locked is opened: it can be read."""
-    try:
-        await fetch(connection, "BEGIN IMMEDIATE")
-        await fetch(connection, "ROLLBACK")
-    except sqlite3.OperationalError as error:
-        if not is_busy(error):
-            raise
-
-
-async def _epoch(connection: aiosqlite.Connection, unlike: str | None) -> str:
-    """The log's epoch; made by whoever opens it first. Where there is one, no lock is needed."""
-    select = "SELECT value FROM meta WHERE key = 'epoch'"
-    there = await fetch(connection, select)
-    if not there:
-        await fetch(connection, "INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", secrets.token_hex(6))
-    elif there[0][0] == unlike:  # a copy, older or newer: what it holds under an id may not be what was sent
-        sql = "UPDATE meta SET value = ? WHERE key = 'epoch' AND value = ?"
-        await fetch(connection, sql, secrets.token_hex(6), unlike)
-    else:
-        return str(there[0][0])
-    return str((await fetch(connection, select))[0][0])
