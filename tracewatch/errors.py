@@ -101,6 +101,13 @@ class TooLarge(TracewatchError):
     status = 413
 
 
+class TooSlow(TracewatchError):
+    """A request's body did not come."""
+
+    code = "timeout"
+    status = 408
+
+
 class MessageTooLarge(TooLarge):
     """A message would grow above its limit."""
 

@@ -33,8 +33,10 @@ from ..log import open_log
 from ..settings import Settings
 from .access import is_loopback
 from .app import create_app, needs_token
+from .door import Door, room_for
 from .hints import load_redis
 from .logs import configure
+from .services import Services
 from .siblings import Place
 from .stalls import SLOW_FACTOR
 
@@ -49,14 +51,44 @@ class Server(uvicorn.Server):
     Uvicorn itself waits for open connections before lifespan shutdown.
     """
 
+    def _services(self) -> Services | None:
+        """What our application works with; None if it is not ours or has not started."""
+        app = self.config.loaded_app
+        while not isinstance(app, Starlette) and hasattr(app, "app"):
+            app = app.app
+        return getattr(getattr(app, "state", None), "services", None)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but connections come in through our own door."""
+        await super().startup([])
+        served = self._services()
+        assert served is not None, "the application has not started, or is not ours"
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+
+        room = room_for(served.settings.max_connections)
+        self.servers = [
+            Door(  # type: ignore[misc]  # of an asyncio server uvicorn uses only what a door has
+                listening,
+                protocol,
+                self.server_state.connections,
+                served.stalls.busy,
+                max_connections=room,
+                head_s=served.settings.request_stall_s,
+                tls=config.ssl,
+            )
+            for listening in sockets or ()
+        ]
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, after a ``goaway`` to every watcher and recorder."""
         for server in self.servers:
             server.close()  # nobody new meanwhile
-        app = self.config.loaded_app
-        while not isinstance(app, Starlette) and hasattr(app, "app"):
-            app = app.app
-        served = getattr(getattr(app, "state", None), "services", None)
+        served = self._services()
         if served is not None:
             settings: Settings = served.settings
             await served.hub.goaway(settings.goaway_ms, settings.shutdown_s / 2)

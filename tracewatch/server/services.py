@@ -5,6 +5,7 @@ Rule: one place maps errors to HTTP (``error_response``); endpoints raise.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from ..errors import BadRequest, InvalidField, TooLarge, TracewatchError
+from ..errors import BadRequest, InvalidField, TooLarge, TooSlow, TracewatchError
 from ..live.bell import PollBell
 from ..live.hub import Hub
 from ..log import EventLog
@@ -70,19 +71,27 @@ async def error_response(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="tracewatch"'
     if error.status in (429, 503):
         headers["Retry-After"] = str(error.facts.get("retry_after_s", 1))
+    if error.status == 408:
+        headers["Connection"] = "close"  # the rest of the body would be in the way of the next request
     return json_response(error.body(), error.status, headers)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body. Raises TooLarge as soon as it is above ``limit`` bytes."""
+    """The request's body. Raises TooLarge as soon as it is above ``limit`` bytes, TooSlow when it stops coming."""
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"the body has {int(declared):,} bytes; the limit is {limit:,}", limit=limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"the body is above the limit of {limit:,} bytes", limit=limit)
+    loop, stall_s = asyncio.get_running_loop(), services(request).settings.request_stall_s
+    try:
+        async with asyncio.timeout(stall_s) as patience:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLarge(f"the body is above the limit of {limit:,} bytes", limit=limit)
+                patience.reschedule(loop.time() + stall_s)
+    except TimeoutError as error:
+        raise TooSlow(f"of the body {len(body):,} bytes came, then none for {stall_s:g} s") from error
     return bytes(body)
 
 

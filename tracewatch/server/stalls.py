@@ -24,7 +24,8 @@ SLOW_FACTOR = 15  # times ``stall_s``, for a reader known to be slow: a receive 
 AT_ONCE = 200  # connections looked at before others have their turn
 _INFO_BYTES = 148  # of Linux's struct tcp_info, up to and with tcpi_notsent_bytes
 _UNACKED, _ACKED, _NOTSENT = 24, 120, 144  # offsets in it: u32, u64, u32; since Linux 4.6
-_LINGER_NONE = struct.pack("ii", 1, 0)
+LINGER_NONE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
+LINGER_USUAL = struct.pack("ii", 0, 0)
 
 
 def transport_of(send: Any, receive: Any) -> asyncio.Transport | None:
@@ -44,7 +45,7 @@ def free(transport: asyncio.Transport) -> None:
     """Disconnect at once: what waits is thrown away, in this process and in the kernel; the peer sees a reset."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.fileno() >= 0:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
     transport.abort()
 
 
