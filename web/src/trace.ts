@@ -18,6 +18,7 @@ export { isError, type Item } from "./rows";
 
 const OPENING_EVENTS = 200;
 const MOST_READ = 64_000_000; // bytes that are read without being asked for
+const FIRST_LINKS_MS = 100; // where a link leads is read first
 const PAGE_EVENTS = 1000;
 const PAGE_BYTES = 1_000_000;
 const MOST_HELD = 5_000; // events of a reconnect that are held back for one paint, and
@@ -219,6 +220,10 @@ export class TraceLog extends Rows implements Subscriber {
   async readHistory(): Promise<void> {
     this.wanted = true;
     if (this.history.peek() === "loading" || this.phase.peek().kind !== "live") return;
+    if (this.unread) {
+      this.history.value = "loading";
+      await new Promise((done) => setTimeout(done, FIRST_LINKS_MS));
+    }
     while (this.unread && this.read.bytes < MOST_READ && !this.closed) {
       this.history.value = "loading";
       if (this.filling) await this.filling;

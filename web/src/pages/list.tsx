@@ -278,8 +278,12 @@ function Needs({ all, version }: { all: Trace[]; version: number }) {
           </div>
         );
       })}
-      {troubled.length > 3 && <button class="link" onClick={() => setMore(!more)}>{more ? "Show fewer" : `${count(troubled.length - 3)} more that failed or got lost today`}</button>}
-      {troubled.length > 3 && <button class="link" onClick={() => markSeen(troubled.flatMap(({ failed }) => failed))}>Put all away</button>}
+      {troubled.length > 3 && (
+        <p class="all">
+          <button class="link" onClick={() => setMore(!more)}>{more ? "Show fewer" : `${count(troubled.length - 3)} more that failed or got lost today`}</button>
+          <button class="link" onClick={() => markSeen(troubled.flatMap(({ failed }) => failed))}>Put all away</button>
+        </p>
+      )}
     </section>
   );
 }
