@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,14 @@ def old_trace(api: Api, trace_id: str) -> None:
 
 def pruned(capsysbinary: pytest.CaptureFixture[bytes], *args: str) -> tuple[int, bytes, str]:
     """Its exit code, stdout and stderr."""
+    return ran_with(capsysbinary, "prune", *args)
+
+
+def ran_with(capsysbinary: pytest.CaptureFixture[bytes], *args: str) -> tuple[int, bytes, str]:
+    """Any command's."""
     capsysbinary.readouterr()
-    code = run(["prune", *args])
+    code = run(args)
+    sys.stdout.flush()
     out, err = capsysbinary.readouterr()
     return code, out, err.decode()
 
@@ -81,6 +88,17 @@ async def test_on_a_running_server(tmp_path: Path, capsysbinary: pytest.CaptureF
 
             _, out, _ = await prune("--keep-days", "30", "--keep-events", "100")
             assert out.startswith(b"0 traces deleted, 0 trimmed")
+
+
+def test_what_tail_says_of_it(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    with ServerProcess(tmp_path / "log.db") as server:
+        record(Api(server.url), "long", *[thought(f"thought {n}") for n in range(1200)])
+        assert pruned(capsysbinary, "--db", str(tmp_path / "log.db"), "--keep-events", "100")[0] == 0
+        asked = ("tail", "long", "--url", server.url)
+        code, out, err = ran_with(capsysbinary, *asked, "-n", "all", "--no-follow")
+        assert (code, len(out.splitlines()), err) == (0, 200, "events 1 to 1000 are no longer kept\n")
+        code, out, err = ran_with(capsysbinary, *asked, "--after", "7")
+        assert (code, out) == (2, b"") and "they are no longer kept" in err and "--after 1000" in err
 
 
 def test_what_it_refuses(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

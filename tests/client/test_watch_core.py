@@ -150,7 +150,7 @@ def test_a_frame_of_a_later_protocol_is_let_pass() -> None:
 
 @pytest.mark.parametrize(
     ("since", "reason", "resume"),
-    [("x.3", "reset", 10), ("e.99", "ahead", 16), ("3", "trimmed", 10), (None, "trimmed", 10)],
+    [("x.3", "reset", 10), ("e.99", "ahead", 16), ("3", "trimmed", 10), ("e.3", "trimmed", 10)],
 )
 @pytest.mark.parametrize("limit", [200, 512 * 1024])
 def test_a_gap_is_raised_with_what_it_takes_to_go_on(since: str | None, reason: str, resume: int, limit: int) -> None:
@@ -161,7 +161,41 @@ def test_a_gap_is_raised_with_what_it_takes_to_go_on(since: str | None, reason: 
     assert (caught.value.reason, caught.value.resume_event_id) == (reason, resume)
     assert shown(caught.value.state) == shown(log.state)
     assert kinds(core)[-1] == "gap"
-    assert connect(WatchCore("t", since=resume), log) == list(range(resume + 1, 17))
+    assert connect(WatchCore("t", since=caught.value.cursor), log) == list(range(resume + 1, 17))
+
+
+@pytest.mark.parametrize("since", [None, "", "0", 0, "-99", "e.0"])
+def test_all_there_is_of_a_trimmed_log_is_given(since: str | int | None) -> None:
+    log, core = busy_log(1, first_event_id=11), WatchCore("t", since=since)
+    assert connect(core, log) == list(range(11, 17))
+    assert shown(core.root.state) == shown(log.state)
+    assert core.root.cursor == "e.16"
+    told = [news for news in core.news if news.kind == "gap"]
+    assert [(news.error, news.resume_event_id) for news in told] == ([] if since == "-99" else [("trimmed", 10)])
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_is_trimmed_under_a_watch(skip: bool) -> None:
+    """It is raised, or passed over where that was asked for; told of it is in any case."""
+    log, core = busy_log(2), WatchCore("t", skip_trimmed=skip)
+    assert connect(core, log)[-1] == 12
+    core.lost("broken", 1.0)
+    later = busy_log(1, first_event_id=31)
+    if not skip:
+        with pytest.raises(WatchGap) as caught:
+            connect(core, later)
+        assert (caught.value.facts["requested"], caught.value.cursor) == ("e.12", "e.30")
+    else:
+        assert connect(core, later) == list(range(31, 37))
+        assert shown(core.root.state) == shown(later.state)
+        assert core.status == "live"
+    assert [(news.last_event_id, news.resume_event_id) for news in core.news if news.kind == "gap"] == [(12, 30)]
+
+
+def test_a_position_of_ones_own_is_not_passed_over() -> None:
+    log, core = busy_log(1, first_event_id=11), WatchCore("t", since="e.3", skip_trimmed=True)
+    with pytest.raises(WatchGap):
+        connect(core, log)
 
 
 # --- filters, ends, status -------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ async def _until_ended(api: Api, trace_id: str, reason: str | None, by: str | No
             with suppress(ApiError):  # it has ended meanwhile
                 api.cancel(trace_id, reason, by)
 
-    async with watch(trace_id, since="latest", url=api.url, on_status=look) as watching:
+    async with watch(trace_id, since="latest", url=api.url, skip_trimmed=True, on_status=look) as watching:
         async for _ in watching:
             look()
         return watching.state.status

@@ -77,6 +77,7 @@ class Tail:
             url=self.url,
             until="end" if self.follow else None,
             children=self.children,
+            skip_trimmed=True,
             max_retry_s=self.retry_max_s,
             on_status=self._on_status,
         ) as self.watching:
@@ -126,6 +127,8 @@ class Tail:
             self._say(f"connection lost, retrying{last}")
         elif news.kind == "reconnected":
             self._say(f"reconnected, {text.count(news.replayed or 0, 'event')} replayed")
+        elif news.kind == "gap" and news.error == "trimmed":
+            self._say(_trimmed(news))
         if news.kind in ("caught_up", "reconnected"):
             if not self.follow:
                 self.watching.close()
@@ -155,6 +158,11 @@ class Tail:
         self.sink.pause()
         self.output.settle()
         click.echo(words, err=True)
+
+
+def _trimmed(news: ConnectionStatus) -> str:
+    first, last = (news.last_event_id or 0) + 1, news.resume_event_id
+    return f"events {first} to {last} are no longer kept"
 
 
 def _gap(gap: WatchGap, start: Start) -> str:

@@ -75,6 +75,7 @@ async def follow_tree(
         since=None if children else "latest",
         url=api.url,
         children=children,
+        skip_trimmed=True,
         max_retry_s=retry_max_s,
         on_status=on_status,
     ) as watching:

@@ -61,11 +61,15 @@ class Cancelled(BaseException):
 class WatchGap(errors.WatchGap):
     """The log no longer follows the cursor.
 
-    ``reason`` is trimmed, reset or ahead; a watch from ``resume_event_id`` goes on; ``state`` is the trace as it is.
+    ``reason`` is trimmed, reset or ahead; a watch ``since`` ``cursor`` (of ``resume_event_id``) goes on; ``state`` is
+    the trace as it is.
     """
 
-    def __init__(self, message: str, *, reason: str, resume_event_id: int, state: State, **facts: Any) -> None:
-        super().__init__(message, reason=reason, resume_event_id=resume_event_id, **facts)
+    def __init__(
+        self, message: str, *, reason: str, resume_event_id: int, cursor: str, state: State, **facts: Any
+    ) -> None:
+        super().__init__(message, reason=reason, resume_event_id=resume_event_id, cursor=cursor, **facts)
         self.reason = reason
         self.resume_event_id = resume_event_id
+        self.cursor = cursor
         self.state = state

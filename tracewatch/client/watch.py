@@ -50,13 +50,16 @@ class _Watching:
         until: str | None = "end",
         wait: bool = False,
         children: bool = False,
+        skip_trimmed: bool = False,
         max_retry_s: float | None = None,
         on_status: Callable[[ConnectionStatus], None] | None = None,
     ) -> None:
         self.trace_id = trace_id
         self.last_bytes = b""  # the stored bytes of the last event handed out
         self._target = parse_target(url, token)
-        self._core = WatchCore(trace_id, since=since, types=types, until=until, wait=wait, children=children)
+        self._core = WatchCore(
+            trace_id, since=since, types=types, until=until, wait=wait, children=children, skip_trimmed=skip_trimmed
+        )
         self._max_retry_s = max_retry_s
         self._on_status = on_status
         self._backoff = Backoff()
@@ -333,6 +336,7 @@ def watch(
     until: str | None = "end",
     wait: bool = False,
     children: bool = False,
+    skip_trimmed: bool = False,
     max_retry_s: float | None = None,
     on_status: Callable[[ConnectionStatus], None] | None = None,
 ) -> Watch:
@@ -340,7 +344,9 @@ def watch(
 
     ``since``: a cursor, an event_id, ``"-50"`` (the last 50), ``"latest"``; None is the whole history. ``types``: only
     these events. ``until``: ``"end"`` ends the iteration with the trace, None never. ``wait``: the trace may not exist
-    yet. ``children``: its sub-traces' events too. ``max_retry_s``: give up after so long without a connection.
+    yet. ``children``: its sub-traces' events too. ``skip_trimmed``: where events are trimmed before this watch came to
+    them, ``on_status`` is told of the ``gap`` and what follows is given, else WatchGap is raised. ``max_retry_s``: give
+    up after so long without a connection.
     ``token``: None for ``TRACEWATCH_TOKEN``.
     Connects when iterated. Raises WatchGap, UnknownTrace, ProtocolViolation, Unreachable and the server's refusals.
     """
@@ -353,6 +359,7 @@ def watch(
         until=until,
         wait=wait,
         children=children,
+        skip_trimmed=skip_trimmed,
         max_retry_s=max_retry_s,
         on_status=on_status,
     )
@@ -368,6 +375,7 @@ def watch_sync(
     until: str | None = "end",
     wait: bool = False,
     children: bool = False,
+    skip_trimmed: bool = False,
     max_retry_s: float | None = None,
     on_status: Callable[[ConnectionStatus], None] | None = None,
 ) -> SyncWatch:
@@ -381,6 +389,7 @@ def watch_sync(
         until=until,
         wait=wait,
         children=children,
+        skip_trimmed=skip_trimmed,
         max_retry_s=max_retry_s,
         on_status=on_status,
     )

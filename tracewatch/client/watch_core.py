@@ -45,7 +45,8 @@ class ConnectionStatus:
     last_event_id: int | None  # the last event handed out, of the watched trace
     replayed: int | None = None  # events sent between the connect and the log's end
     retry_in_s: float | None = None
-    error: str | None = None
+    error: str | None = None  # of a gap: its reason
+    resume_event_id: int | None = None  # of a gap: what comes is what follows this
 
 
 class Track:
@@ -58,6 +59,7 @@ class Track:
         self.epoch: str | None = None
         self.state = State(trace_id)
         self.caught_up = False  # on this connection
+        self.begun = False  # there was something of it: it once stood at the end, or handed out an event
         self.ended = False  # its `end` frame came
         self.gap: dict[str, Any] | None = None  # the frame, until its snapshot is complete
         self.snapshot: dict[str, Any] | None = None  # a frame whose goal tree is still coming in parts
@@ -86,6 +88,7 @@ class WatchCore:
         until: str | None = "end",
         wait: bool = False,
         children: bool = False,
+        skip_trimmed: bool = False,
     ) -> None:
         self.root = Track(trace_id, None if since is None else str(since))
         self.tracks = {trace_id: self.root}
@@ -99,6 +102,7 @@ class WatchCore:
         self._types = types
         self._until = until
         self._wait = wait
+        self._skip_trimmed = skip_trimmed
         self._connected = False  # once at least
         self._outage = False  # told of, and not over
         self._replayed = 0  # events since the connect, of all traces
@@ -185,7 +189,7 @@ class WatchCore:
             _fold_message(track.state, event)
         else:
             apply_into(track.state, event)
-        track.position = event_id
+        track.position, track.begun = event_id, True
         self._replayed += not track.caught_up
         if track is self.root and event_id > (self.current_event_id or 0):
             self.current_event_id = event_id
@@ -236,7 +240,7 @@ class WatchCore:
         track.state = state
         if frame["event"] == "snapshot":
             gap, track.gap = track.gap or {}, None
-            self._raise_gap(track, gap)
+            self._pass_gap(track, gap, frame["cursor"])
         self.heartbeat_s = float(frame.get("heartbeat_s") or self.heartbeat_s)
         epoch, begin = _place(frame["cursor"])
         track.epoch = track.epoch or epoch  # another one: a gap frame follows, and it needs ours to say so
@@ -256,21 +260,27 @@ class WatchCore:
         if part["part"] == part["parts"]:
             self._began(track, track.snapshot)
 
-    def _raise_gap(self, track: Track, gap: dict[str, Any]) -> None:
+    def _pass_gap(self, track: Track, gap: dict[str, Any], cursor: str) -> None:
+        """Tell of a gap. Raises WatchGap unless nothing that was asked for by its id is missing, or it may be."""
         reason, resume = gap["reason"], gap["resume_event_id"]
-        self.news.append(ConnectionStatus("gap", track.position, error=reason))
+        news = ConnectionStatus("gap", track.position, error=reason, resume_event_id=resume)
+        self.news.append(news)
+        if reason == "trimmed" and (not track.position or (self._skip_trimmed and track.begun)):
+            track.position = resume
+            return
         facts = {key: gap.get(key) for key in ("requested", "first_event_id", "current_event_id")}
         raise WatchGap(
             f"the events after {gap.get('requested')} are not to be had ({reason}); the log goes on after {resume}",
             reason=reason,
             resume_event_id=resume,
+            cursor=cursor,
             state=track.state,
             trace_id=track.trace_id,
             **facts,
         )
 
     def _caught_up(self, track: Track, frame: dict[str, Any]) -> None:
-        track.caught_up = True
+        track.caught_up = track.begun = True
         self._skip_to(track, frame["cursor"])
         if track is not self.root:
             return
