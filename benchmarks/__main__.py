@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import append, backfill, connect, crossprocess, emit, fanout, leak, soak, viewer
+from . import append, backfill, connect, crossprocess, emit, fanout, leak, soak, trim, viewer
 from .harness import Bench, Report
 
 ALL = {
@@ -24,6 +24,7 @@ ALL = {
     "crossprocess": crossprocess.run,
     "viewer": viewer.run,
     "leak": leak.run,
+    "trim": trim.run,
 }
 NAMED_ONLY = {"soak": soak.run}  # half an hour: not part of all
 

@@ -101,6 +101,28 @@ def test_what_tail_says_of_it(tmp_path: Path, capsysbinary: pytest.CaptureFixtur
         assert (code, out) == (2, b"") and "they are no longer kept" in err and "--after 1000" in err
 
 
+def test_a_trimmed_trace_is_exported_and_put_back(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    files = [str(tmp_path / name) for name in ("one.ndjson", "two.ndjson")]
+    goal = {"event": "goal_added", "goal": {"id": "g", "description": "Goal", "status": "in_progress"}}
+    with ServerProcess(tmp_path / "log.db") as server, ServerProcess(tmp_path / "other.db") as other:
+        record(Api(server.url), "p", goal, *[thought(f"thought {n}") for n in range(600)])
+        record(Api(server.url), "p.sub", thought("sub"), done(), parent_trace_id="p")
+        Api(server.url).append("p", [done()])
+        assert pruned(capsysbinary, "--db", str(tmp_path / "log.db"), "--keep-events", "1")[0] == 0
+        for step in (
+            ("export", "p", "-O", files[0], "--url", server.url),
+            ("import", files[0], "--url", other.url),
+            ("import", files[0], "--url", other.url),  # again: nothing changes
+            ("export", "p", "-O", files[1], "--url", other.url),
+        ):
+            assert ran_with(capsysbinary, *step)[0] == 0
+        lines = Path(files[0]).read_bytes().splitlines()
+        assert json.loads(lines[0])["trace"]["first_event_id"] == 501 and json.loads(lines[1])["event_id"] == 501
+        assert Path(files[1]).read_bytes().splitlines() == lines
+        there, here = (Api(url).trace("p") for url in (server.url, other.url))
+        assert {**there, "epoch": "", "cursor": ""} == {**here, "epoch": "", "cursor": ""}
+
+
 def test_what_it_refuses(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     absent = tmp_path / "absent.db"
     for args, words in (

@@ -124,9 +124,9 @@ export async function fetchTraces(pageToken?: string): Promise<{ traces: Trace[]
   return call(`/api/traces?limit=1000${pageToken ? `&page_token=${pageToken}` : ""}`);
 }
 
-/** A trace's stored events as lines. */
-export async function fetchLines(traceId: string): Promise<string> {
-  const answer = await ask(`${one(traceId)}/events`, { headers: { Accept: "application/x-ndjson" } });
+/** A trace's stored events as lines, from behind `since`: what was trimmed can't be asked for. */
+export async function fetchLines(traceId: string, since: number): Promise<string> {
+  const answer = await ask(`${one(traceId)}/events?since_event_id=${since}`, { headers: { Accept: "application/x-ndjson" } });
   return answer.text();
 }
 

@@ -1,25 +1,41 @@
 // Export: as lines that `tracewatch import` takes, or as one page that opens offline. The same forms as the command line's.
 
-import { fetchLines, fetchTemplate, fetchTrace } from "./api";
+import { ApiError, fetchLines, fetchTemplate, fetchTrace } from "./api";
 import type { Trace } from "./types";
 
 const PLACE = "<!-- traces -->"; // in the template
 
-function header(trace: Trace): object {
-  const { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata, first_event_id } = trace;
-  return { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata, first_event_id };
+/** What of a trace is needed to put it back; of a trimmed one, also the state its log begins with. */
+async function header(trace: Trace): Promise<object> {
+  const { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata, first_event_id, last_event_id } = trace;
+  const kept = { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata, first_event_id, last_event_id };
+  return first_event_id > 1 ? { ...kept, base: base(await fetchTrace(trace_id, first_event_id - 1)) } : kept;
+}
+
+function base({ trace, goal_tree, sub_traces, pending_inputs }: Awaited<ReturnType<typeof fetchTrace>>): object {
+  const { status, current_goal_id, updated_at, completed_at, summary, error, total_messages, total_tokens, total_cost } = trace;
+  return {
+    ...{ status, current_goal_id, updated_at, completed_at, summary, error, total_messages, total_tokens, total_cost },
+    ...{ goals: goal_tree.goals, sub_traces, pending_inputs },
+  };
 }
 
 /** The trace and its sub-traces, to any depth, each behind its parent. */
 async function* subtree(traceId: string): AsyncGenerator<Awaited<ReturnType<typeof fetchTrace>>> {
   const snapshot = await fetchTrace(traceId);
   yield snapshot;
-  for (const sub of snapshot.sub_traces) yield* subtree(sub.trace_id);
+  for (const sub of snapshot.sub_traces) {
+    try {
+      yield* subtree(sub.trace_id);
+    } catch (error) {
+      if (!(error instanceof ApiError && error.status === 404)) throw error; // deleted: its parent's log goes on naming it
+    }
+  }
 }
 
 export async function exportLines(traceId: string): Promise<void> {
   const parts: BlobPart[] = [];
-  for await (const { trace } of subtree(traceId)) parts.push(`${JSON.stringify({ trace: header(trace) })}\n`, await fetchLines(trace.trace_id));
+  for await (const { trace } of subtree(traceId)) parts.push(`${JSON.stringify({ trace: await header(trace) })}\n`, await fetchLines(trace.trace_id, trace.first_event_id - 1));
   save(new Blob(parts, { type: "application/x-ndjson" }), `${traceId}.ndjson`);
 }
 
@@ -31,8 +47,8 @@ export async function exportPage(traceId: string): Promise<void> {
   const safe = (text: string) => text.replaceAll("<", "\\u003c");
   const parts: BlobPart[] = [template.slice(0, at)];
   for await (const { trace, goal_tree, sub_traces, pending_inputs } of subtree(traceId)) {
-    const first = { trace: header(trace), snapshot: { trace, goal_tree, sub_traces, pending_inputs } };
-    parts.push(safe(`${JSON.stringify(first)}\n`), safe(await fetchLines(trace.trace_id)));
+    const first = { trace: await header(trace), snapshot: { trace, goal_tree, sub_traces, pending_inputs } };
+    parts.push(safe(`${JSON.stringify(first)}\n`), safe(await fetchLines(trace.trace_id, trace.first_event_id - 1)));
   }
   parts.push(template.slice(at + PLACE.length));
   save(new Blob(parts, { type: "text/html" }), `${traceId}.html`);
