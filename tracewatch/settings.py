@@ -229,6 +229,9 @@ class Settings:
     max_watchers: int = _option("count", 10_000, "Watchers per process")
     max_subscriptions: int = _option("count", 100, "Subscriptions per socket of `/api/watch`")
     watcher_bytes: int = _option("bytes", 256 * 1024, "Memory a watcher that reads slowly may cost", low=1024)
+    frames_in_flight_bytes: int = _option(
+        "bytes", 256 * 1024**2, "What all watchers of a process together may have on its way to them", low=1024**2
+    )
     write_stall_s: float = _option(
         "seconds", 10.0, "A reader that takes nothing for this long while data waits is disconnected", low=0.01
     )

@@ -22,8 +22,8 @@ from tests.support import DEADLINE_S, until
 from tracewatch.live.bell import PollBell
 from tracewatch.live.hub import Hub
 from tracewatch.live.redis import RedisBell
+from tracewatch.live.request import WatchLimits, WatchRequest
 from tracewatch.live.sink import Frame
-from tracewatch.live.watcher import WatchLimits, WatchRequest
 from tracewatch.log import EventLog, open_log
 
 SLOW, USUAL = 3_600_000, 20  # ms
@@ -41,7 +41,10 @@ class Heard:
         raise NotImplementedError
 
     def buffered(self) -> int:
-        raise NotImplementedError
+        return 0
+
+    async def ready(self) -> None:
+        pass
 
     def write_control(self, payload: bytes) -> None:
         raise NotImplementedError

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import Damaged, Unavailable, UnknownTrace
 from ..log import EventLog, Grown
 from ..model.events import ENDED
+from .budget import Budget
 from .sink import Frame
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ CHUNK_BYTES = 64 * 1024  # written to a socket at once before looking whether it
 class Channel:
     """Fan-out of one trace to this process's watchers of it."""
 
-    def __init__(self, log: EventLog, trace_id: str, *, page_events: int, page_bytes: int, behind_bytes: int) -> None:
+    def __init__(
+        self, log: EventLog, trace_id: str, budget: Budget, *, page_events: int, page_bytes: int, behind_bytes: int
+    ) -> None:
         self.trace_id = trace_id
+        self.budget = budget
         self.head: int | None = None  # id of the newest event known here; None before anybody has looked
         self.status = "running"  # of the trace, as of the head
         self.deletions = 0  # how often the trace was found deleted; who began before the last one is told
@@ -126,12 +130,12 @@ class Channel:
 
     def close(self) -> None:
         """Nobody watches any more: stop asking the log."""
+        self._forget_ring()
         if self._pull is not None:
             self._pull.cancel()
 
     def _restart(self, head: int, status: str) -> None:
-        self._ring.clear()
-        self._ring_bytes = 0
+        self._forget_ring()
         self._pending.clear()
         self.head, self.status = head, status
         for watcher in tuple(self.at_head):
@@ -145,9 +149,10 @@ class Channel:
             frame = Frame(self._log.epoch, self.head, body)
             self._ring.append(frame)
             self._ring_bytes += len(body)
+            self.budget.take(len(body))
             self._pending.append(frame)
-        while self._ring_bytes > RING_BYTES and len(self._ring) > 1:
-            self._ring_bytes -= len(self._ring.popleft().body)
+        while self._ring_bytes > min(RING_BYTES, self.budget.share) and len(self._ring) > 1:
+            self._forget_oldest()
         self.status = status
         if self._pending and not self._flush_due:
             # Not at once: what is committed until the loop gets there is written together
@@ -171,8 +176,18 @@ class Channel:
     def age(self) -> None:
         """Called now and then: forget the frames that were already old the last time."""
         while self._ring and self._ring[0].event_id <= self._ring_mark:
-            self._ring_bytes -= len(self._ring.popleft().body)
+            self._forget_oldest()
         self._ring_mark = self.head or 0
+
+    def _forget_oldest(self) -> None:
+        size = len(self._ring.popleft().body)
+        self._ring_bytes -= size
+        self.budget.give(size)
+
+    def _forget_ring(self) -> None:
+        self._ring.clear()
+        self.budget.give(self._ring_bytes)
+        self._ring_bytes = 0
 
     def wake_all(self) -> None:
         """Have every watcher look again."""
@@ -207,11 +222,15 @@ class Channel:
         if read:
             chunks = _chunks(frames[read:], watcher.wants)
         for upto, sent, data in chunks:
-            if watcher.sink.buffered() > self.behind_bytes:
+            sink = watcher.sink
+            waiting = sink.buffered()
+            if waiting > self.behind_bytes or waiting + len(data) > self.budget.share:
                 watcher.fall_behind()
                 return
             if data:
-                watcher.sink.write(data)
+                sink.write(data)
+                if sink.buffered():
+                    self.budget.measure(sink)
             watcher.passed(upto, sent)
 
 

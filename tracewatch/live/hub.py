@@ -13,10 +13,12 @@ from contextlib import asynccontextmanager
 
 from ..errors import TooMany
 from ..log import EventLog, Grown, Snapshot
+from .budget import Budget
 from .channel import Channel
 from .counts import HubCounts, HubLook, Progress
+from .request import WatchLimits, WatchRequest
 from .sink import Sink
-from .watcher import Watcher, WatchLimits, WatchRequest
+from .watcher import Watcher
 
 
 class Hub:
@@ -29,10 +31,12 @@ class Hub:
         limits: WatchLimits | None = None,
         max_watchers: int = 10_000,
         watcher_bytes: int = 256 * 1024,
+        frames_in_flight_bytes: int = 256 * 1024**2,
     ) -> None:
         self.log = log
         self.limits = limits or WatchLimits()
         self.counts = HubCounts()
+        self.budget = Budget(frames_in_flight_bytes)
         self._max_watchers = max_watchers
         self._behind_bytes = watcher_bytes // 2  # the other half is the page a watcher may hold meanwhile
         self._channels: dict[str, Channel] = {}
@@ -107,6 +111,7 @@ class Hub:
             channel = self._channels[trace_id] = Channel(
                 self.log,
                 trace_id,
+                self.budget,
                 page_events=self.limits.page_events,
                 page_bytes=self.limits.page_bytes,
                 behind_bytes=self._behind_bytes,
@@ -171,6 +176,7 @@ class Hub:
         count = 0
         while True:
             await asyncio.sleep(interval)
+            self.budget.look()
             due = time.monotonic() - self.limits.heartbeat_s
             for watcher in tuple(self._watchers):
                 if watcher.last_sent <= due:

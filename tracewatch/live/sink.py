@@ -63,7 +63,10 @@ class Sink(Protocol):
         """Hand over whole WebSocket frames at once (``direct`` only). Does nothing once the reader has gone."""
 
     def buffered(self) -> int:
-        """Bytes handed over and not yet taken by the system (``direct`` only)."""
+        """Bytes handed over and not yet taken by the system, as far as this is known."""
+
+    async def ready(self) -> None:
+        """Wait until ``send_events`` would not wait, as far as this is known."""
 
     async def send_events(self, frames: Sequence[Frame]) -> None:
         """Send stored events, waiting while the reader is slow. Raises SinkClosed."""

@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Damaged, TraceDeleted, Unavailable, UnknownTrace
@@ -23,34 +22,11 @@ from ..model.times import format_time
 from .channel import Channel
 from .counts import HubCounts
 from .gaps import gap_error
+from .request import WatchLimits, WatchRequest
 from .sink import Frame, Sink
 
 RETRY_S = 0.5  # until a log that could not be read is asked again
 CHECKPOINT_EVERY = 1000  # skipped events (protocol, section 4)
-
-
-@dataclass(frozen=True, slots=True)
-class WatchRequest:
-    """What a client asked to watch."""
-
-    trace_id: str
-    since: str | None = None
-    types: frozenset[str] | None = None  # only these events; None: all
-    until_end: bool = False
-    wait: bool = False  # the trace may not exist yet
-    tagged: bool = False  # control frames carry trace_id, as on /api/watch
-    quiet: bool = False  # no control frames at all, as in NDJSON; a gap raises instead
-    follow: bool = True  # go on live; else end where the log stood at the start
-
-
-@dataclass(frozen=True, slots=True)
-class WatchLimits:
-    """How much a watcher may take at once."""
-
-    page_events: int = 500
-    page_bytes: int = 128 * 1024
-    frame_bytes: int = 512 * 1024
-    heartbeat_s: float = 15.0
 
 
 class Watcher:
@@ -294,19 +270,23 @@ class Watcher:
     async def _step(self) -> bool:
         """Send the next page, if there is one."""
         channel, limits = self._channel, self._limits
-        frames = channel.after(self.cursor, limits.page_events, limits.page_bytes)
+        room = await channel.budget.room(self.sink, limits.page_bytes)
+        frames = channel.after(self.cursor, limits.page_events, room)
         if frames is None:
             if not self._catching_up and channel.head is not None and self.cursor < channel.head:
                 self._behind = True  # the frames it needs have left memory: too slow for live
                 return True
             if channel.head is not None and self.cursor == channel.head and not self._catching_up:
                 return False
+            channel.budget.take(room)
             try:
                 page = await self._log.read(
-                    self.request.trace_id, self.cursor, max_events=limits.page_events, max_bytes=limits.page_bytes
+                    self.request.trace_id, self.cursor, max_events=limits.page_events, max_bytes=room
                 )
             except Unavailable as error:
                 return await self._pause(error)
+            finally:
+                channel.budget.give(room)
             if page.first_event_id - 1 > self.cursor:
                 await self._past_is_gone()
                 return True
@@ -316,7 +296,12 @@ class Watcher:
             return False
         wanted = frames if self.types is None else [frame for frame in frames if self.wants(frame)]
         if wanted:
-            await self.sink.send_events(wanted)
+            channel.budget.take(size := sum([len(frame.body) for frame in wanted]))
+            try:
+                await self.sink.send_events(wanted)
+            finally:
+                channel.budget.give(size)
+                channel.budget.measure(self.sink)
             self._replayed += len(wanted)
             self.sent += len(wanted)
             self.last_sent = time.monotonic()

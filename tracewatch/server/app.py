@@ -19,7 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from ..errors import TracewatchError
 from ..live.bell import PollBell
 from ..live.hub import Hub
-from ..live.watcher import WatchLimits
+from ..live.request import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
 from . import control, metrics, page, record, rest, stream, watch
@@ -104,6 +104,7 @@ async def _serve(
         ),
         max_watchers=chosen.max_watchers,
         watcher_bytes=chosen.watcher_bytes,
+        frames_in_flight_bytes=chosen.frames_in_flight_bytes,
     )
     bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
     redis = redis_bell(log, hub) if redis_bell is not None else None

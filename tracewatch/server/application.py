@@ -77,6 +77,7 @@ class Application(Starlette):
             transport, stalls = transport_of(send, receive), self.state.services.stalls
             if scope["type"] == "http":
                 send = self._with_headers(send)
+            scope["tracewatch.transport"] = transport
             if transport is not None:
                 stalls.enter(transport, partial(because, scope, "stalled"))
             try:

@@ -49,14 +49,18 @@ class TransportSink:
     def buffered(self) -> int:
         return self._transport.get_write_buffer_size()
 
-    async def _send(self, data: bytes) -> None:
+    async def ready(self) -> None:
         while not self._protocol.writable.is_set():  # of all who waited, the first fills the buffer again
             await self._protocol.writable.wait()
+
+    async def _send(self, data: bytes) -> None:
+        await self.ready()
         if self._closed():
             raise SinkClosed
         self._transport.write(data)
 
     async def send_events(self, frames: Sequence[Frame]) -> None:
+        await self.ready()  # first: what is joined is not to lie about meanwhile
         await self._send(b"".join([frame.ws for frame in frames]))
 
     async def send_control(self, payload: bytes) -> None:
@@ -68,8 +72,9 @@ class _AsgiSink:
 
     direct = False
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, transport: asyncio.Transport | None) -> None:
         self._send = send
+        self._transport = transport
         self._lock = asyncio.Lock()  # subscriptions of one socket take turns
         self.closed = False
 
@@ -80,7 +85,10 @@ class _AsgiSink:
         raise NotImplementedError("only direct sinks are written to")
 
     def buffered(self) -> int:
-        return 0
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    async def ready(self) -> None:
+        pass  # ``send`` waits, and does not say beforehand
 
     async def _message(self, message: dict[str, Any]) -> None:
         if self.closed:
@@ -107,8 +115,8 @@ class WebSocketSink(_AsgiSink):
 class StreamSink(_AsgiSink):
     """A response that goes on: server-sent events or NDJSON. It begins with the first thing sent, or with ``begin``."""
 
-    def __init__(self, send: Send, media_type: str) -> None:
-        super().__init__(send)
+    def __init__(self, send: Send, media_type: str, transport: asyncio.Transport | None = None) -> None:
+        super().__init__(send, transport)
         self._media_type = media_type
         self._sse = media_type == "text/event-stream"
         self.begun = False  # whether the status has been sent
@@ -146,4 +154,4 @@ def websocket_sink(websocket: WebSocket, buffer_bytes: int) -> Sink:
     protocol = websocket.scope.get("tracewatch.protocol")
     if isinstance(protocol, WebSocketsSansIOProtocol):
         return TransportSink(protocol, buffer_bytes)
-    return WebSocketSink(websocket.send)
+    return WebSocketSink(websocket.send, websocket.scope.get("tracewatch.transport"))

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import BadRequest, TracewatchError
 from ..live.gaps import gap_error
+from ..live.request import WatchRequest
 from ..live.sink import SinkClosed
-from ..live.watcher import WatchRequest
 from ..model.events import ENDED, event_name
 from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
@@ -114,7 +114,7 @@ class EventStream(Response):
         self._media = media
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sink = StreamSink(send, self._media)
+        sink = StreamSink(send, self._media, scope.get("tracewatch.transport"))
         if scope["method"] == "HEAD":
             await self._served.log.read(self._watch.trace_id, 0, max_events=1, max_bytes=1)  # whether there is one
             await sink.end()

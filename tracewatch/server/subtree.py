@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import InvalidField, Unavailable
-from ..live.watcher import WatchRequest
+from ..live.request import WatchRequest
 from ..log import Grown, Snapshot, TraceQuery
 from ..model.events import event_name
 from ..model.frames import resolve_since

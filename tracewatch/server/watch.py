@@ -13,8 +13,8 @@ from starlette.websockets import WebSocket
 
 from ..errors import BadRequest, Invalid, InvalidField, TooMany, TracewatchError
 from ..live.list import ListWatch
+from ..live.request import WatchRequest
 from ..live.sink import Sink, SinkClosed
-from ..live.watcher import WatchRequest
 from ..log import Snapshot, TraceQuery
 from ..model.events import STATUSES
 from ..model.frames import CLOSE_GOING_AWAY, control
