@@ -352,6 +352,25 @@ async def test_the_file_shrinks(url: str, db: Path) -> None:
     assert sqlite3.connect(db).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+async def test_a_wal_that_a_long_read_let_grow(log: EventLog, db: Path) -> None:
+    wal = db.with_name(f"{db.name}-wal")
+    await create(log)
+    reader = sqlite3.connect(db, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM traces").fetchall()
+    for _ in range(20):
+        await log.append("t", notes(500, "x" * 500))
+    large = size(wal)
+    assert large > 5 << 20
+    assert await log.checkpoint(1 << 20) is False  # and nobody has waited for long
+    reader.close()
+    assert await log.checkpoint(1 << 30)
+    assert size(wal) == large
+    assert await log.checkpoint(1 << 20)
+    assert size(wal) == 0
+    assert (await log.append("t", notes(1))).last_event_id == 10_001
+
+
 def _rows(db: Path) -> dict[str, int]:
     connection = sqlite3.connect(db)
     try:

@@ -147,7 +147,7 @@ class EventLog(Protocol):
         """Give some of the file's free space back. False if no more than this share of it (0 to 1) is free."""
 
     async def checkpoint(self, above_bytes: int = 0) -> bool:
-        """Empty the WAL if it is larger than ``above_bytes``. False if it is still in use: try again later."""
+        """Empty the WAL and cut off the file's end if together they are above ``above_bytes``. False: not just now."""
 
     async def vacuum(self) -> None:
         """Write the file anew, in one go: nobody can write meanwhile."""

@@ -12,6 +12,8 @@ from .removal import Checkpoint, Claim, Delete, Shrink, Sweep, Trim, Vacuum
 from .retention import DAY_S
 from .writer import Writer
 
+PAGE_BYTES = 4096  # SQLite's own default, which nobody changes
+
 
 class Keeper:
     """Trims, deletes, sweeps and shrinks."""
@@ -47,12 +49,19 @@ class Keeper:
 
     async def checkpoint(self, above_bytes: int = 0) -> bool:
         """See EventLog.checkpoint."""
-        wal = Path(f"{self._path.resolve()}-wal")
+        pages, _ = await self._reader.pages()
+        extra = await asyncio.to_thread(self._extra_bytes, pages)
+        return extra <= above_bytes or bool(await self._writer.do(Checkpoint))
+
+    def _extra_bytes(self, pages: int) -> int:
+        """The WAL, and what the file has had given back and still holds: the end of it is cut off with the WAL."""
+        file = self._path.resolve()
+        extra = 0
         try:
-            size = (await asyncio.to_thread(wal.stat)).st_size
-        except FileNotFoundError:
-            return True
-        return size <= above_bytes or bool(await self._writer.do(Checkpoint))
+            extra = file.stat().st_size - pages * PAGE_BYTES
+            return extra + file.with_name(f"{file.name}-wal").stat().st_size
+        except OSError:  # one of them is not there: whoever writes says so
+            return extra
 
     async def vacuum(self) -> None:
         """See EventLog.vacuum."""
