@@ -1,11 +1,13 @@
-"""``tracewatch backup`` and ``tracewatch restore``, and what clients of the old history are told afterwards."""
+"""``tracewatch backup``, ``restore`` and ``doctor``, and what clients of the old history are told afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +137,27 @@ async def test_interrupted_it_leaves_nothing(tmp_path: Path, number: signal.Sign
         process.stdout.close()
         assert list(folder.iterdir()) == []
         assert (await tw("backup", folder / "b.db", "--db", db)).code == 0
+
+
+async def test_doctor(tmp_path: Path) -> None:
+    db = tmp_path / "log.db"
+    async with serving(db) as server:
+        await filled(server.url, 3)
+        ran = await tw("doctor", "--db", db)
+        assert (ran.code, ran.err) == (0, "")
+        assert "1 trace with 3 events: whole" in ran.text
+        assert f"{db}: 0 errors, " in ran.text.splitlines()[-1]
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        connection.execute("UPDATE traces SET status = 'failed', summary = ?", ("\x1b[31mred",))
+    ran = await tw("doctor", "--db", db)
+    assert ran.code == 1
+    assert "✗ trace 't': its status is 'failed', its events say 'running'" in ran.text
+    assert "\x1b" not in ran.text
+    ran = await tw("doctor", "--db", db, "--json", "--full")
+    assert ran.code == 1
+    said = orjson.loads(ran.out)
+    assert (said["db"], said["errors"]) == (str(db), 2)
+    assert {one["code"] for one in said["findings"] if one["severity"] == "error"} == {"trace_row"}
+    ran = await tw("doctor", "--db", tmp_path / "none.db")
+    assert (ran.code, ran.text) == (2, "")
+    assert "there is no log" in ran.err

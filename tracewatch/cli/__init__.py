@@ -35,6 +35,7 @@ COMMANDS = {  # in the order of the help; loaded when first used, so that `trace
     "export": "export",
     "backup": "backup",
     "restore": "restore",
+    "doctor": "doctor",
     "prune": "prune",
 }
 

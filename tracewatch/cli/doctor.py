@@ -1,0 +1,80 @@
+"""``tracewatch doctor``: whether the database and its machine are as they should be, and what to do if not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from ..errors import LogError
+from ..log.doctor import ERROR, OK, WARNING, Finding, check
+from ..settings import Settings
+from .common import EXIT_FAILED, CliError, examples, out_console
+from .database import database, db_option, progress
+from .text import count, escape, json_document, terminal_width, wrap
+
+EXAMPLES = examples("""
+    tracewatch doctor
+    tracewatch doctor --db /backup/tracewatch.db --full     is this backup good?
+    tracewatch doctor --json | jq '.findings[] | select(.severity == "error")'
+""")
+MARKS = {OK: ("✓", "green"), WARNING: ("!", "yellow"), ERROR: ("✗", "bold red")}
+
+
+@click.command("doctor", epilog=EXAMPLES)
+@db_option
+@click.option("--full", is_flag=True, help="Compare SQLite's indexes with their tables, too. Slower.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: {db, errors, warnings, findings}.")
+@click.pass_context
+def command(ctx: click.Context, db: str | None, full: bool, as_json: bool) -> None:
+    """Look at the database, everything in it, and the machine, and say what is wrong and what to do.
+
+    It reads and never writes, also while the database is being served. Every event is read and folded again, and what
+    the database says is compared with that. Exit code: 0 without errors (there may be warnings), 1 with errors.
+    """
+    path = database(db)
+    words = {"file": "SQLite's own check", "events": "folding all events again"}
+    try:
+        with progress(words) as tell:
+            found = check(path, full=full, max_watchers=Settings.from_env(os.environ).max_watchers, progress=tell)
+    except LogError as error:
+        raise CliError(error.message) from error
+    counts = Counter(finding.severity for finding in found)
+    if as_json:
+        values = {"db": str(path), "errors": counts[ERROR], "warnings": counts[WARNING]}
+        sys.stdout.buffer.write(json_document({**values, "findings": [finding.to_json() for finding in found]}))
+    else:
+        _show(out_console(), path, found, counts)
+    ctx.exit(EXIT_FAILED if counts[ERROR] else 0)
+
+
+def _show(console: Console, path: Path, found: list[Finding], counts: Counter[str]) -> None:
+    width = min(terminal_width(), 120) if console.is_terminal and sys.stdout.isatty() else 100_000
+    for (severity, _), kind in groupby(sorted(found, key=_order), key=lambda one: (one.severity, one.code)):
+        mark, style = MARKS[severity]
+        findings = list(kind)
+        for finding in findings:
+            first, *more = wrap(escape(finding.message), width - 2)
+            console.print(Text.assemble((f"{mark} ", style), first))
+            for line in more:
+                console.print(Text(f"  {line}"))
+        for advice in dict.fromkeys(finding.advice for finding in findings if finding.advice):
+            for number, line in enumerate(wrap(escape(advice), width - 4)):
+                console.print(Text(f"  {' ' if number else '→'} {line}", "dim"))
+    what = f"{count(counts[ERROR], 'error')}, {count(counts[WARNING], 'warning')}"
+    console.print(Text.assemble("", f"\n{escape(str(path))}: ", (what, _color(counts))))
+
+
+def _order(finding: Finding) -> tuple[int, str]:
+    """What is well first: what is not stands where the eye is, at the end."""
+    return (OK, WARNING, ERROR).index(finding.severity), finding.code if finding.severity != OK else ""
+
+
+def _color(counts: Counter[str]) -> str:
+    return MARKS[ERROR if counts[ERROR] else WARNING if counts[WARNING] else OK][1]

@@ -1,0 +1,224 @@
+"""The traces, each in a read transaction of its own: its events in order and whole, and all that follows from them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import orjson
+
+from ...errors import TracewatchError
+from ...model.events import canonical
+from ...model.state import State, apply_into
+from ...model.times import parse_time
+from ..rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow
+from .database import RESTORE, has_table
+from .findings import ERROR, Findings
+from .questions import Questions
+from .store import Messages
+from .tables import check_inputs, check_messages, check_producers, check_row, check_tree_totals
+
+EVERY = 1000  # events between two words of progress
+FIRST_KEYS = ["event", "event_id", "trace_id", "ts"]
+DERIVED = "What is shown of this trace is not what its events say. Export it and import it again, or restore a backup"
+
+Tell = Callable[[str, int, int], None]
+
+
+class Broken(Exception):
+    """The events of this trace can't be folded any further: what follows from them can't be judged."""
+
+
+def check_traces(found: Findings, connection: sqlite3.Connection, tell: Tell) -> None:
+    """Every trace, by age."""
+    before = found.count(ERROR)
+    total = connection.execute("SELECT SUM(last_event_id - first_event_id + 1) FROM traces").fetchone()[0] or 0
+    traces = events = 0
+    for key in _keys(connection):
+        connection.execute("BEGIN")
+        try:
+            values = connection.execute(f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_key = ?", (key,)).fetchone()
+            if values is None:
+                continue  # deleted meanwhile
+            row, done = TraceRow(*values), events
+            _Trace(found, connection, row, lambda n, done=done: tell("events", done + n, total)).check()  # type: ignore[misc]
+            traces += 1
+            events += row.last_event_id - row.first_event_id + 1
+            tell("events", events, total)
+        except sqlite3.Error as error:
+            found.error("trace_unreadable", f"trace with trace_key {key} can't be read: {error}", RESTORE)
+        finally:
+            connection.execute("ROLLBACK")
+    if found.count(ERROR) == before:
+        what = f"{traces:,} trace{'' if traces == 1 else 's'} with {events:,} event{'' if events == 1 else 's'}"
+        found.ok("traces", f"{what}: whole, and what is shown of them follows from them")
+
+
+def _keys(connection: sqlite3.Connection) -> Iterator[int]:
+    after = 0
+    while True:  # in pieces, so that no statement stays open between the traces
+        sql = "SELECT trace_key FROM traces WHERE trace_key > ? ORDER BY trace_key LIMIT 500"
+        keys = [int(key) for (key,) in connection.execute(sql, (after,))]
+        yield from keys
+        if not keys:
+            return
+        after = keys[-1]
+
+
+class _Trace:
+    """One trace and its rows, in the transaction that ``row`` was read in."""
+
+    def __init__(
+        self, found: Findings, connection: sqlite3.Connection, row: TraceRow, tell: Callable[[int], None]
+    ) -> None:
+        self.row = row
+        self._found = found
+        self._connection = connection
+        self._tell = tell
+        self._offset = 0  # of the end of the last event
+
+    def error(self, code: str, message: str, advice: str = DERIVED) -> None:
+        """Something about this trace is broken."""
+        self._found.error(code, f"trace {self.row.trace_id!r}: {message}", advice, self.row.trace_id)
+
+    def check(self) -> None:
+        row = self.row
+        ids = "SELECT event_id FROM snapshots WHERE trace_key = ? ORDER BY event_id"
+        snapshots = [int(one) for (one,) in self._connection.execute(ids, (row.trace_key,))]
+        self._check_snapshot_ids(snapshots)
+        questions = Questions()
+        with closing(Messages()) as messages:
+            try:
+                state = self._fold(self._base(snapshots), set(snapshots), messages, questions)
+            except Broken:
+                return  # said already; everything else would be said to be wrong as well
+            if row.log_bytes != self._offset and row.last_event_id >= row.first_event_id:
+                self.error("log_bytes", f"its events have {self._offset:,} bytes, the trace says {row.log_bytes:,}")
+            check_row(self.error, row, state)
+            check_tree_totals(self.error, self._connection, row, state)
+            check_messages(self.error, self._connection, row, messages)
+            check_inputs(self.error, self._connection, row, state, questions)
+            check_producers(self.error, self._connection, row)
+
+    # --- the events ---
+
+    def _base(self, snapshots: list[int]) -> State:
+        """The state before the first event: of a trimmed log the snapshot kept for that."""
+        row = self.row
+        before = row.first_event_id - 1
+        if before in snapshots:
+            state = self._snapshot(before)
+            if state is None:
+                raise Broken
+        else:
+            state = row.initial_state()
+        state.first_event_id = row.first_event_id
+        if state.last_event_id != before:
+            self.error("snapshot", f"the snapshot of event {before} says that it is of {state.last_event_id}")
+            raise Broken
+        return state
+
+    def _fold(self, state: State, snapshots: set[int], messages: Messages, questions: Questions) -> State:
+        row = self.row
+        if row.first_event_id < 1 or row.last_event_id < row.first_event_id - 1:
+            self.error("event_ids", f"it says it has the events {row.first_event_id} to {row.last_event_id}", RESTORE)
+            raise Broken
+        trimmed = row.first_event_id - 1 in snapshots
+        expected = row.first_event_id
+        sql = "SELECT event_id, end_offset, body FROM events WHERE trace_key = ? AND event_id >= ? ORDER BY event_id"
+        with closing(self._connection.execute(sql, (row.trace_key, row.first_event_id))) as rows:
+            for event_id, end_offset, body in rows:
+                if event_id != expected:
+                    self.error("event_ids", f"its events {expected} to {event_id - 1} are missing", RESTORE)
+                    raise Broken
+                first = event_id == row.first_event_id
+                self._check_offset(event_id, end_offset, len(body), first=first, trimmed=trimmed)
+                event = self._event(event_id, body)
+                self._apply(state, event, messages)
+                questions.note(event)
+                if event_id in snapshots:
+                    self._compare_snapshot(state)
+                expected += 1
+                if event_id % EVERY == 0:
+                    self._tell(event_id - row.first_event_id)
+        if expected - 1 != row.last_event_id:
+            self.error("event_ids", f"its last event is {expected - 1}, the trace says {row.last_event_id}", RESTORE)
+            raise Broken
+        return state
+
+    def _check_offset(self, event_id: int, end_offset: int, size: int, *, first: bool, trimmed: bool) -> None:
+        begin = end_offset - size
+        if first and begin > 0 and not trimmed:
+            self.error("base", f"it was trimmed, and the snapshot of event {event_id - 1} is missing", RESTORE)
+            raise Broken
+        if begin < 0 or (not first and begin != self._offset):
+            said = f"event {event_id} ends at {end_offset:,} and has {size:,} bytes; the one before ends at "
+            self.error("end_offset", f"{said}{self._offset:,}", RESTORE)
+        self._offset = end_offset
+
+    def _event(self, event_id: int, body: bytes) -> dict[str, Any]:
+        """A stored event, parsed. Raises Broken."""
+        try:
+            event = orjson.loads(body)
+            if not isinstance(event, dict) or list(event)[:4] != FIRST_KEYS or canonical(event) != body:
+                raise ValueError("it is not in canonical form")
+            if (event["event_id"], event["trace_id"]) != (event_id, self.row.trace_id):
+                raise ValueError(f"it says it is event {event['event_id']} of {event['trace_id']!r}")
+            parse_time(event["ts"])
+        except (ValueError, TypeError, TracewatchError) as error:
+            self.error("event", f"event {event_id} is damaged: {error}", RESTORE)
+            raise Broken from error
+        return event
+
+    def _apply(self, state: State, event: dict[str, Any], messages: Messages) -> None:
+        try:
+            messages.before(state, event)
+            apply_into(state, event)
+            messages.after(state, event)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            said = f"event {event['event_id']} ({event['event']}) can't be folded: {type(error).__name__}: {error}"
+            self.error("event", said, RESTORE)
+            raise Broken from error
+
+    # --- the snapshots ---
+
+    def _check_snapshot_ids(self, snapshots: list[int]) -> None:
+        row = self.row
+        swept = row.first_event_id - 1
+        if has_table(self._connection, "leftovers"):
+            sql = "SELECT 1 FROM leftovers WHERE trace_key = ?"
+            if self._connection.execute(sql, (row.trace_key,)).fetchone():
+                swept = 0  # the older ones are on their way out
+        first_kept = -(-row.first_event_id // SNAPSHOT_EVERY) * SNAPSHOT_EVERY
+        missing = [at for at in range(first_kept, row.last_event_id + 1, SNAPSHOT_EVERY) if at not in set(snapshots)]
+        if missing:
+            self._found.warning(
+                "snapshot_missing",
+                f"trace {row.trace_id!r}: {len(missing):,} snapshots are missing, the first of event {missing[0]}",
+                "It is slower to open, and can't be trimmed there; nothing is wrong",
+                row.trace_id,
+            )
+        for at in snapshots:
+            if not swept <= at <= row.last_event_id:
+                self.error("snapshot", f"there is a snapshot of event {at}, which the log does not have")
+
+    def _snapshot(self, at: int) -> State | None:
+        sql = "SELECT body FROM snapshots WHERE trace_key = ? AND event_id = ?"
+        (body,) = self._connection.execute(sql, (self.row.trace_key, at)).fetchone()
+        try:
+            return State.from_json(orjson.loads(body))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            self.error("snapshot", f"the snapshot of event {at} is damaged: {error}")
+            return None
+
+    def _compare_snapshot(self, state: State) -> None:
+        kept = self._snapshot(state.last_event_id)
+        if kept is None:
+            return
+        kept.first_event_id = state.first_event_id  # which moves
+        is_, ought = kept.to_json(), state.to_json()
+        if wrong := [name for name in ought if is_[name] != ought[name]]:
+            said = f"the snapshot of event {state.last_event_id} differs from the events in {', '.join(wrong)}"
+            self.error("snapshot", said)
