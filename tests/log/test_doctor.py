@@ -177,6 +177,7 @@ DAMAGES: dict[str, tuple[str, str]] = {  # what is wrong: (the SQL that makes it
     "a search index with a hole": ("DELETE FROM traces_text_docsize WHERE id = 1", "search"),
     "an epoch that is none": ("UPDATE meta SET value = 'a.b' WHERE key = 'epoch'", "epoch"),
     "a newer schema": ("INSERT INTO schema_migrations (number, name) VALUES (999, '0999_later.sql')", "schema"),
+    "values of another type": (row("traces", "first_event_id = x'00'"), "trace_unreadable"),
     "a table that is gone": ("DROP TABLE producers", "unreadable"),
 }
 
@@ -210,7 +211,7 @@ async def test_what_is_only_worth_a_word(sick: Path, clock: Clock) -> None:
     assert told(now=clock.now - 3600) == {"clock"}
     assert told("DELETE FROM snapshots", now=clock.now) == {"snapshot_missing"}
     assert told("DELETE FROM meta WHERE key = 'epoch'", now=clock.now) == {"snapshot_missing", "epoch"}
-    assert told("DELETE FROM schema_migrations WHERE number = 2", now=clock.now) == {"schema"}
+    assert told("DELETE FROM schema_migrations WHERE number > 2", now=clock.now) == {"schema"}
 
 
 async def test_a_log_that_is_broken_everywhere_fills_no_screen(log: EventLog, db: Path) -> None:
@@ -309,3 +310,24 @@ def test_findings_are_json() -> None:
         "advice": "advice",
         "trace_id": "t",
     }
+
+
+async def test_a_trimmed_log_is_judged_from_its_base(log: EventLog, clock: Clock, db: Path) -> None:
+    await create(log)
+    await log.append("t", [say("x", message_id="x", status="streaming"), say("y"), *notes(700)])
+    await log.append("t", [{"event": "input_requested", "request_id": "r", "question": "?"}, *notes(500)])
+    assert await log.trim("t", 1000)
+    assert codes(db, now=clock.now) == set(), "what is on its way out does no harm"
+    while await log.sweep():
+        assert codes(db, now=clock.now) == set()
+    await log.append("t", [{"event": "message_updated", "message_id": "x", "append": "!"}, say("z")])
+    assert codes(db, now=clock.now) == set()
+    assert codes(db, WARNING, now=clock.now) <= {"sqlite_version", "permissions", "open_files", "somaxconn"}
+    for sql, code in (
+        (gone("messages", "message_id = 'm1205'"), "messages"),
+        (row("events", "body = body || ' '", "event_id = 1001"), "event"),
+        (gone("snapshots", "1"), "base"),
+    ):
+        with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+            assert connection.execute(sql).rowcount == 1, sql
+        assert code in codes(db)

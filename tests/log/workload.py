@@ -8,6 +8,7 @@ from typing import Any
 from tests.log.helpers import Clock, Json, events, goal, notes, say
 from tracewatch.errors import TracewatchError
 from tracewatch.log import EventLog
+from tracewatch.log.rows import SNAPSHOT_EVERY
 from tracewatch.model.events import validate_header, validate_trace
 
 
@@ -25,7 +26,8 @@ class Workload:
         await self.create()
         for _ in range(steps):
             name = self.dice.choices(
-                ("append", "create", "end", "answer", "cancel", "expire", "delete", "again"), (60, 8, 5, 8, 3, 5, 1, 1)
+                ("append", "create", "end", "answer", "cancel", "expire", "delete", "again", "trim", "sweep"),
+                (60, 8, 5, 8, 3, 5, 1, 1, 5, 5),
             )[0]
             try:
                 await getattr(self, name)()
@@ -49,8 +51,8 @@ class Workload:
     async def append(self) -> None:
         trace_id, producer = self.any(), self.dice.choice((None, "p", "q"))
         batch = [self.event() for _ in range(self.dice.choice((1, 1, 3, 10)))]
-        if self.dice.random() < 0.05:
-            batch = notes(400)
+        if self.dice.random() < 0.1:
+            batch = [*batch, *notes(400)]
         if producer is None:
             await self.log.append(trace_id, batch)
             return
@@ -104,6 +106,13 @@ class Workload:
         if not self.traces:
             await self.create()
 
+    async def trim(self) -> None:
+        (row,) = await self.log.summaries([self.any()])
+        await self.log.trim(row["trace_id"], row["last_event_id"] // SNAPSHOT_EVERY * SNAPSHOT_EVERY)
+
+    async def sweep(self) -> None:
+        await self.log.sweep()
+
     async def again(self) -> None:
         """Export a trace, delete it, and either import it or begin another one under its id."""
         trace_id = self.any()
@@ -112,7 +121,7 @@ class Workload:
         gone = await self.log.delete_trace(trace_id)
         self.traces = [one for one in self.traces if one not in gone] or []
         self.seqs = {key: seq for key, seq in self.seqs.items() if key[0] not in gone}
-        if self.dice.random() < 0.5:
+        if self.dice.random() < 0.5 or row["first_event_id"] > 1:
             await self.log.create_trace(validate_trace({"trace_id": trace_id, "task": "again"}))
         else:
             header = validate_header(row)

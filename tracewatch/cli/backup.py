@@ -8,8 +8,8 @@ import click
 
 from ..log.backup import backup
 from .common import examples
-from .database import database, db_option, progress
-from .text import count, size
+from .database import database, db_option, progress, size
+from .text import count
 
 EXAMPLES = examples("""
     tracewatch backup /backup/tracewatch.db

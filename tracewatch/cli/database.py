@@ -38,6 +38,15 @@ def database(db: str | None) -> Path:
         raise CliError(error.message) from error
 
 
+def size(count: int) -> str:
+    """``1.2 MB``."""
+    number, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while number >= 999.95 and len(units) > 1:
+        number /= 1000
+        del units[0]
+    return f"{count:,} bytes" if units[0] == "bytes" else f"{number:.1f} {units[0]}"
+
+
 @contextmanager
 def progress(words: dict[str, str]) -> Iterator[Tell]:
     """A bar on stderr where that is a terminal, gone at the end. ``words``: what is being done, for a person.

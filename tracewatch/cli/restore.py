@@ -8,8 +8,8 @@ import click
 
 from ..log.replace import replace_log
 from .common import CliError, examples
-from .database import database, db_option, progress
-from .text import count, size
+from .database import database, db_option, progress, size
+from .text import count
 
 EXAMPLES = examples("""
     tracewatch restore /backup/tracewatch.db           where there is no database yet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import LogError
@@ -73,13 +74,17 @@ def _epoch(found: Findings, connection: sqlite3.Connection) -> None:
         found.ok("epoch", f"epoch {epoch}")
 
 
-def keys_of(table: str) -> str:
-    """SQL that gives each trace_key of a table once, by as many steps of its tree as there are traces."""
-    return (
-        f"WITH RECURSIVE k (trace_key) AS (SELECT MIN(trace_key) FROM {table} UNION ALL SELECT (SELECT MIN(t.trace_key)"
-        f" FROM {table} AS t WHERE t.trace_key > k.trace_key) FROM k WHERE k.trace_key IS NOT NULL)"
-        " SELECT trace_key FROM k WHERE trace_key IS NOT NULL"
-    )
+def keys_of(connection: sqlite3.Connection, table: str) -> Iterator[int]:
+    """Each trace_key of a table once, by as many steps of its tree as there are traces."""
+    key = 0
+    while True:
+        (found,) = connection.execute(f"SELECT MIN(trace_key) FROM {table} WHERE trace_key > ?", (key,)).fetchone()
+        if found is None:
+            return
+        if not isinstance(found, int) or found <= key:  # a damaged tree may go in circles
+            raise sqlite3.DatabaseError(f"the table {table} is out of order")
+        key = found
+        yield key
 
 
 def has_table(connection: sqlite3.Connection, name: str) -> bool:
@@ -89,12 +94,13 @@ def has_table(connection: sqlite3.Connection, name: str) -> bool:
 
 def _orphans(found: Findings, connection: sqlite3.Connection) -> None:
     before = found.count(ERROR)
-    known = "SELECT trace_key FROM traces"
+    known = "SELECT 1 FROM traces WHERE trace_key = ?1"
     if has_table(connection, "leftovers"):  # of deleted traces, on their way out
-        known += " UNION SELECT trace_key FROM leftovers"
+        known += " UNION SELECT 1 FROM leftovers WHERE trace_key = ?1"
     for table in OF_A_TRACE:
-        sql = f"SELECT trace_key FROM ({keys_of(table)}) WHERE trace_key NOT IN ({known})"
-        for (key,) in connection.execute(sql):
+        for key in keys_of(connection, table):
+            if connection.execute(known, (key,)).fetchone():
+                continue
             rows = connection.execute(f"SELECT COUNT(*) FROM {table} WHERE trace_key = ?", (key,)).fetchone()[0]
             said = f"{table} has {rows:,} rows of a trace that does not exist (trace_key {key})"
             found.error("orphan_rows", said, "Nobody is shown them. Please report this, with what happened before")

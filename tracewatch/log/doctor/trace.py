@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from typing import Any
 
 import orjson
@@ -47,8 +48,10 @@ def check_traces(found: Findings, connection: sqlite3.Connection, tell: Tell) ->
             traces += 1
             events += row.last_event_id - row.first_event_id + 1
             tell("events", events, total)
-        except sqlite3.Error as error:
-            found.error("trace_unreadable", f"trace with trace_key {key} can't be read: {error}", RESTORE)
+        except (sqlite3.Error, LookupError, TypeError, AttributeError, ValueError) as error:
+            # The last four: a damaged page gives values of another type than its column's
+            said = f"the trace with trace_key {key} can't be read: {type(error).__name__}: {error}"
+            found.error("trace_unreadable", said, RESTORE)
         finally:
             connection.execute("ROLLBACK")
     if found.count(ERROR) == before:
@@ -61,6 +64,8 @@ def _keys(connection: sqlite3.Connection) -> Iterator[int]:
     while True:  # in pieces, so that no statement stays open between the traces
         sql = "SELECT trace_key FROM traces WHERE trace_key > ? ORDER BY trace_key LIMIT 500"
         keys = [int(key) for (key,) in connection.execute(sql, (after,))]
+        if keys != sorted(set(keys)) or (keys and keys[0] <= after):
+            raise sqlite3.DatabaseError("the traces are out of order")  # their tree is damaged: it may go in circles
         yield from keys
         if not keys:
             return
@@ -191,12 +196,14 @@ class _Trace:
             sql = "SELECT 1 FROM leftovers WHERE trace_key = ?"
             if self._connection.execute(sql, (row.trace_key,)).fetchone():
                 swept = 0  # the older ones are on their way out
-        first_kept = -(-row.first_event_id // SNAPSHOT_EVERY) * SNAPSHOT_EVERY
-        missing = [at for at in range(first_kept, row.last_event_id + 1, SNAPSHOT_EVERY) if at not in set(snapshots)]
-        if missing:
+        before = (row.first_event_id - 1) // SNAPSHOT_EVERY  # counted, not listed: the row may say anything
+        there = {at for at in snapshots if at % SNAPSHOT_EVERY == 0 and row.first_event_id <= at <= row.last_event_id}
+        missing = row.last_event_id // SNAPSHOT_EVERY - before - len(there)
+        if missing > 0:
+            first = next(at for n in count(before + 1) if (at := n * SNAPSHOT_EVERY) not in there)
             self._found.warning(
                 "snapshot_missing",
-                f"trace {row.trace_id!r}: {len(missing):,} snapshots are missing, the first of event {missing[0]}",
+                f"trace {row.trace_id!r}: {missing:,} snapshots are missing, the first of event {first}",
                 "It is slower to open, and can't be trimmed there; nothing is wrong",
                 row.trace_id,
             )
