@@ -24,7 +24,7 @@ from tracewatch.log.replace import replace_log
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE, AFTER = 4, 12  # events in the backup, events in the log
-STEPS = 60
+STEPS = 100
 
 
 @pytest.fixture

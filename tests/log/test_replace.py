@@ -19,7 +19,9 @@ from tests.support import DEADLINE_S
 from tracewatch.errors import InvalidField, LogError, NewerDatabase, TracewatchError
 from tracewatch.log import EventLog
 from tracewatch.log.backup import backup
+from tracewatch.log.inherit import Inherited
 from tracewatch.log.replace import Restored, replace_log
+from tracewatch.log.tokens import token_id_of
 
 pytestmark = pytest.mark.anyio
 
@@ -241,3 +243,41 @@ async def test_two_at_once(db: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
     kept = replace_log(copy, db, replace=True).kept
     assert kept is not None
     assert files(db.parent) == {"backups", "log.db", kept.name}
+
+
+# --- who may come in ---
+
+
+async def revoked(db: Path, *tokens: str) -> list[bool | None]:
+    """Whether each token is revoked; None for one that is not there."""
+    async with opened(str(db)) as log:
+        made = {one.token_id: one.revoked_at is not None for one in await log.tokens.made()}
+    return [made.get(token_id_of(token) or "") for token in tokens]
+
+
+async def test_tokens_are_not_history(log: EventLog, db: Path, tmp_path: Path) -> None:
+    stays, goes, gone = [await log.tokens.create(["read"], label=name) for name in ("stays", "goes", "gone")]
+    await log.tokens.revoke(token_id_of(gone) or "")
+    copy = backup(db, tmp_path / "b.db").path
+    await log.tokens.revoke(token_id_of(goes) or "")
+    new, short = await log.tokens.create(["admin"]), await log.tokens.create(["read"])
+    await log.tokens.revoke(token_id_of(short) or "")
+    await log.close()
+    done = replace_log(copy, db, replace=True)
+    assert done.tokens == Inherited(revoked=1, added=2, back=[])
+    assert await revoked(db, stays, goes, gone, new, short) == [False, True, True, False, True]
+    done = replace_log(copy, tmp_path / "elsewhere.db")
+    assert sorted(done.tokens.back) == sorted([(token_id_of(stays), "stays"), (token_id_of(goes), "goes")])
+    assert await revoked(tmp_path / "elsewhere.db", stays, goes, gone, new) == [False, False, True, None]
+
+
+async def test_a_backup_older_than_tokens_does_not_open_the_door(log: EventLog, db: Path, tmp_path: Path) -> None:
+    await create(log)
+    copy = backup(db, tmp_path / "b.db").path
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        connection.execute("DROP TABLE tokens")
+        connection.execute("DELETE FROM schema_migrations WHERE name LIKE '%tokens%'")
+    token = await log.tokens.create(["admin"])
+    await log.close()
+    assert replace_log(copy, db, replace=True).tokens.added == 1
+    assert await revoked(db, token) == [False]

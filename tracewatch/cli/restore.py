@@ -9,7 +9,7 @@ import click
 from ..log.replace import replace_log
 from .common import CliError, examples
 from .database import database, db_option, progress, size
-from .text import count
+from .text import count, one_line
 
 EXAMPLES = examples("""
     tracewatch restore /backup/tracewatch.db           where there is no database yet
@@ -37,5 +37,13 @@ def command(file: Path, db: str | None, force: bool, discard: bool) -> None:
     new = restored.log
     what = f"{count(new.traces, 'trace')}, {count(new.events, 'event')}"
     click.echo(f"{new.path}: {what}, {size(new.size_bytes)}, new epoch {new.epoch}")
+    tokens = restored.tokens
+    if tokens.revoked or tokens.added:
+        made = f"{count(tokens.added, 'token')} made and {tokens.revoked:,} revoked since the backup stay so"
+        click.echo(made)
+    if tokens.back:
+        click.echo("these tokens are valid again, as they were at the time of the backup (tracewatch token revoke ID):")
+        for token_id, label in tokens.back:
+            click.echo(f"  {token_id}  {one_line(label)}")
     if restored.kept is not None:
         click.echo(f"the database that was there is kept as {restored.kept}")

@@ -17,13 +17,14 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidField, LogError, LogInUse
 from .backup import Copied, Progress, copy_log, sync_file, sync_folder, unfinished
+from .inherit import Inherited, inherit_tokens
 from .look import is_log, side_files
 
 KEPT = ".before-restore-"  # in the name of the log that was replaced
@@ -38,6 +39,7 @@ class Restored:
 
     log: Copied  # ``epoch`` is the new one
     kept: Path | None  # the log that was there before
+    tokens: Inherited
 
 
 def replace_log(
@@ -55,12 +57,11 @@ def replace_log(
         size, _, schema, traces, events = copy_log(backup, copy, progress)
         epoch = _new_epoch(copy)
         _own_as(copy, log)
-        sync_file(copy)
-        with _alone(log):
+        with _alone(log, lambda whole: _inherit(copy, log if whole else None)) as inherited:
             kept = _set_aside(log, keep)
             copy.replace(log)  # the moment
             sync_folder(log.parent)
-    return Restored(Copied(log, size, epoch, schema, traces, events), kept)
+    return Restored(Copied(log, size, epoch, schema, traces, events), kept, inherited)
 
 
 def _check_places(backup: Path, log: Path, replace: bool) -> None:
@@ -87,6 +88,15 @@ def _new_epoch(copy: Path) -> str:
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (epoch,))
     return epoch
+
+
+def _inherit(copy: Path, replaced: Path | None) -> Inherited:
+    try:
+        inherited = inherit_tokens(copy, replaced, time.time())
+    except sqlite3.Error as error:
+        raise LogError(f"writing to {str(copy.parent)!r} failed: {error}") from error
+    sync_file(copy)
+    return inherited
 
 
 def _own_as(copy: Path, log: Path) -> None:
@@ -128,20 +138,25 @@ def _probe(log: Path) -> None:
 
 
 @contextmanager
-def _alone(log: Path) -> Iterator[None]:
-    """The log as one file without a -wal, if SQLite can make it so, and nobody else in it, or able to get into it."""
+def _alone(log: Path, prepare: Callable[[bool], Inherited]) -> Iterator[Inherited]:
+    """The log as one file without a -wal, if SQLite can make it so, and nobody else in it, or able to get into it.
+
+    ``prepare`` is called when it is one file (True), or never will be (False), and can still be opened.
+    """
     if not log.exists():
-        yield
+        yield prepare(False)
         return
     _probe(log)
     whole = is_log(log) and _take_in_wal(log)
+    before = log.stat().st_mtime_ns
+    prepared = prepare(whole)
     # This process may not open and close the file in between: that would end the lock
     fd = os.open(log, os.O_RDWR | os.O_CLOEXEC)
     try:
         _lock(fd, log)
-        if whole and any(path.exists() for path in side_files(log)):
+        if whole and (log.stat().st_mtime_ns != before or any(path.exists() for path in side_files(log))):
             raise _in_use(log)  # since a moment ago, and it has ended as suddenly
-        yield
+        yield prepared
     finally:
         os.close(fd)
 
