@@ -136,7 +136,7 @@ class _Trace:
         with closing(self._connection.execute(sql, (row.trace_key, row.first_event_id))) as rows:
             for event_id, end_offset, body in rows:
                 if event_id != expected:
-                    self.error("event_ids", f"its events {expected} to {event_id - 1} are missing", RESTORE)
+                    self.error("event_ids", f"{self._span(expected, event_id - 1)} missing", RESTORE)
                     raise Broken
                 first = event_id == row.first_event_id
                 self._check_offset(event_id, end_offset, len(body), first=first, trimmed=trimmed)
@@ -152,6 +152,10 @@ class _Trace:
             self.error("event_ids", f"its last event is {expected - 1}, the trace says {row.last_event_id}", RESTORE)
             raise Broken
         return state
+
+    @staticmethod
+    def _span(first: int, last: int) -> str:
+        return f"its event {first} is" if first == last else f"its events {first} to {last} are"
 
     def _check_offset(self, event_id: int, end_offset: int, size: int, *, first: bool, trimmed: bool) -> None:
         begin = end_offset - size
