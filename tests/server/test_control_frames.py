@@ -191,7 +191,7 @@ async def test_a_message_above_the_limit_closes_with_a_reason(tmp_path: Path) ->
             await watch.ws.send('"' + "é" * 1000 + '"')  # bytes count, not characters
             assert await watch.closed() == 4500
         async with socket(server, "/api/traces/t/record") as watch:
-            await watch.ws.send('"' + "x" * 6000 + '"')  # above what the protocol layer takes for any socket
+            await watch.ws.send('"' + "x" * 11_000 + '"')  # far above: not even collected
             assert await watch.closed() == 1009
 
 

@@ -38,6 +38,7 @@ async def test_everybody_is_told(tmp_path: Path) -> None:
         await recorder.frame()
         await until(lambda: server.services.hub.watchers("to-come") == 1)
         await recorder.say({"append": {"seq": 1, "producer": "p", "events": [thought(9)]}})
+        await watches[0].until_events(4)  # it has begun
         begin = time.monotonic()
         closing = asyncio.create_task(stack.aclose())
         for watch in (*watches, waiting, many, idle):

@@ -53,18 +53,24 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 class Kind:
     """One way of serving."""
 
-    ws: str = "websockets-sansio"
-    http: str = "httptools"
+    ws: str = ""
+    http: str = ""
     tls: bool = False
 
     def __str__(self) -> str:
-        return f"{self.ws}-{self.http}{'-tls' if self.tls else ''}"
+        return f"{self.ws or 'ours'}-{self.http or 'ours'}{'-tls' if self.tls else ''}"
 
 
-KINDS = (
-    [Kind(), Kind(tls=True), Kind(http="h11"), Kind(ws="websockets", http="h11"), Kind(ws="websockets", tls=True)]
-    + [Kind(ws="wsproto"), Kind(ws="wsproto", http="h11", tls=True)] * (importlib.util.find_spec("wsproto") is not None)
-)  # fmt: skip
+KINDS = [
+    Kind(),
+    Kind(tls=True),
+    Kind(ws="websockets-sansio", http="h11"),
+    Kind(http="httptools"),
+    Kind(ws="websockets", http="h11"),
+    Kind(ws="websockets", tls=True),
+]
+if importlib.util.find_spec("wsproto") is not None:
+    KINDS += [Kind(ws="wsproto"), Kind(ws="wsproto", http="h11", tls=True)]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +96,8 @@ async def test_who_stops_reading_is_freed(
     tmp_path: Path, kind: Kind, tls: tuple[dict[str, Any], ssl.SSLContext]
 ) -> None:
     files, trust = tls
-    options = {"ws": kind.ws, "http": kind.http, **(files if kind.tls else {})}
+    options = {name: value for name, value in (("ws", kind.ws), ("http", kind.http)) if value}
+    options |= files if kind.tls else {}
     async with serving(tmp_path / "log.db", uvicorn=options, write_stall_s=STALL_S) as server:
         log, hub = server.services.log, server.services.hub
         await make_trace(log, "t")

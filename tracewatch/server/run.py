@@ -36,6 +36,7 @@ from .app import create_app, needs_token
 from .door import Door, room_for
 from .hints import load_redis
 from .logs import configure
+from .protocols import WebSocketProtocol, http_protocol
 from .services import Services
 from .siblings import Place
 from .stalls import SLOW_FACTOR
@@ -99,8 +100,9 @@ def uvicorn_config(settings: Settings, app: Any, **more: Any) -> uvicorn.Config:
     """How we run uvicorn. Compression off: a compressed frame can't be shared, and costs four times the memory."""
     return uvicorn.Config(
         app,
-        ws="websockets-sansio",
-        ws_max_size=max(settings.max_ws_record_bytes, settings.max_ws_bytes),
+        ws=WebSocketProtocol,
+        http=http_protocol,
+        ws_max_size=2 * max(settings.max_ws_record_bytes, settings.max_ws_bytes),  # until the endpoint says its own
         ws_ping_interval=settings.ws_ping_s,
         ws_ping_timeout=settings.ws_ping_s,
         ws_per_message_deflate=False,

@@ -6,7 +6,7 @@ Rule: one place maps errors to HTTP (``error_response``); endpoints raise.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from ..errors import BadRequest, InvalidField, TooLarge, TooSlow, TracewatchError
+from ..errors import BadRequest, InvalidField, TooLarge, TooSlow, TracewatchError, Unavailable
 from ..live.bell import PollBell
 from ..live.hub import Hub
 from ..log import EventLog
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 MAX_ID = 2**53  # what JSON numbers hold exactly
 
 
+@dataclass(slots=True)
+class Coming:
+    """The bodies of requests that are being received."""
+
+    bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """One server's log and hub, and who may use them."""
@@ -44,6 +51,7 @@ class Services:
     siblings: Siblings
     gate: Gate
     redis: RedisBell | None = None  # hints between processes, if asked for
+    coming: Coming = field(default_factory=Coming)
 
 
 def services(connection: HTTPConnection) -> Services:
@@ -77,21 +85,31 @@ async def error_response(request: Request, error: Exception) -> Response:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body. Raises TooLarge as soon as it is above ``limit`` bytes, TooSlow when it stops coming."""
+    """The request's body.
+
+    Raises TooLarge as soon as it is above ``limit`` bytes, TooSlow when it stops coming, Unavailable while all bodies
+    together are more than may wait for the log.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"the body has {int(declared):,} bytes; the limit is {limit:,}", limit=limit)
     body = bytearray()
-    loop, stall_s = asyncio.get_running_loop(), services(request).settings.request_stall_s
+    served = services(request)
+    loop, stall_s = asyncio.get_running_loop(), served.settings.request_stall_s
     try:
         async with asyncio.timeout(stall_s) as patience:
             async for chunk in request.stream():
                 body += chunk
+                served.coming.bytes += len(chunk)
+                if len(body) < served.coming.bytes > served.settings.max_waiting_bytes:
+                    raise Unavailable("too much is being sent to this server at once; try again later", retry_after_s=1)
                 if len(body) > limit:
                     raise TooLarge(f"the body is above the limit of {limit:,} bytes", limit=limit)
                 patience.reschedule(loop.time() + stall_s)
     except TimeoutError as error:
         raise TooSlow(f"of the body {len(body):,} bytes came, then none for {stall_s:g} s") from error
+    finally:
+        served.coming.bytes -= len(body)
     return bytes(body)
 
 

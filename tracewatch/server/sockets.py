@@ -7,6 +7,8 @@ Rule 2: an ``error`` frame goes before every close in 4000–4999.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..live.sink import Sink, SinkClosed
 from ..model.events import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
 from .observed import because
+from .protocols import limit_messages
 
 SUBPROTOCOL = "tracewatch.v1"
 CLOSE_INTERNAL = 1011  # RFC 6455 section 7.4.1: an unexpected condition; clients reconnect
@@ -30,12 +33,18 @@ async def accept(websocket: WebSocket) -> None:
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
 
+MESSAGES_AT_ONCE = 32  # of one client, before others have their turn
+
+
 async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterator[dict[str, Any]]:
     """The client's messages as JSON objects until it has gone; pings are answered here.
 
     Raises BadRequest for what is no JSON object, TooLarge above ``limit`` bytes.
     """
-    while True:
+    limit_messages(websocket.scope.get("tracewatch.protocol"), limit)
+    for count in itertools.count():
+        if count % MESSAGES_AT_ONCE == MESSAGES_AT_ONCE - 1:
+            await asyncio.sleep(0)  # ``receive`` does not wait for what is there already
         message = await websocket.receive()
         if message["type"] != "websocket.receive":
             because(websocket.scope, "left", message.get("code"))
