@@ -116,3 +116,14 @@ async def test_what_is_focused_is_seen_and_enter_presses_it(server: ServerProces
     await page.get_by_role("button", name="Help").focus()
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+
+
+async def test_in_a_tall_window_the_last_match_is_gone_to(server: ServerProcess, page: Page) -> None:
+    # Where it would stand in the middle, the list can't be scrolled to: drawing it must end all the same
+    await page.set_viewport_size({"width": 1280, "height": 2400})
+    run = Run(server.url)
+    run.add(*(said(f"Message {n}") for n in range(100)), said("the last"))
+    await page.goto(f"{run.url}?event=101")
+    await expect(page.locator(".row.hit")).to_contain_text("the last")
+    await page.keyboard.press("g")
+    await expect(page.get_by_text("Message 0")).to_be_in_viewport()

@@ -138,7 +138,9 @@ export async function fetchTemplate(): Promise<string> {
 }
 
 export type OpenInput = PendingInput & { trace_id: string };
-export const fetchInputs = () => call<{ inputs: OpenInput[] }>("/api/inputs");
+export async function fetchInputs(): Promise<{ inputs: OpenInput[] }> {
+  return local ? { inputs: [] } : call("/api/inputs"); // in a file nobody waits any more
+}
 
 /** What became of a question. */
 export interface Outcome {

@@ -87,17 +87,27 @@ export function shortId(id: string, most = 18): string {
 }
 
 const COLOURS = /\u001b\[[0-9;:]*m/g;
-const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/g;
+// Control, direction and zero-width characters, fillers, tags and selectors that show nothing of themselves
+const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u{e0000}-\u{e0fff}]/gu;
+// Joiners belong between the parts of an emoji and in scripts that join letters; elsewhere they hide
+const JOINERS = /(?<![\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f\p{Script=Arabic}\p{M}])[\u200c\u200d]/gu;
 
 /** Text in which nothing hides: control, direction and zero-width characters are shown as signs. */
 export function visible(text: string): string {
-  return text.replace(/\r\n?/g, "\n").replace(UNSEEN, (sign) => {
-    const code = sign.charCodeAt(0);
-    if (code < 0x20) return String.fromCharCode(0x2400 + code);
-    if (code === 0x7f) return "␡";
-    return `‹U+${code.toString(16).toUpperCase().padStart(4, "0")}›`;
-  });
+  return text.replace(/\r\n?/g, "\n").replace(UNSEEN, sign).replace(JOINERS, sign);
 }
+
+function sign(character: string): string {
+  const code = character.codePointAt(0)!;
+  if (code < 0x20) return String.fromCharCode(0x2400 + code);
+  if (code === 0x7f) return "␡";
+  return `‹U+${code.toString(16).toUpperCase().padStart(4, "0")}›`;
+}
+
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/;
+
+/** Text that does not change the order of what stands beside it, for where there is no element to hold it. */
+export const isolated = (text: string): string => (RIGHT_TO_LEFT.test(text) ? `\u2068${visible(text)}\u2069` : visible(text));
 
 /** What a terminal would show, without its colours. */
 export const terminal = (text: string): string => visible(text.replace(COLOURS, ""));

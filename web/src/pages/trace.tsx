@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
-import { count, cost as costOf, fullTime, shortId, short, timeOfDay, visible } from "../format";
+import { count, cost as costOf, fullTime, shortId, short, timeOfDay, isolated, visible } from "../format";
 import { exportLines, exportPage } from "../export";
 import { useKeys } from "../keys";
 import { Cancel } from "../parts/cancel";
@@ -194,7 +194,7 @@ function Crumbs({ trace, traceId }: { trace: Trace | undefined; traceId: string 
 
 function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: TraceLog; cancel: () => void; drawer: () => void }) {
   if (!trace) return <section class="facts" aria-label="About this run" />;
-  const open = !log.past && (trace.status === "running" || trace.status === "waiting");
+  const open = !app.offline && !log.past && (trace.status === "running" || trace.status === "waiting");
   const stopping = log.state?.cancelRequested && open;
   const subs = log.state?.subTraces.size ?? 0;
   const imported = typeof trace.metadata?.format === "string";
@@ -257,14 +257,14 @@ function useSpoken(trace: Trace | undefined, questions: string): void {
   useEffect(() => {
     const { status, questions: asked } = before.current;
     before.current = { status: trace?.status, questions };
-    if (questions && questions !== asked) spoken.value = visible(`Question: ${questions}`);
+    if (questions && questions !== asked) spoken.value = visible(`Question: ${questions.slice(0, 300)}`);
     else if (status && trace && status !== trace.status) spoken.value = `The run is now ${trace.status}`;
   }, [trace?.status, questions]);
 }
 
 function useTitle(trace: Trace | undefined, questions: number): void {
   const mark = { running: "◐", waiting: "?", completed: "✓", failed: "✕", stopped: "■", lost: "⚡" }[trace?.status ?? "running"];
-  const title = trace ? `${questions ? `(${questions}) ` : ""}${mark} ${visible(trace.task.slice(0, 80))} · tracewatch` : "tracewatch";
+  const title = trace ? `${questions ? `(${questions}) ` : ""}${mark} ${isolated(trace.task.slice(0, 80))} · tracewatch` : "tracewatch";
   useEffect(() => {
     document.title = title;
   }, [title]);

@@ -173,7 +173,7 @@ function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean 
   const parsed = typeof value === "string" ? asJson(value) : value;
   return (
     <div class="block">
-      <h3>{name}</h3>
+      <h3>{visible(name)}</h3>
       {typeof parsed === "string" ? <Terminal text={parsed} open={open} toggle={() => setOpen(!open)} bad={bad} /> : <JsonTree value={parsed} />}
     </div>
   );
@@ -219,7 +219,7 @@ function Note({ item, log }: RowProps) {
         </div>
       );
     case "cancel_requested":
-      return <div class="body wide status"><StateMark state="stopped" quiet /><b>Cancel requested</b> <span class="dim">by {visible(String(event.by ?? "somebody"))}</span> {visible(String(event.reason ?? ""))}</div>;
+      return <div class="body wide status"><StateMark state="stopped" quiet /><b>Cancel requested</b> <span class="dim">by <bdi>{visible(String(event.by ?? "somebody"))}</bdi></span> <bdi>{visible(String(event.reason ?? ""))}</bdi></div>;
     case "input_requested":
       return <Asked event={event} log={log} />;
     default: {
@@ -250,7 +250,7 @@ function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceLo
       <StateMark state={open ? "waiting" : answer?.event === "input_provided" ? "completed" : "abandoned"} quiet />
       <span><b>{visible(String(event.question))}</b>{" "}
         {answer?.event === "input_provided" ? (
-          <span class="answer">{preview(answer.value, 400)} <span class="dim">by {visible(String(answer.by ?? "somebody"))}, {timeOfDay(answer.ts)}</span></span>
+          <span class="answer">{preview(answer.value, 400)} <span class="dim">by <bdi>{visible(String(answer.by ?? "somebody"))}</bdi>, {timeOfDay(answer.ts)}</span></span>
         ) : answer ? <span class="dim">expired unanswered</span> : open ? <span class="waits">waits for an answer</span> : <span class="dim">closed unanswered</span>}
       </span>
     </div>

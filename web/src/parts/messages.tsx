@@ -1,7 +1,7 @@
 // What was said: the list of messages with its filter, search, jumps and following.
 
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { say } from "../app";
+import { app, say } from "../app";
 import { count, dayOf, visible } from "../format";
 import { useKeys } from "../keys";
 import { param, setParams } from "../route";
@@ -114,7 +114,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
   const fresh = atEnd ? 0 : countAfter(items, seen);
   const history = log.history.value;
   const goal = goalId === null ? null : log.state?.goals.get(goalId);
-  const ended = Boolean(log.state?.ended);
+  const ended = app.offline || Boolean(log.state?.ended); // what is saved in a file goes on no more
   const position = matches && hit >= 0 ? matches.findIndex((item) => item.id === hit) + 1 : 0;
 
   return (

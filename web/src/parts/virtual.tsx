@@ -56,6 +56,8 @@ export function VirtualList<T extends Row>(props: Props<T>) {
   let top = box.current?.scrollTop ?? 0;
   if (follow && at.end) top = Math.max(0, layout.total - view);
   else if (at.anchor) top = layout.topOf(at.anchor) + at.shift;
+  // As far as it can be scrolled: what is drawn must be what is seen, or drawing again and again would never end
+  top = Math.max(0, Math.min(top, layout.total - view));
   const start = layout.indexAt(top - OVERSCAN);
   const stop = Math.min(items.length, layout.indexAt(top + view + OVERSCAN) + 1);
   at.start = start;
