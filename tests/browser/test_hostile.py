@@ -23,16 +23,20 @@ PWN = "window.__pwned=1"
 EVIL = (
     f"<script>{PWN}</script><img src=x onerror={PWN}><svg onload={PWN}><a xlink:href=javascript:{PWN}>x</a></svg>"
     f"<iframe srcdoc='<script>parent.__pwned=1</script>'></iframe><details open ontoggle={PWN}>d</details>"
-    "<style>*{display:none}</style><link rel=stylesheet href=http://evil.example/x.css><base href=http://evil.example>"
-    f"<form action=http://evil.example><input autofocus onfocus={PWN}></form><!-- hidden -->--></script></title></textarea>"
-    f"\"'><b onmouseover={PWN}>&lt;i&gt;{{{{7*7}}}}${{7*7}} \x1b[31mred\x1b[0m\x1b]8;;http://evil.example\x07osc\x1b]8;;\x07 "
+    "<style>*{display:none}</style><link rel=stylesheet href=http://evil.example/x.css>"
+    "<base href=http://evil.example>"
+    f"<form action=http://evil.example><input autofocus onfocus={PWN}></form><!-- hidden -->--></script></title>"
+    f"</textarea>\"'><b onmouseover={PWN}>&lt;i&gt;{{{{7*7}}}}${{7*7}} \x1b[31mred\x1b[0m"
+    "\x1b]8;;http://evil.example\x07osc\x1b]8;;\x07 "
     "\u202egpj.exe\u2066x\u200by\ufeffz\u00adw\u200dv\U000e0041 \u05d0\u05d1\u05d2 " + "w" * 300
 )
 MARKDOWN = (
     f"**bold** [script](javascript:{PWN}) [data](data:text/html,<script>{PWN}</script>) [vb](vbscript:x) "
-    f"![image](http://evil.example/x.png) ![svg](data:image/svg+xml,<svg/onload={PWN}>) <javascript:{PWN}> [ok](https://example.com)\n"
-    f"[ref]: javascript:{PWN}\n[ref][ref] ![r][ref]\n\n# {EVIL}\n\n| <img src=x onerror={PWN}> |\n|-|\n| [a](java\tscript:{PWN}) |\n\n"
-    f"```html\n{EVIL}\n```\n[tel](tel:1) [rel](/api/traces) [//x](//evil.example) &#106;avascript:x [e](&#106;avascript:{PWN})\n"
+    f"![image](http://evil.example/x.png) ![svg](data:image/svg+xml,<svg/onload={PWN}>) <javascript:{PWN}> "
+    f"[ok](https://example.com)\n[ref]: javascript:{PWN}\n[ref][ref] ![r][ref]\n\n# {EVIL}\n\n"
+    f"| <img src=x onerror={PWN}> |\n|-|\n| [a](java\tscript:{PWN}) |\n\n"
+    f"```html\n{EVIL}\n```\n[tel](tel:1) [rel](/api/traces) [//x](//evil.example) &#106;avascript:x "
+    f"[e](&#106;avascript:{PWN})\n"
 )
 SCHEMA = {
     "type": "object",
@@ -50,18 +54,23 @@ TRAP = """window.__violations = [];
 addEventListener('securitypolicyviolation', (e) => __violations.push(`${e.violatedDirective} ${e.blockedURI}`));"""
 CAUGHT = """() => ({
   pwned: window.__pwned, violations: window.__violations,
-  elements: [...document.querySelectorAll('#app :is(img, iframe, script, style, link, base, object, embed, video, svg a)')]
+  elements: [...document.querySelectorAll(
+      '#app :is(img, iframe, script, style, link, base, object, embed, video, svg a)')]
     .map((one) => one.outerHTML.slice(0, 200)),
   forms: [...document.querySelectorAll('#app form')].filter((one) => one.getAttribute('action')).length,
-  handlers: [...document.querySelectorAll('#app *')].flatMap((one) => one.getAttributeNames()).filter((name) => /^on/.test(name)),
+  handlers: [...document.querySelectorAll('#app *')].flatMap((one) => one.getAttributeNames())
+    .filter((name) => /^on/.test(name)),
   links: [...document.querySelectorAll('#app a[href]')].map((one) => one.getAttribute('href'))
     .filter((href) => !/^(https?:\\/\\/(example\\.com|evil\\.example)|\\/traces\\/|\\/$)/.test(href)),
-  hidden: [...document.querySelectorAll('#app *')].flatMap((one) => [...one.childNodes].filter((node) => node.nodeType === 3)
+  hidden: [...document.querySelectorAll('#app *')].flatMap((one) => [...one.childNodes]
+    .filter((node) => node.nodeType === 3)
     .filter(({ data }) => /[\\u202a-\\u202e\\u2066-\\u2069\\u200b\\ufeff\\u00ad\\u{e0041}\\u001b]/u.test(data))
     .map(() => one.outerHTML.slice(0, 150))),
 })"""
 NOTHING: dict[str, Any] = {
-    **{"pwned": None, "violations": [], "elements": [], "forms": 0, "handlers": [], "links": [], "hidden": []},
+    "pwned": None,
+    **{name: [] for name in ("violations", "elements", "handlers", "links", "hidden")},
+    "forms": 0,
 }
 
 
@@ -78,9 +87,7 @@ async def trap(page: Page) -> None:
 
 def hostile(url: str) -> Run:
     run = Run(url, EVIL, agent_type=EVIL[:250], metadata={EVIL: EVIL})
-    run.add(
-        goal(EVIL[:200], EVIL, reason=EVIL), goal("2", EVIL, parent_id=EVIL[:200], status="completed", summary=EVIL)
-    )
+    run.add(goal(EVIL[:200], EVIL, reason=EVIL))
     child = Run(url, EVIL, agent_type=EVIL[:250], parent_trace_id=run.id, parent_goal_id=EVIL[:200])
     child.add(said(EVIL), completed("failed", error=EVIL, summary=EVIL))
     run.add(said(MARKDOWN), said(EVIL, role=EVIL[:200], agent=EVIL[:200], model=EVIL[:200], kind=EVIL[:200]))
@@ -97,12 +104,14 @@ def hostile(url: str) -> Run:
         {"event": "error", "text": EVIL},
     )
     run.add({"event": "trace_status_changed", "status": "running", "reason": EVIL})
+    run.add(goal("2", EVIL, parent_id=EVIL[:200], status="completed", summary=EVIL))
     run.add({"event": "input_requested", "question": EVIL, "request_id": EVIL[:200], "options": [EVIL, {EVIL: EVIL}]})
     run.add({"event": "input_requested", "question": MARKDOWN, "schema": SCHEMA})
     return run
 
 
-async def open_everything(page: Page) -> None:
+async def open_everything(page: Page, *, inspect: bool = True) -> None:
+    await expect(page.locator(".row.tool .line").first).to_be_visible()
     await page.evaluate("document.querySelectorAll('.line').forEach((line) => line.click())")
     await expect(page.locator(".opened").first).to_be_visible()
     await page.evaluate("document.querySelectorAll('.json .twist[aria-expanded=false]').forEach((one) => one.click())")
@@ -114,7 +123,9 @@ async def open_everything(page: Page) -> None:
         await page.locator(".goal").first.evaluate("(row) => row.click()")
     await expect(page.locator(".details")).to_contain_text("<script>window.__pwned=1</script>")
     await page.locator(".goal.selected").evaluate("(row) => row.click()")
-    await expect(page.locator(".row.note").first).to_be_visible()
+    await expect(page.locator(".goal.selected")).to_have_count(0)
+    if not inspect:
+        return
     await page.evaluate("document.querySelectorAll('.row .at')[1].click()")
     for _ in range(await page.locator(".row").count()):
         await expect(page.locator(".inspector .block, .inspector .fault").first).to_be_attached()
@@ -140,18 +151,20 @@ async def test_nothing_an_agent_says_does_anything(server: ServerProcess, page: 
     ):
         await page.goto(run.url + address)
         await expect(page.locator(".row").first).to_be_visible()
-        await open_everything(page)
+        await open_everything(page, inspect=address == "")
         assert await caught(page) == NOTHING, address
     await page.goto(run.url)
+    await page.keyboard.press("g")
     await expect(page.locator(".prose strong").first).to_be_visible()
     assert "\u202e" not in await page.title()
     await page.locator(".question").first.get_by_role("button", name="<script>").first.click()
+    await page.keyboard.press("G")
     await expect(page.locator(".asked .answer")).to_be_visible()
     await page.request.post(f"{server.url}/api/traces/{run.id}/cancel", data={"by": EVIL[:200], "reason": EVIL})
     run.add(completed("failed", error=EVIL, summary=MARKDOWN))
     await expect(page.locator(".failure")).to_be_visible()
     assert await caught(page) == NOTHING
-    await page.goto(f"{server.url}/traces/{quote(EVIL[:100], safe='')}?f={quote(EVIL)}")
+    await page.goto(f"{server.url}/traces/{quote(EVIL[:100].replace('/', ''))}?f={quote(EVIL)}")
     await expect(page.locator("main")).to_be_visible()
     assert await caught(page) == NOTHING
 

@@ -35,8 +35,8 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("GET", f"{ONE}/messages/{{message_id:path}}"): {"read"},
     ("POST", f"{ONE}/heartbeat"): {"write"},
     ("POST", f"{ONE}/cancel"): {"control"},
-    ("GET", f"{ONE}/inputs/{{request_id}}"): {"read", "write"},
-    ("POST", f"{ONE}/inputs/{{request_id}}"): {"control"},
+    ("GET", f"{ONE}/inputs/{{request_id:path}}"): {"read", "write"},
+    ("POST", f"{ONE}/inputs/{{request_id:path}}"): {"control"},
     ("GET", "/api/inputs"): {"read"},
     ("WS", f"{ONE}/record"): {"write"},
     ("WS", f"{ONE}/watch"): {"read"},
@@ -47,7 +47,7 @@ PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/static/{name}", "/traces/{tr
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/traces"): {"task": "x"},
     ("POST", f"{ONE}/events"): {"event": "thought"},
-    ("POST", f"{ONE}/inputs/{{request_id}}"): {"value": 1},
+    ("POST", f"{ONE}/inputs/{{request_id:path}}"): {"value": 1},
 }
 Call = tuple[str, str]
 
@@ -96,7 +96,7 @@ async def tokens(server: Serving) -> Kinds:
 async def attempt(server: Serving, call: Call, token: str | None, trace_id: str = "mine") -> tuple[int, str]:
     """The status or close code, and the error's code if it is one. 0 where a socket was let in."""
     method, path = call
-    path = path.replace("{trace_id}", trace_id).replace("{request_id}", "q").replace("{name}", "x")
+    path = path.replace("{trace_id}", trace_id).replace("{request_id:path}", "q").replace("{name}", "x")
     if method == "WS":
         async with socket(server, path, token) as watch:
             if path == "/api/watch":

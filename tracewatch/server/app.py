@@ -156,7 +156,7 @@ def _routes() -> list[Route | WebSocketRoute]:
         Route(f"{one}/messages/{{message_id:path}}", rest.get_message, methods=["GET"]),
         Route(f"{one}/heartbeat", rest.heartbeat, methods=["POST"]),
         Route(f"{one}/cancel", control.cancel_trace, methods=["POST"]),
-        _route(f"{one}/inputs/{{request_id}}", GET=control.get_input, POST=control.answer_input),
+        _route(f"{one}/inputs/{{request_id:path}}", GET=control.get_input, POST=control.answer_input),
         Route("/api/inputs", control.list_inputs, methods=["GET"]),
         WebSocketRoute(f"{one}/record", record.record),
         WebSocketRoute(f"{one}/watch", watch.watch_trace),

@@ -51,7 +51,7 @@ NEEDS: Mapping[str, Mapping[str, Need]] = {  # by path and method; WS: a WebSock
     f"{_ONE}/heartbeat": {"POST": WRITE},
     f"{_ONE}/cancel": {"POST": CONTROL},
     # A recorder is told the answers to its questions anyway, down its socket
-    f"{_ONE}/inputs/{{request_id}}": {"GET": Need(("read", "write")), "POST": CONTROL},
+    f"{_ONE}/inputs/{{request_id:path}}": {"GET": Need(("read", "write")), "POST": CONTROL},
     "/api/inputs": {"GET": READ},
     f"{_ONE}/record": {"WS": WRITE},
     f"{_ONE}/watch": {"WS": READ},

@@ -87,6 +87,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
   const reaching = useRef<string | null>(null);
   useEffect(() => {
     if (!wanted || shown.current === wanted || !log.items.length) return;
+    if (Number(param("event")) > (log.position ?? 0) && log.phase.value.kind !== "live") return; // it is still to come
     const item = param("event") ? log.itemOfEvent(Number(wanted)) : log.itemOfMessage(wanted);
     if (item && item.hole === undefined) {
       if (!items.includes(item)) return;
