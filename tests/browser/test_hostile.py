@@ -82,7 +82,11 @@ async def caught(page: Page) -> dict[str, Any]:
 async def trap(page: Page) -> None:
     await page.add_init_script(TRAP)
     await page.set_viewport_size({"width": 1280, "height": 3600})  # so that all is drawn
-    page.on("popup", lambda _: page.faults.found.append("a window opened"))  # type: ignore[attr-defined]
+
+    def opened(other: Page) -> None:
+        page.faults.found.append(f"a window opened: {other.url}")  # type: ignore[attr-defined]
+
+    page.on("popup", opened)
 
 
 def hostile(url: str) -> Run:
@@ -151,6 +155,8 @@ async def test_nothing_an_agent_says_does_anything(server: ServerProcess, page: 
     ):
         await page.goto(run.url + address)
         await expect(page.locator(".row").first).to_be_visible()
+        if address.startswith("?at"):
+            await expect(page.locator(".pastbar b")).to_be_visible()
         await open_everything(page, inspect=address == "")
         assert await caught(page) == NOTHING, address
     await page.goto(run.url)
