@@ -7,7 +7,6 @@ Rule 2: where no server looks after the file, questions of this process expire a
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ import orjson
 
 from ..errors import LogError, NoSuchRequest, SequenceGap, TracewatchError, Unavailable
 from ..model.events import validate_trace
-from ..model.times import parse_time
 from .control import Told
 from .errors import ApiError, Unreachable
 from .link import Answer, Channel
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from ..log import Appended, EventLog
 
 POLL_S = 0.05
+EXPIRY_LOOK_S = 0.25
 RETRY_S = 0.5
 
 
@@ -92,6 +91,8 @@ class FileLink:
         return channel
 
     async def _poll(self, log: EventLog) -> None:
+        loop = asyncio.get_running_loop()
+        look_at = loop.time()
         version: int | None = None
         seen: int | None = None
         while True:
@@ -104,7 +105,8 @@ class FileLink:
                     grown, seen = await log.changes(seen)
                     version = newest
                     await self._tell({one.trace_id: one.last_event_id for one in grown})
-                if any(channel.expires_s <= time.time() for channel in self._channels):
+                if loop.time() >= look_at and any(channel.may_expire for channel in self._channels):
+                    look_at = loop.time() + EXPIRY_LOOK_S  # the log knows when: it does not go by the system's clock
                     await log.expire_inputs()
             except TracewatchError:
                 version, wait_s = None, RETRY_S  # the log can't be read now; asked again in a moment
@@ -138,7 +140,7 @@ class FileChannel:
         self.expected_seq = 1
         self.told = Told()
         self.trace_id = trace_id
-        self.expires_s = float("inf")  # Unix time; when the first open question does
+        self.may_expire = False  # whether an open question has a time to be answered in
         self._log = log
         self._producer = producer
         self._channels = channels
@@ -172,8 +174,7 @@ class FileChannel:
         state = (await self._log.snapshot(self.trace_id)).state
         inputs = await self._log.inputs_of(self.trace_id)
         self._seen = state.last_event_id
-        ends = [parse_time(one["expires_at"]) for one in state.pending_inputs.values() if one["expires_at"]]
-        self.expires_s = min(ends, default=float("inf"))
+        self.may_expire = any(one["expires_at"] for one in state.pending_inputs.values())
         return Told(state.cancel_requested, inputs)
 
     async def answer(self) -> Answer | Told | None:

@@ -14,7 +14,8 @@ from typing import Any
 from ..errors import AlreadyAnswered, Expired, NoSuchRequest, NotRunning
 from ..model.rules import complete
 from .jobs import Job, needed, tell_parent
-from .transaction import Plan, Transaction
+from .rows import fetch
+from .transaction import Draft, Plan, Transaction
 
 
 def _put(tx: Transaction, plan: Plan, raw: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ class Cancel(Job):
                 trace_id=self.trace_id,
                 trace_status=draft.state.status,
             )
-        gone = draft.recorder_gone(tx.now)
+        gone = draft.recorder_gone(tx.steady)
         plan = Plan(draft)
         if draft.state.cancel_requested is None:
             _put(tx, plan, {"event": "cancel_requested", "reason": self.reason, "by": self.by})
@@ -70,7 +71,7 @@ class Answer(Job):
         pending = draft.state.pending_inputs.get(self.request_id)
         if pending is None:
             raise refusal(self.trace_id, self.request_id, draft.state.closed_inputs.get(self.request_id))
-        if _run_out(pending, tx):
+        if await _run_out(tx, draft, self.request_id):
             raise refusal(self.trace_id, self.request_id, "expired")  # the event that says so is about to come
         plan = Plan(draft)
         _put(
@@ -106,7 +107,7 @@ class ExpireInput(Job):
     async def run(self, tx: Transaction) -> bool:
         draft = tx.draft(self.trace_id)
         pending = None if draft is None else draft.state.pending_inputs.get(self.request_id)
-        if draft is None or pending is None or not _run_out(pending, tx):
+        if draft is None or pending is None or not await _run_out(tx, draft, self.request_id):
             return False
         plan = Plan(draft)
         _put(tx, plan, {"event": "input_expired", "request_id": self.request_id})
@@ -114,5 +115,6 @@ class ExpireInput(Job):
         return True
 
 
-def _run_out(pending: dict[str, Any], tx: Transaction) -> bool:
-    return pending["expires_at"] is not None and pending["expires_at"] <= tx.ts  # both to the millisecond
+async def _run_out(tx: Transaction, draft: Draft, request_id: str) -> bool:
+    sql = "SELECT 1 FROM inputs WHERE trace_key = ? AND request_id = ? AND expires_at <= ?"
+    return bool(await fetch(tx.connection, sql, draft.row.trace_key, request_id, tx.steady))

@@ -53,31 +53,36 @@ def _answer(changes: InputChanges, request_id: str, how: str) -> bytes | None:
     return orjson.dumps({"value": event["value"], "by": event.get("by")})
 
 
-def _expiry(asked: Event) -> float | None:
-    return None if asked["expires_at"] is None else parse_time(asked["expires_at"])
+def _expiry(asked: Event, ahead_s: float) -> float | None:
+    return None if asked["expires_at"] is None else parse_time(asked["expires_at"]) - ahead_s
 
 
-def _row(trace_key: int, event: Event, state: State, changes: InputChanges) -> tuple[Any, ...]:
+def _row(trace_key: int, event: Event, state: State, changes: InputChanges, ahead_s: float = 0.0) -> tuple[Any, ...]:
     request_id = event["request_id"]
     pending = state.pending_inputs.get(request_id)
     how = "open" if pending is not None else state.closed_inputs.get(request_id, "closed")
     body = None if pending is None else orjson.dumps(pending)
     answer = _answer(changes, request_id, how)
-    return (trace_key, request_id, event["event_id"], event["ts"], _expiry(event), how, body, answer)
+    return (trace_key, request_id, event["event_id"], event["ts"], _expiry(event, ahead_s), how, body, answer)
 
 
 async def write_inputs(
-    connection: aiosqlite.Connection, changed: Iterable[tuple[int, dict[str, Any], State, InputChanges]]
+    connection: aiosqlite.Connection,
+    changed: Iterable[tuple[int, dict[str, Any], State, InputChanges]],
+    ahead_s: float,
 ) -> None:
-    """Write the rows of traces, given as ``(trace_key, pending_inputs before, state after, changes)``."""
+    """Write the rows of traces, given as ``(trace_key, pending_inputs before, state after, changes)``.
+
+    ``ahead_s``: how far the system's clock is ahead of the steady one, by which questions run out.
+    """
     new, closed = [], []
     for trace_key, before, state, changes in changed:
-        new += [_row(trace_key, event, state, changes) for event in changes.asked.values()]
+        new += [_row(trace_key, event, state, changes, ahead_s) for event in changes.asked.values()]
         for request_id, event_id in changes.opened.items():
             if request_id in state.pending_inputs:
                 asked = state.pending_inputs[request_id]
                 event = {**asked, "event_id": event_id, "ts": asked["requested_at"]}
-                new.append(_row(trace_key, event, state, changes))
+                new.append(_row(trace_key, event, state, changes, ahead_s))
         for request_id in before:
             if request_id not in state.pending_inputs:
                 how = state.closed_inputs[request_id]

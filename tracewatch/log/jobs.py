@@ -212,7 +212,7 @@ class Create(Job):
                 "created_at": tx.ts,
                 "updated_at": tx.ts,
                 "lease_s": spec["lease_s"],
-                "lease_expires_at": None if spec["lease_s"] is None else tx.now + spec["lease_s"],
+                "lease_expires_at": None if spec["lease_s"] is None else tx.steady + spec["lease_s"],
             }
         )
         if told is not None:
@@ -301,7 +301,11 @@ class Expire(Job):
 
     async def run(self, tx: Transaction) -> list[str]:
         draft = tx.draft(self.trace_id)
-        if draft is None or draft.row.lease_alive(tx.now) or not _mark_lost(tx, draft, "the recorder's lease ran out"):
+        if (
+            draft is None
+            or draft.row.lease_alive(tx.steady)
+            or not _mark_lost(tx, draft, "the recorder's lease ran out")
+        ):
             return []
         below = await fetch(
             tx.connection,
@@ -310,7 +314,7 @@ class Expire(Job):
             " (t.status IN ('running', 'waiting') AND t.lease_expires_at IS NOT NULL AND t.lease_expires_at > ?2))"
             " SELECT trace_id FROM down WHERE trace_id != ?1",
             self.trace_id,
-            tx.now,
+            tx.steady,
         )
         trace_ids = [str(row[0]) for row in below]
         await tx.load(trace_ids)

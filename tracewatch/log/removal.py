@@ -257,9 +257,9 @@ class Claim(Job):
             tx.connection,
             "UPDATE meta SET value = ?1 WHERE key = 'retention_until' AND"
             " (?2 OR NOT CAST(value AS REAL) BETWEEN ?3 AND ?3 + ?4) RETURNING 1",
-            str(tx.now + self.for_s),
+            str(tx.steady + self.for_s),
             self.held,
-            tx.now,
+            tx.steady,
             2 * self.for_s,
         )
         return bool(given)

@@ -23,6 +23,7 @@ from ..model.events import canonical, validate_event, validate_stored
 from . import Appended, Snapshot, opening
 from .cache import StateCache
 from .care import Care
+from .clock import steady_clock
 from .commands import Answer, Cancel, ExpireInput
 from .counts import LogCounts, LogLook
 from .file import OpenFile
@@ -57,22 +58,25 @@ class SQLiteLog:
         lock_wait_s: float,
         max_waiting_bytes: int,
         clock: Callable[[], float],
+        steady: Callable[[], float],
     ) -> None:
         self.path = path
         self.epoch = epoch
         self._max_event_bytes = max_event_bytes
         self._max_batch_events = max_batch_events
         self._clock = clock
+        self._steady = steady
         self._connection = connection
         self._probe = probe  # asks for data_version and nothing else, so it never waits for a reader
         self._cache = StateCache()
         self.health = Health()
         file = OpenFile(path)
-        self._reader = Reader(readers, self._cache, clock, health=self.health)
+        self._reader = Reader(readers, self._cache, steady, health=self.health)
         self._writer = Writer(
             connection,
             self._cache,
             clock,
+            steady,
             health=self.health,
             file=file,
             lock_wait_s=lock_wait_s,
@@ -94,7 +98,8 @@ class SQLiteLog:
         self.last_seq = self._reader.last_seq
         self.inputs = self._reader.inputs
         self.inputs_of = self._reader.inputs_of
-        keeper = Keeper(self.path, self._writer, self._reader, self._clock)
+        # The earlier of both: a clock that is set forward must not delete what is not old
+        keeper = Keeper(self.path, self._writer, self._reader, lambda: min(self._clock(), self._steady()))
         self.outdated = self._reader.outdated
         self.delete_outdated = keeper.delete_outdated
         self.trim = keeper.trim
@@ -119,12 +124,14 @@ class SQLiteLog:
         max_waiting_bytes: int = 64 * 1024**2,
         unlike_epoch: str | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
     ) -> SQLiteLog:
         """Open or create the file and bring its schema up to date.
 
         ``lock_wait_s``: an append, and the opening, wait so long for another program's lock.
         ``max_waiting_bytes``: of what waits to be written.
         ``unlike_epoch``: another file has taken the place of the one with this epoch; it gets one of its own.
+        ``steady``: by default the machine's (clock.py), or ``clock`` if that is not the system's.
         Raises LogError, NewerDatabase, LogLocked.
         """
         path = Path(path)
@@ -135,6 +142,8 @@ class SQLiteLog:
             await migrate(connection)
             await fill_inputs(connection)
             await fetch(connection, f"PRAGMA busy_timeout = {TURN_MS}")
+            if steady is None:
+                steady = await steady_clock(connection) if clock is time.time else clock
             await opening.check_writable(connection)
             epoch = await opening.epoch(connection, unlike_epoch)
             probe = await opening.connect(path, opened)
@@ -158,6 +167,7 @@ class SQLiteLog:
             lock_wait_s=lock_wait_s,
             max_waiting_bytes=max_waiting_bytes,
             clock=clock,
+            steady=steady,
         )
 
     async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:

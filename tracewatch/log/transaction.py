@@ -111,10 +111,11 @@ class Plan:
 class Transaction:
     """What one group of jobs loads and writes. Lives between BEGIN IMMEDIATE and COMMIT on the writing connection."""
 
-    def __init__(self, connection: aiosqlite.Connection, cache: StateCache, now: float, ts: str) -> None:
+    def __init__(self, connection: aiosqlite.Connection, cache: StateCache, now: float, steady: float, ts: str) -> None:
         self.connection = connection
         self.cache = cache
         self.now = now  # Unix time in seconds
+        self.steady = steady  # what leases and questions are counted by (clock.py)
         self.ts = ts  # the same as the protocol writes it: every event of the group is appended at this time
         self.drafts: dict[str, Draft] = {}
         self.deleted: list[tuple[str, int]] = []  # (trace_id, last_event_id)
@@ -245,7 +246,9 @@ class Transaction:
         )[0][0]
         await run("INSERT INTO events VALUES (?, ?, ?, ?)", [row for d in changed for row in d.events])
         await self._write_messages(changed)
-        await write_inputs(self.connection, [(d.row.trace_key, d.pending, d.state, d.inputs) for d in changed])
+        await write_inputs(
+            self.connection, [(d.row.trace_key, d.pending, d.state, d.inputs) for d in changed], self.now - self.steady
+        )
         snapshots = [row for d in changed for row in d.snapshots]
         if snapshots:
             await run("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", snapshots)
@@ -282,7 +285,7 @@ class Transaction:
         values = []
         for draft in changed:
             state, row = draft.state, draft.row
-            lease = self.now + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
+            lease = self.steady + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
             values.append(
                 (
                     state.status,

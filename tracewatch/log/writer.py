@@ -45,7 +45,8 @@ class Writer:
         self,
         connection: aiosqlite.Connection,
         cache: StateCache,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
+        steady: Callable[[], float],
         *,
         health: Health,
         file: OpenFile,
@@ -55,6 +56,7 @@ class Writer:
         self._connection = connection
         self._cache = cache
         self._clock = clock
+        self._steady = steady
         self._health = health
         self._file = file
         self._lock_wait_s = lock_wait_s
@@ -168,7 +170,7 @@ class Writer:
             self._began = loop.time()
             try:
                 now = self._clock()
-                tx = Transaction(self._connection, self._cache, now, format_time(now))
+                tx = Transaction(self._connection, self._cache, now, self._steady(), format_time(now))
                 await tx.load((trace_id for job in group for trace_id in job.traces()), with_ancestors=True)
                 await tx.load_messages(pair for job in group for pair in job.messages())
                 for job in group:

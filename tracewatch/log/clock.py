@@ -1,0 +1,87 @@
+"""The steady clock: what leases and the expiry of questions are counted by.
+
+The system's clock may be set an hour back, or stand an hour further when a laptop wakes up. Then a recorder that died would
+be alive for an hour, or everything would run out at once. So durations are counted by a clock that nobody sets.
+
+Rule 1: it is the machine's monotonic clock plus a base. The base is in the database, so that all processes, those to
+        come too, count alike; it holds for one boot of one machine. It begins as the system's time, and drifts from it
+        only by what the system's clock is set and the machine sleeps.
+Rule 2: what people read (``ts``, ``expires_at``) is the system's time. Order is by event_id and nothing else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiosqlite
+
+from .health import is_busy
+from .rows import fetch
+
+_READ = "SELECT value FROM meta WHERE key = 'steady_clock'"
+
+
+def boot_id() -> str:
+    """Names this boot of this machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+async def steady_clock(
+    connection: aiosqlite.Connection,
+    wall: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+    boot: str | None = None,
+) -> Callable[[], float]:
+    """The steady clock of the log behind this (writing) connection, in seconds. ``boot``: by default ``boot_id()``."""
+    boot = boot_id() if boot is None else boot
+    base = wall() - monotonic()  # where the database can't be asked, or this system does not name its boots
+    known = _base(await fetch(connection, _READ), boot)
+    if known is None and boot:
+        try:
+            known = await _begin(connection, boot, base, wall())
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):  # held locked by another program: the next one to open it stores a base
+                raise
+    base = base if known is None else known
+    return lambda: base + monotonic()
+
+
+def _base(rows: list[tuple[str]], boot: str) -> float | None:
+    if not rows or not boot:
+        return None
+    stored, _, value = rows[0][0].partition(" ")
+    return float(value) if stored == boot else None
+
+
+async def _begin(connection: aiosqlite.Connection, boot: str, base: float, now: float) -> float:
+    """The first of this boot: leave a base for the others, and take over what was counted by another one."""
+    await fetch(connection, "BEGIN IMMEDIATE")
+    try:
+        known = _base(await fetch(connection, _READ), boot)
+        if known is None:
+            known = base
+            await fetch(connection, "INSERT OR REPLACE INTO meta VALUES ('steady_clock', ?)", f"{boot} {base!r}")
+            # No lease is longer than itself from now on; a question ends when its asker was told that it would
+            await fetch(
+                connection,
+                "UPDATE traces SET lease_expires_at = ?1 + lease_s WHERE lease_expires_at > ?1 + lease_s"
+                " AND status IN ('running', 'waiting')",
+                now,
+            )
+            await fetch(
+                connection,
+                "UPDATE inputs SET expires_at ="
+                " (julianday(json_extract(CAST(body AS TEXT), '$.expires_at')) - 2440587.5) * 86400.0 WHERE state = 'open' AND expires_at IS NOT NULL AND body IS NOT NULL",
+            )
+        await fetch(connection, "COMMIT")
+        return known
+    except BaseException:
+        if connection.in_transaction:
+            await fetch(connection, "ROLLBACK")
+        raise
