@@ -1,7 +1,7 @@
 """The steady clock: what leases and the expiry of questions are counted by.
 
-The system's clock may be set an hour back, or stand an hour further when a laptop wakes up. Then a recorder that died would
-be alive for an hour, or everything would run out at once. So durations are counted by a clock that nobody sets.
+The system's clock may be set an hour back, or stand an hour further when a laptop wakes up. Then a recorder that died
+would be alive for an hour, or everything would run out at once. So durations are counted by a clock that nobody sets.
 
 Rule 1: it is the machine's monotonic clock plus a base. The base is in the database, so that all processes, those to
         come too, count alike; it holds for one boot of one machine. It begins as the system's time, and drifts from it
@@ -77,7 +77,8 @@ async def _begin(connection: aiosqlite.Connection, boot: str, base: float, now: 
             await fetch(
                 connection,
                 "UPDATE inputs SET expires_at ="
-                " (julianday(json_extract(CAST(body AS TEXT), '$.expires_at')) - 2440587.5) * 86400.0 WHERE state = 'open' AND expires_at IS NOT NULL AND body IS NOT NULL",
+                " (julianday(json_extract(CAST(body AS TEXT), '$.expires_at')) - 2440587.5) * 86400.0"
+                " WHERE state = 'open' AND expires_at IS NOT NULL AND body IS NOT NULL",
             )
         await fetch(connection, "COMMIT")
         return known
