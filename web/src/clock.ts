@@ -1,4 +1,5 @@
-// The time, as a signal that ticks once a second while the page is looked at and something shows it.
+// The time, as a signal that ticks once a second while the page is looked at and something shows it. What runs beats with
+// it (`.beat` in base.css).
 
 import { computed, signal } from "@preact/signals";
 
@@ -19,6 +20,7 @@ export const everyFive = computed(() => Math.floor(now.value / 5000));
 function start(): void {
   now.value = Date.now();
   if (document.hidden) return;
+  document.documentElement.classList.toggle("beat", Math.floor(now.value / 1000) % 2 > 0);
   timer = setTimeout(start, 1000 - (Date.now() % 1000));
 }
 

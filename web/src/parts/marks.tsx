@@ -1,6 +1,7 @@
 // Small things that look the same everywhere: a state's mark, numbers, times, the connection pill.
 
-import type { Signal } from "@preact/signals";
+import { computed, type Signal } from "@preact/signals";
+import { useMemo } from "preact/hooks";
 import { now } from "../clock";
 import { ago, clock, cost, count, duration, fullTime, short } from "../format";
 
@@ -33,18 +34,31 @@ export function StateMark({ state, quiet }: { state: Mark; quiet?: boolean }) {
   );
 }
 
+// Ticking words are signals put into the page as such: where the words are the same, a tick changes nothing
+const ticking = (words: (at: number) => string) => computed(() => words(now.value));
+// The whole time is only made for who asks: lists have many times
+const titled = (event: Event) => ((event.currentTarget as HTMLTimeElement).title = fullTime((event.currentTarget as HTMLTimeElement).dateTime));
+
 /** How long ago, ticking. */
 export function Ago({ ts }: { ts: string }) {
-  const ms = now.value - Date.parse(ts);
-  return <time dateTime={ts} title={fullTime(ts)}>{Number.isNaN(ms) ? "" : ago(ms)}</time>;
+  const words = useMemo(() => {
+    const at = Date.parse(ts);
+    return Number.isNaN(at) ? "" : ticking((time) => ago(time - at));
+  }, [ts]);
+  return <time dateTime={ts} onPointerEnter={titled}>{words}</time>;
 }
 
 /** The time since `from`, ticking until there is an end. */
 export function Lasting({ from, to, exact }: { from: string; to: string | null; exact?: boolean }) {
-  const begun = Date.parse(from);
-  if (to) return <>{duration(Date.parse(to) - begun)}</>;
-  const ms = now.value - begun;
-  return <>{exact ? clock(ms) : ms < 60_000 ? `${Math.max(0, Math.floor(ms / 1000))} s` : duration(ms)}</>;
+  const words = useMemo(() => {
+    const begun = Date.parse(from);
+    if (to) return duration(Date.parse(to) - begun);
+    return ticking((time) => {
+      const ms = time - begun;
+      return exact ? clock(ms) : ms < 60_000 ? `${Math.max(0, Math.floor(ms / 1000))} s` : duration(ms);
+    });
+  }, [from, to, exact]);
+  return <>{words}</>;
 }
 
 export function Tokens({ n }: { n: number }) {

@@ -66,7 +66,7 @@ export function VirtualList<T extends Row>(props: Props<T>) {
   function place(): void {
     if (!box.current) return;
     space.current!.style.height = `${layout.total}px`;
-    rows.current!.style.transform = `translateY(${layout.top(at.start)}px)`;
+    rows.current!.style.top = `${layout.top(at.start)}px`; // no transform: rows that stay are not painted again
     if (fixed && !follow) return; // nothing to hold on to, and reading scrollTop would lay the page out now
     const wanted = follow && at.end ? box.current.scrollHeight : at.anchor ? layout.topOf(at.anchor) + at.shift : null;
     if (wanted !== null && Math.abs(box.current.scrollTop - wanted) > 0.5) {
@@ -132,7 +132,7 @@ export function VirtualList<T extends Row>(props: Props<T>) {
     const drawn = new Set<Element>(rows.current!.children);
     for (const row of watched) if (!drawn.has(row)) (observer.unobserve(row), watched.delete(row));
     for (const row of drawn) if (!watched.has(row)) (observer.observe(row), watched.add(row));
-  });
+  }, fixed ? [] : undefined); // rows that are all of one height are not watched, nor is a frame asked for to do it
 
   function remember(scrollTop: number): void {
     if (fixed) return; // lists that sort themselves stay where they are; their rows move

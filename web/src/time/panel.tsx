@@ -1,7 +1,7 @@
 // The time panel: the run as a waterfall, an overview with errors and questions, and the scrubber that shows the whole
 // page as it was after any event and plays on from there.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { say } from "../app";
 import { everyTwo } from "../clock";
 import { count, duration, timeOfDay, visible } from "../format";
@@ -52,7 +52,7 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
   const current = useRef(picture);
   current.current = picture;
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     drawFall(fall.current!, picture);
     drawMap(map.current!, picture);
   }, [spans, view, playhead, over?.span, theme.value]);
@@ -188,7 +188,8 @@ function useSpans(log: TraceLog): Drawn {
       setKept(make(log));
       cost.current = performance.now() - start;
     }, Math.max(REFRESH_MS, cost.current * SHARE));
-  }, [version, log, ticking && everyTwo.value]);
+  }, [version, log]);
+  useEffect(() => (ticking ? everyTwo.subscribe(() => timer.current ?? setKept(make(log))) : undefined), [log, ticking]);
   useEffect(() => {
     setKept(make(log));
     return () => {
