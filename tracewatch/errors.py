@@ -297,6 +297,12 @@ class LogLocked(LogError):
     code = "log_locked"
 
 
+class NeedsToken(LogError):
+    """A server that others can reach was to be started, and nobody of them could get in."""
+
+    code = "needs_token"
+
+
 class NewerDatabase(LogError):
     """The database was written by a newer tracewatch than this one."""
 

@@ -89,10 +89,10 @@ def sqlite_of(tw: Run, db: str) -> Path:
 def test_a_server_for_others_does_not_start_without_a_token(tw: Run, db: str) -> None:
     for args in (("--host", "0.0.0.0"), ("--host", "::"), ("--allowed-hosts", "a.example"), ("--proxy", "10.0.0.1")):
         ran = tw("serve", "--port", "0", "--db", db, *args)
-        assert ran.code == 1 and f"tracewatch token create --scope admin --db {db}" in ran.err, args
+        assert ran.code == 2 and f"tracewatch token create --scope admin --db {db}" in ran.err, args
     made = tw("token", "create", "--scope", "admin", "--db", db)  # the very command
     assert tw("token", "revoke", made.text.strip(), "--db", db).code == 0
-    assert tw("serve", "--host", "0.0.0.0", "--port", "0", "--db", db).code == 1
+    assert tw("serve", "--host", "0.0.0.0", "--port", "0", "--db", db).code == 2
 
 
 def test_it_starts_with_one(tw: Run, db: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,21 @@ async def opened(watch: Watch, path: str) -> None:
 
 @pytest.mark.parametrize("path", SOCKETS)
 @pytest.mark.parametrize("how", ["revoked", "expired", "first token made"])
-async def test_a_socket_ends_with_its_token(server: Serving, path: str, how: str) -> None:
+async def test_a_socket_ends_with_its_token(
+    server: Serving, path: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = server.services.log
     token = None
     if how != "first token made":
-        token = await log.tokens.create(["admin"], expires_in_s=1.5 if how == "expired" else None)
+        token = await log.tokens.create(["admin"], expires_in_s=60 if how == "expired" else None)
     async with socket(server, path, token) as watch:
         await opened(watch, path)
         if token is None:
             await log.tokens.create(["read"])
         elif how == "revoked":
             await revoke(log, token)
+        else:
+            monkeypatch.setattr(log.tokens, "clock", lambda: time.time() + 61)
         await ended(watch)
     await until(lambda: not server.services.gate._uses)
     assert server.services.hub.watchers("t") == 0
@@ -124,7 +129,7 @@ async def test_a_log_that_can_not_be_asked_ends_nobody_but_the_expired(
     server: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = server.services.log
-    lasting, brief = await log.tokens.create(["read"]), await log.tokens.create(["read"], expires_in_s=1.5)
+    lasting, brief = await log.tokens.create(["read"]), await log.tokens.create(["read"], expires_in_s=60)
     async with socket(server, SOCKETS[0], lasting) as first, socket(server, SOCKETS[0], brief) as second:
         await first.until("caught_up")
         await second.until("caught_up")
@@ -133,6 +138,7 @@ async def test_a_log_that_can_not_be_asked_ends_nobody_but_the_expired(
             raise Unavailable("the log can't be read: locked", retry_after_s=1)
 
         monkeypatch.setattr(log.tokens, "active", locked)
+        monkeypatch.setattr(log.tokens, "clock", lambda: time.time() + 61)
         await ended(second)
         await first.say({"event": "ping"})
         await first.until("pong")

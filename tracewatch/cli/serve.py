@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..errors import InvalidField, LogLocked
+from ..errors import InvalidField, LogLocked, NeedsToken
 from ..settings import OPTIONS, Option, Settings
 from .common import CliError, examples
 
@@ -68,10 +68,14 @@ def _serve(with_parent: bool, **given: Any) -> None:
         settings = Settings.from_env(os.environ, **given)
     except InvalidField as error:
         raise CliError(error.message) from error
-    from ..server.run import serve  # the server is loaded only to serve, not for every --help
+    from ..server.run import check_tokens, serve  # the server is loaded only to serve, not for every --help
 
     if with_parent:
         _leave_with_stdin()
+    try:
+        check_tokens(settings)
+    except NeedsToken as error:
+        raise CliError(error.message) from error
     asyncio.run(_look_at_log(settings.db))
     serve(settings, on_ready=lambda url: click.echo(f"listening on {url}", err=True))
 

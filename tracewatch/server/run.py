@@ -23,12 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
-from ..errors import LogError
+from ..errors import LogError, NeedsToken
 from ..log import open_log
 from ..settings import Settings
 from .access import is_loopback
@@ -157,7 +158,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     if settings.redis:
         load_redis(settings.redis)  # said here once, rather than by each worker
     check_tls(settings)
-    asyncio.run(check_tokens(settings))
+    check_tokens(settings)
     bound = bind(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"{'https' if settings.ssl_certfile else 'http'}://{host}:{bound.getsockname()[1]}"
@@ -191,19 +192,22 @@ def check_tls(settings: Settings) -> None:
         raise LogError(f"the certificate {settings.ssl_certfile} can't be used: {reason}") from error
 
 
-async def check_tokens(settings: Settings) -> None:
-    """Raise LogError where others than this machine may come and no token would let them in."""
-    if not needs_token(settings):
-        return
-    log = await open_log(settings.db)
+async def _any_usable(db: str) -> bool:
+    log = await open_log(db)
     try:
         now = log.tokens.clock()
-        usable = any(token.status(now) == "active" for token in await log.tokens.made())
+        return any(token.status(now) == "active" for token in await log.tokens.made())
     finally:
         await log.close()
-    if not usable:
+
+
+def check_tokens(settings: Settings) -> None:
+    """Raise NeedsToken where others than this machine may come and no token would let them in."""
+    # A refusal must not leave a new file behind
+    there = Path(settings.db.removeprefix("sqlite:///")).exists()
+    if needs_token(settings) and not (there and asyncio.run(_any_usable(settings.db))):
         where = f"--host {settings.host}" if not is_loopback(settings.host) else "--allowed-hosts or --proxy"
-        raise LogError(
+        raise NeedsToken(
             f"{where} lets others than this machine in, so tokens are required, and there is none yet. Make one:\n"
             f"  tracewatch token create --scope admin --db {shlex.quote(settings.db)}"
         )
