@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from tracewatch.client.api import Api
+from tracewatch.log import EventLog, open_log
 
 Event = dict[str, Any]
 _numbers = itertools.count(1)
@@ -24,6 +28,19 @@ class Run:
         """Append events."""
         for first in range(0, len(events), 500):
             self.api.append(self.id, list(events[first : first + 500]))
+
+
+async def written(db: Path, write: Callable[[EventLog], Awaitable[None]]) -> None:
+    """A log that no server has yet, written by ``write``: in a loop without debugging, which takes most of the time."""
+
+    async def whole() -> None:
+        log = await open_log(str(db))
+        try:
+            await write(log)
+        finally:
+            await log.close()
+
+    await asyncio.to_thread(lambda: asyncio.run(whole(), debug=False))
 
 
 def goal(goal_id: str, description: str, **more: Any) -> Event:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.runs import Run, completed, goal, said
+from tests.browser.runs import Run, completed, goal, said, written
 from tests.support import ServerProcess
-from tracewatch.log import open_log
+from tracewatch.log import EventLog
 from tracewatch.model.events import validate_trace
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -79,13 +79,12 @@ async def test_what_failed_is_put_away_until_it_fails_again(server: ServerProces
 
 
 async def test_ten_thousand_traces(tmp_path: Path, page: Page) -> None:
-    log = await open_log(str(tmp_path / "many.db"))
-    try:
+    async def write(log: EventLog) -> None:
         for first in range(0, 10_000, 500):
             specs = [validate_trace({"trace_id": f"t{n}", "task": f"Task {n}"}) for n in range(first, first + 500)]
             await asyncio.gather(*(log.create_trace(spec) for spec in specs))
-    finally:
-        await log.close()
+
+    await written(tmp_path / "many.db", write)
     with ServerProcess(tmp_path / "many.db") as many:
         await page.goto(many.url)
         await expect(page.locator(".table")).to_have_attribute("aria-rowcount", "10000")

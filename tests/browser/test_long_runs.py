@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Request, expect
 
-from tests.browser.runs import Event, Run, goal, said, said_many
+from tests.browser.runs import Event, Run, goal, said, said_many, written
 from tests.support import DEADLINE_S, ServerProcess
-from tracewatch.log import open_log
+from tracewatch.log import EventLog
 from tracewatch.model.events import validate_trace
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -23,16 +23,16 @@ GOALS, EACH = 100, 99  # goals and the messages of each: 10,000 events
 async def long(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server with the run ``long``: event n says "Message n.", but for every hundredth, which begins a goal."""
     db = tmp_path_factory.mktemp("long") / "log.db"
-    log = await open_log(str(db))
-    try:
+
+    async def write(log: EventLog) -> None:
         await log.create_trace(validate_trace({"trace_id": "long", "task": "A long run"}))
         for n in range(GOALS):
             first = n * (EACH + 1) + 1
             events = [goal(f"g{n}", f"Goal {n}")]
             events += [said(f"Message {i}.", message_id=f"said-{i}") for i in range(first + 1, first + 1 + EACH)]
             await log.append("long", events)
-    finally:
-        await log.close()
+
+    await written(db, write)
     with ServerProcess(db) as server:
         yield server
 
@@ -87,13 +87,12 @@ def heavy(first: int, last: int) -> Iterator[Event]:
 
 
 async def test_contents_far_away_are_let_go_and_read_again(tmp_path: Path, page: Page) -> None:
-    log = await open_log(str(tmp_path / "log.db"))
-    try:
+    async def write(log: EventLog) -> None:
         await log.create_trace(validate_trace({"trace_id": "heavy", "task": "Much to read"}))
         for first in range(1, 1000, 20):
             await log.append("heavy", list(heavy(first, first + 20)))  # 100 kB each: 100 MB
-    finally:
-        await log.close()
+
+    await written(tmp_path / "log.db", write)
     with ServerProcess(tmp_path / "log.db") as server:
         devtools = await page.context.new_cdp_session(page)
         await page.goto(f"{server.url}/traces/heavy")
