@@ -160,6 +160,60 @@ async def test_the_page_as_it_was_after_an_event(server: ServerProcess, page: Pa
     await expect(page.get_by_text("later")).to_be_visible()
 
 
+async def test_sub_agents_go_back_to_the_same_moment(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url)
+    run.add(goal("1", "Ask a tester"))
+    child = Run(server.url, "Test it", parent_trace_id=run.id, parent_goal_id="1")
+    child.add(goal("c", "Run the tests"), said("one ran", tokens=5))
+    await page.goto(run.url)
+    await page.locator(".goal", has_text="Test it").locator("button.twist").click()
+    inner = page.locator(".goal", has_text="Run the tests")
+    await expect(inner.locator(".n")).to_have_text("1")
+    await asyncio.sleep(0.01)  # times are told in milliseconds
+    run.add(said("half-way"))
+    await asyncio.sleep(0.01)
+    child.add(said("two ran", tokens=7), {"event": "goal_updated", "goal_id": "c", "patch": {"status": "completed"}})
+    child.add(goal("d", "Clean up"), completed())
+    await asyncio.sleep(0.01)
+    run.add(said("later"))
+    sub, late = page.locator(".goal", has_text="Test it"), page.locator(".goal", has_text="Clean up")
+
+    async def as_at_half_way() -> None:
+        await expect(inner.locator(".n")).to_have_text("1")
+        await expect(inner.locator(".mark.is-running")).to_have_count(1)
+        await expect(late).to_have_count(0)
+        await expect(sub.locator(".mark.is-running")).to_have_count(1)
+        await expect(sub.locator(".n")).to_have_text("1")
+        await expect(sub.locator(".c")).to_have_text("5")
+
+    await expect(late).to_have_count(1)
+    await expect(sub.locator(".mark.is-completed")).to_have_count(1)
+    await page.goto(f"{run.url}?at=3")
+    await expect(page.get_by_text("half-way")).to_be_visible()
+    await sub.locator("button.twist").click()  # opened while going back
+    await as_at_half_way()
+    await page.locator(".said").focus()
+    await page.keyboard.press("]")  # the child has ended
+    await expect(sub.locator(".mark.is-completed")).to_have_count(1)
+    await expect(inner.locator(".n")).to_have_text("2")
+    await expect(late).to_have_count(1)
+    await page.keyboard.press("[")
+    await as_at_half_way()
+    await sub.click()  # its messages, at that moment
+    await expect(page.locator(".pastbar")).to_contain_text("after event 2")
+    await expect(page.get_by_text("one ran")).to_be_visible()
+    await expect(page.get_by_text("two ran")).to_have_count(0)
+    await expect(page.locator(".facts .events")).to_have_text("2 events")  # the parent when the child said that
+    await as_at_half_way()
+    await page.locator("select[aria-label=Speed]").select_option("100")
+    await page.get_by_label("Play").click()
+    await expect(page.get_by_text("two ran")).to_be_visible()
+    await expect(page.locator(".pastbar")).to_have_count(0)
+    await expect(late).to_have_count(1)
+    child.add(said("more after that"))
+    await expect(sub.locator(".n")).to_have_text("3")  # live again
+
+
 async def test_replay_ends_at_now(server: ServerProcess, page: Page) -> None:
     run = Run(server.url)
     run.add(goal("1", "First"), said("one"), said("two"), completed())

@@ -18,7 +18,7 @@ export class Replay extends TraceLog {
   private ahead: StoredEvent[] = []; // events after the position, read already
   private seeking = 0;
 
-  constructor(private readonly source: TraceLog) {
+  constructor(protected readonly source: TraceLog) {
     super(source.id, null);
     this.phase.value = { kind: "live" };
     this.history.value = "complete";

@@ -50,7 +50,7 @@ export class TraceLog extends Rows implements Subscriber {
   private healing = new Set<Item>();
   private reconnected = false;
   private holding: ReturnType<typeof setTimeout> | undefined;
-  private closed = false;
+  closed = false;
 
   constructor(readonly id: string, protected readonly socket: Pick<Socket, "subscribe" | "unsubscribe" | "resubscribe"> | null) {
     super();

@@ -13,6 +13,7 @@ import { Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
 import { focusQuestion, Questions } from "../parts/question";
 import { go, HOME, param, setParams, traceHref } from "../route";
+import { Past } from "../past";
 import { Replay } from "../replay";
 import { TimePanel } from "../time/panel";
 import type { Item, TraceLog } from "../trace";
@@ -33,7 +34,8 @@ export function TracePage({ traceId }: { traceId: string }) {
   const replay = useReplay(shown, at);
   const [timeOpen, setTimeOpen] = useTimeOpen();
   const view: TraceLog = replay?.state ? replay : shown; // what is shown: now, or as it was
-  const whole = inside === traceId ? view : log;
+  const past = usePast(replay); // the other traces of the page, at the same moment
+  const whole = inside === traceId ? view : past?.of(log) ?? log;
   log.version.value;
   shown.version.value;
   replay?.version.value;
@@ -42,7 +44,10 @@ export function TracePage({ traceId }: { traceId: string }) {
   useEffect(() => setInspected(null), [inside]);
 
   const choose = (to: Place) => {
-    setParams({ in: to.traceId === traceId ? null : to.traceId, goal: to.goalId, event: null, message: null }, "push");
+    const there = (event: number | null) =>
+      setParams({ in: to.traceId === traceId ? null : to.traceId, goal: to.goalId, event: null, message: null, at: event === null ? null : String(event) }, "push");
+    if (past && to.traceId !== inside) past.eventOf(to.traceId).then(there, (error: Error) => say(error.message, true));
+    else there(at);
     setDrawer(false);
   };
   const inspect = (item: Item) => {
@@ -100,7 +105,7 @@ export function TracePage({ traceId }: { traceId: string }) {
         </section>
       )}
       <main class={`trace${inspected ? " inspecting" : ""}${drawer ? " drawer" : ""}${bare ? " bare" : ""}`}>
-        {!bare && <GoalTreePane log={whole} place={place} choose={choose} />}
+        {!bare && <GoalTreePane log={whole} past={past} place={place} choose={choose} />}
         {drawer && <button class="shade" aria-label="Close goals" onClick={() => setDrawer(false)} />}
         <div class="talk">
           {inside !== traceId && <div class="inside"><button class="chip" onClick={() => choose({ traceId, goalId: null })}>{visible(shown.state?.head.agent_type ?? "sub-agent")}: {visible(shown.state?.head.task ?? inside)} <span aria-hidden="true">✕</span></button></div>}
@@ -160,6 +165,20 @@ function useReplay(log: TraceLog, at: number | null): Replay | null {
     return () => clearTimeout(timer);
   }, [held, at]);
   return held;
+}
+
+function usePast(replay: Replay | null): Past | null {
+  const [held, setHeld] = useState<{ replay: Replay; past: Past } | null>(null);
+  useEffect(() => {
+    if (!replay) return;
+    const past = new Past(replay, (error) => say(error.message, true));
+    setHeld({ replay, past });
+    return () => {
+      past.close();
+      setHeld(null);
+    };
+  }, [replay]);
+  return held && held.replay === replay ? held.past : null;
 }
 
 function useTimeOpen(): [boolean, (open: boolean) => void] {

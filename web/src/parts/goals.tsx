@@ -7,6 +7,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog } from "../app";
 import { cost, count, short, visible } from "../format";
 import { memo } from "../memo";
+import type { Past } from "../past";
 import { traceHref, wholeLink } from "../route";
 import type { TraceLog } from "../trace";
 import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../types";
@@ -44,13 +45,21 @@ export interface TreeState {
   opened: Set<string>; // sub-traces that are open
 }
 
-export function GoalTreePane({ log, place, choose }: { log: TraceLog; place: Place; choose: (place: Place) => void }) {
+interface TreeProps {
+  log: TraceLog;
+  past: Past | null; // how the sub-agents were, where not now is shown
+  place: Place;
+  choose: (place: Place) => void;
+}
+
+export function GoalTreePane({ log, past, place, choose }: TreeProps) {
   const [tree, setTree] = useState<TreeState>({ folded: new Set(), opened: new Set() });
   const [focus, setFocus] = useState(0);
   const list = useRef<ListHandle>(null);
-  const logs = useOpenLogs(tree.opened);
+  const opened = useOpenLogs(tree.opened);
   log.version.value;
-  for (const one of logs.values()) one.version.value;
+  for (const one of opened.values()) one.version.value;
+  const logs = past ? new Map([...opened].map(([id, one]) => [id, past.of(one)])) : opened;
   app.traces.version.value;
 
   const rows = buildRows(log, logs, tree);
@@ -162,13 +171,14 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
     if (!sub || seen.has(id)) return;
     seen.add(id);
     const live = of.past ? undefined : app.traces.byId.get(id); // fresher than what the parent knows
-    const open = tree.opened.has(id) && !of.past;
+    const open = tree.opened.has(id);
+    const inner = open ? logs.get(id) : undefined;
+    const then = inner?.past ? inner.state : null; // fresher than what the parent knew
     const rowId = `${path}/${id}`;
     rows.push({
       id: rowId, height: 0, depth, goal: null, sub, place: { traceId: id, goalId: null }, current: false, open,
-      status: live?.status ?? sub.status, totals: live?.tree_totals ?? sub.stats, errors: 0, nth: 0, siblings: [],
+      status: live?.status ?? then?.head.status ?? sub.status, totals: live?.tree_totals ?? then?.treeTotals() ?? sub.stats, errors: 0, nth: 0, siblings: [],
     });
-    const inner = open ? logs.get(id) : undefined;
     if (inner?.state) addTrace(inner, depth + 1, rowId);
   }
 

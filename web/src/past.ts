@@ -1,0 +1,122 @@
+// All traces of a page as they were at one moment: that of the event at which one of them is looked at.
+//
+// Rule 1: the moment is that of the server's clock, which stamps the events of all traces; of imported runs, which were
+//         appended at once, it is when things happened. The others stand after the last event they had then.
+// Rule 2: a trace is shown as it is now until it can be shown as it was.
+
+import { effect } from "@preact/signals";
+import { fetchEvents, fetchTrace } from "./api";
+import { Replay } from "./replay";
+import type { TraceLog } from "./trace";
+import type { Json, StoredEvent } from "./types";
+
+const PAGE = 200; // events that are read rather than halved once more
+const PROBE = 20; // events of which one says when it was
+
+type Metadata = { readonly [key: string]: Json | undefined };
+const isImported = (metadata: Metadata | undefined): boolean => typeof metadata?.format === "string";
+
+/** When an event was, if it says so. */
+const when = (event: StoredEvent, imported: boolean): string | undefined => (imported ? (event.occurred_at as string | undefined) : event.ts);
+
+/** How many of the events were at `moment`. */
+function reached(events: readonly StoredEvent[], moment: string, imported: boolean): number {
+  const at = events.findIndex((event) => (when(event, imported) ?? "") > moment);
+  return at < 0 ? events.length : at;
+}
+
+/** The last event of a trace at `moment`, of those behind `low` and before `high`; `low` if there is none. */
+export async function eventAt(traceId: string, moment: string, imported: boolean, low: number, high: number): Promise<number> {
+  while (high - low > 1) {
+    const probe = high - low > PAGE + 1;
+    const from = probe ? (low + high) >> 1 : low + 1;
+    const { events } = await fetchEvents(traceId, from - 1, Math.min(probe ? PROBE : PAGE, high - from));
+    if (!events.length) return low;
+    if (probe) {
+      const one = events.find((event) => when(event, imported) !== undefined);
+      if (one && when(one, imported)! > moment) high = from;
+      else low = one?.event_id ?? events.at(-1)!.event_id;
+      continue;
+    }
+    const n = reached(events, moment, imported);
+    if (n < events.length) return low + n;
+    low = events.at(-1)!.event_id;
+  }
+  return low;
+}
+
+/** A trace that goes where another one is looked at. */
+class Companion extends Replay {
+  private moment = "";
+  private going = false;
+
+  /** Show it as it was at `moment`. A later call wins. */
+  async goTo(moment: string): Promise<void> {
+    this.moment = moment;
+    if (this.going) return;
+    this.going = true;
+    try {
+      for (let to = ""; to !== this.moment; ) await this.arrive((to = this.moment));
+    } finally {
+      this.going = false;
+    }
+  }
+
+  private async arrive(moment: string): Promise<void> {
+    const { state, position } = this;
+    const imported = isImported((state ?? this.source.state)?.head.metadata);
+    if (!state || position === null || (position >= this.first && timeOf(this) > moment)) {
+      return this.seek(await eventAt(this.id, moment, imported, this.first - 1, (position ?? this.last) + 1));
+    }
+    const events = await this.upcoming();
+    const n = reached(events, moment, imported);
+    if (n) this.play(events.slice(0, n));
+    // As far as what was read: the rest is far
+    if (n && n === events.length) await this.seek(await eventAt(this.id, moment, imported, this.position!, this.last + 1));
+  }
+}
+
+const timeOf = (log: TraceLog): string => (isImported(log.state?.head.metadata) && log.items.at(-1)?.at) || log.lastEventAt;
+
+export class Past {
+  private others = new Map<TraceLog, Companion>();
+  private readonly stop: () => void;
+
+  constructor(private readonly main: Replay, private readonly failed: (error: Error) => void) {
+    this.stop = effect(() => {
+      main.version.value;
+      for (const [log, other] of this.others) {
+        if (log.closed) this.others.delete(log);
+        else this.move(other);
+      }
+    });
+  }
+
+  close(): void {
+    this.stop();
+    for (const other of this.others.values()) other.close();
+  }
+
+  private move(other: Companion): void {
+    other.goTo(timeOf(this.main)).catch(this.failed);
+  }
+
+  /** A trace as it was, or as it is where that is not known yet. */
+  of(log: TraceLog): TraceLog {
+    if (log.id === this.main.id) return this.main.state ? this.main : log;
+    let other = this.others.get(log);
+    if (!other && this.main.state && log.phase.value.kind === "live") {
+      this.others.set(log, (other = new Companion(log)));
+      this.move(other);
+    }
+    other?.version.value;
+    return other?.state ? other : log;
+  }
+
+  /** Where another trace stood: an event, the first if it had none yet. */
+  async eventOf(traceId: string): Promise<number> {
+    const { trace } = await fetchTrace(traceId);
+    const first = trace.first_event_id;
+    return Math.max(first, await eventAt(traceId, timeOf(this.main), isImported(trace.metadata), first - 1, trace.last_event_id + 1));
+  }
+}
