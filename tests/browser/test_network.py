@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -201,31 +203,65 @@ async def test_a_gap_is_shown_where_it_is(tmp_path: Path, page: Page, how: str) 
             await log.close()
         else:
             put_back(backup, db)
-        with contextlib.closing(sqlite3.connect(db)) as file, file:
-            if how == "reset":
+        if how == "trimmed":
+            command = [sys.executable, "-m", "tracewatch", "prune", "--keep-events", "299", "--db", str(db)]
+            await asyncio.to_thread(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+        if how == "reset":
+            with contextlib.closing(sqlite3.connect(db)) as file, file:
                 file.execute("UPDATE meta SET value = 'another' WHERE key = 'epoch'")
-            if how == "trimmed":
-                file.execute("DELETE FROM events WHERE event_id < 101")
-                file.execute("UPDATE traces SET first_event_id = 101")
         server.start()
         said_so = page.locator(".row.gap")
         words = {
             "reset": "replaced or restored from a backup. The 41 events this page had seen",
             "ahead": "The log ends at event 20, and this page had seen 41",
-            "trimmed": "Events 42 to 100 have been trimmed",
+            "trimmed": "Events 42 to 500 have been trimmed",
         }[how]
         if how == "trimmed":
             await expect(page.get_by_text("Message 799.")).to_be_visible()
-            await page.keyboard.press("e")  # what is lost is an error to jump to
+            hint = page.get_by_role("button", name="Events are missing")  # far above what one sees
+            await hint.click()
+            await expect(said_so).to_be_in_viewport()
+            await expect(hint).to_have_count(0)
         await expect(said_so).to_contain_text(words)
         rows = await page.locator(".said .row").evaluate_all("rows => rows.map(row => +row.dataset.event)")
         assert rows == sorted(rows)
-        assert {"reset": 0.5, "ahead": 20.5, "trimmed": 100.5}[how] in rows
+        assert {"reset": 0.5, "ahead": 20.5, "trimmed": 500.5}[how] in rows
         await expect(page.locator(".goal")).to_have_count(1 if how == "trimmed" else 0)
         run.add(said("and it goes on"))
         await page.keyboard.press("G")
         await expect(page.get_by_text("and it goes on")).to_be_visible()
         await expect(page.locator(".pill")).to_contain_text("live")
+
+
+WORDS = """pill => { window.words = new Set();
+  new MutationObserver(() => words.add(pill.textContent.replace(/[0-9,]+/g, 'N'))).observe(
+    pill, {subtree: true, childList: true, characterData: true}) }"""
+
+
+async def test_a_page_too_slow_for_the_head_loses_nothing(tmp_path: Path, page: Page) -> None:
+    """Its thread stands while megabytes come: more than the buffers between hold, so the server paces it from the log."""
+    heard: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: heard.append(str(frame)[:40])))
+    with ServerProcess(tmp_path / "log.db", watcher_bytes=16_384, write_stall_s=60) as server:
+        run = Run(server.url)
+        run.add(said("Message 0."))
+        await page.goto(run.url)
+        await expect(page.locator(".pill")).to_contain_text("live")
+        await page.locator(".pill").evaluate(WORDS)
+        devtools = await page.context.new_cdp_session(page)
+        await devtools.send("Debugger.enable")
+        await devtools.send("Debugger.pause")
+        for first in range(1, 1501, 50):
+            events = [said(f"Message {n}. " + "x" * 20_000) for n in range(first, first + 50)]
+            await asyncio.to_thread(run.add, *events)  # 30 MB
+        await devtools.send("Debugger.resume")
+        await expect(page.get_by_text("Message 1500.")).to_be_visible()
+        await expect(page.locator(".pill")).to_contain_text("live")
+        assert [frame for frame in heard if '"fell_behind"' in frame]
+        assert "catching up N" in str(await page.evaluate("[...words]"))
+        await expect(page.locator(".facts .events")).to_have_text("1,501 events")
+        await expect(page.locator(".said [role=listitem]").last).to_have_attribute("aria-setsize", "1501")
+        assert await page.locator(".row.gap, .row.hole").count() == 0
 
 
 async def test_online_again_and_the_socket_is_dead(server: ServerProcess, page: Page) -> None:

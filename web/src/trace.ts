@@ -35,6 +35,7 @@ export class TraceLog extends Rows implements Subscriber {
   readonly version = signal(0); // counts the frames in which something changed
   readonly phase = signal<Phase>({ kind: "loading" });
   readonly history = signal<"partial" | "loading" | "complete" | "failed">("partial");
+  readonly gapSeen = signal(0); // the row of the last gap that somebody saw
   readonly recovered = signal(0); // events recovered by the last reconnect, for a few seconds
   state: State | null = null;
   position: number | null = null; // the last event taken

@@ -1,7 +1,7 @@
 // One row of what was said: a message, a tool call from its start to its result, or an event of another kind.
 
 import { memo } from "../memo";
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { isObject, toolName } from "../fold";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
 import { traceHref } from "../route";
@@ -41,7 +41,7 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
         <button class="at" title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`} onClick={() => props.select(item)}>
           {item.at && timeOfDay(item.at)}
         </button>
-        {item.gap ? <GapRow item={item} /> : item.message ? (kind === "tool" ? <Tool {...props} message={item.message} /> : <Said {...props} message={item.message} />) : <Note {...props} />}
+        {item.gap ? <GapRow item={item} log={props.log} /> : item.message ? (kind === "tool" ? <Tool {...props} message={item.message} /> : <Said {...props} message={item.message} />) : <Note {...props} />}
       </div>
     </>
   );
@@ -51,8 +51,16 @@ function HoleRow({ from, to }: { from: number; to: number }) {
   return <div class="row hole dim" data-hole={`${from}-${to}`}>{count(to - from + 1)} {from === to ? "event" : "events"} here {from === to ? "is" : "are"} being read</div>;
 }
 
-function GapRow({ item }: { item: Item }) {
-  return <div class="body wide">⚡ {item.gap}</div>;
+function GapRow({ item, log }: { item: Item; log: TraceLog }) {
+  const row = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const observer = new IntersectionObserver(([seen]) => {
+      if (seen!.isIntersecting && item.id > log.gapSeen.peek()) log.gapSeen.value = item.id;
+    });
+    observer.observe(row.current!);
+    return () => observer.disconnect();
+  }, [item, log]);
+  return <div ref={row} class="body wide">⚡ {item.gap}</div>;
 }
 
 function useFold(item: Item): [boolean | undefined, () => void] {

@@ -45,6 +45,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
   }, [query, items, query ? version : 0]);
 
   const errors = useMemo(() => items.filter((item) => item.error), [items, version]);
+  const gap = errors.findLast((item) => item.gap);
   const wholeErrors = show === "all" && !goals ? errors.length : log.items.reduce((n, item) => n + (item.error ? 1 : 0), 0);
 
   const jump = (to: Item | undefined) => {
@@ -174,6 +175,9 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
             />
           )}
         />
+        {gap && gap.id > log.gapSeen.value && (
+          <button class="float gaphint" title={gap.gap} onClick={() => jump(gap)}>⚡ Events are missing: show where</button>
+        )}
         {!atEnd && (
           <button class={`float${fresh ? " new" : ""}`} onClick={() => list.current?.toEnd()}>↓ {fresh ? `${count(fresh)} new` : ended || log.past ? "to the end" : "follow"}</button>
         )}
