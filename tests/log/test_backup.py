@@ -11,17 +11,18 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.log.helpers import check_trace, create, events, notes, opened, soon
+from tests.log.helpers import bodies, check_trace, create, events, notes, opened, soon
 from tests.support import DEADLINE_S
 from tracewatch.errors import InvalidField, LogError, NewerDatabase, TracewatchError
 from tracewatch.log import EventLog
 from tracewatch.log.backup import Copied, backup
+from tracewatch.log.doctor import errors
 from tracewatch.log.migrate import available
 
 pytestmark = pytest.mark.anyio
@@ -203,3 +204,33 @@ async def test_a_full_disk(big: EventLog, db: Path, small_disk: Path) -> None:
         backup(db, small_disk / "b.db")
     rest.unlink()
     assert backup(db, small_disk / "b.db").events == 20_000
+
+
+def damage_found(db: Path) -> list[str]:
+    return [finding.code for finding in errors(db)]
+
+
+def backup_refused(db: Path) -> list[str]:
+    backup(db, db.with_name("copy.db"))
+    return []
+
+
+@pytest.mark.parametrize("judge", [damage_found, backup_refused])
+async def test_a_rollback_journal_left_behind(tmp_path: Path, judge: Callable[[Path], list[str]]) -> None:
+    """As of a restore killed while it took the -wal in. Any opening takes it back, but for a read-only one."""
+    db = tmp_path / "log.db"
+    async with opened(str(db)) as log:
+        await create(log)
+        await log.append("t", notes(3))
+    code = (
+        "import sqlite3, os, signal, sys\n"
+        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('PRAGMA journal_mode = DELETE')\nc.execute('PRAGMA cache_size = 1')\nc.execute('BEGIN IMMEDIATE')\n"
+        "c.execute('UPDATE events SET body = zeroblob(20000)')\nc.execute('UPDATE traces SET task = zeroblob(9000)')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code, str(db)], timeout=30)
+    assert db.with_name("log.db-journal").exists()
+    assert judge(db) == []
+    async with opened(str(db)) as log:
+        assert len(await bodies(log)) == 3

@@ -1,6 +1,7 @@
 """Looking at a log's file from outside, for those who copy or judge it: read-only, without a loop, beside any server.
 
 Rule: nothing here writes to the database, and it never checkpoints: only a log's writer does (log/sqlite.py says why).
+      What a kill left half-way in a rollback journal is taken back first, as by anybody who opens the file.
 """
 
 from __future__ import annotations
@@ -26,12 +27,25 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise LogError(f"there is no log at {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
     try:
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_S
-        )
-        connection.execute("PRAGMA query_only = 1")
+        connection = _connect(path, "ro")
+        try:
+            connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
+        except sqlite3.OperationalError as error:
+            # A change of journal mode was killed half-way. Only who may write can take it back, as any opening would
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+                with closing(_connect(path, "rw")) as writing:
+                    writing.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
+        except sqlite3.DatabaseError:
+            pass  # who asked for it finds out
     except sqlite3.Error as error:
         raise LogError(f"can't open {str(path)!r}: {error}") from error
+    return connection
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S)
+    connection.execute("PRAGMA query_only = 1")
     return connection
 
 
