@@ -19,15 +19,24 @@ TASKS = 3
 
 
 def batch(producer: str, seq: int, size: int) -> list[dict[str, Any]]:
-    """Messages that say who they are; from the second on each is also told of an update."""
+    """Messages that say who they are; every fourth one is updated by the event after it, and open until then.
+
+    An open message can be updated also when its beginning was trimmed.
+    """
     events: list[dict[str, Any]] = []
     for n in range(seq, seq + size):
         if n % 4 == 0:
-            updated = {"event": "message_updated", "message_id": f"{producer}.{n - 1}", "append": "+"}
+            updated = {
+                "event": "message_updated",
+                "message_id": f"{producer}.{n - 1}",
+                "append": "+",
+                "patch": {"status": "complete"},
+            }
             events.append({**updated, "by": producer, "n": n})
         else:
+            status = "streaming" if n % 4 == 3 else "complete"
             message = {"message_id": f"{producer}.{n}", "role": "assistant", "content": "text", "tokens": 1}
-            events.append({"event": "message_added", "message": message, "by": producer, "n": n})
+            events.append({"event": "message_added", "message": {**message, "status": status}, "by": producer, "n": n})
     return events
 
 
