@@ -1,5 +1,7 @@
 """Clients that mean harm, each as one coroutine that goes on until it is told to stop: for the tests and the benchmark.
 
+``python -m tests.hostile.clients NAME PORT TRACE_ID`` is one of them in a process of its own, until stdin ends.
+
 Rule 1: they speak over bare sockets, so that no library's good manners get in the way.
 Rule 2: being cut off is what they deserve: they come again, and report nothing. Who watches the victims judges.
 """
@@ -9,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import socket
+import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -34,7 +38,7 @@ class Target:
         return f"/api/traces/{self.trace_id}"
 
 
-Abuse = Callable[[Target], Coroutine[Any, Any, None]]
+Abuse = Callable[..., Coroutine[Any, Any, None]]
 
 
 def frame(payload: bytes, opcode: int = TEXT, *, fin: bool = True, rsv1: bool = False) -> bytes:
@@ -302,7 +306,7 @@ async def half_open(target: Target) -> None:
     await crowd(target, 100, one)
 
 
-async def connection_storm(target: Target, count: int = 10_000, seconds: float = 10.0) -> None:
+async def connection_storm(target: Target, count: float = 10_000, seconds: float = 10.0) -> None:
     """This many connections in this time, most of them held as long as they may be."""
     held: list[asyncio.Task[None]] = []
     opening = handshake(target, f"{target.trace}/watch?since_event_id=latest")
@@ -316,7 +320,7 @@ async def connection_storm(target: Target, count: int = 10_000, seconds: float =
                     pass
 
     try:
-        for number in range(count):
+        for number in range(int(count)):
             if target.over.is_set():
                 break
             held.append(asyncio.create_task(one(number)))
@@ -409,3 +413,17 @@ ABUSES: dict[str, Abuse] = {
         nasty_json,
     )
 }
+
+
+async def main(name: str, port: int, trace_id: str, *more: float) -> None:
+    """Misbehave until stdin ends."""
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(0, lambda: None if os.read(0, 4096) else over.set())
+    await ABUSES[name](Target(port, trace_id, over), *more)
+
+
+if __name__ == "__main__":
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], *map(float, sys.argv[4:])))

@@ -6,7 +6,9 @@ Rule: the good ones are ordinary clients in this process; what they miss is the 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +16,7 @@ import httpx
 import orjson
 from websockets.asyncio.client import connect
 
-from .clients import Abuse, Target
-
+ROOT = Path(__file__).resolve().parents[2]
 WATCHERS = 50
 RATE = 50  # events a second
 DEADLINE_S = 60.0
@@ -78,7 +79,7 @@ async def _record(port: int, good: str, prey: str, events: int) -> None:
     """Append to both at a steady rate; a refusal of what goes to the good one fails."""
     base = f"ws://127.0.0.1:{port}/api/traces"
     async with connect(f"{base}/{good}/record", compression=None, open_timeout=DEADLINE_S) as socket:
-        async with connect(f"{base}/{prey}/record", compression=None, open_timeout=DEADLINE_S) as other:
+        async with connect(f"{base}/{prey}/record", compression=None, max_queue=None, open_timeout=DEADLINE_S) as other:
             await socket.recv()
             start = time.monotonic()
             for number in range(events):
@@ -90,6 +91,13 @@ async def _record(port: int, good: str, prey: str, events: int) -> None:
                 assert '"ack"' in answer, answer
 
 
+async def _begin(abuse: Sequence[str], port: int, prey: str) -> asyncio.subprocess.Process:
+    """Somebody who misbehaves, in a process of its own: what it costs itself is not the watchers' concern."""
+    name, *numbers = abuse
+    command = (sys.executable, "-m", "tests.hostile.clients", name, str(port), prey, *numbers)
+    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=asyncio.subprocess.PIPE)
+
+
 async def _most(pid: int, most: list[int], over: asyncio.Event) -> None:
     while not over.is_set():
         most[0] = max(most[0], rss_kib(pid))
@@ -97,11 +105,11 @@ async def _most(pid: int, most: list[int], over: asyncio.Event) -> None:
 
 
 async def siege(
-    port: int, pid: int, abuse: Abuse | None, *, events: int, history: int = 2000, good: str = "good"
+    port: int, pid: int, abuse: Sequence[str], *, events: int, history: int = 2000, good: str = "good"
 ) -> Outcome:
     """Record ``events`` events for 50 watchers while ``abuse`` goes on, then wait until the server is itself again.
 
-    ``history``: events in the trace that is abused.
+    ``abuse``: its name and numbers for tests/hostile/clients.py, or nothing. ``history``: events in the trace abused.
     """
     prey = f"prey-of-{good}"
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False) as client:
@@ -114,16 +122,18 @@ async def siege(
         url = f"ws://127.0.0.1:{port}/api/traces/{good}/watch"
         watching = [asyncio.create_task(one.run(url, events)) for one in watchers]
         measuring = asyncio.create_task(_most(pid, most, over))
-        abusing = asyncio.create_task(abuse(Target(port, prey, over))) if abuse is not None else None
+        abusing = await _begin(abuse, port, prey) if abuse else None
         try:
             await asyncio.wait_for(_record(port, good, prey, events), events / RATE + DEADLINE_S)
             await asyncio.wait_for(asyncio.gather(*watching), DEADLINE_S)
-            assert abusing is None or not abusing.done(), "the abuse stopped by itself"
+            assert abusing is None or abusing.returncode is None, "the abuse stopped by itself"
         finally:
             over.set()
             for task in watching:
                 task.cancel()
-            await asyncio.gather(measuring, *watching, *([abusing] if abusing else []), return_exceptions=True)
+            if abusing is not None:
+                await asyncio.wait_for(abusing.communicate(b""), DEADLINE_S)  # which ends its stdin
+            await asyncio.gather(measuring, *watching, return_exceptions=True)
         after = await _settled(pid, before_fds)
         assert (await client.get("/readyz")).status_code == 200
     return Outcome(watchers, before_kib, most[0], before_fds, after)

@@ -79,6 +79,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
             self.handle_parser_exception()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what never became whole at once: the garbage collector counts objects, not megabytes."""
+        super().connection_lost(exc)
+        self.frames = []
+        self._rest.clear()
+
     def handle_ping(self) -> None:
         """Answer, unless answers pile up already."""
         if self.writable.is_set():

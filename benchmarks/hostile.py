@@ -1,0 +1,39 @@
+"""hostile: what fifty good watchers wait for an event while somebody misbehaves, beside the same without.
+
+The abuses are those of tests/hostile; there it is checked that nothing is missed and nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.hostile.clients import ABUSES
+from tests.hostile.siege import RATE, Outcome, siege
+
+from .harness import Bench, Server, check
+from .soak import percentile
+
+
+def run(bench: Bench) -> None:
+    """One abuse after the other, each beside a quiet time just before it."""
+    events = bench.pick(10, 2) * RATE
+    report = bench.report
+    report.title(f"hostile: delay from append to 50 watchers, {events} events at {RATE} a second, during each abuse")
+    settings = {"write_stall_s": 5, "request_stall_s": 5, "ws_ping_s": 20, "heartbeat_s": 5}
+    with Server(bench.folder / "log.db", **settings) as server:
+
+        def measured(name: str, *abuse: str) -> Outcome:
+            outcome = asyncio.run(siege(server.port, server.pid, abuse, events=events, good=name))
+            for watcher in outcome.watchers:
+                check(watcher.event_ids == list(range(1, events + 1)), f"{name}: a watcher missed an event")
+            return outcome
+
+        for name in ABUSES:
+            quiet = measured(f"before-{name}")
+            during = measured(name, name)
+            ours, before = ([percentile(one.delays_ms, 0.99)] for one in (during, quiet))
+            report.ratio(f"{name}, p99", ours, before, "ms", at_most=2, names=("during", "before"))
+            report.note(
+                f"memory {(during.rss_most_kib - during.rss_before_kib) / 1024:+.0f} MiB at most, descriptors "
+                f"{during.descriptors_before} before and {during.descriptors_after} after (clients on the same cores)"
+            )
