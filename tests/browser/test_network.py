@@ -239,7 +239,7 @@ WORDS = """pill => { window.words = new Set();
 
 
 async def test_a_page_too_slow_for_the_head_loses_nothing(tmp_path: Path, page: Page) -> None:
-    """Its thread stands while megabytes come: more than the buffers between hold, so the server paces it from the log."""
+    """Its thread stands while more comes than the buffers between hold: the server paces it from the log."""
     heard: list[str] = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: heard.append(str(frame)[:40])))
     with ServerProcess(tmp_path / "log.db", watcher_bytes=16_384, write_stall_s=60) as server:
