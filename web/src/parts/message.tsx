@@ -82,7 +82,7 @@ function Said({ item, message, ended }: RowProps & { message: Message }) {
   const more = message as Message & { kind?: Json };
   return (
     <>
-      <div class={`role is-${message.role}`}>{visible(message.role)}{message.agent ? <small>{visible(String(message.agent))}</small> : null}</div>
+      <div class={`role is-${message.role}`} title={message.agent ? visible(String(message.agent)) : undefined}>{visible(message.role)}{message.agent ? <small>{visible(String(message.agent))}</small> : null}</div>
       <div class="body">
         {typeof more.kind === "string" && <span class="kind">{visible(more.kind)}</span>}
         {texts === null ? <JsonTree value={content} /> : texts.map((part, i) =>
@@ -223,7 +223,7 @@ function Note({ item, log }: RowProps) {
           {typeof event.reason === "string" && <span>{visible(event.reason)}</span>}
           {typeof event.error === "string" && <Terminal text={event.error} open={open} toggle={toggle} bad />}
           {event.error && typeof event.error !== "string" && <JsonTree value={event.error} />}
-          {typeof event.summary === "string" && <Prose text={event.summary} open={open} toggle={toggle} streaming={false} />}
+          {typeof event.summary === "string" && <div class="below"><Prose text={event.summary} open={open} toggle={toggle} streaming={false} /></div>}
         </div>
       );
     case "cancel_requested":
