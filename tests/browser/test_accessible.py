@@ -167,7 +167,7 @@ async def test_what_is_said_to_screen_readers_is_little(server: ServerProcess, p
     await expect(page.locator(".pill")).to_contain_text("live")
     await page.evaluate(
         """() => { window.said = []; new MutationObserver((changes) => changes.forEach(({ target }) => {
-          const live = (target.closest ? target : target.parentElement).closest('[aria-live], [role=status]');
+          const live = (target.closest ? target : target.parentElement)?.closest('[aria-live], [role=status]');
           if (live) said.push(live.textContent) })).observe(document.body,
             { subtree: true, childList: true, characterData: true }) }"""
     )
@@ -177,5 +177,6 @@ async def test_what_is_said_to_screen_readers_is_little(server: ServerProcess, p
     await expect(page.locator(".question")).to_be_visible()
     run.add(completed("failed", error="it broke"))
     await expect(page.locator(".failure")).to_be_visible()
+    await expect(page.locator(".unseen[aria-live]")).to_have_text("The run is now failed")
     spoken = await page.evaluate("said")
     assert [*dict.fromkeys(spoken)] == ["Question: Go on?", "The run is now failed"]

@@ -72,6 +72,7 @@ async def test_the_page_asks_for_a_token_and_goes_on_with_it(guarded: Guarded, p
     await page.get_by_role("button", name="yes").click()
     await expect(page.locator(".question .fault")).to_contain_text("scope control")
     await page.get_by_role("button", name="Cancel", exact=True).click()
+    await expect(page.get_by_label("Why")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(dialog.locator(".fault")).to_contain_text("scope control")
     await page.keyboard.press("Escape")

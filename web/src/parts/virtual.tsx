@@ -226,11 +226,6 @@ class Layout<T extends Row> {
     this.items = items;
     // Rows are only ever appended to one array; a new array is another list
     if (items !== before || items.length < this.valid) this.valid = before[0] === items[0] && items.length > before.length && items[before.length - 1] === before[before.length - 1] ? Math.min(this.valid, before.length) : 0;
-    if (this.tops.length < items.length + 1) {
-      const more = new Float64Array(Math.max(items.length + 1, this.tops.length * 2));
-      more.set(this.tops);
-      this.tops = more;
-    }
   }
 
   changed(index: number): void {
@@ -238,6 +233,12 @@ class Layout<T extends Row> {
   }
 
   private sum(upTo: number): void {
+    // Here and not where the list is set: rows are appended to it also between two drawings
+    if (this.tops.length <= upTo) {
+      const more = new Float64Array(Math.max(upTo + 1, this.tops.length * 2));
+      more.set(this.tops);
+      this.tops = more;
+    }
     for (let i = this.valid; i < upTo; i++) this.tops[i + 1] = this.tops[i]! + (this.items[i]!.height || this.estimate);
     if (upTo > this.valid) this.valid = upTo;
   }
