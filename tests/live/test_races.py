@@ -12,6 +12,7 @@ from tests.live.harness import bench
 from tests.support import until
 from tracewatch.errors import TraceDeleted
 from tracewatch.log import Grown
+from tracewatch.model.events import validate_trace
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("direct", [True, False], ids=["websocket", "stream"])]
 
@@ -242,6 +243,39 @@ async def test_a_deletion_while_a_page_is_on_its_way(tmp_path: Path, direct: boo
         b.watch(direct=direct)
         await b.gated.read_gate.held()
         await b.log.delete_trace("t")
+        b.gated.read_gate.open()
+        with pytest.raises(TraceDeleted):
+            await b.tasks.pop()
+
+
+@pytest.mark.parametrize("by_us", [False, True], ids=["they append", "we append"])
+async def test_deleted_and_made_again_between_two_looks(tmp_path: Path, direct: bool, by_us: bool) -> None:
+    """Ids go on where the deleted trace's ended, so nothing but its key tells the new trace from the old one."""
+    async with bench(tmp_path) as b:
+        await b.append(3)
+        at_head = b.watch(direct=direct)
+        await until(lambda: "caught_up" in at_head.names())
+        await b.other.delete_trace("t")
+        await b.other.create_trace(validate_trace({"trace_id": "t", "task": "another"}))
+        await b.append(2, by=b.log if by_us else b.other)
+        await b.ring()
+        with pytest.raises(TraceDeleted):
+            await b.tasks.pop()
+        assert len(at_head.events) == 3
+        again = b.watch(direct=direct)
+        await b.append(1)
+        await b.complete(again, 3)
+
+
+async def test_made_again_while_a_page_is_on_its_way(tmp_path: Path, direct: bool) -> None:
+    async with bench(tmp_path) as b:
+        await b.append(3)
+        b.gated.read_gate.shut()
+        b.watch(direct=direct)
+        await b.gated.read_gate.held()
+        await b.other.delete_trace("t")
+        await b.other.create_trace(validate_trace({"trace_id": "t", "task": "another"}))
+        await b.append(5, by=b.other)
         b.gated.read_gate.open()
         with pytest.raises(TraceDeleted):
             await b.tasks.pop()

@@ -38,7 +38,7 @@ class Channel:
         self.budget = budget
         self.head: int | None = None  # id of the newest event known here; None before anybody has looked
         self.status = "running"  # of the trace, as of the head
-        self.deletions = 0  # how often the trace was found deleted; who began before the last one is told
+        self.key: int | None = None  # the trace's: another one, and it was deleted and made again
         self.gone = False  # deleted, and nobody has seen it since
         self.damage: Damaged | None = None  # what follows the head can't be read, and waiting will not help
         self.users = 0  # watchers and those about to be one
@@ -62,19 +62,32 @@ class Channel:
         """Whether the trace has ended, as of the head."""
         return self.status in ENDED
 
-    def begin(self, last_event_id: int, status: str) -> None:
-        """Tell a fresh channel where the log stands; to one that knows its head it is a hint."""
+    def begin(self, key: int, last_event_id: int, status: str) -> bool:
+        """Tell a fresh channel where the log stands; to one that knows its head it is a hint.
+
+        False: what was read is of a trace that has been replaced by another one since.
+        """
+        if self.key is not None and key < self.key:
+            return False
         self.gone = False
         if self.head is None:
-            self.head, self.status = last_event_id, status
+            self.key, self.head, self.status = key, last_event_id, status
+        elif key != self.key:
+            self._replaced(key, last_event_id, status)
         else:
             self.hint(last_event_id, status)
+        return True
+
+    def _replaced(self, key: int, last_event_id: int, status: str) -> None:
+        """The trace was deleted and another one made under its id; its watchers find out by the key."""
+        self.key = key
+        self._restart(last_event_id, status)
 
     def grow(self, grown: Grown) -> None:
         """A commit, of this process (with bodies) or another one (a hint)."""
         if self.head is None or self.gone:
             self.wake_all()  # somebody waits for the trace to exist
-        elif grown.deleted:
+        elif grown.deleted or (grown.bodies and grown.trace_key != self.key):
             self._doubted = True
             self.hint(self.head, self.status)
         elif grown.bodies and grown.last_event_id - len(grown.bodies) == self.head and self._pull is None:
@@ -114,6 +127,10 @@ class Channel:
                     await asyncio.sleep(RETRY_S)  # nothing is lost: the log is asked again
                     continue
                 self.damage = None
+                if page.trace_key != self.key:
+                    if self.begin(page.trace_key, page.last_event_id, page.status):
+                        self._known = page.last_event_id
+                    continue
                 if not page.bodies:
                     self._known = min(self._known, page.last_event_id)
                     if page.last_event_id > self.head:  # trimmed under us: those at the head find out from the log
@@ -122,7 +139,6 @@ class Channel:
                 status = page.status if page.upto == page.last_event_id else self.status
                 self._push(page.bodies[max(0, self.head - page.after) :], status)
         except UnknownTrace:
-            self.deletions += 1
             self.gone = True
             self.wake_all()
         finally:

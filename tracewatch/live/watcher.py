@@ -37,7 +37,7 @@ class Watcher:
         "_catching_up",
         "_channel",
         "_counts",
-        "_deletions",
+        "_key",
         "_limits",
         "_log",
         "_replayed",
@@ -82,7 +82,7 @@ class Watcher:
         self._catching_up = True  # a caught_up is owed
         self._behind = False  # a fell_behind is owed
         self._stop_at: int | None = None  # without ``follow``: the last event to send
-        self._deletions = channel.deletions  # as of the snapshot it began with
+        self._key = 0  # the trace's, as of the snapshot it began with
         self._tag = {"trace_id": request.trace_id} if request.tagged else {}
 
     # --- called by the channel and the hub, never awaiting ---
@@ -169,7 +169,6 @@ class Watcher:
     async def _first_snapshot(self) -> Snapshot | None:
         while True:
             self.wake.clear()
-            self._deletions = self._channel.deletions
             try:
                 snapshot = await self._log.snapshot(self.request.trace_id)
             except UnknownTrace:
@@ -181,8 +180,9 @@ class Watcher:
                     return None
                 await self._send_due_heartbeat()
                 continue
-            self._channel.begin(snapshot.state.last_event_id, snapshot.state.status)
-            return snapshot
+            self._key = snapshot.trace_key
+            if self._channel.begin(self._key, snapshot.state.last_event_id, snapshot.state.status):
+                return snapshot
 
     async def _start(self, snapshot: Snapshot) -> None:
         state, epoch = snapshot.state, self._log.epoch
@@ -240,7 +240,7 @@ class Watcher:
             if self.leaving_ms is not None:
                 await self._send("goaway", after_ms=self.leaving_ms)
                 return "goaway"
-            if channel.deletions != self._deletions:
+            if channel.gone or channel.key != self._key:
                 raise self._deleted()
             if channel.damage is not None:
                 raise Damaged(channel.damage.message, **channel.damage.facts)
@@ -287,11 +287,13 @@ class Watcher:
                 return await self._pause(error)
             finally:
                 channel.budget.give(room)
+            if page.trace_key != self._key:
+                raise self._deleted()
             if page.first_event_id - 1 > self.cursor:
                 await self._past_is_gone()
                 return True
             frames = [Frame(self._log.epoch, at, body) for at, body in enumerate(page.bodies, self.cursor + 1)]
-            channel.begin(page.last_event_id, page.status)
+            channel.begin(page.trace_key, page.last_event_id, page.status)
         if not frames:
             return False
         wanted = frames if self.types is None else [frame for frame in frames if self.wants(frame)]
@@ -315,6 +317,8 @@ class Watcher:
     async def _past_is_gone(self) -> None:
         self._counts.resumes["trimmed"] += 1
         snapshot = await self._log.snapshot(self.request.trace_id)
+        if snapshot.trace_key != self._key:
+            raise self._deleted()
         if self.request.quiet:
             raise gap_error("trimmed", snapshot.state, self._log.epoch)
         requested = self.cursor_token

@@ -43,6 +43,7 @@ class Page:
     first_event_id: int
     last_event_id: int
     status: str
+    trace_key: int  # a trace created again under the same id has another, higher one
 
     @property
     def upto(self) -> int:
@@ -56,6 +57,7 @@ class Snapshot:
 
     state: State
     lease_alive: bool
+    trace_key: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Grown:
     status: str
     bodies: list[bytes] = field(default_factory=list)
     deleted: bool = False
+    trace_key: int = 0  # there where ``bodies`` are
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,9 @@ SHORT_SEARCH_ROWS = 10_000
 # The trace's row, then its events, in one statement: no ORDER BY, which would sort what the tree has in order already;
 # what comes back is checked to be consecutive.
 _PAGE = """
-SELECT first_event_id, last_event_id, status FROM traces WHERE trace_id = ?1
+SELECT first_event_id, last_event_id, status, trace_key FROM traces WHERE trace_id = ?1
 UNION ALL
-SELECT event_id, body, NULL FROM events
+SELECT event_id, body, NULL, NULL FROM events
 WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id > ?2 AND event_id <= ?2 + ?3
 AND (event_id = ?2 + 1 OR end_offset <= ?4 + (
     SELECT end_offset - length(body) FROM events
@@ -151,7 +151,7 @@ class Reader:
             )
             if not rows:
                 raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
-            (first, last, status), found = rows[0], [(event_id, body) for event_id, body, _ in rows[1:]]
+            (first, last, status, key), found = rows[0], [(event_id, body) for event_id, body, _, _ in rows[1:]]
             if not first <= after + 1 <= last:
                 found = []  # trimmed, or the end: the page says so by its first and last_event_id
             elif not found or [row[0] for row in found] != list(range(after + 1, after + 1 + len(found))):
@@ -159,7 +159,7 @@ class Reader:
             elif b"\0" in b"".join([body for _, body in found]):
                 # No JSON holds it, and a page of zeros or of rubbish does: SQLite has no checksums
                 raise sqlite3.DatabaseError(f"trace {trace_id}: an event after {after} is not what was stored")
-        return Page([body for _, body in found], after, first, last, status)
+        return Page([body for _, body in found], after, first, last, status, key)
 
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
         """See EventLog.snapshot."""
@@ -169,7 +169,7 @@ class Reader:
                 raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
             alive = row.lease_alive(self._clock())
             if at_event_id is not None:
-                return Snapshot(await self._state_at(connection, row, at_event_id), alive)
+                return Snapshot(await self._state_at(connection, row, at_event_id), alive, row.trace_key)
             known = self._cache.get(row)
             if known is not None and known.state.last_event_id >= row.last_event_id:
                 state = at_first(known.state, max(known.state.first_event_id, row.first_event_id))
@@ -178,7 +178,7 @@ class Reader:
                 self._cache.put(Cached(row.trace_key, state))
             if state.sub_traces:
                 state = await self._with_live_sub_traces(connection, state)
-            return Snapshot(state, alive)
+            return Snapshot(state, alive, row.trace_key)
 
     async def _state_at(self, connection: aiosqlite.Connection, row: TraceRow, at_event_id: int) -> State:
         if not row.first_event_id - 1 <= at_event_id <= row.last_event_id:

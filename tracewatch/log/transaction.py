@@ -261,7 +261,16 @@ class Transaction:
         if self.deleted:
             await run("INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, ?)", [(*d, seq) for d in self.deleted])
         return [
-            *(Grown(d.row.trace_id, d.state.last_event_id, d.state.status, [e[3] for e in d.events]) for d in changed),
+            *(
+                Grown(
+                    d.row.trace_id,
+                    d.state.last_event_id,
+                    d.state.status,
+                    [e[3] for e in d.events],
+                    trace_key=d.row.trace_key,
+                )
+                for d in changed
+            ),
             *(Grown(trace_id, last, "deleted", deleted=True) for trace_id, last in self.deleted),
         ]
 
