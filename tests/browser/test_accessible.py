@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Error, Page, expect
 
 from tests.browser.runs import Run, call, completed, goal, said, update
 from tests.browser.test_questions import SCHEMA, asked
@@ -120,6 +120,14 @@ SIDEWAYS = """() => {
     return width && (right > wide + 1 || left < -1) && !clipped(one) }).map((one) => one.outerHTML.slice(0, 120)) }"""
 
 
+async def fits(page: Page) -> None:
+    """Nothing is wider than the page, once it has been laid out."""
+    try:
+        await page.wait_for_function(f"!({SIDEWAYS})().length")
+    except Error as error:
+        raise AssertionError(await page.evaluate(SIDEWAYS)) from error
+
+
 @pytest.mark.parametrize("size", [(360, 740), (320, 568), (640, 400)], ids=["phone", "small phone", "zoomed twice"])
 async def test_nothing_sticks_out(server: ServerProcess, page: Page, size: tuple[int, int]) -> None:
     await page.set_viewport_size({"width": size[0], "height": size[1]})
@@ -127,20 +135,20 @@ async def test_nothing_sticks_out(server: ServerProcess, page: Page, size: tuple
     run.add(goal("long", "x" * 300), said("y" * 300), call("z" * 100, arguments={"k" * 200: "v" * 2000}))
     await page.goto(server.url)
     await expect(page.locator(".tbody .tr").first).to_be_visible()
-    assert await page.evaluate(SIDEWAYS) == []
-    assert await page.locator(".tbody").evaluate("(box) => box.clientHeight") >= 90
+    await fits(page)
+    await page.wait_for_function("document.querySelector('.tbody').clientHeight >= 90")
     await page.goto(run.url)
     await expect(page.locator(".question form").first).to_be_visible()
-    assert await page.evaluate(SIDEWAYS) == []
-    assert await page.locator(".said").evaluate("(box) => box.clientHeight") >= 60
+    await fits(page)
+    await page.wait_for_function("document.querySelector('.said').clientHeight >= 60")
     await page.locator(".row .at:visible").first.click()
     await expect(page.locator(".inspector .block")).to_be_visible()
-    assert await page.evaluate(SIDEWAYS) == []
+    await fits(page)
     await page.keyboard.press("Escape")
     for key in ("x", "?"):
         await page.keyboard.press(key)
         await expect(page.get_by_role("dialog")).to_be_visible()
-        assert await page.evaluate(SIDEWAYS) == []
+        await fits(page)
         await page.keyboard.press("Escape")
 
 
@@ -178,5 +186,6 @@ async def test_what_is_said_to_screen_readers_is_little(server: ServerProcess, p
     run.add(completed("failed", error="it broke"))
     await expect(page.locator(".failure")).to_be_visible()
     await expect(page.locator(".unseen[aria-live]")).to_have_text("The run is now failed")
+    await page.wait_for_function("said.some((words) => words.includes('failed'))")  # after it is painted
     spoken = await page.evaluate("said")
     assert [*dict.fromkeys(spoken)] == ["Question: Go on?", "The run is now failed"]
