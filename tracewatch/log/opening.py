@@ -6,8 +6,10 @@ Rule: what is up to date is opened without a lock on writing, so that another pr
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import aiosqlite
@@ -24,6 +26,9 @@ async def connect(path: Path, opened: list[aiosqlite.Connection], *, writing: bo
     """A connection, put into ``opened`` as soon as there is one. Raises LogError, sqlite3.Error."""
     if writing and not path.parent.is_dir():
         raise LogError(f"can't open the log {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if writing:
+        with suppress(OSError):  # it is there already, or SQLite says why it can't be. Only its owner may read it
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     connection = aiosqlite.connect(path, isolation_level=None, cached_statements=256)
     try:
         await connection
