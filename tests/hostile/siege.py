@@ -16,6 +16,8 @@ import httpx
 import orjson
 from websockets.asyncio.client import connect
 
+from benchmarks.harness import descriptors, rss_kib
+
 ROOT = Path(__file__).resolve().parents[2]
 WATCHERS = 50
 RATE = 50  # events a second
@@ -40,24 +42,13 @@ class Watcher:
                     self.delays_ms.append((time.monotonic() - frame["sent"]) * 1000)
 
 
-def rss_kib(pid: int) -> int:
-    """Resident memory of a process in KiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1])
-
-
-def descriptors(pid: int) -> int:
-    """How many files and sockets a process has open."""
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What was seen from outside."""
 
     watchers: list[Watcher]
-    rss_before_kib: int
-    rss_most_kib: int
+    rss_before_kib: float
+    rss_most_kib: float
     descriptors_before: int
     descriptors_after: int
 
@@ -98,7 +89,7 @@ async def _begin(abuse: Sequence[str], port: int, prey: str) -> asyncio.subproce
     return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=asyncio.subprocess.PIPE)
 
 
-async def _most(pid: int, most: list[int], over: asyncio.Event) -> None:
+async def _most(pid: int, most: list[float], over: asyncio.Event) -> None:
     while not over.is_set():
         most[0] = max(most[0], rss_kib(pid))
         await asyncio.sleep(0.1)
