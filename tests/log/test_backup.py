@@ -88,6 +88,7 @@ async def test_appends_do_not_wait_and_are_not_in_it(big: EventLog, db: Path, tm
     await check_trace(big)
 
 
+@pytest.mark.slow
 async def test_of_a_log_that_another_process_fills(tmp_path: Path) -> None:
     """Real processes: everything acknowledged before it began is in it."""
     db = tmp_path / "log.db"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
+import aiosqlite
 import pytest
 
 from tests.log.helpers import Clock, bodies, check_trace, create, events, names, opened, say
 from tracewatch.errors import Expired
 from tracewatch.log.clock import boot_id, steady_clock
-from tracewatch.log.sqlite import SQLiteLog
+from tracewatch.log.opening import connect
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0
@@ -73,13 +75,22 @@ async def test_a_clock_set_forward_deletes_nothing_that_is_not_old(db: Path) -> 
         assert await log.delete_outdated("t", 30) == ["t"]
 
 
+async def steady_in(db: Path, wall: Clock, monotonic: Clock, boot: str) -> Callable[[], float]:
+    """The steady clock of another process: on a connection of its own."""
+    connections: list[aiosqlite.Connection] = []
+    try:
+        return await steady_clock(await connect(db, connections, writing=True), wall, monotonic, boot)
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
 async def test_all_processes_of_a_boot_count_alike(db: Path) -> None:
     wall, monotonic = Clock(), Clock(100.0)
     async with opened(str(db)) as log:
-        assert isinstance(log, SQLiteLog)
-        first = await steady_clock(log._connection, wall, monotonic, "boot-1")
+        first = await steady_in(db, wall, monotonic, "boot-1")
         wall.now += HOUR
-        second = await steady_clock(log._connection, wall, monotonic, "boot-1")
+        second = await steady_in(db, wall, monotonic, "boot-1")
         assert first() == second() == wall.now - HOUR
         await create(log, lease_s=30)
         await log.append("t", [{"event": "input_requested", "request_id": "a", "question": "?", "expires_in_s": 60}])
@@ -87,7 +98,7 @@ async def test_all_processes_of_a_boot_count_alike(db: Path) -> None:
         connection.execute("UPDATE traces SET lease_expires_at = ?", (wall.now + 9 * HOUR,))
         connection.execute("UPDATE inputs SET expires_at = 1.0")
         connection.commit()
-        third = await steady_clock(log._connection, wall, monotonic, "boot-2")  # after a boot of the machine
+        third = await steady_in(db, wall, monotonic, "boot-2")  # after a boot of the machine
         assert third() == wall.now
         assert connection.execute("SELECT lease_expires_at FROM traces").fetchall() == [(wall.now + 30,)]
         (expires_at,) = connection.execute("SELECT expires_at FROM inputs").fetchone()
@@ -100,9 +111,8 @@ async def test_all_processes_of_a_boot_count_alike(db: Path) -> None:
 
 async def test_where_boots_have_no_name_each_counts_for_itself(db: Path) -> None:
     wall, monotonic = Clock(), Clock(100.0)
-    async with opened(str(db)) as log:
-        assert isinstance(log, SQLiteLog)
-        await steady_clock(log._connection, wall, monotonic, "boot-1")
+    async with opened(str(db)):
+        await steady_in(db, wall, monotonic, "boot-1")
         wall.now += HOUR
-        assert (await steady_clock(log._connection, wall, monotonic, ""))() == wall.now
+        assert (await steady_in(db, wall, monotonic, ""))() == wall.now
     assert boot_id() == boot_id()

@@ -36,6 +36,7 @@ def codes(path: Path, severity: str = ERROR, **options: Any) -> set[str]:
 # --- healthy ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_log_after_all_that_can_happen_is_clean(
     log: EventLog, clock: Clock, db: Path, seed: int, monkeypatch: pytest.MonkeyPatch

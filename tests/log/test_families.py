@@ -7,6 +7,7 @@ import os
 import tempfile
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,6 +90,7 @@ async def check_family(log: EventLog, last: dict[str, int]) -> None:
         raise AssertionError(f"{trace_id} is in no list")
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(groups)
 def test_families_agree(history: list[tuple[bool, list[tuple[str, str, int]]]]) -> None:

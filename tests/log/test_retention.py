@@ -328,6 +328,7 @@ def size(db: Path) -> int:
     return db.stat().st_size
 
 
+@pytest.mark.slow
 async def test_the_file_shrinks(url: str, db: Path) -> None:
     async with opened(url) as log:
         await create(log)
@@ -404,6 +405,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
 )

@@ -144,6 +144,7 @@ def comparable(state: State) -> Any:
     return kept
 
 
+@pytest.mark.slow
 @settings(max_examples=60 if os.environ.get("CI") else 15)
 @given(histories(), st.data())
 def test_any_history_in_any_pieces(history: tuple[list[Json], Run], data: st.DataObject) -> None:

@@ -149,6 +149,7 @@ def runs(draw: st.DrawFn) -> Run:
     return ran
 
 
+@pytest.mark.slow
 def test_the_strategies_reach_everything() -> None:
     """The properties below say something only if most of what they are about happens."""
     seen: set[str] = set()
