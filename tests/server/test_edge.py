@@ -212,3 +212,17 @@ async def test_ready_says_that_redis_is_away(tmp_path: Path) -> None:
         answer = (await client.get("/readyz")).json()
         assert (answer["ready"], answer["degraded"]) == (True, True)
         assert answer["reasons"][0].startswith("redis: ")
+
+
+async def test_who_leaves_in_the_middle_of_a_body_is_no_error(
+    server: Serving, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST /api/traces HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 100\r\n\r\n{{".encode())
+    await writer.drain()
+    assert (await client.get("/healthz")).status_code == 200
+    writer.transport.abort()
+    for _ in range(5):
+        assert (await client.get("/healthz")).status_code == 200
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
@@ -33,7 +33,7 @@ from .hints import load_redis
 from .limiter import Limiter
 from .observed import Observed
 from .retention import retain
-from .services import Services, error_response
+from .services import Services, error_response, left
 from .siblings import Place, Siblings
 from .stalls import StallGuard
 
@@ -73,7 +73,10 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
         routes=guarded(_routes()),
         lifespan=lifespan,
         middleware=[_access(chosen)],
-        exception_handlers=dict.fromkeys((TracewatchError, HTTPException, Exception), error_response),
+        exception_handlers={
+            **dict.fromkeys((TracewatchError, HTTPException, Exception), error_response),
+            ClientDisconnect: left,
+        },
     )
 
 

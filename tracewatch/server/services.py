@@ -84,6 +84,11 @@ async def error_response(request: Request, error: Exception) -> Response:
     return json_response(error.body(), error.status, headers)
 
 
+async def left(request: Request, error: Exception) -> Response:
+    """Who leaves in the middle of a body gets no answer, and it is nobody's error."""
+    return Response(status_code=400)
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """The request's body.
 
