@@ -17,7 +17,8 @@ from websockets.frames import CloseCode, Frame
 
 from .stalls import SLOW_FACTOR, progress
 
-PIECE_BYTES = 4096
+PIECE_BYTES = 512  # some fifty of the tiniest frames; a large one goes through in many such pieces a turn
+TURN_S = 0.001  # of parsing before others have theirs
 MAX_FRAGMENTS = 1024  # of one message
 MAX_HEAD_BYTES = 64 * 1024  # of a request without anything of it being complete
 
@@ -50,9 +51,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.disconnected or self.transport.is_closing():
             self._rest.clear()
         elif not self.read_paused:  # else the application takes its messages first, and ``receive`` goes on
-            piece = bytes(self._rest[:PIECE_BYTES])
-            del self._rest[:PIECE_BYTES]
-            super().data_received(piece)
+            end = self.loop.time() + TURN_S
+            while self._rest and not self.read_paused:
+                piece = bytes(self._rest[:PIECE_BYTES])
+                del self._rest[:PIECE_BYTES]
+                super().data_received(piece)
+                if self.transport.is_closing() or self.loop.time() > end:
+                    break
             if self._rest:
                 self._go_on_soon()
             elif not self.read_paused:
