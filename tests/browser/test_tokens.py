@@ -88,6 +88,18 @@ async def test_the_page_asks_for_a_token_and_goes_on_with_it(guarded: Guarded, p
     await expect(page.get_by_text("a secret")).to_have_count(0)
 
 
+async def test_what_is_typed_at_once_goes_into_the_dialog(guarded: Guarded, page: Page) -> None:
+    """And not to the page's keys, of which t leaves it."""
+    allow(page, "401", "WebSocket connection to")
+    await page.goto(f"{guarded.url}/traces/run")
+    await page.get_by_role("button", name="Not now").click()
+    open_it = """button => {
+        button.click();
+        return new Promise(done => setTimeout(() => done(document.activeElement.tagName)));
+    }"""
+    assert await page.get_by_role("button", name="give one").evaluate(open_it) == "INPUT"
+
+
 async def test_a_token_revoked_while_the_page_is_open(guarded: Guarded, page: Page) -> None:
     allow(page, "401", "WebSocket connection to")
     await page.add_init_script(f"sessionStorage.setItem('tracewatch.token', '{guarded.token}')")

@@ -1,7 +1,7 @@
 // Around every page: the bar on top with the connection's pill, the help, what is said for a moment.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { app, spoken, toast } from "../app";
 import { aside, token, wanted } from "../auth";
 import { now } from "../clock";
@@ -120,7 +120,8 @@ export function Overlays() {
 /** A dialog that Escape and a click beside it close. */
 export function Dialog({ title, close, children, class: kind }: { title: string; close: () => void; children: ComponentChildren; class?: string }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
+    // Before the next key comes: in an effect after painting, a word typed at once went to the page's own keys
     if (!dialog.current!.open) dialog.current!.showModal();
   }, []);
   return (
