@@ -7,13 +7,13 @@ Children are forked before anything runs, so that forty of them cost less than o
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
-
-import aiosqlite
 
 from tests.crash.writer import batch
 from tracewatch.log import open_log
@@ -37,16 +37,22 @@ class Fuse:
 
     def lay(self) -> None:
         """Have every statement of every connection burn it."""
-        run: Any = aiosqlite.Connection._execute
+        burn, connect = self.burn, sqlite3.connect
 
-        async def burning(connection: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:
-            def on_thread(*args: Any, **kwargs: Any) -> Any:
-                self.burn()
-                return fn(*args, **kwargs)
+        class Burning(sqlite3.Connection):
+            def execute(self, *args: Any) -> sqlite3.Cursor:
+                burn()
+                return super().execute(*args)
 
-            return await run(connection, on_thread, *args, **kwargs)
+            def executemany(self, *args: Any) -> sqlite3.Cursor:
+                burn()
+                return super().executemany(*args)
 
-        aiosqlite.Connection._execute = burning  # type: ignore[method-assign, assignment]
+            def executescript(self, *args: Any) -> sqlite3.Cursor:
+                burn()
+                return super().executescript(*args)
+
+        sqlite3.connect = functools.partial(connect, factory=Burning)  # type: ignore[assignment]
 
 
 async def child(path: Path, mode: str, number: int) -> None:

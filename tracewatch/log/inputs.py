@@ -1,6 +1,6 @@
 """Questions as rows: written with the events that open and close them, read without folding anything.
 
-Rule 1: a row is open if and only if the question is in ``pending_inputs`` of its trace's state; ``write_inputs``
+Rule 1: a row is open if and only if the question is in ``pending_inputs`` of its trace's state; ``input_statements``
         compares the states before and after, so every way in which a question can end counts.
 Rule 2: rows only help to find; whoever answers or expires a question looks at the state in the writer's transaction.
 """
@@ -18,7 +18,7 @@ import orjson
 
 from ..model.state import Event, State
 from ..model.times import parse_time
-from .rows import BELOW, TRACE_COLUMNS, TraceRow, fetch, load_state
+from .rows import BELOW, TRACE_COLUMNS, Statement, TraceRow, fetch, load_state
 
 logger = logging.getLogger("tracewatch.log")
 UNFILLED = "inputs_unfilled"  # key in ``meta``, left by the migration
@@ -66,12 +66,10 @@ def _row(trace_key: int, event: Event, state: State, changes: InputChanges, ahea
     return (trace_key, request_id, event["event_id"], event["ts"], _expiry(event, ahead_s), how, body, answer)
 
 
-async def write_inputs(
-    connection: aiosqlite.Connection,
-    changed: Iterable[tuple[int, dict[str, Any], State, InputChanges]],
-    ahead_s: float,
-) -> None:
-    """Write the rows of traces, given as ``(trace_key, pending_inputs before, state after, changes)``.
+def input_statements(
+    changed: Iterable[tuple[int, dict[str, Any], State, InputChanges]], ahead_s: float
+) -> list[Statement]:
+    """What writes the rows of traces, given as ``(trace_key, pending_inputs before, state after, changes)``.
 
     ``ahead_s``: how far the system's clock is ahead of the steady one, by which questions run out.
     """
@@ -87,12 +85,8 @@ async def write_inputs(
             if request_id not in state.pending_inputs:
                 how = state.closed_inputs[request_id]
                 closed.append((how, _answer(changes, request_id, how), trace_key, request_id))
-    if new:
-        await connection.executemany(_INSERT, new)
-    if closed:
-        await connection.executemany(
-            "UPDATE inputs SET state = ?, body = NULL, answer = ? WHERE trace_key = ? AND request_id = ?", closed
-        )
+    close = "UPDATE inputs SET state = ?, body = NULL, answer = ? WHERE trace_key = ? AND request_id = ?"
+    return [(_INSERT, new), (close, closed)]
 
 
 async def fill_inputs(connection: aiosqlite.Connection) -> None:

@@ -1,12 +1,15 @@
 """Rows of ``traces`` as values, and the SQL that more than one file needs.
 
-Rule: columns are named once, here; a row is always read with ``TRACE_COLUMNS``.
+Rule 1: columns are named once, here; a row is always read with ``TRACE_COLUMNS``.
+Rule 2: what is known beforehand is run in one hop to the connection's thread (``begin``, ``run_all``). A hop is two
+        turns of a loop that may have much else to do, and aiosqlite's own methods make one for each statement.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,15 +150,55 @@ async def fetch(connection: aiosqlite.Connection, sql: str, *values: Any) -> lis
     return list(await connection.execute_fetchall(sql, values))
 
 
+Statement = tuple[str, Sequence[Sequence[Any]] | None]  # SQL, and the rows of values to run it with, one after another
+
+
+async def run_all(connection: aiosqlite.Connection, statements: deque[Statement]) -> None:
+    """Run statements, all in one hop to the connection's thread; the ones that are done are taken out."""
+
+    def work() -> None:
+        raw = connection._conn
+        while statements:
+            sql, rows = statements[0]
+            if rows is None:
+                raw.execute(sql)
+            else:
+                raw.executemany(sql, rows)
+            statements.popleft()
+
+    await connection._execute(work)  # type: ignore[no-untyped-call]
+
+
+def _select_rows(trace_ids: Iterable[str]) -> tuple[str, tuple[str]]:
+    sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))"
+    return sql, (orjson.dumps(list(trace_ids)).decode(),)
+
+
+def _by_id(rows: Iterable[Sequence[Any]]) -> dict[str, TraceRow]:
+    return {row[1]: TraceRow(*row) for row in rows}
+
+
 async def trace_rows(connection: aiosqlite.Connection, trace_ids: Iterable[str]) -> dict[str, TraceRow]:
     """The rows of those of ``trace_ids`` that exist, by trace_id."""
-    wanted = orjson.dumps(list(trace_ids)).decode()
-    rows = await fetch(
-        connection,
-        f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))",
-        wanted,
-    )
-    return {row[1]: TraceRow(*row) for row in rows}
+    sql, values = _select_rows(trace_ids)
+    return _by_id(await fetch(connection, sql, *values))
+
+
+async def begin(connection: aiosqlite.Connection, trace_ids: Iterable[str]) -> dict[str, TraceRow]:
+    """BEGIN IMMEDIATE, and ``trace_rows`` in the same hop. Where it raises there is no transaction."""
+    sql, values = _select_rows(trace_ids)
+
+    def work() -> list[Any]:
+        raw = connection._conn
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            return raw.execute(sql, values).fetchall()
+        except BaseException:
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+            raise
+
+    return _by_id(await connection._execute(work))  # type: ignore[no-untyped-call]
 
 
 def hole(trace_id: str, after: int) -> sqlite3.DatabaseError:

@@ -2,7 +2,7 @@
 
 Rule 1: a job first plans, on copies, and may be refused without a trace; then it commits its plan to the transaction,
         which can't fail.
-Rule 2: nothing is written before ``flush``; ``flush`` writes each table once.
+Rule 2: nothing is written before the end; what ``flush`` returns writes each table once.
 Rule 3: states come from the cache only where the row in this transaction says the same ``last_event_id``.
 """
 
@@ -20,8 +20,31 @@ from ..model.events import canonical
 from ..model.state import TOTALS, Event, State, apply_into
 from . import Grown
 from .cache import Cached, StateCache
-from .inputs import InputChanges, write_inputs
-from .rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow, at_first, fetch, forget_complete, load_state, trace_rows
+from .inputs import InputChanges, input_statements
+from .rows import (
+    SNAPSHOT_EVERY,
+    TRACE_COLUMNS,
+    Statement,
+    TraceRow,
+    at_first,
+    fetch,
+    forget_complete,
+    load_state,
+    trace_rows,
+)
+
+_SEQ = "(SELECT change_seq FROM change_counter)"
+_UPDATE_TRACE = (
+    "UPDATE traces SET status = ?, current_goal_id = ?, last_event_id = ?, log_bytes = ?, total_messages = ?,"
+    " total_tokens = ?, total_cost = ?, updated_at = ?, completed_at = ?, summary = ?, error = ?,"
+    f" lease_expires_at = ?, change_seq = {_SEQ} WHERE trace_key = ?"
+)
+_UPDATE_TREE = (
+    "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
+    " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL)"
+    " UPDATE traces SET tree_messages = tree_messages + ?2, tree_tokens = tree_tokens + ?3,"
+    f" tree_cost = tree_cost + ?4, change_seq = {_SEQ} WHERE trace_id IN (SELECT trace_id FROM up)"
+)
 
 
 @dataclass(slots=True)
@@ -124,15 +147,23 @@ class Transaction:
 
     # --- loading ---
 
-    async def load(self, trace_ids: Iterable[str], *, with_ancestors: bool = False) -> None:
+    async def load(self, trace_ids: Iterable[str]) -> None:
         """Make ``draft`` answer for those of ``trace_ids`` that exist."""
         wanted = {trace_id for trace_id in trace_ids if trace_id not in self.drafts}
-        while wanted:
-            rows = await trace_rows(self.connection, wanted)
-            for row in rows.values():
-                self.drafts[row.trace_id] = await self._open(row)
+        if wanted:
+            await self._open_all(await trace_rows(self.connection, wanted))
+
+    async def load_with_ancestors(self, rows: dict[str, TraceRow]) -> None:
+        """Make ``draft`` answer for these and all above them."""
+        while rows:
+            await self._open_all(rows)
             parents = {row.parent_trace_id for row in rows.values() if row.parent_trace_id is not None}
-            wanted = parents - set(self.drafts) if with_ancestors else set()
+            above = parents - set(self.drafts)
+            rows = await trace_rows(self.connection, above) if above else {}
+
+    async def _open_all(self, rows: dict[str, TraceRow]) -> None:
+        for row in rows.values():
+            self.drafts[row.trace_id] = await self._open(row)
 
     async def _open(self, row: TraceRow) -> Draft:
         known = self.cache.get(row)
@@ -199,7 +230,10 @@ class Transaction:
         return draft.producers[producer]
 
     async def insert_trace(self, values: dict[str, Any]) -> Draft:
-        """Insert a row of ``traces``; ``flush`` writes the rest of it. Raises Invalid, having changed nothing."""
+        """Insert a row of ``traces``; what ``flush`` returns writes the rest of it.
+
+        Raises Invalid, having changed nothing.
+        """
         await self._check_above(values["trace_id"], values["parent_trace_id"])
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
@@ -235,46 +269,39 @@ class Transaction:
 
     # --- writing ---
 
-    async def flush(self) -> list[Grown]:
-        """Write everything and return what listeners are told after the commit."""
+    async def flush(self) -> tuple[list[Grown], list[Statement]]:
+        """What listeners are told after the commit, and what is to be written before it."""
         changed = [d for d in self.drafts.values() if d.events or d.renewed or d.trimmed]
         if not changed and not self.deleted:
-            return []
-        run = self.connection.executemany
-        seq = (
-            await fetch(self.connection, "UPDATE change_counter SET change_seq = change_seq + 1 RETURNING change_seq")
-        )[0][0]
-        await run("INSERT INTO events VALUES (?, ?, ?, ?)", [row for d in changed for row in d.events])
-        await self._write_messages(changed)
-        await write_inputs(
-            self.connection, [(d.row.trace_key, d.pending, d.state, d.inputs) for d in changed], self.now - self.steady
-        )
-        snapshots = [row for d in changed for row in d.snapshots]
-        if snapshots:
-            await run("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", snapshots)
-        producers = [(d.row.trace_key, p, d.producers[p]) for d in changed for p in d.changed_producers]
-        if producers:
-            await run("INSERT OR REPLACE INTO producers VALUES (?, ?, ?)", producers)
-        await self._write_traces(changed, seq)
+            return [], []
         await self._count_absent(changed)
-        await self._write_tree_totals(changed, seq)
-        if self.deleted:
-            await run("INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, ?)", [(*d, seq) for d in self.deleted])
-        return [
-            *(
-                Grown(
-                    d.row.trace_id,
-                    d.state.last_event_id,
-                    d.state.status,
-                    [e[3] for e in d.events],
-                    trace_key=d.row.trace_key,
-                )
-                for d in changed
-            ),
-            *(Grown(trace_id, last, "deleted", deleted=True) for trace_id, last in self.deleted),
+        inputs = [(d.row.trace_key, d.pending, d.state, d.inputs) for d in changed]
+        producers = [(d.row.trace_key, p, d.producers[p]) for d in changed for p in d.changed_producers]
+        statements: list[Statement] = [
+            ("UPDATE change_counter SET change_seq = change_seq + 1", None),
+            ("INSERT INTO events VALUES (?, ?, ?, ?)", [row for d in changed for row in d.events]),
+            *self._message_statements(changed),
+            *input_statements(inputs, self.now - self.steady),
+            ("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", [row for d in changed for row in d.snapshots]),
+            ("INSERT OR REPLACE INTO producers VALUES (?, ?, ?)", producers),
+            (_UPDATE_TRACE, [self._trace_values(draft) for draft in changed]),
+            (_UPDATE_TREE, self._tree_values(changed)),
+            (f"INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, {_SEQ})", self.deleted),
         ]
+        grown = [
+            Grown(
+                d.row.trace_id,
+                d.state.last_event_id,
+                d.state.status,
+                [e[3] for e in d.events],
+                trace_key=d.row.trace_key,
+            )
+            for d in changed
+        ]
+        grown += [Grown(trace_id, last, "deleted", deleted=True) for trace_id, last in self.deleted]
+        return grown, [statement for statement in statements if statement[1] is None or statement[1]]
 
-    async def _write_messages(self, changed: list[Draft]) -> None:
+    def _message_statements(self, changed: list[Draft]) -> list[Statement]:
         new, updated = [], []
         for draft in changed:
             key, messages = draft.row.trace_key, draft.state.messages
@@ -283,41 +310,28 @@ class Transaction:
                 new.append((key, sequence, message_id, goal_id, event_id, body))
             for message_id in draft.changed_messages - draft.new_messages.keys():
                 updated.append((orjson.dumps(messages[message_id]), key, message_id))
-        if new:
-            await self.connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", new)
-        if updated:
-            await self.connection.executemany(
-                "UPDATE messages SET body = ? WHERE trace_key = ? AND message_id = ?", updated
-            )
+        return [
+            ("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", new),
+            ("UPDATE messages SET body = ? WHERE trace_key = ? AND message_id = ?", updated),
+        ]
 
-    async def _write_traces(self, changed: list[Draft], seq: int) -> None:
-        values = []
-        for draft in changed:
-            state, row = draft.state, draft.row
-            lease = self.steady + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
-            values.append(
-                (
-                    state.status,
-                    state.current_goal_id,
-                    state.last_event_id,
-                    draft.events[-1][2] if draft.events else row.log_bytes,
-                    state.total_messages,
-                    state.total_tokens,
-                    state.total_cost,
-                    state.updated_at,
-                    state.completed_at,
-                    state.summary,
-                    None if state.error is None else orjson.dumps(state.error).decode(),
-                    lease,
-                    seq,
-                    row.trace_key,
-                )
-            )
-        await self.connection.executemany(
-            "UPDATE traces SET status = ?, current_goal_id = ?, last_event_id = ?, log_bytes = ?, total_messages = ?,"
-            " total_tokens = ?, total_cost = ?, updated_at = ?, completed_at = ?, summary = ?, error = ?,"
-            " lease_expires_at = ?, change_seq = ? WHERE trace_key = ?",
-            values,
+    def _trace_values(self, draft: Draft) -> tuple[Any, ...]:
+        state, row = draft.state, draft.row
+        lease = self.steady + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
+        return (
+            state.status,
+            state.current_goal_id,
+            state.last_event_id,
+            draft.events[-1][2] if draft.events else row.log_bytes,
+            state.total_messages,
+            state.total_tokens,
+            state.total_cost,
+            state.updated_at,
+            state.completed_at,
+            state.summary,
+            None if state.error is None else orjson.dumps(state.error).decode(),
+            lease,
+            row.trace_key,
         )
 
     async def _count_absent(self, changed: list[Draft]) -> None:
@@ -335,8 +349,8 @@ class Transaction:
             if now != before:
                 self.tree_changes.append((parent_id, now[0] - before[0], now[1] - before[1], now[2] - before[2]))
 
-    async def _write_tree_totals(self, changed: list[Draft], seq: int) -> None:
-        grown = [(*change, seq) for change in self.tree_changes]
+    def _tree_values(self, changed: list[Draft]) -> list[tuple[str, int, int, float]]:
+        grown = list(self.tree_changes)
         for draft in changed:
             state, row = draft.state, draft.row
             difference = (
@@ -345,15 +359,8 @@ class Transaction:
                 state.total_cost - row.total_cost,
             )
             if any(difference):
-                grown.append((row.trace_id, *difference, seq))
-        if grown:
-            await self.connection.executemany(
-                "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
-                " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL)"
-                " UPDATE traces SET tree_messages = tree_messages + ?2, tree_tokens = tree_tokens + ?3,"
-                " tree_cost = tree_cost + ?4, change_seq = ?5 WHERE trace_id IN (SELECT trace_id FROM up)",
-                grown,
-            )
+                grown.append((row.trace_id, *difference))
+        return grown
 
     def remember(self) -> None:
         """After the commit: what this transaction knows is what the log holds."""

@@ -29,6 +29,7 @@ from .counts import LogCounts
 from .file import OpenFile
 from .health import CROWDED, DISK_FULL, LOCKED, SLOW, Fault, Health, fault_of, is_busy
 from .jobs import Check, Job
+from .rows import Statement, TraceRow, begin, run_all
 from .transaction import Transaction
 
 logger = logging.getLogger("tracewatch.log")
@@ -164,19 +165,19 @@ class Writer:
         began = time.perf_counter()
         try:
             self._file.check()
-            group = await self._begin(group)
+            group, rows = await self._begin(group)
             if not group:
                 return
             self._began = loop.time()
             try:
                 now = self._clock()
                 tx = Transaction(self._connection, self._cache, now, self._steady(), format_time(now))
-                await tx.load((trace_id for job in group for trace_id in job.traces()), with_ancestors=True)
+                await tx.load_with_ancestors(rows)
                 await tx.load_messages(pair for job in group for pair in job.messages())
                 for job in group:
                     answers.append((job, await self._attempt(job, tx)))
-                grown = await tx.flush()
-                await self._commit()
+                grown, statements = await tx.flush()
+                await self._commit(statements)
                 self._file.check()
             except BaseException:
                 await self._rollback()
@@ -195,14 +196,16 @@ class Writer:
         for job, answer in answers:
             self._answer(job, answer)
 
-    async def _begin(self, group: list[Job]) -> list[Job]:
-        """BEGIN IMMEDIATE, however long another program holds the lock; who of the group still waits for it then."""
+    async def _begin(self, group: list[Job]) -> tuple[list[Job], dict[str, TraceRow]]:
+        """BEGIN IMMEDIATE, however long another program holds the lock.
+
+        Returns who of the group still waited for it then, and the rows of their traces.
+        """
         loop = asyncio.get_running_loop()
         since = loop.time()
         while group:
             try:
-                await self._connection.execute_fetchall("BEGIN IMMEDIATE")
-                break
+                return group, await begin(self._connection, {trace_id for job in group for trace_id in job.traces()})
             except sqlite3.OperationalError as error:
                 if not is_busy(error):
                     raise
@@ -210,15 +213,16 @@ class Writer:
                 self._health.note_error("write", LOCKED.error("written"))
             group = self._still_waiting(group, LOCKED)
             self._waiting = deque(self._still_waiting(self._waiting, LOCKED))
-        return group
+        return [], {}
 
-    async def _commit(self) -> None:
-        """COMMIT, which may find the database locked as well: then the transaction is still there."""
+    async def _commit(self, statements: list[Statement]) -> None:
+        """Write and COMMIT, which may find the database locked as well: then the transaction is still there."""
+        left: deque[Statement] = deque((*statements, ("COMMIT", None)))
         loop = asyncio.get_running_loop()
         until = loop.time() + self._lock_wait_s
         while True:
             try:
-                await self._connection.execute_fetchall("COMMIT")
+                await run_all(self._connection, left)
                 return
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or loop.time() >= until:
