@@ -310,6 +310,13 @@ def test_depth_is_counted_for_the_event_itself() -> None:
     assert depth_exceeds({"event": "note", "x": nested(MAX_DEPTH)})
 
 
+@pytest.mark.parametrize("limit", [2, 3, 180, MAX_DEPTH])
+@pytest.mark.parametrize("more", [None, {5: 1}], ids=["JSON", "not JSON"])
+def test_depth_is_counted_the_same_both_ways(limit: int, more: object) -> None:
+    assert not depth_exceeds([more, nested(limit - 1)], limit + bool(more))
+    assert depth_exceeds([nested(limit), more], limit)
+
+
 def test_json_too_deep_is_refused() -> None:
     for text in (b"[" * 201 + b"]" * 201, "[" * 201 + "]" * 201, b'{"a":' * 201 + b"1" + b"}" * 201):
         with pytest.raises(Invalid, match="200 levels"):

@@ -19,7 +19,8 @@ from ..errors import BadRequest, Invalid, InvalidField, ReservedEvent, TooLarge
 from .payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
 from .times import normalize_time
 
-MAX_DEPTH = 200  # orjson writes at most 254 levels; the margin is for what the server wraps around
+ORJSON_DEPTH = 254  # levels that orjson writes
+MAX_DEPTH = 200  # the margin is for what the server wraps around
 
 STATUSES: tuple[str, ...] = ("running", "waiting", "completed", "failed", "stopped", "lost")
 ENDED = frozenset({"completed", "failed", "stopped"})
@@ -239,8 +240,17 @@ def event_name(body: bytes) -> str:
 
 
 def depth_exceeds(value: Any, limit: int = MAX_DEPTH) -> bool:
-    """Whether JSON is nested deeper than ``limit`` levels. Does not recurse."""
-    level: list[Any] = [value]
+    """Whether JSON is nested deeper than ``limit`` levels (at most 254). Does not recurse."""
+    wrapped = value
+    for _ in range(ORJSON_DEPTH - limit):
+        wrapped = [wrapped]
+    try:
+        orjson.dumps(wrapped)  # twenty to fifty times as fast as to look, which took 20 ms for 60 kB of "{},"
+        return False
+    except (TypeError, RecursionError) as error:
+        if str(error) == "Recursion limit reached":
+            return True
+    level: list[Any] = [value]  # not JSON: nothing to be said by orjson
     for _ in range(limit):
         below: list[Any] = []
         for item in level:
