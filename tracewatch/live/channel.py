@@ -2,7 +2,8 @@
 
 Rule 1: frames enter in the order of their ids without a hole. A commit that does not follow the head is only a hint,
         and what is between is read from the log. A deletion is a hint as well: the log is asked whether it is true.
-Rule 2: a watcher at the head has ``cursor == head`` whenever the loop is free; who does not is sent back to the log.
+Rule 2: a watcher at the head has all that was pending when the last flush ended, and those after it follow in order;
+        who does not is sent back to the log.
 Rule 3: nothing here awaits a reader.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 RING_BYTES = 256 * 1024  # of a trace's newest events, for those who are a little late
 RETRY_S = 0.5  # until a log that could not be read is tried again
+WATCHERS_AT_ONCE = 64  # written to before the watchers of other traces, and everything else, have their turn
 CHUNK_BYTES = 64 * 1024  # written to a socket at once before looking whether it takes it
 
 
@@ -53,6 +55,7 @@ class Channel:
         self._ring_mark = 0  # the newest id at the last ``age``
         self._pending: list[Frame] = []  # in the ring, not yet written to those at the head
         self._flush_due = False
+        self._writing: _Writing | None = None  # what the last turns of the loop did not come to the end of
         self._known = 0  # the newest id that anybody has mentioned
         self._doubted = False  # somebody says that it was deleted
         self._pull: asyncio.Task[None] | None = None
@@ -211,17 +214,24 @@ class Channel:
             watcher.wake.set()
 
     def _flush(self) -> None:
-        self._flush_due = False
-        frames, self._pending = self._pending, []
-        if not frames:
-            return
-        if self.at_head:
-            batches: dict[frozenset[str] | None, list[tuple[int, int, bytes]]] = {}
-            for watcher in tuple(self.at_head):
-                batch = batches.get(watcher.types)
-                if batch is None:
-                    batch = batches[watcher.types] = _chunks(frames, watcher.wants)
-                self._write(watcher, frames, batch)
+        """Write what is pending to those at the head, some of them now and the others in the next turns of the loop."""
+        if self._writing is None:
+            frames, self._pending = self._pending, []
+            self._writing = _Writing(frames, self.at_head if frames else ())
+        writing = self._writing
+        now = tuple(islice(writing.watchers, WATCHERS_AT_ONCE))
+        for watcher in now:
+            if watcher in self.at_head:  # else it has gone to read for itself meanwhile
+                self._write(watcher, writing.frames, writing.chunks_for(watcher))
+        if len(now) < WATCHERS_AT_ONCE:
+            self._writing = None
+            self._flush_due = bool(self._pending)
+            if writing.frames:
+                self._tell_the_others()
+        if self._flush_due:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _tell_the_others(self) -> None:
         if self.ended:
             self.wake_all()  # those who asked to be told the end
         elif len(self.waiting) > len(self.at_head):
@@ -248,6 +258,23 @@ class Channel:
                 if sink.buffered():
                     self.budget.measure(sink)
             watcher.passed(upto, sent)
+
+
+class _Writing:
+    """Frames on their way to the watchers that stood at the head when it began."""
+
+    __slots__ = ("_chunks", "frames", "watchers")
+
+    def __init__(self, frames: list[Frame], watchers: Collection[Watcher]) -> None:
+        self.frames = frames
+        self.watchers = iter(tuple(watchers))  # those not yet written to
+        self._chunks: dict[frozenset[str] | None, list[tuple[int, int, bytes]]] = {}
+
+    def chunks_for(self, watcher: Watcher) -> list[tuple[int, int, bytes]]:
+        chunks = self._chunks.get(watcher.types)
+        if chunks is None:
+            chunks = self._chunks[watcher.types] = _chunks(self.frames, watcher.wants)
+        return chunks
 
 
 def _chunks(frames: list[Frame], wants: Callable[[Frame], bool]) -> list[tuple[int, int, bytes]]:

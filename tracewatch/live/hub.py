@@ -20,6 +20,8 @@ from .request import WatchLimits, WatchRequest
 from .sink import Sink
 from .watcher import Watcher
 
+BEATS_AT_ONCE = 32  # heartbeats before others have their turn
+
 
 class Hub:
     """Fan-out of one log to this process's watchers."""
@@ -178,9 +180,11 @@ class Hub:
             await asyncio.sleep(interval)
             self.budget.look()
             due = time.monotonic() - self.limits.heartbeat_s
-            for watcher in tuple(self._watchers):
-                if watcher.last_sent <= due:
+            for beats, watcher in enumerate([one for one in self._watchers if one.last_sent <= due]):
+                if watcher in self._watchers:
                     watcher.heartbeat()
+                if beats % BEATS_AT_ONCE == BEATS_AT_ONCE - 1:
+                    await asyncio.sleep(0)
             count += 1
             if count % ticks_to_age == 0:
                 for channel in self._channels.values():
