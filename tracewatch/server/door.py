@@ -26,7 +26,8 @@ from ..errors import Unavailable
 from .stalls import LINGER_NONE, LINGER_USUAL, free
 
 logger = logging.getLogger("tracewatch.server")
-ACCEPT_AT_ONCE = 64  # connections taken in before others have their turn
+ACCEPT_AT_ONCE = 4  # connections taken in before others have their turn
+LOOKED_AT_ONCE = 256  # of those that are there
 RETRY_S = 0.5  # until it is tried again when there was no file descriptor left
 OWN_FILES = 128  # descriptors kept for the log, standard streams and whatever else is no connection
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -86,7 +87,7 @@ class Door:
         self._tls = tls
         self._refusal = b"" if tls else _refusal()
         self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[asyncio.Task[None], list[asyncio.Protocol]] = {}  # and its protocol, once there is one
         self._asking: dict[Any, float] = {}  # protocols without a whole request, and since when
         self._exhausted = False
         self._retry: asyncio.TimerHandle | None = None
@@ -122,12 +123,20 @@ class Door:
                 return
             self._exhausted = False
             sock.setblocking(False)
-            if len(self._connections) + len(self._opening) >= self._max_connections:
+            if self._is_full():
                 self._refuse(sock)
             else:
-                task = self._loop.create_task(self._open(sock))
-                self._opening.add(task)
-                task.add_done_callback(self._opening.discard)
+                made: list[asyncio.Protocol] = []
+                task = self._loop.create_task(self._open(sock, made))
+                self._opening[task] = made
+                task.add_done_callback(self._opening.pop)
+
+    def _is_full(self) -> bool:
+        if len(self._connections) + len(self._opening) < self._max_connections:
+            return False
+        # A protocol is among the connections some turns of the loop before its task is done
+        opening = sum(not (made and made[0] in self._connections) for made in self._opening.values())
+        return len(self._connections) + opening >= self._max_connections
 
     def _rest(self, error: OSError) -> None:
         """The listening socket stays readable: not looked at for a moment, or the loop would do nothing else."""
@@ -147,14 +156,18 @@ class Door:
             except OSError:
                 pass  # it has gone, or has not said anything yet
 
-    async def _open(self, sock: socket.socket) -> None:
+    async def _open(self, sock: socket.socket, made: list[asyncio.Protocol]) -> None:
+        def protocol() -> asyncio.Protocol:
+            made.append(self._protocol())
+            return made[0]
+
         try:
             if self._tls is None:
-                await self._loop.connect_accepted_socket(self._protocol, sock)
+                await self._loop.connect_accepted_socket(protocol, sock)
                 return
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)  # a handshake that fails leaves nothing
             await self._loop.connect_accepted_socket(
-                self._protocol,
+                protocol,
                 sock,
                 ssl=self._tls,
                 ssl_handshake_timeout=self._head_s,
@@ -169,7 +182,9 @@ class Door:
             await asyncio.sleep(min(1.0, self._head_s / 10))
             now = time.monotonic()
             asking: dict[Any, float] = {}
-            for protocol in tuple(self._connections):
+            for place, protocol in enumerate(tuple(self._connections)):
+                if place % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
+                    await asyncio.sleep(0)
                 # A WebSocket has had its request. Between requests uvicorn's own timer runs, until the next byte
                 if getattr(protocol, "timeout_keep_alive_task", self) is not None or self._busy(protocol.transport):
                     continue
