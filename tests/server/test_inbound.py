@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from tests.server.stalled import Raw, raw, request, ws_frame
 from tests.server.wire import append, http, make_trace, socket, watching
 from tests.support import serving, until
+from tracewatch.server.protocols import PIECE_BYTES, REST_S, SMALL_TALK
 
 pytestmark = pytest.mark.anyio
 WATCH = request("/api/traces/t/watch", websocket=True)
@@ -23,7 +24,8 @@ async def shout(client: Raw, data: bytes) -> None:
         await asyncio.to_thread(client.send, data)
 
 
-async def test_pings_that_nobody_reads_the_pongs_of(tmp_path: Path) -> None:
+async def test_pings_that_nobody_reads_the_pongs_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracewatch.server.protocols.REST_S", 0)  # 20,000 of them would take a while
     async with serving(tmp_path / "log.db", send_buffer=65536) as server:
         await make_trace(server.services.log, "t")
         with raw(server) as client:
@@ -79,13 +81,82 @@ async def test_tiny_frames_come_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
             await loud.until("caught_up")
             await watch.until("caught_up")
             pieces.clear()
-            loud.ws.transport.write(ws_frame(b"{}") * 15_000 + ws_frame(b'{"event":"ping","id":1}'))
+            loud.ws.transport.write(ws_frame(b"{}") * 2_000 + ws_frame(b'{"event":"ping","id":1}'))
             await append(server.services.log, "t", 1)
             await watch.until_events(1)
-            assert sum(pieces) < 60_000  # long before all was looked at
+            assert sum(pieces) < 8_000  # long before all was looked at
             await loud.until("pong", id=1)  # and nothing was lost or mixed up
-            assert sum(pieces) > 100_000
-            assert max(pieces) <= 4096
+            assert sum(pieces) > 16_000
+            assert max(pieces) <= PIECE_BYTES
+
+
+@pytest.mark.parametrize(
+    "small", [ws_frame(b"ping"), ws_frame(b"x" * 60, 9), ws_frame(b'{"x":1}')], ids=["ping", "PING", "x"]
+)
+async def test_small_talk_without_end_is_listened_to_slowly(tmp_path: Path, small: bytes) -> None:
+    async with serving(tmp_path / "log.db") as server:
+        await make_trace(server.services.log, "t")
+        loop = asyncio.get_running_loop()
+        async with watching(server, "t") as watch:
+            await watch.until("caught_up")
+            since = loop.time()
+            watch.ws.transport.write(small * 10 * SMALL_TALK + ws_frame(b'{"event":"ping","id":1}'))
+            await watch.until("pong", id=1)
+            assert loop.time() - since >= 6 * REST_S  # it can't be quicker, on any machine
+
+
+async def test_appends_are_no_small_talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracewatch.server.sockets.REST_S", 1000)
+    async with serving(tmp_path / "log.db") as server:
+        await make_trace(server.services.log, "t")
+        async with socket(server, "/api/traces/t/record") as record:
+            for _ in range(3 * SMALL_TALK):
+                await record.ws.send('{"append":{"events":[{"event":"x"}]}}')
+            while (await record.frame()).get("ack", {}).get("last_event_id") != 3 * SMALL_TALK:
+                pass
+
+
+async def test_parsing_is_shared_by_all_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two turns of the loop all together get what one alone would get."""
+    monkeypatch.setattr("tracewatch.server.protocols.TURN_S", 1e-9)  # spent by the first piece
+    turn, pieces = 0, list[int]()
+    received = WebSocketsSansIOProtocol.data_received
+
+    def noted(self: WebSocketsSansIOProtocol, data: bytes) -> None:
+        pieces.append(turn)
+        received(self, data)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    async with serving(tmp_path / "log.db") as server:
+        await make_trace(server.services.log, "t")
+        counting = asyncio.create_task(count_turns())
+        async with AsyncExitStack() as stack:
+            watches = [await stack.enter_async_context(watching(server, "t")) for _ in range(4)]
+            for watch in watches:
+                await watch.until("caught_up")
+            monkeypatch.setattr(WebSocketsSansIOProtocol, "data_received", noted)
+            for watch in watches:
+                watch.ws.transport.write(ws_frame(b" " * 8_000))
+            for watch in watches:
+                assert await watch.closed() == 4500  # blanks are no JSON
+        counting.cancel()
+    assert len(pieces) > 4 * 8_000 / PIECE_BYTES
+    assert max(map(pieces.count, pieces)) <= 2  # one of those in line, and one that found nobody there
+
+
+async def test_text_that_is_no_utf8_is_the_clients_mistake(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(tmp_path / "log.db") as server:
+        await make_trace(server.services.log, "t")
+        for parts in (ws_frame(b"\xff"), ws_frame(b"\xe2", 1, fin=False) + ws_frame(b"\x82", 0)):
+            async with socket(server, "/api/traces/t/watch") as watch:
+                watch.ws.transport.write(parts)
+                assert await watch.closed() == 1007
+    assert not caplog.records
 
 
 async def test_a_slow_reader_answers_pings_late(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ async def record(websocket: WebSocket) -> None:
         session = Session(served, websocket, sink)
         try:
             await session.begin()
-            async for message in messages(websocket, sink, served.settings.max_ws_record_bytes):
+            async for message in messages(websocket, sink, served.settings.max_ws_record_bytes, work="append"):
                 await session.handle(message)
         except TracewatchError as error:
             await close_with_error(websocket, sink, error)

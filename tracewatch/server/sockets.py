@@ -21,7 +21,7 @@ from ..live.sink import Sink, SinkClosed
 from ..model.events import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
 from .observed import because
-from .protocols import limit_messages
+from .protocols import REST_S, SMALL_TALK, limit_messages
 
 SUBPROTOCOL = "tracewatch.v1"
 CLOSE_INTERNAL = 1011  # RFC 6455 section 7.4.1: an unexpected condition; clients reconnect
@@ -36,15 +36,24 @@ async def accept(websocket: WebSocket) -> None:
 MESSAGES_AT_ONCE = 32  # of one client, before others have their turn
 
 
-async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterator[dict[str, Any]]:
+async def messages(
+    websocket: WebSocket, sink: Sink, limit: int, *, work: str | None = None
+) -> AsyncIterator[dict[str, Any]]:
     """The client's messages as JSON objects until it has gone; pings are answered here.
+
+    Who sends many that are not ``work`` (have no such key) is listened to slowly, 16 in 20 ms: pings and subscriptions
+    by the million are no use to anybody.
 
     Raises BadRequest for what is no JSON object, TooLarge above ``limit`` bytes.
     """
     limit_messages(websocket.scope.get("tracewatch.protocol"), limit)
+    talk = 0
     for count in itertools.count():
         if count % MESSAGES_AT_ONCE == MESSAGES_AT_ONCE - 1:
             await asyncio.sleep(0)  # ``receive`` does not wait for what is there already
+        if talk == SMALL_TALK:
+            talk = 0
+            await asyncio.sleep(REST_S)
         message = await websocket.receive()
         if message["type"] != "websocket.receive":
             because(websocket.scope, "left", message.get("code"))
@@ -54,6 +63,7 @@ async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterato
             raise BadRequest("binary messages are not part of the protocol; send JSON as text")
         if len(text) > limit or (len(text) * 4 > limit and len(text.encode("utf-8", "surrogatepass")) > limit):
             raise TooLarge(f"the message is above the limit of {limit:,} bytes", limit=limit)
+        talk += 1
         if text == "ping":
             await sink.send_control(control("pong"))
             continue
@@ -64,6 +74,8 @@ async def messages(websocket: WebSocket, sink: Sink, limit: int) -> AsyncIterato
             echo = {"id": value["id"]} if "id" in value else {}
             await sink.send_control(control("pong", **echo))
             continue
+        if work is not None and work in value:
+            talk -= 1
         yield value
 
 
