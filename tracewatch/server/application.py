@@ -88,6 +88,10 @@ class Application(Starlette):
             finally:
                 if transport is not None:
                     stalls.leave(transport)
+                # The server's protocol holds the scope and what is ours in it the protocol: kilobytes for every
+                # connection that would wait for the garbage collector, which counts objects
+                for key in [key for key in scope if key.startswith("tracewatch.")]:
+                    del scope[key]
             return
         logger.error(NOT_STARTED)
         error = Unavailable(NOT_STARTED)

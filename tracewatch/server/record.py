@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -158,9 +158,10 @@ class Session:
     async def end(self) -> None:
         """The socket has gone. What was handed to the log is stored all the same."""
         self._commands.close()
-        for task in self._tasks:
+        tasks, self._tasks = self._tasks, []  # a cancelled one holds its traceback, and that this session
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         while not self._waiting.empty():
             self._waiting.get_nowait()[2].add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -185,7 +186,7 @@ class Commands:
         self._seen = 0  # the last event looked at
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._unlisten = served.hub.on_growth(self._grown, trace_id)
+        self._unlisten: Callable[[], None] | None = served.hub.on_growth(self._grown, trace_id)
 
     def begin(self, snapshot: Snapshot) -> None:
         """Commands after this snapshot are sent; those before it are in ``ready``."""
@@ -227,6 +228,9 @@ class Commands:
 
     def close(self) -> None:
         """Stop listening."""
-        self._unlisten()
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None  # it holds what listened, and that this
         if self._task is not None:
             self._task.cancel()
+            self._task = None

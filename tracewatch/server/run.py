@@ -32,6 +32,7 @@ from starlette.applications import Starlette
 from ..errors import LogError, NeedsToken
 from ..log import open_log
 from ..settings import Settings
+from . import interpreter
 from .access import is_loopback
 from .app import create_app, needs_token
 from .door import Door, room_for
@@ -228,6 +229,7 @@ def serve_socket(
     class Announcing(Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            interpreter.set_up()
             if orphan_fd >= 0:
                 asyncio.get_running_loop().add_reader(orphan_fd, self._orphaned)
             if self.started:
