@@ -83,10 +83,13 @@ async def _record(port: int, good: str, prey: str, events: int) -> None:
 
 
 async def _begin(abuse: Sequence[str], port: int, prey: str) -> asyncio.subprocess.Process:
-    """Somebody who misbehaves, in a process of its own: what it costs itself is not the watchers' concern."""
+    """Somebody who misbehaves, in a process of its own and behind all others in the queue for the processor.
+
+    It stands for another machine: what it costs itself is not the watchers' concern, and it gets what they leave.
+    """
     name, *numbers = abuse
     command = (sys.executable, "-m", "tests.hostile.clients", name, str(port), prey, *numbers)
-    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=asyncio.subprocess.PIPE)
+    return await asyncio.create_subprocess_exec("nice", "-n", "19", *command, cwd=ROOT, stdin=asyncio.subprocess.PIPE)
 
 
 async def _most(pid: int, most: list[float], over: asyncio.Event) -> None:
