@@ -226,6 +226,9 @@ class Settings:
         "seconds", 10.0, "A request head, TLS handshake or body that gets no further for this long is cut", low=0.01
     )
     max_connections: int = _option("count", 12_000, "Connections per process, watchers and all others")
+    max_accepts_per_second: int = _option(
+        "count", 400, "Connections taken in per second and process while more are waiting"
+    )
     max_watchers: int = _option("count", 10_000, "Watchers per process")
     max_subscriptions: int = _option("count", 100, "Subscriptions per socket of `/api/watch`")
     watcher_bytes: int = _option("bytes", 256 * 1024, "Memory a watcher that reads slowly may cost", low=1024)

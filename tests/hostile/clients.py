@@ -307,9 +307,9 @@ async def half_open(target: Target) -> None:
 
 
 async def connection_storm(target: Target, count: float = 10_000, seconds: float = 10.0) -> None:
-    """This many connections in this time, most of them held as long as they may be."""
+    """This many connections in this time, most of them held as long as they may be. What they watch does not grow."""
     held: list[asyncio.Task[None]] = []
-    opening = handshake(target, f"{target.trace}/watch?since_event_id=latest")
+    opening = handshake(target, f"{target.trace}-idle/watch?since_event_id=latest")
 
     async def one(number: int) -> None:
         with suppress(OSError):

@@ -109,6 +109,7 @@ async def siege(
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False) as client:
         await _create(client, good, 0)
         await _create(client, prey, history)
+        await _create(client, prey + "-idle", 0)
         before_kib, before_fds = rss_kib(pid), descriptors(pid)
         over = asyncio.Event()
         most = [before_kib]

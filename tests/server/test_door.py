@@ -139,6 +139,25 @@ async def test_beyond_the_limit_is_refused_at_once(tmp_path: Path) -> None:
                 assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_a_crowd_is_let_in_by_and_by(tmp_path: Path) -> None:
+    """Those that are there, and whoever comes alone, do not notice."""
+    loop = asyncio.get_running_loop()
+    async with (
+        serving(tmp_path / "log.db", max_accepts_per_second=10) as server,
+        watching(server, "t", wait="1") as watch,
+    ):
+        with ExitStack() as stack:
+            since = loop.time()
+            crowd = [stack.enter_context(raw(server)) for _ in range(12)]
+            for one in crowd:
+                one.send(request("/healthz"))
+            await make_trace(server.services.log, "t")
+            await watch.until("caught_up")
+            for one in crowd:
+                assert (await one.read()).startswith(b"HTTP/1.1 200")
+            assert loop.time() - since >= 2 * 4 / 10  # four, a pause, four, a pause, four
+
+
 @contextmanager
 def no_file_descriptor() -> Iterator[None]:
     """None is left in this process."""

@@ -4,7 +4,9 @@ Rule 1: connections are accepted here and not by the event loop's own server: as
         backlog is long when there is no file descriptor left, and uvloop's stops listening for good.
 Rule 2: above the limit a connection is answered 503 and closed at once, so that those that are there keep what they
         have. The limit stays below what the system lets this process open.
-Rule 3: who has connected and does not get its request head, or its TLS handshake, to an end is cut. Once a request is
+Rule 3: who is there comes before who comes: each connection costs some 0.5 ms of everybody's time, so a crowd at the
+        door is let in by and by and waits in the system's backlog.
+Rule 4: who has connected and does not get its request head, or its TLS handshake, to an end is cut. Once a request is
         being answered the connection is somebody else's (stalls.py, services.read_body).
 """
 
@@ -26,7 +28,7 @@ from ..errors import Unavailable
 from .stalls import LINGER_NONE, LINGER_USUAL, free
 
 logger = logging.getLogger("tracewatch.server")
-ACCEPT_AT_ONCE = 4  # connections taken in before others have their turn
+ACCEPT_AT_ONCE = 4  # connections taken in before the door closes for a moment
 LOOKED_AT_ONCE = 256  # of those that are there
 RETRY_S = 0.5  # until it is tried again when there was no file descriptor left
 OWN_FILES = 128  # descriptors kept for the log, standard streams and whatever else is no connection
@@ -73,6 +75,7 @@ class Door:
         busy: Callable[[asyncio.Transport], bool],
         *,
         max_connections: int,
+        max_accepts_per_second: int,
         head_s: float,
         tls: ssl.SSLContext | None,
     ) -> None:
@@ -83,6 +86,7 @@ class Door:
         self._connections = connections
         self._busy = busy
         self._max_connections = max_connections
+        self._pace_s = ACCEPT_AT_ONCE / max_accepts_per_second
         self._head_s = head_s
         self._tls = tls
         self._refusal = b"" if tls else _refusal()
@@ -130,6 +134,7 @@ class Door:
                 task = self._loop.create_task(self._open(sock, made))
                 self._opening[task] = made
                 task.add_done_callback(self._opening.pop)
+        self._look_away(self._pace_s)
 
     def _is_full(self) -> bool:
         if len(self._connections) + len(self._opening) < self._max_connections:
@@ -143,8 +148,11 @@ class Door:
         if not self._exhausted:
             self._exhausted = True
             logger.error("no connection can be taken in until another has gone: %s", error.strerror)
+        self._look_away(RETRY_S)
+
+    def _look_away(self, seconds: float) -> None:
         self._loop.remove_reader(self._listening)
-        self._retry = self._loop.call_later(RETRY_S, self._loop.add_reader, self._listening, self._accept)
+        self._retry = self._loop.call_later(seconds, self._loop.add_reader, self._listening, self._accept)
 
     def _refuse(self, sock: socket.socket) -> None:
         self.refused += 1

@@ -81,6 +81,7 @@ class Server(uvicorn.Server):
                 self.server_state.connections,
                 served.stalls.busy,
                 max_connections=room,
+                max_accepts_per_second=served.settings.max_accepts_per_second,
                 head_s=served.settings.request_stall_s,
                 tls=config.ssl,
             )
