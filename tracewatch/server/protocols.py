@@ -24,14 +24,20 @@ TURN_S = 0.0005  # of parsing, all sockets together, before everything else has 
 MAX_HEAD_BYTES = 64 * 1024  # of a request without anything of it being complete
 SMALL_FRAGMENTS = 64  # of one message; more only if they carry FRAGMENT_BYTES each, on average
 FRAGMENT_BYTES = 512
+FREE_BYTES = 64 * 1024  # of a message that has begun: they are let through however much others send
 SMALL_TALK = 16  # pings, or messages that ask for little; then the socket rests
 REST_S = 0.02
 
 
 class Turns:
-    """The parsing of all sockets of a server: piece by piece, all together ``TURN_S`` in each turn of the loop."""
+    """The parsing of all sockets of a server: piece by piece, all together ``TURN_S`` in each turn of the loop.
 
-    def __init__(self) -> None:
+    ``unfinished``: bytes that all of them hold of messages that are not whole; ``max_unfinished`` are enough.
+    """
+
+    def __init__(self, max_unfinished: int) -> None:
+        self.unfinished = 0
+        self.max_unfinished = max_unfinished
         self._waiting: deque[WebSocketProtocol] = deque()
         self._left = TURN_S
         self._due = False
@@ -84,17 +90,30 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._rest = bytearray()  # came, and was not parsed yet
         self._resting: asyncio.TimerHandle | None = None
         self._talk = 0  # frames of small talk since the last rest
+        self._fragment_bytes = 0  # of ``frames``
+        self._unfinished = 0  # what ``turns`` counts of this socket
         self._patience = 0  # pongs that may still be late
 
     @classmethod
-    def sharing(cls) -> type[WebSocketProtocol]:
-        """The class for the sockets of one server, which take turns."""
-        return type(cls.__name__, (cls,), {"turns": Turns()})
+    def sharing(cls, max_unfinished: int) -> type[WebSocketProtocol]:
+        """The class for the sockets of one server, which take turns.
+
+        Of messages that are not whole all of them together hold about ``max_unfinished`` bytes at most.
+        """
+        return type(cls.__name__, (cls,), {"turns": Turns(max_unfinished)})
 
     def data_received(self, data: bytes) -> None:
         """Take what came and parse it, when it is this socket's turn."""
         self._rest += data
+        self._count()
         self._go_on()
+        if self._unfinished > FREE_BYTES and self.turns.unfinished > self.turns.max_unfinished:
+            self._fail(CloseCode.TRY_AGAIN_LATER, "too much is being sent to this server at once")
+
+    def _count(self) -> None:
+        unfinished = len(self._rest) + self._fragment_bytes + len(self.conn.reader.buffer)
+        self.turns.unfinished += unfinished - self._unfinished
+        self._unfinished = unfinished
 
     def _go_on(self) -> None:
         if self._rest and not self.in_line and self._may_parse():
@@ -112,6 +131,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             piece = bytes(self._rest[:PIECE_BYTES])
             del self._rest[:PIECE_BYTES]
             super().data_received(piece)
+            self._count()
             if self._talk >= SMALL_TALK:
                 self._talk = 0
                 self._resting = self.loop.call_later(REST_S, self._rested)
@@ -147,21 +167,33 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         """A message is whole. What is no text is the client's mistake and not worth a traceback."""
+        self._fragment_bytes = 0
         if self.curr_msg_data_type == "text" and not _is_utf8(self.frames):
             self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
         else:
             super().send_receive_event_to_app()
 
+    def handle_text(self, event: Frame) -> None:
+        """A message, or its first fragment."""
+        self._fragment_bytes = len(event.data)
+        super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        """A message, or its first fragment."""
+        self._fragment_bytes = len(event.data)
+        super().handle_bytes(event)
+
     def handle_cont(self, event: Frame) -> None:
         """One more fragment. Its bytes are counted by the parser, but those of an empty one are none."""
-        count = len(self.frames)
-        if count < SMALL_FRAGMENTS or count & (count - 1) or sum(map(len, self.frames)) >= count * FRAGMENT_BYTES:
-            super().handle_cont(event)  # looked at when their number has doubled
+        self._fragment_bytes += len(event.data)
+        if len(self.frames) < SMALL_FRAGMENTS or self._fragment_bytes >= len(self.frames) * FRAGMENT_BYTES:
+            super().handle_cont(event)
         else:
             self._fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         self.frames = []
+        self._fragment_bytes = 0
         if not self.close_sent:
             self.conn.fail(code, reason)
             self.handle_parser_exception()
@@ -170,7 +202,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Let go of what never became whole at once: the garbage collector counts objects, not megabytes."""
         super().connection_lost(exc)
         self.frames = []
+        self._fragment_bytes = 0
         self._rest.clear()
+        self.conn.reader.buffer.clear()
+        self._count()
         if self._resting is not None:
             self._resting.cancel()
 

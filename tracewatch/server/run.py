@@ -103,7 +103,7 @@ def uvicorn_config(settings: Settings, app: Any, **more: Any) -> uvicorn.Config:
     """How we run uvicorn. Compression off: a compressed frame can't be shared, and costs four times the memory."""
     return uvicorn.Config(
         app,
-        ws=WebSocketProtocol.sharing(),
+        ws=WebSocketProtocol.sharing(settings.max_waiting_bytes),
         http=http_protocol,
         ws_max_size=2 * max(settings.max_ws_record_bytes, settings.max_ws_bytes),  # until the endpoint says its own
         ws_ping_interval=settings.ws_ping_s,
