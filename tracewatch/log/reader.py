@@ -284,6 +284,12 @@ class Reader:
             )
         return int(rows[0][0]) if rows else 0
 
+    async def is_renewed_for_nothing(self, trace_id: str) -> bool:
+        """Whether it changes nothing that a recorder shows up: there is no lease, and the trace is not lost."""
+        async with self._lend() as connection:
+            sql = "SELECT 1 FROM traces WHERE trace_id = ? AND lease_s IS NULL AND status != 'lost'"
+            return bool(await fetch(connection, sql, trace_id))
+
     async def expired_leases(self) -> list[str]:
         """The running traces whose lease has run out."""
         async with self._lend() as connection:
