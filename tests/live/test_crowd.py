@@ -51,6 +51,7 @@ async def test_others_have_their_turn(tmp_path: Path, three_at_once: None, monke
             await b.complete(notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_who_looks_around_in_the_middle_of_it(tmp_path: Path, three_at_once: None, seed: int) -> None:
     """Watchers that are woken, come or have no room while the others are written to."""

@@ -91,6 +91,7 @@ async def check_family(log: EventLog, last: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(groups)
 def test_families_agree(history: list[tuple[bool, list[tuple[str, str, int]]]]) -> None:

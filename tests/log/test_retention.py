@@ -406,6 +406,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @settings(
     max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
 )

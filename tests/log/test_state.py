@@ -145,6 +145,7 @@ def comparable(state: State) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @settings(max_examples=60 if os.environ.get("CI") else 15)
 @given(histories(), st.data())
 def test_any_history_in_any_pieces(history: tuple[list[Json], Run], data: st.DataObject) -> None:
