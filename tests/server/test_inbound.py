@@ -231,3 +231,15 @@ async def test_all_messages_that_have_begun_are_bounded_together(tmp_path: Path)
                     if "ack" in await again.frame():
                         return
         raise AssertionError("what is left of connections that have gone is in the way")
+
+
+async def test_what_is_sent_before_the_handshake_is_over_counts_as_well(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = ws_frame(b"[" * 200_000, 1, fin=False)
+    async with serving(tmp_path / "log.db", max_waiting_bytes=100_000) as server:
+        await make_trace(server.services.log, "t")
+        with raw(server) as client:
+            await shout(client, WATCH + begun)
+            await until(lambda: client.state() not in ("01", "08"))
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]

@@ -183,6 +183,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._fragment_bytes = len(event.data)
         super().handle_bytes(event)
 
+    def handle_parser_exception(self) -> None:
+        """Close with the code that says why; before the handshake is over there is nothing to be closed with one."""
+        if self.conn.close_sent is None:
+            self.transport.abort()
+        else:
+            super().handle_parser_exception()
+
     def handle_cont(self, event: Frame) -> None:
         """One more fragment. Its bytes are counted by the parser, but those of an empty one are none."""
         self._fragment_bytes += len(event.data)
