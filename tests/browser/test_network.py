@@ -41,6 +41,33 @@ async def test_a_server_killed_and_started_again(tmp_path: Path, page: Page) -> 
         await expect(page.locator(".pill")).to_contain_text("live · recovered 23 events")
 
 
+async def test_the_past_stays_on_the_screen_while_the_server_is_away(tmp_path: Path, page: Page) -> None:
+    allow(page, "WebSocket connection to", "ERR_CONNECTION_REFUSED")
+    with ServerProcess(tmp_path / "log.db") as server:
+        run = Run(server.url)
+        run.add(*said_many(0, 10))
+        await page.goto(f"{run.url}?at=5")
+        bar = page.locator(".pastbar")
+        await expect(bar).to_contain_text("As it was after event 5")
+        await page.evaluate(
+            """() => new MutationObserver(() => {
+            const bar = document.querySelector('.pastbar');
+            if (!bar?.textContent.includes('after event 5') || document.body.textContent.includes('Message 9.')) window.left = true;
+            }).observe(document.body, {childList: true, subtree: true, characterData: true})"""
+        )
+        server.kill()
+        await expect(page.locator(".pill")).to_contain_text("reconnecting")
+        server.start()
+        await expect(page.locator(".pill")).to_contain_text("live")
+        run.add(said("after it came back"))
+        await expect(page.locator(".pill")).to_contain_text("live")
+        assert not await page.evaluate("window.left")
+        await page.keyboard.press("]")
+        await expect(bar).to_contain_text("As it was after event 6")
+        await page.keyboard.press(".")
+        await expect(page.get_by_text("after it came back")).to_be_visible()
+
+
 class Proxy:
     """Passes bytes on, until it is told to cut its connections or to pass nothing on and say nothing."""
 

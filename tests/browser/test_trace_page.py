@@ -225,6 +225,24 @@ async def test_replay_ends_at_now(server: ServerProcess, page: Page) -> None:
     await expect(page.locator(".pastbar")).to_have_count(0)
 
 
+async def test_the_way_back_to_now_is_one_paint(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url)
+    run.add(goal("1", "First"), said("one"), said("two"))
+    await page.goto(f"{run.url}?at=2")
+    await expect(page.locator(".pastbar")).to_contain_text("after event 2")
+    await expect(page.get_by_text("two")).to_have_count(0)
+    # What is there at the very moment the bar goes, before any effect after painting
+    there = await page.evaluate(
+        """() => new Promise(resolve => {
+        new MutationObserver(() => document.querySelector('.pastbar') || resolve([
+            document.querySelectorAll('details.menu').length, document.querySelectorAll('.row.text').length,
+        ])).observe(document.body, {childList: true, subtree: true});
+        document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '.', bubbles: true}));
+        })"""
+    )
+    assert there == [1, 2]  # it can be exported, and both messages are there
+
+
 async def test_the_inspector_shows_the_stored_event(server: ServerProcess, page: Page) -> None:
     run = Run(server.url)
     run.add(said("inspect me", message_id="it"))

@@ -1,6 +1,6 @@
 // The page of one trace: header, goal tree, messages, questions, inspector.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
 import { count, cost as costOf, fullTime, shortId, short, timeOfDay, isolated, visible } from "../format";
 import { exportLines, exportPage } from "../export";
@@ -41,7 +41,7 @@ export function TracePage({ traceId }: { traceId: string }) {
   replay?.version.value;
 
   useEffect(() => void shown.readHistory(), [shown]);
-  useEffect(() => setInspected(null), [inside]);
+  useLayoutEffect(() => setInspected(null), [inside]);
 
   const choose = (to: Place) => {
     const there = (event: number | null) =>
@@ -146,25 +146,28 @@ function useLog(traceId: string): TraceLog {
   return now.log;
 }
 
-/** The trace as it was after event `at`; null while it is shown as it is now. */
+/** The trace as it was after event `at`; null while it is shown as it is now. A connection that is lost does not end it. */
 function useReplay(log: TraceLog, at: number | null): Replay | null {
-  const [held, setHeld] = useState<Replay | null>(null);
-  const on = at !== null && log.phase.value.kind === "live";
+  const [held, setHeld] = useState<{ log: TraceLog; epoch: string; replay: Replay } | null>(null);
+  const replay = held && held.log === log && held.epoch === log.epoch ? held.replay : null;
+  const live = log.phase.value.kind === "live";
+  const on = at !== null && (replay !== null || live);
   useEffect(() => {
     if (!on) return;
     const made = new Replay(log);
-    setHeld(made);
+    setHeld({ log, epoch: log.epoch, replay: made });
     return () => {
       made.close();
       setHeld(null);
     };
-  }, [log, on]);
+  }, [log, log.epoch, on]);
   useEffect(() => {
-    if (!held || at === null || at === held.position) return;
-    const timer = setTimeout(() => held.seek(at).catch((error: Error) => say(error.message, true)), held.state ? 30 : 0);
+    if (!replay || at === null || at === replay.position) return;
+    const timer = setTimeout(() => replay.seek(at).catch((error: Error) => say(error.message, true)), replay.state ? 30 : 0);
     return () => clearTimeout(timer);
-  }, [held, at]);
-  return held;
+  }, [replay, at, live]); // also again when the connection is back
+  // In the same paint in which the way back to now is asked for: the effect that lets go of it comes later
+  return on ? replay : null;
 }
 
 function usePast(replay: Replay | null): Past | null {

@@ -3,7 +3,7 @@
 // Rule 1: rows are one flat list in display order, so that the keyboard, the drawing and the ARIA levels agree.
 // Rule 2: a sub-agent's own tree is watched only while it is open.
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog } from "../app";
 import { cost, count, short, visible } from "../format";
 import { memo } from "../memo";
@@ -67,7 +67,7 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
 
   // The selected place is the focused row when it was chosen elsewhere (a link, going back)
   const chosen = rows.findIndex((row) => samePlace(row.place, place));
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (chosen >= 0) setFocus(chosen);
   }, [place.traceId, place.goalId]);
 
