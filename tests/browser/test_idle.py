@@ -28,6 +28,8 @@ async def test_a_page_on_which_nothing_happens(server: ServerProcess, page: Page
         await expect(page.locator(".is-running").first).to_be_visible()
         if url == run.url:
             await expect(page.get_by_text("thought 49")).to_be_visible()
+        else:
+            await expect(page.locator(".tbody .c-now")).to_contain_text("Think")  # its current goal, asked for last
         await page.clock.run_for(3_000)
         assert await page.evaluate("document.getAnimations().length") == 0
         await page.evaluate(COUNT)

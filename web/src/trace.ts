@@ -86,6 +86,7 @@ export class TraceLog extends Rows implements Subscriber {
   }
 
   frame(frame: Frame): void {
+    if (frame.event === "heartbeat" && !this.queue.length) return this.control(frame); // nothing to draw
     this.queue.push(frame);
     if (this.reconnected && frame.event === "connected") {
       this.phase.value = { kind: "catching_up", left: Math.max(0, frame.current_event_id - (this.position ?? 0)) };

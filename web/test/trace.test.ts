@@ -115,6 +115,16 @@ test("a heartbeat that knows more than was sent asks again", () => {
   expect(calls).toContain("resubscribe");
 });
 
+test("a heartbeat with nothing new has nothing drawn", () => {
+  feed(connected(0, 1), said(1), caughtUp(1));
+  const before = log.version.value;
+  feed({ event: "heartbeat", trace_id: "t", current_event_id: 1 });
+  expect(log.version.value).toBe(before);
+  feed(said(2), { event: "heartbeat", trace_id: "t", current_event_id: 2 }); // not before what came before it
+  expect(texts()).toEqual(["text 1", "text 2"]);
+  expect(calls).not.toContain("resubscribe");
+});
+
 test("a goal tree in parts is put together", () => {
   const goal = (id: string) => ({ id, description: id, parent_id: null, status: "pending", sub_trace_ids: [] });
   const part = (n: number, ...goals: object[]): Frame => ({ event: "goal_tree_part", trace_id: "t", part: n, parts: 2, mission: "", current_id: "b", goals, as_of_event_id: 1 });
