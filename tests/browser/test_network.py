@@ -51,8 +51,8 @@ async def test_the_past_stays_on_the_screen_while_the_server_is_away(tmp_path: P
         await expect(bar).to_contain_text("As it was after event 5")
         await page.evaluate(
             """() => new MutationObserver(() => {
-            const bar = document.querySelector('.pastbar');
-            if (!bar?.textContent.includes('after event 5') || document.body.textContent.includes('Message 9.')) window.left = true;
+            const bar = document.querySelector('.pastbar')?.textContent ?? '';
+            window.left ||= !bar.includes('after event 5') || document.body.textContent.includes('Message 9.');
             }).observe(document.body, {childList: true, subtree: true, characterData: true})"""
         )
         server.kill()

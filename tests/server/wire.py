@@ -1,13 +1,15 @@
 """Clients for tests that show every frame as it came, and the log itself to compare with.
 
-Rule: nothing here knows what is right; it only reads, with a deadline.
+Rule: nothing here knows what is right but that an answer is one that is described; it only reads, with a deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.support import DEADLINE_S, Serving
 from tracewatch.log import EventLog
 from tracewatch.model.events import validate_trace
+from tracewatch.server.openapi import description
 
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 
@@ -151,10 +154,28 @@ async def watching(server: Serving | str, trace_id: str, **params: Any) -> Async
         yield watch
 
 
+@cache
+def _answers() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
+    paths = description()["paths"]
+    return [(re.compile(re.sub(r"\\{[^}]*\\}", "[^/]*", re.escape(path))), item) for path, item in paths.items()]
+
+
+async def described(response: httpx.Response) -> None:
+    """What every client of the tests asks of an answer: its status and its media type are in /openapi.json."""
+    for path, item in _answers():
+        call = item.get(response.request.method.lower())
+        if call is None or not path.fullmatch(response.request.url.path) or response.status_code == 500:  # a fault
+            continue
+        status, media = str(response.status_code), response.headers.get("content-type", "").partition(";")[0]
+        assert status in call["responses"], f"{response.request.method} {response.request.url} answers {status}"
+        assert media in call["responses"][status].get("content", [""]), f"{response.request.url} answers {media}"
+
+
 def http(server: Serving | str, **more: Any) -> httpx.AsyncClient:
-    """An HTTP client."""
+    """An HTTP client, to which only answers that are described may come."""
     base = server if isinstance(server, str) else server.url
-    return httpx.AsyncClient(base_url=base, timeout=DEADLINE_S, trust_env=False, **more)
+    hooks: dict[str, Any] = {"response": [described]}
+    return httpx.AsyncClient(base_url=base, timeout=DEADLINE_S, trust_env=False, event_hooks=hooks, **more)
 
 
 class Stream:

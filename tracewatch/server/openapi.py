@@ -12,6 +12,7 @@ from typing import Any
 from ..model.events import STATUSES
 from ..model.payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
 from .services import MAX_ID
+from .stream import NDJSON, SSE
 
 _REF = "#/components/schemas/"
 _ERRORS = {
@@ -127,11 +128,10 @@ def _traces() -> dict[str, Any]:
         _query("root_trace_id", "Only this trace and what is below it, to any depth"),
         _query("page_token", "The next_page_token of the page before", type="string", pattern="^[0-9]{0,18}$"),
     ]
-    create = _json_body({"$ref": _REF + "TraceSpec"})
-    return {
-        "get": _call("Traces, newest first", "Traces", 422, parameters=parameters),
-        "post": _call("Create a trace", "Created", 404, 409, 413, 422, status=201, requestBody=create),
-    }
+    spec = _json_body({"$ref": _REF + "TraceSpec"})
+    create = _call("Create a trace", "Created", 404, 409, 413, 422, status=201, requestBody=spec)
+    create["responses"]["200"] = {**create["responses"]["201"], "description": "It is there already, just as asked for"}
+    return {"get": _call("Traces, newest first", "Traces", 422, parameters=parameters), "post": create}
 
 
 def _events() -> dict[str, Any]:
@@ -155,8 +155,11 @@ def _events() -> dict[str, Any]:
         _header("Expected-Last-Event-Id", "Append only if the log stands here", **_NUMBER),
     ]
     summary = "The stored events: a page, or with Accept text/event-stream or application/x-ndjson a stream"
+    page = _call(summary, "Page", 404, 410, 422, parameters=read)
+    page["responses"]["200"]["content"] |= {media: {"schema": {"type": "string"}} for media in (SSE, NDJSON)}
+    page["responses"]["204"] = {"description": "A server-sent event stream of an ended trace stands at its end"}
     return {
-        "get": _call(summary, "Page", 404, 410, 422, parameters=read),
+        "get": page,
         "post": _call(
             "Append events, all or none", "Appended", 404, 409, 412, 413, 422, requestBody=body, parameters=write
         ),
@@ -185,7 +188,10 @@ def _metrics() -> dict[str, Any]:
     text = {"text/plain": {"schema": {"type": "string"}}}
     return {
         "summary": "Prometheus",
-        "responses": {"200": {"description": "The numbers", "content": text}, "403": _error(403)},
+        "responses": {
+            "200": {"description": "The numbers", "content": text},
+            **{str(code): _error(code) for code in (401, 403, 429, 503)},
+        },
     }
 
 
