@@ -82,6 +82,7 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
     faults = Faults(opened)
     opened.faults = faults  # type: ignore[attr-defined]
     yield opened
+    await opened.unroute_all(behavior="ignoreErrors")  # a request still under way is let go of with the page
     await context.close()
     assert faults.left() == []
 
