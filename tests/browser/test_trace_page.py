@@ -214,6 +214,18 @@ async def test_sub_agents_go_back_to_the_same_moment(server: ServerProcess, page
     await expect(sub.locator(".n")).to_have_text("3")  # live again
 
 
+async def test_back_to_now_while_it_plays(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url)
+    run.add(*({**said(f"no {n}"), "occurred_at": f"2026-01-01T00:00:{n:02}Z"} for n in range(60)))
+    await page.goto(f"{run.url}?at=1")
+    await expect(page.locator(".pastbar")).to_contain_text("after event 1")
+    await page.get_by_label("Play").click()
+    await expect(page.get_by_label("Pause")).to_be_visible()
+    await page.get_by_text("Back to now").click()
+    await expect(page.locator(".pastbar")).to_have_count(0)
+    await expect(page.get_by_label("Play")).to_be_visible()
+
+
 async def test_replay_ends_at_now(server: ServerProcess, page: Page) -> None:
     run = Run(server.url)
     run.add(goal("1", "First"), said("one"), said("two"), completed())

@@ -88,6 +88,9 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
     mine.start();
     return () => mine.stop();
   }, [playing, replay]);
+  useLayoutEffect(() => {
+    if (at === null) setPlaying(false); // back to now by the link above
+  }, [at]);
   useEffect(() => {
     if (player.current) player.current.speed = speed;
   }, [speed]);
