@@ -224,10 +224,12 @@ async def empty_fragments(target: Target) -> None:
 
 
 async def huge_frames(target: Target) -> None:
-    """Frames of 10 MB."""
+    """Frames of 10 MB, in pieces as a network brings them: written whole, they keep one of the cores in the kernel."""
+    whole = frame(b'{"append":{"events":[{"event":"x","text":"' + b"x" * 10_000_000 + b'"}]}}')
 
     async def chunks() -> AsyncIterator[bytes]:
-        yield frame(b'{"append":{"events":[{"event":"x","text":"' + b"x" * 10_000_000 + b'"}]}}')
+        for first in range(0, len(whole), 1 << 16):
+            yield whole[first : first + (1 << 16)]
 
     await _sends(target, 3, f"{target.trace}/record", chunks)
 
