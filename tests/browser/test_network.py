@@ -42,7 +42,7 @@ async def test_a_server_killed_and_started_again(tmp_path: Path, page: Page) -> 
 
 
 async def test_the_past_stays_on_the_screen_while_the_server_is_away(tmp_path: Path, page: Page) -> None:
-    allow(page, "WebSocket connection to", "ERR_CONNECTION_REFUSED")
+    allow(page, "WebSocket connection to", "ERR_CONNECTION_REFUSED", "Failed to fetch")
     with ServerProcess(tmp_path / "log.db") as server:
         run = Run(server.url)
         run.add(*said_many(0, 10))
@@ -64,6 +64,13 @@ async def test_the_past_stays_on_the_screen_while_the_server_is_away(tmp_path: P
         assert not await page.evaluate("window.left")
         await page.keyboard.press("]")
         await expect(bar).to_contain_text("As it was after event 6")
+        server.kill()
+        await expect(page.locator(".pill")).to_contain_text("reconnecting")
+        await page.keyboard.press("[")
+        await expect(page.locator(".toast")).to_be_visible()  # it can't be read now
+        await expect(bar).to_contain_text("As it was after event 6")
+        server.start()
+        await expect(bar).to_contain_text("As it was after event 5")
         await page.keyboard.press(".")
         await expect(page.get_by_text("after it came back")).to_be_visible()
 
@@ -113,6 +120,26 @@ async def proxied(server: ServerProcess) -> AsyncIterator[tuple[Proxy, str]]:
     finally:
         listening.close()
         proxy.cut()
+
+
+async def test_what_plays_goes_on_when_the_socket_is_cut(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url)
+    run.add(*({**said(f"no {n}."), "occurred_at": f"2026-01-01T00:00:{n:02}Z"} for n in range(60)))
+    async with proxied(server) as (proxy, url):
+        await page.goto(f"{url}/traces/{run.id}?at=1")
+        await expect(page.locator(".pastbar")).to_contain_text("after event 1")
+        await page.get_by_label("Play").click()
+        await expect(page.get_by_text("no 3.")).to_be_visible()
+        await page.evaluate(
+            """() => new MutationObserver(() => { window.back ||= !document.body.textContent.includes('no 3.') })
+            .observe(document.body, {childList: true, subtree: true, characterData: true})"""
+        )
+        connections = proxy.connections
+        proxy.cut()
+        await expect(page.get_by_text("no 6.")).to_be_visible()
+        assert proxy.connections > connections
+        assert not await page.evaluate("window.back")
+        await page.goto("about:blank")
 
 
 async def test_a_proxy_that_cuts_sockets(server: ServerProcess, page: Page) -> None:

@@ -161,11 +161,19 @@ function useReplay(log: TraceLog, at: number | null): Replay | null {
       setHeld(null);
     };
   }, [log, log.epoch, on]);
+  const failed = useRef(false);
+  const seek = () => replay!.seek(at!).catch((error: Error) => ((failed.current = true), say(error.message, true)));
   useEffect(() => {
+    failed.current = false;
     if (!replay || at === null || at === replay.position) return;
-    const timer = setTimeout(() => replay.seek(at).catch((error: Error) => say(error.message, true)), replay.state ? 30 : 0);
+    const timer = setTimeout(seek, replay.state ? 30 : 0);
     return () => clearTimeout(timer);
-  }, [replay, at, live]); // also again when the connection is back
+  }, [replay, at]);
+  useEffect(() => {
+    if (!live || !failed.current || !replay || at === null) return;
+    failed.current = false;
+    void seek(); // what could not be read while the server was away; one that plays has left `at` and goes on
+  }, [live]);
   // In the same paint in which the way back to now is asked for: the effect that lets go of it comes later
   return on ? replay : null;
 }
