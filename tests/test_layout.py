@@ -205,7 +205,7 @@ def made_up(tmp_path: Path, name: str, text: str) -> tuple[Path, Path]:
         ("model/goals.py", "import tracewatch.live.hub", "model may not import tracewatch.live.hub"),
         ("model/__init__.py", "from ..log import sqlite", "model may not import tracewatch.log.sqlite"),
         ("model/goals.py", "from .. import log", "model may not import tracewatch.log"),
-        ("log/sqlite.py", "from tracewatch import live", "log may not import tracewatch.live"),
+        ("log/sqlite/log.py", "from tracewatch import live", "log may not import tracewatch.live"),
         ("live/hub.py", "def f():\n    from tracewatch.server import app", "live may not import tracewatch.server.app"),
         ("server/app.py", "import tracewatch", "server may not import tracewatch"),
         ("server/app.py", "from tracewatch import watch", "server may not import tracewatch.watch"),
@@ -217,7 +217,7 @@ def made_up(tmp_path: Path, name: str, text: str) -> tuple[Path, Path]:
         ("client/direct.py", "from tracewatch.log import open_log", "client may not import tracewatch.log.open_log"),
         ("client/watch.py", "def f():\n    import tracewatch.log", "client may not import tracewatch.log"),
         ("errors.py", "from tracewatch.settings import Settings", "errors may not import tracewatch.settings.Settings"),
-        ("log/sqlite.py", "import starlette.requests", "log may not import starlette.requests"),
+        ("log/sqlite/log.py", "import starlette.requests", "log may not import starlette.requests"),
         ("client/watch.py", "try:\n    import httpx\nexcept ImportError:\n    pass", "client may not import httpx"),
         ("live/hub.py", "async def f():\n    if 1:\n        import aiosqlite", "live may not import aiosqlite"),
         (
@@ -243,8 +243,8 @@ def test_a_wrong_import_is_found(tmp_path: Path, name: str, text: str, fault: st
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tracewatch.log import EventLog",
         ),
         (
-            "log/sqlite.py",
-            "import sqlite3, aiosqlite\nfrom . import migrate\nfrom ..model import events\nimport tracewatch.errors",
+            "log/sqlite/log.py",
+            "import sqlite3, aiosqlite\nfrom . import migrate\nfrom ...model import events\nimport tracewatch.errors",
         ),
         (
             "cli/demo.py",

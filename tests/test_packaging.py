@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tracewatch.log.migrate import migrations_dir
+from tracewatch.log.sqlite.migrate import migrations_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,7 +51,7 @@ def test_a_checkout_finds_its_own_migrations() -> None:
 
 def test_an_installed_package_finds_those_it_brought(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "from tracewatch.log.migrate import migrations_dir; print(migrations_dir())"
+    code = "from tracewatch.log.sqlite.migrate import migrations_dir; print(migrations_dir())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -118,7 +118,7 @@ async def test_interrupted_it_leaves_nothing(tmp_path: Path, number: signal.Sign
     with ServerProcess(db) as server:
         await filled(server.url, 1000)
         code = (
-            "import sys, time\nfrom tracewatch.log import backup\nfrom tracewatch.cli import main\n"
+            "import sys, time\nfrom tracewatch.log.sqlite import backup\nfrom tracewatch.cli import main\n"
             "def room(*args):\n    print('now', flush=True)\n    time.sleep(60)\n"
             "backup._check_room = room\nmain(sys.argv[1:])"
         )

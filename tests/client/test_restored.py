@@ -20,8 +20,8 @@ from tracewatch.client.api import Api
 from tracewatch.client.outbox import Outbox
 from tracewatch.client.record import Trace
 from tracewatch.client.spool import SpoolDir
-from tracewatch.log.backup import backup
-from tracewatch.log.replace import replace_log
+from tracewatch.log.sqlite.backup import backup
+from tracewatch.log.sqlite.replace import replace_log
 
 pytestmark = pytest.mark.anyio
 New = Callable[..., Trace]

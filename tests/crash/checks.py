@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.log.helpers import check_trace, events, opened
-from tracewatch.log import doctor
+from tracewatch.log.sqlite import doctor
 
 Ack = tuple[str, int, int, int]  # producer, seq of the first event, number of events, first_event_id
 

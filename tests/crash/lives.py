@@ -19,9 +19,9 @@ from pathlib import Path
 
 from tests.crash import writer
 from tracewatch.log import open_log
-from tracewatch.log.backup import backup
-from tracewatch.log.replace import replace_log
 from tracewatch.log.retention import prune
+from tracewatch.log.sqlite.backup import backup
+from tracewatch.log.sqlite.replace import replace_log
 
 KEEP_EVENTS = 600  # the least that leaves something to trim: snapshots are 500 events apart
 

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tracewatch.log import look, migrate  # noqa: F401  (imported before anything is counted)
-from tracewatch.log.replace import replace_log
+from tracewatch.log.sqlite import inspect, migrate  # noqa: F401  (imported before anything is counted)
+from tracewatch.log.sqlite.replace import replace_log
 
 STEPS = ("open", "os.", "fcntl.", "shutil.", "sqlite3.")
 

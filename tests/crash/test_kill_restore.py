@@ -18,8 +18,8 @@ from tests.crash.checks import check_file
 from tests.crash.writer import batch
 from tests.log.helpers import create, opened
 from tests.support import DEADLINE_S
-from tracewatch.log.backup import backup
-from tracewatch.log.replace import replace_log
+from tracewatch.log.sqlite.backup import backup
+from tracewatch.log.sqlite.replace import replace_log
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
 ROOT = Path(__file__).resolve().parents[2]

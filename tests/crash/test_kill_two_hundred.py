@@ -19,9 +19,9 @@ import pytest
 from tests.crash.checks import Ack, read_ack
 from tests.crash.writer import batch
 from tests.log.helpers import bodies, create, notes, opened
-from tracewatch.log.backup import backup
-from tracewatch.log.doctor import errors
-from tracewatch.log.migrate import migrate, migrations_dir
+from tracewatch.log.sqlite.backup import backup
+from tracewatch.log.sqlite.doctor import errors
+from tracewatch.log.sqlite.migrate import migrate, migrations_dir
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parents[2]

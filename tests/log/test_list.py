@@ -9,7 +9,7 @@ import pytest
 from tests.log.helpers import Clock, create, end, goal, notes, say
 from tracewatch.log import EventLog, TraceQuery
 from tracewatch.log.rows import fetch
-from tracewatch.log.sqlite import SQLiteLog
+from tracewatch.log.sqlite.log import SQLiteLog
 
 pytestmark = pytest.mark.anyio
 

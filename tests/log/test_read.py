@@ -8,7 +8,7 @@ from tests.log.helpers import bodies, create, notes
 from tracewatch.errors import UnknownTrace
 from tracewatch.log import EventLog
 from tracewatch.log.rows import fetch
-from tracewatch.log.sqlite import SQLiteLog
+from tracewatch.log.sqlite.log import SQLiteLog
 
 pytestmark = pytest.mark.anyio
 BIG = 1 << 40

@@ -18,7 +18,7 @@ from tests.model.test_fold_properties import MOVES, Run
 from tracewatch.errors import Gap, UnknownTrace
 from tracewatch.log import EventLog
 from tracewatch.log.rows import fetch
-from tracewatch.log.sqlite import SQLiteLog
+from tracewatch.log.sqlite.log import SQLiteLog
 from tracewatch.model.state import State
 
 

@@ -12,7 +12,7 @@ from tests.server.wire import append, end, http, make_trace, socket, stored, tho
 from tests.support import ServerProcess, Serving, serving, until
 from tracewatch.log.cache import Cached, StateCache
 from tracewatch.log.rows import TraceRow
-from tracewatch.log.sqlite import SQLiteLog
+from tracewatch.log.sqlite.log import SQLiteLog
 from tracewatch.model.state import State
 
 pytestmark = pytest.mark.anyio

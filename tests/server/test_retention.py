@@ -10,7 +10,7 @@ import pytest
 from tests.server.wire import append, http, ids, make_trace, ndjson, page, refused, socket, stored, watching
 from tests.support import Serving, serving
 from tracewatch.log import EventLog
-from tracewatch.log.sqlite import SQLiteLog
+from tracewatch.log.sqlite.log import SQLiteLog
 
 pytestmark = pytest.mark.anyio
 LONG_AGO = "2020-01-02T03:04:05.000Z"

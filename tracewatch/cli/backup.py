@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..log.backup import backup
+from ..log.sqlite.backup import backup
 from .common import examples
 from .database import database, db_option, progress, size
 from .text import count

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import LogError
-from ..log.doctor import ERROR, OK, WARNING, Finding, check
+from ..log.sqlite.doctor import ERROR, OK, WARNING, Finding, check
 from ..settings import Settings
 from .common import EXIT_FAILED, CliError, examples, out_console
 from .database import database, db_option, progress

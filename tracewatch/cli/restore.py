@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..log.replace import replace_log
+from ..log.sqlite.replace import replace_log
 from .common import CliError, examples
 from .database import database, db_option, progress, size
 from .text import count, one_line

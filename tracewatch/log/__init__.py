@@ -1,6 +1,6 @@
 """The log: the append-only store and the only order there is.
 
-``open_log(url)`` gives an ``EventLog``. What this module holds is the whole contract; sqlite.py keeps it.
+``open_log(url)`` gives an ``EventLog``. What this module holds is the whole contract; sqlite/ keeps it.
 
 Rule 1: an append is acknowledged after its transaction has reached the disk, never before.
 Rule 2: whoever asks for a state gets it from one read transaction, with the event_id it is as of.
@@ -250,6 +250,6 @@ def log_path(url: str) -> Path:
 
 async def open_log(url: str, **options: Any) -> EventLog:
     """Open the log at ``sqlite:///path.db`` (or a bare path), creating it if it is not there. Raises LogError."""
-    from .sqlite import SQLiteLog
+    from .sqlite.log import SQLiteLog
 
     return await SQLiteLog.open(log_path(url), **options)

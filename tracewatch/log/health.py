@@ -1,7 +1,7 @@
 """What is wrong with a log now, and since when; and what SQLite's errors mean for a person.
 
 Rule 1: who meets a fault notes it, who finds it gone clears it: the writer at its next commit, a reader at its next
-        page, the look every second (care.py) when nobody writes or reads. Nothing here asks anything.
+        page, the look every second (sqlite/watchdog.py) when nobody writes or reads. Nothing here asks anything.
 Rule 2: a fault is told in the words of whoever can do something about it: no paths, no tracebacks, no SQL.
 Rule 3: what is damaged stays noted until a check of the whole file has found nothing.
 """

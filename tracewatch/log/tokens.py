@@ -25,8 +25,8 @@ from ..model.payloads import TRACE_ID
 from ..model.times import format_time
 from .jobs import Job
 from .rows import fetch
+from .sqlite.writer import Writer
 from .transaction import Transaction
-from .writer import Writer
 
 SCOPES = ("read", "write", "control", "admin")
 MAX_EXPIRY_S = 100 * 366 * 86_400.0

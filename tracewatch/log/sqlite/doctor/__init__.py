@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from ...errors import LogError
-from ..look import open_read_only
+from ....errors import LogError
+from ..inspect import open_read_only
 from .database import check_database
 from .findings import ERROR, OK, WARNING, Finding, Findings
 from .machine import check_machine

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .look import open_read_only
+from .inspect import open_read_only
 from .migrate import available, statements
 
 _COLUMNS = "token_id, hash, scopes, trace_id, label, created_at, expires_at, revoked_at"

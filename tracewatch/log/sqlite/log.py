@@ -17,26 +17,27 @@ from typing import Any
 import aiosqlite
 import orjson
 
-from ..errors import Invalid, InvalidField, LogError, LogLocked, TooLarge, TracewatchError, Unavailable
-from ..model.base import read_base
-from ..model.events import canonical, validate_event, validate_stored
-from . import Appended, Snapshot, opening
-from .cache import StateCache
-from .care import Care
+from ...errors import Invalid, InvalidField, LogError, LogLocked, TooLarge, TracewatchError, Unavailable
+from ...model.base import read_base
+from ...model.events import canonical, validate_event, validate_stored
+from .. import Appended, Snapshot
+from ..cache import StateCache
+from ..commands import Answer, Cancel, ExpireInput
+from ..counts import LogCounts, LogLook
+from ..health import Health, fault_of, is_busy
+from ..inputs import fill_inputs
+from ..jobs import Append, Create, Expire, Job, Renew
+from ..removal import Delete
+from ..restore import Restore
+from ..rows import fetch
+from ..tokens import Tokens
+from . import opening
 from .clock import steady_clock
-from .commands import Answer, Cancel, ExpireInput
-from .counts import LogCounts, LogLook
-from .file import OpenFile
-from .health import Health, fault_of, is_busy
-from .inputs import fill_inputs
-from .jobs import Append, Create, Expire, Job, Renew
-from .keeper import Keeper
+from .housekeeping import Housekeeping
+from .identity import OpenFile
 from .migrate import migrate
 from .reader import Reader
-from .removal import Delete
-from .restore import Restore
-from .rows import fetch
-from .tokens import Tokens
+from .watchdog import Watchdog
 from .writer import TURN_MS, Writer
 
 READERS = 3
@@ -82,8 +83,8 @@ class SQLiteLog:
             lock_wait_s=lock_wait_s,
             max_waiting_bytes=max_waiting_bytes,
         )
-        self._care = Care(file=file, health=self.health, writer=self._writer, reader=self._reader)
-        self.replaced = self._care.replaced
+        self._watchdog = Watchdog(file=file, health=self.health, writer=self._writer, reader=self._reader)
+        self.replaced = self._watchdog.replaced
         self._offer()
 
     def _offer(self) -> None:
@@ -99,16 +100,16 @@ class SQLiteLog:
         self.inputs = self._reader.inputs
         self.inputs_of = self._reader.inputs_of
         # The earlier of both: a clock that is set forward must not delete what is not old
-        keeper = Keeper(self.path, self._writer, self._reader, lambda: min(self._clock(), self._steady()))
+        housekeeping = Housekeeping(self.path, self._writer, self._reader, lambda: min(self._clock(), self._steady()))
         self.outdated = self._reader.outdated
-        self.delete_outdated = keeper.delete_outdated
-        self.trim = keeper.trim
-        self.sweep = keeper.sweep
-        self.shrink = keeper.shrink
-        self.checkpoint = keeper.checkpoint
-        self.vacuum = keeper.vacuum
+        self.delete_outdated = housekeeping.delete_outdated
+        self.trim = housekeeping.trim
+        self.sweep = housekeeping.sweep
+        self.shrink = housekeeping.shrink
+        self.checkpoint = housekeeping.checkpoint
+        self.vacuum = housekeeping.vacuum
         self.gives_back = self._reader.gives_back
-        self.claim_retention = keeper.claim
+        self.claim_retention = housekeeping.claim
         self.listen = self._writer.listen
         self.counts: LogCounts = self._writer.counts
         self.tokens = Tokens(self._writer, self._reader.lend, self._clock)
@@ -303,7 +304,7 @@ class SQLiteLog:
 
     async def close(self) -> None:
         """See EventLog.close."""
-        await self._care.close()
+        await self._watchdog.close()
         await self._writer.close()
         await self._reader.close()
         await self._probe.close()

@@ -19,17 +19,17 @@ from typing import Any
 import aiosqlite
 import orjson
 
-from ..errors import Gap, NoSuchMessage, TracewatchError, Unavailable, UnknownTrace
-from ..model.state import State
-from ..model.times import format_time
-from . import Grown, Page, Snapshot, TraceQuery
-from .cache import Cached, StateCache
-from .counts import LogLook, look
-from .health import Health, fault_of
-from .inputs import expired_inputs, inputs_of, open_inputs
-from .removal import gives_back
-from .retention import DAY_S, Outdated, find_outdated
-from .rows import BELOW, TRACE_COLUMNS, TraceRow, at_first, fetch, hole, load_state, trace_rows
+from ...errors import Gap, NoSuchMessage, TracewatchError, Unavailable, UnknownTrace
+from ...model.state import State
+from ...model.times import format_time
+from .. import Grown, Page, Snapshot, TraceQuery
+from ..cache import Cached, StateCache
+from ..counts import LogLook, look
+from ..health import Health, fault_of
+from ..inputs import expired_inputs, inputs_of, open_inputs
+from ..removal import gives_back
+from ..retention import DAY_S, Outdated, find_outdated
+from ..rows import BELOW, TRACE_COLUMNS, TraceRow, at_first, fetch, hole, load_state, trace_rows
 
 logger = logging.getLogger("tracewatch.log")
 MOST_DAMAGED = 100  # traces whose damage is remembered; the check of the whole file finds what else there is

@@ -1,6 +1,6 @@
 """Looking at a log's file from outside, for those who copy or judge it: read-only, without a loop, beside any server.
 
-Rule: nothing here writes to the database, and it never checkpoints: only a log's writer does (log/sqlite.py says why).
+Rule: nothing here writes to the database, and it never checkpoints: only a log's writer does (log.py says why).
       What a kill left half-way in a rollback journal is taken back first, as by anybody who opens the file.
 """
 
@@ -10,7 +10,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import LogError
+from ...errors import LogError
 from .migrate import available, check_known
 
 BUSY_S = 10.0

@@ -17,7 +17,7 @@ from tests.log.helpers import Heard, bodies, check_trace, create, notes, opened,
 from tracewatch.errors import LogError, Unavailable
 from tracewatch.log import Appended, open_log
 from tracewatch.log.rows import fetch
-from tracewatch.log.sqlite import SQLiteLog
+from tracewatch.log.sqlite.log import SQLiteLog
 
 pytestmark = pytest.mark.anyio
 
@@ -154,7 +154,7 @@ async def test_a_full_disk_while_migrating(tmp_path: Path) -> None:
         return str((await fetch(connection, "PRAGMA journal_mode = WAL"))[0][0])  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tracewatch.log.opening.set_wal", too_small)
+        patch.setattr("tracewatch.log.sqlite.opening.set_wal", too_small)
         await refused(str(tmp_path / "log.db"), "full")
     async with opened(str(tmp_path / "log.db")) as log:
         await create(log)

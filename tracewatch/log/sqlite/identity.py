@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .health import GONE, OTHER, OTHER_WAL, SIDE_GONE, Fault
+from ..health import GONE, OTHER, OTHER_WAL, SIDE_GONE, Fault
 
 Identity = tuple[int, int]  # device and inode
 

@@ -7,9 +7,9 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import LogError
-from ...model.times import format_time
-from ..look import epoch_of, quick_check, schema_of
+from ....errors import LogError
+from ....model.times import format_time
+from ..inspect import epoch_of, quick_check, schema_of
 from ..migrate import available
 from .findings import ERROR, Findings
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import aiosqlite
 
-from .health import is_busy
-from .rows import fetch
+from ..health import is_busy
+from ..rows import fetch
 
 _READ = "SELECT value FROM meta WHERE key = 'steady_clock'"
 

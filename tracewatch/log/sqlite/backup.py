@@ -20,8 +20,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InvalidField, LogError
-from .look import epoch_of, open_read_only, quick_check, schema_of, side_files
+from ...errors import InvalidField, LogError
+from .inspect import epoch_of, open_read_only, quick_check, schema_of, side_files
 
 STEP_PAGES = 1000  # 4 MiB between two looks at progress and Ctrl-C
 UNFINISHED = ".unfinished-"  # in the name of a file that is being made

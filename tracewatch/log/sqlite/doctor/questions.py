@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...model.state import Event
-from ...model.times import parse_time
+from ....model.state import Event
+from ....model.times import parse_time
 
 
 @dataclass(slots=True)

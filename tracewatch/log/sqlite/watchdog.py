@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from ..errors import TracewatchError
-from .file import OpenFile
-from .health import OTHER, Health
+from ...errors import TracewatchError
+from ..health import OTHER, Health
+from .identity import OpenFile
 from .reader import Reader
 from .writer import Writer
 
@@ -23,7 +23,7 @@ DAMAGE_CHECK_S = 30.0  # between two checks of a damaged file, at the most; the 
 DAMAGE_SHARE = 20  # a check that takes long is repeated after so many times as long
 
 
-class Care:
+class Watchdog:
     """The task that looks, for as long as a log is open."""
 
     def __init__(self, *, file: OpenFile, health: Health, writer: Writer, reader: Reader) -> None:
@@ -33,7 +33,7 @@ class Care:
         self._writer = writer
         self._reader = reader
         self._running: dict[str, asyncio.Task[None]] = {}  # checks under way: one of each kind
-        self._task = asyncio.create_task(self._run(), name="tracewatch-care")
+        self._task = asyncio.create_task(self._run(), name="tracewatch-watchdog")
 
     async def _run(self) -> None:
         while True:

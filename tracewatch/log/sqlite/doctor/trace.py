@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-from ...errors import TracewatchError
-from ...model.events import canonical
-from ...model.state import State, apply_into
-from ...model.times import parse_time
-from ..rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow
+from ....errors import TracewatchError
+from ....model.events import canonical
+from ....model.state import State, apply_into
+from ....model.times import parse_time
+from ...rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow
 from .database import RESTORE, has_table
 from .findings import ERROR, Findings
 from .questions import Questions

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from ...model.state import Event, State
+from ....model.state import Event, State
 
 KEPT = 2_000  # messages in memory
 

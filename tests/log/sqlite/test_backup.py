@@ -21,12 +21,12 @@ from tests.log.helpers import bodies, check_trace, create, events, notes, opened
 from tests.support import DEADLINE_S
 from tracewatch.errors import InvalidField, LogError, NewerDatabase, TracewatchError
 from tracewatch.log import EventLog
-from tracewatch.log.backup import Copied, backup
-from tracewatch.log.doctor import errors
-from tracewatch.log.migrate import available
+from tracewatch.log.sqlite.backup import Copied, backup
+from tracewatch.log.sqlite.doctor import errors
+from tracewatch.log.sqlite.migrate import available
 
 pytestmark = pytest.mark.anyio
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from tests.log.helpers import Clock, create, end, goal, notes, say
 from tests.log.workload import work
 from tracewatch.errors import LogError
 from tracewatch.log import EventLog
-from tracewatch.log.backup import backup
-from tracewatch.log.doctor import ERROR, OK, WARNING, Finding, check, machine, store
-from tracewatch.log.doctor.findings import MOST_OF_A_KIND, Findings
-from tracewatch.log.doctor.machine import file_system
+from tracewatch.log.sqlite.backup import backup
+from tracewatch.log.sqlite.doctor import ERROR, OK, WARNING, Finding, check, machine, store
+from tracewatch.log.sqlite.doctor.findings import MOST_OF_A_KIND, Findings
+from tracewatch.log.sqlite.doctor.machine import file_system
 
 pytestmark = pytest.mark.anyio
 

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from ..model.times import format_time
+from ...model.times import format_time
+from ..removal import Checkpoint, Claim, Delete, Shrink, Sweep, Trim, Vacuum
+from ..retention import DAY_S
 from .reader import Reader
-from .removal import Checkpoint, Claim, Delete, Shrink, Sweep, Trim, Vacuum
-from .retention import DAY_S
 from .writer import Writer
 
 PAGE_BYTES = 4096  # SQLite's own default, which nobody changes
 
 
-class Keeper:
+class Housekeeping:
     """Trims, deletes, sweeps and shrinks."""
 
     def __init__(self, path: Path, writer: Writer, reader: Reader, clock: Callable[[], float]) -> None:

@@ -18,9 +18,9 @@ from tests.log.helpers import check_trace, create, events, names, notes, opened,
 from tests.support import DEADLINE_S
 from tracewatch.errors import InvalidField, LogError, NewerDatabase, TracewatchError
 from tracewatch.log import EventLog
-from tracewatch.log.backup import backup
-from tracewatch.log.inherit import Inherited
-from tracewatch.log.replace import Restored, replace_log
+from tracewatch.log.sqlite.backup import backup
+from tracewatch.log.sqlite.keep_tokens import Inherited
+from tracewatch.log.sqlite.replace import Restored, replace_log
 from tracewatch.log.tokens import token_id_of
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,9 @@ pytestmark = pytest.mark.anyio
 
 def command(copy: Path, db: Path) -> list[str]:
     """Another process that restores."""
-    code = "import sys\nfrom tracewatch.log.replace import *\nreplace_log(*map(Path, sys.argv[1:]), replace=True)"
+    code = (
+        "import sys\nfrom tracewatch.log.sqlite.replace import *\nreplace_log(*map(Path, sys.argv[1:]), replace=True)"
+    )
     return [sys.executable, "-c", code, str(copy), str(db)]
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.log.helpers import check_trace, create, opened
 from tracewatch.errors import LogError, NewerDatabase
 from tracewatch.log import open_log
-from tracewatch.log.migrate import available, migrate, migrations_dir, statements
+from tracewatch.log.sqlite.migrate import available, migrate, migrations_dir, statements
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from ..errors import LogError, NewerDatabase
+from ...errors import LogError, NewerDatabase
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql", re.ASCII)
 _RECORD = """
@@ -29,7 +29,7 @@ def migrations_dir() -> Path:
 
     Raises LogError if there is neither.
     """
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     for folder in (package / "migrations", package.parent / "migrations"):
         if (folder / "sqlite").is_dir():
             return folder

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import aiosqlite
 
-from ..errors import LogError
-from .health import fault_of, is_busy
-from .rows import fetch
+from ...errors import LogError
+from ..health import fault_of, is_busy
+from ..rows import fetch
 
 READ_BUSY_MS = 10_000  # a reader waits only while another process recovers the -wal
 CACHE_KIB = 16_384

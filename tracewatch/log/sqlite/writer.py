@@ -21,16 +21,16 @@ from typing import Any
 
 import aiosqlite
 
-from ..errors import TracewatchError, Unavailable
-from ..model.times import format_time
-from . import Grown, Listener
-from .cache import StateCache
-from .counts import LogCounts
-from .file import OpenFile
-from .health import CROWDED, DISK_FULL, LOCKED, SLOW, Fault, Health, fault_of, is_busy
-from .jobs import Check, Job
-from .rows import Statement, TraceRow, begin, run_all
-from .transaction import Transaction
+from ...errors import TracewatchError, Unavailable
+from ...model.times import format_time
+from .. import Grown, Listener
+from ..cache import StateCache
+from ..counts import LogCounts
+from ..health import CROWDED, DISK_FULL, LOCKED, SLOW, Fault, Health, fault_of, is_busy
+from ..jobs import Check, Job
+from ..rows import Statement, TraceRow, begin, run_all
+from ..transaction import Transaction
+from .identity import OpenFile
 
 logger = logging.getLogger("tracewatch.log")
 GROUP_EVENTS = 2000  # a group that is larger would hold up the loop for longer than a frame

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from ...model.state import TOTALS, State
-from ..rows import TraceRow
+from ....model.state import TOTALS, State
+from ...rows import TraceRow
 from .questions import Questions
 from .store import Messages
 

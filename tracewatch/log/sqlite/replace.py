@@ -22,10 +22,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InvalidField, LogError, LogInUse
+from ...errors import InvalidField, LogError, LogInUse
 from .backup import Copied, Progress, copy_log, sync_file, sync_folder, unfinished
-from .inherit import Inherited, inherit_tokens
-from .look import is_log, side_files
+from .inspect import is_log, side_files
+from .keep_tokens import Inherited, inherit_tokens
 
 KEPT = ".before-restore-"  # in the name of the log that was replaced
 # Where SQLite locks a database file (its file format, section "The Lock-Byte Page"): the bytes from PENDING_BYTE on.

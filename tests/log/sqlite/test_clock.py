@@ -11,8 +11,8 @@ import pytest
 
 from tests.log.helpers import Clock, bodies, check_trace, create, events, names, opened, say
 from tracewatch.errors import Expired
-from tracewatch.log.clock import boot_id, steady_clock
-from tracewatch.log.opening import connect
+from tracewatch.log.sqlite.clock import boot_id, steady_clock
+from tracewatch.log.sqlite.opening import connect
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0

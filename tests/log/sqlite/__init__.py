@@ -1,0 +1,1 @@
+"""What only a log in a SQLite file has: its file, and the tools for it."""
