@@ -1,14 +1,14 @@
 // What the page has one of: the socket, the traces, the traces that are open, and a way to speak to who listens.
 
 import { signal } from "@preact/signals";
-import { answerFrom, tokenWasWanted } from "./api";
-import { protocols, refused, token } from "./auth";
-import { localApi, LocalSocket, tracesInPage } from "./offline";
-import { PREFIX } from "./prefix";
-import { go, traceHref } from "./route";
-import { Socket } from "./socket";
-import { TraceLog } from "./trace";
-import { Traces } from "./traces";
+import { answerFrom, tokenWasWanted } from "./net/api";
+import { protocols, refused, token } from "./net/auth";
+import { localApi, LocalSocket, tracesInPage } from "./log/offline";
+import { PREFIX } from "./net/route";
+import { go, traceHref } from "./net/route";
+import { Socket } from "./net/socket";
+import { TraceLog } from "./log/trace-log";
+import { Traces } from "./log/traces";
 
 /** What a page needs of the socket; a page that is one file has another. */
 export type AnySocket = Pick<Socket, "link" | "start" | "subscribe" | "unsubscribe" | "resubscribe" | "retryNow" | "watchList">;

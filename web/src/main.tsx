@@ -2,17 +2,17 @@
 
 import { render } from "preact";
 import { startApp } from "./app";
-import { startKeys } from "./keys";
+import { startKeys } from "./parts/keys";
 import { ListPage } from "./pages/list";
 import { TracePage } from "./pages/trace";
-import { Overlays } from "./parts/frame";
-import { route, startRouting } from "./route";
+import { Overlays } from "./parts/overlays";
+import { route, startRouting } from "./net/route";
 import "./style/base.css";
 import "./style/list.css";
 import "./style/trace.css";
 import "./style/message.css";
 import "./style/time.css";
-import { startTheme } from "./theme";
+import { startTheme } from "./parts/theme";
 
 function Page() {
   const { traceId } = route.value;

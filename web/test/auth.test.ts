@@ -1,8 +1,8 @@
 import "./page";
 import { beforeEach, expect, test, vi } from "vitest";
-import { fetchTrace, tryToken } from "../src/api";
-import { forget, give, isToken, token, wanted } from "../src/auth";
-import { Socket } from "../src/socket";
+import { fetchTrace, tryToken } from "../src/net/api";
+import { forget, give, isToken, token, wanted } from "../src/net/auth";
+import { Socket } from "../src/net/socket";
 import { FakeWebSocket } from "./page";
 
 const answers: (() => Response)[] = [];

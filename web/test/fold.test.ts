@@ -2,8 +2,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { applyInto, State } from "../src/fold";
-import type { Snapshot, StoredEvent } from "../src/types";
+import { applyInto, State } from "../src/log/fold";
+import type { Snapshot, StoredEvent } from "../src/net/protocol";
 
 interface Step { stored?: StoredEvent; expect?: object }
 interface Case { name: string; given: { trace: { trace_id: string } }; steps: Step[]; expect?: object }

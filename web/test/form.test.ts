@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { type Draft, type Fault, fieldOf, valueOf } from "../src/form";
-import type { Json } from "../src/types";
+import { type Draft, type Fault, fieldOf, valueOf } from "../src/parts/schema";
+import type { Json } from "../src/net/protocol";
 
 function read(schema: object, change: (draft: any) => Draft = (draft) => draft): [Json | undefined, string[]] {
   const field = fieldOf(schema as Json);

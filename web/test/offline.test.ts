@@ -1,8 +1,7 @@
 import "./page";
 import { expect, test } from "vitest";
-import { localApi, LocalSocket, tracesInPage } from "../src/offline";
-import type { Frame } from "../src/socket";
-import type { StoredEvent } from "../src/types";
+import { localApi, LocalSocket, tracesInPage } from "../src/log/offline";
+import type { Frame, StoredEvent } from "../src/net/protocol";
 
 const ts = "2026-11-20T08:00:00.000Z";
 const goal = { id: "1", description: "a </script> goal", reason: null, parent_id: null, type: "normal", status: "in_progress", summary: null, self_stats: {}, cumulative_stats: {}, sub_trace_ids: [] };

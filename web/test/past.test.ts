@@ -1,10 +1,10 @@
 import "./page";
 import { describe, expect, test, vi } from "vitest";
-import { eventAt } from "../src/past";
-import type { StoredEvent } from "../src/types";
+import { eventAt } from "../src/log/past";
+import type { StoredEvent } from "../src/net/protocol";
 
 const { served } = vi.hoisted(() => ({ served: { events: [] as { event_id: number }[], most: 1000, asked: 0 } }));
-vi.mock("../src/api", () => ({
+vi.mock("../src/net/api", () => ({
   async fetchEvents(_id: string, since: number, limit: number) {
     served.asked++;
     return { events: served.events.filter((event) => event.event_id > since).slice(0, Math.min(limit, served.most)) };

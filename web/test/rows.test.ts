@@ -1,8 +1,8 @@
 import "./page";
 import { describe, expect, test } from "vitest";
-import { type Item, Rows } from "../src/rows";
-import { shortened, sizeOf } from "../src/size";
-import type { Message, StoredEvent } from "../src/types";
+import { type Item, Rows } from "../src/log/rows";
+import { shortened, sizeOf } from "../src/log/size";
+import type { Message, StoredEvent } from "../src/net/protocol";
 
 const ts = "2026-11-20T08:00:00.000Z";
 const event = (event_id: number, name: string, more: object): StoredEvent => ({ event: name, event_id, trace_id: "t", ts, affected_goals: [], ...more });

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { emit, FakeWebSocket, listeners } from "./page";
-import { backoff, Socket, type Subscriber } from "../src/socket";
+import { backoff, Socket, type Subscriber } from "../src/net/socket";
 
 let socket: Socket;
 

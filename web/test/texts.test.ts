@@ -1,10 +1,10 @@
 import { describe, expect, test } from "vitest";
-import { parseFilter, toggleWord } from "../src/filter";
+import { parseFilter, toggleWord } from "../src/log/filter";
 import { ago, bytes, clock, cost, duration, short, shortId, terminal, visible } from "../src/format";
-import { hasMarkdown } from "../src/markdown";
+import { hasMarkdown } from "../src/parts/markdown";
 import { fold } from "../src/parts/text";
-import { escapeRegExp } from "../src/search";
-import type { Trace } from "../src/types";
+import { escapeRegExp } from "../src/parts/search";
+import type { Trace } from "../src/net/protocol";
 
 const trace = (more: object): Trace => ({ task: "Fix the login bug", trace_id: "t1", agent_type: "coder", status: "running", last_event_id: 9, tree_totals: { total_messages: 3, total_tokens: 1500, total_cost: 1.5 }, ...more }) as unknown as Trace;
 

@@ -1,12 +1,12 @@
 import "./page";
 import { describe, expect, test, vi } from "vitest";
-import type { Socket } from "../src/socket";
-import { TraceLog } from "../src/trace";
+import type { Socket } from "../src/net/socket";
+import { TraceLog } from "../src/log/trace-log";
 import { Player } from "../src/time/player";
 import { type Span, spansOf, TimeLine } from "../src/time/spans";
-import type { StoredEvent } from "../src/types";
+import type { StoredEvent } from "../src/net/protocol";
 
-vi.mock("../src/api", () => ({ fetchEvents: async () => ({ events: [] }), fetchTrace: async () => ({}) }));
+vi.mock("../src/net/api", () => ({ fetchEvents: async () => ({ events: [] }), fetchTrace: async () => ({}) }));
 
 const span = (from: number, to: number, more: Partial<Span> = {}): Span => ({ lane: "tools", row: 0, from, to, id: 1, label: "", goalId: null, look: "plain", ...more });
 

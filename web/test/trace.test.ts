@@ -1,8 +1,8 @@
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { paint } from "./page";
-import type { Frame, Socket } from "../src/socket";
-import { TraceLog } from "../src/trace";
-import type { Snapshot, StoredEvent } from "../src/types";
+import type { Socket } from "../src/net/socket";
+import { TraceLog } from "../src/log/trace-log";
+import type { Frame, Snapshot, StoredEvent } from "../src/net/protocol";
 
 const { pages, ApiError } = vi.hoisted(() => ({
   pages: [] as (unknown[] | Error)[],
@@ -12,7 +12,7 @@ const { pages, ApiError } = vi.hoisted(() => ({
     }
   },
 }));
-vi.mock("../src/api", () => ({
+vi.mock("../src/net/api", () => ({
   ApiError,
   async fetchEvents() {
     const page = pages.shift() ?? [];

@@ -1,9 +1,8 @@
 import "./page";
 import { expect, test } from "vitest";
-import { markSeen, seen, troubles } from "../src/trouble";
-import { Traces } from "../src/traces";
-import type { Frame } from "../src/socket";
-import type { Trace } from "../src/types";
+import { markSeen, seen, troubles } from "../src/log/trouble";
+import { Traces } from "../src/log/traces";
+import type { Frame, Trace } from "../src/net/protocol";
 import { paint } from "./page";
 
 const NOW = Date.parse("2026-11-20T12:00:00.000Z");

@@ -2,21 +2,21 @@
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, spoken } from "../app";
-import { wanted } from "../auth";
-import { everyFive } from "../clock";
+import { wanted } from "../net/auth";
+import { everyFive } from "../parts/clock";
 import { count, visible } from "../format";
-import { parseFilter, toggleWord } from "../filter";
-import { useKeys } from "../keys";
+import { parseFilter, toggleWord } from "../log/filter";
+import { useKeys } from "../parts/keys";
 import { Cancel } from "../parts/cancel";
-import { Bar } from "../parts/frame";
+import { Bar } from "../parts/bar";
 import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
 import { focusQuestion, Questions } from "../parts/question";
 import { VirtualList, type ListHandle } from "../parts/virtual";
-import { go, param, setParams, traceHref } from "../route";
-import { markSeen, seen, troubles } from "../trouble";
-import type { Trace, TraceStatus } from "../types";
-import { memo } from "../memo";
-import { Start } from "./start";
+import { go, param, setParams, traceHref } from "../net/route";
+import { markSeen, seen, troubles } from "../log/trouble";
+import type { Trace, TraceStatus } from "../net/protocol";
+import { memo } from "../parts/memo";
+import { Start } from "./welcome";
 
 const ROW = 32; // px
 const STATUSES: TraceStatus[] = ["running", "waiting", "failed", "lost", "completed", "stopped"];

@@ -3,22 +3,22 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
 import { count, cost as costOf, fullTime, shortId, short, timeOfDay, isolated, visible } from "../format";
-import { exportLines, exportPage } from "../export";
-import { useKeys } from "../keys";
+import { exportLines, exportPage } from "../log/export";
+import { useKeys } from "../parts/keys";
 import { Cancel } from "../parts/cancel";
-import { Bar } from "../parts/frame";
+import { Bar } from "../parts/bar";
 import { GoalTreePane, type Place } from "../parts/goals";
 import { Inspector } from "../parts/inspector";
 import { Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
 import { focusQuestion, Questions } from "../parts/question";
-import { go, HOME, param, setParams, traceHref } from "../route";
-import { Past } from "../past";
-import { Replay } from "../replay";
+import { go, HOME, param, setParams, traceHref } from "../net/route";
+import { Past } from "../log/past";
+import { Replay } from "../log/replay";
 import { TimePanel } from "../time/panel";
-import type { Item, TraceLog } from "../trace";
-import { markSeen } from "../trouble";
-import type { Totals, Trace } from "../types";
+import type { Item, TraceLog } from "../log/trace-log";
+import { markSeen } from "../log/trouble";
+import type { Totals, Trace } from "../net/protocol";
 
 export function TracePage({ traceId }: { traceId: string }) {
   const log = useLog(traceId);

@@ -1,13 +1,13 @@
 // Asking an agent to stop. It is a request: the run ends when the agent says so, or at once where it is gone.
 
 import { useState } from "preact/hooks";
-import { type ApiError, cancelTrace } from "../api";
+import { type ApiError, cancelTrace } from "../net/api";
 import { say } from "../app";
 import { visible } from "../format";
-import { me } from "../me";
-import type { Trace } from "../types";
-import { Dialog } from "./frame";
-import { Refused } from "./refused";
+import { me } from "../net/auth";
+import type { Trace } from "../net/protocol";
+import { Dialog } from "./dialog";
+import { Refused } from "./token";
 
 export function Cancel({ trace, close }: { trace: Trace; close: () => void }) {
   const [reason, setReason] = useState("");

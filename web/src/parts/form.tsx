@@ -2,7 +2,7 @@
 
 import { useId } from "preact/hooks";
 import { visible } from "../format";
-import type { Draft, Fault, Field } from "../form";
+import type { Draft, Fault, Field } from "./schema";
 
 interface FieldProps {
   field: Field;

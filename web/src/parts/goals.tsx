@@ -6,11 +6,11 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog } from "../app";
 import { cost, count, short, visible } from "../format";
-import { memo } from "../memo";
-import type { Past } from "../past";
-import { traceHref, wholeLink } from "../route";
-import type { TraceLog } from "../trace";
-import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../types";
+import { memo } from "./memo";
+import type { Past } from "../log/past";
+import { traceHref, wholeLink } from "../net/route";
+import type { TraceLog } from "../log/trace-log";
+import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../net/protocol";
 import { StateMark } from "./marks";
 import { type ListHandle, VirtualList } from "./virtual";
 

@@ -1,13 +1,13 @@
 // The raw event behind a row, read from the log itself: copy it, or copy a link to it.
 
 import { useEffect, useState } from "preact/hooks";
-import { fetchEvent } from "../api";
+import { fetchEvent } from "../net/api";
 import { copy } from "../app";
 import { fullTime } from "../format";
-import { useKeys } from "../keys";
-import { traceHref, wholeLink } from "../route";
-import type { Item } from "../trace";
-import type { Json, StoredEvent } from "../types";
+import { useKeys } from "./keys";
+import { traceHref, wholeLink } from "../net/route";
+import type { Item } from "../log/trace-log";
+import type { Json, StoredEvent } from "../net/protocol";
 import { JsonTree } from "./json";
 
 export function Inspector({ traceId, item, close, step }: { traceId: string; item: Item; close: () => void; step: (by: 1 | -1) => void }) {

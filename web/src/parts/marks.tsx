@@ -2,7 +2,7 @@
 
 import { computed, type Signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { now } from "../clock";
+import { now } from "./clock";
 import { ago, clock, cost, count, duration, fullTime, short } from "../format";
 
 export type Mark = "running" | "waiting" | "completed" | "failed" | "stopped" | "lost" | "pending" | "abandoned" | "in_progress";

@@ -1,12 +1,12 @@
 // One row of what was said: a message, a tool call from its start to its result, or an event of another kind.
 
-import { memo } from "../memo";
+import { memo } from "./memo";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { isObject, toolName } from "../fold";
+import { isObject, toolName } from "../log/fold";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
-import { traceHref } from "../route";
-import type { Item, TraceLog } from "../trace";
-import type { Json, Message, TraceStatus } from "../types";
+import { traceHref } from "../net/route";
+import type { Item, TraceLog } from "../log/trace-log";
+import type { Json, Message, TraceStatus } from "../net/protocol";
 import { JsonTree, preview } from "./json";
 import { Lasting, StateMark } from "./marks";
 import { Prose, Terminal } from "./text";

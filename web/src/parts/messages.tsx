@@ -3,11 +3,10 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, say } from "../app";
 import { count, dayOf, visible } from "../format";
-import { useKeys } from "../keys";
-import { param, setParams } from "../route";
-import type { Item, TraceLog } from "../trace";
-import { highlight } from "../highlight";
-import { matcher } from "../search";
+import { useKeys } from "./keys";
+import { param, setParams } from "../net/route";
+import type { Item, TraceLog } from "../log/trace-log";
+import { highlight, matcher } from "./search";
 import { MessageRow } from "./message";
 import { type ListHandle, VirtualList } from "./virtual";
 

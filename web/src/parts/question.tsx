@@ -3,17 +3,17 @@
 // Rule: what one has typed stays on the page: also when somebody else has answered meanwhile, or the question expired.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { answerInput, ApiError, fetchInput, type Outcome } from "../api";
+import { answerInput, ApiError, fetchInput, type Outcome } from "../net/api";
 import { copy, say } from "../app";
-import { now } from "../clock";
-import { isObject } from "../fold";
-import { type Draft, type Fault, fieldOf, valueOf } from "../form";
+import { now } from "./clock";
+import { isObject } from "../log/fold";
+import { type Draft, type Fault, fieldOf, valueOf } from "./schema";
 import { clock, fullTime, visible } from "../format";
-import { callMe, me } from "../me";
-import type { Json, PendingInput } from "../types";
+import { callMe, me } from "../net/auth";
+import type { Json, PendingInput } from "../net/protocol";
 import { FieldRow } from "./form";
 import { preview } from "./json";
-import { Refused } from "./refused";
+import { Refused } from "./token";
 
 export interface Asked {
   traceId: string;

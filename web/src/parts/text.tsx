@@ -2,7 +2,7 @@
 
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { count, terminal, visible } from "../format";
-import { hasMarkdown, loadMarkdown, markdown, rendered } from "../markdown";
+import { hasMarkdown, loadMarkdown, markdown, rendered } from "./markdown";
 
 const FOLD_LINES = 24;
 const FOLD_CHARS = 2400;

@@ -1,13 +1,13 @@
-// Asking for the token that this server wants, and forgetting it.
+// The token that this server wants: the dialog that asks for it and forgets it, and the words where one was not enough.
 
 import { signal } from "@preact/signals";
 import { useState } from "preact/hooks";
-import { type ApiError, tryToken } from "../api";
+import { type ApiError, tryToken } from "../net/api";
 import { copy } from "../app";
-import { aside, forget, give, isToken, token, wanted } from "../auth";
-import { now } from "../clock";
+import { aside, forget, give, isToken, token, wanted } from "../net/auth";
+import { now } from "./clock";
 import { clock, visible } from "../format";
-import { Dialog } from "./frame";
+import { Dialog } from "./dialog";
 
 export const COMMAND = "tracewatch token create --scope read --scope control";
 
@@ -69,5 +69,15 @@ function TokenForm({ close }: { close: () => void }) {
         <button class="main" disabled={busy || !text || left > 0}>{busy ? "Asking…" : "Use it"}</button>
       </div>
     </form>
+  );
+}
+
+/** Says that the server refused something, at the place where it was asked for. */
+export function Refused({ error, to }: { error: ApiError; to: string }) {
+  if (error.status !== 403) return <p class="fault" role="alert">{visible(error.words)}</p>;
+  return (
+    <p class="fault" role="alert">
+      {token.value === null ? `This page may not ${to} here: ${visible(error.message)}` : <>This tab's token may not {to}: that takes one with the scope <b>control</b> (<code>{COMMAND}</code>). <button type="button" class="link" onClick={() => (tokenOpen.value = true)}>Use another token</button></>}
+    </p>
   );
 }

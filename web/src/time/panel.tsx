@@ -3,12 +3,12 @@
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { say } from "../app";
-import { everyTwo } from "../clock";
+import { everyTwo } from "../parts/clock";
 import { count, duration, timeOfDay, visible } from "../format";
-import { useKeys } from "../keys";
-import type { Replay } from "../replay";
-import { theme } from "../theme";
-import type { TraceLog } from "../trace";
+import { useKeys } from "../parts/keys";
+import type { Replay } from "../log/replay";
+import { theme } from "../parts/theme";
+import type { TraceLog } from "../log/trace-log";
 import { drawFall, drawMap, MAP, type Places, placesOf, type Picture, placeAt, spanAt, type View } from "./draw";
 import { Player, SPEEDS, type Speed } from "./player";
 import { type Span, spansOf, TimeLine } from "./spans";

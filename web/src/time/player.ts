@@ -2,8 +2,8 @@
 //
 // Rule: time passes as it did, but for pauses, of which nobody has to wait longer than MOST_PAUSE_MS.
 
-import type { Replay } from "../replay";
-import type { StoredEvent } from "../types";
+import type { Replay } from "../log/replay";
+import type { StoredEvent } from "../net/protocol";
 
 export const SPEEDS = [1, 2, 5, 10, 30, 100] as const;
 export type Speed = (typeof SPEEDS)[number];

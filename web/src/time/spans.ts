@@ -1,8 +1,8 @@
 // What the time panel draws: who was at work from when to when, and a time line on which idle time takes little room.
 // Pure.
 
-import { toolName } from "../fold";
-import type { Item, TraceLog } from "../trace";
+import { toolName } from "../log/fold";
+import type { Item, TraceLog } from "../log/trace-log";
 
 export type Lane = "goals" | "agents" | "text" | "tools";
 export const LANES: Lane[] = ["goals", "agents", "text", "tools"];

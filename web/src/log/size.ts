@@ -1,6 +1,6 @@
 // How much room values take, and making them smaller.
 
-import type { Json } from "./types";
+import type { Json } from "../net/protocol";
 
 const TEXT = 400; // characters that are left of a long text
 const PARTS = 40; // entries that are left of a long list or object

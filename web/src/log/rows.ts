@@ -8,8 +8,8 @@
 
 import { isObject, updatedMessage } from "./fold";
 import { shortened, sizeOf } from "./size";
-import { isEnded } from "./types";
-import type { Message, StoredEvent } from "./types";
+import { isEnded } from "../net/protocol";
+import type { Message, StoredEvent } from "../net/protocol";
 
 export const MOST_BYTES = 48_000_000; // of texts and other contents
 const HEAVY = 1_000; // bytes; what is smaller is never cut

@@ -7,15 +7,7 @@
 // Rule 4: where the machine slept, changed its network or the page is looked at again, nothing is waited for.
 
 import { signal } from "@preact/signals";
-import type { StoredEvent } from "./types";
-
-/** A frame that is no stored event. */
-export interface Frame {
-  event: string;
-  trace_id?: string;
-  // The rest depends on `event`
-  [key: string]: any;
-}
+import type { Frame, StoredEvent } from "./protocol";
 
 export interface Subscriber {
   /** The `subscribe` message's content, with the position reached. */

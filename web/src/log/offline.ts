@@ -4,10 +4,10 @@
 //       trace first. What the rest of the viewer asks a server for is answered from them.
 
 import { signal } from "@preact/signals";
-import type { Local } from "./api";
+import type { Local } from "../net/api";
 import { applyInto, State } from "./fold";
-import type { Frame, Link, Subscriber } from "./socket";
-import type { Snapshot, StoredEvent, Trace } from "./types";
+import type { Link, Subscriber } from "../net/socket";
+import type { Frame, Snapshot, StoredEvent, Trace } from "../net/protocol";
 
 interface Kept {
   snapshot: Snapshot;

@@ -1,7 +1,7 @@
 // Export: as lines that `tracewatch import` takes, or as one page that opens offline. The same forms as the command line's.
 
-import { ApiError, fetchLines, fetchTemplate, fetchTrace } from "./api";
-import type { Trace } from "./types";
+import { ApiError, fetchLines, fetchTemplate, fetchTrace } from "../net/api";
+import type { Trace } from "../net/protocol";
 
 const PLACE = "<!-- traces -->"; // in the template
 

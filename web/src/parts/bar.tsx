@@ -1,18 +1,17 @@
-// Around every page: the bar on top with the connection's pill, the help, what is said for a moment.
+// The bar on top of every page, with the pill that says how the connection is.
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
-import { app, spoken, toast } from "../app";
-import { aside, token, wanted } from "../auth";
-import { now } from "../clock";
+import { useEffect, useRef } from "preact/hooks";
+import { app, spoken } from "../app";
+import { aside, token, wanted } from "../net/auth";
+import { now } from "./clock";
 import { ago, count, timeOfDay } from "../format";
-import { allKeys, helpOpen, useKeys } from "../keys";
-import { go, HOME } from "../route";
-import type { Link } from "../socket";
-import { nextTheme, theme } from "../theme";
-import type { TraceLog } from "../trace";
-import { Live } from "./marks";
-import { TokenDialog, tokenOpen } from "./token";
+import { helpOpen } from "./keys";
+import { HOME } from "../net/route";
+import type { Link } from "../net/socket";
+import { nextTheme, theme } from "./theme";
+import type { TraceLog } from "../log/trace-log";
+import { tokenOpen } from "./token";
 
 const OFFLINE_AFTER = 30_000; // ms of trying before it is called offline
 
@@ -99,58 +98,5 @@ function useLinkSpoken(kind: Link["kind"]): void {
     if (kind === "open" && lost.current) spoken.value = "Connected again";
     if (kind !== "connecting") lost.current = kind !== "open";
   }, [kind]);
-}
-
-export function Overlays() {
-  useKeys("Everywhere", [
-    { keys: "?", does: "These keys", run: () => (helpOpen.value = !helpOpen.value) },
-    { keys: "t", does: "All traces", run: () => go(HOME) },
-    { keys: "d", does: "Light, dark or the system's colours", run: nextTheme },
-  ]);
-  return (
-    <>
-      {helpOpen.value && <Help />}
-      <TokenDialog />
-      {toast.value && <div aria-hidden="true" class={`toast${toast.value.bad ? " bad" : ""}`}>{toast.value.words}</div>}
-      <Live of={spoken} />
-    </>
-  );
-}
-
-/** A dialog that Escape and a click beside it close. */
-export function Dialog({ title, close, children, class: kind }: { title: string; close: () => void; children: ComponentChildren; class?: string }) {
-  const dialog = useRef<HTMLDialogElement>(null);
-  useLayoutEffect(() => {
-    // Before the next key comes: in an effect after painting, a word typed at once went to the page's own keys
-    if (!dialog.current!.open) dialog.current!.showModal();
-  }, []);
-  return (
-    <dialog ref={dialog} class={kind} aria-label={title} onClose={close} onClick={(event) => event.target === dialog.current && dialog.current?.close()}>
-      <div class="dialog">
-        <header><h2>{title}</h2><button class="quiet icon" aria-label="Close" onClick={() => dialog.current?.close()}>✕</button></header>
-        {children}
-      </div>
-    </dialog>
-  );
-}
-
-const TREE_KEYS = [["↑ ↓ Home End", "Move"], ["→ ←", "Open, close, to the parent"], ["Enter", "Show only this goal's messages"]];
-
-function Help() {
-  const nice = (keys: string) => keys.split(" ").map((key) => <kbd key={key}>{{ ArrowDown: "↓", ArrowUp: "↑" }[key] ?? key}</kbd>);
-  return (
-    <Dialog title="Keys" class="help" close={() => (helpOpen.value = false)}>
-      {allKeys().map(({ title, keys }) => (
-        <section key={title}>
-          <h3>{title}</h3>
-          <dl>{keys.map((key) => <div key={key.keys}><dt>{nice(key.keys)}</dt><dd>{key.does}</dd></div>)}</dl>
-        </section>
-      ))}
-      <section>
-        <h3>In the goal tree</h3>
-        <dl>{TREE_KEYS.map(([keys, does]) => <div key={keys}><dt>{nice(keys!)}</dt><dd>{does}</dd></div>)}</dl>
-      </section>
-    </Dialog>
-  );
 }
 

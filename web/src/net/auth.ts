@@ -1,11 +1,14 @@
-// The token with which this tab speaks to a server that wants one.
+// Who speaks to the server: the token of this tab, where the server wants one, and the name under which a person answers
+// and cancels.
 //
-// Rule 1: it is kept in the tab's session storage: never in an address, never where another tab or a later day finds it.
+// Rule 1: the token is kept in the tab's session storage: never in an address, never where another tab or a later day finds it.
 // Rule 2: a refused request waits for a token and is then sent again, so that nothing of the page has to know of it.
+// Rule 3: the name is kept in this browser, and goes to the server only with an answer or a cancel.
 
 import { signal } from "@preact/signals";
 
 const KEY = "tracewatch.token";
+const NAME_KEY = "tracewatch.name";
 /** What a token may consist of: it travels as a header and as a WebSocket's subprotocol. */
 export const isToken = (text: string): boolean => /^[!#$%&'*+\-.^_`|~0-9A-Za-z]{8,512}$/.test(text);
 
@@ -72,3 +75,25 @@ export const protocols = (): string[] => {
   const held = token.peek();
   return held === null ? [] : ["tracewatch.v1", `bearer.${held}`];
 };
+
+const NOBODY = "viewer";
+
+/** The name under which a person answers and cancels here, for everybody who reads it later. */
+export const me = signal(storedName());
+
+function storedName(): string {
+  try {
+    return localStorage.getItem(NAME_KEY)?.trim() || NOBODY;
+  } catch {
+    return NOBODY;
+  }
+}
+
+export function callMe(name: string): void {
+  me.value = name.trim().slice(0, 256) || NOBODY;
+  try {
+    localStorage.setItem(NAME_KEY, me.value);
+  } catch {
+    // it holds until the page is left
+  }
+}

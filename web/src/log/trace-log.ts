@@ -6,13 +6,13 @@
 // Rule 3: what arrives is put in once per frame, whatever its number; what a reconnect brings, at once when all is here.
 
 import { signal } from "@preact/signals";
-import { ApiError, fetchEvents, fetchMessage, fetchMessages } from "./api";
+import { ApiError, fetchEvents, fetchMessage, fetchMessages } from "../net/api";
 import { applyInto, State } from "./fold";
-import { count, timeOfDay } from "./format";
-import { nextFrame } from "./frame";
+import { count, timeOfDay } from "../format";
+import { nextFrame } from "./paint";
 import { type Item, Rows } from "./rows";
-import type { Frame, Socket, Subscriber } from "./socket";
-import type { GoalTree, Message, Snapshot, StoredEvent } from "./types";
+import type { Socket, Subscriber } from "../net/socket";
+import type { Frame, GoalTree, Message, Snapshot, StoredEvent } from "../net/protocol";
 
 export { isError, type Item } from "./rows";
 

@@ -4,10 +4,10 @@
 //         have not changed since, and those that have are built again from their events.
 // Rule 2: going forward folds the events between; going back asks the server.
 
-import { fetchEvents, fetchTrace } from "./api";
+import { fetchEvents, fetchTrace } from "../net/api";
 import { State } from "./fold";
-import { type Item, TraceLog } from "./trace";
-import type { StoredEvent } from "./types";
+import { type Item, TraceLog } from "./trace-log";
+import type { StoredEvent } from "../net/protocol";
 
 const PAGE = 1000;
 const FORWARD = 1500; // events that are folded rather than asking for another snapshot

@@ -5,7 +5,7 @@
 // Rule 2: what was looked at is remembered with the time it happened at: a run that fails again asks again.
 
 import { signal } from "@preact/signals";
-import type { Trace } from "./types";
+import type { Trace } from "../net/protocol";
 
 const KEY = "tracewatch.seen";
 const MOST = 1000; // remembered

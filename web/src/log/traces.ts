@@ -3,10 +3,10 @@
 // Rule: the socket's list gives the newest and every change; the rest is paged in behind it. The newer state wins.
 
 import { computed, signal } from "@preact/signals";
-import { fetchInputs, fetchTrace, fetchTraces, type OpenInput } from "./api";
-import { nextFrame } from "./frame";
-import type { Frame, Socket } from "./socket";
-import type { Trace } from "./types";
+import { fetchInputs, fetchTrace, fetchTraces, type OpenInput } from "../net/api";
+import { nextFrame } from "./paint";
+import type { Socket } from "../net/socket";
+import type { Frame, Trace } from "../net/protocol";
 
 const MOST_TRACES = 20_000;
 const FIRST = 200;

@@ -1,8 +1,8 @@
 // The server's HTTP calls that the page makes. Each raises ApiError with the server's words.
 
 import { bearer, refused, token } from "./auth";
-import { PREFIX } from "./prefix";
-import type { Json, Message, PendingInput, Snapshot, StoredEvent, Trace } from "./types";
+import { PREFIX } from "./route";
+import type { Json, Message, PendingInput, Snapshot, StoredEvent, Trace } from "./protocol";
 
 export interface Detail {
   path?: string;

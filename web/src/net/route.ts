@@ -1,7 +1,16 @@
-// The address is the view: which trace, what is selected in it, how it is filtered. Back and pasted links work.
+// The page's address: where the server is mounted, and the view: which trace, what is selected in it, how it is filtered.
+// Going back and pasted links work.
+//
+// Rule: every address that the page uses begins with PREFIX. The server writes it into the links of the page it serves;
+//       here the address of this script tells it.
 
 import { computed, signal } from "@preact/signals";
-import { PREFIX } from "./prefix";
+
+const onServer =
+  !import.meta.env.DEV && typeof location !== "undefined" && location.protocol !== "file:" && import.meta.url.startsWith("http");
+
+/** Where the server is mounted: "" at the root of its host, else as "/tracewatch". */
+export const PREFIX = onServer ? new URL(/* @vite-ignore */ "..", import.meta.url).pathname.replace(/\/$/, "") : "";
 
 // A page that is one file has its address behind the #
 const behindHash = typeof location !== "undefined" && location.protocol === "file:";

@@ -104,6 +104,14 @@ export interface StoredEvent {
   [key: string]: any;
 }
 
+/** A frame that is no stored event. */
+export interface Frame {
+  event: string;
+  trace_id?: string;
+  // The rest depends on `event`
+  [key: string]: any;
+}
+
 /** The state in `connected` and `snapshot`, and what `GET /api/traces/{id}` answers. */
 export interface Snapshot {
   trace: Trace;

@@ -4,7 +4,7 @@
 // Rule 2: links leave by http(s) or mailto only, in a tab of their own that knows nothing of this page.
 
 import { signal } from "@preact/signals";
-import { visible } from "./format";
+import { visible } from "../format";
 
 type Render = (text: string) => DocumentFragment;
 

@@ -5,8 +5,8 @@
 //         whoever keeps one sees whether it is still the same. The state itself is changed in place.
 // Rule 3: an event that has been applied already changes nothing.
 
-import { isEnded } from "./types";
-import type { Goal, GoalTree, Json, Message, PendingInput, Snapshot, StoredEvent, SubTrace, Totals, Trace, TraceStatus } from "./types";
+import { isEnded } from "../net/protocol";
+import type { Goal, GoalTree, Json, Message, PendingInput, Snapshot, StoredEvent, SubTrace, Totals, Trace, TraceStatus } from "../net/protocol";
 
 const SERVER_EVENTS = new Set(["sub_trace_started", "sub_trace_completed", "input_provided", "input_expired", "cancel_requested"]);
 const AFFECTED = ["status", "self_stats", "cumulative_stats"] as const;

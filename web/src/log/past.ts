@@ -5,10 +5,10 @@
 // Rule 2: a trace is shown as it is now until it can be shown as it was.
 
 import { effect } from "@preact/signals";
-import { fetchEvents, fetchTrace } from "./api";
+import { fetchEvents, fetchTrace } from "../net/api";
 import { Replay } from "./replay";
-import type { TraceLog } from "./trace";
-import type { Json, StoredEvent } from "./types";
+import type { TraceLog } from "./trace-log";
+import type { Json, StoredEvent } from "../net/protocol";
 
 const PAGE = 200; // events that are read rather than halved once more
 const PROBE = 20; // events of which one says when it was

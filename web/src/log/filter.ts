@@ -3,7 +3,7 @@
 // Words are joined by and; several statuses or agents may stand behind one colon with commas. What is not understood
 // is text that has to occur in the task, the id or the agent.
 
-import type { Trace } from "./types";
+import type { Trace } from "../net/protocol";
 
 type Test = (trace: Trace) => boolean;
 
