@@ -53,6 +53,7 @@ async def test_what_is_appended_is_there_in_order(log: EventLog) -> None:
         ({"event": "sub_trace_started"}, ReservedEvent, "1.event"),
         ({"event": "note", "x": "\ud800"}, Invalid, None),
         ({"event": "note", "x": 2**70}, Invalid, None),
+        ({"event": "note", "x": [None, float("nan")]}, Invalid, None),
         ({"event": "note", "x": "y" * 262_144}, TooLarge, None),
     ],
 )

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.log.helpers import Heard, check_trace, create, events, goal, names, opened, summary
+from tests.log.helpers import Heard, check_trace, create, events, goal, names, notes, opened, summary
 from tracewatch.errors import Invalid, TraceConflict, UnknownParent, UnknownParentGoal, UnknownTrace
 from tracewatch.log import EventLog
-from tracewatch.model.events import validate_trace
+from tracewatch.model.events import validate_header, validate_trace
 
 pytestmark = pytest.mark.anyio
+AT = "2026-01-01T00:00:00.000Z"
 
 
 async def test_a_new_log_is_its_owners(tmp_path: Path) -> None:
@@ -115,3 +116,16 @@ async def test_many_at_once(log: EventLog) -> None:
     assert len(set(made)) == 50
     assert sorted(e["sub_trace_id"] for e in await events(log, "p")) == sorted(set(made))
     await check_trace(log, "p")
+
+
+async def test_a_refused_create_leaves_the_ids_of_a_deleted_trace_taken(log: EventLog) -> None:
+    await create(log, "a")
+    await log.append("a", notes(5))
+    await log.delete_trace("a")
+    header = {"trace_id": "c", "task": "t", "parent_trace_id": "a", "root_trace_id": "a", "created_at": AT}
+    await log.restore(validate_header(header), [])
+    with pytest.raises(Invalid):  # it would stand below itself
+        await create(log, "a", parent_trace_id="c")
+    await create(log, "b")  # in whatever transaction the refused one was
+    await create(log, "a")
+    assert (await log.append("a", notes(1))).first_event_id == 6

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.server.wire import append, end, http, make_trace, post, refused, stored, thought
+from tests.server.wire import append, end, http, make_trace, post, refused, socket, stored, thought
 from tests.support import Serving, serving
 
 pytestmark = pytest.mark.anyio
@@ -288,3 +288,22 @@ async def test_import_round_trip(tmp_path: Path, server: Serving, client: httpx.
         refused(await other.post("/api/import", content=b"\n".join(hole)), 422, "invalid_event")
         for bad, status in ((b"", 400), (b"{}", 400), (lines[1], 400), (b"{", 400), (b'{"trace":7}', 422)):
             assert (await other.post("/api/import", content=bad)).status_code == status, bad
+
+
+async def test_nobody_looks_for_nan_in_what_was_json(
+    server: Serving, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON has no NaN, and nearly every message holds a null: the look went through all of its values in Python."""
+
+    def looked(value: object) -> bool:
+        raise AssertionError(f"looked through {value!r}")
+
+    await make_trace(server.services.log, "no-nan")
+    monkeypatch.setattr("tracewatch.model.events._holds_nan", looked)
+    event = {"event": "message_added", "message": {"role": "user", "content": [None, 0.5], "goal_id": None}}
+    response = await client.post("/api/traces/no-nan/events", json=[event])
+    assert response.status_code == 200, response.text
+    async with socket(server, "/api/traces/no-nan/record") as watch:
+        await watch.frame()
+        await watch.say({"append": {"events": [event]}})
+        assert "ack" in await watch.frame()

@@ -151,7 +151,7 @@ class FileChannel:
         """See Channel.send."""
         events = [orjson.loads(body) for body in bodies]
         try:
-            appended = await self._log.append(self.trace_id, events, producer=self._producer, seq=seq)
+            appended = await self._log.append(self.trace_id, events, producer=self._producer, seq=seq, parsed=True)
         except TracewatchError as error:
             expected = error.facts.get("expected_seq") if isinstance(error, SequenceGap) else None
             self._answers.put_nowait(Answer(seq, error.code, error.message, expected))

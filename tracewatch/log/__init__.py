@@ -121,10 +121,12 @@ class EventLog(Protocol):
         seq: int | None = None,
         expected_last_event_id: int | None = None,
         by_server: bool = False,
+        parsed: bool = False,
     ) -> Appended:
         """Append events as recorders send them, all or none; returns once they are on disk.
 
-        ``seq`` is the first event's number by ``producer``, from 1. Raises the refusals of errors.py, TooLarge,
+        ``seq`` is the first event's number by ``producer``, from 1. ``parsed``: the events were read from JSON, so
+        nobody has to look for NaN and Infinity in them. Raises the refusals of errors.py, TooLarge,
         UnknownTrace, SequenceGap, UnexpectedLastEventId, Unavailable.
         """
 

@@ -87,6 +87,7 @@ class Append(Job):
     seq: int | None = None
     expected_last_event_id: int | None = None
     by_server: bool = False
+    parsed: bool = False  # read from JSON, which has no NaN
     max_event_bytes: int = 0
 
     def traces(self) -> Iterator[str]:
@@ -113,7 +114,7 @@ class Append(Job):
         for index, raw in enumerate(fresh, duplicates):
             try:
                 event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=tx.ts)
-                body = canonical(event)
+                body = canonical(event, parsed=self.parsed)
                 if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
                     check_size(orjson.dumps(raw), self.max_event_bytes)
                 was_ended = plan.state.ended
@@ -251,7 +252,7 @@ def _differing(stored: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 async def first_ids(tx: Transaction, trace_id: str) -> dict[str, int]:
     """Where a new trace's ids begin: behind those of a deleted one of the same id."""
-    rows = await fetch(tx.connection, "DELETE FROM deleted_traces WHERE trace_id = ? RETURNING last_event_id", trace_id)
+    rows = await fetch(tx.connection, "SELECT last_event_id FROM deleted_traces WHERE trace_id = ?", trace_id)
     last = rows[0][0] if rows else 0
     return {"first_event_id": last + 1, "last_event_id": last}
 

@@ -69,7 +69,7 @@ class Restore(Job):
                     last_event_id=plan.state.last_event_id,
                 )
             sequence = _check_message(plan, event, sequence)
-            plan.put(event)
+            plan.put(event, canonical(event))
         plan.commit()
         return Appended(last + 1 if fresh else None, plan.state.last_event_id, len(present))
 

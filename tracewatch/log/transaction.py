@@ -100,8 +100,8 @@ class Plan:
         self._offset = draft.events[-1][2] if draft.events else draft.row.log_bytes
 
     def put(self, event: Event, body: bytes | None = None) -> bytes:
-        """Put a stored event behind the others. Raises Invalid where JSON can't say it. Returns its canonical bytes."""
-        body = canonical(event) if body is None else body
+        """Put a stored event behind the others, with its canonical bytes if they are known. Returns these."""
+        body = canonical(event, parsed=True) if body is None else body
         state, trace_key, event_id = self.state, self.draft.row.trace_key, event["event_id"]
         apply_into(state, event)
         self._offset += len(body)
@@ -252,6 +252,7 @@ class Transaction:
             "SELECT SUM(tree_messages), SUM(tree_tokens), SUM(tree_cost) FROM traces WHERE parent_trace_id = ?",
             row.trace_id,
         )
+        await fetch(self.connection, "DELETE FROM deleted_traces WHERE trace_id = ?", row.trace_id)
         if any(below[0]):
             self.tree_changes.append((row.trace_id, *below[0]))
         return draft

@@ -206,15 +206,19 @@ def validate_header(raw: Any) -> dict[str, Any]:
     return header
 
 
-def canonical(event: Mapping[str, Any]) -> bytes:
-    """The bytes of a stored event. Raises Invalid for what JSON can't say (lone surrogates, NaN) or is too deep."""
+def canonical(event: Mapping[str, Any], *, parsed: bool = False) -> bytes:
+    """The bytes of a stored event.
+
+    ``parsed``: its values were read from JSON, which has no NaN, so nobody has to look for one.
+    Raises Invalid for what JSON can't say (lone surrogates, NaN, Infinity) and for what is nested too deep.
+    """
     try:
         body = orjson.dumps(event)
     except (TypeError, RecursionError) as error:  # orjson's JSONEncodeError is a TypeError
         raise Invalid(f"the event can't be written as JSON: {error}") from error
     if len(body) > 2 * MAX_DEPTH and _openings(body) > MAX_DEPTH and depth_exceeds(event):
         raise Invalid(f"the event is nested deeper than {MAX_DEPTH} levels")
-    if b"null" in body and _holds_nan(event):  # orjson writes null for what is no number
+    if not parsed and b"null" in body and _holds_nan(event):  # orjson writes null for what is no number
         raise Invalid("the event can't be written as JSON: NaN and Infinity are no JSON numbers")
     # A copy: orjson's own result keeps the buffer it was written in, kilobytes for a body of 300 bytes
     return bytes(memoryview(body))

@@ -115,7 +115,7 @@ class Session:
             checked_producer(producer, seq)
             self._producer = producer
         appending = self._served.log.append(
-            self._trace_id, asked["events"], producer=None if seq is None else producer, seq=seq
+            self._trace_id, asked["events"], producer=None if seq is None else producer, seq=seq, parsed=True
         )
         task = asyncio.create_task(appending)
         await self._waiting.put((seq, len(asked["events"]), task))

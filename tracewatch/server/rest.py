@@ -160,6 +160,7 @@ async def append_events(request: Request) -> Response:
         producer=producer,
         seq=seq,
         expected_last_event_id=expected,
+        parsed=True,
     )
     return json_response(appended_json(appended))
 

@@ -186,6 +186,7 @@ class SQLiteLog:
         seq: int | None = None,
         expected_last_event_id: int | None = None,
         by_server: bool = False,
+        parsed: bool = False,
     ) -> Appended:
         """See EventLog.append."""
         try:
@@ -205,6 +206,7 @@ class SQLiteLog:
                     seq=seq,
                     expected_last_event_id=expected_last_event_id,
                     by_server=by_server,
+                    parsed=parsed,
                     max_event_bytes=self._max_event_bytes,
                 )
             )
