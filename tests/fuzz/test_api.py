@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
 from tests.support import ServerProcess
-from tracewatch.server.openapi import description
+from tracewatch.server.routes import description
 
 pytestmark = pytest.mark.slow
 EXAMPLES = 40  # of each operation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +18,9 @@ from websockets.typing import Subprotocol
 from tests.server.tokens import SCOPES, Kinds, kinds, two_runs
 from tests.server.wire import NDJSON, SSE, bearer, http, refused, socket
 from tests.support import Serving, serving
-from tracewatch.server.app import _routes, create_app
-from tracewatch.server.guard import guarded
+from tracewatch.server.app import create_app
+from tracewatch.server.guard import Guard, Need
+from tracewatch.server.routes import CALLS, Call, routes
 from tracewatch.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -49,36 +52,41 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", f"{ONE}/events"): {"event": "thought"},
     ("POST", f"{ONE}/inputs/{{request_id:path}}"): {"value": 1},
 }
-Call = tuple[str, str]
-
-
-def calls() -> list[Call]:
-    """Every method of every route there is."""
-    found = []
-    for route in _routes():
-        methods = (route.methods or set()) - {"HEAD"} if isinstance(route, Route) else {"WS"}
-        found += [(method, route.path) for method in sorted(methods)]
-    return found
-
-
-GUARDED = [call for call in calls() if call[1] not in PUBLIC]
+GUARDED = [(call.method, call.path) for call in CALLS if call.path not in PUBLIC]
 
 
 def test_every_route_is_thought_of() -> None:
-    assert set(GUARDED) - NEEDED.keys() == set()
-    assert NEEDED.keys() - set(GUARDED) <= {("GET", "/metrics")}
+    assert set(GUARDED) == NEEDED.keys()
+    assert {call.path for call in CALLS if not call.need.scopes} == PUBLIC
 
 
-def test_a_route_nobody_has_classified_keeps_the_application_from_starting() -> None:
-    async def endpoint(*_: Any) -> None: ...
+def test_a_call_without_a_scope_or_a_description_cannot_be_written() -> None:
+    whole: dict[str, Any] = {field.name: getattr(CALLS[0], field.name) for field in dataclasses.fields(Call)}
+    assert Call(**whole) == CALLS[0]
+    for missing in whole:
+        with pytest.raises(TypeError, match=missing):
+            Call(**{name: value for name, value in whole.items() if name != missing})
+    with pytest.raises(TypeError, match="scopes"):
+        Need()  # type: ignore[call-arg]
 
-    for route in (
-        Route("/api/new", endpoint),
-        Route("/api/traces", endpoint, methods=["PATCH"]),
-        WebSocketRoute("/api/traces", endpoint),
-    ):
-        with pytest.raises(LookupError, match="NEEDS"):
-            guarded([route])
+
+def test_the_application_has_the_routes_of_the_table_each_behind_its_guard() -> None:
+    app = create_app(Settings())
+    there = set()
+    for route in app.routes:
+        assert isinstance(route, Route | WebSocketRoute) and isinstance(route.app, Guard)
+        methods = (route.methods or set()) - {"HEAD"} if isinstance(route, Route) else {"WS"}
+        there |= {(method, route.path) for method in methods}
+    assert there == {(call.method, call.path) for call in CALLS}
+    with pytest.raises(ValueError, match="twice"):
+        routes([CALLS[0], CALLS[0]])
+
+
+def test_no_request_fits_two_paths() -> None:
+    """So the table's order decides nothing."""
+    for route in routes():
+        sample = re.sub(r"{[^}]*}", "x", route.path)
+        assert [other.path for other in routes() if other.path_regex.match(sample)] == [route.path]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +101,7 @@ async def tokens(server: Serving) -> Kinds:
     return await kinds(server.services.log)
 
 
-async def attempt(server: Serving, call: Call, token: str | None, trace_id: str = "mine") -> tuple[int, str]:
+async def attempt(server: Serving, call: tuple[str, str], token: str | None, trace_id: str = "mine") -> tuple[int, str]:
     """The status or close code, and the error's code if it is one. 0 where a socket was let in."""
     method, path = call
     path = path.replace("{trace_id}", trace_id).replace("{request_id:path}", "q").replace("{name}", "x")
@@ -114,7 +122,7 @@ async def attempt(server: Serving, call: Call, token: str | None, trace_id: str 
 
 
 @pytest.mark.parametrize("call", GUARDED, ids=" ".join)
-async def test_nobody_comes_in_without_a_good_token(server: Serving, tokens: Kinds, call: Call) -> None:
+async def test_nobody_comes_in_without_a_good_token(server: Serving, tokens: Kinds, call: tuple[str, str]) -> None:
     expected = (4501 if call[0] == "WS" else 401, "unauthorized")
     assert await attempt(server, call, None) == expected
     for kind, token in tokens.bad.items():
@@ -122,7 +130,7 @@ async def test_nobody_comes_in_without_a_good_token(server: Serving, tokens: Kin
 
 
 @pytest.mark.parametrize("call", [call for call in GUARDED if call[0] != "DELETE"], ids=" ".join)
-async def test_a_scope_is_for_its_own_calls(server: Serving, tokens: Kinds, call: Call) -> None:
+async def test_a_scope_is_for_its_own_calls(server: Serving, tokens: Kinds, call: tuple[str, str]) -> None:
     forbidden = (4503 if call[0] == "WS" else 403, "forbidden")
     for scope in SCOPES:
         code, error = await attempt(server, call, tokens.scope[scope])
@@ -140,7 +148,9 @@ async def test_deleting_is_for_admin(server: Serving, tokens: Kinds) -> None:
 
 
 @pytest.mark.parametrize("call", [call for call in GUARDED if "{trace_id}" in call[1]], ids=" ".join)
-async def test_to_a_token_of_one_trace_all_others_are_absent(server: Serving, tokens: Kinds, call: Call) -> None:
+async def test_to_a_token_of_one_trace_all_others_are_absent(
+    server: Serving, tokens: Kinds, call: tuple[str, str]
+) -> None:
     """Not "forbidden": whether there is such a trace is nothing it may know."""
     admin = tokens.mine["admin"]
     for theirs in ("theirs", "theirs.sub"):

@@ -134,11 +134,11 @@ async def test_openapi_describes_what_there_is(server: Serving, client: httpx.As
     assert document["openapi"].startswith("3.1")
     from starlette.routing import Route
 
-    from tracewatch.server.app import _routes
+    from tracewatch.server.routes import routes
 
     there = {
         (route.path.replace(":path}", "}"), method.lower())
-        for route in _routes()
+        for route in routes()
         if isinstance(route, Route)
         and (route.path.startswith("/api") or route.path in ("/healthz", "/readyz", "/metrics"))
         for method in route.methods or ()

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.support import DEADLINE_S, Serving
 from tracewatch.log import EventLog
 from tracewatch.model.events import validate_trace
-from tracewatch.server.openapi import description
+from tracewatch.server.routes import description
 
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.requests import ClientDisconnect
 
 from ..errors import TracewatchError
 from ..live.bell import PollBell
@@ -22,17 +20,17 @@ from ..live.hub import Hub
 from ..live.request import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
-from . import control, metrics, page, record, rest, stream, watch
+from . import metrics
 from .access import AccessMiddleware, is_loopback, own_names
 from .application import Application
 from .descriptors import look_at_descriptors
 from .follow import Following
 from .gate import Gate
-from .guard import guarded
 from .hints import load_redis
 from .limiter import Limiter
 from .observed import Observed
 from .retention import retain
+from .routes import routes
 from .services import Services, error_response, left
 from .siblings import Place, Siblings
 from .stalls import StallGuard
@@ -70,7 +68,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
 
     return Application(
         secure=bool(chosen.ssl_certfile),
-        routes=guarded(_routes()),
+        routes=routes(),
         lifespan=lifespan,
         middleware=[_access(chosen)],
         exception_handlers={
@@ -146,41 +144,6 @@ def _access(settings: Settings) -> Middleware:
 def needs_token(settings: Settings) -> bool:
     """Whether a token is needed even if none was ever made: others than those on this machine may reach the server."""
     return not is_loopback(settings.host) or bool(settings.allowed_hosts or settings.proxy)
-
-
-def _routes() -> list[Route | WebSocketRoute]:
-    one = "/api/traces/{trace_id}"
-    return [
-        _route("/api/traces", GET=rest.list_traces, POST=rest.create_trace),
-        Route("/api/import", rest.import_trace, methods=["POST"]),
-        _route(one, GET=rest.get_trace, DELETE=rest.delete_trace),
-        _route(f"{one}/events", GET=stream.get_events, POST=rest.append_events),
-        Route(f"{one}/messages", rest.get_messages, methods=["GET"]),
-        Route(f"{one}/messages/{{message_id:path}}", rest.get_message, methods=["GET"]),
-        Route(f"{one}/heartbeat", rest.heartbeat, methods=["POST"]),
-        Route(f"{one}/cancel", control.cancel_trace, methods=["POST"]),
-        _route(f"{one}/inputs/{{request_id:path}}", GET=control.get_input, POST=control.answer_input),
-        Route("/api/inputs", control.list_inputs, methods=["GET"]),
-        WebSocketRoute(f"{one}/record", record.record),
-        WebSocketRoute(f"{one}/watch", watch.watch_trace),
-        WebSocketRoute("/api/watch", watch.watch_many),
-        Route("/healthz", rest.healthz, methods=["GET"]),
-        Route("/readyz", rest.readyz, methods=["GET"]),
-        Route("/metrics", metrics.metrics, methods=["GET"]),
-        Route("/openapi.json", rest.openapi, methods=["GET"]),
-        Route("/static/{name}", page.asset, methods=["GET"]),
-        Route("/traces/{trace_id}", page.page, methods=["GET"]),
-        Route("/", page.page, methods=["GET"]),
-    ]
-
-
-def _route(path: str, **by_method: Callable[[Request], Awaitable[Response]]) -> Route:
-    """One route for all methods of a path: with one each, a 405 would name the methods of the first only."""
-
-    async def endpoint(request: Request) -> Response:
-        return await by_method["GET" if request.method == "HEAD" else request.method](request)
-
-    return Route(path, endpoint, methods=list(by_method))
 
 
 async def _expire(log: EventLog) -> None:

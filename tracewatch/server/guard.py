@@ -1,20 +1,18 @@
-"""What each call needs, and the guard that stands before each endpoint.
+"""What a call can need, and the guard before each handler. Which call needs what is said in routes.py.
 
-Rule 1: every route is in ``NEEDS``; an application with one that is not does not start.
-Rule 2: on a WebSocket a refusal comes after the handshake, as a frame and a close code: a browser's script can't see
-        why a handshake was refused.
+Rule: a WebSocket is refused after its handshake, by an error frame and a close code: a browser's script can't see why
+      a handshake was refused.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import HTTPConnection
-from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from uvicorn.protocols.utils import ClientDisconnected
@@ -33,50 +31,16 @@ BEARER = "bearer."
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a call needs: one of these scopes, or nothing at all (for pages, and for who checks on the server)."""
+    """What a call needs: a token with one of these scopes. Without any scope the call is open to everybody."""
 
-    scopes: tuple[str, ...] = ()
-    every_trace: bool = False  # not to be had with a token of one trace
-
-
-PUBLIC, READ, WRITE, CONTROL, ADMIN = Need(), Need(("read",)), Need(("write",)), Need(("control",)), Need(("admin",))
-_ONE = "/api/traces/{trace_id}"
-NEEDS: Mapping[str, Mapping[str, Need]] = {  # by path and method; WS: a WebSocket
-    "/api/traces": {"GET": READ, "POST": WRITE},
-    "/api/import": {"POST": WRITE},
-    _ONE: {"GET": READ, "DELETE": ADMIN},
-    f"{_ONE}/events": {"GET": READ, "POST": WRITE},
-    f"{_ONE}/messages": {"GET": READ},
-    f"{_ONE}/messages/{{message_id:path}}": {"GET": READ},
-    f"{_ONE}/heartbeat": {"POST": WRITE},
-    f"{_ONE}/cancel": {"POST": CONTROL},
-    # A recorder is told the answers to its questions anyway, down its socket
-    f"{_ONE}/inputs/{{request_id:path}}": {"GET": Need(("read", "write")), "POST": CONTROL},
-    "/api/inputs": {"GET": READ},
-    f"{_ONE}/record": {"WS": WRITE},
-    f"{_ONE}/watch": {"WS": READ},
-    "/api/watch": {"WS": READ},
-    "/metrics": {"GET": Need(("read",), every_trace=True)},
-    "/healthz": {"GET": PUBLIC},
-    "/readyz": {"GET": PUBLIC},
-    "/openapi.json": {"GET": PUBLIC},
-    "/static/{name}": {"GET": PUBLIC},
-    "/traces/{trace_id}": {"GET": PUBLIC},
-    "/": {"GET": PUBLIC},
-}
+    scopes: tuple[str, ...]
+    every_trace: bool = False  # a token of one trace is not enough
 
 
-def guarded(routes: Iterable[Route | WebSocketRoute]) -> list[Route | WebSocketRoute]:
-    """The routes, each behind its guard. Raises LookupError for one that ``NEEDS`` does not know."""
-    done = []
-    for route in routes:
-        methods = (route.methods or set()) - {"HEAD"} if isinstance(route, Route) else {"WS"}
-        needs = NEEDS.get(route.path, {})
-        if missing := methods - needs.keys():
-            raise LookupError(f"{route.path} {', '.join(missing)}: say in NEEDS which scope it needs")
-        route.app = Guard(route.app, needs)
-        done.append(route)
-    return done
+PUBLIC = Need(())  # pages, and what checks on the server
+READ, WRITE, CONTROL, ADMIN = Need(("read",)), Need(("write",)), Need(("control",)), Need(("admin",))
+READ_OR_WRITE = Need(("read", "write"))
+METRICS = Need(("read",), every_trace=True)
 
 
 def presented_token(connection: HTTPConnection) -> str | None:
@@ -91,7 +55,7 @@ def presented_token(connection: HTTPConnection) -> str | None:
 
 
 class Guard:
-    """Lets a request or a socket through to its endpoint, and ends it with its grant."""
+    """Lets a request or a socket through to its handler, and ends it with its grant. ``needs``: by method, or WS."""
 
     def __init__(self, app: ASGIApp, needs: Mapping[str, Need]) -> None:
         self._app = app

@@ -71,11 +71,7 @@ class Observed:
         self.closed: Counter[tuple[str, str]] = Counter()  # by kind and reason
         self.auth_failures: Counter[str] = Counter()  # by reason
         self._access_log = access_log
-        found = [route for route in routes if isinstance(route, Route)]
-        self._params = frozenset(name for route in found for name in route.param_convertors)
-        self._routes: dict[tuple[Any, frozenset[str]], str] = {
-            (route.endpoint, frozenset(route.param_convertors)): route.path for route in found
-        }
+        self._routes: dict[Any, str] = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
 
     # --- requests ---
 
@@ -97,8 +93,7 @@ class Observed:
                 self._request(scope, status, time.perf_counter() - began)
 
     def _route(self, scope: Scope) -> str:
-        key = scope.get("endpoint"), frozenset(self._params & scope.get("path_params", {}).keys())
-        return self._routes.get(key, "unmatched")
+        return self._routes.get(scope.get("endpoint"), "unmatched")
 
     def _answered(self, scope: Scope, status: int, took_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"

@@ -1,18 +1,20 @@
-"""``/openapi.json``: the REST API's own description, made from the same types that validate.
+"""``/openapi.json``: how the REST API is described, in OpenAPI 3.1. Which calls there are, routes.py says.
 
-Rule: a schema is written here only where no type exists; what a recorder sends comes from model/payloads.
+Rule: a schema is written here only where no type exists; what clients send is described by the types of
+      model/payloads that validate it.
 """
 
 from __future__ import annotations
 
-from functools import cache
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from ..model.events import STATUSES
 from ..model.payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
 from .services import MAX_ID
-from .stream import NDJSON, SSE
 
 _REF = "#/components/schemas/"
 _ERRORS = {
@@ -28,7 +30,7 @@ _ERRORS = {
     429: "Too many wrong tokens from this address",
     503: "The log can't be used now",
 }
-
+_USUAL_ERRORS = (400, 401, 403, 429, 503)  # what any call may answer with
 _ANSWERS = {  # the keys that are always there
     "Created": ("trace_id", "cursor", "trace"),
     "Traces": ("traces", "next_page_token"),
@@ -46,29 +48,90 @@ _ANSWERS = {  # the keys that are always there
     "Inputs": ("inputs", "has_more"),
 }
 
+# --- the words to describe a call with -------------------------------------------------------------------------
 
-def _error(status: int) -> dict[str, Any]:
-    schema = {"application/json": {"schema": {"$ref": _REF + "Error"}}}
-    return {"description": _ERRORS[status], "content": schema}
-
-
-def _call(summary: str, answer: str | None, *errors: int, status: int = 200, **more: Any) -> dict[str, Any]:
-    content = {} if answer is None else {"content": {"application/json": {"schema": {"$ref": _REF + answer}}}}
-    responses = {str(status): {"description": summary, **content}}
-    responses.update({str(code): _error(code) for code in (*errors, 400, 401, 403, 429, 503)})
-    return {"summary": summary, "responses": responses, **more}
+Schema = Mapping[str, Any]
+Content = Mapping[str, Any]  # of a body: its schema by media type
+TEXT: Schema = {"type": "string"}
+NUMBER: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_ID}
+ID: Schema = {"type": "string", "pattern": f"^{TRACE_ID.pattern}$"}
 
 
-def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": description, "schema": schema or {"type": "string"}}
+def ref(name: str) -> Schema:
+    """The schema that ``components`` has under this name."""
+    return {"$ref": _REF + name}
 
 
-def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
-    return {"name": name, "in": "header", "description": description, "schema": schema or {"type": "string"}}
+def content(schema: Schema, *media: str) -> Content:
+    """A body of this schema, in any of these media types (JSON if none is named)."""
+    return {one: {"schema": schema} for one in media or ("application/json",)}
 
 
-def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+def query(name: str, text: str, schema: Schema = TEXT) -> Schema:
+    """A parameter in the query."""
+    return {"name": name, "in": "query", "description": text, "schema": schema}
+
+
+def header(name: str, text: str, schema: Schema = TEXT) -> Schema:
+    """A parameter in a header."""
+    return {"name": name, "in": "header", "description": text, "schema": schema}
+
+
+LIMIT = query("limit", "How many", {"type": "integer", "minimum": 1, "maximum": 1000})
+STATUS = query(
+    "status",
+    "Only these, with commas",
+    {"type": "string", "pattern": "^(({0})(,({0}))*)?$".format("|".join(STATUSES))},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that is no error, and its body."""
+
+    text: str
+    content: Content = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What ``/openapi.json`` says of a call: what it takes, and every status it answers with."""
+
+    summary: str
+    content: Content  # of the usual answer, whose status is ``status``
+    errors: Sequence[int] = ()  # besides those that any call may answer with
+    status: int = 200
+    others: Mapping[int, Reply] = field(default_factory=dict)  # other answers that are no errors, by status
+    body: Content | None = None
+    body_required: bool = True
+    parameters: Sequence[Schema] = ()  # those of the path are known from the path
+
+    def described(self, *, public: bool) -> dict[str, Any]:
+        """The Operation Object of OpenAPI; ``public``: no token is ever needed."""
+        errors = {code: Reply(_ERRORS[code], content(ref("Error"))) for code in (*self.errors, *_USUAL_ERRORS)}
+        replies = {self.status: Reply(self.summary, self.content), **errors, **self.others}
+        answers = {
+            str(status): {"description": reply.text, **({"content": reply.content} if reply.content else {})}
+            for status, reply in replies.items()
+        }
+        described: dict[str, Any] = {"summary": self.summary, "responses": answers}
+        if self.body is not None:
+            described["requestBody"] = {"required": self.body_required, "content": self.body}
+        if self.parameters:
+            described["parameters"] = self.parameters
+        if public:
+            described["security"] = []
+        return described
+
+
+# --- the document ----------------------------------------------------------------------------------------------
+
+
+def _path_parameters(template: str) -> list[Schema]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": ID if name == "trace_id" else TEXT}
+        for name in re.findall(r"{(\w+)}", template)
+    ]
 
 
 def _schemas() -> dict[str, Any]:
@@ -88,7 +151,7 @@ def _schemas() -> dict[str, Any]:
     add("AnswerSpec", ANSWER_SPEC)
     whole = {"type": "integer", "minimum": 0}
     some = {"type": "object", "additionalProperties": True}
-    schemas["Event"] = {"anyOf": [{"$ref": _REF + name} for name in (*RECORDED, "other_event")]}
+    schemas["Event"] = {"anyOf": [ref(name) for name in (*RECORDED, "other_event")]}
     schemas["Error"] = {
         "type": "object",
         "required": ["error", "message", "details"],
@@ -112,133 +175,28 @@ def _schemas() -> dict[str, Any]:
     return schemas
 
 
-_LIMIT = _query("limit", "How many", type="integer", minimum=1, maximum=1000)
-_NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_ID}
-_ID = {"type": "string", "pattern": f"^{TRACE_ID.pattern}$"}
+def document(operations: Iterable[tuple[str, str, Operation, bool]], sockets: Sequence[str]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document.
 
-
-def _traces() -> dict[str, Any]:
-    statuses = "|".join(STATUSES)
-    parameters = [
-        _LIMIT,
-        _query("status", "Only these, with commas", type="string", pattern=f"^(({statuses})(,({statuses}))*)?$"),
-        _query("agent_type", "Only of this type of agent"),
-        _query("q", "Only with this text in id, task or type of agent"),
-        _query("parent_trace_id", "Only sub-traces of this trace"),
-        _query("root_trace_id", "Only this trace and what is below it, to any depth"),
-        _query("page_token", "The next_page_token of the page before", type="string", pattern="^[0-9]{0,18}$"),
-    ]
-    spec = _json_body({"$ref": _REF + "TraceSpec"})
-    create = _call("Create a trace", "Created", 404, 409, 413, 422, status=201, requestBody=spec)
-    create["responses"]["200"] = {**create["responses"]["201"], "description": "It is there already, just as asked for"}
-    return {"get": _call("Traces, newest first", "Traces", 422, parameters=parameters), "post": create}
-
-
-def _events() -> dict[str, Any]:
-    event = {"$ref": _REF + "Event"}
-    body = _json_body({"anyOf": [event, {"type": "array", "items": event, "minItems": 1}]})
-    read = [
-        _query(
-            "since_event_id",
-            "0, an event_id, a cursor <epoch>.<event_id>, -N or latest",
-            type="string",
-            pattern="^(latest|-?[0-9]{1,18}|[A-Za-z0-9_-]{1,64}[.][0-9]{1,18})?$",
-        ),
-        _LIMIT,
-        _query("types", "Only these events, with commas"),
-        _query("follow", "1: NDJSON goes on live"),
-        _header("Last-Event-ID", "Where a server-sent event stream resumes"),
-    ]
-    write = [
-        _header("Producer-Id", "Who numbers its events; goes with Producer-Seq", **_ID),
-        _header("Producer-Seq", "The number of the batch's first event", **(_NUMBER | {"minimum": 1})),
-        _header("Expected-Last-Event-Id", "Append only if the log stands here", **_NUMBER),
-    ]
-    summary = "The stored events: a page, or with Accept text/event-stream or application/x-ndjson a stream"
-    page = _call(summary, "Page", 404, 410, 422, parameters=read)
-    page["responses"]["200"]["content"] |= {media: {"schema": {"type": "string"}} for media in (SSE, NDJSON)}
-    page["responses"]["204"] = {"description": "A server-sent event stream of an ended trace stands at its end"}
-    return {
-        "get": page,
-        "post": _call(
-            "Append events, all or none", "Appended", 404, 409, 412, 413, 422, requestBody=body, parameters=write
-        ),
-    }
-
-
-def _control(trace: dict[str, Any]) -> dict[str, Any]:
-    one = "/api/traces/{trace_id}"
-    request = {"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}
-    cancel = {**_json_body({"$ref": _REF + "CancelSpec"}), "required": False}
-    stop = _call("The recorder is asked to stop", "Cancelled", 404, 409, 422, status=202, requestBody=cancel)
-    stop["responses"]["200"] = {**stop["responses"]["202"], "description": "There is no recorder: stopped at once"}
-    body = _json_body({"$ref": _REF + "AnswerSpec"})
-    return {
-        f"{one}/cancel": {"parameters": [trace], "post": stop},
-        f"{one}/inputs/{{request_id}}": {
-            "parameters": [trace, request],
-            "get": _call("How a question stands", "Input", 404),
-            "post": _call("Answer a question; the first answer wins", "Answered", 404, 409, 410, 422, requestBody=body),
-        },
-        "/api/inputs": {"get": _call("Every open question, oldest first", "Inputs", 422, parameters=[_LIMIT])},
-    }
-
-
-def _metrics() -> dict[str, Any]:
-    text = {"text/plain": {"schema": {"type": "string"}}}
-    return {
-        "summary": "Prometheus",
-        "responses": {
-            "200": {"description": "The numbers", "content": text},
-            **{str(code): _error(code) for code in (401, 403, 429, 503)},
-        },
-    }
-
-
-def _paths() -> dict[str, Any]:
-    trace = {"name": "trace_id", "in": "path", "required": True, "schema": _ID}
-    one = "/api/traces/{trace_id}"
-    at = [_query("at_event_id", "As it was after this event", **_NUMBER)]
-    of = [_LIMIT, _query("goal_id", "Of this goal"), _query("before", "Of a lower sequence", **_NUMBER)]
-    lines = {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
-    restore = "Put back one trace, or the next part of it, as export wrote it"
-    return {
-        "/api/traces": _traces(),
-        one: {
-            "parameters": [trace],
-            "get": _call("A trace now, or as it was after an event", "TraceState", 404, 410, 422, parameters=at),
-            "delete": _call("Remove a trace and its sub-traces", "Deleted", 404),
-        },
-        f"{one}/events": {"parameters": [trace], **_events()},
-        f"{one}/messages": {
-            "parameters": [trace],
-            "get": _call("Messages as they now stand", "Messages", 404, 422, parameters=of),
-        },
-        f"{one}/messages/{{message_id}}": {
-            "parameters": [trace, {"name": "message_id", "in": "path", "required": True, "schema": {"type": "string"}}],
-            "get": _call("A message as it now stands, and the event it was added with", "Message", 404),
-        },
-        f"{one}/heartbeat": {"parameters": [trace], "post": _call("Renew the recorder's lease", "Renewed", 404)},
-        **_control(trace),
-        "/api/import": {"post": _call(restore, "Appended", 409, 413, 422, requestBody=lines)},
-        "/healthz": {"get": _call("The process answers", "Health", security=[])},
-        "/metrics": {"get": _metrics()},
-        "/readyz": {"get": _call("It can serve; and whether it is degraded, and why", "Ready", security=[])},
-    }
-
-
-@cache
-def description() -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
+    ``operations``: path, method, description of each call, and whether it never needs a token. ``sockets``: the paths
+    of the WebSockets, which OpenAPI has no words for.
+    """
+    paths: dict[str, Any] = {}
+    for path, method, operation, public in operations:
+        template = path.replace(":path}", "}")  # OpenAPI knows nothing of Starlette's convertors
+        if template not in paths:
+            shared = _path_parameters(template)
+            paths[template] = {"parameters": shared} if shared else {}
+        paths[template][method.lower()] = operation.described(public=public)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "tracewatch",
             "version": version("tracewatch"),
             "description": "Record AI agents' runs in a replayable log and watch them live. WebSockets: "
-            "/api/traces/{trace_id}/record, /api/traces/{trace_id}/watch and /api/watch; see docs/protocol.md.",
+            f"{', '.join(sockets[:-1])} and {sockets[-1]}; see docs/protocol.md.",
         },
-        "paths": _paths(),
+        "paths": paths,
         "components": {"schemas": _schemas(), "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
         "security": [{"bearer": []}, {}],  # none is needed on loopback while none was ever made
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -215,10 +214,3 @@ async def readyz(request: Request) -> Response:
         "problems": [{"code": code, "message": message, "since": since} for code, message, since in problems],
     }
     return json_response(answer, 200 if ready else 503, None if ready else {"Retry-After": "1"})
-
-
-async def openapi(request: Request) -> Response:
-    """``GET /openapi.json``."""
-    from .openapi import description
-
-    return json_response(orjson.dumps(description()))

@@ -1,0 +1,296 @@
+"""Every call of the server, once: method, path, handler, the scope it needs and its description.
+
+Rule 1: ``CALLS`` is the only list of calls. The application's routes, the check of tokens, ``/openapi.json`` and the
+        names of the routes in the metrics are derived from it.
+Rule 2: no field of ``Call`` has a default. A call without a scope, or without a description, can't be written.
+Rule 3: no request fits the paths of two calls, so the order means nothing but the order in ``/openapi.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from . import control, metrics, page, record, rest, stream, watch
+from .guard import ADMIN, CONTROL, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
+from .openapi import ID, LIMIT, NUMBER, STATUS, TEXT, Operation, Reply, content, document, header, query, ref
+from .services import json_response
+from .stream import NDJSON, SSE
+
+Handler = Callable[[Request], Awaitable[Response]] | Callable[[WebSocket], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Instead of a description for ``/openapi.json``: where the call is described."""
+
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One method of one path. ``WS``: a WebSocket, whose handler takes a WebSocket instead of a Request."""
+
+    method: Literal["GET", "POST", "DELETE", "WS"]  # GET answers HEAD as well
+    path: str  # in Starlette's words
+    handler: Handler
+    need: Need
+    described: Operation | Elsewhere
+
+
+async def openapi(request: Request) -> Response:
+    """``GET /openapi.json``."""
+    return json_response(orjson.dumps(description()))
+
+
+ONE = "/api/traces/{trace_id}"
+PROTOCOL = Elsewhere("docs/protocol.md")
+FOR_BROWSERS = Elsewhere("web/README.md")
+CALLS: tuple[Call, ...] = (
+    Call(
+        "GET",
+        "/api/traces",
+        rest.list_traces,
+        READ,
+        Operation(
+            "Traces, newest first",
+            content(ref("Traces")),
+            (422,),
+            parameters=[
+                LIMIT,
+                STATUS,
+                query("agent_type", "Only of this type of agent"),
+                query("q", "Only with this text in id, task or type of agent"),
+                query("parent_trace_id", "Only sub-traces of this trace"),
+                query("root_trace_id", "Only this trace and what is below it, to any depth"),
+                query(
+                    "page_token",
+                    "The next_page_token of the page before",
+                    {"type": "string", "pattern": "^[0-9]{0,18}$"},
+                ),
+            ],
+        ),
+    ),
+    Call(
+        "POST",
+        "/api/traces",
+        rest.create_trace,
+        WRITE,
+        Operation(
+            "Create a trace",
+            content(ref("Created")),
+            (404, 409, 413, 422),
+            status=201,
+            others={200: Reply("It is there already, just as asked for", content(ref("Created")))},
+            body=content(ref("TraceSpec")),
+        ),
+    ),
+    Call(
+        "GET",
+        ONE,
+        rest.get_trace,
+        READ,
+        Operation(
+            "A trace now, or as it was after an event",
+            content(ref("TraceState")),
+            (404, 410, 422),
+            parameters=[query("at_event_id", "As it was after this event", NUMBER)],
+        ),
+    ),
+    Call(
+        "DELETE",
+        ONE,
+        rest.delete_trace,
+        ADMIN,
+        Operation("Remove a trace and its sub-traces", content(ref("Deleted")), (404,)),
+    ),
+    Call(
+        "GET",
+        f"{ONE}/events",
+        stream.get_events,
+        READ,
+        Operation(
+            "The stored events: a page, or with Accept text/event-stream or application/x-ndjson a stream",
+            {**content(ref("Page")), **content(TEXT, SSE, NDJSON)},
+            (404, 410, 422),
+            others={204: Reply("A server-sent event stream of an ended trace stands at its end")},
+            parameters=[
+                query(
+                    "since_event_id",
+                    "0, an event_id, a cursor <epoch>.<event_id>, -N or latest",
+                    {"type": "string", "pattern": "^(latest|-?[0-9]{1,18}|[A-Za-z0-9_-]{1,64}[.][0-9]{1,18})?$"},
+                ),
+                LIMIT,
+                query("types", "Only these events, with commas"),
+                query("follow", "1: NDJSON goes on live"),
+                header("Last-Event-ID", "Where a server-sent event stream resumes"),
+            ],
+        ),
+    ),
+    Call(
+        "POST",
+        f"{ONE}/events",
+        rest.append_events,
+        WRITE,
+        Operation(
+            "Append events, all or none",
+            content(ref("Appended")),
+            (404, 409, 412, 413, 422),
+            body=content({"anyOf": [ref("Event"), {"type": "array", "items": ref("Event"), "minItems": 1}]}),
+            parameters=[
+                header("Producer-Id", "Who numbers its events; goes with Producer-Seq", ID),
+                header("Producer-Seq", "The number of the batch's first event", {**NUMBER, "minimum": 1}),
+                header("Expected-Last-Event-Id", "Append only if the log stands here", NUMBER),
+            ],
+        ),
+    ),
+    Call(
+        "GET",
+        f"{ONE}/messages",
+        rest.get_messages,
+        READ,
+        Operation(
+            "Messages as they now stand",
+            content(ref("Messages")),
+            (404, 422),
+            parameters=[LIMIT, query("goal_id", "Of this goal"), query("before", "Of a lower sequence", NUMBER)],
+        ),
+    ),
+    Call(
+        "GET",
+        f"{ONE}/messages/{{message_id:path}}",
+        rest.get_message,
+        READ,
+        Operation("A message as it now stands, and the event it was added with", content(ref("Message")), (404,)),
+    ),
+    Call(
+        "POST",
+        f"{ONE}/heartbeat",
+        rest.heartbeat,
+        WRITE,
+        Operation("Renew the recorder's lease", content(ref("Renewed")), (404,)),
+    ),
+    Call(
+        "POST",
+        f"{ONE}/cancel",
+        control.cancel_trace,
+        CONTROL,
+        Operation(
+            "The recorder is asked to stop",
+            content(ref("Cancelled")),
+            (404, 409, 422),
+            status=202,
+            others={200: Reply("There is no recorder: stopped at once", content(ref("Cancelled")))},
+            body=content(ref("CancelSpec")),
+            body_required=False,
+        ),
+    ),
+    Call(
+        "GET",
+        f"{ONE}/inputs/{{request_id:path}}",
+        control.get_input,
+        READ_OR_WRITE,  # a recorder is told the answers to its questions anyway, down its socket
+        Operation("How a question stands", content(ref("Input")), (404,)),
+    ),
+    Call(
+        "POST",
+        f"{ONE}/inputs/{{request_id:path}}",
+        control.answer_input,
+        CONTROL,
+        Operation(
+            "Answer a question; the first answer wins",
+            content(ref("Answered")),
+            (404, 409, 410, 422),
+            body=content(ref("AnswerSpec")),
+        ),
+    ),
+    Call(
+        "GET",
+        "/api/inputs",
+        control.list_inputs,
+        READ,
+        Operation("Every open question, oldest first", content(ref("Inputs")), (422,), parameters=[LIMIT]),
+    ),
+    Call(
+        "POST",
+        "/api/import",
+        rest.import_trace,
+        WRITE,
+        Operation(
+            "Put back one trace, or the next part of it, as export wrote it",
+            content(ref("Appended")),
+            (409, 413, 422),
+            body=content(TEXT, NDJSON),
+        ),
+    ),
+    Call("WS", f"{ONE}/record", record.record, WRITE, PROTOCOL),
+    Call("WS", f"{ONE}/watch", watch.watch_trace, READ, PROTOCOL),
+    Call("WS", "/api/watch", watch.watch_many, READ, PROTOCOL),
+    Call("GET", "/healthz", rest.healthz, PUBLIC, Operation("The process answers", content(ref("Health")))),
+    Call(
+        "GET",
+        "/metrics",
+        metrics.metrics,
+        METRICS,
+        Operation("The numbers, in Prometheus's text format", content(TEXT, "text/plain")),
+    ),
+    Call(
+        "GET",
+        "/readyz",
+        rest.readyz,
+        PUBLIC,
+        Operation("It can serve; and whether it is degraded, and why", content(ref("Ready"))),
+    ),
+    Call("GET", "/openapi.json", openapi, PUBLIC, Elsewhere("OpenAPI 3.1")),
+    Call("GET", "/static/{name}", page.asset, PUBLIC, FOR_BROWSERS),
+    Call("GET", "/traces/{trace_id}", page.page, PUBLIC, FOR_BROWSERS),
+    Call("GET", "/", page.page, PUBLIC, FOR_BROWSERS),
+)
+
+
+# --- what is derived -------------------------------------------------------------------------------------------
+
+
+def routes(calls: Iterable[Call] = CALLS) -> list[Route | WebSocketRoute]:
+    """The routes of these calls for Starlette, each behind the check of what it needs.
+
+    Each has an endpoint of its own, which is what the metrics know it by. Raises ValueError for a call that is there
+    twice.
+    """
+    by_path: dict[tuple[str, bool], dict[str, Call]] = {}
+    for call in calls:
+        same = by_path.setdefault((call.path, call.method == "WS"), {})
+        if call.method in same:
+            raise ValueError(f"{call.method} {call.path} is in the table twice")
+        same[call.method] = call
+    return [_route(path, by_method) for (path, _), by_method in by_path.items()]
+
+
+def _route(path: str, by_method: dict[str, Call]) -> Route | WebSocketRoute:
+    # One for all methods of a path: with one each, a 405 would name the methods of the first only
+    async def endpoint(connection: Any) -> Any:
+        method = connection.scope.get("method", "WS")
+        return await by_method["GET" if method == "HEAD" else method].handler(connection)
+
+    route = WebSocketRoute(path, endpoint) if "WS" in by_method else Route(path, endpoint, methods=list(by_method))
+    route.app = Guard(route.app, {method: call.need for method, call in by_method.items()})
+    return route
+
+
+@cache
+def description() -> dict[str, Any]:
+    """The OpenAPI 3.1 document that ``/openapi.json`` answers with."""
+    operations = [
+        (call.path, call.method, call.described, call.need is PUBLIC)
+        for call in CALLS
+        if isinstance(call.described, Operation)
+    ]
+    return document(operations, [call.path for call in CALLS if call.method == "WS"])
