@@ -24,6 +24,7 @@ from tracewatch.model.events import (
     validate_stored,
     validate_trace,
 )
+from tracewatch.model.payloads import SERVER
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State
 
@@ -61,6 +62,10 @@ def test_each_fault_has_its_path(index: int | None) -> None:
     assert caught.value.status == 422
     assert caught.value.message.startswith(f"{prefix}occurred_at: ")
     assert "(and 4 more)" in caught.value.message
+
+
+def test_the_events_of_the_server_are_those_with_a_payload_of_its_own() -> None:
+    assert set(SERVER) == SERVER_EVENTS
 
 
 @pytest.mark.parametrize("name", sorted(SERVER_EVENTS))

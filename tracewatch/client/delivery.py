@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from ..model.events import ENDED, event_name
+from ..model.canonical import ENDED, event_name
 from .backoff import Backoff
 from .control import Told
 from .encode import words

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from ..model.events import MAX_DEPTH, depth_exceeds
+from ..model.canonical import MAX_DEPTH, depth_exceeds
 from ..model.times import format_time
 
 MAX_EVENT_BYTES = 256 * 1024

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import orjson
 
-from ..model.events import ENDED
+from ..model.canonical import ENDED
 from ..settings import Settings
 from .asking import Asker
 from .cancel import cancelled_error

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from ..model.events import depth_exceeds
+from ..model.canonical import depth_exceeds
 from .reading import clip, name_of
 from .steps import Append, CreateTrace, Step
 

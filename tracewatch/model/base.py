@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from ..errors import Invalid, InvalidField
-from .events import canonical
+from .canonical import canonical
 from .payloads import Count, Id, Status, StoredGoal, Time, Totals, TraceId
 from .state import State
 

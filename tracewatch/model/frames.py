@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from ..errors import InvalidCursor
-from .events import event_name
+from .canonical import event_name
 from .state import State
 
 PROTOCOL = 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from .events import ENDED, SERVER_EVENTS
+from .canonical import ENDED, SERVER_EVENTS
 from .goals import Goal, current_after, in_display_order, insert_child
 
 Event = Mapping[str, Any]
