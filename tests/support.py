@@ -20,8 +20,8 @@ from types import MappingProxyType
 from typing import Any
 
 from tracewatch.server.app import create_app
+from tracewatch.server.http import Services
 from tracewatch.server.run import Server, bind, uvicorn_config
-from tracewatch.server.services import Services
 from tracewatch.settings import Settings
 
 DEADLINE_S = 20.0

@@ -19,7 +19,7 @@ from tests.server.tokens import SCOPES, Kinds, kinds, two_runs
 from tests.server.wire import NDJSON, SSE, bearer, http, refused, socket
 from tests.support import Serving, serving
 from tracewatch.server.app import create_app
-from tracewatch.server.guard import Guard, Need
+from tracewatch.server.auth.scopes import Guard, Need
 from tracewatch.server.routes import CALLS, Call, routes
 from tracewatch.settings import Settings
 

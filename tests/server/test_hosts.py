@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from tests.server.test_edge import raw_websocket
 from tests.server.wire import SSE, bearer, http, make_trace, refused
 from tests.support import serving
-from tracewatch.server.access import own_names, refusal
+from tracewatch.server.auth.origin import own_names, refusal
 
 pytestmark = pytest.mark.anyio
 NAMES = frozenset({"watch.example"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.log.helpers import Clock
-from tracewatch.server import limiter
-from tracewatch.server.limiter import Limiter, network_of
+from tracewatch.server.auth import limiter
+from tracewatch.server.auth.limiter import Limiter, network_of
 
 A, B = b"a" * 32, b"b" * 32
 

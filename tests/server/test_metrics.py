@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.server.wire import append, end, http, make_trace, ndjson, post, socket, sse, watching
 from tests.support import ServerProcess, Serving, serving, until
 from tracewatch.errors import Unavailable
-from tracewatch.server.described import METRICS, markdown_table
-from tracewatch.server.siblings import Place, Siblings
+from tracewatch.server.metrics.names import METRICS, markdown_table
+from tracewatch.server.metrics.workers import Place, Siblings
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).resolve().parents[2]

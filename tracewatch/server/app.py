@@ -20,19 +20,19 @@ from ..live.hub import Hub
 from ..live.request import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
-from . import metrics
-from .access import AccessMiddleware, is_loopback, own_names
 from .application import Application
+from .auth.limiter import Limiter
+from .auth.origin import AccessMiddleware, is_loopback, own_names
+from .auth.tokens import Gate
 from .descriptors import look_at_descriptors
 from .follow import Following
-from .gate import Gate
 from .hints import load_redis
-from .limiter import Limiter
-from .observed import Observed
+from .http import Services, error_response, left
+from .metrics.exposition import own_numbers
+from .metrics.seen import Observed
+from .metrics.workers import Place, Siblings
 from .retention import retain
 from .routes import routes
-from .services import Services, error_response, left
-from .siblings import Place, Siblings
 from .stalls import StallGuard
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         observed = Observed(app.routes, access_log=chosen.access_log)
-        siblings = Siblings(place or Place(), lambda: metrics.own_numbers(app.state.services))
+        siblings = Siblings(place or Place(), lambda: own_numbers(app.state.services))
         following = Following(app, partial(_serve, chosen, redis_bell, observed, siblings))
         await following.start()
         try:

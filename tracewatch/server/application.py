@@ -17,8 +17,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import Unavailable
-from .observed import because
-from .services import json_response
+from .http import json_response
+from .metrics.seen import because
 from .stalls import transport_of
 
 logger = logging.getLogger("tracewatch.server")

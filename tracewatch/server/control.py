@@ -16,8 +16,8 @@ from ..live.sink import Sink
 from ..log import EventLog
 from ..model.events import validate_answer, validate_cancel
 from ..model.frames import control
-from .gate import Grant, grant_of
-from .services import Services, int_param, json_response, read_json, services
+from .auth.tokens import Grant, grant_of
+from .http import Services, int_param, json_response, read_json, services
 from .sockets import error_frame
 from .values import check_value
 

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from starlette.applications import Starlette
 
 from ..errors import LogError
-from .services import Services
+from .http import Services
 
 logger = logging.getLogger("tracewatch.server")
 REOPEN_S = 1.0  # until a file that could not be opened is tried again

@@ -17,7 +17,7 @@ import time
 import traceback
 
 from ..errors import TracewatchError
-from .observed import logger as access
+from .metrics.seen import logger as access
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _QUOTES_NOTHING = (OSError, sqlite3.Error, TracewatchError)  # what these say is of the system, or ours

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..model.events import STATUSES
 from ..model.payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
-from .services import MAX_ID
+from .http import MAX_ID
 
 _REF = "#/components/schemas/"
 _ERRORS = {

@@ -21,8 +21,8 @@ from ..live.sink import Sink, SinkClosed
 from ..log import Appended, Grown, Snapshot
 from ..model.events import event_name
 from ..model.frames import CLOSE_GOING_AWAY
+from .http import Services, services
 from .rest import appended_json, checked_producer
-from .services import Services, services
 from .sinks import websocket_sink
 from .sockets import accept, close, close_with_error, messages
 

@@ -14,8 +14,8 @@ from ..model.events import STATUSES, parse_json, parse_lines, validate_header, v
 from ..model.frames import format_cursor, snapshot_values
 from ..model.payloads import TRACE_ID
 from ..model.times import format_time
-from .gate import grant_of
-from .services import MAX_ID, int_param, json_response, read_body, read_json, services, whole_number
+from .auth.tokens import grant_of
+from .http import MAX_ID, int_param, json_response, read_body, read_json, services, whole_number
 
 
 async def create_trace(request: Request) -> Response:

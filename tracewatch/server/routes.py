@@ -19,10 +19,11 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from . import control, metrics, page, record, rest, stream, watch
-from .guard import ADMIN, CONTROL, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
+from . import control, page, record, rest, stream, watch
+from .auth.scopes import ADMIN, CONTROL, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
+from .http import json_response
+from .metrics import exposition
 from .openapi import ID, LIMIT, NUMBER, STATUS, TEXT, Operation, Reply, content, document, header, query, ref
-from .services import json_response
 from .stream import NDJSON, SSE
 
 Handler = Callable[[Request], Awaitable[Response]] | Callable[[WebSocket], Awaitable[None]]
@@ -238,7 +239,7 @@ CALLS: tuple[Call, ...] = (
     Call(
         "GET",
         "/metrics",
-        metrics.metrics,
+        exposition.metrics,
         METRICS,
         Operation("The numbers, in Prometheus's text format", content(TEXT, "text/plain")),
     ),

@@ -33,14 +33,14 @@ from ..errors import LogError, NeedsToken
 from ..log import open_log
 from ..settings import Settings
 from . import interpreter
-from .access import is_loopback
 from .app import create_app, needs_token
+from .auth.origin import is_loopback
 from .door import Door, room_for
 from .hints import load_redis
+from .http import Services
 from .logs import configure
+from .metrics.workers import Place
 from .protocols import WebSocketProtocol, http_protocol
-from .services import Services
-from .siblings import Place
 from .stalls import SLOW_FACTOR
 
 WORKER_SETTINGS = "TRACEWATCH_WORKER_SETTINGS"  # how a worker process is told: JSON, from the parent only

@@ -20,7 +20,7 @@ from ..errors import BadRequest, TooLarge, TracewatchError
 from ..live.sink import Sink, SinkClosed
 from ..model.events import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
-from .observed import because
+from .metrics.seen import because
 from .protocols import REST_S, SMALL_TALK, limit_messages
 
 SUBPROTOCOL = "tracewatch.v1"

@@ -20,8 +20,8 @@ from ..live.sink import SinkClosed
 from ..model.events import ENDED, event_name
 from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
-from .observed import Seen
-from .services import Services, int_param, json_response, services
+from .http import Services, int_param, json_response, services
+from .metrics.seen import Seen
 from .sinks import StreamSink
 from .sockets import error_frame
 from .watch import watch_request

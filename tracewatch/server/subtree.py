@@ -17,7 +17,7 @@ from ..live.request import WatchRequest
 from ..log import Grown, Snapshot, TraceQuery
 from ..model.events import event_name
 from ..model.frames import resolve_since
-from .services import Services
+from .http import Services
 
 RETRY_S = 0.5  # until a log that could not be read is asked again
 

@@ -18,10 +18,10 @@ from ..live.sink import Sink, SinkClosed
 from ..log import Snapshot, TraceQuery
 from ..model.events import STATUSES
 from ..model.frames import CLOSE_GOING_AWAY, control
+from .auth.tokens import grant_of
 from .control import COMMANDS, obey
-from .gate import grant_of
-from .observed import Seen
-from .services import Services, services
+from .http import Services, services
+from .metrics.seen import Seen
 from .sinks import websocket_sink
 from .sockets import CLOSE_INTERNAL, accept, close, close_with_error, close_with_outcome, error_frame, messages
 from .subtree import Subtree, checked_cursors

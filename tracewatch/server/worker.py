@@ -14,8 +14,8 @@ import sys
 from ..errors import LogError
 from ..settings import Settings
 from .logs import configure
+from .metrics.workers import Place
 from .run import WORKER_SETTINGS, serve_socket
-from .siblings import Place
 
 
 def _ready() -> None:

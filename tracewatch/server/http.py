@@ -20,13 +20,13 @@ from ..live.hub import Hub
 from ..log import EventLog
 from ..model.events import parse_json
 from ..settings import Settings
-from .observed import Observed
-from .siblings import Siblings
+from .auth.tokens import Gate
+from .metrics.seen import Observed
+from .metrics.workers import Siblings
 from .stalls import StallGuard
 
 if TYPE_CHECKING:
     from ..live.redis import RedisBell
-    from .gate import Gate
 
 MAX_ID = 2**53  # what JSON numbers hold exactly
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from ..errors import Forbidden, TooMany, TraceConflict, Unauthorized, Unavailable, UnknownParent, UnknownTrace
-from ..log import EventLog
-from ..log.tokens import SCOPES, digest, token_id_of
+from ...errors import Forbidden, TooMany, TraceConflict, Unauthorized, Unavailable, UnknownParent, UnknownTrace
+from ...log import EventLog
+from ...log.tokens import SCOPES, digest, token_id_of
 from .limiter import Limiter
 
 NEEDED = "this server asks for a token (Authorization: Bearer …; `tracewatch token create` makes one)"

@@ -1,8 +1,8 @@
-"""``GET /metrics``: everything counted, in Prometheus's text format. described.py says each metric once.
+"""``GET /metrics``: everything counted, in Prometheus's text format. names.py says each metric once.
 
 Rule 1: numbers are read when they are asked for, from plain attributes of the components, which know nothing of it.
 Rule 2: no label has a value that clients choose: no trace, no watcher, no address.
-Rule 3: what is a process's own has the label ``worker``, and one scrape has those of all workers (siblings.py); what is
+Rule 3: what is a process's own has the label ``worker``, and one scrape has those of all workers (workers.py); what is
         the log's is told once.
 """
 
@@ -21,10 +21,10 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import TracewatchError
-from ..log.counts import Buckets
-from .described import METRICS
-from .services import Services, services
+from ...errors import TracewatchError
+from ...log.counts import Buckets
+from ..http import Services, services
+from .names import METRICS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 QUANTILES = (0.5, 0.9, 0.99, 1.0)

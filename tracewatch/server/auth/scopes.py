@@ -17,13 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from uvicorn.protocols.utils import ClientDisconnected
 
-from ..errors import Forbidden, TracewatchError, Unauthorized
-from ..model.frames import sse_control
-from .gate import Gate, Grant
-from .observed import GRANT_END
-from .services import services
-from .sockets import accept, close, error_frame
-from .stalls import free, transport_of
+from ...errors import Forbidden, TracewatchError, Unauthorized
+from ...model.frames import sse_control
+from ..http import services
+from ..metrics.seen import GRANT_END
+from ..sockets import accept, close, error_frame
+from ..stalls import free, transport_of
+from .tokens import Gate, Grant
 
 GOODBYE_S = 1.0  # for telling somebody that their token has ended
 BEARER = "bearer."

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import Forbidden
-from .services import json_response
+from ...errors import Forbidden
+from ..http import json_response
 
 
 def is_loopback(host: str) -> bool:

@@ -23,9 +23,9 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..live.counts import Progress
-from ..log.counts import Buckets
-from ..model.times import format_time
+from ...live.counts import Progress
+from ...log.counts import Buckets
+from ...model.times import format_time
 
 logger = logging.getLogger("tracewatch.access")
 KINDS = ("watch", "watch_many", "subscription", "record", "sse", "ndjson")

@@ -1,0 +1,1 @@
+"""What the server's edge counts and writes down, and ``/metrics``."""
