@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from ..errors import BadRequest, InvalidField, TooLarge, TooSlow, TracewatchError, Unavailable
-from ..live.bell import PollBell
+from ..live.hints import PollHints
 from ..live.hub import Hub
 from ..log import EventLog
 from ..model.events import parse_json
@@ -26,7 +26,7 @@ from .metrics.workers import Siblings
 from .stalls import StallGuard
 
 if TYPE_CHECKING:
-    from ..live.redis import RedisBell
+    from ..live.redis import RedisHints
 
 MAX_ID = 2**53  # what JSON numbers hold exactly
 
@@ -46,11 +46,11 @@ class Services:
     hub: Hub
     settings: Settings
     stalls: StallGuard
-    poll: PollBell
+    poll: PollHints
     observed: Observed
     siblings: Siblings
     gate: Gate
-    redis: RedisBell | None = None  # hints between processes, if asked for
+    redis: RedisHints | None = None  # hints between processes, if asked for
     coming: Coming = field(default_factory=Coming)
 
 

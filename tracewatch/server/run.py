@@ -30,13 +30,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ..errors import LogError, NeedsToken
+from ..live.hints import load_redis
 from ..log import open_log
 from ..settings import Settings
 from . import interpreter
 from .app import create_app, needs_token
 from .auth.origin import is_loopback
 from .door import Door, room_for
-from .hints import load_redis
 from .http import Services
 from .logs import configure
 from .metrics.workers import Place

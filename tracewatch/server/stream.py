@@ -14,9 +14,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import BadRequest, TracewatchError
-from ..live.gaps import gap_error
-from ..live.request import WatchRequest
 from ..live.sink import SinkClosed
+from ..live.watcher import WatchRequest, gap_error
 from ..model.events import ENDED, event_name
 from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
