@@ -73,8 +73,9 @@ async def test_what_was_appended_and_refused(tmp_path: Path) -> None:
     assert value(got, "appends_total") == 2
     assert value(got, "appends_refused_total", code="sequence_gap") == 1
     assert value(got, "appends_refused_total", code="unknown_trace") == 2
-    written = [value(got, name) for name in ("commit_seconds_count", "group_jobs_count", "group_jobs_sum")]
-    assert written[0] >= 6 and set(written) == {written[0]}  # each alone; jobs of the log's own are among them
+    groups, jobs = value(got, "group_jobs_count"), value(got, "group_jobs_sum")
+    assert value(got, "commit_seconds_count") == groups
+    assert 6 <= groups <= jobs  # each alone but for jobs of the log's own, which may have come at the same time
     assert value(got, "commit_seconds_sum") > 0
     assert value(got, "waiting_jobs") == value(got, "failed_groups_total") == 0
     one = "/api/traces/{trace_id}/events"

@@ -49,7 +49,7 @@ class PollHints:
                         self.hints += len(grown)
                         self._ring(grown)
                 await asyncio.sleep(self._poll_s)
-            except TracewatchError:
+            except TracewatchError:  # a defect included: without the poll nothing would be heard of other processes
                 version = None
                 await asyncio.sleep(RETRY_S)
 
