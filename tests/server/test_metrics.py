@@ -256,7 +256,7 @@ async def test_a_log_that_can_not_be_asked_is_said(tmp_path: Path, monkeypatch: 
 
         assert value(await scrape(client), "log_ready") == 1
         monkeypatch.setattr(server.services.log, "look", failing)
-        server.services.log.health.note("write", "disk_full", "the disk is full")
+        server.services.log.health.note("here", "disk_full", "the disk is full")  # an area that no write clears
         got = await scrape(client)
         assert value(got, "log_up") == value(got, "log_ready") == 0
         assert value(got, "log_troubles", code="disk_full") == 1

@@ -26,7 +26,7 @@ from .auth.origin import AccessMiddleware, is_loopback, own_names
 from .auth.tokens import Gate
 from .descriptors import look_at_descriptors
 from .follow import Following
-from .http import Services, error_response, left
+from .http import Services, on_disconnect, on_error
 from .metrics.exposition import own_numbers
 from .metrics.seen import Observed
 from .metrics.workers import Place, Siblings
@@ -71,8 +71,8 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
         lifespan=lifespan,
         middleware=[_access(chosen)],
         exception_handlers={
-            **dict.fromkeys((TracewatchError, HTTPException, Exception), error_response),
-            ClientDisconnect: left,
+            **dict.fromkeys((TracewatchError, HTTPException, Exception), on_error),
+            ClientDisconnect: on_disconnect,
         },
     )
 

@@ -17,11 +17,10 @@ from ..live.sink import Sink, SinkClosed
 from ..live.subtree import Subtree
 from ..live.watcher import WatchRequest
 from ..log import Snapshot, TraceQuery
-from ..model.events import STATUSES
 from ..model.frames import CLOSE_GOING_AWAY, control, resolve_since
 from .auth.tokens import grant_of
 from .control import COMMANDS, obey
-from .http import Services, services
+from .http import MAX_LIMIT, Services, checked_statuses, listed, services
 from .metrics.seen import Seen
 from .sinks import websocket_sink
 from .sockets import CLOSE_INTERNAL, accept, close, close_with_error, close_with_outcome, error_frame, messages
@@ -36,7 +35,7 @@ def watch_request(trace_id: str, params: Any, **more: Any) -> WatchRequest:
         raise InvalidField("since_event_id: an event_id, a cursor, -N or latest")
     types = params.get("types")
     if isinstance(types, str):
-        types = [name for name in types.split(",") if name]
+        types = listed(types)
     if types is not None and not (isinstance(types, list) and all(isinstance(name, str) for name in types)):
         raise InvalidField("types: names of events with commas between them")
     until = params.get("until")
@@ -265,17 +264,14 @@ def list_query(asked: dict[str, Any]) -> TraceQuery:
     """The traces a ``subscribe_traces`` asks for. Raises InvalidField."""
     status, q, limit = asked.get("status") or (), asked.get("q"), asked.get("limit", 100)
     if isinstance(status, str):
-        status = [name for name in status.split(",") if name]
+        status = listed(status)
     if not isinstance(status, list | tuple):
         raise InvalidField("status: names with commas between them, or an array of them")
-    for name in status:
-        if name not in STATUSES:
-            raise InvalidField(f"status: {str(name)[:40]!r} is none of {', '.join(STATUSES)}")
     if not (q is None or isinstance(q, str)):
         raise InvalidField("q: is not text")
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
-        raise InvalidField("limit: is not a whole number from 1 to 1000")
-    return TraceQuery(status=tuple(status), q=q or None, limit=limit)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
+        raise InvalidField(f"limit: is not a whole number from 1 to {MAX_LIMIT}")
+    return TraceQuery(status=checked_statuses(status), q=q or None, limit=limit)
 
 
 def checked_cursors(cursors: Any) -> dict[str, str]:
