@@ -16,7 +16,7 @@ help:
 	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
 	@echo "make test    everything: lint, types, all tests"
 	@echo "make check   lint, types, the tests of what has no socket"
-	@echo "make format  formats with ruff and biome, and makes the fixes they can make"
+	@echo "make format  ruff format, and the fixes ruff can make"
 	@echo "make bench   measures; checks nothing"
 	@echo "make clean   removes .venv and caches"
 
@@ -48,7 +48,6 @@ check: lint types viewer unit
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) web/node.py lint
 
 types: $(STAMP)
 	$(PY) -m mypy
@@ -67,7 +66,6 @@ unit: $(STAMP)
 format: $(STAMP)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(PY) web/node.py format
 
 bench: $(STAMP)
 	@$(PY) -m benchmarks $(ARGS)

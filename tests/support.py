@@ -21,7 +21,8 @@ from typing import Any
 
 from tracewatch.server.app import create_app
 from tracewatch.server.http import Services
-from tracewatch.server.run import Server, bind, uvicorn_config
+from tracewatch.server.run import bind
+from tracewatch.server.uvicorn import Server, uvicorn_config
 from tracewatch.settings import Settings
 
 DEADLINE_S = 20.0

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.server import ServerProtocol
 
 from tests.server.wire import append, http, make_trace, socket, sse, watching
 from tests.support import Serving, serving, until
+from tracewatch.server.socket import WebSocketProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +29,7 @@ def no_collector() -> Iterator[None]:
 
 def connections() -> set[int]:
     """The server's connections that are in memory. Every HTTP connection has a FlowControl."""
-    kinds = (FlowControl, WebSocketsSansIOProtocol)
+    kinds = (FlowControl, WebSocketProtocol, ServerProtocol)
     return {id(one) for one in gc.get_objects() if issubclass(type(one), kinds)}  # isinstance would ask weak proxies
 
 

@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import ConnectionClosed
+from websockets.server import ServerProtocol
 
 from tests.server.stalled import Raw, raw, request, ws_frame
 from tests.server.wire import append, http, make_trace, socket, watching
 from tests.support import serving, until
-from tracewatch.server.protocols import PIECE_BYTES, REST_S, SMALL_TALK
+from tracewatch.server.socket import PIECE_BYTES, REST_S, SMALL_TALK
 
 pytestmark = pytest.mark.anyio
 WATCH = request("/api/traces/t/watch", websocket=True)
@@ -27,7 +27,7 @@ async def shout(client: Raw, data: bytes) -> None:
 
 
 async def test_pings_that_nobody_reads_the_pongs_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracewatch.server.protocols.REST_S", 0)  # 20,000 of them would take a while
+    monkeypatch.setattr("tracewatch.server.socket.REST_S", 0)  # 20,000 of them would take a while
     async with serving(tmp_path / "log.db", send_buffer=65536) as server:
         await make_trace(server.services.log, "t")
         with raw(server) as client:
@@ -70,13 +70,13 @@ async def test_a_message_far_above_the_limit_is_not_collected(tmp_path: Path) ->
 async def test_tiny_frames_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each piece is a turn of the loop; in between others get what they wait for."""
     pieces: list[int] = []
-    received = WebSocketsSansIOProtocol.data_received
+    received = ServerProtocol.receive_data
 
-    def noted(self: WebSocketsSansIOProtocol, data: bytes) -> None:
+    def noted(self: ServerProtocol, data: bytes) -> None:
         pieces.append(len(data))
         received(self, data)
 
-    monkeypatch.setattr(WebSocketsSansIOProtocol, "data_received", noted)
+    monkeypatch.setattr(ServerProtocol, "receive_data", noted)
     async with serving(tmp_path / "log.db") as server:
         await make_trace(server.services.log, "t")
         async with watching(server, "t") as watch, watching(server, "t") as loud:
@@ -108,7 +108,7 @@ async def test_small_talk_without_end_is_listened_to_slowly(tmp_path: Path, smal
 
 
 async def test_appends_are_no_small_talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracewatch.server.sockets.REST_S", 1000)
+    monkeypatch.setattr("tracewatch.server.endpoint.REST_S", 1000)
     async with serving(tmp_path / "log.db") as server:
         await make_trace(server.services.log, "t")
         async with socket(server, "/api/traces/t/record") as record:
@@ -120,11 +120,11 @@ async def test_appends_are_no_small_talk(tmp_path: Path, monkeypatch: pytest.Mon
 
 async def test_parsing_is_shared_by_all_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two turns of the loop all together get what one alone would get."""
-    monkeypatch.setattr("tracewatch.server.protocols.TURN_S", 1e-9)  # spent by the first piece
+    monkeypatch.setattr("tracewatch.server.socket.TURN_S", 1e-9)  # spent by the first piece
     turn, pieces = 0, list[int]()
-    received = WebSocketsSansIOProtocol.data_received
+    received = ServerProtocol.receive_data
 
-    def noted(self: WebSocketsSansIOProtocol, data: bytes) -> None:
+    def noted(self: ServerProtocol, data: bytes) -> None:
         pieces.append(turn)
         received(self, data)
 
@@ -141,7 +141,7 @@ async def test_parsing_is_shared_by_all_sockets(tmp_path: Path, monkeypatch: pyt
             watches = [await stack.enter_async_context(watching(server, "t")) for _ in range(4)]
             for watch in watches:
                 await watch.until("caught_up")
-            monkeypatch.setattr(WebSocketsSansIOProtocol, "data_received", noted)
+            monkeypatch.setattr(ServerProtocol, "receive_data", noted)
             for watch in watches:
                 watch.ws.transport.write(ws_frame(b" " * 8_000))
             for watch in watches:

@@ -17,6 +17,7 @@ from tests.support import Serving, serving, until
 from tracewatch.live.sink import Frame
 from tracewatch.live.watcher import Watcher
 from tracewatch.server.sinks import TransportSink
+from tracewatch.server.socket import WebSocketProtocol
 
 pytestmark = pytest.mark.anyio
 LIMIT = 64 * 1024  # what a slow watcher may cost in these tests
@@ -46,7 +47,9 @@ def buffered(server: Serving) -> int:
 def waiting(watcher: Watcher) -> int:
     """How many wait for room on this watcher's socket."""
     assert isinstance(watcher.sink, TransportSink)
-    return len(watcher.sink._protocol.writable._waiters)
+    assert isinstance(watcher.sink._socket, WebSocketProtocol)
+    room = watcher.sink._socket._room
+    return 0 if room is None else len(room._waiters)
 
 
 async def fill(server: Serving, trace_id: str, total: int) -> int:

@@ -17,9 +17,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import Unavailable
-from .http import refuse
+from .http import json_response
 from .metrics.seen import because
-from .stalls import transport_of
+from .uvicorn import socket_of, transport_of
 
 logger = logging.getLogger("tracewatch.server")
 NOT_STARTED = (
@@ -74,10 +74,12 @@ class Application(Starlette):
             return
         if self.started:
             # Here ``send`` and ``receive`` are still the server's own bound methods; further in they are wrapped
-            transport, stalls = transport_of(send, receive), self.state.services.stalls
+            transport, stalls = transport_of(scope, send, receive), self.state.services.stalls
+            scope["tracewatch.transport"] = transport
             if scope["type"] == "http":
                 send = self._with_headers(send)
-            scope["tracewatch.transport"] = transport
+            else:
+                scope["tracewatch.socket"] = socket_of(scope, send)
             if transport is not None:
                 stalls.enter(transport, partial(because, scope, "stalled"))
             try:
@@ -94,7 +96,11 @@ class Application(Starlette):
                     del scope[key]
             return
         logger.error(NOT_STARTED)
-        await refuse(Unavailable(NOT_STARTED), scope, receive, self._with_headers(send))
+        error = Unavailable(NOT_STARTED)
+        if scope["type"] == "http":
+            await json_response(error.body(), error.status)(scope, receive, self._with_headers(send))
+        else:
+            await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
 
     def _with_headers(self, send: Send) -> Send:
         async def sending(message: Message) -> None:

@@ -21,10 +21,10 @@ from ..live.sink import Sink, SinkClosed
 from ..log import Appended, Grown, Snapshot
 from ..model.events import event_name
 from ..model.frames import CLOSE_GOING_AWAY
+from .endpoint import accept, close, close_with_error, messages
 from .http import Services, services
 from .rest import appended_json, checked_producer
 from .sinks import websocket_sink
-from .sockets import accept, close, close_with_error, messages
 
 logger = logging.getLogger("tracewatch.server")
 RETRY_S = 0.5  # until a log that could not be read is asked again for commands
@@ -37,7 +37,7 @@ Waiting = tuple[int | None, int, "asyncio.Task[Appended]"]
 async def record(websocket: WebSocket) -> None:
     """``WS /api/traces/{id}/record``."""
     served = services(websocket)
-    await accept(websocket)
+    await accept(websocket, served.settings.max_ws_record_bytes)
     sink = websocket_sink(websocket, served.settings.watcher_bytes)
     with served.observed.socket("record", websocket):
         session = Session(served, websocket, sink)

@@ -24,104 +24,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import uvicorn
-from starlette.applications import Starlette
 
 from ..errors import LogError, NeedsToken
-from ..live.hints import load_redis
 from ..log import open_log
 from ..settings import Settings
 from . import interpreter
 from .app import create_app, needs_token
 from .auth.origin import is_loopback
-from .door import Door, room_for
-from .http import Services
+from .hints import load_redis
 from .logs import configure
 from .metrics.workers import Place
-from .protocols import WebSocketProtocol, http_protocol
 from .stalls import SLOW_FACTOR
+from .uvicorn import Server, uvicorn_config
 
 WORKER_SETTINGS = "TRACEWATCH_WORKER_SETTINGS"  # how a worker process is told: JSON, from the parent only
 SEND_BUFFER_BYTES = 128 * 1024  # the kernel's, for each connection; by default it lets one who stops reading have 4 MB
 logger = logging.getLogger("tracewatch.server")
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server, but it says goodbye first:
-
-    Uvicorn itself waits for open connections before lifespan shutdown.
-    """
-
-    def _services(self) -> Services | None:
-        """What our application works with; None if it is not ours or has not started."""
-        app = self.config.loaded_app
-        while not isinstance(app, Starlette) and hasattr(app, "app"):
-            app = app.app
-        return getattr(getattr(app, "state", None), "services", None)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, but connections come in through our own door."""
-        await super().startup([])
-        served = self._services()
-        assert served is not None, "the application has not started, or is not ours"
-        loop, config = asyncio.get_running_loop(), self.config
-
-        def protocol() -> asyncio.Protocol:
-            return config.http_protocol_class(  # type: ignore[call-arg]
-                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
-
-        room = room_for(served.settings.max_connections)
-        self.servers = [
-            Door(  # type: ignore[misc]  # of an asyncio server uvicorn uses only what a door has
-                listening,
-                protocol,
-                self.server_state.connections,
-                served.stalls.busy,
-                max_connections=room,
-                max_accepts_per_second=served.settings.max_accepts_per_second,
-                head_s=served.settings.request_stall_s,
-                tls=config.ssl,
-            )
-            for listening in sockets or ()
-        ]
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, after a ``goaway`` to every watcher and recorder."""
-        for server in self.servers:
-            server.close()  # nobody new meanwhile
-        served = self._services()
-        if served is not None:
-            settings: Settings = served.settings
-            await served.hub.goaway(settings.goaway_ms, settings.shutdown_s / 2)
-        await super().shutdown(sockets)
-
-
-def uvicorn_config(settings: Settings, app: Any, **more: Any) -> uvicorn.Config:
-    """How we run uvicorn. Compression off: a compressed frame can't be shared, and costs four times the memory."""
-    return uvicorn.Config(
-        app,
-        ws=WebSocketProtocol.sharing(settings.max_waiting_bytes),
-        http=http_protocol,
-        ws_max_size=2 * max(settings.max_ws_record_bytes, settings.max_ws_bytes),  # until the endpoint says its own
-        ws_ping_interval=settings.ws_ping_s,
-        ws_ping_timeout=settings.ws_ping_s,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_s / 2)),
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        backlog=4096,
-        # uvicorn would believe anybody on this machine
-        proxy_headers=bool(settings.proxy),
-        forwarded_allow_ips=settings.proxy or None,
-        ssl_certfile=settings.ssl_certfile or None,
-        ssl_keyfile=settings.ssl_keyfile or None,
-        ssl_keyfile_password=settings.ssl_keyfile_password or None,
-        **more,
-    )
 
 
 def bind(settings: Settings) -> socket.socket:

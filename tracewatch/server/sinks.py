@@ -1,11 +1,9 @@
 """The transports' ends of the hub: a WebSocket written to directly, one behind ASGI, and a streamed response.
 
-Rule 1: a server's WebSocket frame without compression is the same bytes for every client (RFC 6455 section 5.1: only
-        clients
-        mask), so under uvicorn's sans-I/O protocol whole frames go to the transport as they are: a quarter of the CPU
-        of
-        one ASGI ``send`` per frame. uvicorn writes only whole frames itself, so frames never mix.
-Rule 2: elsewhere (another server, another protocol, a wrapped ``send``) frames go through ASGI and nothing else
+Rule 1: A server's WebSocket frame without compression is the same bytes for every client (RFC 6455, section 5.1: only
+        clients mask). So whole frames are written to a socket as they are, which costs a quarter of the CPU of one ASGI
+        ``send`` for each frame.
+Rule 2: Where the socket can't be had (another server, a wrapped ``send``) frames go through ASGI, and nothing else
         changes.
 """
 
@@ -13,54 +11,66 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..live.sink import Frame, Sink, SinkClosed
 from ..model.frames import sse_control, ws_text
 
 
-class TransportSink:
-    """A WebSocket under uvicorn's sans-I/O protocol, written to directly."""
+class DirectSocket(Protocol):
+    """A WebSocket that takes whole frames: ours (socket.py), or one of uvicorn's (uvicorn.py)."""
 
-    __slots__ = ("_protocol", "_transport")
-    direct = True
-
-    def __init__(self, protocol: WebSocketsSansIOProtocol, buffer_bytes: int) -> None:
-        self._protocol = protocol
-        self._transport = protocol.transport
-        # ``send`` waits above half of what a watcher may cost; the other half is its page
-        self._transport.set_write_buffer_limits(high=buffer_bytes // 2, low=buffer_bytes // 8)
-
-    def _closed(self) -> bool:
-        return self._protocol.disconnected or self._protocol.close_sent or self._transport.is_closing()
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be written any more."""
 
     def write(self, data: bytes) -> None:
-        if not self._closed():
-            self._transport.write(data)
+        """Hand over whole frames, as a server sends them. Nothing happens once the socket is closed."""
+
+    def buffered(self) -> int:
+        """Bytes that were written and not yet taken by the system."""
+
+    async def ready(self) -> None:
+        """Wait until the client has taken enough of what was written, or the connection is lost."""
+
+    def limit_buffer(self, high: int, low: int) -> None:
+        """Have ``ready`` wait above ``high`` bytes, until there are ``low``."""
+
+
+class TransportSink:
+    """A WebSocket that is written to directly."""
+
+    __slots__ = ("_socket",)
+    direct = True
+
+    def __init__(self, socket: DirectSocket, buffer_bytes: int) -> None:
+        self._socket = socket
+        # ``ready`` waits above half of what a watcher may cost; the other half is its page
+        socket.limit_buffer(high=buffer_bytes // 2, low=buffer_bytes // 8)
+
+    def write(self, data: bytes) -> None:
+        self._socket.write(data)
 
     def write_control(self, payload: bytes) -> None:
         self.write(ws_text(payload))
 
     def buffered(self) -> int:
-        return self._transport.get_write_buffer_size()
+        return self._socket.buffered()
 
     async def ready(self) -> None:
-        while not self._protocol.writable.is_set():  # of all who waited, the first fills the buffer again
-            await self._protocol.writable.wait()
+        await self._socket.ready()
 
     async def _send(self, data: bytes) -> None:
-        await self.ready()
-        if self._closed():
+        await self._socket.ready()
+        if self._socket.closed:
             raise SinkClosed
-        self._transport.write(data)
+        self._socket.write(data)
 
     async def send_events(self, frames: Sequence[Frame]) -> None:
-        await self.ready()  # first: what is joined is not to lie about meanwhile
+        await self.ready()  # before the frames are joined, so that the joined bytes don't wait in memory
         await self._send(b"".join([frame.ws for frame in frames]))
 
     async def send_control(self, payload: bytes) -> None:
@@ -96,7 +106,7 @@ class _AsgiSink:
         try:
             async with self._lock:
                 await self._send(message)
-        except (OSError, ClientDisconnected, WebSocketDisconnect) as error:  # the last is what Starlette makes of them
+        except (OSError, WebSocketDisconnect) as error:  # the second is what Starlette makes of the first
             self.closed = True
             raise SinkClosed from error
 
@@ -151,7 +161,7 @@ class StreamSink(_AsgiSink):
 
 def websocket_sink(websocket: WebSocket, buffer_bytes: int) -> Sink:
     """The best sink there is for an accepted WebSocket."""
-    protocol = websocket.scope.get("tracewatch.protocol")
-    if isinstance(protocol, WebSocketsSansIOProtocol):
-        return TransportSink(protocol, buffer_bytes)
+    socket: DirectSocket | None = websocket.scope.get("tracewatch.socket")
+    if socket is not None:
+        return TransportSink(socket, buffer_bytes)
     return WebSocketSink(websocket.send, websocket.scope.get("tracewatch.transport"))

@@ -28,19 +28,6 @@ LINGER_NONE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connectio
 LINGER_USUAL = struct.pack("ii", 0, 0)
 
 
-def transport_of(send: Any, receive: Any) -> asyncio.Transport | None:
-    """The transport behind the ASGI callables of a uvicorn protocol; None where there is another server.
-
-    Both are bound methods of what holds it; a middleware around us may have wrapped one of them.
-    """
-    for call in (send, receive):
-        transport: Any = getattr(getattr(call, "__self__", None), "transport", None)
-        if hasattr(transport, "get_write_buffer_size"):  # uvloop's are no asyncio.Transport
-            found: asyncio.Transport = transport
-            return found
-    return None
-
-
 def free(transport: asyncio.Transport) -> None:
     """Disconnect at once: what waits is thrown away, in this process and in the kernel; the peer sees a reset."""
     sock = transport.get_extra_info("socket")
@@ -51,7 +38,7 @@ def free(transport: asyncio.Transport) -> None:
 
 def progress(transport: asyncio.Transport, sock: Any) -> tuple[int, bool]:
     """How far the peer is (a number that grows as it takes data) and whether data waits for it."""
-    if sys.platform == "linux":
+    if sys.platform == "linux" and sock is not None:
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
         except OSError:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...errors import Forbidden
-from ..http import refuse
+from ..http import json_response
 
 
 def is_loopback(host: str) -> bool:
@@ -65,7 +65,7 @@ def refusal(headers: dict[bytes, bytes], names: frozenset[str] = frozenset(), *,
 
 
 class AccessMiddleware:
-    """The outermost layer: checks where requests come from, and notes the transport for direct writing."""
+    """The outermost layer: checks where requests come from."""
 
     def __init__(self, app: ASGIApp, names: frozenset[str] = frozenset(), remote: bool = False) -> None:
         self._app = app
@@ -81,10 +81,11 @@ class AccessMiddleware:
         except ValueError:
             fault = "the Host or Origin header can't be read"
         if fault is None:
-            # Here ``send`` is still the server's own bound method; further in it is wrapped
-            scope["tracewatch.protocol"] = getattr(send, "__self__", None)
             await self._app(scope, receive, send)
             return
         error = Forbidden(fault)
         scope["app"].state.services.observed.auth_failures[error.code] += 1
-        await refuse(error, scope, receive, send)
+        if scope["type"] == "http":
+            await json_response(error.body(), error.status)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})

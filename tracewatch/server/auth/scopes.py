@@ -15,14 +15,13 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
-from uvicorn.protocols.utils import ClientDisconnected
 
 from ...errors import Forbidden, TracewatchError, Unauthorized
 from ...model.frames import sse_control
+from ..endpoint import accept, close, error_frame
 from ..http import services
 from ..metrics.seen import GRANT_END
-from ..sockets import accept, close, error_frame
-from ..stalls import free, transport_of
+from ..stalls import free
 from .tokens import Gate, Grant
 
 GOODBYE_S = 1.0  # for telling somebody that their token has ended
@@ -99,8 +98,8 @@ class Guard:
                 async with asyncio.timeout(GOODBYE_S):
                     await send({"type": "websocket.send", "text": error_frame(_ended(grant)).decode()})
                     await close(WebSocket(scope, receive, send), Unauthorized.close_code, Unauthorized.code)
-            except (TimeoutError, OSError, RuntimeError, ClientDisconnected):
-                transport = transport_of(send, receive)
+            except (TimeoutError, OSError, RuntimeError):
+                transport = scope["tracewatch.transport"]
                 if transport is not None:
                     free(transport)  # it does not read: it must not keep what is no longer its to have
 
@@ -124,7 +123,7 @@ class Guard:
             if not begun:
                 raise _ended(grant) from None
             if begun[0].startswith(b"text/event-stream"):
-                with suppress(TimeoutError, OSError, ClientDisconnected):
+                with suppress(TimeoutError, OSError):
                     async with asyncio.timeout(GOODBYE_S):
                         body = sse_control(error_frame(_ended(grant)))
                         await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -151,7 +150,7 @@ def _ended(grant: Grant) -> Unauthorized:
 
 
 async def _refuse_socket(websocket: WebSocket, error: TracewatchError) -> None:
-    with suppress(OSError, RuntimeError, ClientDisconnected):  # it may have gone already
+    with suppress(OSError, RuntimeError):  # it may have gone already
         await accept(websocket)
         await websocket.send({"type": "websocket.send", "text": error_frame(error).decode()})
         await close(websocket, error.close_code, error.code)

@@ -1,8 +1,7 @@
-"""What all WebSocket endpoints share: reading messages safely, answering pings, closing with a reason.
+"""What all WebSocket endpoints share: accepting, reading messages safely, answering pings, closing with a reason.
 
-Rule 1: somebody always reads; uvicorn stops a socket's input after each message until it is taken, pings' answers
-        included.
-Rule 2: an ``error`` frame goes before every close in 4000–4999.
+Rule 1: An endpoint always reads. A socket's input stops at a message that nobody takes, and pongs stop with it.
+Rule 2: An ``error`` frame goes before every close in 4000–4999.
 """
 
 from __future__ import annotations
@@ -14,21 +13,26 @@ from typing import Any
 
 import orjson
 from starlette.websockets import WebSocket
-from uvicorn.protocols.utils import ClientDisconnected
 
 from ..errors import BadRequest, TooLarge, TracewatchError
 from ..live.sink import Sink, SinkClosed
 from ..model.events import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
 from .metrics.seen import because
-from .protocols import REST_S, SMALL_TALK, limit_messages
+from .socket import REST_S, SMALL_TALK, WebSocketProtocol
 
 SUBPROTOCOL = "tracewatch.v1"
 CLOSE_INTERNAL = 1011  # RFC 6455 section 7.4.1: an unexpected condition; clients reconnect
 
 
-async def accept(websocket: WebSocket) -> None:
-    """Accept, with our subprotocol where the client offers it: a browser that offers some insists on one of them."""
+async def accept(websocket: WebSocket, limit: int | None = None) -> None:
+    """Accept, with our subprotocol where the client offers it: a browser that offers some insists on one of them.
+
+    ``limit``: bytes of the largest message that the endpoint takes. One far above it is not collected at all.
+    """
+    socket = websocket.scope.get("tracewatch.socket")
+    if limit is not None and isinstance(socket, WebSocketProtocol):
+        socket.max_message_bytes = 2 * limit  # those a little above get an error that says so
     offered = websocket.scope.get("subprotocols", ())
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
@@ -41,12 +45,11 @@ async def messages(
 ) -> AsyncIterator[dict[str, Any]]:
     """The client's messages as JSON objects until it has gone; pings are answered here.
 
-    Who sends many that are not ``work`` (have no such key) is listened to slowly, 16 in 20 ms: pings and subscriptions
-    by the million are no use to anybody.
+    A client that sends many messages that are not ``work`` (have no such key) is read from more slowly, 16 in 20 ms:
+    pings and subscriptions by the million are no use to anybody.
 
     Raises BadRequest for what is no JSON object, TooLarge above ``limit`` bytes.
     """
-    limit_messages(websocket.scope.get("tracewatch.protocol"), limit)
     talk = 0
     for count in itertools.count():
         if count % MESSAGES_AT_ONCE == MESSAGES_AT_ONCE - 1:
@@ -87,7 +90,7 @@ async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
     because(websocket.scope, reason or REASONS[code], code)
     try:
         await websocket.send({"type": "websocket.close", "code": code, "reason": reason})
-    except (RuntimeError, OSError, ClientDisconnected):
+    except (RuntimeError, OSError):
         pass  # closed already, by either side
 
 

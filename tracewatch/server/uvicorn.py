@@ -1,0 +1,229 @@
+"""uvicorn as we run it, and the only file that leans on more of it than its documentation describes.
+
+Rule 1: pyproject.toml caps uvicorn's version, because another one may have these parts under other names.
+Rule 2: What a client sends of an HTTP request has a limit until something of it is complete.
+Rule 3: Compression is off. A compressed frame can't be shared by watchers, and each connection would take four times
+        the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from ..settings import Settings
+from .door import Door, room_for
+from .http import Services
+from .sinks import DirectSocket
+from .socket import MAX_HEAD_BYTES, SOCKET, Turns, WebSocketProtocol
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with connections that come in through our own door, and a goodbye to everybody at its end."""
+
+    def _services(self) -> Services | None:
+        """What our application works with; None if it is not ours or has not started."""
+        app = self.config.loaded_app
+        while not isinstance(app, Starlette) and hasattr(app, "app"):
+            app = app.app
+        return getattr(getattr(app, "state", None), "services", None)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then take connections in on ``sockets``."""
+        await super().startup([])
+        served = self._services()
+        assert served is not None, "the application has not started, or is not ours"
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+
+        room = room_for(served.settings.max_connections)
+        self.servers = [
+            Door(  # type: ignore[misc]  # of an asyncio server uvicorn uses only what a door has
+                listening,
+                protocol,
+                self.server_state.connections,
+                served.stalls.busy,
+                max_connections=room,
+                max_accepts_per_second=served.settings.max_accepts_per_second,
+                head_s=served.settings.request_stall_s,
+                tls=config.ssl,
+            )
+            for listening in sockets or ()
+        ]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Send ``goaway`` to every watcher and recorder, then end as uvicorn does.
+
+        uvicorn itself waits for open connections before the lifespan's shutdown, so they have to be told here.
+        """
+        for server in self.servers:
+            server.close()  # nobody new meanwhile
+        served = self._services()
+        if served is not None:
+            settings: Settings = served.settings
+            await served.hub.goaway(settings.goaway_ms, settings.shutdown_s / 2)
+        await super().shutdown(sockets)
+
+
+def uvicorn_config(settings: Settings, app: Any, **more: Any) -> uvicorn.Config:
+    """How we run uvicorn. ``more`` is for the Config as it is."""
+    return uvicorn.Config(
+        app,
+        ws=websocket_protocol(settings.max_waiting_bytes),
+        http=http_protocol,
+        ws_max_size=2 * max(settings.max_ws_record_bytes, settings.max_ws_bytes),  # until the endpoint says its own
+        ws_ping_interval=settings.ws_ping_s,
+        ws_ping_timeout=settings.ws_ping_s,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_s / 2)),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        backlog=4096,
+        # uvicorn would believe anybody on this machine
+        proxy_headers=bool(settings.proxy),
+        forwarded_allow_ips=settings.proxy or None,
+        ssl_certfile=settings.ssl_certfile or None,
+        ssl_keyfile=settings.ssl_keyfile or None,
+        ssl_keyfile_password=settings.ssl_keyfile_password or None,
+        **more,
+    )
+
+
+def websocket_protocol(max_unfinished: int) -> Any:
+    """What makes the WebSockets of one server, for uvicorn's option ``ws``.
+
+    ``max_unfinished``: bytes that all of them together hold of messages that are not complete.
+    """
+    turns = Turns(max_unfinished)
+
+    def make(config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], **_: Any) -> asyncio.Protocol:
+        return WebSocketProtocol(
+            config.loaded_app,
+            turns,
+            connections=server_state.connections,
+            tasks=server_state.tasks,
+            headers=server_state.default_headers,
+            state=app_state,
+            root_path=config.root_path,
+            max_message_bytes=config.ws_max_size,
+            ping_s=config.ws_ping_interval,
+        )
+
+    return make
+
+
+if TYPE_CHECKING or importlib.util.find_spec("httptools") is not None:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class HttpProtocol(HttpToolsProtocol):
+        """HTTP by httptools, which would collect a head, or what follows a body, without end. (h11 has a limit.)"""
+
+        _incomplete = 0  # bytes since anything of a request was complete
+        _whole = False  # whether something of a request was completed by what came last
+
+        def data_received(self, data: bytes) -> None:
+            """Take what came, unless there is too much of nothing."""
+            super().data_received(data)
+            self._incomplete += len(data)
+            if self._whole:
+                self._incomplete, self._whole = 0, False
+            elif self._incomplete > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The request's head is too large.")
+
+        def handle_websocket_upgrade(self) -> None:
+            """Hand the connection over."""
+            super().handle_websocket_upgrade()
+            # They hold each other: kilobytes that would wait for the garbage collector, which counts objects
+            self.parser = None  # type: ignore[assignment]
+
+        def on_headers_complete(self) -> None:
+            """A head is complete."""
+            self._whole = True
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            """Some of a body."""
+            self._whole = True
+            super().on_body(body)
+
+    http_protocol: type[asyncio.Protocol] | str = HttpProtocol
+else:
+    http_protocol = "h11"
+
+
+# --- what a mounted application finds behind ASGI ---
+
+
+class HostSocket:
+    """A WebSocket of uvicorn's own, which serves an application that ours is mounted in, for direct writing."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: WebSocketsSansIOProtocol) -> None:
+        self._protocol = protocol
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._protocol.disconnected or self._protocol.close_sent or self._protocol.transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Hand over whole frames, as a server sends them. Nothing happens once the socket is closed."""
+        if not self.closed:
+            self._protocol.transport.write(data)
+
+    def buffered(self) -> int:
+        """Bytes that were written and not yet taken by the system."""
+        return self._protocol.transport.get_write_buffer_size()
+
+    async def ready(self) -> None:
+        """Wait until the client has taken enough of what was written, or the connection is lost."""
+        while not self._protocol.writable.is_set():  # of all who waited, the first fills the buffer again
+            await self._protocol.writable.wait()
+
+    def limit_buffer(self, high: int, low: int) -> None:
+        """Have ``ready`` wait above ``high`` bytes, until there are ``low``."""
+        self._protocol.transport.set_write_buffer_limits(high=high, low=low)
+
+
+def socket_of(scope: Scope, send: Send) -> DirectSocket | None:
+    """The WebSocket of a scope, for direct writing; None if there is none that takes whole frames.
+
+    ``send``: the server's own. A middleware around us may have wrapped it; then uvicorn's own WebSocket is not found.
+    """
+    ours: WebSocketProtocol | None = scope.get("extensions", {}).get(SOCKET)
+    if ours is not None:
+        return ours
+    protocol = getattr(send, "__self__", None)
+    return HostSocket(protocol) if isinstance(protocol, WebSocketsSansIOProtocol) else None
+
+
+def transport_of(scope: Scope, send: Send, receive: Receive) -> asyncio.Transport | None:
+    """The transport behind a scope; None where there is another server than uvicorn.
+
+    Of its HTTP, and of its own WebSockets, it is found through ``send`` and ``receive``: both are bound methods of what
+    holds it, and a middleware around us may have wrapped one of them.
+    """
+    ours: WebSocketProtocol | None = scope.get("extensions", {}).get(SOCKET)
+    if ours is not None:
+        return ours.transport
+    calls: tuple[Callable[..., Any], ...] = (send, receive)
+    for call in calls:
+        transport: Any = getattr(getattr(call, "__self__", None), "transport", None)
+        if hasattr(transport, "get_write_buffer_size"):  # uvloop's are no asyncio.Transport
+            found: asyncio.Transport = transport
+            return found
+    return None
