@@ -10,12 +10,23 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test check lint types viewer unit system format bench clean
+# The tests start a thousand interpreters: where no bytecode may be kept, each of them compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Targets side by side, where this make can keep apart what they print (GNU make 4).
+BESIDE := $(if $(filter output-sync,$(.FEATURES)),-j4 --output-sync=target)
+# Tests side by side: tests/conftest.py says how many. A worker that has none left takes some from another.
+PYTEST := $(PY) -m pytest
+WORKERS := -n auto --dist worksteal
+# ARGS may name tests of which none is of this kind: that is no failure, as it is where everything is run.
+SOME := $(if $(ARGS),|| [ $$? = 5 ])
+
+.PHONY: help demo test check lint types viewer unit together alone system format bench clean
 
 help:
 	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
-	@echo "make test    everything: lint, types, all tests"
-	@echo "make check   lint, types, the tests of what has no socket"
+	@echo "make test    everything: lint, types, all tests; first side by side, then those that need the machine alone"
+	@echo "make check   lint, types, the tests of what has no socket: under a minute"
 	@echo "make format  ruff format, and the fixes ruff can make"
 	@echo "make bench   measures; checks nothing"
 	@echo "make clean   removes .venv and caches"
@@ -23,8 +34,15 @@ help:
 demo: $(STAMP)
 	@$(PY) -m tracewatch demo $(ARGS)
 
-test: lint types viewer system
-	$(PY) -m pytest $(ARGS)
+test: $(STAMP)
+	@$(MAKE) --no-print-directory $(BESIDE) lint types viewer system
+	@$(MAKE) --no-print-directory -j1 --keep-going together alone
+
+together: $(STAMP)
+	$(PYTEST) $(WORKERS) -m "not alone" $(ARGS) $(SOME)
+
+alone: $(STAMP)
+	$(PYTEST) -m alone $(ARGS) $(SOME)
 
 # What the suites need from the system is installed where it may be (Debian as root), else named in one line. The tests
 # find out themselves: in CI what is missing fails, elsewhere it is skipped and says why.
@@ -43,7 +61,8 @@ wanted = command -v $(1) >/dev/null 2>&1 || { \
 		fi; \
 	}
 
-check: lint types viewer unit
+check: $(STAMP)
+	@$(MAKE) --no-print-directory $(BESIDE) lint types viewer unit
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
@@ -61,7 +80,7 @@ viewer: $(STAMP)
 UNIT := tests/model tests/importers tests/log tests/test_layout.py tests/test_settings.py
 
 unit: $(STAMP)
-	$(PY) -m pytest -m "not slow and not crash" $(UNIT) $(ARGS)
+	$(PYTEST) $(WORKERS) -m "not slow and not crash and not alone" $(UNIT) $(ARGS) $(SOME)
 
 format: $(STAMP)
 	$(PY) -m ruff check --fix .

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.support import CHECKED
+
 # No deadline: a shared machine may stall any example. In CI the examples are the same each time, so that red
 # means a change.
 settings.register_profile("default", deadline=None)
@@ -19,10 +21,17 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many tests run side by side with ``-n auto``: two for each CPU, since a test waits half of its time."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(2 * cpus, 16)
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """asyncio, and in debug mode: a coroutine never awaited or a call from the wrong thread is an error."""
-    return "asyncio", {"debug": True}
+    """asyncio, and in debug mode: a call from the wrong thread is an error."""
+    return CHECKED
 
 
 @pytest.fixture(scope="session")

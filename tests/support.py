@@ -1,4 +1,4 @@
-"""Servers for tests: one in this process, one in a process of its own that can be killed; and a way to wait for things.
+"""What tests run on: a loop, a server in this process or in one that can be killed, and a way to wait for things.
 
 Rule: no sleeps where a condition can be waited for, and every wait has a deadline.
 """
@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,27 @@ from tracewatch.server.uvicorn import Server, uvicorn_config
 from tracewatch.settings import Settings
 
 DEADLINE_S = 20.0
+
+
+class CheckedLoop(asyncio.SelectorEventLoop):
+    """A loop in debug mode: it checks what such a loop checks, but no stack is kept for each future and callback.
+
+    They ask ``get_debug`` whether to keep one. Those stacks are only words in a message, and took four fifths of the
+    processor's time.
+    """
+
+    def get_debug(self) -> bool:
+        """What futures, tasks and handles are told."""
+        return False
+
+
+CHECKED: tuple[str, dict[str, Any]] = ("asyncio", {"debug": True, "loop_factory": CheckedLoop})  # for anyio_backend
+
+
+def run_checked(main: Coroutine[Any, Any, None]) -> None:
+    """``asyncio.run`` on such a loop."""
+    with asyncio.Runner(debug=True, loop_factory=CheckedLoop) as runner:
+        runner.run(main)
 
 
 @dataclass(frozen=True)

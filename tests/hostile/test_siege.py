@@ -14,7 +14,7 @@ from tests.support import ServerProcess
 from .clients import ABUSES
 from .siege import RATE, siege
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.alone]
 EVENTS = 3 * RATE
 MORE_KIB = 96 * 1024  # than before: buffers of the hostile, and what Python keeps of them
 STORM = ("2000", "2")  # connections, in so many seconds; the benchmark has 10,000 in 10

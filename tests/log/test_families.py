@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.log.helpers import Clock, check_trace, create, end, events, opened, say
+from tests.support import run_checked
 from tracewatch.errors import TracewatchError, UnknownTrace
 from tracewatch.log import EventLog, TraceQuery
 
@@ -95,4 +96,4 @@ async def check_family(log: EventLog, last: dict[str, int]) -> None:
 @settings(max_examples=EXAMPLES)
 @given(groups)
 def test_families_agree(history: list[tuple[bool, list[tuple[str, str, int]]]]) -> None:
-    asyncio.run(live(history), debug=True)
+    run_checked(live(history))

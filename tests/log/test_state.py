@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 from contextlib import AsyncExitStack
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.log.helpers import Clock, Json, check_trace, create, events, goal, notes, opened, say
 from tests.model.test_fold_properties import MOVES, Run
+from tests.support import run_checked
 from tracewatch.errors import Gap, UnknownTrace
 from tracewatch.log import EventLog
 from tracewatch.log.rows import fetch
@@ -154,4 +154,4 @@ def test_any_history_in_any_pieces(history: tuple[list[Json], Run], data: st.Dat
         mock.patch("tracewatch.log.transaction.SNAPSHOT_EVERY", 4),
         mock.patch("tracewatch.log.rows.SNAPSHOT_EVERY", 4),
     ):
-        asyncio.run(_append_in_pieces(data, *history), debug=True)
+        run_checked(_append_in_pieces(data, *history))

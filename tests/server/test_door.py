@@ -20,7 +20,7 @@ import trustme
 
 from tests.server.stalled import Raw, open_files, raw, request
 from tests.server.wire import append, http, make_trace, refused, stored, watching
-from tests.support import ServerProcess, Serving, serving, until
+from tests.support import CHECKED, ServerProcess, Serving, serving, until
 from tracewatch.server.door import room_for
 
 pytestmark = [
@@ -36,7 +36,7 @@ HANDSHAKE = request("/api/watch", websocket=True)
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Both event loops."""
-    return "asyncio", {"use_uvloop": True} if request.param == "uvloop" else {"debug": True}
+    return ("asyncio", {"use_uvloop": True}) if request.param == "uvloop" else CHECKED
 
 
 async def asked(client: Raw) -> None:

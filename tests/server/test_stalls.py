@@ -22,7 +22,7 @@ import trustme
 from tests.server.stalled import Raw, open_files, raw, request
 from tests.server.test_mount import HOSTS, hosted
 from tests.server.wire import NDJSON, SSE, append, make_trace, stored, watching
-from tests.support import Serving, serving, until
+from tests.support import CHECKED, Serving, serving, until
 from tracewatch.server import create_app
 from tracewatch.settings import Settings
 
@@ -46,7 +46,7 @@ READERS = {
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Both event loops."""
-    return "asyncio", {"use_uvloop": True} if request.param == "uvloop" else {"debug": True}
+    return ("asyncio", {"use_uvloop": True}) if request.param == "uvloop" else CHECKED
 
 
 @dataclass(frozen=True)
