@@ -15,7 +15,8 @@ from websockets.exceptions import InvalidStatus
 
 from tests.server.wire import http, make_trace, post, refused, thought
 from tests.support import Serving, free_port, serving
-from tracewatch.errors import Unavailable
+from tracewatch.errors import TracewatchError, Unavailable
+from tracewatch.server.routes import description, routes
 
 pytestmark = pytest.mark.anyio
 
@@ -114,8 +115,6 @@ async def test_an_internal_error_says_nothing(server: Serving, monkeypatch: pyte
 
 
 async def test_a_log_that_cannot_be_read_now(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracewatch.errors import Unavailable
-
     async def locked(*_: Any, **__: Any) -> None:
         raise Unavailable("the log can't be read: disk I/O error", retry_after_s=3)
 
@@ -133,8 +132,6 @@ async def test_openapi_describes_what_there_is(server: Serving, client: httpx.As
     document = (await client.get("/openapi.json")).json()
     assert document["openapi"].startswith("3.1")
     from starlette.routing import Route
-
-    from tracewatch.server.routes import routes
 
     there = {
         (route.path.replace(":path}", "}"), method.lower())
@@ -175,6 +172,32 @@ async def test_openapi_describes_what_there_is(server: Serving, client: httpx.As
         ("Error", await client.get("/api/traces/nobody")),
     ):
         assert set(schemas[name]["required"]) <= set(response.json()), name
+
+
+async def test_every_body_may_be_too_large_or_too_slow(server: Serving, client: httpx.AsyncClient) -> None:
+    """The client of these tests takes no answer that is not described."""
+    await make_trace(server.services.log, "bodies")
+    large = orjson.dumps({"reason": "x" * 300_000, "value": 1})
+    for path in ("/api/traces", "/api/traces/bodies/cancel", "/api/traces/bodies/inputs/q"):
+        refused(await client.post(path, content=large), 413, "too_large")
+    for path, item in description()["paths"].items():
+        for method, call in item.items():
+            if "requestBody" in call:
+                assert {"408", "413"} <= call["responses"].keys(), (method, path)
+
+
+def test_every_error_there_is_can_be_described() -> None:
+    def statuses(error: type[TracewatchError]) -> set[int]:
+        return {error.status}.union(*map(statuses, error.__subclasses__()))
+
+    described = {
+        status
+        for item in description()["paths"].values()
+        for call in item.values()
+        if "responses" in call
+        for status in call["responses"]
+    }
+    assert {str(status) for status in statuses(TracewatchError)} - described == {"500"}  # a fault of ours
 
 
 async def test_a_declared_length_above_the_limit_is_refused_unread(server: Serving) -> None:

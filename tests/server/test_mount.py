@@ -152,6 +152,7 @@ async def test_the_forgotten_lifespan_is_asked_for(tmp_path: Path, caplog: pytes
             answer = await client.get("/api/traces")
         assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
         assert "lifespan=app.lifespan" in answer.json()["message"]
+        assert answer.headers["retry-after"] == "1"
         assert "lifespan=app.lifespan" in caplog.text
         with pytest.raises(InvalidStatus):
             async with watching(url.replace("http", "ws", 1) + PATH, "t"):

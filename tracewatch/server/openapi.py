@@ -22,6 +22,7 @@ _ERRORS = {
     401: "A token is needed, or another one",
     403: "It comes from where it may not, or its token is not for this",
     404: "There is no such trace",
+    408: "The body stopped coming",
     409: "It contradicts what is stored",
     410: "The past that was asked for is gone, or of another history",
     412: "The log has moved on",
@@ -30,7 +31,8 @@ _ERRORS = {
     429: "Too many wrong tokens from this address",
     503: "The log can't be used now",
 }
-_USUAL_ERRORS = (400, 401, 403, 429, 503)  # what any call may answer with
+_USUAL_ERRORS = (400, 401, 403, 429, 503)  # of any call
+_BODY_ERRORS = (408, 413)  # of any call with a body
 _ANSWERS = {  # the keys that are always there
     "Created": ("trace_id", "cursor", "trace"),
     "Traces": ("traces", "next_page_token"),
@@ -99,7 +101,7 @@ class Operation:
 
     summary: str
     content: Content  # of the usual answer, whose status is ``status``
-    errors: Sequence[int] = ()  # besides those that any call may answer with
+    errors: Sequence[int] = ()  # besides those of any call, and of any call with a body
     status: int = 200
     others: Mapping[int, Reply] = field(default_factory=dict)  # other answers that are no errors, by status
     body: Content | None = None
@@ -108,8 +110,9 @@ class Operation:
 
     def described(self, *, public: bool) -> dict[str, Any]:
         """The Operation Object of OpenAPI; ``public``: no token is ever needed."""
-        errors = {code: Reply(_ERRORS[code], content(ref("Error"))) for code in (*self.errors, *_USUAL_ERRORS)}
-        replies = {self.status: Reply(self.summary, self.content), **errors, **self.others}
+        codes = sorted({*self.errors, *_USUAL_ERRORS, *(_BODY_ERRORS if self.body is not None else ())})
+        errors = {code: Reply(_ERRORS[code], content(ref("Error"))) for code in codes}
+        replies = {self.status: Reply(self.summary, self.content), **self.others, **errors}
         answers = {
             str(status): {"description": reply.text, **({"content": reply.content} if reply.content else {})}
             for status, reply in replies.items()

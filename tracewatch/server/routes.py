@@ -88,7 +88,7 @@ CALLS: tuple[Call, ...] = (
         Operation(
             "Create a trace",
             content(ref("Created")),
-            (404, 409, 413, 422),
+            (404, 409, 422),
             status=201,
             others={200: Reply("It is there already, just as asked for", content(ref("Created")))},
             body=content(ref("TraceSpec")),
@@ -144,7 +144,7 @@ CALLS: tuple[Call, ...] = (
         Operation(
             "Append events, all or none",
             content(ref("Appended")),
-            (404, 409, 412, 413, 422),
+            (404, 409, 412, 422),
             body=content({"anyOf": [ref("Event"), {"type": "array", "items": ref("Event"), "minItems": 1}]}),
             parameters=[
                 header("Producer-Id", "Who numbers its events; goes with Producer-Seq", ID),
@@ -228,7 +228,7 @@ CALLS: tuple[Call, ...] = (
         Operation(
             "Put back one trace, or the next part of it, as export wrote it",
             content(ref("Appended")),
-            (409, 413, 422),
+            (409, 422),
             body=content(TEXT, NDJSON),
         ),
     ),
