@@ -27,7 +27,7 @@ help:
 	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
 	@echo "make test    everything: lint, types, all tests; first side by side, then those that need the machine alone"
 	@echo "make check   lint, types, the tests of what has no socket: under a minute"
-	@echo "make format  ruff format, and the fixes ruff can make"
+	@echo "make format  formats with ruff and biome, and makes the fixes they can make"
 	@echo "make bench   measures; checks nothing"
 	@echo "make clean   removes .venv and caches"
 
@@ -67,6 +67,7 @@ check: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) web/node.py lint
 
 types: $(STAMP)
 	$(PY) -m mypy
@@ -85,6 +86,7 @@ unit: $(STAMP)
 format: $(STAMP)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	$(PY) web/node.py format
 
 bench: $(STAMP)
 	@$(PY) -m benchmarks $(ARGS)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from websockets.asyncio.client import connect
 
-from tracewatch.cli.sending import Counts, Pace, Sender
+from tracewatch.cli.sending import Counts, Pace, StepSender
 from tracewatch.client.api import Api
 from tracewatch.importers import open_import
 from tracewatch.log import TraceQuery
@@ -28,7 +28,7 @@ def importable(folder: Path) -> list[Path]:
 
 
 def import_file(url: str, file: Path) -> Counts:
-    sender = Sender(Api(url), Pace(None), on_fault=lambda fault: None)
+    sender = StepSender(Api(url), Pace(None), on_fault=lambda fault: None)
     for step in open_import(file):
         sender.take(step)
     sender.flush()

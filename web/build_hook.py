@@ -15,7 +15,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 BUILT = Path("tracewatch", "web")
-NOT_SOURCES = {"node_modules", "test", "__pycache__"}
+NOT_SOURCES = {"node_modules", "test", "biome.json", "__pycache__"}
 
 
 def _node(root: str) -> ModuleType:

@@ -1,4 +1,4 @@
-// Builds offline.html beside the page: the whole viewer in one file, with a place for the traces that an export puts in.
+// Builds offline.html beside the page: the whole viewer in one file. An export puts the traces in.
 import { createHash } from "node:crypto";
 import { defineConfig, type Plugin } from "vite";
 
@@ -12,11 +12,13 @@ const onePage: Plugin = {
     let style = "";
     for (const [name, file] of Object.entries(bundle)) {
       // Vite leaves a name where the files to load before a chunk would stand; here there are none
-      if (file.type === "chunk") script += file.code.replaceAll("__VITE_PRELOAD__", "void 0").replace(/<(?=!--|\/?script)/gi, "\\x3c"); // HTML would read these
+      if (file.type === "chunk") script += file.code.replaceAll("__VITE_PRELOAD__", "void 0");
       else if (name.endsWith(".css")) style += String(file.source);
       delete bundle[name];
     }
-    const policy = `default-src 'none'; script-src ${hash(script)}; style-src ${hash(style)}; base-uri 'none'; form-action 'none'`;
+    script = script.replace(/<(?=!--|\/?script)/gi, "\\x3c"); // HTML would read these
+    const hashes = `script-src ${hash(script)}; style-src ${hash(style)}`;
+    const policy = `default-src 'none'; ${hashes}; base-uri 'none'; form-action 'none'`;
     const source = `<!doctype html>
 <html lang="en">
 <head>

@@ -11,9 +11,10 @@ import pytest
 
 from tests.cli.conftest import Run, Spawned, done, record, thought
 from tests.support import ServerProcess
-from tracewatch.cli.sending import MAX_EVENTS, Pace, Sender
+from tracewatch.cli.sending import Pace, StepSender
 from tracewatch.client.api import Api
 from tracewatch.importers import Append, CreateTrace, Fault
+from tracewatch.model.window import BATCH_EVENTS
 from tracewatch.server.page import OFFLINE, web_dir
 
 OPENAI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -111,9 +112,9 @@ def test_unreachable_is_69_before_anything_is_read(tw: Run) -> None:
 # --- sending ---------------------------------------------------------------------------------------------------
 
 
-def sent(api: Api, *steps: Any, pace: Pace | None = None) -> tuple[Sender, list[Fault]]:
+def sent(api: Api, *steps: Any, pace: Pace | None = None) -> tuple[StepSender, list[Fault]]:
     faults: list[Fault] = []
-    sender = Sender(api, pace or Pace(None), faults.append)
+    sender = StepSender(api, pace or Pace(None), faults.append)
     for step in steps:
         sender.take(step)
     sender.flush()
@@ -140,9 +141,43 @@ def test_an_event_that_is_refused_leaves_a_mark_and_a_repeat_is_still_harmless(a
     assert list(api.events("refused")) == before
 
 
+class CountingApi(Api):
+    """Counts the appends, and loses a trace when told to."""
+
+    appends = 0
+    loses: str | None = None
+
+    def append(self, trace_id: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+        self.appends += 1
+        if trace_id == self.loses:
+            self.delete(trace_id)
+        return super().append(trace_id, *arguments, **options)
+
+
+def test_an_event_that_is_refused_among_many_is_found_in_halves(api: Api) -> None:
+    counting = CountingApi(api.url)
+    events: list[Any] = [Append("halves", thought(str(n))) for n in range(BATCH_EVENTS)]
+    events[300] = Append("halves", {"event": "goal_added", "goal": {"description": 7}})
+    sender, faults = sent(counting, CreateTrace({"trace_id": "halves", "task": "t"}), *events)
+    assert [str(fault).split(":")[0] for fault in faults] == ["goal.description"]
+    assert (sender.counts.events, sender.counts.faults) == (BATCH_EVENTS, 1)
+    refused = orjson.loads(list(api.events("halves"))[300])
+    assert (refused["event"], refused["refused"]) == ("import_refused", events[300].event)
+    assert counting.appends < 30
+
+
+def test_a_trace_that_is_gone_meanwhile_is_given_up_alone(api: Api) -> None:
+    counting = CountingApi(api.url)
+    counting.loses = "gone"
+    made = [CreateTrace({"trace_id": one, "task": "t"}) for one in ("gone", "there")]
+    sender, faults = sent(counting, *made, Append("gone", thought("a")), Append("there", thought("b")))
+    assert [fault.message.endswith("the events of trace gone are left out") for fault in faults] == [True]
+    assert (sender.counts.events, counting.appends) == (1, 2)
+
+
 def test_the_order_between_traces_stays_and_batches_are_bounded(api: Api) -> None:
     goal = {"event": "goal_added", "goal": {"id": "g", "description": "d"}}
-    many = [Append("order", thought(str(n))) for n in range(MAX_EVENTS + 1)]
+    many = [Append("order", thought(str(n))) for n in range(BATCH_EVENTS + 1)]
     sender, faults = sent(
         api,
         CreateTrace({"trace_id": "order", "task": "t"}),
@@ -153,7 +188,7 @@ def test_the_order_between_traces_stays_and_batches_are_bounded(api: Api) -> Non
         Append("order", done()),
     )
     assert not faults
-    assert sender.counts.events == MAX_EVENTS + 4
+    assert sender.counts.events == BATCH_EVENTS + 4
     assert [orjson.loads(body)["event"] for body in api.events("order")][-4:] == [
         *("goal_added", "sub_trace_started", "sub_trace_completed", "trace_completed")
     ]

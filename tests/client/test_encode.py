@@ -16,17 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.fake import TS
-from tracewatch.client.encode import MAX_EVENT_BYTES, amount, count, dumps, encode, marker, name_of, words
+from tracewatch.client.encode import dumps, encode, name_of, words
 from tracewatch.model.events import parse_json, validate_event
+from tracewatch.model.fit import amount, count, marker
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into
+
+EVENT_LIMIT = 256 * 1024
 
 
 def stored(bodies: list[bytes]) -> State:
     """The state after these events, as the server would fold them: fails where it would refuse."""
     state = State("t")
     for body in bodies:
-        assert len(body) <= MAX_EVENT_BYTES
+        assert len(body) <= EVENT_LIMIT
         event = validate_event(parse_json(body))
         apply_into(state, complete(state, event, event_id=state.last_event_id + 1, ts=TS))
     return state

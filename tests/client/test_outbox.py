@@ -1,4 +1,4 @@
-"""The outbox and the flow without a line: any faults of a line and of a disk, and the log has each event once."""
+"""The outbox and the window without a line: any faults of a line and of a disk, and the log has each event once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracewatch.client import outbox as outbox_module
-from tracewatch.client.flow import BATCH_EVENTS, IN_FLIGHT, Broken, Flow
-from tracewatch.client.outbox import Outbox, refused_event
+from tracewatch.client.outbox import Outbox
 from tracewatch.client.spool import SpoolDir
 from tracewatch.model.events import parse_json, validate_event
+from tracewatch.model.window import BATCH_EVENTS, IN_FLIGHT, LineBroken, Window, substitute
 
 URL = "http://127.0.0.1:1"
 SPEC = {"trace_id": "t", "task": "x"}
@@ -130,7 +130,7 @@ def test_a_server_that_lost_its_past_gets_a_new_producer() -> None:
 
 def test_a_refused_event_is_told_of_in_its_place(directory: SpoolDir) -> None:
     outbox = filled(5)
-    body = refused_event(event(2), "unknown_goal", "there is none")
+    body = substitute(event(2), "unknown_goal", "there is none")
     validate_event(parse_json(body))
     assert orjson.loads(body)["original_event"] == "thought"
     outbox.replace(2, body)
@@ -140,42 +140,42 @@ def test_a_refused_event_is_told_of_in_its_place(directory: SpoolDir) -> None:
     assert not outbox.replaced(2)
 
 
-# --- the flow --------------------------------------------------------------------------------------------------
+# --- the window --------------------------------------------------------------------------------------------------
 
 
 def test_the_window_is_bounded() -> None:
-    flow = Flow(0)
+    window = Window(0)
     for _ in range(IN_FLIGHT):
-        assert flow.room() == BATCH_EVENTS
-        flow.sent(10)
-    assert flow.room() == 0
-    flow.acked(10)
-    assert flow.room() == BATCH_EVENTS
-    assert flow.next == 161
+        assert window.room() == BATCH_EVENTS
+        window.sent(10)
+    assert window.room() == 0
+    window.acked(10)
+    assert window.room() == BATCH_EVENTS
+    assert window.next == 161
 
 
 @pytest.mark.parametrize("code", ["unavailable", "too_many", "unknown_trace"])
 def test_what_time_can_help_breaks_the_line(code: str) -> None:
-    flow = Flow(0)
-    flow.sent(3)
-    with pytest.raises(Broken):
-        flow.nacked(1, code, None, 1)
+    window = Window(0)
+    window.sent(3)
+    with pytest.raises(LineBroken):
+        window.nacked(1, code, None, 1)
 
 
 def test_a_fault_of_the_servers_is_given_three_tries_and_then_blamed_on_the_event() -> None:
     for failures in (1, 2):
-        flow = Flow(0)
-        flow.sent(1)
-        with pytest.raises(Broken):
-            flow.nacked(1, "error", None, failures)
-    flow = Flow(0)
-    flow.sent(1)
-    assert flow.nacked(1, "error", None, 3) == 1
+        window = Window(0)
+        window.sent(1)
+        with pytest.raises(LineBroken):
+            window.nacked(1, "error", None, failures)
+    window = Window(0)
+    window.sent(1)
+    assert window.nacked(1, "error", None, 3) == 1
 
 
 def test_an_answer_to_nothing_breaks_the_line() -> None:
-    with pytest.raises(Broken):
-        Flow(0).nacked(7, "sequence_gap", 1, 1)
+    with pytest.raises(LineBroken):
+        Window(0).nacked(7, "sequence_gap", 1, 1)
 
 
 class FakeServer:
@@ -201,14 +201,14 @@ class FakeServer:
 def converse(outbox: Outbox, server: FakeServer, cut: int, lost_acks: int, batch: int) -> None:
     """One connection: as many appends as ``cut`` are handled, the last ``lost_acks`` answers do not arrive."""
     outbox.ack(server.last_seq)
-    flow = Flow(outbox.acked)
+    window = Window(outbox.acked)
     answers: list[tuple[int, str | None, int]] = []
     for turn in range(cut):
-        while room := flow.room():
-            bodies = outbox.take(flow.next, min(room, batch), 10**9)
+        while room := window.room():
+            bodies = outbox.take(window.next, min(room, batch), 10**9)
             if not bodies:
                 break
-            seq = flow.sent(len(bodies))
+            seq = window.sent(len(bodies))
             answers.append((seq, *server.append(seq, bodies)))
         if not answers:
             return
@@ -217,13 +217,13 @@ def converse(outbox: Outbox, server: FakeServer, cut: int, lost_acks: int, batch
             continue
         if code is None:
             outbox.ack(fact)
-            flow.acked(fact)
-        elif culprit := flow.nacked(seq, code, fact if code == "sequence_gap" else None, 1):
+            window.acked(fact)
+        elif culprit := window.nacked(seq, code, fact if code == "sequence_gap" else None, 1):
             (body,) = outbox.take(culprit, 1, 1)
-            outbox.replace(culprit, refused_event(body, code, "poison"))
-        if flow.settle(outbox.acked) and flow.expected is not None:
-            outbox.ack(flow.expected - 1)
-            flow.expected, flow.next = None, outbox.acked + 1
+            outbox.replace(culprit, substitute(body, code, "poison"))
+        if window.settle(outbox.acked) and window.expected is not None:
+            outbox.ack(window.expected - 1)
+            window.expected, window.next = None, outbox.acked + 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracewatch.importers.steps import Step
-from tracewatch.importers.traces import PART_BYTES, TraceWriter, text_parts
+from tracewatch.importers.traces import TraceWriter
+from tracewatch.model.fit import PART_BYTES, text_parts
 
 from .folding import Imported, fold, import_json, import_text
 

@@ -15,8 +15,8 @@ import orjson
 
 from tests.support import DEADLINE_S, until
 from tracewatch.live.hub import Hub
-from tracewatch.live.request import WatchLimits, WatchRequest
 from tracewatch.live.sink import Frame
+from tracewatch.live.watcher import WatchLimits, WatchRequest
 from tracewatch.log import EventLog, Grown, Page, Snapshot, open_log
 from tracewatch.model.events import validate_trace
 from tracewatch.model.frames import ws_text

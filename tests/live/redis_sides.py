@@ -19,11 +19,11 @@ from redis.asyncio import Redis
 from tests.log.helpers import create, notes
 from tests.redis_server import RedisServer
 from tests.support import DEADLINE_S, until
-from tracewatch.live.bell import PollBell
+from tracewatch.live.hints import PollHints
 from tracewatch.live.hub import Hub
-from tracewatch.live.redis import RedisBell
-from tracewatch.live.request import WatchLimits, WatchRequest
+from tracewatch.live.redis import RedisHints
 from tracewatch.live.sink import Frame
+from tracewatch.live.watcher import WatchLimits, WatchRequest
 from tracewatch.log import EventLog, open_log
 
 SLOW, USUAL = 3_600_000, 20  # ms
@@ -62,7 +62,7 @@ class Side:
 
     log: EventLog
     hub: Hub
-    bell: RedisBell
+    redis: RedisHints
     watches: list[asyncio.Task[str]] = field(default_factory=list)
 
     def watch(self, trace_id: str = "t") -> Heard:
@@ -80,24 +80,24 @@ class Side:
         self.watches.clear()
 
     async def healthy(self) -> None:
-        await until(lambda: self.bell.health.ok)
+        await until(lambda: self.redis.health.ok)
 
     async def degraded(self) -> str:
-        await until(lambda: self.bell.health.degraded)
-        return self.bell.health.reason or ""
+        await until(lambda: self.redis.health.degraded)
+        return self.redis.health.reason or ""
 
 
 @asynccontextmanager
 async def side(db: Path, url: str, poll_ms: int = USUAL) -> AsyncIterator[Side]:
     log = await open_log(str(db))
     hub = Hub(log, limits=WatchLimits(heartbeat_s=3600))  # a heartbeat would look into the log
-    poll = PollBell(log, hub.grown, poll_ms=poll_ms)
-    one = Side(log, hub, RedisBell(log, hub, url))
+    poll = PollHints(log, hub.grown, poll_ms=poll_ms)
+    one = Side(log, hub, RedisHints(log, hub, url))
     try:
         yield one
     finally:
         await one.leave()
-        await one.bell.close()
+        await one.redis.close()
         await poll.close()
         await hub.close()
         await log.close()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.live.harness import Notes, bench
 from tests.support import until
-from tracewatch.live import channel
+from tracewatch.live import head
 from tracewatch.model.events import validate_trace
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ CROWD = 20
 
 @pytest.fixture
 def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "WATCHERS_AT_ONCE", 3)
+    monkeypatch.setattr(head, "WATCHERS_AT_ONCE", 3)
 
 
 async def test_others_have_their_turn(tmp_path: Path, three_at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,14 +133,14 @@ async def test_ours_come_while_the_others_are_being_read(tmp_path: Path, direct:
         await b.append(2, by=b.other)
         b.gated.read_gate.shut()
         await b.ring()
-        await b.gated.read_gate.held()  # the channel reads 1 and 2
+        await b.gated.read_gate.held()  # the head reads 1 and 2
         await b.append(3)  # these must wait for them
         await b.append(1)
         b.gated.read_gate.open()
         await b.complete(notes)
 
 
-async def test_a_second_watcher_knows_more_than_the_channel(tmp_path: Path, direct: bool) -> None:
+async def test_a_second_watcher_knows_more_than_the_head(tmp_path: Path, direct: bool) -> None:
     """It reads in the log what no hint has told yet."""
     async with bench(tmp_path) as b:
         first = b.watch(direct=direct)
@@ -186,7 +186,7 @@ async def test_more_than_memory_keeps_while_a_reader_waits(tmp_path: Path, direc
         notes.room.clear()
         notes.unsent = 1 << 20
         for _ in range(40):
-            await b.append(10, size=2000)  # 800 KB: three times what a channel keeps
+            await b.append(10, size=2000)  # 800 KB: three times what a head keeps
         notes.unsent = 0
         notes.room.set()
         await b.complete(notes)
@@ -199,13 +199,13 @@ async def test_old_frames_are_forgotten(tmp_path: Path, direct: bool) -> None:
     async with bench(tmp_path) as b:
         notes = b.watch(direct=direct)
         await until(lambda: "caught_up" in notes.names())
-        channel = b.hub._channels["t"]
+        head = b.hub._heads["t"]
         for _ in range(3):
             await b.append(4)
             await b.complete(notes)
-            channel.age()
-            channel.age()
-            assert not channel._ring and channel._ring_bytes == 0
+            head.age()
+            head.age()
+            assert not head._ring and head._ring_bytes == 0
         assert notes.names() == ["connected", "caught_up"]
 
 
@@ -217,7 +217,7 @@ async def test_a_woken_watcher_reads_ahead_of_the_flush(tmp_path: Path, direct: 
         b.gated.keeping = True
         await b.append(1)
         await b.append(2)
-        b.hub._channels["t"].wake_all()  # it runs first and reads the first commit from memory,
+        b.hub._heads["t"].wake_all()  # it runs first and reads the first commit from memory,
         asyncio.get_running_loop().call_soon(b.gated.tell, b.gated.hints[1])  # then the second one comes,
         b.gated.tell(b.gated.hints[0])  # then what is written at the head is both
         await b.complete(notes)
@@ -294,9 +294,9 @@ async def test_the_log_cannot_be_read_for_a_moment(
     tmp_path: Path, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tracewatch.errors import Unavailable
-    from tracewatch.live import channel
+    from tracewatch.live import head
 
-    monkeypatch.setattr(channel, "RETRY_S", 0.001)
+    monkeypatch.setattr(head, "RETRY_S", 0.001)
     async with bench(tmp_path) as b:
         notes = b.watch(direct=direct)
         await until(lambda: "caught_up" in notes.names())

@@ -17,7 +17,7 @@ from tests.redis_server import RedisServer, in_wheel, on_path
 from tests.support import serving, until
 from tracewatch.errors import InvalidField, LogError
 from tracewatch.live import redis as hints
-from tracewatch.live.redis import PENDING, Health, connector
+from tracewatch.live.redis import PENDING, HintHealth, connector
 from tracewatch.log import Grown
 from tracewatch.settings import Settings
 
@@ -132,7 +132,7 @@ async def test_nonsense_late_and_repeated_hints_change_nothing(server: RedisServ
             await a.log.append("t", notes(5))
             await until(lambda: len(heard.ids) >= 10)
             assert heard.ids == list(range(1, 11))
-            assert b.bell.health == Health(True, False, None)
+            assert b.redis.health == HintHealth(True, False, None)
             assert not b.watches[0].done()
 
 
@@ -143,14 +143,14 @@ async def test_what_redis_does_not_take_is_dropped(server: RedisServer, tmp_path
             server.hang()
             try:
                 for number in range(PENDING + 500):
-                    a.bell._committed([Grown(f"t{number}", 1, "running")])
-                    a.bell._committed([Grown("t0", number, "running")])
-                assert len(a.bell._pending) == PENDING
-                assert a.bell._pending["t0"] == PENDING + 499  # one for each trace, the newest
+                    a.redis._committed([Grown(f"t{number}", 1, "running")])
+                    a.redis._committed([Grown("t0", number, "running")])
+                assert len(a.redis._pending) == PENDING
+                assert a.redis._pending["t0"] == PENDING + 499  # one for each trace, the newest
                 await a.degraded()
-                assert not a.bell._pending
-                a.bell._committed([Grown("t", 1, "running")])
-                assert not a.bell._pending  # nothing is kept for later
+                assert not a.redis._pending
+                a.redis._committed([Grown("t", 1, "running")])
+                assert not a.redis._pending  # nothing is kept for later
             finally:
                 server.wake()
             await a.healthy()
@@ -165,9 +165,9 @@ async def test_the_server_has_it(server: RedisServer, tmp_path: Path) -> None:
         async with serving(db, redis=server.url) as a, serving(db, redis=server.url) as b, serving(db) as without:
             assert without.services.redis is None
             for one in (a, b):
-                bell = one.services.redis
-                assert bell is not None
-                await until(lambda: bell.health.ok)  # noqa: B023
+                hints = one.services.redis
+                assert hints is not None
+                await until(lambda: hints.health.ok)  # noqa: B023
 
 
 @pytest.mark.parametrize("url", ["redis://h:s3cret", "redis://:s3cret@h:port", "redis://h:1/x?socket_timeout=s3cret"])

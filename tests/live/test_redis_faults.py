@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from tests.live.redis_sides import SLOW, Lines, Relay, command, subscribed, traffic, two
 from tests.redis_server import RedisServer
 from tests.support import until
-from tracewatch.live.redis import Health
+from tracewatch.live.redis import HintHealth
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 async def test_absent_at_start(server: RedisServer, tmp_path: Path, lines: Lines) -> None:
     async with two(tmp_path / "log.db", server.url) as (a, b), traffic(a, b) as going:
         await until(lambda: len(lines()) == 2)
-        assert a.bell.health == Health(False, True, "it can't be reached: Connection refused")
+        assert a.redis.health == HintHealth(False, True, "it can't be reached: Connection refused")
         text = f"Redis at 127.0.0.1:{server.port}: it can't be reached: Connection refused"
         assert all(line == f"{text}. Watching goes on by the poll; trying again" for line in lines())
         await going.goes_on()
@@ -73,7 +73,7 @@ async def test_hung_before_the_start_and_closed_meanwhile(server: RedisServer, t
     with server:
         server.hang()
         async with two(tmp_path / "log.db", server.url) as (a, b), traffic(a, b):
-            assert a.bell.health.degraded
+            assert a.redis.health.degraded
         server.wake()
 
 
@@ -103,8 +103,8 @@ async def test_wrong_credentials(
             await a.healthy()
             await until(lambda: lines())
             await going.goes_on()
-            assert (b.bell.health.reason or "").startswith("it refuses the credentials: ")
-            assert a.bell.health.ok
+            assert (b.redis.health.reason or "").startswith("it refuses the credentials: ")
+            assert a.redis.health.ok
             assert len(lines()) == 1
             async with Redis(port=server.port, password="right") as client:
                 await client.config_set("requirepass", password.strip(":@"))
@@ -125,7 +125,7 @@ async def test_rights_that_do_not_suffice_are_found_before_a_hint_is_lost(
             await until(lambda: lines())
             await going.goes_on()
             assert "permission" in await b.degraded()
-            assert a.bell.health.ok
+            assert a.redis.health.ok
             await command(server, "ACL", "SETUSER", "tw", "&*", "+@all")
             await b.healthy()
             assert len(lines()) == 2
@@ -167,7 +167,7 @@ async def test_one_of_the_two_connections_falls_silent(
                 await b.healthy()
                 assert relay.connections == 4
                 assert len(lines()) == 2
-                assert a.bell.health.ok
+                assert a.redis.health.ok
 
 
 async def test_two_redis_that_know_nothing_of_each_other(binary: str, tmp_path: Path) -> None:
@@ -190,4 +190,4 @@ async def test_not_a_redis_at_all(tmp_path: Path, lines: Lines) -> None:
         url = f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         async with two(tmp_path / "log.db", url) as (a, b), traffic(a, b):
             await until(lambda: len(lines()) == 2)
-            assert a.bell.health.degraded
+            assert a.redis.health.degraded

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.live.harness import Bench, Notes, bench
 from tests.support import DEADLINE_S, until
 from tracewatch.errors import Gap
-from tracewatch.live.request import WatchRequest
+from tracewatch.live.watcher import WatchRequest
 from tracewatch.log.retention import prune
 from tracewatch.model.state import State, apply_into
 

@@ -73,8 +73,9 @@ async def test_what_was_appended_and_refused(tmp_path: Path) -> None:
     assert value(got, "appends_total") == 2
     assert value(got, "appends_refused_total", code="sequence_gap") == 1
     assert value(got, "appends_refused_total", code="unknown_trace") == 2
-    written = [value(got, name) for name in ("commit_seconds_count", "group_jobs_count", "group_jobs_sum")]
-    assert written[0] >= 6 and set(written) == {written[0]}  # each alone; jobs of the log's own are among them
+    groups, jobs = value(got, "group_jobs_count"), value(got, "group_jobs_sum")
+    assert value(got, "commit_seconds_count") == groups
+    assert 6 <= groups <= jobs  # each alone but for jobs of the log's own, which may have come at the same time
     assert value(got, "commit_seconds_sum") > 0
     assert value(got, "waiting_jobs") == value(got, "failed_groups_total") == 0
     one = "/api/traces/{trace_id}/events"
@@ -255,7 +256,7 @@ async def test_a_log_that_can_not_be_asked_is_said(tmp_path: Path, monkeypatch: 
 
         assert value(await scrape(client), "log_ready") == 1
         monkeypatch.setattr(server.services.log, "look", failing)
-        server.services.log.health.note("write", "disk_full", "the disk is full")
+        server.services.log.health.note("here", "disk_full", "the disk is full")  # an area that no write clears
         got = await scrape(client)
         assert value(got, "log_up") == value(got, "log_ready") == 0
         assert value(got, "log_troubles", code="disk_full") == 1

@@ -299,7 +299,7 @@ async def test_nobody_looks_for_nan_in_what_was_json(
         raise AssertionError(f"looked through {value!r}")
 
     await make_trace(server.services.log, "no-nan")
-    monkeypatch.setattr("tracewatch.model.events._holds_nan", looked)
+    monkeypatch.setattr("tracewatch.model.canonical._holds_nan", looked)
     event = {"event": "message_added", "message": {"role": "user", "content": [None, 0.5], "goal_id": None}}
     response = await client.post("/api/traces/no-nan/events", json=[event])
     assert response.status_code == 200, response.text

@@ -19,7 +19,7 @@ from ..errors import BadRequest
 from ..importers import FORMATS, Fault, open_import
 from . import text
 from .common import EXIT_FAILED, connect, examples, url_option
-from .sending import Counts, Pace, Sender
+from .sending import Counts, Pace, StepSender
 
 EXAMPLES = examples("""
     tracewatch import run.ndjson                       what `tracewatch export` wrote
@@ -80,7 +80,7 @@ def summary(counts: Counts) -> str:
 
 
 def _import_file(api: Api, name: str, form: str, pace: Pace, report: Report) -> Counts:
-    sender = Sender(api, pace, lambda fault: report.fault(name, fault), report.progress)
+    sender = StepSender(api, pace, lambda fault: report.fault(name, fault), report.progress)
     with _on_disk(name) as path:
         try:
             for step in open_import(path, form):

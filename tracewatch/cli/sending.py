@@ -3,7 +3,7 @@
 Rule 1: steps are sent in their order; a batch ends where the trace changes, for a sub-trace may need a goal of its
         parent's.
 Rule 2: an event's ``seq`` is its place among its trace's events in the file. One that is refused leaves an
-        ``import_refused`` in its place, so that the numbers behind it do not depend on what the server thought of it.
+        ``import_refused`` in its place (``model/window.py``), so that the numbers behind it stay what they were.
 Rule 3: what can't be imported is a Fault; the rest goes on.
 """
 
@@ -20,9 +20,12 @@ from ..client.api import Api
 from ..client.errors import ApiError
 from ..importers import Append, CreateTrace, Fault, RestoreEvent, RestoreTrace, Step
 from ..model.times import parse_time
+from ..model.window import BATCH_EVENTS, Window, substitute
 
 PRODUCER = "import"
-MAX_EVENTS, MAX_BYTES = 500, 2 * 1024 * 1024
+MAX_BYTES = 2 * 1024 * 1024  # of a batch
+ABOUT_THE_TRACE = frozenset({"unknown_trace", "sequence_gap"})  # refusals that are the fault of no event
+WHOLE_BYTES = 100_000  # a refused event up to this size is kept whole in its substitute
 MESSAGE_S = 1.0  # between two messages at real speed where the file has no times
 
 
@@ -72,7 +75,7 @@ class Pace:
 
 
 @dataclass
-class Sender:
+class StepSender:
     """Sends the steps of one file. ``on_fault`` gets every Fault, ``on_progress`` the number of events sent."""
 
     api: Api
@@ -129,7 +132,7 @@ class Sender:
             self.flush()
         self._batch.append(body)
         self._bytes += len(body) + 1
-        if len(self._batch) >= MAX_EVENTS or self.pace.waiting:
+        if len(self._batch) >= BATCH_EVENTS or self.pace.waiting:
             self.flush()
 
     def _create(self, spec: dict[str, Any]) -> None:
@@ -156,29 +159,35 @@ class Sender:
         else:
             self._count(len(self._batch), answer["duplicates"])
 
-    def _append(self, trace_id: str, bodies: list[bytes], seq: int) -> None:
-        try:
-            answer = self.api.append(trace_id, b"[" + b",".join(bodies) + b"]", producer=PRODUCER, seq=seq)
-        except ApiError as error:
-            _raise_if_ours(error)
-            if len(bodies) == 1:
-                self._replace(trace_id, bodies[0], seq, error)
-                return
-            for offset, body in enumerate(bodies):  # one of them is refused: find out which
-                self._append(trace_id, [body], seq + offset)
-        else:
-            self._count(len(bodies), answer["duplicates"])
+    def _append(self, trace_id: str, bodies: list[bytes], first: int) -> None:
+        """Send ``bodies``, numbered from ``first``, until each is stored or has a substitute."""
+        window, last, replaced = Window(first - 1, in_flight=1), first + len(bodies) - 1, set[int]()
+        while (seq := window.next) <= last:
+            part = bodies[seq - first :][: window.room()]
+            window.sent(len(part))
+            try:
+                answer = self.api.append(trace_id, b"[" + b",".join(part) + b"]", producer=PRODUCER, seq=seq)
+            except ApiError as error:
+                _raise_if_ours(error)
+                if error.code in ABOUT_THE_TRACE:
+                    self._give_up(trace_id, error)
+                    return
+                culprit = window.nacked(seq, error.code, None, failures=1)
+                if culprit in replaced:
+                    self._give_up(trace_id, error)
+                    return
+                if culprit is not None:
+                    replaced.add(culprit)
+                    bodies[culprit - first] = self._refused(trace_id, bodies[culprit - first], culprit, error)
+                window.settle(seq - 1)
+            else:
+                window.acked(window.next - 1)
+                self._count(len(part), answer["duplicates"])
 
-    def _replace(self, trace_id: str, body: bytes, seq: int, error: ApiError) -> None:
-        event = orjson.loads(body)
-        if event["event"] == "import_refused":
-            self._give_up(trace_id, error)
-            return
-        self._fault(Fault(f"event {seq} of trace {trace_id} ({event['event']}): {error.message}", field=_path(error)))
-        refused = {"event": "import_refused", "error": error.code, "message": error.message}
-        if len(body) < 100_000:
-            refused["refused"] = event
-        self._append(trace_id, [orjson.dumps(refused)], seq)
+    def _refused(self, trace_id: str, body: bytes, seq: int, error: ApiError) -> bytes:
+        name = orjson.loads(body)["event"]
+        self._fault(Fault(f"event {seq} of trace {trace_id} ({name}): {error.message}", field=_path(error)))
+        return substitute(body, error.code, error.message, by=PRODUCER, whole_bytes=WHOLE_BYTES)
 
     def _count(self, sent: int, duplicates: int) -> None:
         self.counts.events += sent - duplicates

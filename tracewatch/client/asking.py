@@ -10,13 +10,15 @@ Rule 3: the log decides whether an answer came in time; nobody looks at the cloc
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Expired, InvalidValue, NotRunning
+from ..model.fit import amount
 from .cancel import cancelled_error
 from .control import CLOSED, Control
-from .encode import amount, name_of, words
+from .encode import name_of, words
 from .errors import ApiError
 
 LONGEST_EXPIRY_S = 10 * 366 * 86_400.0
@@ -52,7 +54,7 @@ class Question:
             event["schema"] = schema.model_json_schema() if hasattr(schema, "model_json_schema") else schema
         if goal_id is not None:
             event["goal_id"] = goal_id
-        seconds = amount(expires_in_s)
+        seconds = amount(expires_in_s, math.inf)
         if seconds is not None:
             event["expires_in_s"] = min(seconds, LONGEST_EXPIRY_S)
         named = request_id is not None

@@ -19,13 +19,13 @@ from typing import Any, NoReturn
 import orjson
 
 from ..model.canonical import ENDED, event_name
+from ..model.window import BATCH_BYTES, LineBroken, Window, substitute
 from .backoff import Backoff
 from .control import Told
 from .encode import words
 from .errors import ApiError, Unreachable
-from .flow import BATCH_BYTES, Broken, Flow
 from .link import Answer, Channel, Leaving, Link
-from .outbox import Outbox, refused_event
+from .outbox import Outbox
 from .spool import SpoolDir
 
 GATHER_S = 0.005  # a batch is sent this long after its first event: events come in flocks
@@ -83,7 +83,7 @@ class Delivery:
                 return
             except Leaving as error:
                 wait_s = random.uniform(0, error.after_s)
-            except (Broken, Unreachable, ApiError) as error:
+            except (LineBroken, Unreachable, ApiError) as error:
                 if isinstance(error, ApiError):
                     self.outbox.warn_once(error.code, "trace %s can't be recorded now: %s", self.outbox.trace_id, error)
                 wait_s = max(self._backoff.next(), _patience_s(error))
@@ -229,8 +229,8 @@ class Delivery:
             self._lost(stored)
         outbox.ack(stored)  # though the ack may never have come
         self._wake_followers()
-        flow = Flow(outbox.acked)
-        reader = asyncio.create_task(self._take_answers(channel, flow))
+        window = Window(outbox.acked)
+        reader = asyncio.create_task(self._take_answers(channel, window))
         try:
             loop = asyncio.get_running_loop()
             lease_s = float(outbox.spec.get("lease_s") or 60)
@@ -239,33 +239,33 @@ class Delivery:
                 self._awake()
                 if reader.done():
                     reader.result()
-                await self._send(channel, flow)
+                await self._send(channel, window)
                 if outbox.control.unclear and not self.closing:
                     await self._ask_how_it_stands()
-                if not flow.in_flight and not outbox.pending and (outbox.ended or self.closing):
+                if not window.in_flight and not outbox.pending and (outbox.ended or self.closing):
                     return
                 now = loop.time()
-                if flow.in_flight and now - self._progress_at > ANSWER_TIMEOUT_S:
-                    raise Broken("the server does not answer")
+                if window.in_flight and now - self._progress_at > ANSWER_TIMEOUT_S:
+                    raise LineBroken("the server does not answer")
                 if now >= beat_at:
                     await channel.heartbeat()
                     beat_at = now + lease_s / 3
                     outbox.control.look_again()
-                await self._sleep(min(beat_at - now, 1.0) if flow.in_flight else beat_at - now)
-                if not flow.in_flight and not self.closing and outbox.next_seq - flow.next < FLOCK:
+                await self._sleep(min(beat_at - now, 1.0) if window.in_flight else beat_at - now)
+                if not window.in_flight and not self.closing and outbox.next_seq - window.next < FLOCK:
                     await asyncio.sleep(GATHER_S)
         finally:
             reader.cancel()
             await asyncio.wait([reader])
 
-    async def _send(self, channel: Channel, flow: Flow) -> None:
-        while (room := min(flow.room(), self._not_held() - flow.next + 1)) > 0:
-            bodies = self.outbox.take(flow.next, room, BATCH_BYTES)
+    async def _send(self, channel: Channel, window: Window) -> None:
+        while (room := min(window.room(), self._not_held() - window.next + 1)) > 0:
+            bodies = self.outbox.take(window.next, room, BATCH_BYTES)
             if not bodies:
                 return
-            if not flow.in_flight:
+            if not window.in_flight:
                 self._progress_at = asyncio.get_running_loop().time()
-            seq = flow.sent(len(bodies))
+            seq = window.sent(len(bodies))
             await channel.send(self.outbox.wire_seq(seq), bodies)
 
     def _not_held(self) -> int:
@@ -274,7 +274,7 @@ class Delivery:
             self.held.popleft()
         return self.held[0][0] if self.held else self.outbox.next_seq
 
-    async def _take_answers(self, channel: Channel, flow: Flow) -> None:
+    async def _take_answers(self, channel: Channel, window: Window) -> None:
         try:
             while True:
                 answer = await channel.answer()
@@ -283,34 +283,34 @@ class Delivery:
                 if not isinstance(answer, Answer):
                     continue
                 self._progress_at = asyncio.get_running_loop().time()
-                self._answered(answer, flow)
-                if flow.settle(self.outbox.acked):
-                    self._settled(flow)
+                self._answered(answer, window)
+                if window.settle(self.outbox.acked):
+                    self._settled(window)
                 self.wake.set()
         finally:
             self.wake.set()
 
-    def _answered(self, answer: Answer, flow: Flow) -> None:
+    def _answered(self, answer: Answer, window: Window) -> None:
         outbox = self.outbox
         seq = outbox.own_seq(answer.seq)
         if answer.error is None:
             outbox.ack(seq)
-            flow.acked(seq)
+            window.acked(seq)
             self._backoff.succeeded()
             self._wake_followers()
             return
         failures = self._unsure[seq] = self._unsure.get(seq, 0) + 1
-        culprit = flow.nacked(seq, answer.error, answer.expected_seq, failures)
+        culprit = window.nacked(seq, answer.error, answer.expected_seq, failures)
         if culprit is None:
             return
         if outbox.replaced(culprit):
-            raise Broken(f"the server refuses even to be told of a refusal: {answer.message}")
+            raise LineBroken(f"the server refuses even to be told of a refusal: {answer.message}")
         (body,) = outbox.take(culprit, 1, 1)
         if event_name(body) == "input_requested" and self._question_refused(culprit, body, answer):
             return
         outbox.warn_once(f"refused {answer.error}", "trace %s: the server refuses an event (%s): %s",
                          outbox.trace_id, answer.error, answer.message)  # fmt: skip
-        outbox.replace(culprit, refused_event(body, answer.error, answer.message))
+        outbox.replace(culprit, substitute(body, answer.error, answer.message))
 
     def _question_refused(self, seq: int, body: bytes, answer: Answer) -> bool:
         """Whoever waits for it has to know; True if it is only that it was asked before."""
@@ -330,7 +330,7 @@ class Delivery:
             "trace %s: the server has lost the last %d events it had stored (the trace was deleted, or its database "
             "restored from a backup); recording goes on without them", outbox.trace_id, count)  # fmt: skip
         outbox.lost(count)
-        raise Broken("the server has lost what it had acknowledged")
+        raise LineBroken("the server has lost what it had acknowledged")
 
     async def _ask_how_it_stands(self) -> None:
         """Questions of which too little was said."""
@@ -353,13 +353,13 @@ class Delivery:
                 control.told(Told(inputs=[state]))
             self._not_there.pop(request_id, None)
 
-    def _settled(self, flow: Flow) -> None:
+    def _settled(self, window: Window) -> None:
         """All that was in flight is answered, one of it with a refusal."""
         self._unsure = {seq: times for seq, times in self._unsure.items() if seq > self.outbox.acked}
-        if flow.expected is None:
+        if window.expected is None:
             return
-        expected, flow.expected = self.outbox.own_seq(flow.expected), None
+        expected, window.expected = self.outbox.own_seq(window.expected), None
         if expected <= self.outbox.acked:
             self._lost(expected - 1)
         self.outbox.ack(expected - 1)
-        flow.next = self.outbox.acked + 1
+        window.next = self.outbox.acked + 1

@@ -12,7 +12,8 @@ from contextvars import ContextVar
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Self
 
-from .encode import amount, clean, count, encode, name_of, shorten_text, words
+from ..model.fit import amount, count, shortened_text
+from .encode import clean, encode, name_of, words
 from .errors import Cancelled
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def error_of(error: Any) -> Any:
         lines = ""
     half = _TRACEBACK_CHARS // 2
     if len(lines) > 2 * half:
-        lines = f"{shorten_text(lines[:-half], half)}\n{lines[-half:]}"
+        lines = f"{shortened_text(lines[:-half], half)}\n{lines[-half:]}"
     return {"type": type(error).__qualname__, "message": words(message, 4000), "traceback": clean(lines)}
 
 
@@ -289,9 +290,9 @@ def _tidy(values: dict[str, Any]) -> dict[str, Any]:
         if value is None or key in ("message_id", "role", "sequence", "goal_id"):
             continue
         if key in ("tokens", "parent_sequence"):
-            value = count(value)
+            value = count(value) if key == "tokens" else count(value, 2**53 - 1)
         elif key in ("cost", "duration_ms"):
-            value = amount(value)
+            value = amount(value) if key == "cost" else amount(value, 2**53)
         elif key in ("model", "agent", "description"):
             value = words(value, 4000)
         elif key == "tool_call_id":

@@ -20,10 +20,10 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from ..model.window import LineBroken
 from .api import api_error
 from .control import Told
 from .errors import ApiError, Unreachable
-from .flow import Broken
 from .target import QUIET, Target
 
 CALL_TIMEOUT_S = 10.0
@@ -49,13 +49,13 @@ class Channel(Protocol):
     told: Told  # what it said at the beginning
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
-        """Append without waiting for the answer. Raises Broken."""
+        """Append without waiting for the answer. Raises LineBroken."""
 
     async def answer(self) -> Answer | Told | None:
-        """The next answer or command; None for a frame that is neither. Raises Broken; Leaving: when to come back."""
+        """The next answer or command; None for a frame that is neither. Raises LineBroken, Leaving."""
 
     async def heartbeat(self) -> None:
-        """Say that the recorder lives. Raises Broken."""
+        """Say that the recorder lives. Raises LineBroken."""
 
     async def close(self) -> None:
         """Hang up."""
@@ -80,7 +80,7 @@ class Link(Protocol):
         """Let go of everything."""
 
 
-class Leaving(Broken):
+class Leaving(LineBroken):
     """The server is going away and asks to come back after a random time up to ``after_s``."""
 
     def __init__(self, after_s: float) -> None:
@@ -177,7 +177,7 @@ class ServerLink:
         except ApiError:
             await channel.close()
             raise
-        except (TimeoutError, Broken) as error:
+        except (TimeoutError, LineBroken) as error:
             await channel.close()
             raise Unreachable(str(error) or "no answer on the record socket") from error
         return channel
@@ -212,12 +212,12 @@ class ServerChannel:
         self._producer = orjson.dumps(producer)
 
     async def ready(self) -> None:
-        """Take the server's first frame. Raises Broken, ApiError."""
+        """Take the server's first frame. Raises LineBroken, ApiError."""
         frame = await self._frame()
         if frame.get("code") in _REFUSED:
             raise api_error(_REFUSED[frame["code"]], orjson.dumps({**frame, "error": frame["code"]}))
         if "ready" not in frame:
-            raise Broken(f"the server began with {frame!r:.200}")
+            raise LineBroken(f"the server began with {frame!r:.200}")
         ready = frame["ready"]
         self.expected_seq = int(ready.get("expected_seq") or 1)
         self.told = Told(ready.get("cancel_requested"), list(ready.get("inputs") or ()))
@@ -236,13 +236,13 @@ class ServerChannel:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._connection.send(frame, text=True)
         except (OSError, WebSocketException) as error:
-            raise Broken(str(error) or type(error).__name__) from error
+            raise LineBroken(str(error) or type(error).__name__) from error
 
     async def _frame(self) -> dict[str, Any]:
         try:
             frame = orjson.loads(await self._connection.recv(decode=False))
         except (OSError, WebSocketException, ValueError) as error:
-            raise Broken(str(error) or type(error).__name__) from error
+            raise LineBroken(str(error) or type(error).__name__) from error
         return frame if isinstance(frame, dict) else {}
 
     async def answer(self) -> Answer | Told | None:

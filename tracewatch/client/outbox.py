@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-import orjson
-
 from .control import Control
 from .spool import Spool, SpoolDir, SpoolError
 
@@ -265,11 +263,3 @@ class Outbox:
         control.after_fork()
         self.__init__(self.spec, after=None, control=control)  # type: ignore[misc]
         self.ended = ended
-
-
-def refused_event(body: bytes, code: str, message: str) -> bytes:
-    """What takes the place of an event that the server refuses."""
-    name = body[10 : body.find(b'"', 10)].decode("utf-8", "replace")
-    text = body[:2000].decode("utf-8", "replace")
-    refused = {"original_event": name, "error": code, "message": message[:1000], "original": text}
-    return orjson.dumps({"event": "recorder_refused", **refused})

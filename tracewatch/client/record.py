@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import re
 import secrets
 import time
@@ -19,13 +20,14 @@ from typing import Any, Self
 
 import orjson
 
+from ..model import fit
 from ..model.canonical import ENDED
 from ..settings import Settings
 from .asking import Asker
 from .cancel import cancelled_error
 from .control import Control
 from .controlled import Controlled
-from .encode import MAX_EVENT_BYTES, amount, dumps, encode, marker, name_of, shorten_text, words
+from .encode import dumps, encode, name_of, words
 from .errors import Cancelled
 from .goal_book import GoalBook
 from .handles import Goal, Message, ToolCall, current_goal, error_of, id_of, stops
@@ -331,7 +333,7 @@ def resume(
     """
     settings = client_settings(url, spool_dir, token)
     spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}
-    seconds = min(amount(lease_s) or 0, 86_400)
+    seconds = min(fit.amount(lease_s, math.inf) or 0, 86_400)
     resumed = Trace(spec | ({"lease_s": seconds} if seconds else {}), SENDERS.get(settings), settings)
     resumed._accept(encode({"event": "trace_status_changed", "status": "running", "reason": "resumed"}))
     return resumed
@@ -354,18 +356,17 @@ def _spec(
     """The body of ``POST /api/traces``, such that the server will take it."""
     spec: dict[str, Any] = {
         "trace_id": _trace_id(trace_id) or new_trace_id(),
-        "task": shorten_text(words(task), 9_900) or "(no task)",
+        "task": fit.task(words(task)),
         "agent_type": name_of(agent_type),
         "parent_trace_id": _trace_id(parent_trace_id),
         "parent_goal_id": parent_goal_id if parent_goal_id is None else name_of(parent_goal_id),
-        "lease_s": min(amount(lease_s) or 0, 86_400) or None,
+        "lease_s": min(fit.amount(lease_s, math.inf) or 0, 86_400) or None,
         "metadata": None,
     }
     if metadata:
-        body = dumps(metadata)
-        small = len(body) <= MAX_EVENT_BYTES
-        kept = orjson.loads(body) if small else {"shortened": marker(len(body))}
-        spec["metadata"] = kept if isinstance(kept, dict) else {"metadata": kept}
+        given = orjson.loads(dumps(metadata))
+        kept, rest = fit.split_metadata(given if isinstance(given, dict) else {"metadata": given}, fit.EVENT_BYTES)
+        spec["metadata"] = kept | ({"shortened": fit.marker(fit.json_bytes(rest))} if rest else {})
     return {key: value for key, value in spec.items() if value is not None}
 
 

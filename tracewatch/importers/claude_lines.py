@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..model.fit import count
 from ..model.times import parse_time
 from .plans import Plan
-from .reading import count_of, first_line, name_of, text_of, time_of, without
+from .reading import first_line, name_of, text_of, time_of, without
 from .steps import Fault
 from .traces import TraceWriter
 
@@ -73,7 +74,7 @@ def _answer(value: Any) -> str:
 
 def _tokens(message: dict[str, Any]) -> int:
     usage = message.get("usage")
-    return count_of(sum(count_of(usage.get(key)) for key in _USAGE)) if isinstance(usage, dict) else 0
+    return (count(sum(count(usage.get(key)) or 0 for key in _USAGE)) or 0) if isinstance(usage, dict) else 0
 
 
 class Transcript:

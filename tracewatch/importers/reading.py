@@ -158,17 +158,6 @@ def name_of(value: Any) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= 256 else None
 
 
-def count_of(value: Any) -> int:
-    """``value`` if it can be a message's ``tokens``, else 0."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9 else 0
-
-
-def number_of(value: Any) -> float | None:
-    """``value`` if it is a number that can be a cost or a time taken, else None."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 10**9
-    return float(value) if good else None
-
-
 def clip(text: str, length: int) -> str:
     """``text`` without blanks around it, at most ``length`` characters."""
     text = text.strip()

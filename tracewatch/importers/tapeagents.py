@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..model.fit import amount, count
 from .openai import add_message
-from .reading import BadJson, clip, count_of, digest, documents, first_line, number_of, time_of, without
+from .reading import BadJson, clip, digest, documents, first_line, time_of, without
 from .steps import Fault, Step
 from .tape_frames import Frame, Frames
 from .traces import TraceWriter, drain
@@ -159,7 +160,7 @@ class _Tape:
         else:
             error = step.get("error") or kind == "action_execution_failure"
             call_id = next(reversed(frame.trace.calls), None)
-            seconds = number_of(_other(step).get("action_execution_time"))
+            seconds = amount(_other(step).get("action_execution_time"))
             took = {"duration_ms": round(seconds * 1000, 3)} if seconds is not None else {}
             value = without(step, "kind", "metadata")
             frame.trace.result(call_id, value, failed=bool(error), tool=kind, at=at, observation=kept, **took)
@@ -256,10 +257,10 @@ def _usage(step: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(call, dict):
         return {}
     usage: dict[str, Any] = {}
-    tokens = count_of(count_of(call.get("prompt_length_tokens")) + count_of(call.get("output_length_tokens")))
+    tokens = count(sum(count(call.get(key)) or 0 for key in ("prompt_length_tokens", "output_length_tokens"))) or 0
     if tokens:
         usage["tokens"] = tokens
-    if cost := number_of(call.get("cost")):
+    if cost := amount(call.get("cost")):
         usage["cost"] = cost
     model = call.get("llm_info", {}).get("model_name") if isinstance(call.get("llm_info"), dict) else None
     if isinstance(model, str):

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..model.fit import amount
 from .openai import add_message, task_of
-from .reading import BadJson, clip, digest, documents, number_of, text_of, without
+from .reading import BadJson, clip, digest, documents, text_of, without
 from .steps import Fault, Step
 from .traces import TraceWriter, drain
 
@@ -112,7 +113,7 @@ def _run(evaluation: TraceWriter, index: int, run: dict[str, Any], goal_id: str)
         task_of(run["traj"]), agent_type="tau-bench", parent=evaluation, parent_goal_id=goal_id, metadata=metadata
     )
     paid = _last_user(run["traj"])
-    cost = number_of(info.get("user_cost"))
+    cost = amount(info.get("user_cost"))
     for place, message in enumerate(run["traj"]):
         fields: dict[str, Any] = {}
         if place == paid and cost is not None:

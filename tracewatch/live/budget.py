@@ -1,4 +1,4 @@
-"""What all watchers of a process together may have in flight: unsent bytes, pages on their way, and channels' rings.
+"""What all watchers of a process together may have in flight: unsent bytes, pages on their way, and the heads' rings.
 
 Rule 1: nobody may have more waiting than a 64th of what is still free. So the fullest stop first, there is always room
         left for those that read, and the sum never comes to the limit, however many stop at once.

@@ -1,7 +1,7 @@
 """The hub: which traces are watched in this process, and who hears what when the log grows.
 
 Rule 1: what grows is told by hints; the hub never keeps an event that the log does not have.
-Rule 2: a channel lives as long as somebody watches its trace.
+Rule 2: a head lives as long as somebody watches its trace.
 """
 
 from __future__ import annotations
@@ -10,17 +10,35 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from ..errors import TooMany
 from ..log import EventLog, Grown, Snapshot
 from .budget import Budget
-from .channel import Channel
-from .counts import HubCounts, HubLook, Progress
-from .request import WatchLimits, WatchRequest
+from .head import TraceHead
 from .sink import Sink
-from .watcher import Watcher
+from .watcher import WatchCounts, Watcher, WatchLimits, WatchRequest
 
 BEATS_AT_ONCE = 32  # heartbeats before others have their turn
+
+
+@dataclass(frozen=True, slots=True)
+class HubLook:
+    """How this process's watchers stand now."""
+
+    states: dict[str, int]  # waiting (for its trace to exist), catching_up, at_head
+    lags: list[int]  # events behind the newest one known here, of every watcher that has begun; ascending
+    traces: int  # traces watched
+    delivered: int  # events handed to watchers, those that have left included
+    leaving: bool
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one watch came; filled in when it ends."""
+
+    cursor: str | None = None
+    events: int = 0
 
 
 class Hub:
@@ -37,11 +55,11 @@ class Hub:
     ) -> None:
         self.log = log
         self.limits = limits or WatchLimits()
-        self.counts = HubCounts()
+        self.counts = WatchCounts()
         self.budget = Budget(frames_in_flight_bytes)
         self._max_watchers = max_watchers
         self._behind_bytes = watcher_bytes // 2  # the other half is the page a watcher may hold meanwhile
-        self._channels: dict[str, Channel] = {}
+        self._heads: dict[str, TraceHead] = {}
         self._watchers: set[Watcher] = set()
         # By trace_id; None: of every trace. By trace, so that a commit costs nothing for who has no part in it
         self._growth_listeners: dict[str | None, set[Callable[[Sequence[Grown]], None]]] = {}
@@ -55,9 +73,9 @@ class Hub:
     def grown(self, grown: Sequence[Grown]) -> None:
         """The log has grown: a commit of this process, or what the poll found of the others'."""
         for one in grown:
-            channel = self._channels.get(one.trace_id)
-            if channel is not None:
-                channel.grow(one)
+            head = self._heads.get(one.trace_id)
+            if head is not None:
+                head.grow(one)
             for listener in self._growth_listeners.get(one.trace_id, ()):
                 listener([one])
         for listener in self._growth_listeners.get(None, ()):
@@ -65,9 +83,9 @@ class Hub:
 
     def hint(self, trace_id: str, last_event_id: int) -> None:
         """A rumour that a trace has grown, true or not: its watchers ask the log."""
-        channel = self._channels.get(trace_id)
-        if channel is not None:
-            channel.grow(Grown(trace_id, last_event_id, channel.status))
+        head = self._heads.get(trace_id)
+        if head is not None:
+            head.grow(Grown(trace_id, last_event_id, head.status))
 
     def on_watched(self, listener: Callable[[str, bool], None]) -> Callable[[], None]:
         """Tell ``listener`` when the first watcher of a trace comes (True) and the last one leaves (False).
@@ -75,7 +93,7 @@ class Hub:
         It is told at once of the traces watched now. The result takes it back.
         """
         self._watched_listeners.add(listener)
-        for trace_id in self._channels:
+        for trace_id in self._heads:
             listener(trace_id, True)
         return lambda: self._watched_listeners.discard(listener)
 
@@ -93,8 +111,8 @@ class Hub:
 
     def watchers(self, trace_id: str) -> int:
         """How many watch this trace from this process."""
-        channel = self._channels.get(trace_id)
-        return 0 if channel is None else channel.users
+        head = self._heads.get(trace_id)
+        return 0 if head is None else head.users
 
     @property
     def is_leaving(self) -> bool:
@@ -107,10 +125,10 @@ class Hub:
         return self._leaving_ms or 0
 
     @asynccontextmanager
-    async def _channel(self, trace_id: str) -> AsyncIterator[Channel]:
-        channel = self._channels.get(trace_id)
-        if channel is None:
-            channel = self._channels[trace_id] = Channel(
+    async def _head(self, trace_id: str) -> AsyncIterator[TraceHead]:
+        head = self._heads.get(trace_id)
+        if head is None:
+            head = self._heads[trace_id] = TraceHead(
                 self.log,
                 trace_id,
                 self.budget,
@@ -120,14 +138,14 @@ class Hub:
             )
             for listener in self._watched_listeners:
                 listener(trace_id, True)
-        channel.users += 1
+        head.users += 1
         try:
-            yield channel
+            yield head
         finally:
-            channel.users -= 1
-            if not channel.users:
-                channel.close()
-                del self._channels[trace_id]
+            head.users -= 1
+            if not head.users:
+                head.close()
+                del self._heads[trace_id]
                 for listener in self._watched_listeners:
                     listener(trace_id, False)
 
@@ -141,7 +159,7 @@ class Hub:
             delivered += watcher.sent
             if state != "waiting":
                 lags.append(watcher.lag)
-        return HubLook(states, sorted(lags), len(self._channels), delivered, self.is_leaving)
+        return HubLook(states, sorted(lags), len(self._heads), delivered, self.is_leaving)
 
     async def watch(
         self,
@@ -156,8 +174,8 @@ class Hub:
         """
         if len(self._watchers) >= self._max_watchers:
             raise TooMany(f"this server has {self._max_watchers:,} watchers already", retry_after_s=5)
-        async with self._channel(request.trace_id) as channel:
-            watcher = Watcher(self.log, channel, request, sink, self.limits, self.counts)
+        async with self._head(request.trace_id) as head:
+            watcher = Watcher(self.log, head, request, sink, self.limits, self.counts)
             watcher.leaving_ms = self._leaving_ms
             self._watchers.add(watcher)
             self._empty.clear()
@@ -187,8 +205,8 @@ class Hub:
                     await asyncio.sleep(0)
             count += 1
             if count % ticks_to_age == 0:
-                for channel in self._channels.values():
-                    channel.age()
+                for head in self._heads.values():
+                    head.age()
 
     async def goaway(self, after_ms: int, timeout_s: float) -> None:
         """Tell every watcher to come back within ``after_ms`` and wait until they have left, at most ``timeout_s``."""

@@ -56,11 +56,11 @@ PENDING = 1024  # traces whose hint waits to be published; more are dropped
 BATCH = 128  # hints sent before their answers are awaited
 SUBSCRIBE = 500  # channels in one command
 
-Command = tuple[str | bytes, ...]
+RedisCommand = tuple[str | bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class HintHealth:
     """Whether hints travel. Watching goes on when they do not: ``degraded`` is slower, not wrong."""
 
     ok: bool
@@ -68,7 +68,7 @@ class Health:
     reason: str | None  # for a person; without addresses and credentials
 
 
-class Link:
+class RedisLink:
     """One connection to Redis that knows how long nothing has been heard on it."""
 
     def __init__(self, connection: AbstractConnection) -> None:
@@ -80,7 +80,7 @@ class Link:
         connect: Callable[[], Awaitable[None]] = self._connection.connect
         await connect()
 
-    async def send(self, commands: Sequence[Command]) -> None:
+    async def send(self, commands: Sequence[RedisCommand]) -> None:
         """Send commands at once; the answers are for ``read``."""
         await self._connection.send_packed_command(self._connection.pack_commands(commands))
 
@@ -123,7 +123,7 @@ def address(url: str) -> str:
     return parts.path if parts.scheme == "unix" else f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
 
-class RedisBell:
+class RedisHints:
     """Publishes a hint after each commit of this process, and rings the hub with those of others."""
 
     def __init__(self, log: EventLog, hub: Hub, url: str) -> None:
@@ -146,9 +146,9 @@ class RedisBell:
         self._task = asyncio.create_task(self._run(), name="tracewatch-redis")
 
     @property
-    def health(self) -> Health:
+    def health(self) -> HintHealth:
         """Whether hints travel now."""
-        return Health(self._reason is None, self._reason is not None, self._reason)
+        return HintHealth(self._reason is None, self._reason is not None, self._reason)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -192,8 +192,8 @@ class RedisBell:
             failures = min(failures + 1, 10)
 
     @asynccontextmanager
-    async def _links(self) -> AsyncIterator[tuple[Link, Link]]:
-        publisher, subscriber = Link(self._connect()), Link(self._connect())
+    async def _links(self) -> AsyncIterator[tuple[RedisLink, RedisLink]]:
+        publisher, subscriber = RedisLink(self._connect()), RedisLink(self._connect())
         try:
             async with asyncio.timeout(CONNECT_S):
                 await publisher.connect()
@@ -204,7 +204,7 @@ class RedisBell:
             await publisher.close()
             await subscriber.close()
 
-    async def _prove(self, publisher: Link, subscriber: Link) -> None:
+    async def _prove(self, publisher: RedisLink, subscriber: RedisLink) -> None:
         """Send a message from one to the other: rights, and that both are connected to the same Redis."""
         channel, token = f"{self._prefix}/", secrets.token_bytes(8)  # no trace_id has a slash
         await subscriber.send([("SUBSCRIBE", channel)])
@@ -234,7 +234,7 @@ class RedisBell:
 
     # --- what runs while connected ---
 
-    async def _publish(self, link: Link) -> None:
+    async def _publish(self, link: RedisLink) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
@@ -242,7 +242,7 @@ class RedisBell:
             batch = [(trace_id, self._pending.pop(trace_id)) for trace_id in tuple(islice(self._pending, BATCH))]
             if not self._pending:
                 self._work.clear()
-            commands: list[Command] = [
+            commands: list[RedisCommand] = [
                 ("PUBLISH", self._prefix + trace_id, orjson.dumps({"last_event_id": last, "by": self._by}))
                 for trace_id, last in batch
             ]
@@ -251,7 +251,7 @@ class RedisBell:
             for _ in commands:
                 await link.read()
 
-    async def _subscribe(self, link: Link) -> None:
+    async def _subscribe(self, link: RedisLink) -> None:
         subscribed: set[str] = set()
         self._changed = set(self._wanted)
         while True:
@@ -266,11 +266,11 @@ class RedisBell:
                 async with asyncio.timeout(TICK_S):
                     await self._interest.wait()
 
-    def _commands(self, name: str, trace_ids: set[str]) -> list[Command]:
+    def _commands(self, name: str, trace_ids: set[str]) -> list[RedisCommand]:
         channels = [self._prefix + trace_id for trace_id in trace_ids]
         return [(name, *channels[at : at + SUBSCRIBE]) for at in range(0, len(channels), SUBSCRIBE)]
 
-    async def _hear(self, link: Link) -> None:
+    async def _hear(self, link: RedisLink) -> None:
         while True:
             reply = await link.read()
             if isinstance(reply, list) and reply[0] == b"message":
@@ -287,7 +287,7 @@ class RedisBell:
             self._hub.hint(channel.decode(errors="replace").removeprefix(self._prefix), last)
 
 
-async def _notice_silence(*links: Link) -> None:
+async def _notice_silence(*links: RedisLink) -> None:
     """Raise once a link has not answered its pings. Counted, so that a loop that was held up itself blames nobody."""
     while True:
         await asyncio.sleep(TICK_S)

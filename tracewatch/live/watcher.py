@@ -1,32 +1,67 @@
-"""A watcher: a cursor and a filter that is in the log, reading pages at its own pace, or at the head.
+"""A watcher: a cursor and a filter that is in the log, reading pages at its own pace, or at the head of its trace.
 
-Rule 1: ``cursor`` is the last event handed to the sink or passed over by the filter; the next one is always ``cursor
-        + 1``,
-        wherever it comes from. That is why nothing is missed or repeated where log and head meet.
-Rule 2: between looking whether the cursor is at the head and standing there, nothing awaits.
-Rule 3: what it costs is bounded: one page, and what the sink buffers.
+Rule 1: ``cursor`` is the last event that was handed to the sink or passed over by the filter. The next one is always
+        ``cursor + 1``, from the log or from the head. So nothing is missed or repeated where the two meet.
+Rule 2: nothing awaits between the look whether the cursor is at the head and the step to the head.
+Rule 3: the memory of a watcher is bounded: one page, and what its sink buffers.
+Rule 4: counting is adding to a number, and never once for each watcher and event: a watcher counts for itself, and the
+        hub adds its number up when it leaves or when somebody asks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import Damaged, TraceDeleted, Unavailable, UnknownTrace
+from ..errors import Damaged, Gap, TraceDeleted, Unavailable, UnknownTrace
 from ..log import EventLog, Snapshot
 from ..model.frames import PROTOCOL, control, format_cursor, resolve_since, snapshot_values, with_tree_parts
+from ..model.state import State
 from ..model.times import format_time
-from .channel import Channel
-from .counts import HubCounts
-from .gaps import gap_error
-from .request import WatchLimits, WatchRequest
+from .head import TraceHead
 from .sink import Frame, Sink
 
 RETRY_S = 0.5  # until a log that could not be read is asked again
 CHECKPOINT_EVERY = 1000  # skipped events (protocol, section 4)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """What a client asked to watch."""
+
+    trace_id: str
+    since: str | None = None
+    types: frozenset[str] | None = None  # only these events; None: all
+    until_end: bool = False
+    wait: bool = False  # the trace may not exist yet
+    tagged: bool = False  # control frames carry trace_id, as on /api/watch
+    quiet: bool = False  # no control frames at all, as in NDJSON; a gap raises instead
+    follow: bool = True  # go on live; else end where the log stood at the start
+
+
+@dataclass(frozen=True, slots=True)
+class WatchLimits:
+    """How much a watcher may take at once."""
+
+    page_events: int = 500
+    page_bytes: int = 128 * 1024
+    frame_bytes: int = 512 * 1024
+    heartbeat_s: float = 15.0
+
+
+@dataclass(slots=True)
+class WatchCounts:
+    """What the watchers of this process have done since it began."""
+
+    started: int = 0  # watches begun
+    delivered: int = 0  # events handed to watchers that have left
+    fell_behind: int = 0  # how often a watcher was too slow for live
+    resumes: Counter[str] = field(default_factory=Counter)  # ok, trimmed, reset, ahead
 
 
 class Watcher:
@@ -35,8 +70,8 @@ class Watcher:
     __slots__ = (  # there are thousands of them
         "_behind",
         "_catching_up",
-        "_channel",
         "_counts",
+        "_head",
         "_key",
         "_limits",
         "_log",
@@ -58,11 +93,11 @@ class Watcher:
     def __init__(
         self,
         log: EventLog,
-        channel: Channel,
+        head: TraceHead,
         request: WatchRequest,
         sink: Sink,
         limits: WatchLimits,
-        counts: HubCounts,
+        counts: WatchCounts,
     ) -> None:
         self.request = request
         self.sink = sink
@@ -75,7 +110,7 @@ class Watcher:
         self.last_sent = time.monotonic()  # when anything was last handed to the sink
         self._log = log
         self._counts = counts
-        self._channel = channel
+        self._head = head
         self._limits = limits
         self._replayed = 0  # events sent since connected, snapshot or fell_behind
         self._skipped = 0  # events passed over by the filter since the last checkpoint
@@ -85,19 +120,19 @@ class Watcher:
         self._key = 0  # the trace's, as of the snapshot it began with
         self._tag = {"trace_id": request.trace_id} if request.tagged else {}
 
-    # --- called by the channel and the hub, never awaiting ---
+    # --- called by the head and the hub, never awaiting ---
 
     @property
     def state(self) -> str:
         """``waiting`` for its trace to exist, ``catching_up`` or ``at_head``."""
-        if self._channel.head is None:
+        if self._head.event_id is None:
             return "waiting"
         return "catching_up" if self._catching_up or self._behind else "at_head"
 
     @property
     def lag(self) -> int:
         """How many events it is behind the newest one known here."""
-        return max(0, (self._channel.head or 0) - self.cursor)
+        return max(0, (self._head.event_id or 0) - self.cursor)
 
     @property
     def cursor_token(self) -> str:
@@ -109,7 +144,7 @@ class Watcher:
         return self.types is None or frame.name in self.types
 
     def passed(self, upto: int, sent: int) -> None:
-        """The channel has handed ``sent`` events to the sink and the cursor is now ``upto``."""
+        """The head has written ``sent`` events to the sink; the cursor is now ``upto``."""
         skipped = upto - self.cursor - sent
         self.cursor = upto
         if self.types is not None:
@@ -123,14 +158,14 @@ class Watcher:
 
     def fall_behind(self) -> None:
         """Leave the head for the log."""
-        self._channel.at_head.discard(self)
+        self._head.at_head.discard(self)
         self._behind = True
         self.wake.set()
 
     def heartbeat(self) -> None:
         """Say that all is well, now if the sink can take it."""
-        if self in self._channel.at_head:
-            if self.sink.buffered() > self._channel.behind_bytes:
+        if self in self._head.at_head:
+            if self.sink.buffered() > self._head.behind_bytes:
                 return  # there is enough on its way to show that the socket lives
             for payload in self._heartbeat_frames():
                 self.sink.write_control(payload)
@@ -146,10 +181,10 @@ class Watcher:
 
         ``on_start`` is told the snapshot it begins with. Raises SinkClosed, InvalidCursor, UnknownTrace, TraceDeleted.
         """
-        channel = self._channel
+        head = self._head
         # What is no cursor is refused at once, however long the trace may have to be waited for
         resolve_since(self.request.since, epoch=self._log.epoch, first_event_id=1, last_event_id=0)
-        channel.waiting.add(self)
+        head.waiting.add(self)
         try:
             snapshot = await self._first_snapshot()
             if snapshot is None:
@@ -163,8 +198,8 @@ class Watcher:
             except UnknownTrace as error:  # a page was asked for before anybody had told of it
                 raise self._deleted() from error
         finally:
-            channel.waiting.discard(self)
-            channel.at_head.discard(self)
+            head.waiting.discard(self)
+            head.at_head.discard(self)
 
     async def _first_snapshot(self) -> Snapshot | None:
         while True:
@@ -181,7 +216,7 @@ class Watcher:
                 await self._send_due_heartbeat()
                 continue
             self._key = snapshot.trace_key
-            if self._channel.begin(self._key, snapshot.state.last_event_id, snapshot.state.status):
+            if self._head.begin(self._key, snapshot.state.last_event_id, snapshot.state.status):
                 return snapshot
 
     async def _start(self, snapshot: Snapshot) -> None:
@@ -232,7 +267,7 @@ class Watcher:
         self.last_sent = time.monotonic()
 
     async def _deliver(self) -> str:
-        channel = self._channel
+        head = self._head
         while True:
             self.wake.clear()
             if self._stop_at is not None and self.cursor >= self._stop_at:
@@ -240,19 +275,19 @@ class Watcher:
             if self.leaving_ms is not None:
                 await self._send("goaway", after_ms=self.leaving_ms)
                 return "goaway"
-            if channel.gone or channel.key != self._key:
+            if head.gone or head.key != self._key:
                 raise self._deleted()
-            if channel.damage is not None:
-                raise Damaged(channel.damage.message, **channel.damage.facts)
+            if head.damage is not None:
+                raise Damaged(head.damage.message, **head.damage.facts)
             if self._behind:
                 self._behind, self._catching_up, self._replayed = False, True, 0
                 self._counts.fell_behind += 1
-                await self._send("fell_behind", sent_event_id=self.cursor, current_event_id=channel.head)
+                await self._send("fell_behind", sent_event_id=self.cursor, current_event_id=head.event_id)
             if await self._step():
                 continue
-            if channel.head is None or self.cursor != channel.head:
-                if self.cursor > (channel.head or 0):
-                    await channel.reached(self.cursor)
+            if head.event_id is None or self.cursor != head.event_id:
+                if self.cursor > (head.event_id or 0):
+                    await head.reached(self.cursor)
                 continue
             if await self._stand_at_head():
                 return "end"
@@ -269,16 +304,16 @@ class Watcher:
 
     async def _step(self) -> bool:
         """Send the next page, if there is one."""
-        channel, limits = self._channel, self._limits
-        room = await channel.budget.room(self.sink, limits.page_bytes)
-        frames = channel.after(self.cursor, limits.page_events, room)
+        head, limits = self._head, self._limits
+        room = await head.budget.room(self.sink, limits.page_bytes)
+        frames = head.after(self.cursor, limits.page_events, room)
         if frames is None:
-            if not self._catching_up and channel.head is not None and self.cursor < channel.head:
+            if not self._catching_up and head.event_id is not None and self.cursor < head.event_id:
                 self._behind = True  # the frames it needs have left memory: too slow for live
                 return True
-            if channel.head is not None and self.cursor == channel.head and not self._catching_up:
+            if head.event_id is not None and self.cursor == head.event_id and not self._catching_up:
                 return False
-            channel.budget.take(room)
+            head.budget.take(room)
             try:
                 page = await self._log.read(
                     self.request.trace_id, self.cursor, max_events=limits.page_events, max_bytes=room
@@ -286,24 +321,24 @@ class Watcher:
             except Unavailable as error:
                 return await self._pause(error)
             finally:
-                channel.budget.give(room)
+                head.budget.give(room)
             if page.trace_key != self._key:
                 raise self._deleted()
             if page.first_event_id - 1 > self.cursor:
                 await self._past_is_gone()
                 return True
             frames = [Frame(self._log.epoch, at, body) for at, body in enumerate(page.bodies, self.cursor + 1)]
-            channel.begin(page.trace_key, page.last_event_id, page.status)
+            head.begin(page.trace_key, page.last_event_id, page.status)
         if not frames:
             return False
         wanted = frames if self.types is None else [frame for frame in frames if self.wants(frame)]
         if wanted:
-            channel.budget.take(size := sum([len(frame.body) for frame in wanted]))
+            head.budget.take(size := sum([len(frame.body) for frame in wanted]))
             try:
                 await self.sink.send_events(wanted)
             finally:
-                channel.budget.give(size)
-                channel.budget.measure(self.sink)
+                head.budget.give(size)
+                head.budget.measure(self.sink)
             self._replayed += len(wanted)
             self.sent += len(wanted)
             self.last_sent = time.monotonic()
@@ -327,12 +362,12 @@ class Watcher:
 
     async def _stand_at_head(self) -> bool:
         """At the head: say so, then wait until something has changed. True when the watch is over."""
-        channel = self._channel
+        head = self._head
         if self._catching_up:
             self._catching_up = False
             payload = self._control(
                 "caught_up",
-                current_event_id=channel.head,
+                current_event_id=head.event_id,
                 cursor=self.cursor_token,
                 replayed=self._replayed,
             )
@@ -341,13 +376,13 @@ class Watcher:
                 return False  # the head may have moved meanwhile
             self.sink.write_control(payload)
             del payload  # not for as long as it waits below
-        if self.request.until_end and channel.ended:
-            await self._send("end", status=channel.status, last_event_id=channel.head)
+        if self.request.until_end and head.ended:
+            await self._send("end", status=head.status, last_event_id=head.event_id)
             return True
         if self.sink.direct:
-            channel.at_head.add(self)
+            head.at_head.add(self)
         await self.wake.wait()
-        channel.at_head.discard(self)
+        head.at_head.discard(self)
         await self._send_due_heartbeat()
         return False
 
@@ -371,7 +406,7 @@ class Watcher:
         token = self.cursor_token
         frames = [
             self._control(
-                "heartbeat", ts=format_time(time.time()), current_event_id=self._channel.head or 0, cursor=token
+                "heartbeat", ts=format_time(time.time()), current_event_id=self._head.event_id or 0, cursor=token
             )
         ]
         if self.types is not None:
@@ -386,3 +421,21 @@ class Watcher:
         for payload in self._heartbeat_frames():
             await self._send_payload(payload)
         self.last_sent = time.monotonic()
+
+
+def gap_error(reason: str, state: State, epoch: str) -> Gap:
+    """A gap as an error, for clients that can't be sent a ``gap`` frame: pages and lines."""
+    resume = state.last_event_id if reason == "ahead" else state.first_event_id - 1
+    words = {
+        "trimmed": "the events asked for are gone",
+        "reset": "the cursor is of another history of this log",
+        "ahead": "the cursor is ahead of the log",
+    }
+    return Gap(
+        reason,
+        f"{words[reason]}: it holds {state.first_event_id} to {state.last_event_id}; go on from {resume}",
+        first_event_id=state.first_event_id,
+        current_event_id=state.last_event_id,
+        resume_event_id=resume,
+        cursor=format_cursor(epoch, resume),
+    )

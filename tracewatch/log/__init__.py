@@ -93,6 +93,7 @@ class EventLog(Protocol):
     """A store of traces and their events. All methods may be called from many tasks of one event loop at once."""
 
     epoch: str
+    engine_version: str  # of what stores it: SQLite's
     health: Health  # what is wrong with it now
     replaced: asyncio.Event  # set when another file stands in its place: close it, and open that one
     counts: LogCounts  # what this process has done with it

@@ -101,6 +101,11 @@ def fault_of(error: BaseException, free_bytes: int | None = None) -> Fault | Non
     return _BY_CODE.get(primary, Fault("sqlite_error", str(error), 5, own=True))
 
 
+def said(error: BaseException) -> str:
+    """An error of SQLite in its own words, which quote no value, to be added to a line of a log; of others nothing."""
+    return f": {error}" if isinstance(error, sqlite3.Error) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """A fault that lasts."""

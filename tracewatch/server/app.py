@@ -15,9 +15,9 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
 from ..errors import TracewatchError
-from ..live.bell import PollBell
+from ..live.hints import PollHints, load_redis
 from ..live.hub import Hub
-from ..live.request import WatchLimits
+from ..live.watcher import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
 from .application import Application
@@ -26,8 +26,7 @@ from .auth.origin import AccessMiddleware, is_loopback, own_names
 from .auth.tokens import Gate
 from .descriptors import look_at_descriptors
 from .follow import Following
-from .hints import load_redis
-from .http import Services, error_response, left
+from .http import Services, on_disconnect, on_error
 from .metrics.exposition import own_numbers
 from .metrics.seen import Observed
 from .metrics.workers import Place, Siblings
@@ -36,7 +35,7 @@ from .routes import routes
 from .stalls import StallGuard
 
 if TYPE_CHECKING:
-    from ..live.redis import RedisBell
+    from ..live.redis import RedisHints
 
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
 
@@ -51,13 +50,13 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
     Raises LogError as ``load_redis``.
     """
     chosen = settings or Settings.from_env(os.environ)
-    redis_bell = load_redis(chosen.redis) if chosen.redis else None
+    redis_hints = load_redis(chosen.redis) if chosen.redis else None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         observed = Observed(app.routes, access_log=chosen.access_log)
         siblings = Siblings(place or Place(), lambda: own_numbers(app.state.services))
-        following = Following(app, partial(_serve, chosen, redis_bell, observed, siblings))
+        following = Following(app, partial(_serve, chosen, redis_hints, observed, siblings))
         await following.start()
         try:
             await siblings.begin()
@@ -72,8 +71,8 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
         lifespan=lifespan,
         middleware=[_access(chosen)],
         exception_handlers={
-            **dict.fromkeys((TracewatchError, HTTPException, Exception), error_response),
-            ClientDisconnect: left,
+            **dict.fromkeys((TracewatchError, HTTPException, Exception), on_error),
+            ClientDisconnect: on_disconnect,
         },
     )
 
@@ -81,7 +80,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
 @asynccontextmanager
 async def _serve(
     chosen: Settings,
-    redis_bell: Callable[[EventLog, Hub], RedisBell] | None,
+    redis_hints: Callable[[EventLog, Hub], RedisHints] | None,
     observed: Observed,
     siblings: Siblings,
     unlike_epoch: str | None = None,
@@ -107,13 +106,13 @@ async def _serve(
         watcher_bytes=chosen.watcher_bytes,
         frames_in_flight_bytes=chosen.frames_in_flight_bytes,
     )
-    bell = PollBell(log, hub.grown, poll_ms=chosen.poll_ms)
-    redis = redis_bell(log, hub) if redis_bell is not None else None
+    poll = PollHints(log, hub.grown, poll_ms=chosen.poll_ms)
+    redis = redis_hints(log, hub) if redis_hints is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
     gate = _gate(log, chosen, observed)
     tasks = [asyncio.create_task(work) for work in (_expire(log), retain(log, chosen), stalls.run())]
     try:
-        yield Services(log, hub, chosen, stalls, bell, observed, siblings, gate, redis)
+        yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, redis)
     finally:
         for task in tasks:
             task.cancel()
@@ -123,7 +122,7 @@ async def _serve(
         await gate.close()
         if redis is not None:
             await redis.close()
-        await bell.close()
+        await poll.close()
         await hub.close()
         await log.close()
 

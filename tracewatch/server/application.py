@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import Unavailable
-from .http import json_response
+from .http import refuse
 from .metrics.seen import because
 from .uvicorn import socket_of, transport_of
 
@@ -96,11 +96,7 @@ class Application(Starlette):
                     del scope[key]
             return
         logger.error(NOT_STARTED)
-        error = Unavailable(NOT_STARTED)
-        if scope["type"] == "http":
-            await json_response(error.body(), error.status)(scope, receive, self._with_headers(send))
-        else:
-            await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
+        await refuse(Unavailable(NOT_STARTED), scope, receive, self._with_headers(send))
 
     def _with_headers(self, send: Send) -> Send:
         async def sending(message: Message) -> None:

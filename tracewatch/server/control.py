@@ -18,7 +18,7 @@ from ..model.events import validate_answer, validate_cancel
 from ..model.frames import control
 from .auth.tokens import Grant, grant_of
 from .endpoint import error_frame
-from .http import Services, int_param, json_response, read_json, services
+from .http import MAX_LIMIT, Services, json_response, limit_param, read_json, services
 from .values import check_value
 
 COMMANDS = ("cancel", "answer")  # what a watcher may send
@@ -54,7 +54,7 @@ async def get_input(request: Request) -> Response:
 
 async def list_inputs(request: Request) -> Response:
     """``GET /api/inputs``."""
-    limit = int_param(request, "limit", low=1, high=1000, default=1000) or 1000
+    limit = limit_param(request, MAX_LIMIT)
     inputs = await services(request).log.inputs(limit + 1, grant_of(request).trace_id)
     return json_response({"inputs": inputs[:limit], "has_more": len(inputs) > limit})
 

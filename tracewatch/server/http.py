@@ -1,24 +1,27 @@
-"""What every endpoint works with, and how errors and bodies look on the wire.
+"""What all handlers work with: the application's services, what requests carry, and how answers and errors look.
 
-Rule: one place maps errors to HTTP (``error_response``); endpoints raise.
+Rule: handlers raise. ``error_response`` is the only place that makes an answer of an error.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from ..errors import BadRequest, InvalidField, TooLarge, TooSlow, TracewatchError, Unavailable
-from ..live.bell import PollBell
+from ..live.hints import PollHints
 from ..live.hub import Hub
 from ..log import EventLog
-from ..model.events import parse_json
+from ..model.canonical import parse_json
+from ..model.events import STATUSES
 from ..settings import Settings
 from .auth.tokens import Gate
 from .metrics.seen import Observed
@@ -26,74 +29,54 @@ from .metrics.workers import Siblings
 from .stalls import StallGuard
 
 if TYPE_CHECKING:
-    from ..live.redis import RedisBell
+    from ..live.redis import RedisHints
 
-MAX_ID = 2**53  # what JSON numbers hold exactly
+MAX_ID = 2**53  # the largest whole number that JSON's numbers hold exactly
+MAX_LIMIT = 1000  # of the parameter ``limit``
+JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
+Default = TypeVar("Default", int, None)
+
+
+# --- services --------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Coming:
-    """The bodies of requests that are being received."""
+    """The bodies of requests that are being received now."""
 
     bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's log and hub, and who may use them."""
+    """What one application has: its log, its hub, its settings, and what guards and counts its clients."""
 
     log: EventLog
     hub: Hub
     settings: Settings
     stalls: StallGuard
-    poll: PollBell
+    poll: PollHints
     observed: Observed
     siblings: Siblings
     gate: Gate
-    redis: RedisBell | None = None  # hints between processes, if asked for
+    redis: RedisHints | None = None  # None without the setting ``redis``
     coming: Coming = field(default_factory=Coming)
 
 
 def services(connection: HTTPConnection) -> Services:
-    """The services of the application that serves this request or socket."""
+    """The services of the application that this request or socket came to."""
     found: Services = connection.app.state.services
     return found
 
 
-def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer; bytes are taken as JSON already written."""
-    body = value if isinstance(value, bytes) else orjson.dumps(value)
-    return Response(body, status, headers, media_type="application/json")
-
-
-async def error_response(request: Request, error: Exception) -> Response:
-    """The protocol's error shape for any exception. Nothing internal is in it."""
-    headers: dict[str, str] = {}
-    if isinstance(error, HTTPException):
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        body = {"error": code, "message": f"{error.detail}: {request.method} {request.url.path}", "details": []}
-        return json_response(body, error.status_code, dict(error.headers or {}))
-    if not isinstance(error, TracewatchError):
-        error = TracewatchError("an internal error; the server's log has the details")
-    if error.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="tracewatch"'
-    if error.status in (429, 503):
-        headers["Retry-After"] = str(error.facts.get("retry_after_s", 1))
-    if error.status == 408:
-        headers["Connection"] = "close"  # the rest of the body would be in the way of the next request
-    return json_response(error.body(), error.status, headers)
-
-
-async def left(request: Request, error: Exception) -> Response:
-    """Who leaves in the middle of a body gets no answer, and it is nobody's error."""
-    return Response(status_code=400)
+# --- what requests carry ---------------------------------------------------------------------------------------
 
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The request's body.
 
-    Raises TooLarge as soon as it is above ``limit`` bytes, TooSlow when it stops coming, Unavailable while all bodies
-    together are more than may wait for the log.
+    Raises TooLarge as soon as it is above ``limit`` bytes. Raises TooSlow if no byte comes for ``request_stall_s``.
+    Raises Unavailable while all bodies being received are together above ``max_waiting_bytes``.
     """
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
@@ -119,19 +102,24 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_json(request: Request, limit: int) -> Any:
-    """The request's body as JSON; an empty one is ``{}``."""
+    """The request's body as JSON, ``{}`` if it is empty. Raises BadRequest, and what ``read_body`` raises."""
     body = await read_body(request, limit)
     return parse_json(body) if body.strip() else {}
 
 
-def int_param(connection: HTTPConnection, name: str, *, low: int, high: int, default: int | None = None) -> int | None:
-    """A whole number from the query. Raises BadRequest for what is none, InvalidField out of range."""
+def int_param(connection: HTTPConnection, name: str, *, low: int, high: int, default: Default) -> int | Default:
+    """A whole number from the query. Raises BadRequest for anything else, InvalidField out of range."""
     text = connection.query_params.get(name)
     return default if text is None else whole_number(name, text, low, high)
 
 
+def limit_param(connection: HTTPConnection, default: int) -> int:
+    """The parameter ``limit``: how many items to answer with. Raises what ``int_param`` raises."""
+    return int_param(connection, "limit", low=1, high=MAX_LIMIT, default=default)
+
+
 def whole_number(name: str, text: str, low: int, high: int) -> int:
-    """The number that ``text`` is. Raises BadRequest for what is none, InvalidField out of range."""
+    """The number that ``text`` is. Raises BadRequest for anything else, InvalidField out of range."""
     if not (text.isascii() and text.removeprefix("-").isdigit()):
         raise BadRequest(f"{name}: {text[:40]!r} is not a whole number", path=name)
     if len(text) > 19 or not low <= int(text) <= high:
@@ -140,3 +128,62 @@ def whole_number(name: str, text: str, low: int, high: int) -> int:
             details=[{"path": name, "message": f"from {low} to {high}"}],
         )
     return int(text)
+
+
+def checked_statuses(names: Iterable[Any]) -> tuple[str, ...]:
+    """The names, each of which must be the status of a trace. Raises InvalidField."""
+    found = tuple(names)
+    for name in found:
+        if name not in STATUSES:
+            raise InvalidField(f"status: {str(name)[:40]!r} is none of {', '.join(STATUSES)}")
+    return found
+
+
+def listed(text: str) -> list[str]:
+    """The names in a parameter that has them with commas between them."""
+    return [name for name in text.split(",") if name]
+
+
+# --- answers ---------------------------------------------------------------------------------------------------
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer. Bytes are JSON already."""
+    body = value if isinstance(value, bytes) else orjson.dumps(value)
+    return Response(body, status, headers, media_type=JSON)
+
+
+def error_response(error: TracewatchError) -> Response:
+    """The answer that an error is."""
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="tracewatch"'
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(error.facts.get("retry_after_s", 1))
+    if error.status == 408:
+        headers["Connection"] = "close"  # the rest of the body would be in the way of the next request
+    return json_response(error.body(), error.status, headers)
+
+
+async def refuse(error: TracewatchError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error, or refuse a WebSocket's handshake."""
+    if scope["type"] == "http":
+        await error_response(error)(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for any exception: an answer in the protocol's shape, with nothing internal in it."""
+    if isinstance(error, HTTPException):  # no such path, or no such method
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        body = {"error": code, "message": f"{error.detail}: {request.method} {request.url.path}", "details": []}
+        return json_response(body, error.status_code, dict(error.headers or {}))
+    if isinstance(error, TracewatchError):
+        return error_response(error)
+    return error_response(TracewatchError("an internal error; the server's log has the details"))
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """Starlette's handler for a client that has gone in the middle of its body: no error, and no answer is sent."""
+    return Response(status_code=400)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sqlite3
 import sys
 import time
 import traceback
@@ -20,7 +19,7 @@ from ..errors import TracewatchError
 from .metrics.seen import logger as access
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_QUOTES_NOTHING = (OSError, sqlite3.Error, TracewatchError)  # what these say is of the system, or ours
+_QUOTES_NOTHING = (OSError, TracewatchError)  # what these say is of the system, or ours
 
 
 def configure(log_level: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..model.events import STATUSES
 from ..model.payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
-from .http import MAX_ID
+from .http import JSON, MAX_ID, MAX_LIMIT
 
 _REF = "#/components/schemas/"
 _ERRORS = {
@@ -66,7 +66,7 @@ def ref(name: str) -> Schema:
 
 def content(schema: Schema, *media: str) -> Content:
     """A body of this schema, in any of these media types (JSON if none is named)."""
-    return {one: {"schema": schema} for one in media or ("application/json",)}
+    return {one: {"schema": schema} for one in media or (JSON,)}
 
 
 def query(name: str, text: str, schema: Schema = TEXT) -> Schema:
@@ -79,7 +79,7 @@ def header(name: str, text: str, schema: Schema = TEXT) -> Schema:
     return {"name": name, "in": "header", "description": text, "schema": schema}
 
 
-LIMIT = query("limit", "How many", {"type": "integer", "minimum": 1, "maximum": 1000})
+LIMIT = query("limit", "How many", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT})
 STATUS = query(
     "status",
     "Only these, with commas",

@@ -12,17 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
-SAFE_HEADERS = {
+POLICY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
-PAGE_HEADERS = SAFE_HEADERS | {"Cache-Control": "no-cache"}
-ASSET_HEADERS = SAFE_HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
+PAGE_HEADERS = POLICY | {"Cache-Control": "no-cache"}
+ASSET_HEADERS = POLICY | {"Cache-Control": "public, max-age=31536000, immutable"}
 OFFLINE = "offline.html"  # the viewer in one file, for exports to put traces into
 NOT_BUILT = "The viewer is not built: run `python web/node.py build`, or install the package with pip.\n"
 

@@ -1,4 +1,4 @@
-"""The REST calls of the protocol's sections 3 and 4, but for the stream of events (stream.py)."""
+"""The calls of the REST API, but for reading events (stream.py) and for control (control.py)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,26 @@ from starlette.responses import Response
 
 from ..errors import BadRequest, InvalidField, TracewatchError
 from ..log import Appended, TraceQuery
-from ..model.events import STATUSES, parse_json, parse_lines, validate_header, validate_trace
+from ..model.canonical import parse_json, parse_lines
+from ..model.events import validate_header, validate_trace
 from ..model.frames import format_cursor, snapshot_values
 from ..model.payloads import TRACE_ID
 from ..model.times import format_time
 from .auth.tokens import grant_of
-from .http import MAX_ID, int_param, json_response, read_body, read_json, services, whole_number
+from .http import (
+    JSON,
+    MAX_ID,
+    NDJSON,
+    checked_statuses,
+    int_param,
+    json_response,
+    limit_param,
+    listed,
+    read_body,
+    read_json,
+    services,
+    whole_number,
+)
 
 
 async def create_trace(request: Request) -> Response:
@@ -36,14 +50,10 @@ async def create_trace(request: Request) -> Response:
 async def list_traces(request: Request) -> Response:
     """``GET /api/traces``."""
     served, params = services(request), request.query_params
-    statuses = tuple(name for name in params.get("status", "").split(",") if name)
-    for name in statuses:
-        if name not in STATUSES:
-            raise InvalidField(f"status: {name[:40]!r} is none of {', '.join(STATUSES)}")
+    statuses = checked_statuses(listed(params.get("status", "")))
     token = params.get("page_token", "")
     if token and not (token.isascii() and token.isdigit() and len(token) < 19):
         raise BadRequest(f"page_token: {token[:40]!r} is not one this server gave")
-    limit = int_param(request, "limit", low=1, high=1000, default=50)
     traces, before = await served.log.traces(
         TraceQuery(
             status=statuses,
@@ -51,7 +61,7 @@ async def list_traces(request: Request) -> Response:
             q=params.get("q") or None,
             parent_trace_id=params.get("parent_trace_id") or None,
             root_trace_id=params.get("root_trace_id") or None,
-            limit=limit or 50,
+            limit=limit_param(request, 50),
             before=int(token) if token else None,
             below=grant_of(request).trace_id,
         )
@@ -62,7 +72,7 @@ async def list_traces(request: Request) -> Response:
 async def get_trace(request: Request) -> Response:
     """``GET /api/traces/{id}``."""
     served, trace_id = services(request), request.path_params["trace_id"]
-    at_event_id = int_param(request, "at_event_id", low=0, high=MAX_ID)
+    at_event_id = int_param(request, "at_event_id", low=0, high=MAX_ID, default=None)
     snapshot = await served.log.snapshot(trace_id, at_event_id)
     values = snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive)
     return json_response(
@@ -86,12 +96,11 @@ async def delete_trace(request: Request) -> Response:
 
 async def get_messages(request: Request) -> Response:
     """``GET /api/traces/{id}/messages``."""
-    limit = int_param(request, "limit", low=1, high=1000, default=100)
     messages, has_more = await services(request).log.messages(
         request.path_params["trace_id"],
         goal_id=request.query_params.get("goal_id") or None,
-        before=int_param(request, "before", low=0, high=MAX_ID),
-        limit=limit or 100,
+        before=int_param(request, "before", low=0, high=MAX_ID, default=None),
+        limit=limit_param(request, 100),
     )
     return json_response({"messages": messages, "has_more": has_more})
 
@@ -124,10 +133,10 @@ def checked_producer(producer: Any, seq: Any) -> None:
 def parse_events(body: bytes, content_type: str) -> list[Any]:
     """The events in a body: one object, an array, or NDJSON. Raises BadRequest."""
     media = content_type.split(";")[0].strip().lower()
-    if media in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
+    if media in (NDJSON, "application/ndjson", "application/jsonl"):
         return parse_lines(body)
     start = body.lstrip()[:1]
-    if media != "application/json" and start == b"{" and b"\n" in body.strip():
+    if media != JSON and start == b"{" and b"\n" in body.strip():
         try:
             return parse_lines(body)
         except BadRequest:
@@ -184,13 +193,13 @@ async def heartbeat(request: Request) -> Response:
 
 
 async def healthz(request: Request) -> Response:
-    """``GET /healthz``: the process answers."""
+    """``GET /healthz``: whether the process answers. It asks nothing of the log."""
     served = services(request)
     return json_response({"status": "ok", "version": version("tracewatch"), "epoch": served.log.epoch})
 
 
 async def readyz(request: Request) -> Response:
-    """``GET /readyz``: whether it can serve, and whether it is degraded; each with its reason. 503 if it can't."""
+    """``GET /readyz``: whether the server can serve (503 if not) and whether it is degraded, with the reasons."""
     served = services(request)
     problems: list[tuple[str, str, str | None]] = [
         (one.code, one.message, format_time(one.since)) for one in served.log.health.troubles

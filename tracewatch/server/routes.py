@@ -21,10 +21,9 @@ from starlette.websockets import WebSocket
 
 from . import control, page, record, rest, stream, watch
 from .auth.scopes import ADMIN, CONTROL, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
-from .http import json_response
+from .http import NDJSON, SSE, json_response
 from .metrics import exposition
 from .openapi import ID, LIMIT, NUMBER, STATUS, TEXT, Operation, Reply, content, document, header, query, ref
-from .stream import NDJSON, SSE
 
 Handler = Callable[[Request], Awaitable[Response]] | Callable[[WebSocket], Awaitable[None]]
 

@@ -26,12 +26,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import LogError, NeedsToken
+from ..live.hints import load_redis
 from ..log import open_log
 from ..settings import Settings
 from . import interpreter
 from .app import create_app, needs_token
 from .auth.origin import is_loopback
-from .hints import load_redis
 from .logs import configure
 from .metrics.workers import Place
 from .stalls import SLOW_FACTOR

@@ -14,20 +14,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import BadRequest, TracewatchError
-from ..live.gaps import gap_error
-from ..live.request import WatchRequest
 from ..live.sink import SinkClosed
+from ..live.watcher import WatchRequest, gap_error
 from ..model.events import ENDED, event_name
 from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
 from .endpoint import error_frame
-from .http import Services, int_param, json_response, services
+from .http import JSON, NDJSON, SSE, Services, json_response, limit_param, services
 from .metrics.seen import Seen
 from .sinks import StreamSink
 from .watch import watch_request
-
-SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
-MAX_PAGE_EVENTS = 1000  # protocol, section 4
 
 
 def chosen_type(accept: str) -> str:
@@ -75,8 +71,7 @@ async def _nothing_more(served: Services, watch: WatchRequest) -> bool:
 
 
 async def _page(request: Request, served: Services, watch: WatchRequest) -> Response:
-    limit = int_param(request, "limit", low=1, high=MAX_PAGE_EVENTS, default=served.settings.page_events)
-    assert limit is not None
+    limit = limit_param(request, served.settings.page_events)
     epoch = served.log.epoch
     bounds = await served.log.read(watch.trace_id, 0, max_events=1, max_bytes=1)
     state = State(watch.trace_id, first_event_id=bounds.first_event_id, last_event_id=bounds.last_event_id)

@@ -13,18 +13,17 @@ from starlette.websockets import WebSocket
 
 from ..errors import BadRequest, Invalid, InvalidField, TooMany, TracewatchError
 from ..live.list import ListWatch
-from ..live.request import WatchRequest
 from ..live.sink import Sink, SinkClosed
+from ..live.subtree import Subtree
+from ..live.watcher import WatchRequest
 from ..log import Snapshot, TraceQuery
-from ..model.events import STATUSES
-from ..model.frames import CLOSE_GOING_AWAY, control
+from ..model.frames import CLOSE_GOING_AWAY, control, resolve_since
 from .auth.tokens import grant_of
 from .control import COMMANDS, obey
 from .endpoint import CLOSE_INTERNAL, accept, close, close_with_error, close_with_outcome, error_frame, messages
-from .http import Services, services
+from .http import MAX_LIMIT, Services, checked_statuses, listed, services
 from .metrics.seen import Seen
 from .sinks import websocket_sink
-from .subtree import Subtree, checked_cursors
 
 OnStart = Callable[[Snapshot], None]
 
@@ -36,7 +35,7 @@ def watch_request(trace_id: str, params: Any, **more: Any) -> WatchRequest:
         raise InvalidField("since_event_id: an event_id, a cursor, -N or latest")
     types = params.get("types")
     if isinstance(types, str):
-        types = [name for name in types.split(",") if name]
+        types = listed(types)
     if types is not None and not (isinstance(types, list) and all(isinstance(name, str) for name in types)):
         raise InvalidField("types: names of events with commas between them")
     until = params.get("until")
@@ -101,7 +100,7 @@ async def watch_many(websocket: WebSocket) -> None:
     served = services(websocket)
     await accept(websocket, served.settings.max_ws_bytes)
     with served.observed.socket("watch_many", websocket):
-        session = Session(served, websocket, websocket_sink(websocket, served.settings.watcher_bytes))
+        session = WatchSession(served, websocket, websocket_sink(websocket, served.settings.watcher_bytes))
         try:
             async for message in messages(websocket, session.sink, served.settings.max_ws_bytes):
                 await session.handle(message)
@@ -113,7 +112,7 @@ async def watch_many(websocket: WebSocket) -> None:
             await session.close()
 
 
-class Session:
+class WatchSession:
     """One client of ``/api/watch`` and its subscriptions."""
 
     def __init__(self, served: Services, websocket: WebSocket, sink: Sink) -> None:
@@ -163,7 +162,7 @@ class Session:
         cursors = checked_cursors(asked.get("cursors"))
         if trace_id in self._roots:
             self._roots.pop(trace_id).close()
-        subtree = Subtree(self._served, request, cursors, start=self._start_sub_trace, looked=self._prune)
+        subtree = Subtree(self._served.hub, request, cursors, start=self._start_sub_trace, looked=self._prune)
         self._roots[trace_id] = subtree
         subtree.run_in(self._spawn(subtree.run()))
         self._start(request, subtree.begin)
@@ -265,17 +264,25 @@ def list_query(asked: dict[str, Any]) -> TraceQuery:
     """The traces a ``subscribe_traces`` asks for. Raises InvalidField."""
     status, q, limit = asked.get("status") or (), asked.get("q"), asked.get("limit", 100)
     if isinstance(status, str):
-        status = [name for name in status.split(",") if name]
+        status = listed(status)
     if not isinstance(status, list | tuple):
         raise InvalidField("status: names with commas between them, or an array of them")
-    for name in status:
-        if name not in STATUSES:
-            raise InvalidField(f"status: {str(name)[:40]!r} is none of {', '.join(STATUSES)}")
     if not (q is None or isinstance(q, str)):
         raise InvalidField("q: is not text")
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
-        raise InvalidField("limit: is not a whole number from 1 to 1000")
-    return TraceQuery(status=tuple(status), q=q or None, limit=limit)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
+        raise InvalidField(f"limit: is not a whole number from 1 to {MAX_LIMIT}")
+    return TraceQuery(status=checked_statuses(status), q=q or None, limit=limit)
+
+
+def checked_cursors(cursors: Any) -> dict[str, str]:
+    """The ``cursors`` of a ``subscribe``: where each sub-trace begins. Raises InvalidField, InvalidCursor."""
+    if cursors is None:
+        return {}
+    if not isinstance(cursors, dict) or not all(isinstance(c, str | int) for c in cursors.values()):
+        raise InvalidField("cursors: an object {sub_trace_id: cursor}")
+    for cursor in cursors.values():
+        resolve_since(str(cursor), epoch="", first_event_id=1, last_event_id=0)
+    return {sub_id: str(cursor) for sub_id, cursor in cursors.items()}
 
 
 async def _end(task: asyncio.Task[None]) -> None:

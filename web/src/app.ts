@@ -1,17 +1,19 @@
 // What the page has one of: the socket, the traces, the traces that are open, and a way to speak to who listens.
 
 import { signal } from "@preact/signals";
-import { answerFrom, tokenWasWanted } from "./net/api";
-import { protocols, refused, token } from "./net/auth";
-import { localApi, LocalSocket, tracesInPage } from "./log/offline";
-import { PREFIX } from "./net/route";
-import { go, traceHref } from "./net/route";
-import { Socket } from "./net/socket";
+import { LocalSocket, localApi, tracesInPage } from "./log/offline";
 import { TraceLog } from "./log/trace-log";
 import { Traces } from "./log/traces";
+import { answerFrom, tokenWasWanted } from "./net/api";
+import { protocols, refused, token } from "./net/auth";
+import { go, PREFIX, traceHref } from "./net/route";
+import { Socket } from "./net/socket";
 
 /** What a page needs of the socket; a page that is one file has another. */
-export type AnySocket = Pick<Socket, "link" | "start" | "subscribe" | "unsubscribe" | "resubscribe" | "retryNow" | "watchList">;
+export type AnySocket = Pick<
+  Socket,
+  "link" | "start" | "subscribe" | "unsubscribe" | "resubscribe" | "retryNow" | "watchList"
+>;
 
 export interface App {
   socket: AnySocket;

@@ -47,6 +47,9 @@ export function short(n: number): string {
 /** `1,204`. */
 export const count = (n: number): string => NUMBER.format(n);
 
+/** `1 message`, `1,204 messages`. */
+export const counted = (n: number, what: string): string => `${count(n)} ${what}${n === 1 ? "" : "s"}`;
+
 /** US dollars: `$0.61`, `$12`, `$0.0042`; a dash for none. */
 export function cost(dollars: number): string {
   if (!dollars) return NONE;
@@ -66,7 +69,9 @@ export function bytes(n: number): string {
 /** The local time of day, to the second. */
 export function timeOfDay(ts: string): string {
   const time = new Date(ts);
-  return Number.isNaN(time.getTime()) ? "" : `${pad(time.getHours())}:${pad(time.getMinutes())}:${pad(time.getSeconds())}`;
+  return Number.isNaN(time.getTime())
+    ? ""
+    : `${pad(time.getHours())}:${pad(time.getMinutes())}:${pad(time.getSeconds())}`;
 }
 
 /** The local day: `Fri, Nov 20, 2026`. */
@@ -88,7 +93,12 @@ export function shortId(id: string, most = 18): string {
 
 const COLOURS = /\u001b\[[0-9;:]*m/g;
 // Control, direction and zero-width characters, fillers, tags and selectors that show nothing of themselves
-const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u{e0000}-\u{e0fff}]/gu;
+const UNSEEN = new RegExp(
+  "[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5" +
+    "\\u180b-\\u180f\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\u3164\\ufeff\\uffa0\\ufff0-\\ufffb" +
+    "\\u{e0000}-\\u{e0fff}]",
+  "gu",
+);
 // Joiners belong between the parts of an emoji and in scripts that join letters; elsewhere they hide
 const JOINERS = /(?<![\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f\p{Script=Arabic}\p{M}])[\u200c\u200d]/gu;
 
@@ -107,7 +117,8 @@ function sign(character: string): string {
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/;
 
 /** Text that does not change the order of what stands beside it, for where there is no element to hold it. */
-export const isolated = (text: string): string => (RIGHT_TO_LEFT.test(text) ? `\u2068${visible(text)}\u2069` : visible(text));
+export const isolated = (text: string): string =>
+  RIGHT_TO_LEFT.test(text) ? `\u2068${visible(text)}\u2069` : visible(text);
 
 /** What a terminal would show, without its colours. */
 export const terminal = (text: string): string => visible(text.replace(COLOURS, ""));

@@ -2,12 +2,17 @@
 
 import { render } from "preact";
 import { startApp } from "./app";
-import { startKeys } from "./parts/keys";
+import { route, startRouting } from "./net/route";
 import { ListPage } from "./pages/list";
 import { TracePage } from "./pages/trace";
+import { startKeys } from "./parts/keys";
 import { Overlays } from "./parts/overlays";
-import { route, startRouting } from "./net/route";
 import "./style/base.css";
+import "./style/bar.css";
+import "./style/question.css";
+import "./style/overlays.css";
+import "./style/text.css";
+import "./style/narrow.css";
 import "./style/list.css";
 import "./style/trace.css";
 import "./style/message.css";

@@ -7,13 +7,20 @@ import { FakeWebSocket } from "./page";
 
 const answers: (() => Response)[] = [];
 const asked: { url: string; token: string | undefined }[] = [];
-const json = (status: number, body: object, headers = {}) => () => new Response(JSON.stringify(body), { status, headers });
+const json =
+  (status: number, body: object, headers = {}) =>
+  () =>
+    new Response(JSON.stringify(body), { status, headers });
 const kept = new Map<string, string>();
 
 beforeEach(() => {
   answers.length = asked.length = 0;
   kept.clear();
-  vi.stubGlobal("sessionStorage", { getItem: (k: string) => kept.get(k) ?? null, setItem: (k: string, v: string) => kept.set(k, v), removeItem: (k: string) => kept.delete(k) });
+  vi.stubGlobal("sessionStorage", {
+    getItem: (k: string) => kept.get(k) ?? null,
+    setItem: (k: string, v: string) => kept.set(k, v),
+    removeItem: (k: string) => kept.delete(k),
+  });
   vi.stubGlobal("location", { reload: () => undefined });
   vi.stubGlobal("fetch", async (url: string, init: RequestInit) => {
     asked.push({ url, token: (init.headers as Record<string, string>).Authorization });
@@ -45,7 +52,11 @@ test("a token that was revoked is dropped, and the server's words are shown", as
 
 test("a token is tried before it is kept; too many tries say when to come back", async () => {
   answers.push(json(429, { error: "too_many_failures", message: "too many wrong tokens" }, { "Retry-After": "60" }));
-  await expect(tryToken("token-9999")).rejects.toMatchObject({ status: 429, retryAfterS: 60, words: "too many wrong tokens; it can be tried again in 60 s" });
+  await expect(tryToken("token-9999")).rejects.toMatchObject({
+    status: 429,
+    retryAfterS: 60,
+    words: "too many wrong tokens; it can be tried again in 60 s",
+  });
   expect(token.value).toBeNull();
   answers.push(json(403, { error: "forbidden", message: "for one trace" }));
   await tryToken("token-9999");
@@ -55,7 +66,10 @@ test("a token is tried before it is kept; too many tries say when to come back",
 
 test("the socket says who it is, and tells that its token is no longer taken", () => {
   const told: (string | null)[] = [];
-  const socket = new Socket("ws://here", { protocols: () => ["tracewatch.v1", "bearer.x"], refused: (why) => told.push(why) });
+  const socket = new Socket("ws://here", {
+    protocols: () => ["tracewatch.v1", "bearer.x"],
+    refused: (why) => told.push(why),
+  });
   vi.useFakeTimers();
   socket.start();
   expect(FakeWebSocket.last.protocols).toEqual(["tracewatch.v1", "bearer.x"]);

@@ -5,8 +5,16 @@ import { describe, expect, test } from "vitest";
 import { applyInto, State } from "../src/log/fold";
 import type { Snapshot, StoredEvent } from "../src/net/protocol";
 
-interface Step { stored?: StoredEvent; expect?: object }
-interface Case { name: string; given: { trace: { trace_id: string } }; steps: Step[]; expect?: object }
+interface Step {
+  stored?: StoredEvent;
+  expect?: object;
+}
+interface Case {
+  name: string;
+  given: { trace: { trace_id: string } };
+  steps: Step[];
+  expect?: object;
+}
 
 const folder = fileURLToPath(new URL("../../tests/model/vectors/", import.meta.url));
 const subjects = readdirSync(folder).filter((name) => name.endsWith(".json"));
@@ -27,11 +35,17 @@ function mismatches(expected: unknown, actual: unknown, path = "$"): string[] {
     return expected.flatMap((item, i) => mismatches(item, actual[i], `${path}[${i}]`));
   }
   if (typeof expected === "object" && expected !== null) {
-    if (typeof actual !== "object" || actual === null || Array.isArray(actual)) return [`${path}: ${JSON.stringify(actual)}`];
+    if (typeof actual !== "object" || actual === null || Array.isArray(actual))
+      return [`${path}: ${JSON.stringify(actual)}`];
     return Object.entries(expected).flatMap(([key, value]) =>
-      key in actual ? mismatches(value, (actual as Record<string, unknown>)[key], `${path}.${key}`) : [`${path}.${key} is missing`]);
+      key in actual
+        ? mismatches(value, (actual as Record<string, unknown>)[key], `${path}.${key}`)
+        : [`${path}.${key} is missing`],
+    );
   }
-  return Object.is(expected, actual) || (expected === 0 && actual === 0) ? [] : [`${path}: ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`];
+  return Object.is(expected, actual) || (expected === 0 && actual === 0)
+    ? []
+    : [`${path}: ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`];
 }
 
 const withoutMessages = ({ messages: _, ...rest }: ReturnType<typeof shown>) => rest;
@@ -57,7 +71,9 @@ for (const subject of subjects) {
       snapshots.forEach((snapshot, cut) => {
         const late = State.fromSnapshot(structuredClone(snapshot) as Snapshot);
         for (const step of steps.slice(cut)) applyInto(late, structuredClone(step.stored!));
-        expect(withoutMessages(shown(late)), `from the snapshot after ${cut} events`).toEqual(withoutMessages(shown(state)));
+        expect(withoutMessages(shown(late)), `from the snapshot after ${cut} events`).toEqual(
+          withoutMessages(shown(state)),
+        );
       });
     });
   });

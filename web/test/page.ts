@@ -3,7 +3,8 @@
 type Listener = (event: object) => void;
 
 export const listeners = new Map<string, Listener[]>();
-const listen = (name: string, listener: Listener) => void listeners.set(name, [...(listeners.get(name) ?? []), listener]);
+const listen = (name: string, listener: Listener) =>
+  void listeners.set(name, [...(listeners.get(name) ?? []), listener]);
 let frames: (() => void)[] = [];
 
 Object.assign(globalThis, {
@@ -34,7 +35,10 @@ export class FakeWebSocket {
   onmessage: ((message: { data: string }) => void) | null = null;
   onclose: ((closed: { code: number; reason: string }) => void) | null = null;
 
-  constructor(readonly url: string, readonly protocols: string[] = []) {
+  constructor(
+    readonly url: string,
+    readonly protocols: string[] = [],
+  ) {
     FakeWebSocket.all.push(this);
   }
   send(text: string): void {

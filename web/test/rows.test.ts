@@ -5,7 +5,14 @@ import { shortened, sizeOf } from "../src/log/size";
 import type { Message, StoredEvent } from "../src/net/protocol";
 
 const ts = "2026-11-20T08:00:00.000Z";
-const event = (event_id: number, name: string, more: object): StoredEvent => ({ event: name, event_id, trace_id: "t", ts, affected_goals: [], ...more });
+const event = (event_id: number, name: string, more: object): StoredEvent => ({
+  event: name,
+  event_id,
+  trace_id: "t",
+  ts,
+  affected_goals: [],
+  ...more,
+});
 
 /** Rows that are filled by hand. */
 class Tested extends Rows {
@@ -46,7 +53,11 @@ class Tested extends Rows {
     this.whole(item, message, null);
   }
   get shown(): unknown[] {
-    return this.items.map((item) => [item.id, item.hole ?? item.gap ?? item.message?.content ?? item.event!.event, item.message?.status]);
+    return this.items.map((item) => [
+      item.id,
+      item.hole ?? item.gap ?? item.message?.content ?? item.event!.event,
+      item.message?.status,
+    ]);
   }
 }
 
@@ -66,11 +77,25 @@ function made(random: (below: number) => number, count: number): StoredEvent[] {
     const kind = random(10);
     if (kind < 3 || !added.length) {
       added.push(`m${id}`);
-      events.push(event(id, "message_added", { message: { message_id: `m${id}`, sequence: added.length, role: "assistant", content: `<${id}`, goal_id: null, description: "x", status: "streaming" } }));
+      events.push(
+        event(id, "message_added", {
+          message: {
+            message_id: `m${id}`,
+            sequence: added.length,
+            role: "assistant",
+            content: `<${id}`,
+            goal_id: null,
+            description: "x",
+            status: "streaming",
+          },
+        }),
+      );
     } else if (kind < 8) {
       const of = added[Math.max(0, added.length - 1 - random(random(4) ? 3 : added.length))]!;
       const patch = random(4) ? {} : { patch: random(2) ? { status: "complete" } : { content: `=${id}` } };
-      events.push(event(id, "message_updated", { message_id: of, ...(random(5) ? { append: `+${id}` } : {}), ...patch }));
+      events.push(
+        event(id, "message_updated", { message_id: of, ...(random(5) ? { append: `+${id}` } : {}), ...patch }),
+      );
     } else events.push(event(id, kind === 8 ? "thought" : "goal_updated", { goal_id: "g", patch: {}, text: "hm" }));
   }
   return events;
@@ -96,7 +121,12 @@ describe("rows read in any order", () => {
         const hole = rows.gaps[random(rows.gaps.length)]!;
         const size = 1 + random(30);
         const side = random(3);
-        const from = side === 0 ? hole.id : side === 1 ? Math.max(hole.id, hole.hole! - size) : hole.id + random(hole.hole! - hole.id + 1);
+        const from =
+          side === 0
+            ? hole.id
+            : side === 1
+              ? Math.max(hole.id, hole.hole! - size)
+              : hole.id + random(hole.hole! - hole.id + 1);
         rows.fillIn(hole, from, side === 1 ? hole.hole! : Math.min(hole.hole!, from + size));
       } else rows.live(count);
     }
@@ -115,7 +145,9 @@ describe("rows read in any order", () => {
     const light = new Set(rows.items.filter((item) => item.light).map((item) => item.id));
     const known = plain(events) as [number, ...unknown[]][];
     expect(light.size).toBeGreaterThan(0);
-    expect(rows.shown.filter((row) => !light.has((row as [number])[0]))).toEqual(known.filter(([id]) => !light.has(id)));
+    expect(rows.shown.filter((row) => !light.has((row as [number])[0]))).toEqual(
+      known.filter(([id]) => !light.has(id)),
+    );
   });
 });
 
@@ -125,7 +157,9 @@ test("a page of a hole that is no more is not taken", () => {
   rows.begin(40);
   const [hole] = rows.gaps;
   rows.fillIn(hole!, 20, 30);
-  expect((rows as unknown as { insert: (...of: unknown[]) => boolean }).insert(hole, events.slice(30, 39), 31, 39)).toBe(false);
+  expect(
+    (rows as unknown as { insert: (...of: unknown[]) => boolean }).insert(hole, events.slice(30, 39), 31, 39),
+  ).toBe(false);
 });
 
 test("what the log has trimmed meanwhile is said, where it was", () => {
@@ -135,13 +169,30 @@ test("what the log has trimmed meanwhile is said, where it was", () => {
   rows.live(60);
   rows.fillIn(rows.gaps[0]!, 10, 15);
   rows.beginsWith(20);
-  const words = rows.shown.map((row) => (row as unknown[])[1]).filter((word) => typeof word === "number" || String(word).startsWith("Events"));
-  expect(words).toEqual(["Events 1 to 9 have been trimmed from the log", "Events 16 to 19 have been trimmed from the log", 39]);
+  const words = rows.shown
+    .map((row) => (row as unknown[])[1])
+    .filter((word) => typeof word === "number" || String(word).startsWith("Events"));
+  expect(words).toEqual([
+    "Events 1 to 9 have been trimmed from the log",
+    "Events 16 to 19 have been trimmed from the log",
+    39,
+  ]);
   expect(rows.unread).toBe(20);
 });
 
 describe("bytes", () => {
-  const heavy = (id: number) => event(id, "message_added", { message: { message_id: `m${id}`, sequence: id, role: "tool", content: { tool_name: "cat", result: "x".repeat(100_000) }, goal_id: null, description: "cat", status: "complete" } });
+  const heavy = (id: number) =>
+    event(id, "message_added", {
+      message: {
+        message_id: `m${id}`,
+        sequence: id,
+        role: "tool",
+        content: { tool_name: "cat", result: "x".repeat(100_000) },
+        goal_id: null,
+        description: "cat",
+        status: "complete",
+      },
+    });
 
   test("what is far is cut, what is near is not, and is whole again when it was read again", () => {
     const events = Array.from({ length: 2000 }, (_, i) => heavy(i + 1));
@@ -162,7 +213,22 @@ describe("bytes", () => {
   });
 
   test("text that comes to a message that was cut is not put behind its beginning", () => {
-    const events = [...Array.from({ length: 300 }, (_, i) => heavy(i + 1)), event(301, "message_added", { message: { message_id: "s", sequence: 301, role: "assistant", content: "y".repeat(5000), goal_id: null, description: "x", status: "streaming" } }), ...Array.from({ length: 300 }, (_, i) => heavy(i + 302)), event(602, "message_updated", { message_id: "s", append: "the end" })];
+    const events = [
+      ...Array.from({ length: 300 }, (_, i) => heavy(i + 1)),
+      event(301, "message_added", {
+        message: {
+          message_id: "s",
+          sequence: 301,
+          role: "assistant",
+          content: "y".repeat(5000),
+          goal_id: null,
+          description: "x",
+          status: "streaming",
+        },
+      }),
+      ...Array.from({ length: 300 }, (_, i) => heavy(i + 302)),
+      event(602, "message_updated", { message_id: "s", append: "the end" }),
+    ];
     const rows = new Tested(events);
     rows.mostBytes = 8_000_000;
     rows.live(601);
@@ -174,7 +240,10 @@ describe("bytes", () => {
   });
 
   test("sizes and beginnings of values", () => {
-    const value = { a: "x".repeat(10_000), b: Array.from({ length: 1000 }, () => ({ c: "y".repeat(1000), d: null, e: 1, f: true })) };
+    const value = {
+      a: "x".repeat(10_000),
+      b: Array.from({ length: 1000 }, () => ({ c: "y".repeat(1000), d: null, e: 1, f: true })),
+    };
     expect(sizeOf(value)).toBeGreaterThan(1_000_000);
     const cut = shortened(value) as typeof value;
     expect(JSON.stringify(cut).length).toBeLessThan(30_000);

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { emit, FakeWebSocket, listeners } from "./page";
 import { backoff, Socket, type Subscriber } from "../src/net/socket";
+import { emit, FakeWebSocket, listeners } from "./page";
 
 let socket: Socket;
 
@@ -58,7 +58,10 @@ describe("reconnecting", () => {
     vi.advanceTimersByTime(1001);
     expect(FakeWebSocket.all.length).toBe(2);
     FakeWebSocket.last.open();
-    expect(FakeWebSocket.last.asked).toEqual([{ subscribe_traces: { limit: 5 } }, { subscribe: { trace_id: "a", since_event_id: "2" } }]);
+    expect(FakeWebSocket.last.asked).toEqual([
+      { subscribe_traces: { limit: 5 } },
+      { subscribe: { trace_id: "a", since_event_id: "2" } },
+    ]);
     expect(socket.link.value.kind, "open only once the server has said something").toBe("waiting");
     FakeWebSocket.last.say({ event: "traces", traces: [] });
     expect(socket.link.value.kind).toBe("open");
@@ -166,7 +169,12 @@ test("what comes between an unsubscribe and its confirmation is passed over", ()
   FakeWebSocket.last.say(event("a", 1));
   socket.unsubscribe("a");
   socket.subscribe("a", after);
-  FakeWebSocket.last.say(event("a", 2), { event: "caught_up", trace_id: "a" }, { event: "unsubscribed", trace_id: "a" }, event("a", 1));
+  FakeWebSocket.last.say(
+    event("a", 2),
+    { event: "caught_up", trace_id: "a" },
+    { event: "unsubscribed", trace_id: "a" },
+    event("a", 1),
+  );
   expect(before.seen).toEqual(["1"]);
   expect(after.seen).toEqual(["1"]);
 });

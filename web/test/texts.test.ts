@@ -1,20 +1,48 @@
 import { describe, expect, test } from "vitest";
-import { parseFilter, toggleWord } from "../src/log/filter";
 import { ago, bytes, clock, cost, duration, short, shortId, terminal, visible } from "../src/format";
-import { hasMarkdown } from "../src/parts/markdown";
-import { fold } from "../src/parts/text";
-import { escapeRegExp } from "../src/parts/search";
+import { parseFilter, toggleWord } from "../src/log/filter";
 import type { Trace } from "../src/net/protocol";
+import { hasMarkdown } from "../src/parts/markdown";
+import { escapeRegExp } from "../src/parts/search";
+import { fold } from "../src/parts/text";
 
-const trace = (more: object): Trace => ({ task: "Fix the login bug", trace_id: "t1", agent_type: "coder", status: "running", last_event_id: 9, tree_totals: { total_messages: 3, total_tokens: 1500, total_cost: 1.5 }, ...more }) as unknown as Trace;
+const trace = (more: object): Trace =>
+  ({
+    task: "Fix the login bug",
+    trace_id: "t1",
+    agent_type: "coder",
+    status: "running",
+    last_event_id: 9,
+    tree_totals: { total_messages: 3, total_tokens: 1500, total_cost: 1.5 },
+    ...more,
+  }) as unknown as Trace;
 
 describe("the filter", () => {
   test.each([
-    ["", true], ["login", true], ["LOGIN fix", true], ["logout", false], ['"login bug"', true], ['"bug login"', false],
-    ["status:running", true], ["status:failed", false], ["status:failed,running", true], ["status:open", true], ["-status:running", false],
-    ["agent:cod", true], ["agent:tester", false], ["cost>1", true], ["cost>=1.5", true], ["cost<1", false], ["cost>$1", true],
-    ["tokens>1k", true], ["tokens>2k", false], ["messages=3", true], ["status:running agent:coder cost>1 login", true],
-    ["status:running agent:coder cost>1 logout", false], ["constructor:x", false], ["(", false],
+    ["", true],
+    ["login", true],
+    ["LOGIN fix", true],
+    ["logout", false],
+    ['"login bug"', true],
+    ['"bug login"', false],
+    ["status:running", true],
+    ["status:failed", false],
+    ["status:failed,running", true],
+    ["status:open", true],
+    ["-status:running", false],
+    ["agent:cod", true],
+    ["agent:tester", false],
+    ["cost>1", true],
+    ["cost>=1.5", true],
+    ["cost<1", false],
+    ["cost>$1", true],
+    ["tokens>1k", true],
+    ["tokens>2k", false],
+    ["messages=3", true],
+    ["status:running agent:coder cost>1 login", true],
+    ["status:running agent:coder cost>1 logout", false],
+    ["constructor:x", false],
+    ["(", false],
   ])("%s", (text, passes) => {
     expect((parseFilter(text) ?? (() => true))(trace({}))).toBe(passes);
   });
@@ -27,13 +55,53 @@ describe("the filter", () => {
 });
 
 describe("numbers and times", () => {
-  test.each([[0, "0 ms"], [999, "999 ms"], [12_400, "12.4 s"], [59_940, "59.9 s"], [59_960, "1m 00s"], [252_000, "4m 12s"], [3_599_600, "1h 00m"], [3_840_000, "1h 04m"], [180_000_000, "2d 2h"], [-1, "–"], [NaN, "–"]])("duration of %d ms: %s", (ms, text) => expect(duration(ms)).toBe(text));
-  test.each([[0, "0:00"], [252_000, "4:12"], [3_852_000, "1:04:12"]])("clock of %d ms: %s", (ms, text) => expect(clock(ms)).toBe(text));
-  test.each([[100, "now"], [4000, "4 s"], [200_000, "3 min"], [7_200_000, "2 h"], [432_000_000, "5 d"]])("%d ms ago: %s", (ms, text) => expect(ago(ms)).toBe(text));
-  test.each([[812, "812"], [48_210, "48.2k"], [999_949, "1000k"], [1_300_000, "1.3M"]])("%d is short %s", (n, text) => expect(short(n)).toBe(text));
-  test.each([[0, "–"], [0.61, "$0.61"], [12, "$12.00"], [0.0042, "$0.0042"], [0.000052, "$0.000052"], [0.0000001, "<$0.00001"], [1234.5, "$1.2k"]])("cost %d: %s", (n, text) => expect(cost(n)).toBe(text));
-  test.each([[640, "640 B"], [3000, "3.0 kB"], [1_200_000, "1.2 MB"]])("%d bytes: %s", (n, text) => expect(bytes(n)).toBe(text));
-  test("a long id is cut in the middle", () => expect(shortId("0123456789abcdefghijklmnop")).toBe("0123456789…jklmnop"));
+  test.each([
+    [0, "0 ms"],
+    [999, "999 ms"],
+    [12_400, "12.4 s"],
+    [59_940, "59.9 s"],
+    [59_960, "1m 00s"],
+    [252_000, "4m 12s"],
+    [3_599_600, "1h 00m"],
+    [3_840_000, "1h 04m"],
+    [180_000_000, "2d 2h"],
+    [-1, "–"],
+    [NaN, "–"],
+  ])("duration of %d ms: %s", (ms, text) => expect(duration(ms)).toBe(text));
+  test.each([
+    [0, "0:00"],
+    [252_000, "4:12"],
+    [3_852_000, "1:04:12"],
+  ])("clock of %d ms: %s", (ms, text) => expect(clock(ms)).toBe(text));
+  test.each([
+    [100, "now"],
+    [4000, "4 s"],
+    [200_000, "3 min"],
+    [7_200_000, "2 h"],
+    [432_000_000, "5 d"],
+  ])("%d ms ago: %s", (ms, text) => expect(ago(ms)).toBe(text));
+  test.each([
+    [812, "812"],
+    [48_210, "48.2k"],
+    [999_949, "1000k"],
+    [1_300_000, "1.3M"],
+  ])("%d is short %s", (n, text) => expect(short(n)).toBe(text));
+  test.each([
+    [0, "–"],
+    [0.61, "$0.61"],
+    [12, "$12.00"],
+    [0.0042, "$0.0042"],
+    [0.000052, "$0.000052"],
+    [0.0000001, "<$0.00001"],
+    [1234.5, "$1.2k"],
+  ])("cost %d: %s", (n, text) => expect(cost(n)).toBe(text));
+  test.each([
+    [640, "640 B"],
+    [3000, "3.0 kB"],
+    [1_200_000, "1.2 MB"],
+  ])("%d bytes: %s", (n, text) => expect(bytes(n)).toBe(text));
+  test("a long id is cut in the middle", () =>
+    expect(shortId("0123456789abcdefghijklmnop")).toBe("0123456789…jklmnop"));
 });
 
 describe("text of agents", () => {
@@ -54,10 +122,12 @@ describe("text of agents", () => {
 
   test("plain sentences need no markdown", () => {
     expect(hasMarkdown("It is the cookie.")).toBe(false);
-    for (const text of ["**bold**", "a `code`", "- item", "1. item", "# head", "one\n\ntwo", "see https://example.com"]) expect(hasMarkdown(text), text).toBe(true);
+    for (const text of ["**bold**", "a `code`", "- item", "1. item", "# head", "one\n\ntwo", "see https://example.com"])
+      expect(hasMarkdown(text), text).toBe(true);
   });
 
   test("search takes every sign literally", () => {
-    for (const text of ["a.b", "(", "[x]", "a-b", "a/b", "\\", "$^*+?{}|"]) expect(new RegExp(escapeRegExp(text), "iu").test(`<${text}>`), text).toBe(true);
+    for (const text of ["a.b", "(", "[x]", "a-b", "a/b", "\\", "$^*+?{}|"])
+      expect(new RegExp(escapeRegExp(text), "iu").test(`<${text}>`), text).toBe(true);
   });
 });

@@ -1,14 +1,24 @@
 import "./page";
 import { describe, expect, test, vi } from "vitest";
-import type { Socket } from "../src/net/socket";
 import { TraceLog } from "../src/log/trace-log";
+import type { StoredEvent } from "../src/net/protocol";
+import type { Socket } from "../src/net/socket";
 import { Player } from "../src/time/player";
 import { type Span, spansOf, TimeLine } from "../src/time/spans";
-import type { StoredEvent } from "../src/net/protocol";
 
 vi.mock("../src/net/api", () => ({ fetchEvents: async () => ({ events: [] }), fetchTrace: async () => ({}) }));
 
-const span = (from: number, to: number, more: Partial<Span> = {}): Span => ({ lane: "tools", row: 0, from, to, id: 1, label: "", goalId: null, look: "plain", ...more });
+const span = (from: number, to: number, more: Partial<Span> = {}): Span => ({
+  lane: "tools",
+  row: 0,
+  from,
+  to,
+  id: 1,
+  label: "",
+  goalId: null,
+  look: "plain",
+  ...more,
+});
 
 describe("the time line", () => {
   test("keeps work as long as it was, and cuts idle time short", () => {
@@ -40,24 +50,67 @@ describe("the time line", () => {
 
 test("spans: tools that overlap get rows of their own, what failed and what runs looks so", () => {
   const log = new TraceLog("t", {} as Socket);
-  const trace = { trace_id: "t", status: "running", is_running: true, last_event_id: 0, first_event_id: 1, updated_at: "" };
+  const trace = {
+    trace_id: "t",
+    status: "running",
+    is_running: true,
+    last_event_id: 0,
+    first_event_id: 1,
+    updated_at: "",
+  };
   const ts = (second: number) => new Date(second * 1000).toISOString();
-  const call = (id: number, at: number, more: object, content = {}) => ({ event: "message_added", event_id: id, trace_id: "t", ts: ts(at), affected_goals: [], message: { message_id: `m${id}`, sequence: id, role: "tool", content: { tool_name: "grep", ...content }, goal_id: null, description: "grep", status: "complete", ...more } });
+  const call = (id: number, at: number, more: object, content = {}) => ({
+    event: "message_added",
+    event_id: id,
+    trace_id: "t",
+    ts: ts(at),
+    affected_goals: [],
+    message: {
+      message_id: `m${id}`,
+      sequence: id,
+      role: "tool",
+      content: { tool_name: "grep", ...content },
+      goal_id: null,
+      description: "grep",
+      status: "complete",
+      ...more,
+    },
+  });
   const frames = [
-    { event: "connected", cursor: "e.0", current_event_id: 0, trace, goal_tree: { goals: [], current_id: null, as_of_event_id: 0 }, sub_traces: [], pending_inputs: [] },
-    call(1, 10, { duration_ms: 5000 }), call(2, 12, { duration_ms: 1000 }), call(3, 20, { duration_ms: 1000 }, { error: "no" }), call(4, 30, { status: "running" }),
+    {
+      event: "connected",
+      cursor: "e.0",
+      current_event_id: 0,
+      trace,
+      goal_tree: { goals: [], current_id: null, as_of_event_id: 0 },
+      sub_traces: [],
+      pending_inputs: [],
+    },
+    call(1, 10, { duration_ms: 5000 }),
+    call(2, 12, { duration_ms: 1000 }),
+    call(3, 20, { duration_ms: 1000 }, { error: "no" }),
+    call(4, 30, { status: "running" }),
     { event: "input_requested", event_id: 5, trace_id: "t", ts: ts(31), request_id: "r", question: "?" },
   ];
   for (const frame of frames) "event_id" in frame ? log.event(frame as StoredEvent) : log.frame(frame);
   log.lost(); // puts in what waits for a frame
   const spans = spansOf(log, 40_000);
   expect(spans.map(({ lane, row, from, to, look }) => [lane, row, from / 1000, to / 1000, look])).toEqual([
-    ["tools", 0, 10, 15, "plain"], ["tools", 1, 12, 13, "plain"], ["tools", 0, 20, 21, "failed"], ["tools", 0, 30, 40, "running"], ["text", 0, 31, 40, "waiting"],
+    ["tools", 0, 10, 15, "plain"],
+    ["tools", 1, 12, 13, "plain"],
+    ["tools", 0, 20, 21, "failed"],
+    ["tools", 0, 30, 40, "running"],
+    ["text", 0, 31, 40, "waiting"],
   ]);
 });
 
 describe("replay", () => {
-  const at = (second: number, id = second): StoredEvent => ({ event: "x", event_id: id, trace_id: "t", ts: new Date(second * 1000).toISOString() });
+  const at = (second: number, id = second): StoredEvent => ({
+    event: "x",
+    event_id: id,
+    trace_id: "t",
+    ts: new Date(second * 1000).toISOString(),
+  });
   const ids = (events: StoredEvent[]) => events.map((event) => event.event_id);
   const player = (speed: 1 | 10) => new Player({} as never, speed, () => undefined);
 

@@ -1,13 +1,20 @@
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { paint } from "./page";
-import type { Socket } from "../src/net/socket";
 import { TraceLog } from "../src/log/trace-log";
 import type { Frame, Snapshot, StoredEvent } from "../src/net/protocol";
+import type { Socket } from "../src/net/socket";
+import { paint } from "./page";
 
 const { pages, ApiError } = vi.hoisted(() => ({
   pages: [] as (unknown[] | Error)[],
   ApiError: class extends Error {
-    constructor(readonly status: number, readonly code: string, message: string, readonly details: unknown[], readonly retryAfterS: number, readonly facts: object) {
+    constructor(
+      readonly status: number,
+      readonly code: string,
+      message: string,
+      readonly details: unknown[],
+      readonly retryAfterS: number,
+      readonly facts: object,
+    ) {
       super(message);
     }
   },
@@ -36,21 +43,70 @@ beforeEach(() => {
 });
 
 const ts = "2026-11-20T08:00:00.000Z";
-const stored = (event_id: number, event: string, payload: object): StoredEvent => ({ event, event_id, trace_id: "t", ts, ...payload });
+const stored = (event_id: number, event: string, payload: object): StoredEvent => ({
+  event,
+  event_id,
+  trace_id: "t",
+  ts,
+  ...payload,
+});
 const said = (event_id: number, message_id = `m${event_id}`, content: unknown = `text ${event_id}`): StoredEvent =>
-  stored(event_id, "message_added", { affected_goals: [], message: { message_id, sequence: event_id, role: "assistant", content, goal_id: null, description: "x", status: "complete" } });
-const appended = (event_id: number, message_id: string, append: string): StoredEvent => stored(event_id, "message_updated", { message_id, append, affected_goals: [] });
+  stored(event_id, "message_added", {
+    affected_goals: [],
+    message: {
+      message_id,
+      sequence: event_id,
+      role: "assistant",
+      content,
+      goal_id: null,
+      description: "x",
+      status: "complete",
+    },
+  });
+const appended = (event_id: number, message_id: string, append: string): StoredEvent =>
+  stored(event_id, "message_updated", { message_id, append, affected_goals: [] });
 
-function connected(since: number, head: number, more: Partial<Snapshot> & { event?: string; epoch?: string } = {}): Frame {
+function connected(
+  since: number,
+  head: number,
+  more: Partial<Snapshot> & { event?: string; epoch?: string } = {},
+): Frame {
   const { event = "connected", epoch = "e1", ...rest } = more;
-  const trace = { trace_id: "t", task: "a task", status: "running", is_running: true, last_event_id: head, first_event_id: 1, current_goal_id: null };
-  return { event, trace_id: "t", cursor: `${epoch}.${since}`, current_event_id: head, first_event_id: 1, trace, goal_tree: { mission: "", current_id: null, goals: [], as_of_event_id: head }, sub_traces: [], pending_inputs: [], ...rest };
+  const trace = {
+    trace_id: "t",
+    task: "a task",
+    status: "running",
+    is_running: true,
+    last_event_id: head,
+    first_event_id: 1,
+    current_goal_id: null,
+  };
+  return {
+    event,
+    trace_id: "t",
+    cursor: `${epoch}.${since}`,
+    current_event_id: head,
+    first_event_id: 1,
+    trace,
+    goal_tree: { mission: "", current_id: null, goals: [], as_of_event_id: head },
+    sub_traces: [],
+    pending_inputs: [],
+    ...rest,
+  };
 }
 const caughtUp = (replayed: number): Frame => ({ event: "caught_up", trace_id: "t", replayed });
-const texts = () => log.items.map((item) => (item.message ? item.message.content : item.hole !== undefined ? `${item.id}-${item.hole}?` : item.gap ?? item.event!.event));
+const texts = () =>
+  log.items.map((item) =>
+    item.message
+      ? item.message.content
+      : item.hole !== undefined
+        ? `${item.id}-${item.hole}?`
+        : (item.gap ?? item.event!.event),
+  );
 
 function feed(...frames: (Frame | StoredEvent)[]): void {
-  for (const frame of frames) typeof frame.event_id === "number" ? log.event(frame as StoredEvent) : log.frame(frame as Frame);
+  for (const frame of frames)
+    typeof frame.event_id === "number" ? log.event(frame as StoredEvent) : log.frame(frame as Frame);
   paint();
 }
 
@@ -98,7 +154,14 @@ test("what was trimmed while it was not read is said, and the rest is read", asy
   feed(connected(6, 8), said(7), said(8), caughtUp(2));
   pages.push(new ApiError(410, "trimmed", "gone", [], 0, { first_event_id: 4 }), [said(4), said(5), said(6)]);
   await log.readHistory();
-  expect(texts()).toEqual(["Events 1 to 3 have been trimmed from the log", "text 4", "text 5", "text 6", "text 7", "text 8"]);
+  expect(texts()).toEqual([
+    "Events 1 to 3 have been trimmed from the log",
+    "text 4",
+    "text 5",
+    "text 6",
+    "text 7",
+    "text 8",
+  ]);
   expect(log.history.value).toBe("complete");
 });
 
@@ -127,7 +190,16 @@ test("a heartbeat with nothing new has nothing drawn", () => {
 
 test("a goal tree in parts is put together", () => {
   const goal = (id: string) => ({ id, description: id, parent_id: null, status: "pending", sub_trace_ids: [] });
-  const part = (n: number, ...goals: object[]): Frame => ({ event: "goal_tree_part", trace_id: "t", part: n, parts: 2, mission: "", current_id: "b", goals, as_of_event_id: 1 });
+  const part = (n: number, ...goals: object[]): Frame => ({
+    event: "goal_tree_part",
+    trace_id: "t",
+    part: n,
+    parts: 2,
+    mission: "",
+    current_id: "b",
+    goals,
+    as_of_event_id: 1,
+  });
   feed({ ...connected(0, 1), goal_tree: null }, part(1, goal("a")));
   expect(log.state).toBeNull();
   feed(part(2, goal("b")), said(1), caughtUp(1));
@@ -140,14 +212,30 @@ describe("a gap", () => {
   test("of trimmed events is shown where it is", () => {
     feed(connected(0, 1), said(1), caughtUp(1));
     log.lost();
-    feed({ event: "gap", trace_id: "t", reason: "trimmed", first_event_id: 5, resume_event_id: 4, current_event_id: 6 }, connected(4, 6, { event: "snapshot" }), said(5), said(6), caughtUp(2));
-    expect(texts()).toEqual(["text 1", "Events 2 to 4 have been trimmed from the log before this page had them", "text 5", "text 6"]);
+    feed(
+      { event: "gap", trace_id: "t", reason: "trimmed", first_event_id: 5, resume_event_id: 4, current_event_id: 6 },
+      connected(4, 6, { event: "snapshot" }),
+      said(5),
+      said(6),
+      caughtUp(2),
+    );
+    expect(texts()).toEqual([
+      "text 1",
+      "Events 2 to 4 have been trimmed from the log before this page had them",
+      "text 5",
+      "text 6",
+    ]);
   });
 
   test("to another history forgets this one", () => {
     feed(connected(0, 1), said(1), caughtUp(1));
     log.lost();
-    feed({ event: "gap", trace_id: "t", reason: "reset", first_event_id: 1, resume_event_id: 0, current_event_id: 1 }, connected(0, 1, { event: "snapshot", epoch: "e2" }), said(1, "new", "other"), caughtUp(1));
+    feed(
+      { event: "gap", trace_id: "t", reason: "reset", first_event_id: 1, resume_event_id: 0, current_event_id: 1 },
+      connected(0, 1, { event: "snapshot", epoch: "e2" }),
+      said(1, "new", "other"),
+      caughtUp(1),
+    );
     expect(texts().at(-1)).toBe("other");
     expect(texts()).not.toContain("text 1");
     expect(log.ask().since_event_id).toBe("e2.1");
@@ -171,6 +259,12 @@ test("failed tool calls are errors, also once they are updated", () => {
   const call = { tool_name: "grep" };
   feed(connected(0, 2), said(1, "ok", { ...call, result: "x", error: null }), said(2, "a", call), caughtUp(2));
   expect(log.items.map((item) => item.error)).toEqual([false, false]);
-  feed(stored(3, "message_updated", { message_id: "a", patch: { content: { ...call, error: "no such file" } }, affected_goals: [] }));
+  feed(
+    stored(3, "message_updated", {
+      message_id: "a",
+      patch: { content: { ...call, error: "no such file" } },
+      affected_goals: [],
+    }),
+  );
   expect(log.items[1]!.error).toBe(true);
 });

@@ -1,14 +1,26 @@
 import "./page";
 import { expect, test } from "vitest";
-import { markSeen, seen, troubles } from "../src/log/trouble";
 import { Traces } from "../src/log/traces";
+import { markSeen, seen, troubles } from "../src/log/trouble";
 import type { Frame, Trace } from "../src/net/protocol";
 import { paint } from "./page";
 
 const NOW = Date.parse("2026-11-20T12:00:00.000Z");
 const trace = (trace_id: string, status: string, more: Partial<Trace> = {}): Trace =>
-  ({ trace_id, status, root_trace_id: trace_id, parent_trace_id: null, updated_at: "2026-11-20T11:00:00.000Z", completed_at: "2026-11-20T11:00:00.000Z", metadata: {}, last_event_id: 3, created_at: "", ...more }) as Trace;
-const names = (all: Trace[]) => troubles(all, seen.value, NOW).map(({ root, failed }) => [root.trace_id, ...failed.map((one) => one.trace_id)]);
+  ({
+    trace_id,
+    status,
+    root_trace_id: trace_id,
+    parent_trace_id: null,
+    updated_at: "2026-11-20T11:00:00.000Z",
+    completed_at: "2026-11-20T11:00:00.000Z",
+    metadata: {},
+    last_event_id: 3,
+    created_at: "",
+    ...more,
+  }) as Trace;
+const names = (all: Trace[]) =>
+  troubles(all, seen.value, NOW).map(({ root, failed }) => [root.trace_id, ...failed.map((one) => one.trace_id)]);
 
 test("a sub-agent's failure stands under its root while that has not completed", () => {
   const child = trace("child", "failed", { root_trace_id: "root", parent_trace_id: "root" });
@@ -19,7 +31,12 @@ test("a sub-agent's failure stands under its root while that has not completed",
 });
 
 test("old and imported runs ask nobody; one that fails again asks again", () => {
-  expect(names([trace("old", "failed", { updated_at: "2026-11-18T11:00:00.000Z" }), trace("imported", "failed", { metadata: { format: "openai" } })])).toEqual([]);
+  expect(
+    names([
+      trace("old", "failed", { updated_at: "2026-11-18T11:00:00.000Z" }),
+      trace("imported", "failed", { metadata: { format: "openai" } }),
+    ]),
+  ).toEqual([]);
   const failed = trace("a", "failed");
   expect(names([failed])).toEqual([["a", "a"]]);
   markSeen([failed, trace("b", "running")]);
@@ -32,7 +49,13 @@ test("bars say what is known: the last event of a run, and what came since the p
   const traces = new Traces({ watchList: (_: object, frame: (frame: Frame) => void) => (tell = frame) } as never);
   const at = Date.now();
   const ago = (ms: number) => new Date(at - ms).toISOString();
-  tell({ event: "traces", traces: [trace("a", "running", { updated_at: ago(20_000), last_event_id: 90 }), trace("b", "running", { updated_at: ago(600_000) })] });
+  tell({
+    event: "traces",
+    traces: [
+      trace("a", "running", { updated_at: ago(20_000), last_event_id: 90 }),
+      trace("b", "running", { updated_at: ago(600_000) }),
+    ],
+  });
   paint();
   expect(traces.bars("b", at)).toBeNull();
   expect(traces.bars("a", at)!.reduce((sum, n) => sum + n, 0)).toBe(1);

@@ -63,6 +63,7 @@ class SQLiteLog:
     ) -> None:
         self.path = path
         self.epoch = epoch
+        self.engine_version = sqlite3.sqlite_version
         self._max_event_bytes = max_event_bytes
         self._max_batch_events = max_batch_events
         self._clock = clock

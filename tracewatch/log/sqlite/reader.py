@@ -25,7 +25,7 @@ from ...model.times import format_time
 from .. import Grown, Page, Snapshot, TraceQuery
 from ..cache import Cached, StateCache
 from ..counts import LogLook, look
-from ..health import Health, fault_of
+from ..health import Health, fault_of, said
 from ..inputs import expired_inputs, inputs_of, open_inputs
 from ..removal import gives_back
 from ..retention import DAY_S, Outdated, find_outdated
@@ -106,7 +106,7 @@ class Reader:
     async def _failed(self, connection: aiosqlite.Connection, trace_id: str, error: Exception) -> TracewatchError:
         fault = fault_of(error)
         if fault is None:
-            logger.error("a defect in tracewatch failed a read", exc_info=error)
+            logger.error("a defect in tracewatch failed a read%s", said(error), exc_info=error)
             return TracewatchError("an internal error: nothing was read")
         if fault.code != "damaged":
             return self._health.note_error("read", fault.error("read"))

@@ -26,7 +26,7 @@ from ...model.times import format_time
 from .. import Grown, Listener
 from ..cache import StateCache
 from ..counts import LogCounts
-from ..health import CROWDED, DISK_FULL, LOCKED, SLOW, Fault, Health, fault_of, is_busy
+from ..health import CROWDED, DISK_FULL, LOCKED, SLOW, Fault, Health, fault_of, is_busy, said
 from ..jobs import Check, Job
 from ..rows import Statement, TraceRow, begin, run_all
 from ..transaction import Transaction
@@ -262,7 +262,9 @@ class Writer:
         if fault is not None:
             area = "damage" if fault.code == "damaged" else "write"
             return self._health.note_error(area, fault.error("written"))
-        logger.error("a defect in tracewatch failed a transaction; nothing of it was stored", exc_info=error)
+        logger.error(
+            "a defect in tracewatch failed a transaction; nothing of it was stored%s", said(error), exc_info=error
+        )
         return TracewatchError("an internal error: nothing was stored")
 
     def _answer(self, job: Job, answer: Any, cause: BaseException | None = None) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...errors import Forbidden
-from ..http import json_response
+from ..http import refuse
 
 
 def is_loopback(host: str) -> bool:
@@ -85,7 +85,4 @@ class AccessMiddleware:
             return
         error = Forbidden(fault)
         scope["app"].state.services.observed.auth_failures[error.code] += 1
-        if scope["type"] == "http":
-            await json_response(error.body(), error.status)(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
+        await refuse(error, scope, receive, send)

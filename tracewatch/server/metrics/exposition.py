@@ -9,7 +9,6 @@ Rule 3: what is a process's own has the label ``worker``, and one scrape has tho
 from __future__ import annotations
 
 import platform
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -81,7 +80,7 @@ def own_families(served: Services) -> list[Metric]:
         families.add("redis_up", float(served.redis.health.ok))
     families.each("hints", "source", hints)
     families.add("worker_up", 1)
-    versions = {"version": version("tracewatch"), "sqlite": sqlite3.sqlite_version}
+    versions = {"version": version("tracewatch"), "sqlite": served.log.engine_version}
     families.add("build_info", 1, **versions, python=platform.python_version())
     process = [*ProcessCollector(registry=None).collect(), *PlatformCollector(registry=None).collect()]
     return [*families.found.values(), *process]

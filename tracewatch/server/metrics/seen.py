@@ -23,7 +23,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...live.counts import Progress
+from ...live.hub import Progress
 from ...log.counts import Buckets
 from ...model.times import format_time
 

@@ -1,4 +1,5 @@
-// Export: as lines that `tracewatch import` takes, or as one page that opens offline. The same forms as the command line's.
+// Export of a trace with its sub-traces: as lines that `tracewatch import` takes, or as one page that opens offline.
+// The forms are those of `tracewatch export`.
 
 import { ApiError, fetchLines, fetchTemplate, fetchTrace } from "../net/api";
 import type { Trace } from "../net/protocol";
@@ -7,13 +8,45 @@ const PLACE = "<!-- traces -->"; // in the template
 
 /** What of a trace is needed to put it back; of a trimmed one, also the state its log begins with. */
 async function header(trace: Trace): Promise<object> {
-  const { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata, first_event_id, last_event_id } = trace;
-  const kept = { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata, first_event_id, last_event_id };
+  const {
+    trace_id,
+    task,
+    agent_type,
+    parent_trace_id,
+    parent_goal_id,
+    root_trace_id,
+    created_at,
+    metadata,
+    first_event_id,
+    last_event_id,
+  } = trace;
+  const kept = {
+    trace_id,
+    task,
+    agent_type,
+    parent_trace_id,
+    parent_goal_id,
+    root_trace_id,
+    created_at,
+    metadata,
+    first_event_id,
+    last_event_id,
+  };
   return first_event_id > 1 ? { ...kept, base: base(await fetchTrace(trace_id, first_event_id - 1)) } : kept;
 }
 
 function base({ trace, goal_tree, sub_traces, pending_inputs }: Awaited<ReturnType<typeof fetchTrace>>): object {
-  const { status, current_goal_id, updated_at, completed_at, summary, error, total_messages, total_tokens, total_cost } = trace;
+  const {
+    status,
+    current_goal_id,
+    updated_at,
+    completed_at,
+    summary,
+    error,
+    total_messages,
+    total_tokens,
+    total_cost,
+  } = trace;
   return {
     ...{ status, current_goal_id, updated_at, completed_at, summary, error, total_messages, total_tokens, total_cost },
     ...{ goals: goal_tree.goals, sub_traces, pending_inputs },
@@ -28,14 +61,19 @@ async function* subtree(traceId: string): AsyncGenerator<Awaited<ReturnType<type
     try {
       yield* subtree(sub.trace_id);
     } catch (error) {
-      if (!(error instanceof ApiError && error.status === 404)) throw error; // deleted: its parent's log goes on naming it
+      // A parent's log goes on naming a sub-trace that was deleted
+      if (!(error instanceof ApiError && error.status === 404)) throw error;
     }
   }
 }
 
 export async function exportLines(traceId: string): Promise<void> {
   const parts: BlobPart[] = [];
-  for await (const { trace } of subtree(traceId)) parts.push(`${JSON.stringify({ trace: await header(trace) })}\n`, await fetchLines(trace.trace_id, trace.first_event_id - 1));
+  for await (const { trace } of subtree(traceId))
+    parts.push(
+      `${JSON.stringify({ trace: await header(trace) })}\n`,
+      await fetchLines(trace.trace_id, trace.first_event_id - 1),
+    );
   save(new Blob(parts, { type: "application/x-ndjson" }), `${traceId}.ndjson`);
 }
 

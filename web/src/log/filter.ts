@@ -20,7 +20,10 @@ const TEXTS: Record<string, (trace: Trace) => string> = {
   task: (t) => t.task,
 };
 const SYNONYMS: Record<string, string[]> = {
-  open: ["running", "waiting"], ended: ["completed", "failed", "stopped"], done: ["completed"], error: ["failed", "lost"],
+  open: ["running", "waiting"],
+  ended: ["completed", "failed", "stopped"],
+  done: ["completed"],
+  error: ["failed", "lost"],
 };
 
 /** The test that a filter's text stands for, or null for one that lets everything pass. */
@@ -40,11 +43,19 @@ function parseWord(word: string): Test {
     const by = compared[2]!;
     return (trace) => {
       const n = numberOf(trace);
-      return by === ">" ? n > limit : by === "<" ? n < limit : by === ">=" ? n >= limit : by === "<=" ? n <= limit : n === limit;
+      return by === ">"
+        ? n > limit
+        : by === "<"
+          ? n < limit
+          : by === ">="
+            ? n >= limit
+            : by === "<="
+              ? n <= limit
+              : n === limit;
     };
   }
   const named = /^([a-z]+):(.+)$/i.exec(word);
-  const key = named?.[1]!.toLowerCase() ?? "";
+  const key = named?.[1]?.toLowerCase() ?? "";
   const textOf = Object.hasOwn(TEXTS, key) ? TEXTS[key] : undefined;
   if (named && textOf) {
     const wanted = unquote(named[2]!).toLowerCase().split(",").filter(Boolean);

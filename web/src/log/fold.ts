@@ -5,10 +5,28 @@
 //         whoever keeps one sees whether it is still the same. The state itself is changed in place.
 // Rule 3: an event that has been applied already changes nothing.
 
+import type {
+  Goal,
+  GoalTree,
+  Json,
+  Message,
+  PendingInput,
+  Snapshot,
+  StoredEvent,
+  SubTrace,
+  Totals,
+  Trace,
+  TraceStatus,
+} from "../net/protocol";
 import { isEnded } from "../net/protocol";
-import type { Goal, GoalTree, Json, Message, PendingInput, Snapshot, StoredEvent, SubTrace, Totals, Trace, TraceStatus } from "../net/protocol";
 
-const SERVER_EVENTS = new Set(["sub_trace_started", "sub_trace_completed", "input_provided", "input_expired", "cancel_requested"]);
+const SERVER_EVENTS = new Set([
+  "sub_trace_started",
+  "sub_trace_completed",
+  "input_provided",
+  "input_expired",
+  "cancel_requested",
+]);
 const AFFECTED = ["status", "self_stats", "cumulative_stats"] as const;
 const FIRST_LINE = /^[ \t\r\n]*([^\r\n]{0,200})/u;
 const TOOL_NAME_LENGTH = 128;
@@ -27,10 +45,24 @@ export class State {
 
   constructor(trace: Partial<Trace> & { trace_id: string }) {
     const fresh: Omit<Head, "trace_id"> = {
-      task: "", agent_type: "agent", parent_trace_id: null, parent_goal_id: null, root_trace_id: trace.trace_id,
-      status: "running", current_goal_id: null, first_event_id: 1, last_event_id: 0,
-      total_messages: 0, total_tokens: 0, total_cost: 0,
-      created_at: "", updated_at: "", completed_at: null, summary: null, error: null, metadata: {},
+      task: "",
+      agent_type: "agent",
+      parent_trace_id: null,
+      parent_goal_id: null,
+      root_trace_id: trace.trace_id,
+      status: "running",
+      current_goal_id: null,
+      first_event_id: 1,
+      last_event_id: 0,
+      total_messages: 0,
+      total_tokens: 0,
+      total_cost: 0,
+      created_at: "",
+      updated_at: "",
+      completed_at: null,
+      summary: null,
+      error: null,
+      metadata: {},
     };
     const { tree_totals: _tree, is_running: running, ...head } = trace;
     this.head = { ...fresh, ...head };
@@ -148,7 +180,8 @@ function goalAdded(state: State, event: StoredEvent): void {
   affect(state, event);
   let started = goal.status === "in_progress" ? goal.id : null;
   if (started === null) {
-    for (const change of event.affected_goals ?? []) { // nearest first
+    for (const change of event.affected_goals ?? []) {
+      // nearest first
       if (change.status === "in_progress" && state.goals.has(change.goal_id)) {
         started = change.goal_id;
         break;
@@ -192,7 +225,10 @@ export function updatedMessage(message: Message, event: StoredEvent): Message {
   if (typeof event.append === "string" && typeof after.content === "string") after.content += event.append;
   Object.assign(after, event.patch);
   // One that was derived follows the content: a text that is streamed begins with half a word
-  if (event.patch?.description === undefined && (message.description === "" || message.description === describe(message))) {
+  if (
+    event.patch?.description === undefined &&
+    (message.description === "" || message.description === describe(message))
+  ) {
     after.description = describe(after);
   }
   return after;
@@ -231,8 +267,14 @@ export function toolName(message: Message): string | null {
 function subTraceStarted(state: State, event: StoredEvent): void {
   const id: string = event.sub_trace_id;
   state.subTraces.set(id, {
-    trace_id: id, parent_goal_id: event.parent_goal_id, agent_type: event.agent_type, task: event.task, status: "running",
-    summary: null, stats: { total_messages: 0, total_tokens: 0, total_cost: 0 }, started_event_id: event.event_id,
+    trace_id: id,
+    parent_goal_id: event.parent_goal_id,
+    agent_type: event.agent_type,
+    task: event.task,
+    status: "running",
+    summary: null,
+    stats: { total_messages: 0, total_tokens: 0, total_cost: 0 },
+    started_event_id: event.event_id,
   });
   const goal = event.parent_goal_id === null ? undefined : state.goals.get(event.parent_goal_id);
   if (goal && !goal.sub_trace_ids.includes(id)) {

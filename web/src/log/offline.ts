@@ -5,9 +5,9 @@
 
 import { signal } from "@preact/signals";
 import type { Local } from "../net/api";
-import { applyInto, State } from "./fold";
-import type { Link, Subscriber } from "../net/socket";
 import type { Frame, Snapshot, StoredEvent, Trace } from "../net/protocol";
+import type { Link, Subscriber } from "../net/socket";
+import { applyInto, State } from "./fold";
 
 interface Kept {
   snapshot: Snapshot;
@@ -25,8 +25,10 @@ export function tracesInPage(): Map<string, Kept> | null {
   for (const line of text.split("\n")) {
     if (!line.trim()) continue;
     const value = JSON.parse(line) as { trace?: { trace_id: string }; snapshot?: Snapshot } & StoredEvent;
-    if (value.trace && value.snapshot) found.set(value.trace.trace_id, (kept = { snapshot: value.snapshot, events: [] }));
-    else kept?.events.push(value);
+    if (value.trace && value.snapshot) {
+      kept = { snapshot: value.snapshot, events: [] };
+      found.set(value.trace.trace_id, kept);
+    } else kept?.events.push(value);
   }
   return found;
 }
@@ -44,14 +46,30 @@ export function localApi(traces: Map<string, Kept>): Local {
       if (!kept) throw new Error("This file does not hold that run");
       const last = kept.snapshot.trace.last_event_id;
       if (at === undefined || at >= last) return kept.snapshot;
-      if (kept.events[0]?.event_id !== 1) throw new Error("The beginning of this run was trimmed: it can't be shown as it was");
-      const { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata } = kept.snapshot.trace;
-      const state = new State({ trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata });
+      if (kept.events[0]?.event_id !== 1)
+        throw new Error("The beginning of this run was trimmed: it can't be shown as it was");
+      const { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata } =
+        kept.snapshot.trace;
+      const state = new State({
+        trace_id,
+        task,
+        agent_type,
+        parent_trace_id,
+        parent_goal_id,
+        root_trace_id,
+        created_at,
+        metadata,
+      });
       for (const event of kept.events) {
         if (event.event_id > at) break;
         applyInto(state, event);
       }
-      return { trace: state.trace(), goal_tree: state.goalTree(), sub_traces: [...state.subTraces.values()], pending_inputs: [...state.pendingInputs.values()] };
+      return {
+        trace: state.trace(),
+        goal_tree: state.goalTree(),
+        sub_traces: [...state.subTraces.values()],
+        pending_inputs: [...state.pendingInputs.values()],
+      };
     },
     async traces() {
       return { traces: [...traces.values()].map(({ snapshot }) => snapshot.trace), next_page_token: null };
@@ -77,13 +95,24 @@ export class LocalSocket {
   subscribe(traceId: string, subscriber: Subscriber): void {
     const kept = this.traces.get(traceId);
     if (!kept) {
-      subscriber.frame({ event: "error", trace_id: traceId, code: "not_in_file", message: "This file does not hold that run" });
+      subscriber.frame({
+        event: "error",
+        trace_id: traceId,
+        code: "not_in_file",
+        message: "This file does not hold that run",
+      });
       return;
     }
     const { snapshot, events } = kept;
     const last = snapshot.trace.last_event_id;
     const first = events[0]?.event_id ?? last + 1;
-    subscriber.frame({ ...snapshot, event: "connected", trace_id: traceId, cursor: `file.${first - 1}`, current_event_id: last });
+    subscriber.frame({
+      ...snapshot,
+      event: "connected",
+      trace_id: traceId,
+      cursor: `file.${first - 1}`,
+      current_event_id: last,
+    });
     for (const event of events) subscriber.event(event);
     subscriber.frame({ event: "caught_up", trace_id: traceId, current_event_id: last, replayed: events.length });
   }

@@ -1,14 +1,14 @@
 // All traces of a page as they were at one moment: that of the event at which one of them is looked at.
 //
-// Rule 1: the moment is that of the server's clock, which stamps the events of all traces; of imported runs, which were
-//         appended at once, it is when things happened. The others stand after the last event they had then.
+// Rule 1: the moment is that of the server's clock, which stamps the events of all traces; of imported runs, which
+//         were appended at once, it is when things happened. The others stand after the last event they had then.
 // Rule 2: a trace is shown as it is now until it can be shown as it was.
 
 import { effect } from "@preact/signals";
 import { fetchEvents, fetchTrace } from "../net/api";
+import type { Json, StoredEvent } from "../net/protocol";
 import { Replay } from "./replay";
 import type { TraceLog } from "./trace-log";
-import type { Json, StoredEvent } from "../net/protocol";
 
 const PAGE = 200; // events that are read rather than halved once more
 const PROBE = 20; // events of which one says when it was
@@ -17,7 +17,8 @@ type Metadata = { readonly [key: string]: Json | undefined };
 const isImported = (metadata: Metadata | undefined): boolean => typeof metadata?.format === "string";
 
 /** When an event was, if it says so. */
-const when = (event: StoredEvent, imported: boolean): string | undefined => (imported ? (event.occurred_at as string | undefined) : event.ts);
+const when = (event: StoredEvent, imported: boolean): string | undefined =>
+  imported ? (event.occurred_at as string | undefined) : event.ts;
 
 /** How many of the events were at `moment`. */
 function reached(events: readonly StoredEvent[], moment: string, imported: boolean): number {
@@ -26,7 +27,13 @@ function reached(events: readonly StoredEvent[], moment: string, imported: boole
 }
 
 /** The last event of a trace at `moment`, of those behind `low` and before `high`; `low` if there is none. */
-export async function eventAt(traceId: string, moment: string, imported: boolean, low: number, high: number): Promise<number> {
+export async function eventAt(
+  traceId: string,
+  moment: string,
+  imported: boolean,
+  low: number,
+  high: number,
+): Promise<number> {
   while (high - low > 1) {
     const probe = high - low > PAGE + 1;
     const from = probe ? (low + high) >> 1 : low + 1;
@@ -56,7 +63,11 @@ class Companion extends Replay {
     if (this.going) return;
     this.going = true;
     try {
-      for (let to = ""; to !== this.moment; ) await this.arrive((to = this.moment));
+      let to = "";
+      while (to !== this.moment) {
+        to = this.moment;
+        await this.arrive(to);
+      }
     } finally {
       this.going = false;
     }
@@ -72,17 +83,22 @@ class Companion extends Replay {
     const n = reached(events, moment, imported);
     if (n) this.play(events.slice(0, n));
     // As far as what was read: the rest is far
-    if (n && n === events.length) await this.seek(await eventAt(this.id, moment, imported, this.position!, this.last + 1));
+    if (n && n === events.length)
+      await this.seek(await eventAt(this.id, moment, imported, this.position!, this.last + 1));
   }
 }
 
-const timeOf = (log: TraceLog): string => (isImported(log.state?.head.metadata) && log.items.at(-1)?.at) || log.lastEventAt;
+const timeOf = (log: TraceLog): string =>
+  (isImported(log.state?.head.metadata) && log.items.at(-1)?.at) || log.lastEventAt;
 
 export class Past {
   private others = new Map<TraceLog, Companion>();
   private readonly stop: () => void;
 
-  constructor(private readonly main: Replay, private readonly failed: (error: Error) => void) {
+  constructor(
+    private readonly main: Replay,
+    private readonly failed: (error: Error) => void,
+  ) {
     this.stop = effect(() => {
       main.version.value;
       for (const [log, other] of this.others) {
@@ -106,7 +122,8 @@ export class Past {
     if (log.id === this.main.id) return this.main.state ? this.main : log;
     let other = this.others.get(log);
     if (!other && this.main.state && log.phase.value.kind === "live") {
-      this.others.set(log, (other = new Companion(log)));
+      other = new Companion(log);
+      this.others.set(log, other);
       this.move(other);
     }
     other?.version.value;
@@ -117,6 +134,9 @@ export class Past {
   async eventOf(traceId: string): Promise<number> {
     const { trace } = await fetchTrace(traceId);
     const first = trace.first_event_id;
-    return Math.max(first, await eventAt(traceId, timeOf(this.main), isImported(trace.metadata), first - 1, trace.last_event_id + 1));
+    return Math.max(
+      first,
+      await eventAt(traceId, timeOf(this.main), isImported(trace.metadata), first - 1, trace.last_event_id + 1),
+    );
   }
 }

@@ -1,13 +1,13 @@
 // A trace as it was after any of its events, and on from there.
 //
-// Rule 1: goals, sub-traces and questions come from the server's fold at that event; rows are those of the live log that
-//         have not changed since, and those that have are built again from their events.
+// Rule 1: goals, sub-traces and questions come from the server's fold at that event. Rows are those of the live log
+//         where they have not changed since; the others are built again from their events.
 // Rule 2: going forward folds the events between; going back asks the server.
 
 import { fetchEvents, fetchTrace } from "../net/api";
+import type { StoredEvent } from "../net/protocol";
 import { State } from "./fold";
 import { type Item, TraceLog } from "./trace-log";
-import type { StoredEvent } from "../net/protocol";
 
 const PAGE = 1000;
 const FORWARD = 1500; // events that are folded rather than asking for another snapshot
@@ -146,4 +146,3 @@ class Builder extends TraceLog {
     for (const event of events) this.take(event, 0);
   }
 }
-

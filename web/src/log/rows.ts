@@ -1,15 +1,18 @@
 // What was said in one trace, in order, as far as it was read: rows, and holes where events were not read yet.
 //
-// Rule 1: every event of the log up to the last taken is in a row, in the state, or in a hole. A hole is a row as well.
-// Rule 2: holes are filled from any side, in pages without gaps in them, and give the very same messages as reading from
-//         the beginning: updates that stand behind a hole wait in `later` and are put in after what the hole held.
-// Rule 3: of what is far from what is looked at, no more than MOST_BYTES are kept: the rest is cut to its beginning
-//         (`light`), and read again when it is looked at. At most MOST_ROWS are kept; then the oldest become a hole again.
+// Rule 1: every event of the log up to the last taken is in a row, in the state, or in a hole. A hole is a row as
+//         well.
+// Rule 2: holes are filled from any side, in pages without gaps in them, and give the very same messages as reading
+//         from the beginning: updates that stand behind a hole wait in `later` and are put in after the events of the
+//         hole.
+// Rule 3: at most MOST_BYTES are kept. Rows that are far from those on the screen are cut to their beginning
+//         (`light`), and read again when they come onto the screen. At most MOST_ROWS are kept; then the oldest become
+//         a hole again.
 
+import type { Message, StoredEvent } from "../net/protocol";
+import { isEnded } from "../net/protocol";
 import { isObject, updatedMessage } from "./fold";
 import { shortened, sizeOf } from "./size";
-import { isEnded } from "../net/protocol";
-import type { Message, StoredEvent } from "../net/protocol";
 
 export const MOST_BYTES = 48_000_000; // of texts and other contents
 const HEAVY = 1_000; // bytes; what is smaller is never cut
@@ -49,12 +52,30 @@ interface Waiting {
 }
 
 // Shown by the goal tree, the header or the messages they change, not as rows of their own
-const SILENT = new Set(["goal_added", "goal_updated", "message_added", "message_updated", "input_provided", "input_expired"]);
-const NO_ROW = { message: null, event: null, at: "", updatedAt: "", goalId: null, error: false, version: 0, live: 0, height: 0, size: 0 };
+const SILENT = new Set([
+  "goal_added",
+  "goal_updated",
+  "message_added",
+  "message_updated",
+  "input_provided",
+  "input_expired",
+]);
+const NO_ROW = {
+  message: null,
+  event: null,
+  at: "",
+  updatedAt: "",
+  goalId: null,
+  error: false,
+  version: 0,
+  live: 0,
+  height: 0,
+  size: 0,
+};
 
 export class Rows {
   items: Item[] = [];
-  goalTimes = new Map<string, { from: number; to: number }>(); // ms; when goals were worked on, as far as events were seen
+  goalTimes = new Map<string, { from: number; to: number }>(); // ms; work on goals, as far as events were seen
   outcomes = new Map<string, StoredEvent>(); // how questions were closed, by request_id
   bytes = 0; // kept
   unread = 0; // events in holes
@@ -100,10 +121,12 @@ export class Rows {
     const before = from > hole.id ? [holeRow(hole.id, from - 1)] : [];
     const after = to < hole.hole! ? [holeRow(to + 1, hole.hole!)] : [];
     this.replace(at, at + 1, [...before, ...page, ...after]);
-    for (const event of events) if (event.event === "message_updated") this.update(event, 0, this.messages.get(event.message_id));
+    for (const event of events)
+      if (event.event === "message_updated") this.update(event, 0, this.messages.get(event.message_id));
     for (const id of [...this.later.keys()]) this.settle(id);
     for (const { message } of page) {
-      if (message && ((this.unread && message.status !== "complete") || this.updatedLater.delete(message.message_id))) this.byMessage.get(message.message_id)!.light = true;
+      if (message && ((this.unread && message.status !== "complete") || this.updatedLater.delete(message.message_id)))
+        this.byMessage.get(message.message_id)!.light = true;
     }
     if (!this.unread) this.later.clear();
     this.cutTheFar();
@@ -129,13 +152,27 @@ export class Rows {
     const base = { id: event.event_id, lastId: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
     if (event.event === "message_added") {
       const message = event.message as Message;
-      const item: Item = { ...base, message, event: null, goalId: message.goal_id, error: isError(message), size: sizeOf(message.content) };
+      const item: Item = {
+        ...base,
+        message,
+        event: null,
+        goalId: message.goal_id,
+        error: isError(message),
+        size: sizeOf(message.content),
+      };
       this.byMessage.set(message.message_id, item);
       return item;
     }
     if (SILENT.has(event.event)) return null;
     const failed = event.event === "error" || event.status === "failed" || event.status === "lost";
-    const item: Item = { ...base, message: null, event, goalId: event.goal_id ?? event.parent_goal_id ?? null, error: failed, size: sizeOf(event as never) };
+    const item: Item = {
+      ...base,
+      message: null,
+      event,
+      goalId: event.goal_id ?? event.parent_goal_id ?? null,
+      error: failed,
+      size: sizeOf(event as never),
+    };
     if (event.event === "input_requested") this.asked.set(event.request_id, item);
     else if (isEnded(event.status)) for (const asked of this.asked.values()) asked.version++;
     return item;
@@ -159,7 +196,7 @@ export class Rows {
     entry.fresh = true;
   }
 
-  /** Put in the updates of a message that stand behind no hole any more; and show the others already, as far as can be. */
+  /** Put in the updates of a message that stand behind no hole any more; show the others already, as far as can be. */
   private settle(id: string, live = 0): void {
     const waiting = this.later.get(id)!;
     const item = this.byMessage.get(id);
@@ -172,7 +209,13 @@ export class Rows {
       waiting.base = updated(waiting.base, event, item);
       waiting.upTo = event.event_id;
     }
-    if (last && waiting.fresh) this.show(item, waiting.updates.reduce((message, event) => updated(message, event, item), waiting.base), last, live);
+    if (last && waiting.fresh)
+      this.show(
+        item,
+        waiting.updates.reduce((message, event) => updated(message, event, item), waiting.base),
+        last,
+        live,
+      );
     waiting.fresh = false;
     if (!waiting.updates.length) this.later.delete(id);
   }
@@ -181,7 +224,13 @@ export class Rows {
     this.messages.set(message.message_id, message);
     const size = sizeOf(message.content);
     this.bytes += size - item.size;
-    Object.assign(item, { message, size, updatedAt: this.timeOf(event), lastId: Math.max(item.lastId, event.event_id), error: isError(message) });
+    Object.assign(item, {
+      message,
+      size,
+      updatedAt: this.timeOf(event),
+      lastId: Math.max(item.lastId, event.event_id),
+      error: isError(message),
+    });
     item.version++;
     if (live && event.patch) item.live = live;
   }
@@ -190,7 +239,7 @@ export class Rows {
     return this.holes.some((hole) => hole.id > from && hole.id < to);
   }
 
-  /** When an event happened. What the server writes among events that came late, or from an import, happened with them. */
+  /** When an event happened. The server's events among events that came late, or from an import, happened with them. */
   private timeOf(event: StoredEvent): string {
     if (event.occurred_at) {
       this.late = Date.parse(event.ts) - Date.parse(event.occurred_at) > LATE_MS ? event.occurred_at : "";
@@ -257,7 +306,11 @@ export class Rows {
       const to = Math.min(hole.hole!, first - 1);
       const at = this.items.indexOf(hole);
       this.replace(at, at + 1, hole.hole! >= first ? [holeRow(first, hole.hole!)] : []);
-      this.lose(to, `Events ${hole.id} to ${to} have been trimmed from the log`, this.items[at]?.at || this.items[at + 1]?.at || "");
+      this.lose(
+        to,
+        `Events ${hole.id} to ${to} have been trimmed from the log`,
+        this.items[at]?.at || this.items[at + 1]?.at || "",
+      );
     }
   }
 
@@ -277,7 +330,10 @@ export class Rows {
     if (this.items.length <= MOST_ROWS + DROP_AT_ONCE) return;
     // The oldest; but not what somebody reads: then what is between that and the end
     const reading = this.indexAfter(this.looked[1]);
-    const start = this.indexAfter(this.looked[0]) > DROP_AT_ONCE + NEAR ? 0 : Math.min(reading + NEAR, this.items.length - 2 * DROP_AT_ONCE);
+    const start =
+      this.indexAfter(this.looked[0]) > DROP_AT_ONCE + NEAR
+        ? 0
+        : Math.min(reading + NEAR, this.items.length - 2 * DROP_AT_ONCE);
     this.drop(start, start + DROP_AT_ONCE);
   }
 
@@ -290,7 +346,8 @@ export class Rows {
       if (!item.message) continue;
       this.messages.delete(item.message.message_id);
       this.byMessage.delete(item.message.message_id);
-      if (this.later.delete(item.message.message_id) || item.lastId > last) this.updatedLater.add(item.message.message_id);
+      if (this.later.delete(item.message.message_id) || item.lastId > last)
+        this.updatedLater.add(item.message.message_id);
     }
     this.replace(start, stop, [holeRow(first, last)]);
   }
@@ -337,7 +394,7 @@ export class Rows {
     return this.byMessage.get(messageId);
   }
 
-  /** The row that shows an event: its own, that of the message it updated, the hole it is in, or the nearest before it. */
+  /** The row that shows an event: its own, that of the message it updated, its hole, or the nearest before. */
   itemOfEvent(eventId: number): Item | undefined {
     return this.items[this.indexAfter(eventId) - 1];
   }
@@ -369,5 +426,9 @@ export function isError(message: Message): boolean {
     if (content.is_error === true) return true;
   }
   const more = message as unknown as Record<string, unknown>;
-  return message.role === "error" || more.is_error === true || (more.error !== undefined && more.error !== null && more.error !== false);
+  return (
+    message.role === "error" ||
+    more.is_error === true ||
+    (more.error !== undefined && more.error !== null && more.error !== false)
+  );
 }

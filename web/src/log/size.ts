@@ -26,5 +26,9 @@ function cut(value: Json, depth: number): Json {
   if (typeof value !== "object" || value === null) return value;
   const most = Math.max(2, PARTS >> depth);
   if (Array.isArray(value)) return value.slice(0, most).map((one) => cut(one, depth + 1));
-  return Object.fromEntries(Object.entries(value).slice(0, depth ? most : PARTS).map(([key, one]) => [key, cut(one!, depth + 1)]));
+  return Object.fromEntries(
+    Object.entries(value)
+      .slice(0, depth ? most : PARTS)
+      .map(([key, one]) => [key, cut(one!, depth + 1)]),
+  );
 }

@@ -3,18 +3,19 @@
 // Rule 1: it opens with the snapshot and the newest events; the others are read in pages, from the end backwards until
 //         there are MOST_READ bytes, and at once where somebody looks or a link leads.
 // Rule 2: events are taken only in order. A hole or a repeat asks again from the last one that was taken.
-// Rule 3: what arrives is put in once per frame, whatever its number; what a reconnect brings, at once when all is here.
+// Rule 3: events that arrive between two paints are put in together. The events of a reconnect are put in when all of
+//         them are here.
 
 import { signal } from "@preact/signals";
-import { ApiError, fetchEvents, fetchMessage, fetchMessages } from "../net/api";
-import { applyInto, State } from "./fold";
 import { count, timeOfDay } from "../format";
+import { ApiError, fetchEvents, fetchMessage, fetchMessages } from "../net/api";
+import type { Frame, GoalTree, Message, Snapshot, StoredEvent } from "../net/protocol";
+import type { Socket, Subscriber } from "../net/socket";
+import { applyInto, State } from "./fold";
 import { nextFrame } from "./paint";
 import { type Item, Rows } from "./rows";
-import type { Socket, Subscriber } from "../net/socket";
-import type { Frame, GoalTree, Message, Snapshot, StoredEvent } from "../net/protocol";
 
-export { isError, type Item } from "./rows";
+export { type Item, isError } from "./rows";
 
 const OPENING_EVENTS = 200;
 const MOST_READ = 64_000_000; // bytes that are read without being asked for
@@ -53,7 +54,10 @@ export class TraceLog extends Rows implements Subscriber {
   private holding: ReturnType<typeof setTimeout> | undefined;
   closed = false;
 
-  constructor(readonly id: string, protected readonly socket: Pick<Socket, "subscribe" | "unsubscribe" | "resubscribe"> | null) {
+  constructor(
+    readonly id: string,
+    protected readonly socket: Pick<Socket, "subscribe" | "unsubscribe" | "resubscribe"> | null,
+  ) {
     super();
   }
 
@@ -91,7 +95,7 @@ export class TraceLog extends Rows implements Subscriber {
     if (this.reconnected && frame.event === "connected") {
       this.phase.value = { kind: "catching_up", left: Math.max(0, frame.current_event_id - (this.position ?? 0)) };
       clearTimeout(this.holding);
-      this.holding = setTimeout(() => (this.reconnected = false, nextFrame(this.flush)), HELD_MS);
+      this.holding = setTimeout(this.holdNoMore, HELD_MS);
     } else if (!this.reconnected || frame.event === "caught_up" || frame.event === "error") nextFrame(this.flush);
   }
 
@@ -101,6 +105,11 @@ export class TraceLog extends Rows implements Subscriber {
     this.reconnected = true;
     if (this.phase.peek().kind === "live") this.phase.value = { kind: "catching_up", left: 0 };
   }
+
+  private holdNoMore = (): void => {
+    this.reconnected = false;
+    nextFrame(this.flush);
+  };
 
   private flush = (): void => {
     if (this.closed || !this.queue.length) return;
@@ -134,7 +143,10 @@ export class TraceLog extends Rows implements Subscriber {
         this.tree.goals.push(...(frame.goals as GoalTree["goals"]));
         if (frame.part !== frame.parts) return;
         const { mission, current_id, as_of_event_id } = frame as unknown as GoalTree;
-        const whole = { ...this.tree.frame, goal_tree: { mission, current_id, as_of_event_id, goals: this.tree.goals } };
+        const whole = {
+          ...this.tree.frame,
+          goal_tree: { mission, current_id, as_of_event_id, goals: this.tree.goals },
+        };
         this.begin(this.tree.frame, whole as unknown as Snapshot);
         this.tree = null;
         return;
@@ -155,7 +167,8 @@ export class TraceLog extends Rows implements Subscriber {
         return;
       case "heartbeat":
         // A subscription that is dead behind a live socket: its head is ahead of what was sent
-        if (this.phase.peek().kind === "live" && frame.current_event_id > (this.position ?? 0)) this.socket?.resubscribe(this.id);
+        if (this.phase.peek().kind === "live" && frame.current_event_id > (this.position ?? 0))
+          this.socket?.resubscribe(this.id);
         return;
       case "error":
         if (frame.command) return; // answers a command, and closes nothing
@@ -175,7 +188,8 @@ export class TraceLog extends Rows implements Subscriber {
     }
     this.begins(snapshot.trace.first_event_id);
     this.state.leaseAlive = snapshot.trace.is_running || !["running", "waiting"].includes(snapshot.trace.status);
-    for (const sub of snapshot.sub_traces) if (this.state.subTraces.has(sub.trace_id)) this.state.subTraces.set(sub.trace_id, sub);
+    for (const sub of snapshot.sub_traces)
+      if (this.state.subTraces.has(sub.trace_id)) this.state.subTraces.set(sub.trace_id, sub);
     this.phase.value = { kind: "catching_up", left: Math.max(0, this.target - this.position!) };
   }
 
@@ -185,8 +199,12 @@ export class TraceLog extends Rows implements Subscriber {
     const until = this.lastEventAt ? ` up to ${timeOfDay(this.lastEventAt)}` : "";
     const words = {
       trimmed: `Events ${seen + 1} to ${first - 1} have been trimmed from the log before this page had them`,
-      reset: `The log was replaced or restored from a backup. The ${count(seen)} events this page had seen${until} belong to another history; what follows is what the log holds now`,
-      ahead: `The log ends at event ${count(resume)}, and this page had seen ${count(seen)}${until}: it was set back. This is what it holds`,
+      reset:
+        `The log was replaced or restored from a backup. The ${count(seen)} events this page had seen${until} ` +
+        "belong to another history; what follows is what the log holds now",
+      ahead:
+        `The log ends at event ${count(resume)}, and this page had seen ${count(seen)}${until}: ` +
+        "it was set back. This is what it holds",
     }[frame.reason as "trimmed"];
     if (frame.reason === "trimmed") this.begins(first);
     else {
@@ -265,7 +283,8 @@ export class TraceLog extends Rows implements Subscriber {
     this.lookedAt(drawn[0]!.id, drawn.at(-1)!.id);
     if (this.phase.peek().kind === "gone") return;
     const hole = drawn.find((item) => item.hole !== undefined);
-    if (hole && !this.filling && this.history.peek() !== "failed") void this.fill(hole, top && top.id > hole.id ? "end" : "start");
+    if (hole && !this.filling && this.history.peek() !== "failed")
+      void this.fill(hole, top && top.id > hole.id ? "end" : "start");
     const light = drawn.filter((item) => item.light && !this.healing.has(item));
     if (light.length) void this.heal(light);
   }
@@ -281,10 +300,17 @@ export class TraceLog extends Rows implements Subscriber {
   }
 
   protected async readPage(hole: Item, where: "start" | "end" | number): Promise<boolean> {
-    let size = Math.round(Math.min(PAGE_EVENTS, Math.max(20, PAGE_BYTES / (this.read.bytes / (this.read.events || 1) || 200))));
+    let size = Math.round(
+      Math.min(PAGE_EVENTS, Math.max(20, PAGE_BYTES / (this.read.bytes / (this.read.events || 1) || 200))),
+    );
     try {
       for (;;) {
-        const from = where === "end" ? Math.max(hole.id, hole.hole! - size + 1) : where === "start" ? hole.id : Math.max(hole.id, where - Math.floor(size / 3));
+        const from =
+          where === "end"
+            ? Math.max(hole.id, hole.hole! - size + 1)
+            : where === "start"
+              ? hole.id
+              : Math.max(hole.id, where - Math.floor(size / 3));
         const to = Math.min(hole.hole!, from + size - 1);
         const { events } = await fetchEvents(this.id, this.cursor(from - 1), to - from + 1);
         const last = events.at(-1)?.event_id;

@@ -4,9 +4,9 @@
 
 import { computed, signal } from "@preact/signals";
 import { fetchInputs, fetchTrace, fetchTraces, type OpenInput } from "../net/api";
-import { nextFrame } from "./paint";
-import type { Socket } from "../net/socket";
 import type { Frame, Trace } from "../net/protocol";
+import type { Socket } from "../net/socket";
+import { nextFrame } from "./paint";
 
 const MOST_TRACES = 20_000;
 const FIRST = 200;
@@ -81,7 +81,10 @@ export class Traces {
     const bar = SPARK_BARS - 1 - Math.max(0, now - Math.floor(at / SPARK_MS));
     if (events <= 0 || !(bar >= 0)) return;
     let seen = this.activity.get(id);
-    if (!seen) this.activity.set(id, (seen = { slot: now, bars: new Array(SPARK_BARS).fill(0) }));
+    if (!seen) {
+      seen = { slot: now, bars: new Array(SPARK_BARS).fill(0) };
+      this.activity.set(id, seen);
+    }
     shift(seen, now);
     seen.bars[bar]! += events;
   }

@@ -1,7 +1,7 @@
 // Which failed and lost runs need a person: those of the last day that nobody here has looked at or put away.
 //
-// Rule 1: a sub-agent's failure stands under its root, and only while the root has not completed: a run that got over it
-//         asks nobody. Imported runs are history and ask nobody either.
+// Rule 1: a sub-agent's failure stands under its root, and only while the root has not completed: a run that got over
+//         the failure asks nobody. Imported runs are history and ask nobody either.
 // Rule 2: what was looked at is remembered with the time it happened at: a run that fails again asks again.
 
 import { signal } from "@preact/signals";
@@ -26,14 +26,20 @@ const read = (): Set<string> => {
 
 /** What was looked at, here and in other tabs. */
 export const seen = signal<ReadonlySet<string>>(typeof localStorage === "undefined" ? new Set() : read());
-if (typeof window !== "undefined") window.addEventListener("storage", (event) => event.key === KEY && (seen.value = read()));
+if (typeof window !== "undefined")
+  window.addEventListener("storage", (event) => {
+    if (event.key === KEY) seen.value = read();
+  });
 
 const isTrouble = (trace: Trace): boolean => trace.status === "failed" || trace.status === "lost";
 const keyOf = (trace: Trace): string => `${trace.trace_id} ${trace.completed_at ?? trace.updated_at}`;
 
 /** Remember that these were looked at. */
 export function markSeen(traces: Iterable<Trace>): void {
-  const keys = [...traces].filter(isTrouble).map(keyOf).filter((key) => !seen.peek().has(key));
+  const keys = [...traces]
+    .filter(isTrouble)
+    .map(keyOf)
+    .filter((key) => !seen.peek().has(key));
   if (!keys.length) return;
   const kept = [...seen.peek(), ...keys].slice(-MOST);
   seen.value = new Set(kept);
@@ -47,7 +53,9 @@ export function markSeen(traces: Iterable<Trace>): void {
 /** What needs a person, the newest first. */
 export function troubles(all: readonly Trace[], looked: ReadonlySet<string>, at: number): Trouble[] {
   const since = new Date(at - RECENT_MS).toISOString();
-  const found = all.filter((trace) => isTrouble(trace) && trace.updated_at > since && !trace.metadata?.format && !looked.has(keyOf(trace)));
+  const found = all.filter(
+    (trace) => isTrouble(trace) && trace.updated_at > since && !trace.metadata?.format && !looked.has(keyOf(trace)),
+  );
   if (!found.length) return [];
   const byId = new Map(all.map((trace) => [trace.trace_id, trace]));
   const groups = new Map<string, Trouble>();

@@ -1,8 +1,8 @@
 // The server's HTTP calls that the page makes. Each raises ApiError with the server's words.
 
 import { bearer, refused, token } from "./auth";
-import { PREFIX } from "./route";
 import type { Json, Message, PendingInput, Snapshot, StoredEvent, Trace } from "./protocol";
+import { PREFIX } from "./route";
 
 export interface Detail {
   path?: string;
@@ -12,7 +12,11 @@ export interface Detail {
 export class ApiError extends Error {
   /** `facts`: what else the answer says. */
   constructor(
-    readonly status: number, readonly code: string, message: string, readonly details: Detail[] = [], readonly retryAfterS = 0,
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly details: Detail[] = [],
+    readonly retryAfterS = 0,
     readonly facts: { [key: string]: Json } = {},
   ) {
     super(message);
@@ -70,7 +74,7 @@ async function call<T>(path: string, init?: RequestInit): Promise<T> {
   return (await answer.json()) as T;
 }
 
-/** Raise ApiError unless the server takes this token: 401 that it knows none such, 429 that there were too many of those. */
+/** Raise ApiError unless the server takes this token: 401 for an unknown token, 429 after too many of those. */
 export async function tryToken(given: string): Promise<void> {
   const answer = await send("/api/traces?limit=1", { headers: { Authorization: `Bearer ${given}` } });
   // 403: it is one, for something else than the list
@@ -94,9 +98,15 @@ const post = (value: object): RequestInit => ({
 });
 
 /** A page of events behind `since`, an event_id or a cursor. It has fewer than `limit` where they are large. */
-export async function fetchEvents(traceId: string, since: number | string, limit: number): Promise<{ events: StoredEvent[] }> {
+export async function fetchEvents(
+  traceId: string,
+  since: number | string,
+  limit: number,
+): Promise<{ events: StoredEvent[] }> {
   if (local) return local.events(traceId, Number(String(since).split(".").at(-1)), limit);
-  return call(`${one(traceId)}/events?since_event_id=${since}&limit=${Math.min(1000, limit)}`, { headers: { Accept: "application/json" } });
+  return call(`${one(traceId)}/events?since_event_id=${since}&limit=${Math.min(1000, limit)}`, {
+    headers: { Accept: "application/json" },
+  });
 }
 
 export async function fetchEvent(traceId: string, eventId: number): Promise<StoredEvent | undefined> {
@@ -114,8 +124,15 @@ export const fetchMessage = (traceId: string, messageId: string) =>
   call<{ event_id: number; message: Message }>(`${one(traceId)}/messages/${encodeURIComponent(messageId)}`);
 
 /** The last messages, of a goal or before a sequence, as they now stand. */
-export async function fetchMessages(traceId: string, { goalId, before, limit }: { goalId?: string; before?: number; limit: number }): Promise<{ messages: Message[] }> {
-  const params = new URLSearchParams({ limit: String(limit), ...(goalId === undefined ? {} : { goal_id: goalId }), ...(before === undefined ? {} : { before: String(before) }) });
+export async function fetchMessages(
+  traceId: string,
+  { goalId, before, limit }: { goalId?: string; before?: number; limit: number },
+): Promise<{ messages: Message[] }> {
+  const params = new URLSearchParams({
+    limit: String(limit),
+    ...(goalId === undefined ? {} : { goal_id: goalId }),
+    ...(before === undefined ? {} : { before: String(before) }),
+  });
   return call(`${one(traceId)}/messages?${params}`);
 }
 
@@ -126,7 +143,9 @@ export async function fetchTraces(pageToken?: string): Promise<{ traces: Trace[]
 
 /** A trace's stored events as lines, from behind `since`: what was trimmed can't be asked for. */
 export async function fetchLines(traceId: string, since: number): Promise<string> {
-  const answer = await ask(`${one(traceId)}/events?since_event_id=${since}`, { headers: { Accept: "application/x-ndjson" } });
+  const answer = await ask(`${one(traceId)}/events?since_event_id=${since}`, {
+    headers: { Accept: "application/x-ndjson" },
+  });
   return answer.text();
 }
 
@@ -151,7 +170,8 @@ export interface Outcome {
 const input = (traceId: string, requestId: string) => `${one(traceId)}/inputs/${encodeURIComponent(requestId)}`;
 export const fetchInput = (traceId: string, requestId: string) => call<Outcome>(input(traceId, requestId));
 
-export const answerInput = (traceId: string, requestId: string, value: Json, by: string) => call<object>(input(traceId, requestId), post({ value, by }));
+export const answerInput = (traceId: string, requestId: string, value: Json, by: string) =>
+  call<object>(input(traceId, requestId), post({ value, by }));
 
 export const cancelTrace = (traceId: string, by: string, reason?: string) =>
   call<{ status?: string }>(`${one(traceId)}/cancel`, post({ by, ...(reason ? { reason } : {}) }));

@@ -1,8 +1,9 @@
-// Who speaks to the server: the token of this tab, where the server wants one, and the name under which a person answers
-// and cancels.
+// The token of this tab, where the server wants one, and the name under which a person answers and cancels.
 //
-// Rule 1: the token is kept in the tab's session storage: never in an address, never where another tab or a later day finds it.
-// Rule 2: a refused request waits for a token and is then sent again, so that nothing of the page has to know of it.
+// Rule 1: the token is kept in the tab's session storage: never in an address, never where another tab or a later day
+//         finds it.
+// Rule 2: a refused request waits for a token and is then sent again, so that no part of the page has to know of
+//         tokens.
 // Rule 3: the name is kept in this browser, and goes to the server only with an answer or a cancel.
 
 import { signal } from "@preact/signals";

@@ -1,13 +1,16 @@
-// The page's address: where the server is mounted, and the view: which trace, what is selected in it, how it is filtered.
-// Going back and pasted links work.
+// The page's address. It says where the server is mounted, and what is shown: which trace, the selection in it, the
+// filter. So the browser's back button and pasted links work.
 //
-// Rule: every address that the page uses begins with PREFIX. The server writes it into the links of the page it serves;
-//       here the address of this script tells it.
+// Rule: every address that the page uses begins with PREFIX. The server writes it into the links of the page it
+//       serves; here the address of this script tells it.
 
 import { computed, signal } from "@preact/signals";
 
 const onServer =
-  !import.meta.env.DEV && typeof location !== "undefined" && location.protocol !== "file:" && import.meta.url.startsWith("http");
+  !import.meta.env.DEV &&
+  typeof location !== "undefined" &&
+  location.protocol !== "file:" &&
+  import.meta.url.startsWith("http");
 
 /** Where the server is mounted: "" at the root of its host, else as "/tracewatch". */
 export const PREFIX = onServer ? new URL(/* @vite-ignore */ "..", import.meta.url).pathname.replace(/\/$/, "") : "";
@@ -69,17 +72,25 @@ export function param(name: string): string | null {
 }
 
 /** A link that can be pasted elsewhere. */
-export const wholeLink = (href: string): string => (behindHash ? `${location.href.split("#")[0]}#${href}` : location.origin + href);
+export const wholeLink = (href: string): string =>
+  behindHash ? `${location.href.split("#")[0]}#${href}` : location.origin + href;
 
 export function startRouting(): void {
   window.addEventListener("popstate", () => {
     address.value = readAddress();
   });
   document.addEventListener("click", (event) => {
-    if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+    if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey)
+      return;
     const link = (event.target as Element).closest?.("a[href]") as HTMLAnchorElement | null;
     const href = link?.getAttribute("href") ?? "";
-    if (!link || link.target || link.hasAttribute("download") || !(href === HOME || href.startsWith(`${PREFIX}/traces/`))) return;
+    if (
+      !link ||
+      link.target ||
+      link.hasAttribute("download") ||
+      !(href === HOME || href.startsWith(`${PREFIX}/traces/`))
+    )
+      return;
     event.preventDefault();
     go(href);
   });

@@ -2,9 +2,10 @@
 //
 // Rule 1: what is subscribed to is kept here and asked for again after every reconnect, from where its owner stands.
 // Rule 2: after an unsubscribe, frames of that trace are passed over until the server has confirmed it.
-// Rule 3: a browser can't see WebSocket pings: who has heard nothing for 1.3 heartbeats asks, and says that it asks; for
-//         2.2 heartbeats it reconnects.
-// Rule 4: where the machine slept, changed its network or the page is looked at again, nothing is waited for.
+// Rule 3: a browser can't see WebSocket pings. After 1.3 heartbeats of silence the socket asks the server for a sign
+//         of life, and shows that it asks; after 2.2 heartbeats it reconnects.
+// Rule 4: when the machine has slept, the network has changed or the page is shown again, the socket is checked at
+//         once.
 
 import { signal } from "@preact/signals";
 import type { Frame, StoredEvent } from "./protocol";
@@ -64,7 +65,10 @@ export class Socket {
   private retry: ReturnType<typeof setTimeout> | undefined;
   private probe: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(private readonly url: string, private readonly access: Access = OPEN) {}
+  constructor(
+    private readonly url: string,
+    private readonly access: Access = OPEN,
+  ) {}
 
   start(): void {
     this.connect();
@@ -214,7 +218,8 @@ export class Socket {
     }
     const traceId = frame.trace_id;
     if (typeof frame.event_id === "number") {
-      if (!this.leaving.size || !this.leaving.has(traceId!)) this.subscribers.get(traceId!)?.event(frame as StoredEvent);
+      if (!this.leaving.size || !this.leaving.has(traceId!))
+        this.subscribers.get(traceId!)?.event(frame as StoredEvent);
       return;
     }
     switch (frame.event) {

@@ -2,20 +2,20 @@
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, spoken } from "../app";
-import { wanted } from "../net/auth";
-import { everyFive } from "../parts/clock";
 import { count, visible } from "../format";
 import { parseFilter, toggleWord } from "../log/filter";
-import { useKeys } from "../parts/keys";
-import { Cancel } from "../parts/cancel";
-import { Bar } from "../parts/bar";
-import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
-import { focusQuestion, Questions } from "../parts/question";
-import { VirtualList, type ListHandle } from "../parts/virtual";
-import { go, param, setParams, traceHref } from "../net/route";
 import { markSeen, seen, troubles } from "../log/trouble";
+import { wanted } from "../net/auth";
 import type { Trace, TraceStatus } from "../net/protocol";
+import { go, param, setParams, traceHref } from "../net/route";
+import { Bar } from "../parts/bar";
+import { Cancel } from "../parts/cancel";
+import { everyFive } from "../parts/clock";
+import { useKeys } from "../parts/keys";
+import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
 import { memo } from "../parts/memo";
+import { focusQuestion, Questions } from "../parts/question";
+import { type ListHandle, VirtualList } from "../parts/virtual";
 import { Start } from "./welcome";
 
 const ROW = 32; // px
@@ -39,7 +39,9 @@ const SORTS: Record<Sort, (trace: Trace, at: number) => number | string> = {
   messages: (t) => t.tree_totals.total_messages,
   tokens: (t) => t.tree_totals.total_tokens,
   cost: (t) => t.tree_totals.total_cost,
-  duration: (t, at) => (t.completed_at ? Date.parse(t.completed_at) : t.is_running ? at : Date.parse(t.updated_at)) - Date.parse(t.created_at),
+  duration: (t, at) =>
+    (t.completed_at ? Date.parse(t.completed_at) : t.is_running ? at : Date.parse(t.updated_at)) -
+    Date.parse(t.created_at),
 };
 
 export function ListPage() {
@@ -58,7 +60,10 @@ export function ListPage() {
 
   const test = useMemo(() => parseFilter(text), [text]);
   const all = traces.all.value;
-  const rows = useMemo(() => buildRows(all, test, Object.hasOwn(SORTS, sort) ? sort : "created", up, flat || Boolean(test), open), [version, test, sort, up, flat, open]);
+  const rows = useMemo(
+    () => buildRows(all, test, Object.hasOwn(SORTS, sort) ? sort : "created", up, flat || Boolean(test), open),
+    [version, test, sort, up, flat, open],
+  );
   const focus = Math.max(0, focused === null ? 0 : rows.findIndex((row) => row.id === focused));
   const counts = useMemo(() => {
     const found = new Map<string, number>();
@@ -90,21 +95,48 @@ export function ListPage() {
     { keys: "Home g", does: "First", run: () => move(0) },
     { keys: "End G", does: "Last", run: () => move(rows.length - 1) },
     { keys: "Enter o", does: "Open", run: enter },
-    { keys: "ArrowRight", does: "Show its sub-agents", run: () => rows[focus]?.below && !rows[focus]!.open && toggle(rows[focus]!.id) },
+    {
+      keys: "ArrowRight",
+      does: "Show its sub-agents",
+      run: () => rows[focus]?.below && !rows[focus]!.open && toggle(rows[focus]!.id),
+    },
     { keys: "ArrowLeft", does: "Hide its sub-agents", run: () => rows[focus]?.open && toggle(rows[focus]!.id) },
     { keys: "a", does: "Answer the first question", run: focusQuestion },
-    { keys: "x", does: "Cancel it", run: () => rows[focus] && isOpen(rows[focus]!.trace) && setCancelling(rows[focus]!.trace) },
+    {
+      keys: "x",
+      does: "Cancel it",
+      run: () => rows[focus] && isOpen(rows[focus]!.trace) && setCancelling(rows[focus]!.trace),
+    },
     { keys: "Escape", does: "Clear the filter", run: () => setParams({ f: null }) },
   ]);
 
   const head = (name: Sort, words: string, title: string) => (
-    <span role="columnheader" class={`th n-${name}`} aria-sort={sort === name ? (up ? "ascending" : "descending") : "none"}><button title={title} onClick={() => setParams(sort === name ? { dir: up ? null : "up" } : { sort: name === "created" ? null : name, dir: null })}>
-      {words}{sort === name && <span aria-hidden="true">{up ? " ↑" : " ↓"}</span>}
-    </button></span>
+    <span
+      role="columnheader"
+      class={`th n-${name}`}
+      aria-sort={sort === name ? (up ? "ascending" : "descending") : "none"}
+    >
+      <button
+        title={title}
+        onClick={() =>
+          setParams(sort === name ? { dir: up ? null : "up" } : { sort: name === "created" ? null : name, dir: null })
+        }
+      >
+        {words}
+        {sort === name && <span aria-hidden="true">{up ? " ↑" : " ↓"}</span>}
+      </button>
+    </span>
   );
 
   if (!all.length) {
-    return <><Bar /><main class="list">{traces.loaded.value && traces.refused.value === null ? <Start /> : <Waiting why={traces.refused.value} />}</main></>;
+    return (
+      <>
+        <Bar />
+        <main class="list">
+          {traces.loaded.value && traces.refused.value === null ? <Start /> : <Waiting why={traces.refused.value} />}
+        </main>
+      </>
+    );
   }
   return (
     <>
@@ -113,27 +145,91 @@ export function ListPage() {
         <h1 class="unseen">Traces</h1>
         <Needs all={all} version={version} />
         <div class="tools">
-          <input ref={input} class="filter" type="search" placeholder="Filter: status:running agent:coder cost>1 text" aria-label="Filter" value={text}
-            onInput={(event) => (setParams({ f: event.currentTarget.value }), setFocused(null))}
-            onKeyDown={(event) => { if (event.key === "Escape" || event.key === "Enter" || event.key === "ArrowDown") event.currentTarget.blur(); }} />
+          <input
+            ref={input}
+            class="filter"
+            type="search"
+            placeholder="Filter: status:running agent:coder cost>1 text"
+            aria-label="Filter"
+            value={text}
+            onInput={(event) => {
+              setParams({ f: event.currentTarget.value });
+              setFocused(null);
+            }}
+            onKeyDown={(event) => {
+              if (event.key === "Escape" || event.key === "Enter" || event.key === "ArrowDown")
+                event.currentTarget.blur();
+            }}
+          />
           <div class="shows" role="group" aria-label="Status">
             {STATUSES.filter((status) => counts.get(status)).map((status) => (
-              <button key={status} aria-pressed={text.includes(`status:${status}`)} onClick={() => setParams({ f: toggleWord(text, "status", status) })}>
+              <button
+                key={status}
+                aria-pressed={text.includes(`status:${status}`)}
+                onClick={() => setParams({ f: toggleWord(text, "status", status) })}
+              >
                 <StateMark state={status} quiet /> {status} <span class="num">{count(counts.get(status)!)}</span>
               </button>
             ))}
           </div>
           <span class="grow" />
-          <label class="check"><input type="checkbox" checked={!flat} onChange={() => setParams({ flat: flat ? null : "1" })} /> group sub-agents</label>
+          <label class="check">
+            <input type="checkbox" checked={!flat} onChange={() => setParams({ flat: flat ? null : "1" })} /> group
+            sub-agents
+          </label>
         </div>
         <div class="table" role="table" aria-label="Traces" aria-rowcount={rows.length}>
           <div class="tr head" role="row">
-            <span role="columnheader"><span class="unseen">State</span></span><span role="columnheader">Task</span><span role="columnheader" class="c-agent">Agent</span><span role="columnheader" class="c-now">Now</span><span class="c-spark" role="columnheader" title="Events in the last minute"><span class="unseen">Activity</span></span>
-            {head("messages", "Msgs", "Messages, sub-agents included")}{head("tokens", "Tokens", "Tokens, sub-agents included")}{head("cost", "Cost", "Cost, sub-agents included")}{head("duration", "Took", "Duration")}{head("activity", "Active", "Last activity")}{head("created", "Age", "Since it was started")}
+            <span role="columnheader">
+              <span class="unseen">State</span>
+            </span>
+            <span role="columnheader">Task</span>
+            <span role="columnheader" class="c-agent">
+              Agent
+            </span>
+            <span role="columnheader" class="c-now">
+              Now
+            </span>
+            <span class="c-spark" role="columnheader" title="Events in the last minute">
+              <span class="unseen">Activity</span>
+            </span>
+            {head("messages", "Msgs", "Messages, sub-agents included")}
+            {head("tokens", "Tokens", "Tokens, sub-agents included")}
+            {head("cost", "Cost", "Cost, sub-agents included")}
+            {head("duration", "Took", "Duration")}
+            {head("activity", "Active", "Last activity")}
+            {head("created", "Age", "Since it was started")}
           </div>
-          {rows.length === 0 && <p class="nothing">No trace passes the filter. <button class="link" onClick={() => setParams({ f: null })}>Clear it</button></p>}
-          <VirtualList items={rows} estimate={ROW} fixed handle={list} role="rowgroup" rowRole="presentation" label="Traces" class="tbody" tabIndex={-1}
-            render={(row, i) => <Line {...row} n={i} focused={i === focus} toggle={toggle} cancel={setCancelling} words={now_(row.trace)} tick={row.trace.is_running ? everyFive.value : 0} />} />
+          {rows.length === 0 && (
+            <p class="nothing">
+              No trace passes the filter.{" "}
+              <button class="link" onClick={() => setParams({ f: null })}>
+                Clear it
+              </button>
+            </p>
+          )}
+          <VirtualList
+            items={rows}
+            estimate={ROW}
+            fixed
+            handle={list}
+            role="rowgroup"
+            rowRole="presentation"
+            label="Traces"
+            class="tbody"
+            tabIndex={-1}
+            render={(row, i) => (
+              <Line
+                {...row}
+                n={i}
+                focused={i === focus}
+                toggle={toggle}
+                cancel={setCancelling}
+                words={now_(row.trace)}
+                tick={row.trace.is_running ? everyFive.value : 0}
+              />
+            )}
+          />
         </div>
       </main>
       {cancelling && <Cancel trace={cancelling} close={() => setCancelling(null)} />}
@@ -144,9 +240,19 @@ export function ListPage() {
 /** Nothing to show yet, or not to this token: says which. */
 function Waiting({ why }: { why: string | null }) {
   const link = app.socket.link.value.kind;
-  const words = why !== null ? `The server does not show its list of traces: ${visible(why)}. A run's own page may still open.`
-    : wanted.value !== null ? "This server wants a token." : link === "waiting" ? "The server can't be reached. This page goes on trying." : "";
-  return <p class="nothing" role="status">{words}</p>;
+  const words =
+    why !== null
+      ? `The server does not show its list of traces: ${visible(why)}. A run's own page may still open.`
+      : wanted.value !== null
+        ? "This server wants a token."
+        : link === "waiting"
+          ? "The server can't be reached. This page goes on trying."
+          : "";
+  return (
+    <p class="nothing" role="status">
+      {words}
+    </p>
+  );
 }
 
 const isOpen = (trace: Trace): boolean => !app.offline && (trace.status === "running" || trace.status === "waiting");
@@ -157,7 +263,8 @@ function now_(trace: Trace): string {
     const asked = app.traces.inputs.value.find((one) => one.trace_id === trace.trace_id);
     if (asked) return asked.question;
   }
-  if (trace.is_running || trace.status === "lost" || trace.status === "waiting") return app.traces.currentGoal(trace) ?? "";
+  if (trace.is_running || trace.status === "lost" || trace.status === "waiting")
+    return app.traces.currentGoal(trace) ?? "";
   if (trace.error) return typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error);
   return trace.summary ?? "";
 }
@@ -171,35 +278,128 @@ interface LineProps extends ListRow {
   cancel: (trace: Trace) => void;
 }
 
-const Line = memo(function Line({ trace, depth, below, open, troubles, asking, n, focused, words, toggle, cancel }: LineProps) {
+const Line = memo(function Line({
+  trace,
+  depth,
+  below,
+  open,
+  troubles,
+  asking,
+  n,
+  focused,
+  words,
+  toggle,
+  cancel,
+}: LineProps) {
   const bars = app.traces.bars(trace.trace_id, Date.now());
   const { tree_totals: sums } = trace;
   const running = isOpen(trace);
   const imported = typeof trace.metadata?.format === "string" && !running;
   return (
-    <div class={`tr is-${trace.status}${focused ? " focused" : ""}`} role="row" aria-rowindex={n + 1} onClick={(event) => event.defaultPrevented || event.metaKey || event.ctrlKey || (event.target as Element).closest("a") || go(traceHref(trace.trace_id))}>
-      <span role="cell"><StateMark state={trace.status} /></span>
-      <span role="cell" class="words task" style={depth ? { paddingLeft: `${depth * 16}px` } : undefined} title={visible(trace.task)}>
-        {below > 0 && <button class="twist" tabIndex={-1} aria-expanded={open} aria-label={`${below} sub-agents`} onClick={(event) => (event.preventDefault(), event.stopPropagation(), toggle(trace.trace_id))}><i /></button>}
-        <a href={traceHref(trace.trace_id)} tabIndex={focused ? 0 : -1}>{visible(trace.task)}</a>
+    <div
+      class={`tr is-${trace.status}${focused ? " focused" : ""}`}
+      role="row"
+      aria-rowindex={n + 1}
+      onClick={(event) =>
+        event.defaultPrevented ||
+        event.metaKey ||
+        event.ctrlKey ||
+        (event.target as Element).closest("a") ||
+        go(traceHref(trace.trace_id))
+      }
+    >
+      <span role="cell">
+        <StateMark state={trace.status} />
+      </span>
+      <span
+        role="cell"
+        class="words task"
+        style={depth ? { paddingLeft: `${depth * 16}px` } : undefined}
+        title={visible(trace.task)}
+      >
+        {below > 0 && (
+          <button
+            class="twist"
+            tabIndex={-1}
+            aria-expanded={open}
+            aria-label={`${below} sub-agents`}
+            onClick={(event) => {
+              event.preventDefault();
+              event.stopPropagation();
+              toggle(trace.trace_id);
+            }}
+          >
+            <i />
+          </button>
+        )}
+        <a href={traceHref(trace.trace_id)} tabIndex={focused ? 0 : -1}>
+          {visible(trace.task)}
+        </a>
         {below > 0 && <small class="dim num"> {count(below)}</small>}
         {asking > 0 && <small class="badge waiting">? {count(asking)}</small>}
         {troubles > 0 && <small class="badge failed">✕ {count(troubles)}</small>}
       </span>
-      <span role="cell" class="c-agent words dim">{visible(trace.agent_type)}</span>
-      <span role="cell" class={`c-now words ${trace.status === "failed" ? "bad" : running ? "" : "dim"}`} title={visible(words)}>{visible(words)}{running && <button class="stop" tabIndex={-1} title="Cancel this run (x)" onClick={(event) => (event.preventDefault(), event.stopPropagation(), cancel(trace))}>Cancel</button>}</span>
-      <span role="cell" class="c-spark">{bars && <Spark bars={bars} known={app.traces.known} />}</span>
-      <span role="cell" class="num n-messages">{count(sums.total_messages)}</span>
-      <span role="cell" class="num n-tokens"><Tokens n={sums.total_tokens} /></span>
-      <span role="cell" class="num n-cost"><Cost dollars={sums.total_cost} /></span>
-      <span role="cell" class="num n-duration">{imported ? "–" : <Lasting from={trace.created_at} to={trace.completed_at ?? (running ? null : trace.updated_at)} />}</span>
-      <span role="cell" class="num n-activity"><Ago ts={trace.updated_at} /></span>
-      <span role="cell" class="num n-created dim"><Ago ts={trace.created_at} /></span>
+      <span role="cell" class="c-agent words dim">
+        {visible(trace.agent_type)}
+      </span>
+      <span
+        role="cell"
+        class={`c-now words ${trace.status === "failed" ? "bad" : running ? "" : "dim"}`}
+        title={visible(words)}
+      >
+        {visible(words)}
+        {running && (
+          <button
+            class="stop"
+            tabIndex={-1}
+            title="Cancel this run (x)"
+            onClick={(event) => {
+              event.preventDefault();
+              event.stopPropagation();
+              cancel(trace);
+            }}
+          >
+            Cancel
+          </button>
+        )}
+      </span>
+      <span role="cell" class="c-spark">
+        {bars && <Spark bars={bars} known={app.traces.known} />}
+      </span>
+      <span role="cell" class="num n-messages">
+        {count(sums.total_messages)}
+      </span>
+      <span role="cell" class="num n-tokens">
+        <Tokens n={sums.total_tokens} />
+      </span>
+      <span role="cell" class="num n-cost">
+        <Cost dollars={sums.total_cost} />
+      </span>
+      <span role="cell" class="num n-duration">
+        {imported ? (
+          "–"
+        ) : (
+          <Lasting from={trace.created_at} to={trace.completed_at ?? (running ? null : trace.updated_at)} />
+        )}
+      </span>
+      <span role="cell" class="num n-activity">
+        <Ago ts={trace.updated_at} />
+      </span>
+      <span role="cell" class="num n-created dim">
+        <Ago ts={trace.created_at} />
+      </span>
     </div>
   );
 });
 
-function buildRows(all: Trace[], test: ((trace: Trace) => boolean) | null, sort: Sort, up: boolean, flat: boolean, open: Set<string>): ListRow[] {
+function buildRows(
+  all: Trace[],
+  test: ((trace: Trace) => boolean) | null,
+  sort: Sort,
+  up: boolean,
+  flat: boolean,
+  open: Set<string>,
+): ListRow[] {
   const at = Date.now();
   const key = SORTS[sort];
   const order = (list: Trace[]) => {
@@ -208,7 +408,16 @@ function buildRows(all: Trace[], test: ((trace: Trace) => boolean) | null, sort:
     keyed.sort((a, b) => (a[0] < b[0] ? -by : a[0] > b[0] ? by : a[1].trace_id < b[1].trace_id ? 1 : -1));
     return keyed.map(([, trace]) => trace);
   };
-  const row = (trace: Trace, depth: number): ListRow => ({ id: trace.trace_id, height: 0, trace, depth, below: 0, open: false, troubles: 0, asking: 0 });
+  const row = (trace: Trace, depth: number): ListRow => ({
+    id: trace.trace_id,
+    height: 0,
+    trace,
+    depth,
+    below: 0,
+    open: false,
+    troubles: 0,
+    asking: 0,
+  });
   if (flat) return order(test ? all.filter(test) : all).map((trace) => row(trace, 0));
 
   const ids = new Set(all.map((trace) => trace.trace_id));
@@ -236,7 +445,9 @@ function buildRows(all: Trace[], test: ((trace: Trace) => boolean) | null, sort:
     if (below.has(trace.trace_id)) [one.below, one.troubles, one.asking] = sums(trace.trace_id);
     one.open = one.below > 0 && open.has(trace.trace_id);
     rows.push(one);
-    if (one.open) for (const child of [...below.get(trace.trace_id)!].sort((a, b) => (a.created_at < b.created_at ? -1 : 1))) add(child, depth + 1);
+    if (one.open)
+      for (const child of [...below.get(trace.trace_id)!].sort((a, b) => (a.created_at < b.created_at ? -1 : 1)))
+        add(child, depth + 1);
   };
   for (const trace of order(roots)) add(trace, 0);
   return rows;
@@ -249,7 +460,8 @@ function useNewSpoken(...kinds: [id: string, words: string][][]): void {
   useEffect(() => {
     const fresh = known.current ? now.filter(([id]) => !known.current!.has(id)) : [];
     known.current = new Set([...(known.current ?? []), ...now.map(([id]) => id)]);
-    if (fresh.length) spoken.value = visible(fresh[0]![1]) + (fresh.length > 1 ? `, and ${count(fresh.length - 1)} more` : "");
+    if (fresh.length)
+      spoken.value = visible(fresh[0]![1]) + (fresh.length > 1 ? `, and ${count(fresh.length - 1)} more` : "");
   }, [now.map(([id]) => id).join()]);
 }
 
@@ -258,30 +470,65 @@ function Needs({ all, version }: { all: Trace[]; version: number }) {
   const inputs = app.traces.inputs.value;
   const troubled = useMemo(() => troubles(all, seen.value, Date.now()), [version, seen.value]);
   const [more, setMore] = useState(false);
-  useNewSpoken(inputs.map((asked) => [`${asked.trace_id}/${asked.request_id}`, `Question: ${asked.question}`]), troubled.map(({ failed: [t] }) => [t!.trace_id, `${t!.status === "lost" ? "Lost" : "Failed"}: ${t!.task}`]));
+  useNewSpoken(
+    inputs.map((asked) => [`${asked.trace_id}/${asked.request_id}`, `Question: ${asked.question}`]),
+    troubled.map(({ failed: [t] }) => [t!.trace_id, `${t!.status === "lost" ? "Lost" : "Failed"}: ${t!.task}`]),
+  );
   const shown = more ? troubled.slice(0, 50) : troubled.slice(0, 3);
   return (
     <section class="needs" aria-label="Needs you">
       <h2>Needs you</h2>
-      <Questions asked={inputs.slice(0, 10).map((asked) => ({ traceId: asked.trace_id, asked, brief: true,
-        of: <a class="words of" href={traceHref(asked.trace_id)}>{visible(app.traces.byId.get(asked.trace_id)?.task ?? asked.trace_id)}</a> }))} />
+      <Questions
+        asked={inputs.slice(0, 10).map((asked) => ({
+          traceId: asked.trace_id,
+          asked,
+          brief: true,
+          of: (
+            <a class="words of" href={traceHref(asked.trace_id)}>
+              {visible(app.traces.byId.get(asked.trace_id)?.task ?? asked.trace_id)}
+            </a>
+          ),
+        }))}
+      />
       {inputs.length > 10 && <p class="dim">and {inputs.length - 10} more questions</p>}
       {shown.map(({ root, failed }) => {
         const [first, ...others] = failed as [Trace, ...Trace[]];
         const more = others.length ? ` and ${count(others.length)} more` : "";
         return (
           <div key={root.trace_id} class="trouble">
-            <StateMark state={first.status} /><a class="words" href={traceHref(root.trace_id)}>{visible(root.task)}</a>
-            <span class="words bad">{first !== root && `sub-agent ${visible(first.agent_type)}: `}{first.status === "lost" ? "lost: its recorder vanished" : visible(typeof first.error === "string" ? first.error : first.summary ?? "failed")}{more}</span>
-            <span class="num dim"><Ago ts={first.updated_at} /></span>
-            <button class="quiet icon" title="Put away; it comes back if it fails again" aria-label={`Put away: ${visible(root.task)}`} onClick={() => markSeen(failed)}>✕</button>
+            <StateMark state={first.status} />
+            <a class="words" href={traceHref(root.trace_id)}>
+              {visible(root.task)}
+            </a>
+            <span class="words bad">
+              {first !== root && `sub-agent ${visible(first.agent_type)}: `}
+              {first.status === "lost"
+                ? "lost: its recorder vanished"
+                : visible(typeof first.error === "string" ? first.error : (first.summary ?? "failed"))}
+              {more}
+            </span>
+            <span class="num dim">
+              <Ago ts={first.updated_at} />
+            </span>
+            <button
+              class="quiet icon"
+              title="Put away; it comes back if it fails again"
+              aria-label={`Put away: ${visible(root.task)}`}
+              onClick={() => markSeen(failed)}
+            >
+              ✕
+            </button>
           </div>
         );
       })}
       {troubled.length > 3 && (
         <p class="all">
-          <button class="link" onClick={() => setMore(!more)}>{more ? "Show fewer" : `${count(troubled.length - 3)} more that failed or got lost today`}</button>
-          <button class="link" onClick={() => markSeen(troubled.flatMap(({ failed }) => failed))}>Put all away</button>
+          <button class="link" onClick={() => setMore(!more)}>
+            {more ? "Show fewer" : `${count(troubled.length - 3)} more that failed or got lost today`}
+          </button>
+          <button class="link" onClick={() => markSeen(troubled.flatMap(({ failed }) => failed))}>
+            Put all away
+          </button>
         </p>
       )}
     </section>

@@ -2,23 +2,23 @@
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
-import { count, cost as costOf, fullTime, shortId, short, timeOfDay, isolated, visible } from "../format";
+import { cost as costOf, count, counted, fullTime, isolated, short, shortId, timeOfDay, visible } from "../format";
 import { exportLines, exportPage } from "../log/export";
-import { useKeys } from "../parts/keys";
-import { Cancel } from "../parts/cancel";
-import { Bar } from "../parts/bar";
-import { GoalTreePane, type Place } from "../parts/goals";
-import { Inspector } from "../parts/inspector";
-import { Lasting, StateMark } from "../parts/marks";
-import { Messages } from "../parts/messages";
-import { focusQuestion, Questions } from "../parts/question";
-import { go, HOME, param, setParams, traceHref } from "../net/route";
 import { Past } from "../log/past";
 import { Replay } from "../log/replay";
-import { TimePanel } from "../time/panel";
 import type { Item, TraceLog } from "../log/trace-log";
 import { markSeen } from "../log/trouble";
 import type { Totals, Trace } from "../net/protocol";
+import { go, HOME, param, setParams, traceHref } from "../net/route";
+import { Bar } from "../parts/bar";
+import { Cancel } from "../parts/cancel";
+import { GoalTreePane, type Place } from "../parts/goals";
+import { Inspector } from "../parts/inspector";
+import { useKeys } from "../parts/keys";
+import { Lasting, StateMark } from "../parts/marks";
+import { Messages } from "../parts/messages";
+import { focusQuestion, Questions } from "../parts/question";
+import { TimePanel } from "../time/panel";
 
 export function TracePage({ traceId }: { traceId: string }) {
   const log = useLog(traceId);
@@ -35,7 +35,7 @@ export function TracePage({ traceId }: { traceId: string }) {
   const [timeOpen, setTimeOpen] = useTimeOpen();
   const view: TraceLog = replay?.state ? replay : shown; // what is shown: now, or as it was
   const past = usePast(replay); // the other traces of the page, at the same moment
-  const whole = inside === traceId ? view : past?.of(log) ?? log;
+  const whole = inside === traceId ? view : (past?.of(log) ?? log);
   log.version.value;
   shown.version.value;
   replay?.version.value;
@@ -45,7 +45,16 @@ export function TracePage({ traceId }: { traceId: string }) {
 
   const choose = (to: Place) => {
     const there = (event: number | null) =>
-      setParams({ in: to.traceId === traceId ? null : to.traceId, goal: to.goalId, event: null, message: null, at: event === null ? null : String(event) }, "push");
+      setParams(
+        {
+          in: to.traceId === traceId ? null : to.traceId,
+          goal: to.goalId,
+          event: null,
+          message: null,
+          at: event === null ? null : String(event),
+        },
+        "push",
+      );
     if (past && to.traceId !== inside) past.eventOf(to.traceId).then(there, (error: Error) => say(error.message, true));
     else there(at);
     setDrawer(false);
@@ -62,13 +71,37 @@ export function TracePage({ traceId }: { traceId: string }) {
   };
 
   useKeys("This run", [
-    { keys: "Escape", does: "Close the inspector; all messages", run: () => (inspected ? inspect(inspected) : setParams({ goal: null, in: null, show: null, q: null })) },
+    {
+      keys: "Escape",
+      does: "Close the inspector; all messages",
+      run: () => (inspected ? inspect(inspected) : setParams({ goal: null, in: null, show: null, q: null })),
+    },
     { keys: "h", does: "To the goals", run: () => document.querySelector<HTMLElement>(".tree")?.focus() },
     { keys: "l", does: "To the messages", run: () => document.querySelector<HTMLElement>(".said")?.focus() },
-    { keys: "u", does: "To the run that called this one", run: () => { const up = log.state?.head.parent_trace_id; if (up) go(traceHref(up)); } },
+    {
+      keys: "u",
+      does: "To the run that called this one",
+      run: () => {
+        const up = log.state?.head.parent_trace_id;
+        if (up) go(traceHref(up));
+      },
+    },
     { keys: "a", does: "Answer the question", run: focusQuestion },
-    { keys: "s", does: "Save it: export", run: () => { const menu = document.querySelector<HTMLDetailsElement>("details.menu"); if (menu) (menu.open = true), menu.querySelector("button")!.focus(); } },
-    { keys: "x", does: "Cancel the run", run: () => log.state && !log.state.ended && !app.offline && setCancelling(true) },
+    {
+      keys: "s",
+      does: "Save it: export",
+      run: () => {
+        const menu = document.querySelector<HTMLDetailsElement>("details.menu");
+        if (!menu) return;
+        menu.open = true;
+        menu.querySelector("button")!.focus();
+      },
+    },
+    {
+      keys: "x",
+      does: "Cancel the run",
+      run: () => log.state && !log.state.ended && !app.offline && setCancelling(true),
+    },
     { keys: "w", does: "Show or hide time", run: () => setTimeOpen(!timeOpen) },
     { keys: "c", does: "Copy the run's id", run: () => copy(traceId, "the id") },
   ]);
@@ -87,7 +120,18 @@ export function TracePage({ traceId }: { traceId: string }) {
   const bare = log.state !== null && !log.state.goals.size && !log.state.subTraces.size; // nothing to show a tree of
 
   if (phase.kind === "gone") {
-    return <><Bar log={log} /><main class="empty"><h1>{phase.code === "trace_deleted" ? "This run was deleted" : "There is no such run"}</h1><p class="dim">{visible(phase.message)}</p><p><a href={HOME}>All traces</a></p></main></>;
+    return (
+      <>
+        <Bar log={log} />
+        <main class="empty">
+          <h1>{phase.code === "trace_deleted" ? "This run was deleted" : "There is no such run"}</h1>
+          <p class="dim">{visible(phase.message)}</p>
+          <p>
+            <a href={HOME}>All traces</a>
+          </p>
+        </main>
+      </>
+    );
   }
   return (
     <>
@@ -95,40 +139,85 @@ export function TracePage({ traceId }: { traceId: string }) {
         <Crumbs trace={trace} traceId={traceId} />
       </Bar>
       <Facts trace={trace} log={whole} cancel={() => setCancelling(true)} drawer={() => setDrawer(!drawer)} />
-      {trace?.error && <div class="failure" role="alert"><StateMark state="failed" quiet /> {visible(typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error))}</div>}
+      {trace?.error && (
+        <div class="failure" role="alert">
+          <StateMark state="failed" quiet />{" "}
+          {visible(typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error))}
+        </div>
+      )}
       {at !== null && (
         <section class="pastbar" aria-label="As it was">
-          {replay?.state ? <b>As it was after event {count(replay.position!)}</b> : <span>Reading what was before, to show event {count(at)}</span>}
-          {replay?.lastEventAt && <span title={fullTime(replay.lastEventAt)}>{timeOfDay((view.items.at(-1)?.at ?? replay.lastEventAt))}</span>}
+          {replay?.state ? (
+            <b>As it was after event {count(replay.position!)}</b>
+          ) : (
+            <span>Reading what was before, to show event {count(at)}</span>
+          )}
+          {replay?.lastEventAt && (
+            <span title={fullTime(replay.lastEventAt)}>{timeOfDay(view.items.at(-1)?.at ?? replay.lastEventAt)}</span>
+          )}
           <span class="grow" />
-          <button class="link" onClick={() => setParams({ at: null })}>Back to now</button>
+          <button class="link" onClick={() => setParams({ at: null })}>
+            Back to now
+          </button>
         </section>
       )}
       <main class={`trace${inspected ? " inspecting" : ""}${drawer ? " drawer" : ""}${bare ? " bare" : ""}`}>
         {!bare && <GoalTreePane log={whole} past={past} place={place} choose={choose} />}
         {drawer && <button class="shade" aria-label="Close goals" onClick={() => setDrawer(false)} />}
         <div class="talk">
-          {inside !== traceId && <div class="inside"><button class="chip" onClick={() => choose({ traceId, goalId: null })}>{visible(shown.state?.head.agent_type ?? "sub-agent")}: {visible(shown.state?.head.task ?? inside)} <span aria-hidden="true">✕</span></button></div>}
+          {inside !== traceId && (
+            <div class="inside">
+              <button class="chip" onClick={() => choose({ traceId, goalId: null })}>
+                {visible(shown.state?.head.agent_type ?? "sub-agent")}: {visible(shown.state?.head.task ?? inside)}{" "}
+                <span aria-hidden="true">✕</span>
+              </button>
+            </div>
+          )}
           <Messages
-            key={inside} log={view} goalId={goalId} clearGoal={() => choose({ traceId: inside, goalId: null })}
-            inspect={inspect} inspected={inspected?.id ?? null}
+            key={inside}
+            log={view}
+            goalId={goalId}
+            clearGoal={() => choose({ traceId: inside, goalId: null })}
+            inspect={inspect}
+            inspected={inspected?.id ?? null}
           />
           {!app.offline && (
             <div class="asking" hidden={at !== null}>
-              <Questions asked={[...inputs.map((asked) => ({ asked, traceId })), ...inner.map((asked) => ({ asked, traceId: inside }))]} />
+              <Questions
+                asked={[
+                  ...inputs.map((asked) => ({ asked, traceId })),
+                  ...inner.map((asked) => ({ asked, traceId: inside })),
+                ]}
+              />
             </div>
           )}
         </div>
-        {inspected && <Inspector traceId={inside} item={inspected} close={() => inspect(inspected)} step={stepInspected} />}
+        {inspected && (
+          <Inspector traceId={inside} item={inspected} close={() => inspect(inspected)} step={stepInspected} />
+        )}
       </main>
       {timeOpen ? (
         <TimePanel
-          key={inside} log={shown} replay={replay} at={at} hide={() => setTimeOpen(false)}
+          key={inside}
+          log={shown}
+          replay={replay}
+          at={at}
+          hide={() => setTimeOpen(false)}
           setAt={(eventId) => setParams({ at: eventId === null ? null : String(eventId) })}
-          choose={(span) => setParams(span.id ? { event: String(span.id), goal: null, show: null, q: null } : { goal: span.goalId, event: null })}
+          choose={(span) =>
+            setParams(
+              span.id
+                ? { event: String(span.id), goal: null, show: null, q: null }
+                : { goal: span.goalId, event: null },
+            )
+          }
         />
       ) : (
-        <section class="time" aria-label="Time"><button class="timebutton quiet" onClick={() => setTimeOpen(true)}>▴ Time</button></section>
+        <section class="time" aria-label="Time">
+          <button class="timebutton quiet" onClick={() => setTimeOpen(true)}>
+            ▴ Time
+          </button>
+        </section>
       )}
       {cancelling && trace && <Cancel trace={trace} close={() => setCancelling(false)} />}
     </>
@@ -146,7 +235,7 @@ function useLog(traceId: string): TraceLog {
   return now.log;
 }
 
-/** The trace as it was after event `at`; null while it is shown as it is now. A connection that is lost does not end it. */
+/** The trace as it was after event `at`; null while it is shown as it is now. A lost connection does not end it. */
 function useReplay(log: TraceLog, at: number | null): Replay | null {
   const [held, setHeld] = useState<{ log: TraceLog; epoch: string; replay: Replay } | null>(null);
   const replay = held && held.log === log && held.epoch === log.epoch ? held.replay : null;
@@ -162,7 +251,11 @@ function useReplay(log: TraceLog, at: number | null): Replay | null {
     };
   }, [log, log.epoch, on]);
   const failed = useRef(false);
-  const seek = () => replay!.seek(at!).catch((error: Error) => ((failed.current = true), say(error.message, true)));
+  const seek = () =>
+    replay!.seek(at!).catch((error: Error) => {
+      failed.current = true;
+      say(error.message, true);
+    });
   useEffect(() => {
     failed.current = false;
     if (!replay || at === null || at === replay.position) return;
@@ -200,14 +293,17 @@ function useTimeOpen(): [boolean, (open: boolean) => void] {
       return true;
     }
   });
-  return [open, (to) => {
-    setOpen(to);
-    try {
-      localStorage.setItem("tracewatch.time", to ? "shown" : "hidden");
-    } catch {
-      // it holds until the page is left
-    }
-  }];
+  return [
+    open,
+    (to) => {
+      setOpen(to);
+      try {
+        localStorage.setItem("tracewatch.time", to ? "shown" : "hidden");
+      } catch {
+        // it holds until the page is left
+      }
+    },
+  ];
 }
 
 function Crumbs({ trace, traceId }: { trace: Trace | undefined; traceId: string }) {
@@ -215,14 +311,37 @@ function Crumbs({ trace, traceId }: { trace: Trace | undefined; traceId: string 
   const up = parent ? app.traces.get(parent) : undefined;
   return (
     <nav class="crumbs" aria-label="Breadcrumb">
-      {parent && <><span class="sep" aria-hidden="true">›</span><a class="words up" href={traceHref(parent)}>{visible(up?.task ?? shortId(parent))}</a></>}
-      <span class="sep" aria-hidden="true">›</span>
-      <h1 class="words" title={trace ? visible(trace.task) : undefined}>{trace ? visible(trace.task) : shortId(traceId)}</h1>
+      {parent && (
+        <>
+          <span class="sep" aria-hidden="true">
+            ›
+          </span>
+          <a class="words up" href={traceHref(parent)}>
+            {visible(up?.task ?? shortId(parent))}
+          </a>
+        </>
+      )}
+      <span class="sep" aria-hidden="true">
+        ›
+      </span>
+      <h1 class="words" title={trace ? visible(trace.task) : undefined}>
+        {trace ? visible(trace.task) : shortId(traceId)}
+      </h1>
     </nav>
   );
 }
 
-function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: TraceLog; cancel: () => void; drawer: () => void }) {
+function Facts({
+  trace,
+  log,
+  cancel,
+  drawer,
+}: {
+  trace: Trace | undefined;
+  log: TraceLog;
+  cancel: () => void;
+  drawer: () => void;
+}) {
   if (!trace) return <section class="facts" aria-label="About this run" />;
   const open = !app.offline && !log.past && (trace.status === "running" || trace.status === "waiting");
   const stopping = log.state?.cancelRequested && open;
@@ -230,13 +349,23 @@ function Facts({ trace, log, cancel, drawer }: { trace: Trace | undefined; log: 
   const imported = typeof trace.metadata?.format === "string";
   return (
     <section class="facts" aria-label="About this run">
-      <button class="quiet onlyphone" onClick={drawer}>☰ Goals</button>
-      <span class={`state is-${trace.status}`}><StateMark state={trace.status} quiet /> {trace.status}</span>
+      <button class="quiet onlyphone" onClick={drawer}>
+        ☰ Goals
+      </button>
+      <span class={`state is-${trace.status}`}>
+        <StateMark state={trace.status} quiet /> {trace.status}
+      </span>
       <span class="agent">{visible(trace.agent_type)}</span>
-      {(open || !imported) && <span class="num" title="duration"><Lasting from={trace.created_at} to={trace.completed_at ?? (open ? null : trace.updated_at)} exact={open} /></span>}
+      {(open || !imported) && (
+        <span class="num" title="duration">
+          <Lasting from={trace.created_at} to={trace.completed_at ?? (open ? null : trace.updated_at)} exact={open} />
+        </span>
+      )}
       <Sum own={trace} all={trace.tree_totals} subs={subs} />
       <span class="num dim events">{count(trace.last_event_id)} events</span>
-      <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>{shortId(trace.trace_id)}</button>
+      <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>
+        {shortId(trace.trace_id)}
+      </button>
       <span class="grow" />
       {stopping ? <span class="stopping">cancel requested…</span> : open && <button onClick={cancel}>Cancel</button>}
       {!app.offline && !log.past && <Export traceId={trace.trace_id} />}
@@ -248,13 +377,18 @@ function Sum({ own, all, subs }: { own: Totals; all: Totals; subs: number }) {
   const more = all.total_cost - own.total_cost;
   return (
     <>
-      {all.total_tokens > 0 && <span class="num" title={`${count(own.total_tokens)} tokens; with sub-agents ${count(all.total_tokens)}`}>{short(all.total_tokens)} <small>tok</small></span>}
-      {all.total_cost > 0 && (
-        <span class="num" title={`$${own.total_cost}; with sub-agents $${all.total_cost}`}>
-          {costOf(all.total_cost)}{more > 0 && <small class="dim"> ({costOf(more)} in sub-agents)</small>}
+      {all.total_tokens > 0 && (
+        <span class="num" title={`${count(own.total_tokens)} tokens; with sub-agents ${count(all.total_tokens)}`}>
+          {short(all.total_tokens)} <small>tok</small>
         </span>
       )}
-      {subs > 0 && <span class="num dim">{count(subs)} {subs === 1 ? "sub-agent" : "sub-agents"}</span>}
+      {all.total_cost > 0 && (
+        <span class="num" title={`$${own.total_cost}; with sub-agents $${all.total_cost}`}>
+          {costOf(all.total_cost)}
+          {more > 0 && <small class="dim"> ({costOf(more)} in sub-agents)</small>}
+        </span>
+      )}
+      {subs > 0 && <span class="num dim">{counted(subs, "sub-agent")}</span>}
     </>
   );
 }
@@ -269,13 +403,27 @@ function Export({ traceId }: { traceId: string }) {
   };
   return (
     <details
-      class="menu" onFocusOut={(event) => event.currentTarget.contains(event.relatedTarget as Node | null) || event.currentTarget.removeAttribute("open")}
-      onKeyDown={(event) => { if (event.key === "Escape") (event.stopPropagation(), event.currentTarget.removeAttribute("open"), event.currentTarget.querySelector("summary")!.focus()); }}
+      class="menu"
+      onFocusOut={(event) =>
+        event.currentTarget.contains(event.relatedTarget as Node | null) || event.currentTarget.removeAttribute("open")
+      }
+      onKeyDown={(event) => {
+        if (event.key !== "Escape") return;
+        event.stopPropagation();
+        event.currentTarget.removeAttribute("open");
+        event.currentTarget.querySelector("summary")!.focus();
+      }}
     >
       <summary class="button quiet">{busy ? "Exporting…" : "Export"}</summary>
       <div>
-        <button onClick={run(exportPage)}><b>One HTML file</b><small>opens offline, with its sub-agents</small></button>
-        <button onClick={run(exportLines)}><b>NDJSON</b><small>for tracewatch import</small></button>
+        <button onClick={run(exportPage)}>
+          <b>One HTML file</b>
+          <small>opens offline, with its sub-agents</small>
+        </button>
+        <button onClick={run(exportLines)}>
+          <b>NDJSON</b>
+          <small>for tracewatch import</small>
+        </button>
       </div>
     </details>
   );
@@ -293,8 +441,12 @@ function useSpoken(trace: Trace | undefined, questions: string): void {
 }
 
 function useTitle(trace: Trace | undefined, questions: number): void {
-  const mark = { running: "◐", waiting: "?", completed: "✓", failed: "✕", stopped: "■", lost: "⚡" }[trace?.status ?? "running"];
-  const title = trace ? `${questions ? `(${questions}) ` : ""}${mark} ${isolated(trace.task.slice(0, 80))} · tracewatch` : "tracewatch";
+  const mark = { running: "◐", waiting: "?", completed: "✓", failed: "✕", stopped: "■", lost: "⚡" }[
+    trace?.status ?? "running"
+  ];
+  const title = trace
+    ? `${questions ? `(${questions}) ` : ""}${mark} ${isolated(trace.task.slice(0, 80))} · tracewatch`
+    : "tracewatch";
   useEffect(() => {
     document.title = title;
   }, [title]);

@@ -22,5 +22,12 @@ export function Start() {
 }
 
 function Lines({ text, what }: { text: string; what: string }) {
-  return <div class="lines"><pre>{text}</pre><button class="quiet" onClick={() => copy(text, what)}>Copy</button></div>;
+  return (
+    <div class="lines">
+      <pre>{text}</pre>
+      <button class="quiet" onClick={() => copy(text, what)}>
+        Copy
+      </button>
+    </div>
+  );
 }

@@ -3,35 +3,79 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { app, spoken } from "../app";
+import { ago, count, counted, timeOfDay } from "../format";
+import type { TraceLog } from "../log/trace-log";
 import { aside, token, wanted } from "../net/auth";
-import { now } from "./clock";
-import { ago, count, timeOfDay } from "../format";
-import { helpOpen } from "./keys";
 import { HOME } from "../net/route";
 import type { Link } from "../net/socket";
-import { nextTheme, theme } from "./theme";
-import type { TraceLog } from "../log/trace-log";
+import { now } from "./clock";
+import { helpOpen } from "./keys";
+import { nextTheme, type Theme, theme } from "./theme";
 import { tokenOpen } from "./token";
 
 const OFFLINE_AFTER = 30_000; // ms of trying before it is called offline
 
+// 16 × 16, currentColor
+const ICONS: Record<Theme | "key", string> = {
+  key:
+    "M10.5 1.5a4 4 0 0 0-3.8 5.2L1.5 11.9v2.6h2.6v-1.6h1.6v-1.6h1.6l1.4-1.4a4 4 0 1 0 1.8-8.4Z" +
+    "m1 2a1 1 0 1 1 0 2 1 1 0 0 1 0-2Z",
+  dark: "M11.8 10.6A5.2 5.2 0 0 1 5.4 4.2a5.2 5.2 0 1 0 6.4 6.4Z",
+  light:
+    "M8 4.6a3.4 3.4 0 1 0 0 6.8 3.4 3.4 0 0 0 0-6.8ZM7.4 1h1.2v2H7.4ZM7.4 13h1.2v2H7.4ZM1 7.4h2v1.2H1Z" +
+    "M13 7.4h2v1.2h-2ZM3 3.8l.8-.8 1.4 1.4-.8.8ZM10.8 11.6l.8-.8 1.4 1.4-.8.8ZM3 12.2l1.4-1.4.8.8L3.8 13Z" +
+    "M10.8 4.4 12.2 3l.8.8-1.4 1.4Z",
+  system: "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2Zm0 1.3v9.4a4.7 4.7 0 0 1 0-9.4Z",
+};
+
+function Icon({ shape }: { shape: Theme | "key" }) {
+  return (
+    <svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true">
+      <path d={ICONS[shape]} fill="currentColor" />
+    </svg>
+  );
+}
+
 export function Bar({ children, log }: { children?: ComponentChildren; log?: TraceLog }) {
   return (
     <header class="bar">
-      <a class="brand" href={HOME} title="All traces (t)" aria-label="tracewatch: all traces">{children ? <><span class="onlyphone" aria-hidden="true">‹</span><span class="notphone">tracewatch</span></> : "tracewatch"}</a>
+      <a class="brand" href={HOME} title="All traces (t)" aria-label="tracewatch: all traces">
+        {children ? (
+          <>
+            <span class="onlyphone" aria-hidden="true">
+              ‹
+            </span>
+            <span class="notphone">tracewatch</span>
+          </>
+        ) : (
+          "tracewatch"
+        )}
+      </a>
       {children}
       <span class="grow" />
       {log && <Asks not={log.id} />}
       <Pill log={log} />
       {token.value !== null && (
-        <button class="quiet icon" title="This tab's token" aria-label="This tab's token" onClick={() => (tokenOpen.value = true)}>
-          <svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path d="M10.500 1.500a4 4 0 0 0-3.800 5.200L1.500 11.900v2.600h2.600v-1.600h1.600v-1.600h1.600l1.400-1.400a4 4 0 1 0 1.800-8.400Zm1 2a1 1 0 1 1 0 2 1 1 0 0 1 0-2Z" fill="currentColor" /></svg>
+        <button
+          class="quiet icon"
+          title="This tab's token"
+          aria-label="This tab's token"
+          onClick={() => (tokenOpen.value = true)}
+        >
+          <Icon shape="key" />
         </button>
       )}
-      <button class="quiet icon" title={`Theme: ${theme.value}`} aria-label={`Theme: ${theme.value}; change`} onClick={nextTheme}>
-        <svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path d={theme.value === "dark" ? "M11.8 10.6A5.2 5.2 0 0 1 5.4 4.2a5.2 5.2 0 1 0 6.4 6.4Z" : theme.value === "light" ? "M8 4.6a3.4 3.4 0 1 0 0 6.8 3.4 3.4 0 0 0 0-6.8ZM7.4 1h1.2v2H7.4ZM7.4 13h1.2v2H7.4ZM1 7.4h2v1.2H1ZM13 7.4h2v1.2h-2ZM3 3.8l.8-.8 1.4 1.4-.8.8ZM10.800 11.6l.8-.8 1.400 1.400-.8.8ZM3 12.200l1.400-1.400.8.8L3.800 13ZM10.800 4.400 12.200 3l.8.8-1.400 1.400Z" : "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2Zm0 1.300v9.400a4.700 4.700 0 0 1 0-9.400Z"} fill="currentColor" /></svg>
+      <button
+        class="quiet icon"
+        title={`Theme: ${theme.value}`}
+        aria-label={`Theme: ${theme.value}; change`}
+        onClick={nextTheme}
+      >
+        <Icon shape={theme.value} />
       </button>
-      <button class="quiet icon notphone" title="Keys (?)" aria-label="Help" onClick={() => (helpOpen.value = true)}>?</button>
+      <button class="quiet icon notphone" title="Keys (?)" aria-label="Help" onClick={() => (helpOpen.value = true)}>
+        ?
+      </button>
     </header>
   );
 }
@@ -39,12 +83,22 @@ export function Bar({ children, log }: { children?: ComponentChildren; log?: Tra
 /** Open questions of other runs. */
 function Asks({ not }: { not: string }) {
   const n = app.traces.inputs.value.filter((asked) => asked.trace_id !== not).length;
-  return n ? <a class="asks num" href={HOME} title="Questions in other runs">? {count(n)}</a> : null;
+  return n ? (
+    <a class="asks num" href={HOME} title="Questions in other runs">
+      ? {count(n)}
+    </a>
+  ) : null;
 }
 
 /** The truth about the connection, in few words. */
 function Pill({ log }: { log?: TraceLog }) {
-  if (app.offline) return <span class="pill ended"><i aria-hidden="true" />saved in this file</span>;
+  if (app.offline)
+    return (
+      <span class="pill ended">
+        <i aria-hidden="true" />
+        saved in this file
+      </span>
+    );
   return <LivePill log={log} />;
 }
 
@@ -57,7 +111,8 @@ function LivePill({ log }: { log?: TraceLog }) {
   else if (link.kind === "waiting") {
     const left = link.retryAt - now.value;
     kind = "off";
-    if (!navigator.onLine || now.value - link.since > OFFLINE_AFTER) words = `offline since ${timeOfDay(new Date(link.since).toISOString()).slice(0, -3)}`;
+    if (!navigator.onLine || now.value - link.since > OFFLINE_AFTER)
+      words = `offline since ${timeOfDay(new Date(link.since).toISOString()).slice(0, -3)}`;
     else words = left > 500 ? `reconnecting in ${Math.ceil(left / 1000)} s` : "reconnecting";
   } else if (link.kind === "silent") words = `no word for ${Math.round((now.value - link.since) / 1000)} s, asking`;
   else if (link.kind === "open") {
@@ -68,7 +123,8 @@ function LivePill({ log }: { log?: TraceLog }) {
       log.version.value;
       if (phase.kind === "loading") words = "opening";
       else if (phase.kind === "gone") [kind, words] = ["off", phase.code === "trace_deleted" ? "deleted" : "not found"];
-      else if (phase.kind === "catching_up") words = phase.left > 0 ? `catching up ${count(phase.left)}` : "catching up";
+      else if (phase.kind === "catching_up")
+        words = phase.left > 0 ? `catching up ${count(phase.left)}` : "catching up";
       else if (log.state?.ended) [kind, words] = ["ended", "ended"];
       else if (status === "lost") [kind, words] = ["lost", "lost"];
       else [kind, words] = ["live", "live"];
@@ -76,16 +132,31 @@ function LivePill({ log }: { log?: TraceLog }) {
         const since = now.value - Date.parse(log.lastEventAt);
         more = since < 1500 ? "now" : `${ago(since)} ago`;
       }
-      if (log.recovered.value) more = `recovered ${count(log.recovered.value)} ${log.recovered.value === 1 ? "event" : "events"}`;
+      if (log.recovered.value) more = `recovered ${counted(log.recovered.value, "event")}`;
     }
   }
   useLinkSpoken(link.kind);
   const retry = link.kind === "waiting" || link.kind === "refused";
-  if (wanted.value !== null) return <span class="pill off"><i aria-hidden="true" />no token <button class="link" onClick={() => (aside.value = false)}>give one</button></span>;
+  if (wanted.value !== null)
+    return (
+      <span class="pill off">
+        <i aria-hidden="true" />
+        no token{" "}
+        <button class="link" onClick={() => (aside.value = false)}>
+          give one
+        </button>
+      </span>
+    );
   return (
     <span class={`pill ${kind}`}>
-      <i aria-hidden="true" />{words}{more && <span class="dim"> · {more}</span>}
-      {retry && <button class="link" onClick={() => app.socket.retryNow()}>now</button>}
+      <i aria-hidden="true" />
+      {words}
+      {more && <span class="dim"> · {more}</span>}
+      {retry && (
+        <button class="link" onClick={() => app.socket.retryNow()}>
+          now
+        </button>
+      )}
     </span>
   );
 }
@@ -99,4 +170,3 @@ function useLinkSpoken(kind: Link["kind"]): void {
     if (kind !== "connecting") lost.current = kind !== "open";
   }, [kind]);
 }
-

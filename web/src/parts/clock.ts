@@ -1,5 +1,5 @@
-// The time, as a signal that ticks once a second while the page is looked at and something shows it. What runs beats with
-// it (`.beat` in base.css).
+// The time, as a signal that ticks once a second while the page is visible and a part of it shows the time. The marks
+// of runs beat with it (`.beat` in base.css).
 
 import { computed, signal } from "@preact/signals";
 

@@ -5,13 +5,13 @@
 
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog } from "../app";
-import { cost, count, short, visible } from "../format";
-import { memo } from "./memo";
+import { cost, count, counted, short, visible } from "../format";
 import type { Past } from "../log/past";
-import { traceHref, wholeLink } from "../net/route";
 import type { TraceLog } from "../log/trace-log";
 import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../net/protocol";
-import { StateMark } from "./marks";
+import { traceHref, wholeLink } from "../net/route";
+import { classes, StateMark } from "./marks";
+import { memo } from "./memo";
 import { type ListHandle, VirtualList } from "./virtual";
 
 const ROW = 27; // px
@@ -88,6 +88,10 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
     list.current?.show(to);
   }
 
+  /** Choose a row, or, where it is chosen, the whole trace. */
+  const toggleChosen = (row: TreeRow): void =>
+    choose(samePlace(row.place, place) ? { traceId: log.id, goalId: null } : row.place);
+
   function key(event: KeyboardEvent): void {
     const row = rows[at];
     if (!row || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -104,7 +108,7 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
       PageUp: () => moveTo(at - 15),
       ArrowRight: () => (row.open === false ? toggle(row) : row.open ? moveTo(at + 1) : undefined),
       ArrowLeft: () => (row.open ? toggle(row) : moveTo(parent())),
-      Enter: () => choose(samePlace(row.place, place) ? { traceId: log.id, goalId: null } : row.place),
+      Enter: () => toggleChosen(row),
       " ": () => choose(row.place),
       "*": () => setTree({ folded: new Set(), opened: tree.opened }),
     };
@@ -124,24 +128,44 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
         <span class="dim num">{goals ? count(goals) : ""}</span>
         <span class="grow" />
         {goals > 1 && (
-          <button class="quiet" onClick={() => setTree({ folded: anyFolded ? new Set() : foldAll(rows), opened: tree.opened })}>
+          <button
+            class="quiet"
+            onClick={() => setTree({ folded: anyFolded ? new Set() : foldAll(rows), opened: tree.opened })}
+          >
             {anyFolded ? "Expand all" : "Collapse all"}
           </button>
         )}
       </div>
       {rows.length ? (
         <VirtualList
-          items={rows} estimate={ROW} fixed handle={list} role="tree" rowRole="presentation" label="Goals" class="tree"
-          onKeyDown={key} activeId={rows[at] ? `goal-${at}` : undefined}
+          items={rows}
+          estimate={ROW}
+          fixed
+          handle={list}
+          role="tree"
+          rowRole="presentation"
+          label="Goals"
+          class="tree"
+          onKeyDown={key}
+          activeId={rows[at] ? `goal-${at}` : undefined}
           render={(row, i) => (
             <TreeLine
-              {...lineOf(row)} n={i} selected={samePlace(row.place, place)} focused={i === at}
-              toggle={() => toggle(row)} choose={() => (setFocus(i), choose(samePlace(row.place, place) ? { traceId: log.id, goalId: null } : row.place))}
+              {...lineOf(row)}
+              n={i}
+              selected={samePlace(row.place, place)}
+              focused={i === at}
+              toggle={() => toggle(row)}
+              choose={() => {
+                setFocus(i);
+                toggleChosen(row);
+              }}
             />
           )}
         />
       ) : (
-        <p class="nothing">{log.phase.value.kind === "loading" ? "" : "This run has no goals; all its messages are on the right."}</p>
+        <p class="nothing">
+          {log.phase.value.kind === "loading" ? "" : "This run has no goals; all its messages are on the right."}
+        </p>
       )}
       <Details root={log.id} row={rows.find((row) => samePlace(row.place, place))} />
     </div>
@@ -152,7 +176,7 @@ function useOpenLogs(opened: Set<string>): Map<string, TraceLog> {
   const held = useRef(new Map<string, TraceLog>()).current;
   useMemo(() => {
     for (const id of opened) if (!held.has(id)) held.set(id, openLog(id));
-    for (const id of [...held.keys()]) if (!opened.has(id)) (held.delete(id), closeLog(id));
+    for (const id of [...held.keys()]) if (!opened.has(id) && held.delete(id)) closeLog(id);
   }, [opened]);
   useEffect(() => () => [...held.keys()].forEach(closeLog), []);
   return held;
@@ -176,8 +200,19 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
     const then = inner?.past ? inner.state : null; // fresher than what the parent knew
     const rowId = `${path}/${id}`;
     rows.push({
-      id: rowId, height: 0, depth, goal: null, sub, place: { traceId: id, goalId: null }, current: false, open,
-      status: live?.status ?? then?.head.status ?? sub.status, totals: live?.tree_totals ?? then?.treeTotals() ?? sub.stats, errors: 0, nth: 0, siblings: [],
+      id: rowId,
+      height: 0,
+      depth,
+      goal: null,
+      sub,
+      place: { traceId: id, goalId: null },
+      current: false,
+      open,
+      status: live?.status ?? then?.head.status ?? sub.status,
+      totals: live?.tree_totals ?? then?.treeTotals() ?? sub.stats,
+      errors: 0,
+      nth: 0,
+      siblings: [],
     });
     if (inner?.state) addTrace(inner, depth + 1, rowId);
   }
@@ -193,8 +228,19 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
       const rowId = `${path}#${id}`;
       const open = children.length || subs.length ? !tree.folded.has(rowId) : null;
       rows.push({
-        id: rowId, height: 0, depth: level, goal, sub: null, place: { traceId: of.id, goalId: id },
-        current: state.head.current_goal_id === id && !state.ended, open, status: null, totals: null, errors: errors.get(id) ?? 0, nth: 0, siblings: [],
+        id: rowId,
+        height: 0,
+        depth: level,
+        goal,
+        sub: null,
+        place: { traceId: of.id, goalId: id },
+        current: state.head.current_goal_id === id && !state.ended,
+        open,
+        status: null,
+        totals: null,
+        errors: errors.get(id) ?? 0,
+        nth: 0,
+        siblings: [],
       });
       for (const sub of subs) placed.add(sub);
       if (open === false) return;
@@ -215,7 +261,8 @@ function placeAmongSiblings(rows: TreeRow[]): void {
   const open: TreeRow[][] = []; // siblings so far, by depth
   for (const row of rows) {
     open.length = row.depth + 1;
-    const siblings = (open[row.depth] ??= []);
+    open[row.depth] ??= [];
+    const siblings = open[row.depth]!;
     siblings.push(row);
     row.nth = siblings.length;
     row.siblings = siblings;
@@ -260,7 +307,15 @@ function lineOf(row: TreeRow) {
   const { goal, sub, depth, status, current, open, errors, nth } = row;
   const stats = goal?.cumulative_stats;
   return {
-    goal, sub, depth, status, current, open, errors, nth, of: row.siblings.length,
+    goal,
+    sub,
+    depth,
+    status,
+    current,
+    open,
+    errors,
+    nth,
+    of: row.siblings.length,
     messages: stats?.message_count ?? row.totals?.total_messages ?? 0,
     tokens: stats?.total_tokens ?? row.totals?.total_tokens ?? 0,
     cost: stats?.total_cost ?? row.totals?.total_cost ?? 0,
@@ -273,17 +328,51 @@ const TreeLine = memo(function TreeLine(line: Line) {
   const title = goal ? goal.description : sub!.task;
   return (
     <div
-      id={`goal-${line.n}`} role="treeitem" aria-level={line.depth + 1} aria-posinset={line.nth} aria-setsize={line.of} aria-expanded={line.open ?? undefined} aria-selected={line.selected}
+      id={`goal-${line.n}`}
+      role="treeitem"
+      aria-level={line.depth + 1}
+      aria-posinset={line.nth}
+      aria-setsize={line.of}
+      aria-expanded={line.open ?? undefined}
+      aria-selected={line.selected}
       aria-current={line.current ? "step" : undefined}
-      class={`goal is-${state}${line.selected ? " selected" : ""}${line.focused ? " focused" : ""}${line.current ? " current" : ""}`}
-      style={{ paddingLeft: `${6 + Math.min(line.depth, 12) * 15}px` }} title={visible(title)} onClick={line.choose}
+      class={classes(
+        "goal",
+        `is-${state}`,
+        line.selected && "selected",
+        line.focused && "focused",
+        line.current && "current",
+      )}
+      style={{ paddingLeft: `${6 + Math.min(line.depth, 12) * 15}px` }}
+      title={visible(title)}
+      onClick={line.choose}
     >
-      {line.open === null ? <i class="twist none" /> : (
-        <button class="twist" tabIndex={-1} aria-hidden="true" aria-expanded={line.open} onClick={(event) => (event.stopPropagation(), line.toggle())}><i /></button>
+      {line.open === null ? (
+        <i class="twist none" />
+      ) : (
+        <button
+          class="twist"
+          tabIndex={-1}
+          aria-hidden="true"
+          aria-expanded={line.open}
+          onClick={(event) => {
+            event.stopPropagation();
+            line.toggle();
+          }}
+        >
+          <i />
+        </button>
       )}
       <StateMark state={state} />
-      <span class="words">{sub && <em class="agent">{visible(sub.agent_type)}</em>}{visible(title)}</span>
-      {line.errors > 0 && <span class="num trouble" title={`${line.errors} failed here or below`}>✕ {line.errors}</span>}
+      <span class="words">
+        {sub && <em class="agent">{visible(sub.agent_type)}</em>}
+        {visible(title)}
+      </span>
+      {line.errors > 0 && (
+        <span class="num trouble" title={`${line.errors} failed here or below`}>
+          ✕ {line.errors}
+        </span>
+      )}
       <span class="num n">{line.messages || ""}</span>
       <span class="num c">{line.cost ? cost(line.cost) : line.tokens ? short(line.tokens) : ""}</span>
     </div>
@@ -296,20 +385,57 @@ function Details({ row, root }: { row: TreeRow | undefined; root: string }) {
   return (
     <div class="details">
       <p class="what">{visible(goal?.description ?? sub!.task)}</p>
-      {goal?.reason && <p><span class="dim">why</span> {visible(goal.reason)}</p>}
-      {(goal?.summary ?? sub?.summary) && <p><span class="dim">result</span> {visible((goal?.summary ?? sub?.summary)!)}</p>}
+      {goal?.reason && (
+        <p>
+          <span class="dim">why</span> {visible(goal.reason)}
+        </p>
+      )}
+      {(goal?.summary ?? sub?.summary) && (
+        <p>
+          <span class="dim">result</span> {visible((goal?.summary ?? sub?.summary)!)}
+        </p>
+      )}
       {goal?.cumulative_stats.preview && <p class="mono dim">{visible(goal.cumulative_stats.preview)}</p>}
       {goal && <Sums own={goal.self_stats} all={goal.cumulative_stats} />}
-      {goal && <p><button class="link" onClick={() => copy(wholeLink(traceHref(root, { ...(row.place.traceId === root ? {} : { in: row.place.traceId }), goal: goal.id })), "a link to this goal")}>Copy link</button></p>}
-      {sub && <p><a href={traceHref(sub.trace_id)}>Open this run on a page of its own</a></p>}
+      {goal && (
+        <p>
+          <button
+            class="link"
+            onClick={() =>
+              copy(
+                wholeLink(
+                  traceHref(root, { ...(row.place.traceId === root ? {} : { in: row.place.traceId }), goal: goal.id }),
+                ),
+                "a link to this goal",
+              )
+            }
+          >
+            Copy link
+          </button>
+        </p>
+      )}
+      {sub && (
+        <p>
+          <a href={traceHref(sub.trace_id)}>Open this run on a page of its own</a>
+        </p>
+      )}
     </div>
   );
 }
 
 function Sums({ own, all }: { own: Stats; all: Stats }) {
-  const line = (s: Stats) => `${count(s.message_count)} ${s.message_count === 1 ? "message" : "messages"} · ${count(s.total_tokens)} tokens · ${cost(s.total_cost)}`;
+  const line = (s: Stats) =>
+    [counted(s.message_count, "message"), `${count(s.total_tokens)} tokens`, cost(s.total_cost)].join(" · ");
   const same = own.message_count === all.message_count;
   return (
-    <p class="num small"><span class="dim">own</span> {line(own)}{!same && <><br /><span class="dim">all</span> {line(all)}</>}</p>
+    <p class="num small">
+      <span class="dim">own</span> {line(own)}
+      {!same && (
+        <>
+          <br />
+          <span class="dim">all</span> {line(all)}
+        </>
+      )}
+    </p>
   );
 }

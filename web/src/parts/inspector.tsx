@@ -1,16 +1,26 @@
 // The raw event behind a row, read from the log itself: copy it, or copy a link to it.
 
 import { useEffect, useState } from "preact/hooks";
-import { fetchEvent } from "../net/api";
 import { copy } from "../app";
-import { fullTime } from "../format";
-import { useKeys } from "./keys";
-import { traceHref, wholeLink } from "../net/route";
+import { counted, fullTime } from "../format";
 import type { Item } from "../log/trace-log";
+import { fetchEvent } from "../net/api";
 import type { Json, StoredEvent } from "../net/protocol";
+import { traceHref, wholeLink } from "../net/route";
 import { JsonTree } from "./json";
+import { useKeys } from "./keys";
 
-export function Inspector({ traceId, item, close, step }: { traceId: string; item: Item; close: () => void; step: (by: 1 | -1) => void }) {
+export function Inspector({
+  traceId,
+  item,
+  close,
+  step,
+}: {
+  traceId: string;
+  item: Item;
+  close: () => void;
+  step: (by: 1 | -1) => void;
+}) {
   const id = Math.floor(item.id);
   const [event, setEvent] = useState<StoredEvent | null>(null);
   const [fault, setFault] = useState("");
@@ -35,17 +45,41 @@ export function Inspector({ traceId, item, close, step }: { traceId: string; ite
       <div class="panehead">
         <h2 class="num">Event {id}</h2>
         <span class="grow" />
-        <button class="quiet" aria-label="Event before" title="Before" onClick={() => step(-1)}>↑</button>
-        <button class="quiet" aria-label="Next event" title="Next" onClick={() => step(1)}>↓</button>
-        <button class="quiet" disabled={!event} onClick={() => copy(JSON.stringify(event, null, 2), "the event")}>Copy</button>
-        <button class="quiet" onClick={() => copy(link, "a link to this event")}>Link</button>
-        <button class="quiet icon" aria-label="Close" title="Close (Esc)" onClick={close}>✕</button>
+        <button class="quiet" aria-label="Event before" title="Before" onClick={() => step(-1)}>
+          ↑
+        </button>
+        <button class="quiet" aria-label="Next event" title="Next" onClick={() => step(1)}>
+          ↓
+        </button>
+        <button class="quiet" disabled={!event} onClick={() => copy(JSON.stringify(event, null, 2), "the event")}>
+          Copy
+        </button>
+        <button class="quiet" onClick={() => copy(link, "a link to this event")}>
+          Link
+        </button>
+        <button class="quiet icon" aria-label="Close" title="Close (Esc)" onClick={close}>
+          ✕
+        </button>
       </div>
       <div class="scroll">
-        <p class="dim small">{fullTime(item.at)}{item.message && item.version > 0 ? ` · then updated ${item.version} ${item.version === 1 ? "time" : "times"}; as it now stands:` : ""}</p>
-        {item.message && item.version > 0 && <div class="block"><JsonTree value={item.message as unknown as Json} /></div>}
+        <p class="dim small">
+          {fullTime(item.at)}
+          {item.message && item.version > 0
+            ? ` · then updated ${counted(item.version, "time")}; as it now stands:`
+            : ""}
+        </p>
+        {item.message && item.version > 0 && (
+          <div class="block">
+            <JsonTree value={item.message as unknown as Json} />
+          </div>
+        )}
         {fault && <p class="fault">{fault}</p>}
-        {event && event.event_id === id && <div class="block"><h3>stored event</h3><JsonTree value={event as unknown as Json} /></div>}
+        {event && event.event_id === id && (
+          <div class="block">
+            <h3>stored event</h3>
+            <JsonTree value={event as unknown as Json} />
+          </div>
+        )}
       </div>
     </aside>
   );

@@ -11,8 +11,17 @@ const OPEN_DEPTH = 1;
 const OPEN_CHILDREN = 20;
 
 export function JsonTree({ value, depth = 0 }: { value: Json; depth?: number }) {
-  if (Array.isArray(value) || isObject(value)) return <div class="json"><Children of={value} depth={depth} /></div>;
-  return <div class="json"><Leaf value={value} /></div>;
+  if (Array.isArray(value) || isObject(value))
+    return (
+      <div class="json">
+        <Children of={value} depth={depth} />
+      </div>
+    );
+  return (
+    <div class="json">
+      <Leaf value={value} />
+    </div>
+  );
 }
 
 function Children({ of, depth }: { of: Json[] | { [key: string]: Json }; depth: number }) {
@@ -22,10 +31,18 @@ function Children({ of, depth }: { of: Json[] | { [key: string]: Json }; depth: 
   return (
     <>
       {keys.slice(0, most).map((key) => (
-        <Entry key={key} name={key} value={(of as { [key: string]: Json })[key]!} depth={depth} index={Array.isArray(of)} />
+        <Entry
+          key={key}
+          name={key}
+          value={(of as { [key: string]: Json })[key]!}
+          depth={depth}
+          index={Array.isArray(of)}
+        />
       ))}
       {keys.length > most && (
-        <button class="link" onClick={() => setMost(most + CHUNK * 5)}>{keys.length - most} more</button>
+        <button class="link" onClick={() => setMost(most + CHUNK * 5)}>
+          {keys.length - most} more
+        </button>
       )}
     </>
   );
@@ -37,14 +54,23 @@ function Entry({ name, value, depth, index }: { name: string; value: Json; depth
   const [open, setOpen] = useState(nested && depth < OPEN_DEPTH && size <= OPEN_CHILDREN);
   const label = <span class={index ? "index" : "key"}>{visible(name)}</span>;
   if (!nested || !size) {
-    return <div class="entry">{label} <Leaf value={value} /></div>;
+    return (
+      <div class="entry">
+        {label} <Leaf value={value} />
+      </div>
+    );
   }
   return (
     <div class="entry">
       <button class="twist" aria-expanded={open} onClick={() => setOpen(!open)}>
-        <i aria-hidden="true" />{label} <span class="dim">{open ? (Array.isArray(value) ? `[${size}]` : `{${size}}`) : preview(value)}</span>
+        <i aria-hidden="true" />
+        {label} <span class="dim">{open ? (Array.isArray(value) ? `[${size}]` : `{${size}}`) : preview(value)}</span>
       </button>
-      {open && <div class="nest"><Children of={value as Json[]} depth={depth + 1} /></div>}
+      {open && (
+        <div class="nest">
+          <Children of={value as Json[]} depth={depth + 1} />
+        </div>
+      )}
     </div>
   );
 }
@@ -52,14 +78,19 @@ function Entry({ name, value, depth, index }: { name: string; value: Json; depth
 function Leaf({ value }: { value: Json }) {
   const [whole, setWhole] = useState(false);
   if (typeof value !== "string") {
-    if (value !== null && typeof value === "object") return <span class="dim">{Array.isArray(value) ? "[ ]" : "{ }"}</span>;
+    if (value !== null && typeof value === "object")
+      return <span class="dim">{Array.isArray(value) ? "[ ]" : "{ }"}</span>;
     return <span class={value === null ? "dim" : "lit"}>{String(value)}</span>;
   }
   const cut = !whole && value.length > LONG;
   return (
     <span class="str">
       {visible(cut ? value.slice(0, LONG) : value)}
-      {cut && <button class="link" onClick={() => setWhole(true)}>… {(value.length - LONG).toLocaleString("en-US")} more characters</button>}
+      {cut && (
+        <button class="link" onClick={() => setWhole(true)}>
+          … {(value.length - LONG).toLocaleString("en-US")} more characters
+        </button>
+      )}
     </span>
   );
 }

@@ -1,7 +1,7 @@
 // Keys: who is on the page registers what its keys do; `?` shows them all.
 //
-// Rule: keys do nothing while one types, and nothing with Ctrl, Alt or Cmd; Enter and the space bar
-//       first of all press what is focused.
+// Rule: keys do nothing while one types, and nothing with Ctrl, Alt or Cmd; Enter and the space bar first of all press
+//       what is focused.
 
 import { signal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
@@ -25,10 +25,13 @@ export function useKeys(title: string, keys: Key[]): void {
   }, [title]);
 }
 
-export const allKeys = (): { title: string; keys: Key[] }[] => groups.map((group) => ({ title: group.title, keys: group.keys() }));
+export const allKeys = (): { title: string; keys: Key[] }[] =>
+  groups.map((group) => ({ title: group.title, keys: group.keys() }));
 
 export function isTyping(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
+  return (
+    target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName))
+  );
 }
 
 /** Whether Enter and the space bar do something there by themselves. */

@@ -5,10 +5,10 @@ import { Marked } from "marked";
 
 const marked = new Marked({ gfm: true, breaks: true, async: false });
 // HTML in an agent's text is something it says, not something to draw
-const escape = (text: string) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
+const escaped = (text: string) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
 marked.use({
   renderer: {
-    html: ({ text }) => escape(text),
+    html: ({ text }) => escaped(text),
     // Below the page's own headings
     heading({ tokens, depth }) {
       const level = Math.min(6, depth + 2);
@@ -39,7 +39,9 @@ export function render(text: string): DocumentFragment {
   return purify.sanitize(marked.parse(text) as string, {
     RETURN_DOM_FRAGMENT: true,
     ALLOWED_TAGS: [
-      ..."a b blockquote br code del dd dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li ol p pre s strong sub sup".split(" "),
+      ..."a b blockquote br code del dd dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li ol p pre s strong sub sup".split(
+        " ",
+      ),
       ..."table tbody td th thead tr ul span details summary".split(" "),
     ],
     ALLOWED_ATTR: ["href", "src", "alt", "title", "align", "start"],

@@ -2,14 +2,30 @@
 
 import { computed, type Signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
+import { ago, clock, cost, count, counted, duration, fullTime, short } from "../format";
 import { now } from "./clock";
-import { ago, clock, cost, count, duration, fullTime, short } from "../format";
 
-export type Mark = "running" | "waiting" | "completed" | "failed" | "stopped" | "lost" | "pending" | "abandoned" | "in_progress";
+export type Mark =
+  | "running"
+  | "waiting"
+  | "completed"
+  | "failed"
+  | "stopped"
+  | "lost"
+  | "pending"
+  | "abandoned"
+  | "in_progress";
 
 const WORDS: Record<Mark, string> = {
-  running: "running", in_progress: "in progress", waiting: "waiting for an answer", completed: "completed", failed: "failed",
-  stopped: "stopped", lost: "lost: its recorder vanished", pending: "pending", abandoned: "abandoned",
+  running: "running",
+  in_progress: "in progress",
+  waiting: "waiting for an answer",
+  completed: "completed",
+  failed: "failed",
+  stopped: "stopped",
+  lost: "lost: its recorder vanished",
+  pending: "pending",
+  abandoned: "abandoned",
 };
 
 // Drawn, not typed: glyphs of these shapes differ too much between fonts. 14 × 14, currentColor.
@@ -20,14 +36,30 @@ const SHAPES: Record<string, string> = {
   stopped: "M3 3h8v8H3Z",
   lost: "M8 .8 2.6 8h3.2L5 13.2 11.4 6H7.6Z",
   pending: "M7 2.2a4.8 4.8 0 1 0 0 9.6 4.8 4.8 0 0 0 0-9.6Zm0 1.2a3.6 3.6 0 1 1 0 7.2 3.6 3.6 0 0 1 0-7.2Z",
-  abandoned: "M7 2.2a4.8 4.8 0 1 0 0 9.6 4.8 4.8 0 0 0 0-9.6Zm2.6 2.3L4.5 9.6a3.6 3.6 0 0 1 5.1-5.1Zm.9.9a3.6 3.6 0 0 1-5.1 5.1Z",
-  waiting: "M7 1.2a5.8 5.8 0 1 0 0 11.6A5.8 5.8 0 0 0 7 1.2ZM6.4 9.4h1.3v1.3H6.4ZM7 3.2c1.4 0 2.4.8 2.4 2.1 0 1.6-1.7 1.7-1.7 3.1H6.4c0-1.9 1.6-2.1 1.6-3.1 0-.5-.4-.8-1-.8-.7 0-1.1.4-1.1 1.1H4.6c0-1.5 1-2.4 2.4-2.4Z",
+  abandoned:
+    "M7 2.2a4.8 4.8 0 1 0 0 9.6 4.8 4.8 0 0 0 0-9.6Zm2.6 2.3L4.5 9.6a3.6 3.6 0 0 1 5.1-5.1Zm.9.9" +
+    "a3.6 3.6 0 0 1-5.1 5.1Z",
+  waiting:
+    "M7 1.2a5.8 5.8 0 1 0 0 11.6A5.8 5.8 0 0 0 7 1.2ZM6.4 9.4h1.3v1.3H6.4Z" +
+    "M7 3.2c1.4 0 2.4.8 2.4 2.1 0 1.6-1.7 1.7-1.7 3.1H6.4c0-1.9 1.6-2.1 1.6-3.1 " +
+    "0-.5-.4-.8-1-.8-.7 0-1.1.4-1.1 1.1H4.6c0-1.5 1-2.4 2.4-2.4Z",
 };
+
+/** The names of classes that hold, as an element wants them. */
+export const classes = (...names: (string | false)[]): string => names.filter(Boolean).join(" ");
 
 export function StateMark({ state, quiet }: { state: Mark; quiet?: boolean }) {
   const shape = state === "in_progress" ? "running" : state;
   return (
-    <svg class={`mark is-${shape}`} viewBox="0 0 14 14" width="14" height="14" role="img" aria-label={quiet ? undefined : WORDS[state]} aria-hidden={quiet}>
+    <svg
+      class={`mark is-${shape}`}
+      viewBox="0 0 14 14"
+      width="14"
+      height="14"
+      role="img"
+      aria-label={quiet ? undefined : WORDS[state]}
+      aria-hidden={quiet}
+    >
       <title>{WORDS[state]}</title>
       <path d={SHAPES[shape]} fill-rule="evenodd" />
     </svg>
@@ -37,7 +69,8 @@ export function StateMark({ state, quiet }: { state: Mark; quiet?: boolean }) {
 // Ticking words are signals put into the page as such: where the words are the same, a tick changes nothing
 const ticking = (words: (at: number) => string) => computed(() => words(now.value));
 // The whole time is only made for who asks: lists have many times
-const titled = (event: Event) => ((event.currentTarget as HTMLTimeElement).title = fullTime((event.currentTarget as HTMLTimeElement).dateTime));
+const titled = (event: Event) =>
+  ((event.currentTarget as HTMLTimeElement).title = fullTime((event.currentTarget as HTMLTimeElement).dateTime));
 
 /** How long ago, ticking. */
 export function Ago({ ts }: { ts: string }) {
@@ -45,7 +78,11 @@ export function Ago({ ts }: { ts: string }) {
     const at = Date.parse(ts);
     return Number.isNaN(at) ? "" : ticking((time) => ago(time - at));
   }, [ts]);
-  return <time dateTime={ts} onPointerEnter={titled}>{words}</time>;
+  return (
+    <time dateTime={ts} onPointerEnter={titled}>
+      {words}
+    </time>
+  );
 }
 
 /** The time since `from`, ticking until there is an end. */
@@ -62,11 +99,19 @@ export function Lasting({ from, to, exact }: { from: string; to: string | null; 
 }
 
 export function Tokens({ n }: { n: number }) {
-  return <span class="num" title={`${count(n)} tokens`}>{n ? short(n) : <i class="none">–</i>}</span>;
+  return (
+    <span class="num" title={`${count(n)} tokens`}>
+      {n ? short(n) : <i class="none">–</i>}
+    </span>
+  );
 }
 
 export function Cost({ dollars }: { dollars: number }) {
-  return <span class="num" title={dollars ? `$${dollars}` : undefined}>{dollars ? cost(dollars) : <i class="none">–</i>}</span>;
+  return (
+    <span class="num" title={dollars ? `$${dollars}` : undefined}>
+      {dollars ? cost(dollars) : <i class="none">–</i>}
+    </span>
+  );
 }
 
 /** Bars for the events of the last minute; the line below them is as long as this page has looked: `known` bars. */
@@ -74,7 +119,8 @@ export function Spark({ bars, known }: { bars: number[]; known: number }) {
   const most = Math.max(...bars, 4);
   const path = bars.map((n, i) => (n ? `M${i * 5 + 2} 14v${-Math.max(1.5, (n / most) * 13)}` : "")).join("");
   const sum = bars.reduce((a, b) => a + b, 0);
-  const words = `${count(sum)} ${sum === 1 ? "event" : "events"} in the last ${known < bars.length ? `${known * 5} s, as long as this page has looked` : "minute"}`;
+  const span = known < bars.length ? `${known * 5} s, as long as this page has looked` : "minute";
+  const words = `${counted(sum, "event")} in the last ${span}`;
   return (
     <svg class="spark" viewBox="0 0 60 14" width="60" height="14" role="img" aria-label={words}>
       <title>{words}</title>
@@ -85,5 +131,9 @@ export function Spark({ bars, known }: { bars: number[]; known: number }) {
 }
 
 export function Live({ of }: { of: Signal<string> }) {
-  return <div class="unseen" role="status" aria-live="polite">{of}</div>;
+  return (
+    <div class="unseen" role="status" aria-live="polite">
+      {of}
+    </div>
+  );
 }

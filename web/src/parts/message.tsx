@@ -1,14 +1,14 @@
 // One row of what was said: a message, a tool call from its start to its result, or an event of another kind.
 
-import { memo } from "./memo";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { isObject, toolName } from "../log/fold";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
-import { traceHref } from "../net/route";
+import { isObject, toolName } from "../log/fold";
 import type { Item, TraceLog } from "../log/trace-log";
 import type { Json, Message, TraceStatus } from "../net/protocol";
+import { traceHref } from "../net/route";
 import { JsonTree, preview } from "./json";
-import { Lasting, StateMark } from "./marks";
+import { classes, Lasting, StateMark } from "./marks";
+import { memo } from "./memo";
 import { Prose, Terminal } from "./text";
 
 const FRESH_MS = 1200;
@@ -35,20 +35,38 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
       {date !== null && <div class="daybreak">{date}</div>}
       {heading !== null && <div class="goalhead">{visible(heading)}</div>}
       <div
-        class={`row ${kind}${item.error ? " error" : ""}${selected ? " selected" : ""}${hit ? " hit" : ""}${fresh ? " fresh" : ""}`}
+        class={classes("row", kind, item.error && "error", selected && "selected", hit && "hit", fresh && "fresh")}
         data-event={item.id}
       >
-        <button class="at" title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`} onClick={() => props.select(item)}>
+        <button
+          class="at"
+          title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`}
+          onClick={() => props.select(item)}
+        >
           {item.at && timeOfDay(item.at)}
         </button>
-        {item.gap ? <GapRow item={item} log={props.log} /> : item.message ? (kind === "tool" ? <Tool {...props} message={item.message} /> : <Said {...props} message={item.message} />) : <Note {...props} />}
+        {item.gap ? (
+          <GapRow item={item} log={props.log} />
+        ) : item.message ? (
+          kind === "tool" ? (
+            <Tool {...props} message={item.message} />
+          ) : (
+            <Said {...props} message={item.message} />
+          )
+        ) : (
+          <Note {...props} />
+        )}
       </div>
     </>
   );
 });
 
 function HoleRow({ from, to }: { from: number; to: number }) {
-  return <div class="row hole dim" data-hole={`${from}-${to}`}>{count(to - from + 1)} {from === to ? "event" : "events"} here {from === to ? "is" : "are"} being read</div>;
+  return (
+    <div class="row hole dim" data-hole={`${from}-${to}`}>
+      {count(to - from + 1)} {from === to ? "event" : "events"} here {from === to ? "is" : "are"} being read
+    </div>
+  );
 }
 
 function GapRow({ item, log }: { item: Item; log: TraceLog }) {
@@ -60,7 +78,11 @@ function GapRow({ item, log }: { item: Item; log: TraceLog }) {
     observer.observe(row.current!);
     return () => observer.disconnect();
   }, [item, log]);
-  return <div ref={row} class="body wide">⚡ {item.gap}</div>;
+  return (
+    <div ref={row} class="body wide">
+      ⚡ {item.gap}
+    </div>
+  );
 }
 
 function useFold(item: Item): [boolean | undefined, () => void] {
@@ -82,11 +104,23 @@ function Said({ item, message, ended }: RowProps & { message: Message }) {
   const more = message as Message & { kind?: Json };
   return (
     <>
-      <div class={`role is-${message.role}`} title={message.agent ? visible(String(message.agent)) : undefined}>{visible(message.role)}{message.agent ? <small>{visible(String(message.agent))}</small> : null}</div>
+      <div class={`role is-${message.role}`} title={message.agent ? visible(String(message.agent)) : undefined}>
+        {visible(message.role)}
+        {message.agent ? <small>{visible(String(message.agent))}</small> : null}
+      </div>
       <div class="body">
         {typeof more.kind === "string" && <span class="kind">{visible(more.kind)}</span>}
-        {texts === null ? <JsonTree value={content} /> : texts.map((part, i) =>
-          typeof part === "string" ? <Prose key={i} text={part} open={open} toggle={toggle} streaming={streaming} /> : <JsonTree key={i} value={part} />)}
+        {texts === null ? (
+          <JsonTree value={content} />
+        ) : (
+          texts.map((part, i) =>
+            typeof part === "string" ? (
+              <Prose key={i} text={part} open={open} toggle={toggle} streaming={streaming} />
+            ) : (
+              <JsonTree key={i} value={part} />
+            ),
+          )
+        )}
         {streaming && !texts?.length && <span class="plain streaming" />}
         {message.status !== "complete" && ended && <span class="dim"> — broke off</span>}
       </div>
@@ -98,7 +132,8 @@ function Said({ item, message, ended }: RowProps & { message: Message }) {
 /** The parts of a message's content: texts, and what is no text. Null: show it as JSON. */
 function textsOf(content: Json): Json[] | null {
   if (typeof content === "string") return content ? [content] : [];
-  if (Array.isArray(content)) return content.map((part) => (isObject(part) && typeof part.text === "string" ? part.text : part));
+  if (Array.isArray(content))
+    return content.map((part) => (isObject(part) && typeof part.text === "string" ? part.text : part));
   if (isObject(content) && typeof content.text === "string") {
     const { text, ...rest } = content;
     return Object.keys(rest).length ? [text, rest] : [text];
@@ -112,8 +147,16 @@ function Meta({ message }: { message: Message }) {
     message.cost ? cost(message.cost) : "",
     message.duration_ms ? duration(message.duration_ms) : "",
   ].filter(Boolean);
-  const all = [message.model, message.tokens ? `${count(message.tokens)} tokens` : "", message.cost ? `$${message.cost}` : ""].filter(Boolean);
-  return <div class="meta" title={all.map(String).join(" · ")}>{facts.join("  ")}</div>;
+  const all = [
+    message.model,
+    message.tokens ? `${count(message.tokens)} tokens` : "",
+    message.cost ? `$${message.cost}` : "",
+  ].filter(Boolean);
+  return (
+    <div class="meta" title={all.map(String).join(" · ")}>
+      {facts.join("  ")}
+    </div>
+  );
 }
 
 function Tool({ item, message, ended }: RowProps & { message: Message }) {
@@ -129,21 +172,35 @@ function Tool({ item, message, ended }: RowProps & { message: Message }) {
         <button class="line" aria-expanded={Boolean(open)} onClick={toggle}>
           <i aria-hidden="true" />
           <b>{visible(toolName(message) ?? "tool")}</b>
-          {!isEmpty(args ?? output ?? []) && <span class="args">{args === undefined ? preview(output) : argsPreview(args)}</span>}
+          {!isEmpty(args ?? output ?? []) && (
+            <span class="args">{args === undefined ? preview(output) : argsPreview(args)}</span>
+          )}
         </button>
         {failed && !open && <Terminal text={errorText(output, message)} open={false} toggle={toggle} bad lines={4} />}
         {open && (
           <div class="opened">
             {args !== undefined && !isEmpty(args) && <Block name="arguments" value={args} />}
             {output !== undefined && <Block name={failed ? "error" : "result"} value={output} bad={failed} />}
-            {output === undefined && <p class="dim">{running ? (ended ? "The run ended before this call returned." : "Running…") : "It returned nothing."}</p>}
+            {output === undefined && (
+              <p class="dim">
+                {running ? (ended ? "The run ended before this call returned." : "Running…") : "It returned nothing."}
+              </p>
+            )}
             {Object.keys(rest).length > 0 && <Block name="more" value={rest} />}
           </div>
         )}
       </div>
       <div class="meta state">
         <span class="size">{output === undefined || output === null ? "" : bytes(sizeOf(output))}</span>
-        <span class="took">{running && !ended ? <Lasting from={item.at} to={null} /> : message.duration_ms !== undefined ? duration(message.duration_ms) : ""}</span>
+        <span class="took">
+          {running && !ended ? (
+            <Lasting from={item.at} to={null} />
+          ) : message.duration_ms !== undefined ? (
+            duration(message.duration_ms)
+          ) : (
+            ""
+          )}
+        </span>
         <StateMark state={failed ? "failed" : running ? (ended ? "lost" : "running") : "completed"} />
       </div>
     </>
@@ -155,7 +212,12 @@ const isEmpty = (value: Json): boolean => (Array.isArray(value) || isObject(valu
 function argsPreview(args: Json): string {
   if (!isObject(args)) return preview(args);
   const values = Object.entries(args);
-  return values.length === 1 && typeof values[0]![1] === "string" ? preview(values[0]![1]) : values.map(([key, value]) => `${key}: ${preview(value, 80)}`).join("  ").slice(0, 240);
+  return values.length === 1 && typeof values[0]![1] === "string"
+    ? preview(values[0]![1])
+    : values
+        .map(([key, value]) => `${key}: ${preview(value, 80)}`)
+        .join("  ")
+        .slice(0, 240);
 }
 
 function errorText(output: Json | undefined, message: Message): string {
@@ -182,7 +244,11 @@ function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean 
   return (
     <div class="block">
       <h3>{visible(name)}</h3>
-      {typeof parsed === "string" ? <Terminal text={parsed} open={open} toggle={() => setOpen(!open)} bad={bad} /> : <JsonTree value={parsed} />}
+      {typeof parsed === "string" ? (
+        <Terminal text={parsed} open={open} toggle={() => setOpen(!open)} bad={bad} />
+      ) : (
+        <JsonTree value={parsed} />
+      )}
     </div>
   );
 }
@@ -207,10 +273,18 @@ function Note({ item, log }: RowProps) {
       const over = event.event === "sub_trace_completed";
       return (
         <div class="body wide sub">
-          {over || sub?.status === "running" || sub?.status === "waiting" ? <StateMark state={over ? (event.status as TraceStatus) : sub!.status} quiet={!over} /> : <i class="arrow" aria-hidden="true">→</i>}
+          {over || sub?.status === "running" || sub?.status === "waiting" ? (
+            <StateMark state={over ? (event.status as TraceStatus) : sub!.status} quiet={!over} />
+          ) : (
+            <i class="arrow" aria-hidden="true">
+              →
+            </i>
+          )}
           <span class="dim">sub-agent {over ? String(event.status) : "started"}</span>
           <a href={traceHref(event.sub_trace_id)}>{visible(sub?.agent_type ?? "agent")}</a>
-          <span class="words">{visible(over ? String(event.summary ?? sub?.task ?? "") : String(event.task ?? ""))}</span>
+          <span class="words">
+            {visible(over ? String(event.summary ?? sub?.task ?? "") : String(event.task ?? ""))}
+          </span>
         </div>
       );
     }
@@ -223,21 +297,48 @@ function Note({ item, log }: RowProps) {
           {typeof event.reason === "string" && <span>{visible(event.reason)}</span>}
           {typeof event.error === "string" && <Terminal text={event.error} open={open} toggle={toggle} bad />}
           {event.error && typeof event.error !== "string" && <JsonTree value={event.error} />}
-          {typeof event.summary === "string" && <div class="below"><Prose text={event.summary} open={open} toggle={toggle} streaming={false} /></div>}
+          {typeof event.summary === "string" && (
+            <div class="below">
+              <Prose text={event.summary} open={open} toggle={toggle} streaming={false} />
+            </div>
+          )}
         </div>
       );
     case "cancel_requested":
-      return <div class="body wide status"><StateMark state="stopped" quiet /><b>Cancel requested</b> <span class="dim">by <bdi>{visible(String(event.by ?? "somebody"))}</bdi></span> <bdi>{visible(String(event.reason ?? ""))}</bdi></div>;
+      return (
+        <div class="body wide status">
+          <StateMark state="stopped" quiet />
+          <b>Cancel requested</b>{" "}
+          <span class="dim">
+            by <bdi>{visible(String(event.by ?? "somebody"))}</bdi>
+          </span>{" "}
+          <bdi>{visible(String(event.reason ?? ""))}</bdi>
+        </div>
+      );
     case "input_requested":
       return <Asked event={event} log={log} />;
     default: {
-      const { event: name, event_id: _i, trace_id: _t, ts: _ts, occurred_at: _o, affected_goals: _a, ...payload } = event;
+      const {
+        event: name,
+        event_id: _i,
+        trace_id: _t,
+        ts: _ts,
+        occurred_at: _o,
+        affected_goals: _a,
+        ...payload
+      } = event;
       return (
         <div class="call">
           <button class="line" aria-expanded={Boolean(open)} onClick={toggle}>
-            <i aria-hidden="true" /><span class="name">{visible(name)}</span><span class="args">{argsPreview(payload as Json)}</span>
+            <i aria-hidden="true" />
+            <span class="name">{visible(name)}</span>
+            <span class="args">{argsPreview(payload as Json)}</span>
           </button>
-          {open && <div class="opened"><Payload value={payload as { [key: string]: Json }} /></div>}
+          {open && (
+            <div class="opened">
+              <Payload value={payload as { [key: string]: Json }} />
+            </div>
+          )}
         </div>
       );
     }
@@ -247,7 +348,11 @@ function Note({ item, log }: RowProps) {
 /** What an event of another kind carries; text alone as text. */
 function Payload({ value }: { value: { [key: string]: Json } }) {
   const values = Object.values(value);
-  return values.length === 1 && typeof values[0] === "string" ? <Block name={Object.keys(value)[0]!} value={values[0]} /> : <JsonTree value={value} />;
+  return values.length === 1 && typeof values[0] === "string" ? (
+    <Block name={Object.keys(value)[0]!} value={values[0]} />
+  ) : (
+    <JsonTree value={value} />
+  );
 }
 
 function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceLog }) {
@@ -256,10 +361,22 @@ function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceLo
   return (
     <div class="body wide asked">
       <StateMark state={open ? "waiting" : answer?.event === "input_provided" ? "completed" : "abandoned"} quiet />
-      <span><b>{visible(String(event.question))}</b>{" "}
+      <span>
+        <b>{visible(String(event.question))}</b>{" "}
         {answer?.event === "input_provided" ? (
-          <span class="answer">{preview(answer.value, 400)} <span class="dim">by <bdi>{visible(String(answer.by ?? "somebody"))}</bdi>, {timeOfDay(answer.ts)}</span></span>
-        ) : answer ? <span class="dim">expired unanswered</span> : open ? <span class="waits">waits for an answer</span> : <span class="dim">closed unanswered</span>}
+          <span class="answer">
+            {preview(answer.value, 400)}{" "}
+            <span class="dim">
+              by <bdi>{visible(String(answer.by ?? "somebody"))}</bdi>, {timeOfDay(answer.ts)}
+            </span>
+          </span>
+        ) : answer ? (
+          <span class="dim">expired unanswered</span>
+        ) : open ? (
+          <span class="waits">waits for an answer</span>
+        ) : (
+          <span class="dim">closed unanswered</span>
+        )}
       </span>
     </div>
   );

@@ -3,11 +3,11 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, say } from "../app";
 import { count, dayOf, visible } from "../format";
-import { useKeys } from "./keys";
-import { param, setParams } from "../net/route";
 import type { Item, TraceLog } from "../log/trace-log";
-import { highlight, matcher } from "./search";
+import { param, setParams } from "../net/route";
+import { useKeys } from "./keys";
 import { MessageRow } from "./message";
+import { highlight, matcher } from "./search";
 import { type ListHandle, VirtualList } from "./virtual";
 
 const SHOWS = { all: "All", text: "Text", tools: "Tools", errors: "Errors" } as const;
@@ -45,7 +45,8 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
 
   const errors = useMemo(() => items.filter((item) => item.error), [items, version]);
   const gap = errors.findLast((item) => item.gap);
-  const wholeErrors = show === "all" && !goals ? errors.length : log.items.reduce((n, item) => n + (item.error ? 1 : 0), 0);
+  const wholeErrors =
+    show === "all" && !goals ? errors.length : log.items.reduce((n, item) => n + (item.error ? 1 : 0), 0);
 
   const jump = (to: Item | undefined) => {
     if (!to) return;
@@ -57,7 +58,10 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
   const step = (among: Item[], by: 1 | -1) => {
     if (!among.length) return;
     const from = hit >= 0 ? hit : by > 0 ? -1 : Infinity;
-    const next = by > 0 ? among.find((item) => item.id > from) ?? among[0] : among.findLast((item) => item.id < from) ?? among.at(-1);
+    const next =
+      by > 0
+        ? (among.find((item) => item.id > from) ?? among[0])
+        : (among.findLast((item) => item.id < from) ?? among.at(-1));
     jump(next);
   };
   const toBeginning = async () => {
@@ -66,20 +70,53 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
   };
   const questions = () => items.filter((item) => item.event?.event === "input_requested");
 
-  useKeys("Messages", [
-    { keys: "/", does: "Search", run: () => input.current?.focus() },
-    { keys: "n", does: "Next match", run: () => step(matches ?? [], 1) },
-    { keys: "N p", does: "Match before", run: () => step(matches ?? [], -1) },
-    { keys: "e", does: "Next error", run: () => step(errors, 1) },
-    { keys: "E", does: "Error before", run: () => step(errors, -1) },
-    { keys: "?q q", does: "Next question", run: () => step(questions(), 1) },
-    { keys: "1 2 3 4", does: "All, text, tools, errors", run: (event: KeyboardEvent) => { const name = Object.keys(SHOWS)[Number(event.key) - 1]!; setParams({ show: name === "all" ? null : name }); } },
-    { keys: "j", does: "Next message", run: () => step(items.filter((item) => item.hole === undefined), 1) },
-    { keys: "k", does: "Message before", run: () => step(items.filter((item) => item.hole === undefined), -1) },
-    { keys: "i", does: "Inspect the marked message", run: () => { const item = items.find((one) => one.id === hit); if (item) inspect(item); } },
-    { keys: "G f", does: "Go to the end and follow", run: () => list.current?.toEnd() },
-    { keys: "g", does: "Go to the beginning", run: () => void toBeginning() },
-  ].map((key) => ({ ...key, keys: key.keys.replace("?q ", "") })));
+  useKeys(
+    "Messages",
+    [
+      { keys: "/", does: "Search", run: () => input.current?.focus() },
+      { keys: "n", does: "Next match", run: () => step(matches ?? [], 1) },
+      { keys: "N p", does: "Match before", run: () => step(matches ?? [], -1) },
+      { keys: "e", does: "Next error", run: () => step(errors, 1) },
+      { keys: "E", does: "Error before", run: () => step(errors, -1) },
+      { keys: "?q q", does: "Next question", run: () => step(questions(), 1) },
+      {
+        keys: "1 2 3 4",
+        does: "All, text, tools, errors",
+        run: (event: KeyboardEvent) => {
+          const name = Object.keys(SHOWS)[Number(event.key) - 1]!;
+          setParams({ show: name === "all" ? null : name });
+        },
+      },
+      {
+        keys: "j",
+        does: "Next message",
+        run: () =>
+          step(
+            items.filter((item) => item.hole === undefined),
+            1,
+          ),
+      },
+      {
+        keys: "k",
+        does: "Message before",
+        run: () =>
+          step(
+            items.filter((item) => item.hole === undefined),
+            -1,
+          ),
+      },
+      {
+        keys: "i",
+        does: "Inspect the marked message",
+        run: () => {
+          const item = items.find((one) => one.id === hit);
+          if (item) inspect(item);
+        },
+      },
+      { keys: "G f", does: "Go to the end and follow", run: () => list.current?.toEnd() },
+      { keys: "g", does: "Go to the beginning", run: () => void toBeginning() },
+    ].map((key) => ({ ...key, keys: key.keys.replace("?q ", "") })),
+  );
 
   // A link to an event or message: what stands there is read first, however far back it is
   const wanted = param("event") ?? param("message");
@@ -122,44 +159,94 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
     <div class="messages" ref={box}>
       <div class="panehead">
         {goal ? (
-          <h2 class="words"><button class="chip" onClick={clearGoal} title="Show all messages">{visible(goal.description)} <span aria-hidden="true">✕</span></button></h2>
-        ) : <h2>Messages</h2>}
+          <h2 class="words">
+            <button class="chip" onClick={clearGoal} title="Show all messages">
+              {visible(goal.description)} <span aria-hidden="true">✕</span>
+            </button>
+          </h2>
+        ) : (
+          <h2>Messages</h2>
+        )}
         <div class="shows" role="group" aria-label="Show">
           {(Object.keys(SHOWS) as Show[]).map((name) => (
-            <button key={name} aria-pressed={show === name} class={name === "errors" && wholeErrors ? "bad" : ""} onClick={() => setParams({ show: name === "all" ? null : name })}>
-              {SHOWS[name]}{name === "errors" && wholeErrors > 0 ? <span class="num"> {count(wholeErrors)}</span> : null}
+            <button
+              key={name}
+              aria-pressed={show === name}
+              class={name === "errors" && wholeErrors ? "bad" : ""}
+              onClick={() => setParams({ show: name === "all" ? null : name })}
+            >
+              {SHOWS[name]}
+              {name === "errors" && wholeErrors > 0 ? <span class="num"> {count(wholeErrors)}</span> : null}
             </button>
           ))}
         </div>
         <span class="grow" />
-        {errors.length > 0 && show !== "errors" && <button class="quiet bad" title="Next error (e)" onClick={() => step(errors, 1)}>next error</button>}
+        {errors.length > 0 && show !== "errors" && (
+          <button class="quiet bad" title="Next error (e)" onClick={() => step(errors, 1)}>
+            next error
+          </button>
+        )}
         <div class="search">
           <input
-            ref={input} type="search" placeholder="Search   /" aria-label="Search in messages" value={query}
+            ref={input}
+            type="search"
+            placeholder="Search   /"
+            aria-label="Search in messages"
+            value={query}
             onInput={(event) => setParams({ q: event.currentTarget.value })}
             onKeyDown={(event) => {
-              if (event.key === "Enter") (event.preventDefault(), step(matches ?? [], event.shiftKey ? -1 : 1));
-              if (event.key === "Escape") (setParams({ q: null }), event.currentTarget.blur());
+              if (event.key === "Enter") {
+                event.preventDefault();
+                step(matches ?? [], event.shiftKey ? -1 : 1);
+              } else if (event.key === "Escape") {
+                setParams({ q: null });
+                event.currentTarget.blur();
+              }
             }}
           />
-          {matches && <span class="num dim">{matches.length ? `${position || "–"}/${count(matches.length)}` : "none"}{log.unread ? "+" : ""}</span>}
-          {matches && matches.length > 1 && <>
-            <button class="quiet" aria-label="Match before" onClick={() => step(matches, -1)}>↑</button>
-            <button class="quiet" aria-label="Next match" onClick={() => step(matches, 1)}>↓</button>
-          </>}
+          {matches && (
+            <span class="num dim">
+              {matches.length ? `${position || "–"}/${count(matches.length)}` : "none"}
+              {log.unread ? "+" : ""}
+            </span>
+          )}
+          {matches && matches.length > 1 && (
+            <>
+              <button class="quiet" aria-label="Match before" onClick={() => step(matches, -1)}>
+                ↑
+              </button>
+              <button class="quiet" aria-label="Next match" onClick={() => step(matches, 1)}>
+                ↓
+              </button>
+            </>
+          )}
         </div>
       </div>
       {history !== "complete" && log.items.length > 0 && (
         <div class="history dim">
-          {history === "failed" ? <>Earlier messages could not be read. <button class="link" onClick={() => log.readHistory()}>Try again</button></>
-            : history === "loading" ? `Reading earlier messages, ${count(log.unread)} events to go`
-            : log.phase.value.kind === "live" && log.unread ? `${count(log.unread)} events are read only where one looks: search and filters do not know them` : null}
+          {history === "failed" ? (
+            <>
+              Earlier messages could not be read.{" "}
+              <button class="link" onClick={() => log.readHistory()}>
+                Try again
+              </button>
+            </>
+          ) : history === "loading" ? (
+            `Reading earlier messages, ${count(log.unread)} events to go`
+          ) : log.phase.value.kind === "live" && log.unread ? (
+            `${count(log.unread)} events are read only where one looks: search and filters do not know them`
+          ) : null}
         </div>
       )}
       <div class="listbox">
         {items.length === 0 && <Nothing log={log} filtered={log.items.length > 0} />}
         <VirtualList
-          items={items} estimate={34} follow handle={list} class="said" label="Messages"
+          items={items}
+          estimate={34}
+          follow
+          handle={list}
+          class="said"
+          label="Messages"
           onView={(drawn, top) => log.look(drawn, top)}
           onEnd={(end) => {
             setAtEnd(end);
@@ -167,18 +254,27 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
           }}
           render={(item, i) => (
             <MessageRow
-              item={item} version={item.version} log={log} ended={ended} select={inspect}
+              item={item}
+              version={item.version}
+              log={log}
+              ended={ended}
+              select={inspect}
               heading={goalId === null || goals!.size > 1 ? headingOf(log, items, i) : null}
               date={dateOf(items, i)}
-              selected={item.id === inspected} hit={item.id === hit}
+              selected={item.id === inspected}
+              hit={item.id === hit}
             />
           )}
         />
         {gap && gap.id > log.gapSeen.value && (
-          <button class="float gaphint" title={gap.gap} onClick={() => jump(gap)}>⚡ Events are missing: show where</button>
+          <button class="float gaphint" title={gap.gap} onClick={() => jump(gap)}>
+            ⚡ Events are missing: show where
+          </button>
         )}
         {!atEnd && (
-          <button class={`float${fresh ? " new" : ""}`} onClick={() => list.current?.toEnd()}>↓ {fresh ? `${count(fresh)} new` : ended || log.past ? "to the end" : "follow"}</button>
+          <button class={`float${fresh ? " new" : ""}`} onClick={() => list.current?.toEnd()}>
+            ↓ {fresh ? `${count(fresh)} new` : ended || log.past ? "to the end" : "follow"}
+          </button>
         )}
       </div>
     </div>
@@ -235,5 +331,13 @@ function countAfter(items: readonly Item[], id: number): number {
 function Nothing({ log, filtered }: { log: TraceLog; filtered: boolean }) {
   const phase = log.phase.value.kind;
   if (phase === "loading" || phase === "gone") return null;
-  return <p class="nothing">{filtered ? "Nothing here passes the filter." : log.state?.ended ? "This run ended without a message." : "No messages yet. They appear here as they are recorded."}</p>;
+  return (
+    <p class="nothing">
+      {filtered
+        ? "Nothing here passes the filter."
+        : log.state?.ended
+          ? "This run ended without a message."
+          : "No messages yet. They appear here as they are recorded."}
+    </p>
+  );
 }

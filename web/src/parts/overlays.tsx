@@ -18,29 +18,51 @@ export function Overlays() {
     <>
       {helpOpen.value && <Help />}
       <TokenDialog />
-      {toast.value && <div aria-hidden="true" class={`toast${toast.value.bad ? " bad" : ""}`}>{toast.value.words}</div>}
+      {toast.value && (
+        <div aria-hidden="true" class={`toast${toast.value.bad ? " bad" : ""}`}>
+          {toast.value.words}
+        </div>
+      )}
       <Live of={spoken} />
     </>
   );
 }
 
-const TREE_KEYS = [["↑ ↓ Home End", "Move"], ["→ ←", "Open, close, to the parent"], ["Enter", "Show only this goal's messages"]];
+const TREE_KEYS = [
+  ["↑ ↓ Home End", "Move"],
+  ["→ ←", "Open, close, to the parent"],
+  ["Enter", "Show only this goal's messages"],
+];
 
 function Help() {
-  const nice = (keys: string) => keys.split(" ").map((key) => <kbd key={key}>{{ ArrowDown: "↓", ArrowUp: "↑" }[key] ?? key}</kbd>);
+  const nice = (keys: string) =>
+    keys.split(" ").map((key) => <kbd key={key}>{{ ArrowDown: "↓", ArrowUp: "↑" }[key] ?? key}</kbd>);
   return (
     <Dialog title="Keys" class="help" close={() => (helpOpen.value = false)}>
       {allKeys().map(({ title, keys }) => (
         <section key={title}>
           <h3>{title}</h3>
-          <dl>{keys.map((key) => <div key={key.keys}><dt>{nice(key.keys)}</dt><dd>{key.does}</dd></div>)}</dl>
+          <dl>
+            {keys.map((key) => (
+              <div key={key.keys}>
+                <dt>{nice(key.keys)}</dt>
+                <dd>{key.does}</dd>
+              </div>
+            ))}
+          </dl>
         </section>
       ))}
       <section>
         <h3>In the goal tree</h3>
-        <dl>{TREE_KEYS.map(([keys, does]) => <div key={keys}><dt>{nice(keys!)}</dt><dd>{does}</dd></div>)}</dl>
+        <dl>
+          {TREE_KEYS.map(([keys, does]) => (
+            <div key={keys}>
+              <dt>{nice(keys!)}</dt>
+              <dd>{does}</dd>
+            </div>
+          ))}
+        </dl>
       </section>
     </Dialog>
   );
 }
-

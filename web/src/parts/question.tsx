@@ -3,16 +3,16 @@
 // Rule: what one has typed stays on the page: also when somebody else has answered meanwhile, or the question expired.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { answerInput, ApiError, fetchInput, type Outcome } from "../net/api";
 import { copy, say } from "../app";
-import { now } from "./clock";
-import { isObject } from "../log/fold";
-import { type Draft, type Fault, fieldOf, valueOf } from "./schema";
 import { clock, fullTime, visible } from "../format";
+import { isObject } from "../log/fold";
+import { type ApiError, answerInput, fetchInput, type Outcome } from "../net/api";
 import { callMe, me } from "../net/auth";
 import type { Json, PendingInput } from "../net/protocol";
+import { now } from "./clock";
 import { FieldRow } from "./form";
 import { preview } from "./json";
+import { type Draft, type Fault, fieldOf, valueIn } from "./schema";
 import { Refused } from "./token";
 
 export interface Asked {
@@ -48,7 +48,9 @@ export function Questions({ asked }: { asked: Asked[] }) {
 
 /** Put the keyboard into the first question that is open. */
 export function focusQuestion(): void {
-  document.querySelector<HTMLElement>(".question:not(.over) :is(button, textarea, select, input:not(.as input))")?.focus();
+  document
+    .querySelector<HTMLElement>(".question:not(.over) :is(button, textarea, select, input:not(.as input))")
+    ?.focus();
 }
 
 interface Props extends Asked {
@@ -79,7 +81,8 @@ function Question({ traceId, asked, of, brief, gone, typed }: Props) {
       say("Answer sent");
     } catch (error) {
       const refused = error as ApiError;
-      if (refused.status === 409 || refused.status === 410) setOutcome(await fetchInput(traceId, asked.request_id).catch(() => ({ state: "closed" }) as Outcome));
+      if (refused.status === 409 || refused.status === 410)
+        setOutcome(await fetchInput(traceId, asked.request_id).catch(() => ({ state: "closed" }) as Outcome));
       else setFault(refused);
     }
     setBusy(false);
@@ -88,26 +91,52 @@ function Question({ traceId, asked, of, brief, gone, typed }: Props) {
   return (
     <div role="group" class={`question${over ? " over" : ""}`} aria-label={`Question: ${visible(asked.question)}`}>
       <header>
-        <span class="mark is-waiting" aria-hidden="true">?</span>
+        <span class="mark is-waiting" aria-hidden="true">
+          ?
+        </span>
         <b dir="auto">{visible(asked.question)}</b>
         <span class="grow" />
         {of}
         {asked.expires_at && !over && <Expiry at={asked.expires_at} />}
       </header>
       {outcome && <Told outcome={outcome} mine={sent.current} />}
-      {!(outcome && sent.current) && <Answering asked={asked} brief={brief} busy={busy} over={over} fault={fault} answer={answer} typed={typed} />}
-      {fault && !(isForm(asked) && fault.code === "invalid_value" && fault.details.length) && <Refused error={fault} to="answer" />}
-      {over && !sent.current && <button class="link" onClick={() => typed(false)}>Dismiss</button>}
+      {!(outcome && sent.current) && (
+        <Answering asked={asked} brief={brief} busy={busy} over={over} fault={fault} answer={answer} typed={typed} />
+      )}
+      {fault && !(isForm(asked) && fault.code === "invalid_value" && fault.details.length) && (
+        <Refused error={fault} to="answer" />
+      )}
+      {over && !sent.current && (
+        <button class="link" onClick={() => typed(false)}>
+          Dismiss
+        </button>
+      )}
     </div>
   );
 }
 
 /** What became of it, and through whom. */
 function Told({ outcome, mine }: { outcome: Outcome; mine: boolean }) {
-  const words = outcome.state === "expired" ? "It expired before an answer arrived." : outcome.state === "answered" ? "" : "The run ended before an answer arrived.";
+  const words =
+    outcome.state === "expired"
+      ? "It expired before an answer arrived."
+      : outcome.state === "answered"
+        ? ""
+        : "The run ended before an answer arrived.";
   return (
     <p role="status">
-      {words || <>{mine ? "Answered: " : <><b>{visible(outcome.by ?? "Somebody")}</b> has answered: </>}<span class="answer">{preview(outcome.value, 400)}</span></>}
+      {words || (
+        <>
+          {mine ? (
+            "Answered: "
+          ) : (
+            <>
+              <b>{visible(outcome.by ?? "Somebody")}</b> has answered:{" "}
+            </>
+          )}
+          <span class="answer">{preview(outcome.value, 400)}</span>
+        </>
+      )}
       {!mine && " Yours was not sent; it is kept here."}
     </p>
   );
@@ -115,7 +144,11 @@ function Told({ outcome, mine }: { outcome: Outcome; mine: boolean }) {
 
 function Expiry({ at }: { at: string }) {
   const left = Date.parse(at) - now.value;
-  return <span class={`num expiry${left < 60_000 ? " soon" : ""}`} title={fullTime(at)}>{left > 0 ? `expires in ${clock(left)}` : "expired"}</span>;
+  return (
+    <span class={`num expiry${left < 60_000 ? " soon" : ""}`} title={fullTime(at)}>
+      {left > 0 ? `expires in ${clock(left)}` : "expired"}
+    </span>
+  );
 }
 
 interface AnsweringProps {
@@ -130,9 +163,19 @@ interface AnsweringProps {
 
 /** The answers there are, as words and values; null where there are too many to name. */
 function optionsOf({ options, schema }: PendingInput): [string, Json][] | null {
-  const values = Array.isArray(options) && options.length ? options : isObject(schema) && Array.isArray(schema.enum) ? schema.enum : null;
+  const values =
+    Array.isArray(options) && options.length
+      ? options
+      : isObject(schema) && Array.isArray(schema.enum)
+        ? schema.enum
+        : null;
   if (values) return values.map((value) => [preview(value, 200), value]);
-  return isObject(schema) && schema.type === "boolean" ? [["Yes", true], ["No", false]] : null;
+  return isObject(schema) && schema.type === "boolean"
+    ? [
+        ["Yes", true],
+        ["No", false],
+      ]
+    : null;
 }
 
 const isForm = (asked: PendingInput): boolean => optionsOf(asked) === null;
@@ -142,11 +185,26 @@ function Answering(props: AnsweringProps) {
   const [open, setOpen] = useState(!brief || !isObject(asked.schema) || !isObject(asked.schema.properties));
   const options = optionsOf(asked);
   if (options) return over ? null : <Options values={options} busy={busy} answer={answer} />;
-  return open ? <SchemaForm {...props} /> : <div class="options"><button onClick={() => setOpen(true)}>Answer…</button></div>;
+  return open ? (
+    <SchemaForm {...props} />
+  ) : (
+    <div class="options">
+      <button onClick={() => setOpen(true)}>Answer…</button>
+    </div>
+  );
 }
 
 function Options({ values, busy, answer }: { values: [string, Json][]; busy: boolean; answer: (value: Json) => void }) {
-  return <div class="options" role="group" aria-label="Answers">{values.map(([words, value], i) => <button key={i} disabled={busy} onClick={() => answer(value)}>{words}</button>)}<As /></div>;
+  return (
+    <div class="options" role="group" aria-label="Answers">
+      {values.map(([words, value], i) => (
+        <button key={i} disabled={busy} onClick={() => answer(value)}>
+          {words}
+        </button>
+      ))}
+      <As />
+    </div>
+  );
 }
 
 const ANYTHING = { type: "string", maxLength: 100_000 };
@@ -158,11 +216,25 @@ function SchemaForm({ asked, busy, over, fault, answer, typed }: AnsweringProps)
   const [asJson, setAsJson] = useState<string | null>(null); // written by hand instead
   const [own, setOwn] = useState<Fault[]>([]);
   const box = useRef<HTMLFormElement>(null);
-  const told = useMemo(() => (fault?.details ?? []).flatMap(({ path, message }) => (path && message ? [{ path, message }] : [])), [fault]);
+  const told = useMemo(
+    () => (fault?.details ?? []).flatMap(({ path, message }) => (path && message ? [{ path, message }] : [])),
+    [fault],
+  );
   const field = asJson === null ? form : ({ kind: "json", title: "Your answer as JSON", help: "", start: "" } as const);
   const faults = own.length ? own : told;
   // What no field stands for is said at the nearest one that contains it, in the end at the form
-  const placed = useMemo(() => faults.map((one) => ({ ...one, path: asJson === null ? nearest(one.path, paths(form, draft)) : "value", message: one.path === nearest(one.path, paths(form, draft)) ? one.message : `${one.path.replace(/^value\./, "")}: ${one.message}` })), [faults]);
+  const placed = useMemo(
+    () =>
+      faults.map((one) => ({
+        ...one,
+        path: asJson === null ? nearest(one.path, paths(form, draft)) : "value",
+        message:
+          one.path === nearest(one.path, paths(form, draft))
+            ? one.message
+            : `${one.path.replace(/^value\./, "")}: ${one.message}`,
+      })),
+    [faults],
+  );
 
   useEffect(() => {
     if (placed.length) box.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
@@ -177,26 +249,43 @@ function SchemaForm({ asked, busy, over, fault, answer, typed }: AnsweringProps)
   function send(event: Event): void {
     event.preventDefault();
     const found: Fault[] = [];
-    const value = valueOf(field, asJson ?? draft, true, found);
+    const value = valueIn(field, asJson ?? draft, true, found);
     setOwn(found);
     if (!found.length && value !== undefined) answer(value);
   }
   function byHand(): void {
-    const value = valueOf(form, draft, true, []);
+    const value = valueIn(form, draft, true, []);
     setAsJson(asJson === null ? JSON.stringify(value ?? null, null, 2) : null);
     setOwn([]);
   }
   const typing = asJson ?? draft;
   return (
-    <form ref={box} onSubmit={send} noValidate onKeyDown={(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && box.current!.requestSubmit()}>
+    <form
+      ref={box}
+      onSubmit={send}
+      noValidate
+      onKeyDown={(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && box.current!.requestSubmit()}
+    >
       <fieldset class="whole" disabled={over}>
         <FieldRow field={field} draft={typing} set={change} name="Your answer" required path="value" faults={placed} />
       </fieldset>
       <div class="options">
-        {over ? typeof typing === "string" && <button type="button" onClick={() => copy(typing, "what you typed")}>Copy what I typed</button> : (
+        {over ? (
+          typeof typing === "string" && (
+            <button type="button" onClick={() => copy(typing, "what you typed")}>
+              Copy what I typed
+            </button>
+          )
+        ) : (
           <>
-            <button class="main" disabled={busy || (free && !draft)}>{busy ? "Sending…" : "Answer"}</button>
-            {!free && form.kind !== "json" && <button type="button" class="quiet" onClick={byHand}>{asJson === null ? "as JSON" : "as a form"}</button>}
+            <button class="main" disabled={busy || (free && !draft)}>
+              {busy ? "Sending…" : "Answer"}
+            </button>
+            {!free && form.kind !== "json" && (
+              <button type="button" class="quiet" onClick={byHand}>
+                {asJson === null ? "as JSON" : "as a form"}
+              </button>
+            )}
             <As />
           </>
         )}
@@ -207,9 +296,17 @@ function SchemaForm({ asked, busy, over, fault, answer, typed }: AnsweringProps)
 
 /** The paths of all fields as they stand. */
 function paths(field: ReturnType<typeof fieldOf>, draft: Draft, path = "value"): string[] {
-  if (field.kind === "object") return [path, ...field.fields.flatMap((one) => paths(one.field, (draft as { [name: string]: Draft })[one.name] ?? one.field.start, `${path}.${one.name}`))];
-  if (field.kind === "list") return [path, ...(draft as Draft[]).flatMap((one, i) => paths(field.item, one, `${path}.${i}`))];
-  if (field.kind === "either") return paths(field.forms[Number((draft as [string])[0])]!.field, (draft as Draft[])[1]!, path);
+  if (field.kind === "object")
+    return [
+      path,
+      ...field.fields.flatMap((one) =>
+        paths(one.field, (draft as { [name: string]: Draft })[one.name] ?? one.field.start, `${path}.${one.name}`),
+      ),
+    ];
+  if (field.kind === "list")
+    return [path, ...(draft as Draft[]).flatMap((one, i) => paths(field.item, one, `${path}.${i}`))];
+  if (field.kind === "either")
+    return paths(field.forms[Number((draft as [string])[0])]!.field, (draft as Draft[])[1]!, path);
   return [path];
 }
 
@@ -222,6 +319,15 @@ function nearest(path: string, known: string[]): string {
 /** Who answers. */
 function As() {
   return (
-    <label class="as">as <input type="text" value={me.value} maxLength={256} aria-label="Your name, kept with the answer" onChange={(event) => callMe(event.currentTarget.value)} /></label>
+    <label class="as">
+      as{" "}
+      <input
+        type="text"
+        value={me.value}
+        maxLength={256}
+        aria-label="Your name, kept with the answer"
+        onChange={(event) => callMe(event.currentTarget.value)}
+      />
+    </label>
   );
 }

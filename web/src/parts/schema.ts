@@ -56,15 +56,38 @@ export function fieldOf(schema: Json | undefined, root: Schema = isObject(schema
   if (Object.hasOwn(resolved, "const")) return { ...common, kind: "fixed", value: resolved.const!, start: "" };
   if (choices) return { ...common, kind: "choice", choices, start: indexOf(choices, start) };
   const either = Array.isArray(resolved.oneOf) ? resolved.oneOf : Array.isArray(resolved.anyOf) ? resolved.anyOf : null;
-  if (either) return eitherOf(either.map((one) => merged(resolved, one)), common, root, depth);
+  if (either)
+    return eitherOf(
+      either.map((one) => merged(resolved, one)),
+      common,
+      root,
+      depth,
+    );
   const types = Array.isArray(resolved.type) ? resolved.type : [resolved.type];
-  if (types.length > 1) return eitherOf(types.map((type) => ({ ...resolved, type: type!, title: null })), common, root, depth);
+  if (types.length > 1)
+    return eitherOf(
+      types.map((type) => ({ ...resolved, type: type!, title: null })),
+      common,
+      root,
+      depth,
+    );
   switch (types[0]) {
     case "string":
-      return { ...common, kind: "text", format: typeof resolved.format === "string" ? resolved.format : "", long: isLong(resolved), start: typeof start === "string" ? start : "" };
+      return {
+        ...common,
+        kind: "text",
+        format: typeof resolved.format === "string" ? resolved.format : "",
+        long: isLong(resolved),
+        start: typeof start === "string" ? start : "",
+      };
     case "number":
     case "integer":
-      return { ...common, kind: "number", whole: types[0] === "integer", start: typeof start === "number" ? String(start) : "" };
+      return {
+        ...common,
+        kind: "number",
+        whole: types[0] === "integer",
+        start: typeof start === "number" ? String(start) : "",
+      };
     case "boolean":
       return { ...common, kind: "boolean", start: start === true };
     case "null":
@@ -89,18 +112,31 @@ function objectOf(schema: Schema, common: Shared, root: Schema, depth: number): 
     const below = Object.hasOwn(given, name) && isObject(one) ? { ...one, default: given[name]! } : one;
     return { name, field: fieldOf(below, root, depth + 1), required: required.has(name) };
   });
-  return { ...common, kind: "object", fields, start: Object.fromEntries(fields.map(({ name, field }) => [name, field.start])) };
+  return {
+    ...common,
+    kind: "object",
+    fields,
+    start: Object.fromEntries(fields.map(({ name, field }) => [name, field.start])),
+  };
 }
 
 function listOf(schema: Schema, common: Shared, root: Schema, depth: number): Field {
-  if (schema.items === undefined || Array.isArray(schema.items) || schema.prefixItems !== undefined) return { ...common, kind: "json", start: "[]" };
+  if (schema.items === undefined || Array.isArray(schema.items) || schema.prefixItems !== undefined)
+    return { ...common, kind: "json", start: "[]" };
   const item = fieldOf(schema.items, root, depth + 1);
   const given = Array.isArray(schema.default) ? schema.default : [];
   if (item.kind === "choice" && schema.uniqueItems === true) {
-    return { ...common, kind: "several", choices: item.choices, start: given.map((value) => indexOf(item.choices, value)).filter(Boolean) };
+    return {
+      ...common,
+      kind: "several",
+      choices: item.choices,
+      start: given.map((value) => indexOf(item.choices, value)).filter(Boolean),
+    };
   }
   const least = typeof schema.minItems === "number" ? Math.min(schema.minItems, 10) : 0;
-  const items = given.map((value) => (isObject(schema.items) ? fieldOf({ ...schema.items, default: value }, root, depth + 1).start : item.start));
+  const items = given.map((value) =>
+    isObject(schema.items) ? fieldOf({ ...schema.items, default: value }, root, depth + 1).start : item.start,
+  );
   while (items.length < least) items.push(item.start);
   return { ...common, kind: "list", item, start: items };
 }
@@ -108,8 +144,19 @@ function listOf(schema: Schema, common: Shared, root: Schema, depth: number): Fi
 function eitherOf(forms: Json[], common: Shared, root: Schema, depth: number): Field {
   const fields = forms.map((one) => fieldOf(one, root, depth + 1));
   if (fields.length === 1) return { ...fields[0]!, help: common.help || fields[0]!.help };
-  const label = (field: Field, i: number) => field.title ?? (field.kind === "fixed" ? words(field.value) : isObject(forms[i]!) && typeof (forms[i] as Schema).type === "string" ? String((forms[i] as Schema).type) : `form ${i + 1}`);
-  return { ...common, kind: "either", forms: fields.map((field, i) => ({ label: label(field, i), field })), start: ["0", fields[0]?.start ?? ""] };
+  const label = (field: Field, i: number) =>
+    field.title ??
+    (field.kind === "fixed"
+      ? words(field.value)
+      : isObject(forms[i]!) && typeof (forms[i] as Schema).type === "string"
+        ? String((forms[i] as Schema).type)
+        : `form ${i + 1}`);
+  return {
+    ...common,
+    kind: "either",
+    forms: fields.map((field, i) => ({ label: label(field, i), field })),
+    start: ["0", fields[0]?.start ?? ""],
+  };
 }
 
 /** The schema that a reference stands for, and of `allOf` its parts in one. */
@@ -122,7 +169,11 @@ function resolve(schema: Json | undefined, root: Schema, left = 20): Json | unde
   }
   if (Array.isArray(schema.allOf)) {
     const { allOf, ...beside } = schema;
-    return resolve((allOf as Json[]).reduce<Schema>((all, part) => merged(all, resolve(part, root, left - 1) ?? {}), beside), root, left - 1);
+    return resolve(
+      (allOf as Json[]).reduce<Schema>((all, part) => merged(all, resolve(part, root, left - 1) ?? {}), beside),
+      root,
+      left - 1,
+    );
   }
   return schema;
 }
@@ -141,7 +192,8 @@ function merged(one: Schema, other: Json): Schema {
   if (!isObject(other)) return one;
   const { oneOf: _o, anyOf: _a, ...rest } = one;
   const all: Schema = { ...rest, title: null, ...other };
-  if (isObject(one.properties) && isObject(other.properties)) all.properties = { ...one.properties, ...other.properties };
+  if (isObject(one.properties) && isObject(other.properties))
+    all.properties = { ...one.properties, ...other.properties };
   if (Array.isArray(one.required) && Array.isArray(other.required)) all.required = [...one.required, ...other.required];
   return all;
 }
@@ -151,11 +203,17 @@ function choicesOf(schema: Schema): Choice[] | null {
   if (Array.isArray(schema.enum)) return schema.enum.map((value) => ({ value, label: words(value) }));
   const forms = Array.isArray(schema.oneOf) ? schema.oneOf : Array.isArray(schema.anyOf) ? schema.anyOf : [];
   if (!forms.length || !forms.every((one) => isObject(one) && Object.hasOwn(one, "const"))) return null;
-  return (forms as Schema[]).map((one) => ({ value: one.const!, label: typeof one.title === "string" ? one.title : words(one.const!) }));
+  return (forms as Schema[]).map((one) => ({
+    value: one.const!,
+    label: typeof one.title === "string" ? one.title : words(one.const!),
+  }));
 }
 
 const words = (value: Json): string => (typeof value === "string" ? value : JSON.stringify(value));
-const isLong = (schema: Schema): boolean => schema.format === "textarea" || schema.format === "markdown" || (typeof schema.maxLength === "number" && schema.maxLength > 200);
+const isLong = (schema: Schema): boolean =>
+  schema.format === "textarea" ||
+  schema.format === "markdown" ||
+  (typeof schema.maxLength === "number" && schema.maxLength > 200);
 
 function indexOf(choices: Choice[], value: Json | undefined): string {
   const i = choices.findIndex((one) => JSON.stringify(one.value) === JSON.stringify(value));
@@ -179,13 +237,22 @@ function helpOf(schema: Schema): string {
   range(least === 1 ? null : least, number("maxLength"), " characters");
   range(number("minItems"), number("maxItems"), " entries");
   if (typeof schema.pattern === "string") parts.push(`like ${schema.pattern.slice(0, 80)}`);
-  const format = typeof schema.format === "string" && !["textarea", "markdown"].includes(schema.format) ? schema.format : "";
+  const format =
+    typeof schema.format === "string" && !["textarea", "markdown"].includes(schema.format) ? schema.format : "";
   if (format && !["date", "time", "date-time"].includes(format)) parts.push(format);
-  return [typeof schema.description === "string" ? schema.description : "", parts.join(", ")].filter(Boolean).join(" · ");
+  return [typeof schema.description === "string" ? schema.description : "", parts.join(", ")]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 /** The value that stands in a field; what is wrong goes to `faults`. Undefined: nothing stands in it. */
-export function valueOf(field: Field, draft: Draft, required: boolean, faults: Fault[], path = "value"): Json | undefined {
+export function valueIn(
+  field: Field,
+  draft: Draft,
+  required: boolean,
+  faults: Fault[],
+  path = "value",
+): Json | undefined {
   const wrong = (message: string): undefined => void faults.push({ path, message });
   switch (field.kind) {
     case "fixed":
@@ -201,10 +268,16 @@ export function valueOf(field: Field, draft: Draft, required: boolean, faults: F
       const text = typeof draft === "string" ? draft.trim().replace(",", ".") : "";
       if (text === "") return required ? wrong("is needed") : undefined;
       const n = Number(text);
-      return Number.isFinite(n) && (!field.whole || Number.isInteger(n)) ? n : wrong(field.whole ? "a whole number is needed" : "a number is needed");
+      return Number.isFinite(n) && (!field.whole || Number.isInteger(n))
+        ? n
+        : wrong(field.whole ? "a whole number is needed" : "a number is needed");
     }
     case "choice":
-      return draft === "" ? (required ? wrong("one of the choices is needed") : undefined) : field.choices[Number(draft)]?.value;
+      return draft === ""
+        ? required
+          ? wrong("one of the choices is needed")
+          : undefined
+        : field.choices[Number(draft)]?.value;
     case "several":
       return (draft as Draft[]).map((i) => field.choices[Number(i)]!.value);
     case "object": {
@@ -213,16 +286,22 @@ export function valueOf(field: Field, draft: Draft, required: boolean, faults: F
       const drafts = draft as { [name: string]: Draft };
       const entries: [string, Json][] = [];
       for (const one of field.fields) {
-        const value = valueOf(one.field, drafts[one.name] ?? one.field.start, one.required, faults, `${path}.${one.name}`);
+        const value = valueIn(
+          one.field,
+          drafts[one.name] ?? one.field.start,
+          one.required,
+          faults,
+          `${path}.${one.name}`,
+        );
         if (value !== undefined && (one.required || !isEmpty(one.field, value))) entries.push([one.name, value]);
       }
       return Object.fromEntries(entries);
     }
     case "list":
-      return (draft as Draft[]).map((one, i) => valueOf(field.item, one, true, faults, `${path}.${i}`) ?? null);
+      return (draft as Draft[]).map((one, i) => valueIn(field.item, one, true, faults, `${path}.${i}`) ?? null);
     case "either": {
       const [at, inner] = draft as [string, Draft];
-      return valueOf(field.forms[Number(at)]!.field, inner, required, faults, path);
+      return valueIn(field.forms[Number(at)]!.field, inner, required, faults, path);
     }
     case "json":
       return jsonOf(draft as string, required, wrong);

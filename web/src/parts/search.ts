@@ -1,5 +1,5 @@
-// Search in messages: every word has to occur, in whatever a row shows. Words that are found are marked in what is drawn by
-// the browser's highlights: the nodes of the page stay as they are.
+// Search in messages: every word has to occur in the text that a row shows. The browser's highlights mark the words in
+// the rows that are drawn, so the nodes of the page stay as they are.
 
 import type { Item } from "../log/trace-log";
 
@@ -16,7 +16,8 @@ export function matcher(query: string): ((item: Item) => boolean) | null {
 
 export const wordsOf = (query: string): string[] => query.split(/\s+/).filter(Boolean);
 
-export const escapeRegExp = (text: string): string => text.replace(/[.*+?^${}()|[\]\\/-]/g, "\\$&").replace(/\\-/g, "\\x2d");
+export const escapeRegExp = (text: string): string =>
+  text.replace(/[.*+?^${}()|[\]\\/-]/g, "\\$&").replace(/\\-/g, "\\x2d");
 
 function textOf(item: Item): string {
   if (item.gap) return item.gap;

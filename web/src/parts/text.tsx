@@ -8,7 +8,11 @@ const FOLD_LINES = 24;
 const FOLD_CHARS = 2400;
 const MOST_MARKDOWN = 200_000; // longer text is shown as it is
 
-interface Folded { text: string; cut: boolean; lines: number }
+interface Folded {
+  text: string;
+  cut: boolean;
+  lines: number;
+}
 
 /** The first lines of a long text. */
 export function fold(text: string, lines = FOLD_LINES, chars = FOLD_CHARS): Folded {
@@ -23,7 +27,11 @@ export function fold(text: string, lines = FOLD_LINES, chars = FOLD_CHARS): Fold
   return { text: text.slice(0, end), cut: true, lines: text.split("\n").length };
 }
 
-interface TextProps { text: string; open: boolean | undefined; toggle: () => void }
+interface TextProps {
+  text: string;
+  open: boolean | undefined;
+  toggle: () => void;
+}
 
 function More({ text, open, lines, toggle }: { text: string; open: boolean; lines: number; toggle: () => void }) {
   return (
@@ -39,7 +47,13 @@ export function Prose({ text, open, toggle, streaming }: TextProps & { streaming
   const as = !streaming && shown.length < MOST_MARKDOWN && hasMarkdown(shown);
   return (
     <>
-      {as ? <Markdown text={shown} /> : <div class={`plain${streaming ? " streaming" : ""}`} dir="auto">{visible(streaming ? tail(text) : shown)}</div>}
+      {as ? (
+        <Markdown text={shown} />
+      ) : (
+        <div class={`plain${streaming ? " streaming" : ""}`} dir="auto">
+          {visible(streaming ? tail(text) : shown)}
+        </div>
+      )}
       {folded.cut && !streaming && <More text={text} open={Boolean(open)} lines={folded.lines} toggle={toggle} />}
     </>
   );
@@ -57,7 +71,13 @@ function Markdown({ text }: { text: string }) {
     if (render) box.current!.replaceChildren(rendered(text, render));
     else loadMarkdown();
   }, [text, render]);
-  return render ? <div key="md" ref={box} class="prose" dir="auto" /> : <div key="plain" ref={box} class="plain" dir="auto">{visible(text)}</div>;
+  return render ? (
+    <div key="md" ref={box} class="prose" dir="auto" />
+  ) : (
+    <div key="plain" ref={box} class="plain" dir="auto">
+      {visible(text)}
+    </div>
+  );
 }
 
 export function Terminal({ text, open, toggle, bad, lines }: TextProps & { bad?: boolean; lines?: number }) {

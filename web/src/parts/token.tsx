@@ -1,12 +1,13 @@
-// The token that this server wants: the dialog that asks for it and forgets it, and the words where one was not enough.
+// The token that this server wants: the dialog that asks for it and forgets it, and the words where one was not
+// enough.
 
 import { signal } from "@preact/signals";
 import { useState } from "preact/hooks";
-import { type ApiError, tryToken } from "../net/api";
 import { copy } from "../app";
+import { clock, visible } from "../format";
+import { type ApiError, tryToken } from "../net/api";
 import { aside, forget, give, isToken, token, wanted } from "../net/auth";
 import { now } from "./clock";
-import { clock, visible } from "../format";
 import { Dialog } from "./dialog";
 
 export const COMMAND = "tracewatch token create --scope read --scope control";
@@ -57,16 +58,48 @@ function TokenForm({ close }: { close: () => void }) {
 
   return (
     <form onSubmit={send}>
-      <p class="dim">A token lets this page read what agents do and, with the scope <code>control</code>, answer and cancel. On the machine of the server, this makes one:</p>
-      <div class="lines"><pre tabIndex={0} role="group" aria-label="The command">{COMMAND}</pre><button type="button" class="quiet" onClick={() => copy(COMMAND, "the command")}>Copy</button></div>
-      <label>Token<input type="password" autoComplete="off" spellcheck={false} value={text} autoFocus aria-invalid={Boolean(fault)} aria-describedby="token-fault" onInput={(event) => setText(event.currentTarget.value)} /></label>
-      <p id="token-fault" class="fault" role="alert">{visible(fault)}</p>
+      <p class="dim">
+        A token lets this page read what agents do and, with the scope <code>control</code>, answer and cancel. On the
+        machine of the server, this makes one:
+      </p>
+      <div class="lines">
+        <pre tabIndex={0} role="group" aria-label="The command">
+          {COMMAND}
+        </pre>
+        <button type="button" class="quiet" onClick={() => copy(COMMAND, "the command")}>
+          Copy
+        </button>
+      </div>
+      <label>
+        Token
+        <input
+          type="password"
+          autoComplete="off"
+          spellcheck={false}
+          value={text}
+          autoFocus
+          aria-invalid={Boolean(fault)}
+          aria-describedby="token-fault"
+          onInput={(event) => setText(event.currentTarget.value)}
+        />
+      </label>
+      <p id="token-fault" class="fault" role="alert">
+        {visible(fault)}
+      </p>
       {left > 0 && <p class="num dim">It can be tried again in {clock(left + 999)}.</p>}
       <div class="options">
-        {token.value !== null && <button type="button" class="danger" onClick={forget}>Forget token</button>}
+        {token.value !== null && (
+          <button type="button" class="danger" onClick={forget}>
+            Forget token
+          </button>
+        )}
         <span class="grow" />
-        <button type="button" onClick={close}>Not now</button>
-        <button class="main" disabled={busy || !text || left > 0}>{busy ? "Asking…" : "Use it"}</button>
+        <button type="button" onClick={close}>
+          Not now
+        </button>
+        <button class="main" disabled={busy || !text || left > 0}>
+          {busy ? "Asking…" : "Use it"}
+        </button>
       </div>
     </form>
   );
@@ -74,10 +107,24 @@ function TokenForm({ close }: { close: () => void }) {
 
 /** Says that the server refused something, at the place where it was asked for. */
 export function Refused({ error, to }: { error: ApiError; to: string }) {
-  if (error.status !== 403) return <p class="fault" role="alert">{visible(error.words)}</p>;
+  if (error.status !== 403)
+    return (
+      <p class="fault" role="alert">
+        {visible(error.words)}
+      </p>
+    );
   return (
     <p class="fault" role="alert">
-      {token.value === null ? `This page may not ${to} here: ${visible(error.message)}` : <>This tab's token may not {to}: that takes one with the scope <b>control</b> (<code>{COMMAND}</code>). <button type="button" class="link" onClick={() => (tokenOpen.value = true)}>Use another token</button></>}
+      {token.value === null ? (
+        `This page may not ${to} here: ${visible(error.message)}`
+      ) : (
+        <>
+          This tab's token may not {to}: that takes one with the scope <b>control</b> (<code>{COMMAND}</code>).{" "}
+          <button type="button" class="link" onClick={() => (tokenOpen.value = true)}>
+            Use another token
+          </button>
+        </>
+      )}
     </p>
   );
 }

@@ -1,11 +1,12 @@
 // A list that draws only the rows one sees. Rows have any height and may change it at any time.
 //
-// Rule 1: what one reads does not move. The first row in view is the anchor: after every change (rows above it, heights,
-//         another filter) the list is scrolled so that it stands where it stood.
-// Rule 2: it follows the end only while it stands at the end; scrolling up stops that, reaching the end starts it again.
+// Rule 1: the text that a person reads does not move. The first row in view is the anchor: after every change (rows
+//         above it, heights, another filter) the list is scrolled so that the anchor stands where it stood.
+// Rule 2: the list follows its end only while it is scrolled to the end. Scrolling up stops that, reaching the end
+//         starts it again.
 // Rule 3: heights are kept on the rows (`height`), so that filtering and coming back cost no measuring.
 
-import { type ComponentChildren, type RefObject } from "preact";
+import type { ComponentChildren, RefObject } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 
 export interface Row {
@@ -48,7 +49,15 @@ export function VirtualList<T extends Row>(props: Props<T>) {
   const space = useRef<HTMLDivElement>(null);
   const rows = useRef<HTMLDivElement>(null);
   const [, redraw] = useState(0);
-  const at = useRef({ anchor: null as T | null, shift: 0, end: Boolean(follow), last: 0, start: 0, stop: 0, width: 0 }).current;
+  const at = useRef({
+    anchor: null as T | null,
+    shift: 0,
+    end: Boolean(follow),
+    last: 0,
+    start: 0,
+    stop: 0,
+    width: 0,
+  }).current;
   const layout = useRef(new Layout<T>(estimate, Boolean(fixed))).current;
 
   layout.set(items);
@@ -96,7 +105,11 @@ export function VirtualList<T extends Row>(props: Props<T>) {
     place();
     if (fixed || !box.current) return;
     const { scrollTop, clientHeight } = box.current!;
-    if (layout.indexAt(scrollTop) < at.start || (layout.indexAt(scrollTop + clientHeight) >= at.stop && at.stop < items.length)) redraw((n) => n + 1);
+    if (
+      layout.indexAt(scrollTop) < at.start ||
+      (layout.indexAt(scrollTop + clientHeight) >= at.stop && at.stop < items.length)
+    )
+      redraw((n) => n + 1);
   }
 
   const live = useRef({ measure, settle });
@@ -127,12 +140,19 @@ export function VirtualList<T extends Row>(props: Props<T>) {
     return () => observer.disconnect();
   }, []);
   const watched = useRef(new Set<Element>()).current;
-  useEffect(() => {
-    if (fixed || !box.current) return;
-    const drawn = new Set<Element>(rows.current!.children);
-    for (const row of watched) if (!drawn.has(row)) (observer.unobserve(row), watched.delete(row));
-    for (const row of drawn) if (!watched.has(row)) (observer.observe(row), watched.add(row));
-  }, fixed ? [] : undefined); // rows that are all of one height are not watched, nor is a frame asked for to do it
+  useEffect(
+    () => {
+      if (fixed || !box.current) return;
+      const drawn = new Set<Element>(rows.current!.children);
+      for (const row of watched) if (!drawn.has(row) && watched.delete(row)) observer.unobserve(row);
+      for (const row of drawn) {
+        if (watched.has(row)) continue;
+        watched.add(row);
+        observer.observe(row);
+      }
+    },
+    fixed ? [] : undefined,
+  ); // rows that are all of one height are not watched, nor is a frame asked for to do it
 
   function remember(scrollTop: number): void {
     if (fixed) return; // lists that sort themselves stay where they are; their rows move
@@ -194,13 +214,24 @@ export function VirtualList<T extends Row>(props: Props<T>) {
 
   return (
     <div
-      ref={box} class={`scroll ${props.class ?? ""}`} onScroll={scrolled} tabIndex={props.tabIndex ?? 0}
-      role={outer as "region"} aria-label={props.label} aria-activedescendant={props.activeId} onKeyDown={props.onKeyDown}
+      ref={box}
+      class={`scroll ${props.class ?? ""}`}
+      onScroll={scrolled}
+      tabIndex={props.tabIndex ?? 0}
+      role={outer as "region"}
+      aria-label={props.label}
+      aria-activedescendant={props.activeId}
+      onKeyDown={props.onKeyDown}
     >
       <div ref={space} class="space" role="presentation">
         <div ref={rows} class="rows" role={props.role ? "presentation" : "list"}>
           {items.slice(start, stop).map((item, i) => (
-            <div key={item.id} role={(props.rowRole ?? (props.role ? undefined : "listitem")) as "listitem"} aria-setsize={props.role ? undefined : items.length} aria-posinset={props.role ? undefined : start + i + 1}>
+            <div
+              key={item.id}
+              role={(props.rowRole ?? (props.role ? undefined : "listitem")) as "listitem"}
+              aria-setsize={props.role ? undefined : items.length}
+              aria-posinset={props.role ? undefined : start + i + 1}
+            >
               {props.render(item, start + i)}
             </div>
           ))}
@@ -219,13 +250,20 @@ class Layout<T extends Row> {
   private index = new Map<number | string, number>();
   private indexed: readonly T[] | null = null;
 
-  constructor(private readonly estimate: number, private readonly fixed: boolean) {}
+  constructor(
+    private readonly estimate: number,
+    private readonly fixed: boolean,
+  ) {}
 
   set(items: readonly T[]): void {
     const before = this.items;
     this.items = items;
     // Rows are only ever appended to one array; a new array is another list
-    if (items !== before || items.length < this.valid) this.valid = before[0] === items[0] && items.length > before.length && items[before.length - 1] === before[before.length - 1] ? Math.min(this.valid, before.length) : 0;
+    if (items !== before || items.length < this.valid)
+      this.valid =
+        before[0] === items[0] && items.length > before.length && items[before.length - 1] === before[before.length - 1]
+          ? Math.min(this.valid, before.length)
+          : 0;
   }
 
   changed(index: number): void {

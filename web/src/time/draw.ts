@@ -42,7 +42,10 @@ export interface Picture {
   over: Span | null;
 }
 
-type Colours = Record<"text" | "dim" | "faint" | "line" | "accent" | "accent-soft" | "red" | "amber" | "green" | "sunk", string>;
+type Colours = Record<
+  "text" | "dim" | "faint" | "line" | "accent" | "accent-soft" | "red" | "amber" | "green" | "sunk",
+  string
+>;
 
 function coloursOf(canvas: HTMLCanvasElement): Colours {
   const style = getComputedStyle(canvas);
@@ -50,7 +53,7 @@ function coloursOf(canvas: HTMLCanvasElement): Colours {
   return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`)])) as Colours;
 }
 
-function fit(canvas: HTMLCanvasElement, height: number): CanvasRenderingContext2D {
+function sized(canvas: HTMLCanvasElement, height: number): CanvasRenderingContext2D {
   const ratio = window.devicePixelRatio || 1;
   const width = canvas.clientWidth;
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
@@ -66,7 +69,7 @@ function fit(canvas: HTMLCanvasElement, height: number): CanvasRenderingContext2
 export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
   const { spans, line, places, view, at, over } = picture;
   const { tops, height } = places;
-  const to = fit(canvas, height);
+  const to = sized(canvas, height);
   const colours = coloursOf(canvas);
   const width = canvas.clientWidth - GUTTER - 8;
   const x = (ms: number) => GUTTER + ((line.place(ms) - view.from) / (view.to - view.from)) * width;
@@ -93,7 +96,15 @@ export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
       const goal = span.lane === "goals";
       const wide = Math.max(1.5, right - left);
       if (pass === "rest" && left + wide < (ends.get(y) ?? 0) + 0.5) continue; // hidden behind what is there
-      to.fillStyle = goal ? colours["accent-soft"] : { failed: colours.red, waiting: colours.amber, running: colours.accent, quiet: colours.faint, plain: span.lane === "text" ? colours.faint : colours.dim }[span.look];
+      to.fillStyle = goal
+        ? colours["accent-soft"]
+        : {
+            failed: colours.red,
+            waiting: colours.amber,
+            running: colours.accent,
+            quiet: colours.faint,
+            plain: span.lane === "text" ? colours.faint : colours.dim,
+          }[span.look];
       to.globalAlpha = span === over || goal ? 1 : 0.8;
       to.fillRect(left, y, wide > 3 ? wide - 0.5 : wide, HEIGHTS[span.lane] - 2);
       if (goal && (span.look === "running" || span === over)) {
@@ -136,7 +147,7 @@ function clip(to: CanvasRenderingContext2D, text: string, width: number): string
 
 export function drawMap(canvas: HTMLCanvasElement, picture: Picture): void {
   const { spans, line, view, at } = picture;
-  const to = fit(canvas, MAP);
+  const to = sized(canvas, MAP);
   const colours = coloursOf(canvas);
   const width = canvas.clientWidth - GUTTER - 8;
   const columns = new Float32Array(Math.max(1, Math.ceil(width / 3)));
@@ -145,7 +156,13 @@ export function drawMap(canvas: HTMLCanvasElement, picture: Picture): void {
   const most = columns.reduce((a, b) => Math.max(a, b), 1);
   to.fillStyle = colours.faint;
   columns.forEach((n, i) => {
-    if (n) to.fillRect(GUTTER + i * 3, MAP - 3 - Math.max(1, (Math.sqrt(n) / Math.sqrt(most)) * (MAP - 8)), 2, Math.max(1, (Math.sqrt(n) / Math.sqrt(most)) * (MAP - 8)));
+    if (n)
+      to.fillRect(
+        GUTTER + i * 3,
+        MAP - 3 - Math.max(1, (Math.sqrt(n) / Math.sqrt(most)) * (MAP - 8)),
+        2,
+        Math.max(1, (Math.sqrt(n) / Math.sqrt(most)) * (MAP - 8)),
+      );
   });
   for (const span of spans) {
     if (span.look !== "failed" && span.look !== "waiting") continue;

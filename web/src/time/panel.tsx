@@ -3,13 +3,13 @@
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { say } from "../app";
-import { everyTwo } from "../parts/clock";
 import { count, duration, timeOfDay, visible } from "../format";
-import { useKeys } from "../parts/keys";
 import type { Replay } from "../log/replay";
-import { theme } from "../parts/theme";
 import type { TraceLog } from "../log/trace-log";
-import { drawFall, drawMap, MAP, type Places, placesOf, type Picture, placeAt, spanAt, type View } from "./draw";
+import { everyTwo } from "../parts/clock";
+import { useKeys } from "../parts/keys";
+import { theme } from "../parts/theme";
+import { drawFall, drawMap, MAP, type Picture, type Places, placeAt, placesOf, spanAt, type View } from "./draw";
 import { Player, SPEEDS, type Speed } from "./player";
 import { type Span, spansOf, TimeLine } from "./spans";
 
@@ -42,7 +42,7 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
   replay?.version.value;
   theme.value;
 
-  const shownAt = at === null ? last : replay?.position ?? at;
+  const shownAt = at === null ? last : (replay?.position ?? at);
   const time = at === null ? null : Date.parse(replay?.state?.head.updated_at ?? "");
   const found = at === null ? undefined : log.itemOfEvent(shownAt);
   const row = found?.hole === undefined ? found : undefined;
@@ -80,9 +80,9 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
   useEffect(() => {
     if (!playing || !replay) return;
     const mine = new Player(replay, speed, (ended) => {
-      if (!ended) return say("The events to replay could not be read", true), setPlaying(false);
       setPlaying(false);
-      setAt(null);
+      if (ended) setAt(null);
+      else say("The events to replay could not be read", true);
     });
     player.current = mine;
     mine.start();
@@ -130,7 +130,11 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
     <section class="time" aria-label="Time">
       <div class="falls">
         <canvas
-          ref={fall} class="fall" style={{ height: `${spans.places.height}px` }} role="img" aria-label={`Waterfall of ${count(spans.spans.length)} goals, messages, tools and sub-agents`}
+          ref={fall}
+          class="fall"
+          style={{ height: `${spans.places.height}px` }}
+          role="img"
+          aria-label={`Waterfall of ${count(spans.spans.length)} goals, messages, tools and sub-agents`}
           onWheel={zoom}
           onPointerMove={(event) => {
             const span = spanAt(current.current, event.offsetX, event.offsetY, width());
@@ -145,7 +149,12 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
         {over && <Tip span={over.span} x={over.x} width={fall.current?.clientWidth ?? 800} />}
       </div>
       <canvas
-        ref={map} class="map" style={{ height: `${MAP}px` }} role="img" aria-label="Overview; drag to look closer, double-click for the whole" title="Drag to look closer, double-click for the whole"
+        ref={map}
+        class="map"
+        style={{ height: `${MAP}px` }}
+        role="img"
+        aria-label="Overview; drag to look closer, double-click for the whole"
+        title="Drag to look closer, double-click for the whole"
         onPointerDown={(event) => {
           drag.current = placeAt(WHOLE, event.offsetX, width());
           event.currentTarget.setPointerCapture(event.pointerId);
@@ -153,25 +162,58 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
         onPointerMove={(event) => {
           if (drag.current === null) return;
           const to = placeAt(WHOLE, event.offsetX, width());
-          if (Math.abs(to - drag.current) > 0.004) setView({ from: Math.min(drag.current, to), to: Math.max(drag.current, to) });
+          if (Math.abs(to - drag.current) > 0.004)
+            setView({ from: Math.min(drag.current, to), to: Math.max(drag.current, to) });
         }}
         onPointerUp={() => (drag.current = null)}
         onDblClick={() => setView(WHOLE)}
       />
       <div class="scrub">
-        <button class="quiet icon" aria-label={playing ? "Pause" : "Play"} title={playing ? "Pause (P)" : "Play from here (P)"} onClick={play}>
-          <svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"><path fill="currentColor" d={playing ? "M2.500 1.500h2.500v9H2.500ZM7 1.500h2.500v9H7Z" : "M3 1.200v9.600L10.500 6Z"} /></svg>
+        <button
+          class="quiet icon"
+          aria-label={playing ? "Pause" : "Play"}
+          title={playing ? "Pause (P)" : "Play from here (P)"}
+          onClick={play}
+        >
+          <svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">
+            <path
+              fill="currentColor"
+              d={playing ? "M2.500 1.500h2.500v9H2.500ZM7 1.500h2.500v9H7Z" : "M3 1.200v9.600L10.500 6Z"}
+            />
+          </svg>
         </button>
-        <select aria-label="Speed" value={speed} onChange={(event) => setSpeed(Number(event.currentTarget.value) as Speed)}>
-          {SPEEDS.map((n) => <option key={n} value={n}>{n}×</option>)}
+        <select
+          aria-label="Speed"
+          value={speed}
+          onChange={(event) => setSpeed(Number(event.currentTarget.value) as Speed)}
+        >
+          {SPEEDS.map((n) => (
+            <option key={n} value={n}>
+              {n}×
+            </option>
+          ))}
         </select>
         <input
-          type="range" min={first} max={Math.max(first, last)} value={shownAt} aria-label="After which event" aria-valuetext={`event ${shownAt} of ${last}`}
+          type="range"
+          min={first}
+          max={Math.max(first, last)}
+          value={shownAt}
+          aria-label="After which event"
+          aria-valuetext={`event ${shownAt} of ${last}`}
           onInput={(event) => scrub(Number(event.currentTarget.value))}
         />
-        <span class="num where">event {count(shownAt)}{at !== null && <span class="dim"> of {count(last)}</span>}</span>
-        {(view.from > 0 || view.to < 1) && <button class="quiet" onClick={() => setView(WHOLE)}>Whole run</button>}
-        <button class="quiet icon" aria-label="Hide time" title="Hide (w)" onClick={hide}>✕</button>
+        <span class="num where">
+          event {count(shownAt)}
+          {at !== null && <span class="dim"> of {count(last)}</span>}
+        </span>
+        {(view.from > 0 || view.to < 1) && (
+          <button class="quiet" onClick={() => setView(WHOLE)}>
+            Whole run
+          </button>
+        )}
+        <button class="quiet icon" aria-label="Hide time" title="Hide (w)" onClick={hide}>
+          ✕
+        </button>
       </div>
     </section>
   );
@@ -185,14 +227,20 @@ function useSpans(log: TraceLog): Drawn {
   const version = log.version.value;
   const ticking = !log.state?.ended && log.items.length <= MOST_TICKING;
   useEffect(() => {
-    timer.current ??= setTimeout(() => {
-      timer.current = undefined;
-      const start = performance.now();
-      setKept(make(log));
-      cost.current = performance.now() - start;
-    }, Math.max(REFRESH_MS, cost.current * SHARE));
+    timer.current ??= setTimeout(
+      () => {
+        timer.current = undefined;
+        const start = performance.now();
+        setKept(make(log));
+        cost.current = performance.now() - start;
+      },
+      Math.max(REFRESH_MS, cost.current * SHARE),
+    );
   }, [version, log]);
-  useEffect(() => (ticking ? everyTwo.subscribe(() => timer.current ?? setKept(make(log))) : undefined), [log, ticking]);
+  useEffect(
+    () => (ticking ? everyTwo.subscribe(() => timer.current ?? setKept(make(log))) : undefined),
+    [log, ticking],
+  );
   useEffect(() => {
     setKept(make(log));
     return () => {
@@ -219,7 +267,10 @@ function Tip({ span, x, width }: { span: Span; x: number; width: number }) {
   return (
     <div class="tip" style={side}>
       <b class="words">{visible(span.label.slice(0, 160))}</b>
-      <span class="num dim">{timeOfDay(new Date(span.from).toISOString())} · {span.look === "running" ? "so far " : ""}{duration(span.to - span.from)}</span>
+      <span class="num dim">
+        {timeOfDay(new Date(span.from).toISOString())} · {span.look === "running" ? "so far " : ""}
+        {duration(span.to - span.from)}
+      </span>
     </div>
   );
 }

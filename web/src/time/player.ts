@@ -16,7 +16,11 @@ export class Player {
   private clock = NaN; // ms, in the run's time
   private before = 0;
 
-  constructor(private readonly replay: Replay, public speed: Speed, private readonly over: (ended: boolean) => void) {}
+  constructor(
+    private readonly replay: Replay,
+    public speed: Speed,
+    private readonly over: (ended: boolean) => void,
+  ) {}
 
   start(): void {
     this.before = performance.now();

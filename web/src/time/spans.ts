@@ -48,7 +48,16 @@ export function spansOf(log: TraceLog, now: number): Span[] {
     const time = log.goalTimes.get(goal.id);
     if (!time) continue;
     const running = goal.status === "in_progress" && !ended;
-    spans.push({ lane: "goals", row: Math.min(depthOf(goal.id, log), ROWS.goals - 1), from: time.from, to: running ? last : time.to, id: 0, label: goal.description, goalId: goal.id, look: running ? "running" : "quiet" });
+    spans.push({
+      lane: "goals",
+      row: Math.min(depthOf(goal.id, log), ROWS.goals - 1),
+      from: time.from,
+      to: running ? last : time.to,
+      id: 0,
+      label: goal.description,
+      goalId: goal.id,
+      look: running ? "running" : "quiet",
+    });
   }
   const agents = new Map<string, Span>();
   for (const item of log.items) {
@@ -60,7 +69,16 @@ export function spansOf(log: TraceLog, now: number): Span[] {
       const took = item.message.duration_ms;
       const to = running ? last : Math.max(from, tool && took !== undefined ? from + took : updated);
       const look = item.error ? "failed" : running && !ended ? "running" : "plain";
-      spans.push({ lane: tool ? "tools" : "text", row: 0, from, to, id: item.id, label: tool ? toolName(item.message) ?? "tool" : `${item.message.role}: ${item.message.description}`, goalId: item.goalId, look });
+      spans.push({
+        lane: tool ? "tools" : "text",
+        row: 0,
+        from,
+        to,
+        id: item.id,
+        label: tool ? (toolName(item.message) ?? "tool") : `${item.message.role}: ${item.message.description}`,
+        goalId: item.goalId,
+        look,
+      });
       continue;
     }
     const event = item.event;
@@ -68,7 +86,16 @@ export function spansOf(log: TraceLog, now: number): Span[] {
     if (event.event === "sub_trace_started") {
       const sub = state.subTraces.get(event.sub_trace_id);
       const over = sub && sub.status !== "running" && sub.status !== "waiting";
-      const span: Span = { lane: "agents", row: 0, from, to: last, id: item.id, label: `${event.agent_type}: ${event.task}`, goalId: item.goalId, look: sub?.status === "failed" || sub?.status === "lost" ? "failed" : over ? "plain" : "running" };
+      const span: Span = {
+        lane: "agents",
+        row: 0,
+        from,
+        to: last,
+        id: item.id,
+        label: `${event.agent_type}: ${event.task}`,
+        goalId: item.goalId,
+        look: sub?.status === "failed" || sub?.status === "lost" ? "failed" : over ? "plain" : "running",
+      };
       agents.set(event.sub_trace_id, span);
       spans.push(span);
     } else if (event.event === "sub_trace_completed") {
@@ -77,9 +104,27 @@ export function spansOf(log: TraceLog, now: number): Span[] {
     } else if (event.event === "input_requested") {
       const answer = log.outcomes.get(event.request_id);
       const to = answer ? Date.parse(answer.ts) : state.pendingInputs.has(event.request_id) ? last : from;
-      spans.push({ lane: "text", row: 0, from, to: Math.max(from, to), id: item.id, label: `question: ${event.question}`, goalId: item.goalId, look: "waiting" });
+      spans.push({
+        lane: "text",
+        row: 0,
+        from,
+        to: Math.max(from, to),
+        id: item.id,
+        label: `question: ${event.question}`,
+        goalId: item.goalId,
+        look: "waiting",
+      });
     } else if (item.error) {
-      spans.push({ lane: "text", row: 0, from, to: from, id: item.id, label: event.event, goalId: item.goalId, look: "failed" });
+      spans.push({
+        lane: "text",
+        row: 0,
+        from,
+        to: from,
+        id: item.id,
+        label: event.event,
+        goalId: item.goalId,
+        look: "failed",
+      });
     }
   }
   pack(spans, "tools");
@@ -89,7 +134,8 @@ export function spansOf(log: TraceLog, now: number): Span[] {
 
 function depthOf(id: string, log: TraceLog): number {
   let depth = 0;
-  for (let goal = log.state!.goals.get(id); goal && goal.parent_id !== null && depth < 5; depth++) goal = log.state!.goals.get(goal.parent_id);
+  for (let goal = log.state!.goals.get(id); goal && goal.parent_id !== null && depth < 5; depth++)
+    goal = log.state!.goals.get(goal.parent_id);
   return depth;
 }
 

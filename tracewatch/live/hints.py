@@ -1,24 +1,28 @@
-"""Hints between processes: one poller per process notices what others wrote to the same file.
+"""Hints between processes: one poller in each process notices what the others have written to the same log.
 
-Rule 1: a hint may be late, repeated or about nothing; who hears it asks the log.
-Rule 2: a log that can't be asked now is asked again; watchers stay.
+Rule 1: a hint may be late, repeated, or about nothing. A receiver asks the log.
+Rule 2: a log that can't be read now is asked again; watchers stay.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from ..errors import Unavailable
+from ..errors import LogError, TracewatchError
 from ..log import EventLog, Grown
+
+if TYPE_CHECKING:
+    from .hub import Hub
+    from .redis import RedisHints
 
 RETRY_S = 0.5
 
 
-class PollBell:
-    """Rings when the log's data version changes. One cheap question every ``poll_ms``, whoever watches what."""
+class PollHints:
+    """Asks the log every ``poll_ms`` whether it has changed, and tells ``ring`` of the traces that have grown."""
 
     def __init__(self, log: EventLog, ring: Callable[[Sequence[Grown]], None], *, poll_ms: int) -> None:
         self._log = log
@@ -30,12 +34,12 @@ class PollBell:
 
     async def _run(self) -> None:
         version: int | None = None  # of the last look; None: look in any case
-        seen: int | None = None  # the newest change told; what is older than this process is nobody's news
+        seen: int | None = None  # the newest change told; older ones than this process are no news
         while True:
             try:
                 if seen is None:
                     _, seen = await self._log.changes(2**62)
-                # The version first: what is written after it shows up as another one next time
+                # The version first: a later write shows up as another version at the next look
                 newest = await self._log.data_version()
                 self.looked_at = time.monotonic()
                 if newest != version:
@@ -45,7 +49,7 @@ class PollBell:
                         self.hints += len(grown)
                         self._ring(grown)
                 await asyncio.sleep(self._poll_s)
-            except (Unavailable, sqlite3.Error):
+            except TracewatchError:  # a defect included: without the poll nothing would be heard of other processes
                 version = None
                 await asyncio.sleep(RETRY_S)
 
@@ -53,3 +57,18 @@ class PollBell:
         """Stop polling."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+
+def load_redis(url: str) -> Callable[[EventLog, Hub], RedisHints]:
+    """What starts the hints over the Redis at ``url``. The extra that they need is only looked for here.
+
+    Raises LogError if the extra is not installed or ``url`` can't be used.
+    """
+    try:
+        from .redis import RedisHints, connector
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "redis":
+            raise
+        raise LogError("--redis needs a package that is not here: pip install 'tracewatch[redis]'") from error
+    connector(url)
+    return lambda log, hub: RedisHints(log, hub, url)

@@ -10,27 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from ..errors import InvalidField, Unavailable
-from ..live.request import WatchRequest
+from ..errors import Unavailable
 from ..log import Grown, Snapshot, TraceQuery
 from ..model.events import event_name
-from ..model.frames import resolve_since
-from .http import Services
+from .hub import Hub
+from .watcher import WatchRequest
 
 RETRY_S = 0.5  # until a log that could not be read is asked again
-
-
-def checked_cursors(cursors: Any) -> dict[str, str]:
-    """The ``cursors`` of a ``subscribe``: where each sub-trace begins. Raises InvalidField, InvalidCursor."""
-    if cursors is None:
-        return {}
-    if not isinstance(cursors, dict) or not all(isinstance(c, str | int) for c in cursors.values()):
-        raise InvalidField("cursors: an object {sub_trace_id: cursor}")
-    for cursor in cursors.values():
-        resolve_since(str(cursor), epoch="", first_event_id=1, last_event_id=0)
-    return {sub_id: str(cursor) for sub_id, cursor in cursors.items()}
 
 
 class Subtree:
@@ -38,7 +25,7 @@ class Subtree:
 
     def __init__(
         self,
-        served: Services,
+        hub: Hub,
         request: WatchRequest,
         cursors: dict[str, str],
         *,
@@ -47,14 +34,14 @@ class Subtree:
     ) -> None:
         self.members: set[str] = {request.trace_id}
         self.looking = False  # whether sub-traces may still turn up in what is being looked at
-        self._served = served
+        self._hub = hub
         self._request = request
         self._cursors = cursors
         self._start = start  # watch one more trace
         self._looked = looked  # told whenever everything has been looked at
         self._dirty: set[str] = set()  # members whose sub-traces have to be looked for
         self._wake = asyncio.Event()
-        self._unlisten = served.hub.on_growth(self._grown)
+        self._unlisten = hub.on_growth(self._grown)
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, snapshot: Snapshot) -> None:
@@ -99,7 +86,7 @@ class Subtree:
         before: int | None = None
         while True:
             query = TraceQuery(parent_trace_id=trace_id, limit=1000, before=before)
-            traces, before = await self._served.log.traces(query)
+            traces, before = await self._hub.log.traces(query)
             for trace in traces:
                 self._watch(trace["trace_id"])
             if before is None:

@@ -1,9 +1,9 @@
-"""A watched trace: its head, the frames that came last, and the watchers that stand at the head.
+"""The head of one watched trace: its newest frames, and the watchers that have received everything before them.
 
-Rule 1: frames enter in the order of their ids without a hole. A commit that does not follow the head is only a hint,
-        and what is between is read from the log. A deletion is a hint as well: the log is asked whether it is true.
-Rule 2: a watcher at the head has all that was pending when the last flush ended, and those after it follow in order;
-        who does not is sent back to the log.
+Rule 1: frames enter in the order of their ids, without a hole. A commit that does not follow the head is only a hint;
+        the events between are read from the log. A deletion is a hint as well: the log is asked whether it is true.
+Rule 2: a watcher at the head has received every frame of the last flush, and gets the next ones in order. A watcher
+        that has missed frames reads them from the log.
 Rule 3: nothing here awaits a reader.
 """
 
@@ -13,39 +13,54 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..errors import Damaged, Unavailable, UnknownTrace
 from ..log import EventLog, Grown
 from ..model.events import ENDED
 from .budget import Budget
-from .sink import Frame
+from .sink import Frame, Sink
 
-if TYPE_CHECKING:
-    from .watcher import Watcher
-
-RING_BYTES = 256 * 1024  # of a trace's newest events, for those who are a little late
+RING_BYTES = 256 * 1024  # of a trace's newest events, for watchers that are a little late
 RETRY_S = 0.5  # until a log that could not be read is tried again
 WATCHERS_AT_ONCE = 64  # written to before the watchers of other traces, and everything else, have their turn
 CHUNK_BYTES = 64 * 1024  # written to a socket at once before looking whether it takes it
 
 
-class Channel:
-    """Fan-out of one trace to this process's watchers of it."""
+class Follower(Protocol):
+    """What the head of a trace has to know of a watcher."""
+
+    cursor: int  # the last event that the watcher has passed
+    sink: Sink
+    types: frozenset[str] | None  # the events it wants; None: all
+    wake: asyncio.Event  # set: look at the head again
+
+    def wants(self, frame: Frame) -> bool:
+        """Whether its filter lets an event through."""
+
+    def passed(self, upto: int, sent: int) -> None:
+        """The head has written ``sent`` events to the sink; the cursor is now ``upto``."""
+
+    def fall_behind(self) -> None:
+        """Leave the head and read from the log."""
+
+
+class TraceHead:
+    """The fan-out of one trace to this process's watchers of it."""
 
     def __init__(
         self, log: EventLog, trace_id: str, budget: Budget, *, page_events: int, page_bytes: int, behind_bytes: int
     ) -> None:
         self.trace_id = trace_id
         self.budget = budget
-        self.head: int | None = None  # id of the newest event known here; None before anybody has looked
+        self.event_id: int | None = None  # of the newest event known here; None before anybody has looked
         self.status = "running"  # of the trace, as of the head
-        self.key: int | None = None  # the trace's: another one, and it was deleted and made again
-        self.gone = False  # deleted, and nobody has seen it since
+        self.key: int | None = None  # the trace's: another one means that it was deleted and made again
+        self.gone = False  # deleted, and not seen since
         self.damage: Damaged | None = None  # what follows the head can't be read, and waiting will not help
-        self.users = 0  # watchers and those about to be one
-        self.at_head: set[Watcher] = set()  # direct sinks, written to by ``_flush``
-        self.waiting: set[Watcher] = set()  # all watchers; woken when something has changed
+        self.users = 0  # watchers, and those about to be one
+        self.at_head: set[Follower] = set()  # watchers with direct sinks; ``_flush`` writes to them
+        self.waiting: set[Follower] = set()  # all watchers; woken when something has changed
         self._log = log
         self._page_events = page_events
         self._page_bytes = page_bytes
@@ -53,11 +68,11 @@ class Channel:
         self._ring: deque[Frame] = deque()
         self._ring_bytes = 0
         self._ring_mark = 0  # the newest id at the last ``age``
-        self._pending: list[Frame] = []  # in the ring, not yet written to those at the head
+        self._pending: list[Frame] = []  # in the ring, not yet written to the watchers at the head
         self._flush_due = False
-        self._writing: _Writing | None = None  # what the last turns of the loop did not come to the end of
+        self._writing: _Writing | None = None  # a flush that the last turns of the loop did not finish
         self._known = 0  # the newest id that anybody has mentioned
-        self._doubted = False  # somebody says that it was deleted
+        self._doubted = False  # a hint says that the trace was deleted
         self._pull: asyncio.Task[None] | None = None
 
     @property
@@ -66,15 +81,15 @@ class Channel:
         return self.status in ENDED
 
     def begin(self, key: int, last_event_id: int, status: str) -> bool:
-        """Tell a fresh channel where the log stands; to one that knows its head it is a hint.
+        """Tell a fresh head where the log stands; for one that knows its position it is a hint.
 
-        False: what was read is of a trace that has been replaced by another one since.
+        False: the trace that was read has been replaced by another one since.
         """
         if self.key is not None and key < self.key:
             return False
         self.gone = False
-        if self.head is None:
-            self.key, self.head, self.status = key, last_event_id, status
+        if self.event_id is None:
+            self.key, self.event_id, self.status = key, last_event_id, status
         elif key != self.key:
             self._replaced(key, last_event_id, status)
         else:
@@ -87,13 +102,13 @@ class Channel:
         self._restart(last_event_id, status)
 
     def grow(self, grown: Grown) -> None:
-        """A commit, of this process (with bodies) or another one (a hint)."""
-        if self.head is None or self.gone:
-            self.wake_all()  # somebody waits for the trace to exist
+        """A commit: of this process (with bodies), or of another one (a hint)."""
+        if self.event_id is None or self.gone:
+            self.wake_all()  # watchers may be waiting for the trace to exist
         elif grown.deleted or (grown.bodies and grown.trace_key != self.key):
             self._doubted = True
-            self.hint(self.head, self.status)
-        elif grown.bodies and grown.last_event_id - len(grown.bodies) == self.head and self._pull is None:
+            self.hint(self.event_id, self.status)
+        elif grown.bodies and grown.last_event_id - len(grown.bodies) == self.event_id and self._pull is None:
             self._push(grown.bodies, grown.status)
         else:
             self.hint(grown.last_event_id, grown.status)
@@ -101,27 +116,27 @@ class Channel:
     def hint(self, last_event_id: int, status: str) -> None:
         """The log may hold events up to ``last_event_id``."""
         self._known = max(self._known, last_event_id)
-        if self.head is None or self._pull is not None:
+        if self.event_id is None or self._pull is not None:
             return
-        if self._known > self.head or self._doubted:
+        if self._known > self.event_id or self._doubted:
             self._pull = asyncio.create_task(self._pull_from_log(), name=f"tracewatch-pull-{self.trace_id}")
-        elif last_event_id == self.head and status != self.status:
+        elif last_event_id == self.event_id and status != self.status:
             self.status = status
             self.wake_all()
 
     async def reached(self, event_id: int) -> None:
-        """Wait until the head is at ``event_id``, which somebody has read in the log already."""
+        """Wait until the head is at ``event_id``, which a watcher has read in the log already."""
         self.hint(event_id, self.status)
         if self._pull is not None:
             await asyncio.shield(self._pull)
 
     async def _pull_from_log(self) -> None:
         try:
-            while self.head is not None and (self._doubted or self.head < self._known):
+            while self.event_id is not None and (self._doubted or self.event_id < self._known):
                 self._doubted = False
                 try:
                     page = await self._log.read(
-                        self.trace_id, self.head, max_events=self._page_events, max_bytes=self._page_bytes
+                        self.trace_id, self.event_id, max_events=self._page_events, max_bytes=self._page_bytes
                     )
                 except Unavailable as error:
                     if isinstance(error, Damaged):
@@ -136,11 +151,11 @@ class Channel:
                     continue
                 if not page.bodies:
                     self._known = min(self._known, page.last_event_id)
-                    if page.last_event_id > self.head:  # trimmed under us: those at the head find out from the log
+                    if page.last_event_id > self.event_id:  # trimmed meanwhile: the watchers find out from the log
                         self._restart(page.last_event_id, page.status)
                     continue
                 status = page.status if page.upto == page.last_event_id else self.status
-                self._push(page.bodies[max(0, self.head - page.after) :], status)
+                self._push(page.bodies[max(0, self.event_id - page.after) :], status)
         except UnknownTrace:
             self.gone = True
             self.wake_all()
@@ -148,24 +163,24 @@ class Channel:
             self._pull = None
 
     def close(self) -> None:
-        """Nobody watches any more: stop asking the log."""
+        """Stop asking the log: the last watcher has left."""
         self._forget_ring()
         if self._pull is not None:
             self._pull.cancel()
 
-    def _restart(self, head: int, status: str) -> None:
+    def _restart(self, event_id: int, status: str) -> None:
         self._forget_ring()
         self._pending.clear()
-        self.head, self.status = head, status
-        for watcher in tuple(self.at_head):
-            watcher.fall_behind()
+        self.event_id, self.status = event_id, status
+        for follower in tuple(self.at_head):
+            follower.fall_behind()
         self.wake_all()
 
     def _push(self, bodies: list[bytes], status: str) -> None:
-        assert self.head is not None
+        assert self.event_id is not None
         for body in bodies:
-            self.head += 1
-            frame = Frame(self._log.epoch, self.head, body)
+            self.event_id += 1
+            frame = Frame(self._log.epoch, self.event_id, body)
             self._ring.append(frame)
             self._ring_bytes += len(body)
             self.budget.take(len(body))
@@ -180,7 +195,7 @@ class Channel:
 
     def after(self, cursor: int, max_events: int, max_bytes: int) -> list[Frame] | None:
         """Frames after ``cursor`` from memory; None if only the log has them."""
-        if not self._ring or self._ring[0].event_id > cursor + 1 or self.head is None:
+        if not self._ring or self._ring[0].event_id > cursor + 1 or self.event_id is None:
             return None
         frames: list[Frame] = []
         size = 0
@@ -193,10 +208,10 @@ class Channel:
         return frames
 
     def age(self) -> None:
-        """Called now and then: forget the frames that were already old the last time."""
+        """Forget the frames that were here at the last call already. Called every few seconds."""
         while self._ring and self._ring[0].event_id <= self._ring_mark:
             self._forget_oldest()
-        self._ring_mark = self.head or 0
+        self._ring_mark = self.event_id or 0
 
     def _forget_oldest(self) -> None:
         size = len(self._ring.popleft().body)
@@ -210,19 +225,19 @@ class Channel:
 
     def wake_all(self) -> None:
         """Have every watcher look again."""
-        for watcher in self.waiting:
-            watcher.wake.set()
+        for follower in self.waiting:
+            follower.wake.set()
 
     def _flush(self) -> None:
-        """Write what is pending to those at the head, some of them now and the others in the next turns of the loop."""
+        """Write the pending frames to the watchers at the head: to some now, to the others in the next loop turns."""
         if self._writing is None:
             frames, self._pending = self._pending, []
             self._writing = _Writing(frames, self.at_head if frames else ())
         writing = self._writing
-        now = tuple(islice(writing.watchers, WATCHERS_AT_ONCE))
-        for watcher in now:
-            if watcher in self.at_head:  # else it has gone to read for itself meanwhile
-                self._write(watcher, writing.frames, writing.chunks_for(watcher))
+        now = tuple(islice(writing.followers, WATCHERS_AT_ONCE))
+        for follower in now:
+            if follower in self.at_head:  # else it has begun to read for itself meanwhile
+                self._write(follower, writing.frames, writing.chunks_for(follower))
         if len(now) < WATCHERS_AT_ONCE:
             self._writing = None
             self._flush_due = bool(self._pending)
@@ -233,47 +248,47 @@ class Channel:
 
     def _tell_the_others(self) -> None:
         if self.ended:
-            self.wake_all()  # those who asked to be told the end
+            self.wake_all()  # some have asked to be told the end
         elif len(self.waiting) > len(self.at_head):
-            for watcher in self.waiting - self.at_head:
-                watcher.wake.set()
+            for follower in self.waiting - self.at_head:
+                follower.wake.set()
 
-    def _write(self, watcher: Watcher, frames: list[Frame], chunks: list[tuple[int, int, bytes]]) -> None:
-        read = watcher.cursor + 1 - frames[0].event_id  # it may have read some from the ring before this flush
+    def _write(self, follower: Follower, frames: list[Frame], chunks: list[tuple[int, int, bytes]]) -> None:
+        read = follower.cursor + 1 - frames[0].event_id  # it may have read some from the ring before this flush
         if read >= len(frames):
             return
         if read < 0:
-            watcher.fall_behind()
+            follower.fall_behind()
             return
         if read:
-            chunks = _chunks(frames[read:], watcher.wants)
+            chunks = _chunks(frames[read:], follower.wants)
         for upto, sent, data in chunks:
-            sink = watcher.sink
+            sink = follower.sink
             waiting = sink.buffered()
             if waiting > self.behind_bytes or waiting + len(data) > self.budget.share:
-                watcher.fall_behind()
+                follower.fall_behind()
                 return
             if data:
                 sink.write(data)
                 if sink.buffered():
                     self.budget.measure(sink)
-            watcher.passed(upto, sent)
+            follower.passed(upto, sent)
 
 
 class _Writing:
     """Frames on their way to the watchers that stood at the head when it began."""
 
-    __slots__ = ("_chunks", "frames", "watchers")
+    __slots__ = ("_chunks", "followers", "frames")
 
-    def __init__(self, frames: list[Frame], watchers: Collection[Watcher]) -> None:
+    def __init__(self, frames: list[Frame], followers: Collection[Follower]) -> None:
         self.frames = frames
-        self.watchers = iter(tuple(watchers))  # those not yet written to
+        self.followers = iter(tuple(followers))  # those not yet written to
         self._chunks: dict[frozenset[str] | None, list[tuple[int, int, bytes]]] = {}
 
-    def chunks_for(self, watcher: Watcher) -> list[tuple[int, int, bytes]]:
-        chunks = self._chunks.get(watcher.types)
+    def chunks_for(self, follower: Follower) -> list[tuple[int, int, bytes]]:
+        chunks = self._chunks.get(follower.types)
         if chunks is None:
-            chunks = self._chunks[watcher.types] = _chunks(self.frames, watcher.wants)
+            chunks = self._chunks[follower.types] = _chunks(self.frames, follower.wants)
         return chunks
 
 

@@ -1,0 +1,52 @@
+"""The poll that notices what other processes wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import until
+from tracewatch.errors import TracewatchError, Unavailable
+from tracewatch.live.hints import PollHints
+from tracewatch.log import Grown, open_log
+from tracewatch.model.events import validate_trace
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("error", [Unavailable("not now"), TracewatchError("a defect")], ids=["now", "defect"])
+@pytest.mark.parametrize("call", ["changes", "data_version"])
+async def test_it_goes_on_after_a_read_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: TracewatchError
+) -> None:
+    monkeypatch.setattr("tracewatch.live.hints.RETRY_S", 0.01)
+    log, other = await open_log(str(tmp_path / "log.db")), None
+    heard: list[str] = []
+    failed: list[int] = []
+    asked = getattr(log, call)
+
+    async def failing(*args: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise error
+        return await asked(*args)
+
+    def ring(grown: Sequence[Grown]) -> None:
+        heard.extend(one.trace_id for one in grown)
+
+    monkeypatch.setattr(log, call, failing)
+    bell = PollHints(log, ring, poll_ms=1)
+    try:
+        other = await open_log(str(tmp_path / "log.db"))
+        looked = bell.looked_at
+        await until(lambda: bool(failed) and bell.looked_at > looked)
+        await other.create_trace(validate_trace({"trace_id": "t", "task": "x"}))
+        await until(lambda: "t" in heard)
+    finally:
+        await bell.close()
+        await log.close()
+        if other is not None:
+            await other.close()
