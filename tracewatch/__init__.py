@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.errors import ApiError, Cancelled, Unreachable
-    from .client.record import Trace, resume, trace
+    from .client.trace import Trace, resume, trace
     from .client.watch import ConnectionStatus, SyncWatch, Watch, watch, watch_sync
     from .errors import Expired, ProtocolViolation, TracewatchError, UnknownTrace, WatchError, WatchGap
 
@@ -23,15 +23,15 @@ _HOME = {
     "Expired": "errors",
     "ProtocolViolation": "errors",
     "SyncWatch": "client.watch",
-    "Trace": "client.record",
+    "Trace": "client.trace",
     "TracewatchError": "errors",
     "UnknownTrace": "errors",
     "Unreachable": "client.errors",
     "Watch": "client.watch",
     "WatchError": "errors",
     "WatchGap": "errors",
-    "resume": "client.record",
-    "trace": "client.record",
+    "resume": "client.trace",
+    "trace": "client.trace",
     "watch": "client.watch",
     "watch_sync": "client.watch",
 }

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tracewatch.client import record
-from tracewatch.client.record import Trace
+from tracewatch.client import trace as trace_module
 from tracewatch.client.sender import Senders
+from tracewatch.client.trace import Trace
 
 
 class TestSenders(Senders):
@@ -31,7 +31,7 @@ def senders(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestSenders]:
     """The senders of this test."""
     monkeypatch.setenv("TRACEWATCH_FLUSH_S", "1")
     made = TestSenders()
-    monkeypatch.setattr(record, "SENDERS", made)
+    monkeypatch.setattr(trace_module, "SENDERS", made)
     yield made
     made.end()
 
@@ -46,6 +46,6 @@ def new_trace(senders: TestSenders, spool_dir: Path) -> Callable[..., Trace]:
     """``tracewatch.trace`` for a test: ``new_trace(url, …)``."""
 
     def new(url: str, task: str = "task", **options: Any) -> Trace:
-        return record.trace(task, url=url, **{"spool_dir": str(spool_dir), **options})
+        return trace_module.trace(task, url=url, **{"spool_dir": str(spool_dir), **options})
 
     return new

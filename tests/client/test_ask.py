@@ -19,7 +19,7 @@ from tracewatch import Cancelled, Expired
 from tracewatch.client.api import Api
 from tracewatch.client.control import Told
 from tracewatch.client.errors import ApiError
-from tracewatch.client.record import Trace
+from tracewatch.client.trace import Trace
 from tracewatch.errors import InvalidValue, NotRunning
 from tracewatch.log import open_log
 

@@ -18,7 +18,7 @@ from tests.support import DEADLINE_S, ServerProcess, serving, until
 from tracewatch import Cancelled
 from tracewatch.client.api import Api
 from tracewatch.client.errors import ApiError
-from tracewatch.client.record import Trace
+from tracewatch.client.trace import Trace
 from tracewatch.client.watch import watch
 from tracewatch.log import open_log
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tests.client.test_handles import events, new_trace, state
 from tests.support import DEADLINE_S
 from tracewatch import Cancelled, Expired
-from tracewatch.client.asking import Asker, Question, answer_of
 from tracewatch.client.control import Control, Told
 from tracewatch.client.errors import ApiError
 from tracewatch.client.handles import stops
+from tracewatch.client.questions import Question, QuestionBook, answer_of
 from tracewatch.errors import NotRunning
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +52,7 @@ def test_a_named_question_is_the_newest_of_its_name(states: dict[str, str], expe
     control = Control()
     told(control, **states)
     question = asked(request_id="q")
-    assert (Asker(control).choose(question), question.request_id) == (new, expected)
+    assert (QuestionBook(control).choose(question), question.request_id) == (new, expected)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_one_without_a_name_attaches_to_the_newest_of_its_text(
 ) -> None:
     control, question = Control(), asked()
     told(control, **{question.base + tail: how for tail, how in states.items()})
-    asker = Asker(control)
+    asker = QuestionBook(control)
     assert (asker.choose(question), question.request_id) == (new, question.base + expected)
     again = asked()
     assert asker.choose(again)

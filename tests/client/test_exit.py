@@ -16,7 +16,7 @@ import pytest
 from tests.client.test_record import spools, steps
 from tests.support import ServerProcess, free_port, serving, until
 from tracewatch.client.api import Api
-from tracewatch.client.record import Trace
+from tracewatch.client.trace import Trace
 
 pytestmark = pytest.mark.anyio
 New = Callable[..., Trace]

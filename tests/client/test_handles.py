@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.client.fake import TS
 from tracewatch.client.handles import Goal
 from tracewatch.client.outbox import Outbox
-from tracewatch.client.record import Trace, trace
 from tracewatch.client.sender import Sender
+from tracewatch.client.trace import Trace, trace
 from tracewatch.errors import InvalidField
 from tracewatch.model.events import parse_json, validate_event, validate_trace
 from tracewatch.model.rules import complete
@@ -175,7 +175,7 @@ def test_whatever_is_done_to_goals_the_log_refuses_nothing_and_agrees(steps: lis
         else:
             getattr(goal, step)()
     now = state(t)
-    assert {g.id: now.goals[g.id]["status"] for g in goals} == {g.id: t.book.status_of(g.id) for g in goals}
+    assert {g.id: now.goals[g.id]["status"] for g in goals} == {g.id: t._journal.book.status_of(g.id) for g in goals}
 
 
 def test_goals_of_tasks_and_threads_do_not_mix(t: Trace) -> None:
@@ -360,7 +360,7 @@ def test_ids_are_in_the_order_of_time_and_never_the_servers(tmp_path: Path) -> N
     made = [trace("x", url="http://127.0.0.1:1", spool_dir=str(tmp_path)) for _ in range(3)]
     assert [t.trace_id[:12] for t in made] == sorted(t.trace_id[:12] for t in made)
     assert len({t.trace_id for t in made}) == 3
-    assert not {t.new_id("a")[:1] for t in made} & {"m", "r"}
+    assert not {t._journal.new_id("a")[:1] for t in made} & {"m", "r"}
 
 
 def test_an_address_that_is_none_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

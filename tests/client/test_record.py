@@ -18,7 +18,7 @@ from tests.client.test_api import Canned
 from tests.support import ServerProcess, serving, until
 from tracewatch.client import outbox
 from tracewatch.client.api import Api
-from tracewatch.client.record import Trace, trace
+from tracewatch.client.trace import Trace, trace
 
 pytestmark = pytest.mark.anyio
 New = Callable[..., Trace]
@@ -177,7 +177,7 @@ async def test_a_refused_event_costs_itself_and_one_warning(
             t.event("step", n=n)
             if n % 400 == 7:
                 t.event("Not A Name")
-                t.emit({"event": "goal_updated", "goal_id": "none", "patch": {"summary": "x"}})
+                t._journal.emit({"event": "goal_updated", "goal_id": "none", "patch": {"summary": "x"}})
         assert await t.aflush(20)
         log = await events(server.url, t.trace_id)
         assert [e["n"] for e in log if e["event"] == "step"] == list(range(1, 2001))

@@ -18,8 +18,8 @@ from tests.client.test_record import events, say, spools
 from tests.support import ServerProcess, until
 from tracewatch.client.api import Api
 from tracewatch.client.outbox import Outbox
-from tracewatch.client.record import Trace
 from tracewatch.client.spool import SpoolDir
+from tracewatch.client.trace import Trace
 from tracewatch.log.sqlite.backup import backup
 from tracewatch.log.sqlite.replace import replace_log
 

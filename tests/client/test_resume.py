@@ -19,9 +19,9 @@ from tests.client.test_ask import asking, done
 from tests.client.test_record import events, spools
 from tests.support import DEADLINE_S, ServerProcess, serving, until
 from tracewatch import Cancelled
-from tracewatch.client import record
+from tracewatch.client import trace as trace_module
 from tracewatch.client.api import Api
-from tracewatch.client.record import Trace
+from tracewatch.client.trace import Trace
 
 pytestmark = pytest.mark.anyio
 New = Callable[..., Trace]
@@ -84,7 +84,7 @@ def resumed(new_trace: New, spool_dir: Path) -> Callable[..., Trace]:
     """``tracewatch.resume`` for a test, with the test's own background thread."""
 
     def again(trace_id: str, url: str, **options: Any) -> Trace:
-        return record.resume(trace_id, url=url, spool_dir=str(spool_dir), **options)
+        return trace_module.resume(trace_id, url=url, spool_dir=str(spool_dir), **options)
 
     return again
 

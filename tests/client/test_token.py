@@ -17,8 +17,8 @@ from tests.support import DEADLINE_S, Serving, serving, until
 from tracewatch.client import delivery
 from tracewatch.client.api import Api
 from tracewatch.client.errors import ApiError
-from tracewatch.client.record import Trace
 from tracewatch.client.target import parse_target
+from tracewatch.client.trace import Trace
 from tracewatch.client.watch import watch, watch_sync
 from tracewatch.errors import Forbidden, InvalidField
 from tracewatch.settings import Settings

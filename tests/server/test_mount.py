@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from tests.client.conftest import new_trace, senders, spool_dir
 from tests.server.wire import Watch, append, end, http, make_trace, ndjson, sse, stored, watching
 from tests.support import DEADLINE_S, until
-from tracewatch.client.record import Trace
+from tracewatch.client.trace import Trace
 from tracewatch.log import EventLog
 from tracewatch.server import Application, create_app
 from tracewatch.server.run import bind

@@ -13,7 +13,7 @@ from tests.client.conftest import new_trace, senders, spool_dir
 from tests.client.test_record import New
 from tests.server.wire import http, stored
 from tests.support import DEADLINE_S, ServerProcess, until
-from tracewatch.client.record import Trace
+from tracewatch.client.trace import Trace
 from tracewatch.client.watch import ConnectionStatus, watch
 from tracewatch.log import open_log
 

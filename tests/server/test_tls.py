@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from tests.client.conftest import TestSenders, new_trace, senders, spool_dir
 from tests.server.wire import Watch, append, make_trace, stored
 from tests.support import DEADLINE_S, serving
-from tracewatch.client.record import Trace
+from tracewatch.client.trace import Trace
 from tracewatch.client.watch import watch
 from tracewatch.errors import LogError
 from tracewatch.server import sinks

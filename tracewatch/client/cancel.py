@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextvars import ContextVar
 from typing import Any, Self
 
+from .blocks import OpenBlocks, SyncOrAsync
 from .control import Control
 from .errors import Cancelled
-from .handles import Both
 
-_scopes: ContextVar[tuple[CancelScope, ...]] = ContextVar("tracewatch_cancel_scopes", default=())
+_scopes: OpenBlocks[CancelScope] = OpenBlocks("tracewatch_cancel_scopes")
 
 
 def cancelled_error(control: Control) -> Cancelled:
@@ -61,7 +60,7 @@ class Cancellation:
         await self._control.await_for(lambda: True if self else None)
 
 
-class CancelScope(Both):
+class CancelScope(SyncOrAsync):
     """A block that ends with ``Cancelled`` when somebody wants the run to stop."""
 
     def __init__(self, control: Control) -> None:
@@ -82,7 +81,7 @@ class CancelScope(Both):
             self._task = asyncio.current_task()
         except RuntimeError:
             self._task = None
-        _scopes.set((*_scopes.get(), self))
+        _scopes.enter(self)
         if self._task is not None:
             self._loop, self._cancelling = asyncio.get_running_loop(), self._task.cancelling()
             self._control.listen(self, self._changed)
@@ -116,8 +115,7 @@ class CancelScope(Both):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._over = True
-        # Not by a token: a generator may leave in another context than it entered in.
-        _scopes.set(tuple(scope for scope in _scopes.get() if scope is not self))
+        _scopes.leave(self)
         if self._task is None:
             return
         self._control.unlisten(self)
@@ -128,6 +126,6 @@ class CancelScope(Both):
 def check_scopes(control: Control) -> None:
     """What every call of the recorder does first. Raises Cancelled in a scope of a cancelled trace."""
     if control.cancel is not None:
-        for scope in _scopes.get():
+        for scope in _scopes.all():
             if scope._control is control:
                 scope.check()

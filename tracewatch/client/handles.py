@@ -8,26 +8,29 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from contextvars import ContextVar
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ..model.fit import amount, count, shortened_text
+from .blocks import OpenBlocks, SyncOrAsync
 from .encode import clean, encode, name_of, words
 from .errors import Cancelled
-
-if TYPE_CHECKING:
-    from .record import Trace
+from .journal import Journal
 
 STREAM_S = 0.05  # text becomes an event at most this often: 20 a second
 _TRACEBACK_CHARS = 8000
 
-_open_goals: ContextVar[tuple[Goal, ...]] = ContextVar("tracewatch_open_goals", default=())
+_open_goals: OpenBlocks[Goal] = OpenBlocks("tracewatch_open_goals")
 
 
-def current_goal(trace: object) -> str | None:
-    """The innermost goal of the trace that is open in this thread or task."""
-    return next((goal.id for goal in reversed(_open_goals.get()) if goal.trace is trace), None)
+def current_goal(journal: Journal) -> str | None:
+    """The id of the trace's innermost goal that is open in this thread or task."""
+    return next((goal.id for goal in reversed(_open_goals.all()) if goal.journal is journal), None)
+
+
+def goal_id(goal: Goal | str | EllipsisType | None, journal: Journal) -> str | None:
+    """The goal's id; that of the innermost goal open here if it was left to the recorder (``...``)."""
+    return current_goal(journal) if isinstance(goal, EllipsisType) else id_of(goal)
 
 
 def id_of(goal: Goal | str | None) -> str | None:
@@ -60,28 +63,12 @@ def error_of(error: Any) -> Any:
     return {"type": type(error).__qualname__, "message": words(message, 4000), "traceback": clean(lines)}
 
 
-class Both:
-    """``async with`` for what has ``with``: nothing of it waits, so both are the same."""
-
-    def __enter__(self) -> Self:
-        raise NotImplementedError
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        raise NotImplementedError
-
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self.__exit__(kind, error, trace)
-
-
-class Goal(Both):
+class Goal(SyncOrAsync):
     """A goal of a trace."""
 
     def __init__(
         self,
-        trace: Trace,
+        journal: Journal,
         description: str,
         *,
         reason: str | None,
@@ -90,11 +77,11 @@ class Goal(Both):
         id: str | None,
         type: str,
     ) -> None:
-        self.trace = trace
-        self.id = trace.new_id("g") if id is None else name_of(id)
+        self.journal = journal
+        self.id = journal.new_id("g") if id is None else name_of(id)
         self._after = id_of(after)
         # Behind a sibling, the parent is the sibling's.
-        self._parent = id_of(parent) or (None if self._after else current_goal(trace))
+        self._parent = id_of(parent) or (None if self._after else current_goal(journal))
         self._added = False
         self._goal = {"id": self.id, "description": words(description), "type": words(type, 64)}
         if reason is not None:
@@ -102,15 +89,15 @@ class Goal(Both):
 
     def add(self, status: str) -> None:
         """Record the goal with this status, if it is not there yet."""
-        with self.trace.lock:
+        with self.journal.lock:
             if self._added:
                 return
             self._added = True
-            book = self.trace.book
+            book = self.journal.book
             parent = self._parent or (book.parent_of(self._after) if self._after else None)
             book.add(self.id, parent, status)
             goal = {**self._goal, "status": words(status, 64), "parent_id": self._parent, "after_id": self._after}
-            self.trace.emit({"event": "goal_added", "goal": {k: v for k, v in goal.items() if v is not None}})
+            self.journal.emit({"event": "goal_added", "goal": {k: v for k, v in goal.items() if v is not None}})
 
     def start(self) -> None:
         """It is being worked on: in_progress, and the current goal."""
@@ -129,29 +116,28 @@ class Goal(Both):
         self._patch({"description": description, "reason": reason, "summary": summary})
 
     def _become(self, status: str, summary: str | None = None) -> None:
-        with self.trace.lock:
+        with self.journal.lock:
             if not self._added:
                 self.add("in_progress")
-            if status == "completed" and self.trace.book.status_of(self.id) == "pending":
+            if status == "completed" and self.journal.book.status_of(self.id) == "pending":
                 self._become("in_progress")  # the protocol has no shorter way
-            may = self.trace.book.become(self.id, status)
+            may = self.journal.book.become(self.id, status)
             self._patch({"status": status if may else None, "summary": summary})
 
     def _patch(self, patch: dict[str, Any]) -> None:
         given = {key: words(value) for key, value in patch.items() if value is not None}
         if given:
-            self.trace.emit({"event": "goal_updated", "goal_id": self.id, "patch": given})
+            self.journal.emit({"event": "goal_updated", "goal_id": self.id, "patch": given})
 
     def __enter__(self) -> Self:
         if self._added:
             self.start()
         self.add("in_progress")
-        _open_goals.set((*_open_goals.get(), self))
+        _open_goals.enter(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        # Not by a token: a generator or task may leave in another context than it entered in.
-        _open_goals.set(tuple(goal for goal in _open_goals.get() if goal is not self))
+        _open_goals.leave(self)
         if error is None:
             self._become_at_exit("completed", None)
         else:
@@ -160,20 +146,22 @@ class Goal(Both):
             )
 
     def _become_at_exit(self, status: str, summary: str | None) -> None:
-        if self.trace.book.status_of(self.id) != "abandoned":
+        if self.journal.book.status_of(self.id) != "abandoned":
             self._become(status, summary)
 
 
-class Message(Both):
+class Message(SyncOrAsync):
     """A message of a trace."""
 
-    def __init__(self, trace: Trace, role: str, goal: Goal | str | EllipsisType | None, values: dict[str, Any]) -> None:
-        self.id = trace.new_id("a")
-        self._trace = trace
+    def __init__(
+        self, journal: Journal, role: str, goal: Goal | str | EllipsisType | None, values: dict[str, Any]
+    ) -> None:
+        self.id = journal.new_id("a")
+        self._journal = journal
         self._message: dict[str, Any] = {"message_id": self.id, "role": name_of(role)}
-        goal_id = current_goal(trace) if isinstance(goal, EllipsisType) else id_of(goal)
-        if goal_id is not None or goal is None:
-            self._message["goal_id"] = goal_id
+        belongs_to = goal_id(goal, journal)
+        if belongs_to is not None or goal is None:
+            self._message["goal_id"] = belongs_to
         self._values = _tidy(values)  # to be said with the next event of the message
         self._text: list[str] = []  # streamed, not yet an event
         self._told_at = 0.0  # monotonic, of the last event with text
@@ -182,19 +170,19 @@ class Message(Both):
 
     def add(self, content: Any, status: str = "complete") -> None:
         """Record the message with this content, if it is not there yet."""
-        with self._trace.lock:
+        with self._journal.lock:
             if self._added:
                 return
             self._added, self._complete = True, status == "complete"
             values, self._values = self._values, {}
             message = {**values, **self._message, "content": content, "status": status}
-            self._trace.emit({"event": "message_added", "message": message})
+            self._journal.emit({"event": "message_added", "message": message})
 
     def stream(self, text: str) -> None:
         """More text of the message. It becomes an event at once or within 50 ms."""
-        self._trace.check()
+        self._journal.check()
         try:
-            with self._trace.lock:
+            with self._journal.lock:
                 self.add("", "streaming")
                 waits = bool(self._text)
                 self._text.append(text if isinstance(text, str) else words(text))
@@ -202,11 +190,11 @@ class Message(Both):
                     return
                 wait_s = self._told_at + STREAM_S - time.monotonic()
                 if wait_s <= 0:
-                    self._trace.stream_now(self)
+                    self._journal.stream_now(self)
                 else:
-                    self._trace.stream_later(self, wait_s)
+                    self._journal.stream_later(self, wait_s)
         except Exception as error:
-            self._trace.own_fault(error)
+            self._journal.own_fault(error)
 
     def take_text(self) -> list[bytes]:
         """The events of the text that waits; for the trace, which puts them in their place."""
@@ -216,14 +204,14 @@ class Message(Both):
 
     def set(self, **values: Any) -> None:
         """Tokens, cost, model and the like: said with the end of the message, at once if it has ended."""
-        with self._trace.lock:
+        with self._journal.lock:
             self._values |= _tidy(values)
             if self._added and self._complete and self._values:
                 self._update({})
 
     def complete(self) -> None:
         """There is no more of it."""
-        with self._trace.lock:
+        with self._journal.lock:
             self.add("", "streaming")
             if not self._complete:
                 self._complete = True
@@ -231,7 +219,7 @@ class Message(Both):
 
     def _update(self, patch: dict[str, Any]) -> None:
         values, self._values = self._values, {}
-        self._trace.emit({"event": "message_updated", "message_id": self.id, "patch": {**values, **patch}})
+        self._journal.emit({"event": "message_updated", "message_id": self.id, "patch": {**values, **patch}})
 
     def __enter__(self) -> Self:
         self.add("", "streaming")
@@ -245,14 +233,14 @@ class Message(Both):
             self.set()
 
 
-class ToolCall(Both):
+class ToolCall(SyncOrAsync):
     """A tool's call and its result: one message, running in between."""
 
-    def __init__(self, trace: Trace, name: str, arguments: Any, tool_call_id: str | None) -> None:
+    def __init__(self, journal: Journal, name: str, arguments: Any, tool_call_id: str | None) -> None:
         values = {} if tool_call_id is None else {"tool_call_id": name_of(tool_call_id)}
-        self._message = Message(trace, "tool", ..., values)
+        self._message = Message(journal, "tool", ..., values)
         self.id = self._message.id
-        self._trace = trace
+        self._journal = journal
         self._content: dict[str, Any] = {"tool_name": name_of(name)}
         if arguments is not None:
             self._content["arguments"] = arguments

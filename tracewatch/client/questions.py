@@ -1,4 +1,6 @@
-"""Asking people: which question is meant, what became of it, what the agent gets. No I/O.
+"""Asking people: which question is meant, what became of it, what the agent gets.
+
+Waiting for an answer is the one thing in a recorder that blocks, because the agent asked for it.
 
 Rule 1: a question has an id that a restarted agent finds again: the one given, else one made from its text. So asking
         the same again attaches to the question that is open, or gives the answer that came meanwhile.
@@ -11,7 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 from ..errors import Expired, InvalidValue, NotRunning
@@ -20,6 +25,8 @@ from .cancel import cancelled_error
 from .control import CLOSED, Control
 from .encode import name_of, words
 from .errors import ApiError
+from .handles import Goal, goal_id
+from .journal import Journal
 
 LONGEST_EXPIRY_S = 10 * 366 * 86_400.0
 
@@ -61,8 +68,8 @@ class Question:
         return cls(event, schema, name_of(request_id)[:240] if named else f"ask-{digest}", named)
 
 
-class Asker:
-    """The questions of one recorder."""
+class QuestionBook:
+    """Which questions one recorder has asked, and what became of them."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -136,3 +143,106 @@ def answer_of(question: Question, outcome: dict[str, Any]) -> Any:
         raise InvalidValue(
             f"the answer to {request_id!r} is no {question.schema.__name__}: {error}", **facts
         ) from error
+
+
+Outcome = Callable[[], Any]  # what is waited for: None until it is there
+
+
+class Questions:
+    """What a trace asks people."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._control = journal.control
+        self._book = QuestionBook(journal.control)
+
+    def ask(self, question: Question, timeout_s: float | None) -> Any:
+        """Ask, and wait for the answer at most ``timeout_s``. See Trace.ask."""
+        steps, left = self._steps(question, timeout_s), _countdown(timeout_s)
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send(self._control.wait_for(wanted, left()))
+        except StopIteration as done:
+            return done.value
+        finally:
+            steps.close()
+
+    async def aask(self, question: Question, timeout_s: float | None) -> Any:
+        """As ``ask``, in a task."""
+        steps, left = self._steps(question, timeout_s), _countdown(timeout_s)
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send(await self._control.await_for(wanted, left()))
+        except StopIteration as done:
+            return done.value
+        finally:
+            steps.close()
+
+    def question(
+        self,
+        question: Any,
+        options: Any,
+        schema: Any,
+        goal: Goal | str | EllipsisType | None,
+        request_id: Any,
+        expires_in_s: Any,
+    ) -> Question:
+        """The question for what ``ask`` was given. Raises Cancelled, NotRunning."""
+        if self._control.cancel is not None:
+            raise cancelled_error(self._control)
+        trace_id = self._journal.trace_id
+        if self._journal.over:
+            raise NotRunning(f"trace {trace_id!r} has ended: nobody would be asked", trace_id=trace_id)
+        return Question.of(question, options, schema, goal_id(goal, self._journal), request_id, expires_in_s)
+
+    def _steps(self, question: Question, timeout_s: float | None) -> Generator[Outcome, Any, Any]:
+        """Yields what has to be waited for, is sent what came of it (None: time is up); returns the answer."""
+        if (yield self._may_ask) is None:
+            raise TimeoutError(f"{self._journal.trace_id}: no server to ask")
+        self._ask(question)
+        try:
+            outcome = yield lambda: self._book.outcome(question)
+            while outcome is not None and outcome["state"] == "lost":
+                self._ask_again(question)
+                outcome = yield lambda: self._book.outcome(question)
+        finally:
+            self._asked(question)
+        if outcome is None:
+            raise TimeoutError(f"no answer after {timeout_s:g} s: {question.event['question'][:200]}")
+        return answer_of(question, outcome)
+
+    def _may_ask(self) -> bool | None:
+        """Whether it is known what was asked before. Raises Cancelled."""
+        if self._control.cancel is not None:
+            raise cancelled_error(self._control)
+        return True if self._control.primed else None
+
+    def _ask(self, question: Question) -> None:
+        with self._journal.lock:
+            new = self._book.choose(question)
+            request_id = question.request_id or ""
+            self._control.waiting[request_id] = self._control.waiting.get(request_id, 0) + 1
+            if new:
+                self._journal.emit({**question.event, "request_id": request_id})
+        self._journal.begin()  # an answer that is known without its value has to be asked for
+
+    def _ask_again(self, question: Question) -> None:
+        with self._journal.lock:
+            if self._book.ask_again(question):
+                self._journal.emit({**question.event, "request_id": question.request_id})
+
+    def _asked(self, question: Question) -> None:
+        with self._journal.lock:
+            waiting, request_id = self._control.waiting, question.request_id or ""
+            if waiting.get(request_id, 0) > 1:
+                waiting[request_id] -= 1
+            else:
+                waiting.pop(request_id, None)
+
+
+def _countdown(timeout_s: float | None) -> Callable[[], float | None]:
+    """Gives the seconds that are left of ``timeout_s``."""
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    return lambda: None if end is None else end - time.monotonic()

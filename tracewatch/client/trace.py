@@ -2,19 +2,19 @@
 
 Rule 1: nothing here raises into the agent, waits for the network or the disk, or changes what the agent does. The
         exceptions: an address in ``trace(url=…)`` or the environment that is none is refused at once; and what the
-        agent asks for, a ``cancel_scope`` and ``ask`` (controlled.py).
+        agent asks for, a ``cancel_scope`` and ``ask``.
 Rule 2: an exception of the agent's passes through every ``with`` and is told of on its way.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import re
 import secrets
 import time
+from collections.abc import Callable
 from types import EllipsisType
 from typing import Any, Self
 
@@ -23,15 +23,15 @@ import orjson
 from ..model import fit
 from ..model.canonical import ENDED
 from ..settings import Settings
-from .asking import Asker
-from .cancel import cancelled_error
+from .blocks import SyncOrAsync
+from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
-from .controlled import Controlled
 from .encode import dumps, encode, name_of, words
 from .errors import Cancelled
-from .goal_book import GoalBook
 from .handles import Goal, Message, ToolCall, current_goal, error_of, id_of, stops
+from .journal import Journal
 from .outbox import Outbox
+from .questions import Questions
 from .sender import SENDERS, Sender
 from .target import client_settings
 
@@ -41,8 +41,16 @@ _NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:@-]")
 _log = logging.getLogger("tracewatch")
 
 
-class Trace(Controlled):
-    """One run of one agent, being recorded. Every method may be called from any thread."""
+class Trace(SyncOrAsync):
+    """One run of one agent, being recorded. ``tracewatch.trace``, ``resume`` and ``sub_trace`` make it.
+
+    Used with ``with`` or ``async with``: entering creates the trace, leaving ends it. Every method may be called from
+    any thread and any task, returns at once, and raises nothing because of what it is given: values that JSON can't
+    say become text, what is too large is shortened with a marker. Where a method waits or raises, it says so.
+
+        with tracewatch.trace("Fix the login bug") as t:
+            t.message("user", "It fails since Monday")
+    """
 
     def __init__(
         self,
@@ -58,13 +66,8 @@ class Trace(Controlled):
         self._sender = sender
         self._settings = settings
         self._outbox = Outbox(spec, after=after, control=Control(primed=fresh))
-        self._asker = Asker(self._outbox.control)
-        self._numbers = itertools.count(1)
-        self._book = GoalBook()
-        self._streams: dict[Message, None] = {}  # with text that is not yet an event
-        self._begun = False  # the background thread knows of it
-        self._over = False  # an end was recorded
-        self._failed = False  # an error of the recorder's own was told of
+        self._journal = Journal(self._outbox, sender, (self.url, settings.spool_dir))
+        self._questions = Questions(self._journal)
 
     # --- what happened ---
 
@@ -80,11 +83,14 @@ class Trace(Controlled):
     ) -> Goal:
         """A goal to work on in a ``with`` block: in_progress within, completed behind it, abandoned by an exception.
 
-        ``parent``: by default the innermost goal open here. ``after``: the sibling to stand behind. ``type``: normal
-        or agent_call.
+        ``parent``: a goal or its id; by default the innermost goal open here. ``after``: the sibling to stand behind.
+        ``id``: 1-256 characters, made if none is given. ``type``: normal or agent_call.
+
+            with t.goal("Find the cause"):
+                ...
         """
-        self.check()
-        return Goal(self, description, reason=reason, parent=parent, after=after, id=id, type=type)
+        self._journal.check()
+        return Goal(self._journal, description, reason=reason, parent=parent, after=after, id=id, type=type)
 
     def add_goal(
         self,
@@ -97,9 +103,14 @@ class Trace(Controlled):
         reason: str | None = None,
         type: str = "normal",
     ) -> Goal:
-        """A goal added at once, for plans: ``start()``, ``complete()`` or ``abandon()`` it when the time comes."""
-        self.check()
-        goal = Goal(self, description, reason=reason, parent=parent, after=after, id=id, type=type)
+        """A goal added at once, for plans: ``start()``, ``complete()`` or ``abandon()`` it when the time comes.
+
+        ``status``: pending, in_progress, completed or abandoned. The others as for ``goal``.
+
+            plan = [t.add_goal(step) for step in ("Read", "Write", "Test")]
+        """
+        self._journal.check()
+        goal = Goal(self._journal, description, reason=reason, parent=parent, after=after, id=id, type=type)
         goal.add(status)
         return goal
 
@@ -115,32 +126,54 @@ class Trace(Controlled):
         **extra: Any,
     ) -> Message:
         """A message. With ``content`` (any JSON) it is recorded at once, complete. Without, it begins with the ``with``
-        block or the first ``stream(text)``. ``goal``: by default the innermost goal open here, None: none of them.
+        block or the first ``stream(text)``.
+
+        ``goal``: a goal or its id; by default the innermost goal open here, None: none of them. ``tokens``: a count.
+        ``cost``: US dollars. ``extra``: other keys of the protocol's message (``agent``, ``duration_ms``, …) or your
+        own.
+
+            t.message("user", "Release 1.4, please")
+            with t.message("assistant", model="m-1") as m:
+                m.stream("It is ")
         """
-        self.check()
-        message = Message(self, role, goal, {**extra, "tokens": tokens, "cost": cost, "model": model})
+        self._journal.check()
+        message = Message(self._journal, role, goal, {**extra, "tokens": tokens, "cost": cost, "model": model})
         if content is not None:
             message.add(content)
         return message
 
     def tool_call(self, name: str, arguments: Any = None, *, tool_call_id: str | None = None) -> ToolCall:
-        """A tool at work in a ``with`` block; say ``.result(value)`` or ``.error(value)`` in it."""
-        self.check()
-        return ToolCall(self, name, arguments, tool_call_id)
+        """A tool at work in a ``with`` block; say ``.result(value)`` or ``.error(value)`` in it.
+
+        ``arguments``: any JSON. ``tool_call_id``: the model's own id of the call, 1-256 characters.
+
+            with t.tool_call("grep", {"pattern": "login"}) as call:
+                call.result("3 matches")
+        """
+        self._journal.check()
+        return ToolCall(self._journal, name, arguments, tool_call_id)
 
     def event(self, name: str, /, **payload: Any) -> None:
-        """Any other event: ``t.event("thought", text="hm")``."""
-        self.check()
-        self.emit({**payload, "event": words(name, 64)})
+        """Any other event: stored and shown as it is.
+
+        ``name``: 1-64 of ``a-z 0-9 _ .``, a letter first. ``payload``: any JSON.
+
+            t.event("thought", text="hm")
+        """
+        self._journal.check()
+        self._journal.emit({**payload, "event": words(name, 64)})
 
     def status(self, status: str, reason: str | None = None) -> None:
-        """The trace's status changes: running, waiting, or one that ends it."""
+        """The trace's status changes: running, waiting, or one that ends it (completed, failed, stopped).
+
+        t.status("waiting", "for the build")
+        """
         event: dict[str, Any] = {"event": "trace_status_changed", "status": words(status, 64)}
-        self.emit(event | ({} if reason is None else {"reason": words(reason)}))
-        self._over = self._outbox.ended = status in ENDED
+        self._journal.emit(event | ({} if reason is None else {"reason": words(reason)}))
+        self._journal.over = self._outbox.ended = status in ENDED
 
     def complete(self, summary: str | None = None) -> None:
-        """The run has done what it was for."""
+        """The run has done what it was for. A ``with`` block that is left does this by itself."""
         self._end("completed", summary)
 
     def fail(self, error: Any, summary: str | None = None) -> None:
@@ -148,14 +181,12 @@ class Trace(Controlled):
         self._end("failed", summary, error=error_of(error))
 
     def stop(self, summary: str | None = None) -> None:
-        """The run was stopped before its end."""
+        """The run was stopped before its end, because somebody wanted that."""
         self._end("stopped", summary)
 
     def _end(self, status: str, summary: str | None, **more: Any) -> None:
         said = {} if summary is None else {"summary": words(summary)}
-        self.emit({"event": "trace_completed", "status": status, **said, **more})
-        self._over = self._outbox.ended = True
-        self._begin()
+        self._journal.end({"event": "trace_completed", "status": status, **said, **more})
 
     def sub_trace(
         self,
@@ -166,22 +197,29 @@ class Trace(Controlled):
         goal: Goal | str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Trace:
-        """A sub-agent's run: a trace of its own, shown below ``goal`` (by default the innermost goal open here)."""
-        self.check()
-        goal_id = id_of(goal) or current_goal(self)
+        """A sub-agent's run: a trace of its own, shown below ``goal`` (by default the innermost goal open here).
+
+        It is cancelled along with this trace, and recorded over the same connection. The other arguments as for
+        ``tracewatch.trace``.
+
+            with t.sub_trace("Write a test", agent_type="tester") as child:
+                ...
+        """
+        self._journal.check()
+        goal_id = id_of(goal) or current_goal(self._journal)
         spec = _spec(task, agent_type, trace_id, self.trace_id, goal_id, metadata, self._outbox.spec.get("lease_s"))
-        self.flush_streams()
+        self._journal.flush_streams()
         after = (self._outbox, self._outbox.next_seq - 1)
         child = Trace(spec, self._sender, self._settings, after, fresh=trace_id is None)
         self._outbox.control.link(child._outbox.control)
-        child._begin()
+        child._journal.begin()
         return child
 
     # --- getting it there ---
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait until everything recorded so far is in the log; False if it is not after ``timeout_s``."""
-        self.flush_streams()
+        """Wait, at most ``timeout_s`` seconds, until everything recorded so far is in the log; whether it is."""
+        self._journal.flush_streams()
         seq = self._outbox.next_seq - 1
         return self._outbox.wait_acked(seq, timeout_s)
 
@@ -191,91 +229,104 @@ class Trace(Controlled):
 
     @property
     def pending(self) -> int:
-        """Events recorded and not yet in the log."""
+        """How many events are recorded and not yet in the log."""
         return self._outbox.pending
 
     @property
     def dropped(self) -> int:
-        """Events there was no room for, in memory and on disk."""
+        """How many events there was no room for, in memory and on disk."""
         return self._outbox.dropped
 
-    # --- for the handles ---
-
-    def emit(self, event: dict[str, Any]) -> None:
-        """Record one event as the protocol's section 2 has it, behind all text streamed before it."""
-        try:
-            bodies = encode(event)
-            with self._outbox.lock:
-                self._flush_streams()
-                self._accept(bodies)
-            self._begin()
-        except Exception as error:
-            self.own_fault(error)
-
-    def new_id(self, kind: str) -> str:
-        """An id for a goal or message that no other recorder of the trace chooses."""
-        return f"{kind}{self._outbox.producer[:6]}-{next(self._numbers)}"
+    # --- cancelled ---
 
     @property
-    def book(self) -> GoalBook:
-        """What this recorder knows of the goals."""
-        return self._book
+    def cancelled(self) -> Cancellation:
+        """Whether somebody wants the run to stop: ``if t.cancelled:``, ``await t.cancelled.wait()``."""
+        if not self._journal.begun:
+            self._journal.begin()
+        return Cancellation(self._outbox.control)
 
-    @property
-    def lock(self) -> Any:
-        """Holds the order of events together with what they are made of."""
-        return self._outbox.lock
+    def raise_if_cancelled(self) -> None:
+        """Raise Cancelled if somebody wants the run to stop."""
+        if self.cancelled:
+            raise cancelled_error(self._outbox.control)
 
-    def stream_later(self, message: Message, seconds: float) -> None:
-        """The message has text: make it an event after ``seconds``, or before the next event."""
-        self._streams[message] = None
-        self._sender.later(seconds, self.flush_streams)
+    def cancel_scope(self) -> CancelScope:
+        """A block that ends with ``Cancelled`` when somebody wants the run to stop; ``with`` or ``async with``.
 
-    def stream_now(self, message: Message) -> None:
-        """The message has text: make it an event, behind that of other messages."""
-        self._flush_streams()
-        self._accept(message.take_text())
-        self._sender.poke(self._outbox)
+        In a task at its next ``await``, as with ``asyncio.timeout``; in other code when it next records something (or
+        calls ``raise_if_cancelled``). An agent that lets it pass ends its trace as stopped.
 
-    def flush_streams(self) -> None:
-        """Make events of the text that waits."""
-        try:
-            with self._outbox.lock:
-                self._flush_streams()
-            self._sender.poke(self._outbox)
-        except Exception as error:
-            self.own_fault(error)
+            async with t.cancel_scope():
+                await work()
+        """
+        self._journal.begin()
+        return CancelScope(self._outbox.control)
 
-    def own_fault(self, error: Exception) -> None:
-        """An error of the recorder's own: told of once, and kept from the agent."""
-        if not self._failed:
-            self._failed = True
-            _log.warning("trace %s: an event could not be recorded: %r", self.trace_id, error, exc_info=error)
+    def on_cancel(self, callback: Callable[[], Any]) -> Callable[[], None]:
+        """Call ``callback()`` once when somebody wants the run to stop, in a thread of its own; here and now if that
+        has happened already. The result takes it back. What the callback raises is logged.
 
-    def _flush_streams(self) -> None:
-        if self._streams:
-            waiting, self._streams = self._streams, {}
-            for message in waiting:
-                self._accept(message.take_text())
+            forget = t.on_cancel(process.terminate)
+        """
+        self._journal.begin()
+        return self._outbox.control.on_cancel(callback)
 
-    def _accept(self, bodies: list[bytes]) -> None:
-        if bodies and not self._outbox.accept(bodies):
-            said = "trace %s: events are dropped: %s is away and there is no more room in %s"
-            self._outbox.warn_once("dropped", said, self.trace_id, self.url, self._settings.spool_dir)
+    # --- ask ---
 
-    def _begin(self) -> None:
-        try:
-            self._begun = True
-            self._sender.poke(self._outbox)
-        except Exception as error:
-            self.own_fault(error)
+    def ask(
+        self,
+        question: str,
+        *,
+        options: list[Any] | None = None,
+        schema: Any = None,
+        goal: Goal | str | EllipsisType | None = ...,
+        request_id: str | None = None,
+        expires_in_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Ask whoever watches, and wait for the answer: one of ``options`` or a value for ``schema`` (JSON Schema, or a
+        pydantic model class, of which an instance is returned); any JSON if neither is given.
+
+        The question is in the log: it survives every restart. An agent that was restarted (``tracewatch.resume``) asks
+        the same again, by the same ``request_id`` or without one by the same text, and gets the question that is open
+        or the answer given meanwhile.
+
+        Raises Expired after ``expires_in_s`` (counted by the server), Cancelled, NotRunning when the trace was ended by
+        somebody else, InvalidValue when a model refuses the answer, ApiError when the server refuses the question, and
+        TimeoutError after ``timeout_s`` of waiting here; the question then stays open. In asyncio: ``aask``.
+
+            if t.ask("Deploy?", options=["yes", "no"], expires_in_s=600) == "yes":
+                deploy()
+        """
+        asked = self._questions.question(question, options, schema, goal, request_id, expires_in_s)
+        self._journal.begin()
+        return self._questions.ask(asked, timeout_s)
+
+    async def aask(
+        self,
+        question: str,
+        *,
+        options: list[Any] | None = None,
+        schema: Any = None,
+        goal: Goal | str | EllipsisType | None = ...,
+        request_id: str | None = None,
+        expires_in_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """As ``ask``, in a task."""
+        asked = self._questions.question(question, options, schema, goal, request_id, expires_in_s)
+        self._journal.begin()
+        return await self._questions.aask(asked, timeout_s)
+
+    # --- the block ---
 
     def __enter__(self) -> Self:
-        self._begin()
+        self._journal.begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if self._over:
+        if self._journal.over:
             return
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             control = self._outbox.control
@@ -335,7 +386,7 @@ def resume(
     spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}
     seconds = min(fit.amount(lease_s, math.inf) or 0, 86_400)
     resumed = Trace(spec | ({"lease_s": seconds} if seconds else {}), SENDERS.get(settings), settings)
-    resumed._accept(encode({"event": "trace_status_changed", "status": "running", "reason": "resumed"}))
+    resumed._journal.accept(encode({"event": "trace_status_changed", "status": "running", "reason": "resumed"}))
     return resumed
 
 

@@ -1,0 +1,192 @@
+"""The events of one trace in the order in which they happened: what goals, messages and questions write into.
+
+Rule 1: nothing here raises into the agent because of what it is given, or waits for the network or the disk.
+Rule 2: text that streams becomes an event at intervals, and in any case before the next event of the trace.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..model.goals import Goal, cascade_up, may_become, reopen_up
+from .cancel import check_scopes
+from .control import Control
+from .encode import encode
+from .outbox import Outbox
+
+_DONE = frozenset({"completed", "abandoned"})
+_log = logging.getLogger("tracewatch")
+
+
+class Background(Protocol):
+    """The background thread, as far as a journal needs it: ``client/sender.py``."""
+
+    def poke(self, outbox: Outbox) -> None:
+        """There is something to deliver."""
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call this in the background thread after a while; never, if the process ends before."""
+
+
+class TextStream(Protocol):
+    """A message whose text is still coming."""
+
+    def take_text(self) -> list[bytes]:
+        """The events of the text that waits."""
+
+
+class Journal:
+    """What one recorder says of one trace.
+
+    ``no_room`` is the warning for when events are dropped, and the values it mentions.
+    """
+
+    def __init__(self, outbox: Outbox, background: Background, no_room: tuple[object, ...]) -> None:
+        self.outbox = outbox
+        self.book = GoalBook()
+        self.begun = False  # the background thread knows of the trace
+        self.over = False  # an end of the trace was recorded
+        self._background = background
+        self._no_room = no_room
+        self._numbers = itertools.count(1)
+        self._streams: dict[TextStream, None] = {}  # with text that is not yet an event
+        self._failed = False  # an error of the recorder's own was told of
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id."""
+        return self.outbox.trace_id
+
+    @property
+    def control(self) -> Control:
+        """What others want of the trace."""
+        return self.outbox.control
+
+    @property
+    def lock(self) -> Any:
+        """Holds the order of events together with what they are made of."""
+        return self.outbox.lock
+
+    def check(self) -> None:
+        """A call of the recorder. Raises Cancelled within a ``cancel_scope`` of the trace, and nothing elsewhere."""
+        check_scopes(self.control)
+
+    def begin(self) -> None:
+        """Have the trace created, and whatever is recorded delivered."""
+        try:
+            self.begun = True
+            self._background.poke(self.outbox)
+        except Exception as error:
+            self.own_fault(error)
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Record one event as the protocol's section 2 has it, behind all text streamed before it."""
+        try:
+            bodies = encode(event)
+            with self.lock:
+                self._flush_streams()
+                self.accept(bodies)
+            self.begin()
+        except Exception as error:
+            self.own_fault(error)
+
+    def end(self, event: dict[str, Any]) -> None:
+        """Record the event that ends the trace."""
+        self.emit(event)
+        self.over = self.outbox.ended = True
+        self.begin()
+
+    def accept(self, bodies: list[bytes]) -> None:
+        """Put events into the outbox; where there is no room they are dropped, with a warning."""
+        if bodies and not self.outbox.accept(bodies):
+            said = "trace %s: events are dropped: %s is away and there is no more room in %s"
+            self.outbox.warn_once("dropped", said, self.trace_id, *self._no_room)
+
+    def new_id(self, kind: str) -> str:
+        """An id for a goal or message that no other recorder of the trace chooses. ``kind``: its first letter."""
+        return f"{kind}{self.outbox.producer[:6]}-{next(self._numbers)}"
+
+    # --- text that streams ---
+
+    def stream_later(self, message: TextStream, seconds: float) -> None:
+        """The message has text: make it an event after ``seconds``, or before the next event."""
+        self._streams[message] = None
+        self._background.later(seconds, self.flush_streams)
+
+    def stream_now(self, message: TextStream) -> None:
+        """The message has text: make it an event, behind that of other messages."""
+        self._flush_streams()
+        self.accept(message.take_text())
+        self._background.poke(self.outbox)
+
+    def flush_streams(self) -> None:
+        """Make events of the text that waits."""
+        try:
+            with self.lock:
+                self._flush_streams()
+            self._background.poke(self.outbox)
+        except Exception as error:
+            self.own_fault(error)
+
+    def _flush_streams(self) -> None:
+        if self._streams:
+            waiting, self._streams = self._streams, {}
+            for message in waiting:
+                self.accept(message.take_text())
+
+    def own_fault(self, error: Exception) -> None:
+        """An error of the recorder's own: told of once, and kept from the agent."""
+        if not self._failed:
+            self._failed = True
+            _log.warning("trace %s: an event could not be recorded: %r", self.trace_id, error, exc_info=error)
+
+
+class GoalBook:
+    """The goals this recorder has added, with their statuses as the log will have them.
+
+    By the protocol's own rules, so that the recorder asks for no transition that is refused: such as abandoning, on an
+    exception, a goal that its last child's completion has completed already.
+    """
+
+    def __init__(self) -> None:
+        self._goals: dict[str, Goal] = {}
+        self._children: dict[str | None, tuple[str, ...]] = {}
+
+    def status_of(self, goal_id: str) -> str | None:
+        """The status, None for a goal that is not known."""
+        goal = self._goals.get(goal_id)
+        return goal["status"] if goal else None
+
+    def parent_of(self, goal_id: str) -> str | None:
+        """The parent, None for a root or a goal that is not known."""
+        goal = self._goals.get(goal_id)
+        return goal["parent_id"] if goal else None
+
+    def add(self, goal_id: str, parent_id: str | None, status: str) -> None:
+        """A goal is added."""
+        parent_id = parent_id if parent_id in self._goals else None
+        for above, change in reopen_up(self._goals, parent_id).items():
+            self._goals[above] = {**self._goals[above], **change}
+        self._goals[goal_id] = {"id": goal_id, "parent_id": parent_id, "status": status}
+        self._children[parent_id] = (*self._children.get(parent_id, ()), goal_id)
+        if status in _DONE:
+            self._cascade(goal_id, status)
+
+    def become(self, goal_id: str, status: str) -> bool:
+        """A goal gets a status; False if it can't, or has it already."""
+        goal = self._goals.get(goal_id)
+        if goal is None:
+            return True  # another recorder's: the server decides
+        if goal["status"] == status or not may_become(goal["status"], status):
+            return False
+        if status in _DONE:
+            self._cascade(goal_id, status)
+        self._goals[goal_id] = {**goal, "status": status}
+        return True
+
+    def _cascade(self, goal_id: str, status: str) -> None:
+        for above, change in cascade_up(self._goals, self._children, goal_id, status).items():
+            self._goals[above] = {**self._goals[above], **change}
