@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.checks import check_file
-from tests.faults.places import check_unavailable, client_of, eventually, watcher_of
+from tests.faults.places import Client, check_unavailable, client_of, watcher_of
 from tests.server.wire import socket
 from tests.support import ServerProcess
 
@@ -84,7 +84,7 @@ async def test_a_side_file_that_is_deleted(tmp_path: Path, side: str) -> None:
 
 @pytest.mark.parametrize("newer", [False, True])
 async def test_a_file_that_is_replaced(tmp_path: Path, newer: bool) -> None:
-    """Another file, even an older copy of this one, is another history: everybody is told to come back to it."""
+    """Another file, even a copy of this one, is another history: nothing of either is told until a restart."""
     db, other = tmp_path / "log.db", tmp_path / "other.db"
     with ServerProcess(db, goaway_ms=10) as server:
         async with client_of(server.url) as client:
@@ -100,24 +100,20 @@ async def test_a_file_that_is_replaced(tmp_path: Path, newer: bool) -> None:
             epoch = (await client.http.get("/healthz")).json()["epoch"]
             async with (
                 watcher_of(server.ws_url) as watch,
+                socket(server.ws_url, "/api/watch") as many,
                 socket(server.ws_url, "/api/traces/t/record", producer="p") as recorder,
             ):
                 assert "ready" in await recorder.frame()
                 other.replace(db)
                 assert not await client.append(3)
-                problem = await client.until_problem("file_replaced")
-                assert "-wal" in problem["message"], "the old -wal beside it would be played into it"
-                for side in ("-wal", "-shm"):
-                    db.with_name(db.name + side).unlink()
-                assert await watch.closed() == 1012
-                assert "goaway" in watch.names()
-                assert await recorder.closed() == 1012
-
-            async def another_epoch() -> bool:
-                return bool((await client.http.get("/healthz")).json()["epoch"] != epoch)
-
-            await eventually(another_epoch)
-            await client.until_ready()
+                for leaving in (watch, many, recorder):
+                    assert await leaving.closed() == 1012
+                assert "goaway" in watch.names() and "goaway" in many.names()
+            await check_replaced(client, server)
+            assert server.stop() == 0
+            server.start()
+        async with client_of(server.url) as client:
+            assert (await client.http.get("/healthz")).json()["epoch"] != epoch
             async with socket(server.ws_url, "/api/traces/t/watch", since_event_id=f"{epoch}.2") as back:
                 assert (await back.had("gap"))["reason"] == "reset"
                 events = await back.until_events(2 if newer else 1)
@@ -129,29 +125,85 @@ async def test_a_file_that_is_replaced(tmp_path: Path, newer: bool) -> None:
     await check_file(db, [])
 
 
+async def check_replaced(client: Client, server: ServerProcess) -> None:
+    """Every way in says that the file was replaced, and what to do."""
+    problem = await client.until_problem("file_replaced")
+    assert "Restart tracewatch" in problem["message"]
+    assert not await client.append(9)
+    refused = [client.refused[-1]]
+    for path in ("/api/traces", "/api/traces/t", "/api/traces/t/events", "/api/traces/t/messages", "/api/inputs"):
+        refused.append(await client.http.get(path))
+    refused.append(await client.http.post("/api/traces", json={"task": "x"}))
+    for answer in refused:
+        check_unavailable(answer)
+        assert answer.json()["reason"] == "file_replaced"
+    for path in ("/api/traces/t/watch", "/api/traces/t/record"):
+        async with socket(server.ws_url, path) as refused_socket:
+            assert await refused_socket.closed() == 4013
+            assert refused_socket.control[-1]["reason"] == "file_replaced"
+    async with socket(server.ws_url, "/api/watch") as many:
+        await many.say({"subscribe": {"trace_id": "t"}})
+        assert (await many.had("error"))["reason"] == "file_replaced"
+    assert "tracewatch_log_up 0.0" in (await client.http.get("/metrics")).text
+
+
+async def test_the_wal_of_a_file_that_was_replaced(tmp_path: Path) -> None:
+    """SQLite would play it into the new file. What is in it goes into the old one, which is then whole by itself."""
+    db, away, other = tmp_path / "log.db", tmp_path / "away.db", tmp_path / "other.db"
+    with ServerProcess(other) as server:
+        async with client_of(server.url) as client:
+            await client.create()
+            for n in range(5):
+                assert await client.append(n)
+        server.stop()
+    with ServerProcess(db) as server:
+        async with client_of(server.url) as client:
+            await client.create()
+            for n in range(100, 300):
+                assert await client.append(n, 1000)
+            old = client.acked
+            db.rename(away)
+            other.rename(db)
+            await client.until_problem("file_replaced")
+        server.stop()
+        assert not db.with_name("log.db-wal").exists() and not db.with_name("log.db-shm").exists()
+        server.start()
+        async with client_of(server.url) as client:
+            client.acked = {n + 1: n for n in range(5)}
+            await client.check_all_there()
+            assert await client.append(5)
+    await check_file(db, [])
+    with ServerProcess(away) as server:
+        async with client_of(server.url) as client:
+            client.acked = old
+            await client.check_all_there()
+
+
 async def test_a_file_that_is_no_log_in_its_place(tmp_path: Path) -> None:
-    db = tmp_path / "log.db"
+    """It is not touched. The old file, put back, is served after a restart."""
+    db, away, no_log = tmp_path / "log.db", tmp_path / "away.db", tmp_path / "no log"
+    text = "Shopping list: milk, bread, and many other things.\n" * 100
     with ServerProcess(db, goaway_ms=10) as server:
         async with client_of(server.url) as client:
             await client.create()
             assert await client.append(1)
-            away = tmp_path / "away.db"
+            epoch = (await client.http.get("/healthz")).json()["epoch"]
             move(db, away)
-            db.write_text("Shopping list: milk, bread, and many other things.\n" * 100)
-
-            async def said() -> bool:
-                answer = (await client.http.get("/readyz")).json()
-                return any("not a database" in reason for reason in answer["reasons"])
-
-            await eventually(said)
-            await client.check_all_there()
-            db.unlink()
-            for side in ("-wal", "-shm"):
-                db.with_name(db.name + side).unlink(missing_ok=True)
+            db.write_text(text)
+            await client.until_problem("file_replaced")
+            db.rename(no_log)
             move(away, db)
-            await client.until_ready()
+            assert not await client.append(2), "this process has seen another file"
+            server.stop()
+            server.start()
+            acked = client.acked
+        async with client_of(server.url) as client:
+            client.acked = acked
+            assert (await client.http.get("/healthz")).json()["epoch"] == epoch
             assert await client.append(2)
             await client.check_all_there()
+    assert no_log.read_text() == text
+    await check_file(db, [])
 
 
 def backup(db: Path, to: Path) -> None:

@@ -65,8 +65,9 @@ class Hub:
         self._growth_listeners: dict[str | None, set[Callable[[Sequence[Grown]], None]]] = {}
         self._watched_listeners: set[Callable[[str, bool], None]] = set()
         self._empty = asyncio.Event()  # set while nobody watches
-        self._leaving_ms: int | None = None
-        self._leaving = asyncio.Event()
+        self._leaving_ms: int | None = None  # set once the server is leaving
+        self._away = asyncio.Event()  # set, and another one put in its place, when all who are here shall leave
+        self._away_ms = 0
         self._unlisten = log.listen(self.grown)
         self._ticker = asyncio.create_task(self._tick(), name="tracewatch-heartbeats")
 
@@ -117,12 +118,13 @@ class Hub:
     @property
     def is_leaving(self) -> bool:
         """Whether ``goaway`` was said."""
-        return self._leaving.is_set()
+        return self._leaving_ms is not None
 
     async def left(self) -> int:
-        """Wait until the server is leaving; the milliseconds within which clients should come back."""
-        await self._leaving.wait()
-        return self._leaving_ms or 0
+        """Wait until whoever is connected now shall leave; the milliseconds within which to come back."""
+        if self._leaving_ms is None:
+            await self._away.wait()
+        return self._away_ms
 
     @asynccontextmanager
     async def _head(self, trace_id: str) -> AsyncIterator[TraceHead]:
@@ -208,13 +210,22 @@ class Hub:
                 for head in self._heads.values():
                     head.age()
 
-    async def goaway(self, after_ms: int, timeout_s: float) -> None:
-        """Tell every watcher to come back within ``after_ms`` and wait until they have left, at most ``timeout_s``."""
-        self._leaving_ms = after_ms
-        self._leaving.set()
+    def send_away(self, after_ms: int) -> None:
+        """Tell every watcher and recorder there is now to come back within ``after_ms``. Others may still come."""
+        self._away_ms = after_ms
+        self._away.set()
+        self._away = asyncio.Event()
         for watcher in tuple(self._watchers):
             watcher.leaving_ms = after_ms
             watcher.wake.set()
+
+    async def goaway(self, after_ms: int, timeout_s: float) -> None:
+        """The server is leaving: as ``send_away``, for those still to come too. Waits for watchers to have left.
+
+        At most ``timeout_s``.
+        """
+        self._leaving_ms = after_ms
+        self.send_away(after_ms)
         if self._watchers:
             await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=timeout_s)
 

@@ -95,7 +95,7 @@ class EventLog(Protocol):
     epoch: str
     engine_version: str  # of what stores it: SQLite's
     health: Health  # what is wrong with it now
-    replaced: asyncio.Event  # set when another file stands in its place: close it, and open that one
+    replaced: asyncio.Event  # set when another file stands in its place: whoever goes on opens that one
     counts: LogCounts  # what this process has done with it
 
     @property

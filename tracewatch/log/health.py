@@ -53,11 +53,10 @@ SIDE_GONE = Fault(
     " (the last one puts what was in it into the database), then start again",
     10,
 )
-OTHER = Fault("file_replaced", "another file stands in its place; it is being opened", 2)
-OTHER_WAL = Fault(
+REPLACED = Fault(
     "file_replaced",
-    "another file stands in its place, beside the -wal of the one that was there: move the -wal and the -shm away,"
-    " or put the old file back",
+    "another file was put in its place while it was open, and nothing is read or written any more."
+    " Restart tracewatch: it then opens the file that is there",
     10,
 )
 _DAMAGED = "a part of the database is damaged ({}); what lies elsewhere in it can be read and written"

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -25,7 +24,6 @@ from .auth.limiter import Limiter
 from .auth.origin import AccessMiddleware, is_loopback, own_names
 from .auth.tokens import Gate
 from .descriptors import look_at_descriptors
-from .follow import Following
 from .http import Services, on_disconnect, on_error
 from .metrics.exposition import own_numbers
 from .metrics.seen import Observed
@@ -56,14 +54,16 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         observed = Observed(app.routes, access_log=chosen.access_log)
         siblings = Siblings(place or Place(), lambda: own_numbers(app.state.services))
-        following = Following(app, partial(_serve, chosen, redis_hints, observed, siblings))
-        await following.start()
         try:
-            await siblings.begin()
-            yield
+            async with _serve(chosen, redis_hints, observed, siblings) as app.state.services:
+                try:
+                    await siblings.begin()
+                    yield
+                finally:
+                    await siblings.close()
         finally:
-            await siblings.close()
-            await following.close()
+            if hasattr(app.state, "services"):  # not where the log could not be opened
+                del app.state.services
 
     return Application(
         secure=bool(chosen.ssl_certfile),
@@ -83,7 +83,6 @@ async def _serve(
     redis_hints: Callable[[EventLog, Hub], RedisHints] | None,
     observed: Observed,
     siblings: Siblings,
-    unlike_epoch: str | None = None,
 ) -> AsyncIterator[Services]:
     """The log, opened, and all that stands on it."""
     log = await open_log(
@@ -92,7 +91,6 @@ async def _serve(
         max_batch_events=chosen.max_batch_events,
         max_waiting_bytes=chosen.max_waiting_bytes,
         lock_wait_s=chosen.lock_wait_s,
-        unlike_epoch=unlike_epoch,
     )
     hub = Hub(
         log,
@@ -110,14 +108,15 @@ async def _serve(
     redis = redis_hints(log, hub) if redis_hints is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
     gate = _gate(log, chosen, observed)
-    tasks = [asyncio.create_task(work) for work in (_expire(log), retain(log, chosen), stalls.run())]
+    works = (_expire(log), retain(log, chosen), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
+    tasks = [asyncio.create_task(work) for work in works]
     try:
         yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, redis)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # Mounted, or with another file in the log's place, this is the first that watchers hear of it
+        # Mounted into another application, this is the first that watchers hear of it
         await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
         await gate.close()
         if redis is not None:
@@ -155,3 +154,9 @@ async def _expire(log: EventLog) -> None:
             except TracewatchError:
                 pass  # the log has said so; asked again in a moment, and what has run out stays so
         await asyncio.sleep(EXPIRY_CHECK_S)
+
+
+async def _send_away(log: EventLog, hub: Hub, after_ms: int) -> None:
+    """Once another file stands in the log's place, tell all clients to come back: they get 503 until a restart."""
+    await log.replaced.wait()
+    hub.send_away(after_ms)

@@ -50,7 +50,8 @@ async def copy(log: EventLog, db: Path, tmp_path: Path) -> Path:
         shutil.copy(tmp_path / name, tmp_path / f"{name}.dead")
     await log.close()
     for name in ("log.db", "log.db-wal"):
-        (tmp_path / f"{name}.dead").rename(tmp_path / name)
+        shutil.copyfile(tmp_path / f"{name}.dead", tmp_path / name)
+        (tmp_path / f"{name}.dead").unlink()
     (tmp_path / "log.db-shm").unlink(missing_ok=True)
     return path
 

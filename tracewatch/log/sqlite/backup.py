@@ -6,7 +6,8 @@ Rule 1: a backup is one read transaction of the source, held from the first page
         written meanwhile stays in the -wal file a little longer.
 Rule 2: a file gets its name when it is whole, checked and on the disk, by one rename. Whatever happens before leaves
         the target as it was and, short of kill -9, nothing beside it.
-Rule 3: a restored log is another history: it gets a new epoch before anybody can open it.
+Rule 3: a restored log is another history: it gets a new epoch before anybody can open it. A backup that is opened as a
+        log, without `tracewatch restore`, gets one then: it names no file as its own (``opening.epoch``).
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def copy_log(source: Path, copy: Path, progress: Progress | None = None) -> tupl
                 raise LogError(f"copying {name} to {str(copy.parent)!r} failed: {error}") from error
             if faults:
                 raise LogError(f"{name} is damaged, so is its copy: {faults[0]}; `tracewatch doctor` says more")
+            target.execute("INSERT OR REPLACE INTO meta VALUES ('inode', '')")
             traces, events = target.execute(
                 "SELECT COUNT(*), SUM(last_event_id - first_event_id + 1) FROM traces"
             ).fetchone()

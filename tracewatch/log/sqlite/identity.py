@@ -1,7 +1,9 @@
 """The files of a log as they were opened: the database, its -wal and its -shm.
 
-Rule: what is written into a file that has no name any more is lost with the process. So whoever acknowledges asks here
-      first; it costs three ``stat`` calls.
+Rule 1: what is written into a file that has lost its name is lost with the process. So the writer asks here before it
+        acknowledges anything; it costs three ``stat`` calls.
+Rule 2: a log whose file was replaced stays replaced, also if the old file is put back: the process opens nothing anew.
+        It can only be closed.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..health import GONE, OTHER, OTHER_WAL, SIDE_GONE, Fault
+from ..health import GONE, REPLACED, SIDE_GONE, Fault
 
 Identity = tuple[int, int]  # device and inode
 
@@ -26,25 +28,22 @@ class OpenFile:
     """What the connections of a log have open. Make it when all of them are, and nothing is written yet."""
 
     def __init__(self, path: Path) -> None:
+        self.replaced = False  # another file was seen in the place of the database
         self._path = Path.cwd() / path
-        real = path.resolve()  # of a link SQLite puts the other two beside where it leads
-        self._folder = real.parent
+        self._real = real = path.resolve()  # of a link SQLite puts the other two beside where it leads
         self._sides = (real.with_name(f"{real.name}-wal"), real.with_name(f"{real.name}-shm"))
         self._known = (_identity(self._path), *(_identity(side) for side in self._sides))
 
     def fault(self) -> Fault | None:
         """What has become of them: None while each is in its place."""
         main = _identity(self._path)
-        sides = tuple(map(_identity, self._sides))
-        if (main, *sides) == self._known:
+        if main is not None and main != self._known[0]:
+            self.replaced = True
+        if self.replaced:
+            return REPLACED
+        if (main, *map(_identity, self._sides)) == self._known:
             return None
-        if main == self._known[0]:
-            return SIDE_GONE
-        if main is None:
-            return GONE
-        # A -wal of the old file would be played into the new one: that must not be opened
-        old = {identity for identity in self._known[1:] if identity is not None}
-        return OTHER_WAL if old & set(sides) else OTHER
+        return GONE if main is None else SIDE_GONE
 
     def check(self) -> None:
         """Raise Unavailable unless each is in its place."""
@@ -52,10 +51,22 @@ class OpenFile:
         if fault is not None:
             raise fault.error("written")
 
+    def check_readable(self) -> None:
+        """Raise Unavailable if another file was seen in the place of the database. Looks at no file."""
+        if self.replaced:
+            raise REPLACED.error("read")
+
+    def stray_sides(self) -> list[Path]:
+        """The -wal and -shm of this log that lie beside another database, which would take them for its own."""
+        if _identity(self._real) in (None, self._known[0]):
+            return []
+        known = {identity for identity in self._known[1:] if identity is not None}
+        return [side for side in self._sides if _identity(side) in known]
+
     def free_bytes(self) -> int | None:
         """What the disk can still take; None if it does not say."""
         try:
-            disk = os.statvfs(self._folder)
+            disk = os.statvfs(self._real.parent)
         except OSError:
             return None
         return disk.f_bavail * disk.f_frsize

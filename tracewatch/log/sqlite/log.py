@@ -73,7 +73,7 @@ class SQLiteLog:
         self._cache = StateCache()
         self.health = Health()
         file = OpenFile(path)
-        self._reader = Reader(readers, self._cache, steady, health=self.health)
+        self._reader = Reader(readers, self._cache, steady, health=self.health, file=file)
         self._writer = Writer(
             connection,
             self._cache,
@@ -84,7 +84,9 @@ class SQLiteLog:
             lock_wait_s=lock_wait_s,
             max_waiting_bytes=max_waiting_bytes,
         )
-        self._watchdog = Watchdog(file=file, health=self.health, writer=self._writer, reader=self._reader)
+        self._watchdog = Watchdog(
+            file=file, health=self.health, connection=connection, writer=self._writer, reader=self._reader
+        )
         self.replaced = self._watchdog.replaced
         self._offer()
 
@@ -113,7 +115,7 @@ class SQLiteLog:
         self.claim_retention = housekeeping.claim
         self.listen = self._writer.listen
         self.counts: LogCounts = self._writer.counts
-        self.tokens = Tokens(self._writer, self._reader.lend, self._clock)
+        self.tokens = Tokens(self._writer, self._reader.lend_always, self._clock)
 
     @classmethod
     async def open(
@@ -124,7 +126,6 @@ class SQLiteLog:
         max_batch_events: int = 1000,
         lock_wait_s: float = 10.0,
         max_waiting_bytes: int = 64 * 1024**2,
-        unlike_epoch: str | None = None,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] | None = None,
     ) -> SQLiteLog:
@@ -132,7 +133,6 @@ class SQLiteLog:
 
         ``lock_wait_s``: an append, and the opening, wait so long for another program's lock.
         ``max_waiting_bytes``: of what waits to be written.
-        ``unlike_epoch``: another file has taken the place of the one with this epoch; it gets one of its own.
         ``steady``: by default the machine's (clock.py), or ``clock`` if that is not the system's.
         Raises LogError, NewerDatabase, LogLocked.
         """
@@ -147,7 +147,7 @@ class SQLiteLog:
             if steady is None:
                 steady = await steady_clock(connection) if clock is time.time else clock
             await opening.check_writable(connection)
-            epoch = await opening.epoch(connection, unlike_epoch)
+            epoch = await opening.epoch(connection, path)
             probe = await opening.connect(path, opened)
             readers = [await opening.connect(path, opened) for _ in range(READERS)]
         except BaseException as error:
@@ -310,6 +310,7 @@ class SQLiteLog:
         await self._watchdog.close()
         await self._writer.close()
         await self._reader.close()
+        await self._watchdog.clear_wal()
         await self._probe.close()
         await self._connection.close()
 

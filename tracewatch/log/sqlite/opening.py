@@ -87,15 +87,35 @@ async def check_writable(connection: aiosqlite.Connection) -> None:
             raise
 
 
-async def epoch(connection: aiosqlite.Connection, unlike: str | None) -> str:
-    """The log's epoch; made by whoever opens it first. Where there is one, no lock is needed."""
-    select = "SELECT value FROM meta WHERE key = 'epoch'"
-    there = await fetch(connection, select)
-    if not there:
-        await fetch(connection, "INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", secrets.token_hex(6))
-    elif there[0][0] == unlike:  # a copy, older or newer: what it holds under an id may not be what was sent
-        sql = "UPDATE meta SET value = ? WHERE key = 'epoch' AND value = ?"
-        await fetch(connection, sql, secrets.token_hex(6), unlike)
-    else:
-        return str(there[0][0])
-    return str((await fetch(connection, select))[0][0])
+async def epoch(connection: aiosqlite.Connection, path: Path) -> str:
+    """The epoch of the log in this file: made when it is opened for the first time, and again in a copy of it.
+
+    What a copy holds under an id may not be what the original has told its watchers. The log keeps the number (inode)
+    of the file it is in, so a file with another number is a copy; `tracewatch backup` leaves out the number. Where
+    nothing is to be changed, no lock is needed.
+    """
+    known, inode = await _identifiers(connection), inode_of(path)
+    if known.get("inode") == inode and "epoch" in known:
+        return known["epoch"]
+    await fetch(connection, "BEGIN IMMEDIATE")
+    try:
+        known = await _identifiers(connection)  # another process may have been faster
+        if "epoch" not in known or known.get("inode", inode) != inode:
+            known["epoch"] = secrets.token_hex(6)
+        for key, value in (("epoch", known["epoch"]), ("inode", inode)):
+            await fetch(connection, "INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value)
+        await fetch(connection, "COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            await fetch(connection, "ROLLBACK")
+        raise
+    return known["epoch"]
+
+
+def inode_of(path: Path) -> str:
+    """What the log in this file is to keep as ``inode``."""
+    return str(path.stat().st_ino)
+
+
+async def _identifiers(connection: aiosqlite.Connection) -> dict[str, str]:
+    return dict(await fetch(connection, "SELECT key, value FROM meta WHERE key IN ('epoch', 'inode')"))

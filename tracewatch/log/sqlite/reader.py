@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..inputs import expired_inputs, inputs_of, open_inputs
 from ..removal import gives_back
 from ..retention import DAY_S, Outdated, find_outdated
 from ..rows import BELOW, TRACE_COLUMNS, TraceRow, at_first, fetch, hole, load_state, trace_rows
+from .identity import OpenFile
 
 logger = logging.getLogger("tracewatch.log")
 MOST_DAMAGED = 100  # traces whose damage is remembered; the check of the whole file finds what else there is
@@ -61,11 +62,13 @@ class Reader:
         clock: Callable[[], float] = time.time,
         *,
         health: Health,
+        file: OpenFile,
     ) -> None:
         self._connections = list(connections)
         self._cache = cache
         self._clock = clock
         self._health = health
+        self._file = file
         self.damaged: set[str] = set()  # the traces in which damage was found
         self._closing = False
         self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
@@ -82,8 +85,17 @@ class Reader:
         for connection in self._connections:
             self._free.put_nowait(connection)
 
+    def _lend(
+        self, trace_id: str = "", *, transaction: bool = False
+    ) -> AbstractAsyncContextManager[aiosqlite.Connection]:
+        self._file.check_readable()
+        return self.lend_always(trace_id, transaction=transaction)
+
     @asynccontextmanager
-    async def _lend(self, trace_id: str = "", *, transaction: bool = False) -> AsyncIterator[aiosqlite.Connection]:
+    async def lend_always(
+        self, trace_id: str = "", *, transaction: bool = False
+    ) -> AsyncIterator[aiosqlite.Connection]:
+        """A connection, also to a file that was replaced: for the tokens, since who may come in is no history."""
         connection = await self._free.get()
         try:
             if self._closing:
@@ -100,8 +112,6 @@ class Reader:
             raise await self._failed(connection, trace_id, error) from error
         finally:
             self._free.put_nowait(connection)
-
-    lend = _lend  # to what else reads the file (tokens.py)
 
     async def _failed(self, connection: aiosqlite.Connection, trace_id: str, error: Exception) -> TracewatchError:
         fault = fault_of(error)

@@ -26,6 +26,7 @@ from ...errors import InvalidField, LogError, LogInUse
 from .backup import Copied, Progress, copy_log, sync_file, sync_folder, unfinished
 from .inspect import is_log, side_files
 from .keep_tokens import Inherited, inherit_tokens
+from .opening import inode_of
 
 KEPT = ".before-restore-"  # in the name of the log that was replaced
 # Where SQLite locks a database file (its file format, section "The Lock-Byte Page"): the bytes from PENDING_BYTE on.
@@ -86,7 +87,8 @@ def _check_places(backup: Path, log: Path, replace: bool) -> None:
 def _new_epoch(copy: Path) -> str:
     epoch = secrets.token_hex(6)
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
-        connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (epoch,))
+        for key, value in (("epoch", epoch), ("inode", inode_of(copy))):
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
     return epoch
 
 

@@ -1,19 +1,27 @@
 """The look after a log once a second: whether its files are in their places, and whether what was wrong is over.
 
-Rule 1: it runs also when nobody reads or writes, so that a fault is known before it costs anybody anything, and its end
-        without anybody having to try.
+Rule 1: the watchdog runs also when nobody reads or writes, so that a fault is known before it costs anybody anything,
+        and its end without anybody having to try.
 Rule 2: damage is over when the traces in which it was found can be read from end to end and SQLite's own check finds
         nothing. That reads the whole file, so it is done ever more rarely.
+Rule 3: SQLite would play a -wal into whatever database lies beside it. So where another file was put in the place of
+        the database and the old -wal is still there, what is in it goes into the old file, wherever that is now. Then
+        the -wal and the -shm are removed, as SQLite does it when the last connection to a database is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
+import aiosqlite
+
 from ...errors import TracewatchError
-from ..health import OTHER, Health
+from ..health import Health
+from ..rows import fetch
 from .identity import OpenFile
 from .reader import Reader
 from .writer import Writer
@@ -26,9 +34,13 @@ DAMAGE_SHARE = 20  # a check that takes long is repeated after so many times as 
 class Watchdog:
     """The task that looks, for as long as a log is open."""
 
-    def __init__(self, *, file: OpenFile, health: Health, writer: Writer, reader: Reader) -> None:
-        self.replaced = asyncio.Event()  # another file stands in the log's place: who has opened this one opens anew
+    def __init__(
+        self, *, file: OpenFile, health: Health, connection: aiosqlite.Connection, writer: Writer, reader: Reader
+    ) -> None:
+        """``connection``: the writer's."""
+        self.replaced = asyncio.Event()  # another file stands in the log's place
         self._file = file
+        self._connection = connection
         self._health = health
         self._writer = writer
         self._reader = reader
@@ -47,12 +59,21 @@ class Watchdog:
         fault = self._file.fault()
         if fault is None:
             self._health.clear("file")
-            self._health.clear("reopen")
-            self.replaced.clear()
             return
         self._health.note_error("file", fault.error("written"))
-        if fault is OTHER:
+        if self._file.replaced:
+            self._start("wal", self.clear_wal())
             self.replaced.set()
+
+    async def clear_wal(self) -> None:
+        """Leave nothing beside a database that was put in this one's place. Where that fails, it is done next time."""
+        if not self._file.stray_sides():
+            return
+        with suppress(sqlite3.Error, OSError):
+            (busy, *_), *_ = await fetch(self._connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+            if not busy:
+                for side in self._file.stray_sides():
+                    side.unlink()
 
     def _start(self, kind: str, check: Coroutine[Any, Any, None]) -> None:
         running = self._running.get(kind)
