@@ -21,7 +21,7 @@ from ..log import EventLog, open_log
 from ..settings import Settings
 from .application import Application
 from .auth.limiter import Limiter
-from .auth.origin import AccessMiddleware, is_loopback, own_names
+from .auth.origin import OriginMiddleware, is_loopback, own_names
 from .auth.tokens import Gate
 from .descriptors import look_at_descriptors
 from .http import Services, on_disconnect, on_error
@@ -136,7 +136,7 @@ def _gate(log: EventLog, settings: Settings, observed: Observed) -> Gate:
 
 def _access(settings: Settings) -> Middleware:
     names = own_names(settings.host, settings.allowed_hosts)
-    return Middleware(AccessMiddleware, names, remote=not is_loopback(settings.host))
+    return Middleware(OriginMiddleware, names, remote=not is_loopback(settings.host))
 
 
 def needs_token(settings: Settings) -> bool:

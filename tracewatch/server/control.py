@@ -1,7 +1,7 @@
-"""Control: cancel, answers and the inbox, over HTTP and over the sockets of watchers.
+"""Control: cancelling, answering questions and the list of open questions, over HTTP and over watchers' sockets.
 
-Rule 1: a command is decided by the log and is an event; nothing here remembers one.
-Rule 2: an answer is checked against its question here, outside the writer: a question never changes once it is asked.
+Rule 1: the log decides on a command and stores it as an event. Nothing here remembers one.
+Rule 2: an answer is checked against its question here and not in the writer, as a question never changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .endpoint import error_frame
 from .http import MAX_LIMIT, Services, json_response, limit_param, read_json, services
 from .values import check_value
 
-COMMANDS = ("cancel", "answer")  # what a watcher may send
+COMMANDS = ("cancel", "answer")  # the messages of a watcher that are commands
 
 
 async def cancel_trace(request: Request) -> Response:
@@ -42,12 +42,12 @@ async def answer_input(request: Request) -> Response:
 
 
 async def get_input(request: Request) -> Response:
-    """``GET /api/traces/{id}/inputs/{request_id}``: how a question stands, for those who ask without a socket."""
+    """``GET /api/traces/{id}/inputs/{request_id}``: how a question stands."""
     trace_id, request_id = request.path_params["trace_id"], request.path_params["request_id"]
     log = services(request).log
     found = await log.inputs_of(trace_id, request_id)
     if not found:
-        await log.read(trace_id, 0, max_events=1, max_bytes=1)  # is there no question, or no trace?
+        await log.read(trace_id, 0, max_events=1, max_bytes=1)  # raises if there is not even the trace
         raise NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}", request_id=request_id)
     return json_response({"trace_id": trace_id, **found[0]})
 
@@ -60,7 +60,7 @@ async def list_inputs(request: Request) -> Response:
 
 
 async def answer(log: EventLog, trace_id: str, request_id: str, *, value: Any, by: str | None) -> None:
-    """Check an answer and give it. Raises InvalidValue and what ``EventLog.answer`` raises."""
+    """Check an answer and store it. Raises InvalidValue and what ``EventLog.answer`` raises."""
     for question in await log.inputs_of(trace_id, request_id):
         if question["state"] == "open":
             check_value(question, value)
@@ -70,9 +70,9 @@ async def answer(log: EventLog, trace_id: str, request_id: str, *, value: Any, b
 async def obey(
     served: Services, sink: Sink, message: dict[str, Any], grant: Grant, trace_id: str | None = None
 ) -> bool:
-    """Do what a watcher's ``cancel`` or ``answer`` message asks and tell it the outcome; False for other messages.
+    """Do what a watcher's ``cancel`` or ``answer`` message asks, and tell it the outcome. False for other messages.
 
-    On a socket that watches one trace that is ``trace_id``; elsewhere the message names one.
+    ``trace_id``: of a socket that watches one trace. On other sockets the message names the trace.
     """
     names = [name for name in COMMANDS if name in message]
     if len(names) != 1 or len(message) != 1:

@@ -1,10 +1,10 @@
-"""What ``tracewatch serve`` writes to stderr: one line a record, ``time level process logger: message``.
+"""The log that ``tracewatch serve`` writes to stderr: a line for each record, ``time level process logger: message``.
 
-Rule 1: nothing that came from outside can make a line of its own: control characters are escaped.
-Rule 2: no payload and no token. Our loggers say neither; libraries are heard from WARNING on, as below it they log URLs
-        and frames; and of an exception that may quote what it failed on, only the type and the place are written, its
-        words at ``debug`` alone.
-Rule 3: only a process that is ours is configured. Mounted into another application, the host's logging holds.
+Rule 1: nothing that comes from outside can begin a line: control characters are escaped.
+Rule 2: there is no payload and no token in it. Our loggers say neither. Libraries are heard from WARNING on, as below
+        that they log URLs and frames. Of an exception that may quote a payload only the type and the place are
+        written, its words only with ``--log-level debug``.
+Rule 3: only a process of our own is configured. In an application that ours is mounted in, the host's logging holds.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from ..errors import TracewatchError
 from .metrics.seen import logger as access
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_QUOTES_NOTHING = (OSError, TracewatchError)  # what these say is of the system, or ours
+_QUOTES_NOTHING = (OSError, TracewatchError)  # exceptions whose words are the system's, or ours
 
 
 def configure(log_level: str) -> None:
-    """Write this process's log to stderr, our own records from ``log_level`` (debug, info, warning, error) on."""
+    """Write this process's log to stderr. Our own records are written from ``log_level`` on (debug, info, …)."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(words=log_level == "debug"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("tracewatch").setLevel(log_level.upper())
-    access.setLevel(logging.INFO)  # it has a setting of its own
+    access.setLevel(logging.INFO)  # the access log has a setting of its own
 
 
 class LineFormatter(logging.Formatter):
-    """The format; ``words``: whether exceptions may say what they failed on."""
+    """The format of a record. ``words``: the words of any exception are written."""
 
     def __init__(self, *, words: bool) -> None:
         super().__init__()
         self._words = words
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and indented below it where an exception came from."""
+        """One line, and below it, indented, where an exception came from."""
         message = record.getMessage()
         if record.name == access.name and message.startswith("{"):
             return message  # JSON, with a time of its own
         if record.name == "asyncio" and not self._words:
-            message = message.partition("\n")[0]  # what follows shows the exception with its words
+            message = message.partition("\n")[0]  # the next lines have the exception's words
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         head = f"{at}.{int(record.msecs):03d}Z {record.levelname} {record.process} {record.name}: {escape(message)}"
         failed = record.exc_info[1] if record.exc_info else None

@@ -1,6 +1,6 @@
-"""The viewer's built files: the page itself, and its assets, whose names change with their content.
+"""The viewer's built files: the page, and its assets, whose names change with their content.
 
-Rule: the page loads nothing but what this server serves, and runs no script or style that stands in the markup.
+Rule: the page loads only from this server, and runs no script and no style that stands in its markup.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ POLICY = {
 }
 PAGE_HEADERS = POLICY | {"Cache-Control": "no-cache"}
 ASSET_HEADERS = POLICY | {"Cache-Control": "public, max-age=31536000, immutable"}
-OFFLINE = "offline.html"  # the viewer in one file, for exports to put traces into
+OFFLINE = "offline.html"  # the viewer in one file, into which `export --html` puts traces
 NOT_BUILT = "The viewer is not built: run `python web/node.py build`, or install the package with pip.\n"
 
 
 def web_dir() -> Path:
-    """The folder the build writes the viewer to."""
+    """The folder that the build writes the viewer to."""
     return Path(__file__).resolve().parent.parent / "web"
 
 
 async def page(request: Request) -> Response:
-    """``/`` and ``/traces/{id}``: the viewer, which reads the rest from the address itself."""
+    """``GET /`` and ``GET /traces/{id}``: the viewer. Which trace to show, it reads from its own address."""
     index = web_dir() / "index.html"
     if not index.is_file():
         return PlainTextResponse(NOT_BUILT, 503, headers=PAGE_HEADERS)
-    prefix = escape(request.scope.get("root_path", ""))  # where the server is mounted in another
+    prefix = escape(request.scope.get("root_path", ""))  # the path at which the application is mounted
     html = index.read_text(encoding="utf-8").replace('="/static/', f'="{prefix}/static/')
     return Response(html, media_type="text/html", headers=PAGE_HEADERS)
 
 
 async def asset(request: Request) -> Response:
-    """``/static/{name}``: a built file. Its name holds a hash of its content, so it never changes."""
+    """``GET /static/{name}``: a built file. Its name has a hash of its content, so the file never changes."""
     path = web_dir() / request.path_params["name"]
     if path == web_dir() / OFFLINE and path.is_file():
         return FileResponse(path, media_type="text/plain; charset=utf-8", headers=PAGE_HEADERS)

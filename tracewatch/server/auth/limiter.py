@@ -1,9 +1,10 @@
-"""How often an address may present a wrong token: a leaking bucket each, in bounded memory. No I/O.
+"""How often an address may send a wrong token: a leaking bucket for each address, in bounded memory. No I/O.
 
-Rule 1: an attempt is paid for before the token is looked at and given back if it was right: a thousand at once count
-        as a thousand. Over its budget an address is not answered at all, so guessing goes at the budget's pace.
-Rule 2: a token that was right from this address before is not an attempt: somebody who guesses behind the same NAT
-        locks out newcomers, never those at work. To get onto that list one has to have the token.
+Rule 1: an attempt is paid for before the token is looked up, and given back if the token was right. So a thousand
+        attempts at once count as a thousand. Above its budget no token of an address is looked up at all, so that
+        guessing goes at the budget's pace.
+Rule 2: a token that was right from this address before is no attempt. A client that guesses behind the same NAT locks
+        out newcomers, and never clients at work.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-REMEMBERED = 10_000  # addresses, and as many tokens; the ones unheard of longest are forgotten
+REMEMBERED = 10_000  # addresses, and as many tokens; those not heard of for the longest time are forgotten
 
 
 def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, an IPv6 /64 (one customer has all of it)."""
+    """What counts as one address: an IPv4 address, or the /64 of an IPv6 address, as one customer has all of that."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -30,13 +31,17 @@ def network_of(address: str) -> str:
 
 
 class Limiter:
-    """Attempts by address."""
+    """Counts attempts by address.
+
+    ``failures``: the wrong tokens that an address may send at once. ``retry_s``: seconds until one of them is
+    forgotten. ``clock``: in seconds.
+    """
 
     def __init__(self, *, failures: int, retry_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._failures = failures
         self._retry_s = retry_s
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # how full, and when
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # how full it was, and when
         self._known: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def _level(self, network: str) -> float:
@@ -44,7 +49,7 @@ class Limiter:
         return max(0.0, level - (self._clock() - at) / self._retry_s)
 
     def attempt(self, address: str, token_hash: bytes) -> float:
-        """Pay for an attempt. 0: go on; else nothing was paid and it is to be refused: so many seconds to wait."""
+        """Pay for an attempt. 0: it may be made. Otherwise nothing was paid, and it may be made after so many seconds."""
         network = network_of(address)
         if (network, token_hash) in self._known:
             return 0.0
@@ -56,13 +61,13 @@ class Limiter:
         return 0.0
 
     def unpay(self, address: str, token_hash: bytes) -> None:
-        """The attempt was no failure: nothing could be looked up, or the token was right."""
+        """Give an attempt back: the token could not be looked up, or it was right."""
         network = network_of(address)
         if (network, token_hash) not in self._known:
             self._put(network, self._level(network) - 1)
 
     def right(self, address: str, token_hash: bytes) -> None:
-        """The token was right."""
+        """Note that the token was right."""
         self.unpay(address, token_hash)
         key = (network_of(address), token_hash)
         self._known[key] = None
@@ -71,7 +76,7 @@ class Limiter:
             self._known.popitem(last=False)
 
     def wrong(self, address: str, token_hash: bytes) -> None:
-        """It was not; nor will one that was right once be waved through again."""
+        """Note that the token was wrong. If it was right before, it counts as an attempt from now on."""
         self._known.pop((network_of(address), token_hash), None)
 
     def _put(self, network: str, level: float) -> None:

@@ -1,10 +1,10 @@
-"""Where requests may come from: this server by a name of its own, and no web page of another site.
+"""Where requests may come from: they must name this server by a name it has, and come from no page of another site.
 
-Rule 1: every request and every WebSocket handshake passes here first, whoever it is of. ``Host`` must be a name this
-        server goes by: a page that has its own name resolved to our address (DNS rebinding) sends its own. An IP
-        address is no name, so nobody's page can have it. ``Origin``, which browsers always send across sites, must be
-        the very same host. ``X-Forwarded-Host`` is never looked at.
-Rule 2: both are refused before the handshake is done: a browser's script is not told why.
+Rule 1: every request and every handshake is checked here first. ``Host`` must be a name of this server: a page whose
+        own name was made to resolve to our address (DNS rebinding) sends that name. An IP address is allowed, as no
+        page's name can be one. ``Origin``, which browsers always send across sites, must be the same host.
+        ``X-Forwarded-Host`` is never looked at.
+Rule 2: a handshake is refused before it is done, so that a script of a foreign page is not told why.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _is_address(host: str) -> bool:
 
 
 def own_names(host: str, allowed_hosts: str) -> frozenset[str]:
-    """The names a server that listens on ``host`` goes by, besides those of loopback."""
+    """The names of a server that listens on ``host``, besides those of loopback. ``allowed_hosts``: more, with commas."""
     names = {name for name in allowed_hosts.split(",") if name}
     if not is_loopback(host):
         names |= {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
@@ -47,9 +47,10 @@ def own_names(host: str, allowed_hosts: str) -> frozenset[str]:
 
 
 def refusal(headers: dict[bytes, bytes], names: frozenset[str] = frozenset(), *, remote: bool = False) -> str | None:
-    """Why a request with these headers is refused, or None. ``remote``: it listens beyond loopback.
+    """Why a request with these headers is refused, or None.
 
-    Raises ValueError for a Host or Origin that is no address at all.
+    ``names``: of the server. ``remote``: the server listens beyond loopback, so that any IP address may be its own.
+    Raises ValueError for a Host or Origin that can't be read.
     """
     host = headers.get(b"host", b"").decode("latin-1").lower()
     name = (urlsplit(f"//{host}").hostname or "").rstrip(".") if host else ""
@@ -64,8 +65,8 @@ def refusal(headers: dict[bytes, bytes], names: frozenset[str] = frozenset(), *,
     return None
 
 
-class AccessMiddleware:
-    """The outermost layer: checks where requests come from."""
+class OriginMiddleware:
+    """The ASGI middleware that refuses requests and handshakes by where they come from."""
 
     def __init__(self, app: ASGIApp, names: frozenset[str] = frozenset(), remote: bool = False) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""What a call can need, and the guard before each handler. Which call needs what is said in routes.py.
+"""The scopes that calls need, and the guard before each handler. Which call needs which scope is said in routes.py.
 
-Rule: a WebSocket is refused after its handshake, by an error frame and a close code: a browser's script can't see why
-      a handshake was refused.
+Rule: a WebSocket is refused after its handshake, by an error frame and a close code. Why a handshake was refused, a
+      browser's script can't see.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..metrics.seen import GRANT_END
 from ..stalls import free
 from .tokens import Gate, Grant
 
-GOODBYE_S = 1.0  # for telling somebody that their token has ended
+GOODBYE_S = 1.0  # to tell a client that its token has ended
 BEARER = "bearer."
 
 
@@ -36,7 +36,7 @@ class Need:
     every_trace: bool = False  # a token of one trace is not enough
 
 
-PUBLIC = Need(())  # pages, and what checks on the server
+PUBLIC = Need(())
 READ, WRITE, CONTROL, ADMIN = Need(("read",)), Need(("write",)), Need(("control",)), Need(("admin",))
 READ_OR_WRITE = Need(("read", "write"))
 METRICS = Need(("read",), every_trace=True)
@@ -54,9 +54,10 @@ def presented_token(connection: HTTPConnection) -> str | None:
 
 
 class Guard:
-    """Lets a request or a socket through to its handler, and ends it with its grant. ``needs``: by method, or WS."""
+    """The ASGI application before a handler: checks the token, and ends a stream or a socket with its grant."""
 
     def __init__(self, app: ASGIApp, needs: Mapping[str, Need]) -> None:
+        """``needs``: by method; that of a WebSocket is ``WS``."""
         self._app = app
         self._needs = needs
 
@@ -78,7 +79,7 @@ class Guard:
             return
         if is_socket:
             await self._until_end(gate, grant, scope, receive, send)
-        elif scope["method"] == "GET":  # it may be a stream
+        elif scope["method"] == "GET":  # the answer may be a stream
             await self._stream(gate, grant, scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -93,7 +94,7 @@ class Guard:
             if not end.expired():
                 raise
             gate.on_refused(Unauthorized.code)
-            # The endpoint has ended: nobody else writes to this socket any more
+            # The handler has ended, so that nothing else is written to this socket
             try:
                 async with asyncio.timeout(GOODBYE_S):
                     await send({"type": "websocket.send", "text": error_frame(_ended(grant)).decode()})
@@ -101,7 +102,7 @@ class Guard:
             except (TimeoutError, OSError, RuntimeError):
                 transport = scope["tracewatch.transport"]
                 if transport is not None:
-                    free(transport)  # it does not read: it must not keep what is no longer its to have
+                    free(transport)  # the client does not read: what waits for it is thrown away
 
     async def _stream(self, gate: Gate, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
         begun: list[bytes] = []  # the media type, once the response has one
@@ -127,7 +128,7 @@ class Guard:
                     async with asyncio.timeout(GOODBYE_S):
                         body = sse_control(error_frame(_ended(grant)))
                         await send({"type": "http.response.body", "body": body, "more_body": False})
-            # Lines have no control frames: left unfinished, so that they do not look whole
+            # NDJSON has no control frames: the response is left unfinished, so that it does not look whole
 
 
 async def _admitted(connection: HTTPConnection, gate: Gate, need: Need) -> Grant:
@@ -150,7 +151,7 @@ def _ended(grant: Grant) -> Unauthorized:
 
 
 async def _refuse_socket(websocket: WebSocket, error: TracewatchError) -> None:
-    with suppress(OSError, RuntimeError):  # it may have gone already
+    with suppress(OSError, RuntimeError):  # the client may have gone already
         await accept(websocket)
         await websocket.send({"type": "websocket.send", "text": error_frame(error).decode()})
         await close(websocket, error.close_code, error.code)

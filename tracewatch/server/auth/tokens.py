@@ -1,8 +1,9 @@
-"""Who somebody is and what they may do: tokens looked up in the log, grants, and the end of what a grant had opened.
+"""The gate: a token is looked up in the log and becomes a grant; what a grant has opened ends with it.
 
-Rule 1: a token is looked up at every request and every handshake. What is kept in memory only ever makes it stricter.
-Rule 2: to a token of one trace every other trace is absent: the answer is the one for a trace that never was.
-Rule 3: a socket or stream lives no longer than its grant; one query for all of them says which have ended.
+Rule 1: a token is looked up at every request and every handshake. What is kept in memory can only refuse more.
+Rule 2: to a token of one trace every other trace is absent: the answer is the one for a trace that never existed.
+Rule 3: a socket or a stream lives no longer than its grant. One query for all grants in use finds those that have
+        ended.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ NEEDED = "this server asks for a token (Authorization: Bearer …; `tracewatch t
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What somebody may do."""
+    """What a client may do."""
 
     scopes: frozenset[str]
-    trace_id: str | None = None  # only this trace and its sub-traces
+    trace_id: str | None = None  # if not None: in this trace and its sub-traces only
     token_id: str | None = None  # None: no token was needed
     expires_at: float | None = None  # Unix time in seconds
 
     def may(self, *scopes: str) -> bool:
-        """Whether one of these is granted."""
+        """Whether one of these scopes is granted."""
         return "admin" in self.scopes or not self.scopes.isdisjoint(scopes)
 
     def require(self, *scopes: str) -> None:
-        """Raise Forbidden unless one of these is granted."""
+        """Raise Forbidden unless one of these scopes is granted."""
         if not self.may(*scopes):
             raise Forbidden(f"this token lacks the scope {' or '.join(scopes)}")
 
@@ -48,13 +49,13 @@ EVERYTHING = Grant(frozenset(SCOPES))
 
 
 def grant_of(connection: HTTPConnection) -> Grant:
-    """What whoever sent this request or opened this socket may do."""
+    """What the client that sent this request, or opened this socket, may do."""
     found: Grant = connection.scope["tracewatch.grant"]
     return found
 
 
 class Gate:
-    """Lets in whom the log's tokens let in."""
+    """Gives each client its grant by the log's tokens, and ends what was opened under a grant that has ended."""
 
     def __init__(
         self,
@@ -65,22 +66,26 @@ class Gate:
         check_s: float,
         on_refused: Callable[[str], None] = lambda code: None,
     ) -> None:
-        """``always``: a token is needed though none was ever made; ``on_refused`` is told each refusal's code."""
+        """``always``: a token is needed even while none was ever made, and not only after the first.
+
+        ``check_s``: seconds between two looks for grants that have ended. ``on_refused`` is told each refusal's code.
+        """
         self.on_refused = on_refused
         self._log = log
         self._limiter = limiter
         self._needed = always  # once true it stays: tokens are never removed
-        self._looking: asyncio.Task[bool] | None = None  # whether one was made
-        self._next_look: asyncio.Task[bool] | None = None
+        self._looking: asyncio.Task[bool] | None = None  # a query that has begun: was a token made?
+        self._next_look: asyncio.Task[bool] | None = None  # the one after it, not begun yet
         self._uses: dict[Grant, set[asyncio.Timeout]] = {}  # what is open under each grant
         self._checks = asyncio.create_task(self._check_for_ever(check_s), name="tracewatch-tokens")
 
-    # --- who ---
+    # --- from token to grant ---
 
     async def admit(self, token: str | None, client: str | None, headers: Mapping[bytes, bytes]) -> Grant:
-        """The grant of whoever sends ``token`` (None: none) from the address ``client``.
+        """The grant of a client at the address ``client`` that sends ``token`` (None: it sends none).
 
-        Raises Unauthorized, TooMany, Unavailable.
+        Raises Unauthorized; TooMany after too many wrong tokens from this address; Unavailable if the log can't be
+        asked.
         """
         if _is_near(client, headers) and not await self._token_needed():
             return EVERYTHING
@@ -89,7 +94,7 @@ class Gate:
         return await self._identify(token, client or "")
 
     async def _token_needed(self) -> bool:
-        # A thousand who come at once share one look: one that begins after the last of them has come
+        # A thousand requests at once share one query, which begins after the last of them has come
         if self._needed:
             return True
         if self._next_look is None:
@@ -117,14 +122,14 @@ class Gate:
         if found is None or not found.fits(token):
             self._limiter.wrong(client, hashed)
             raise Unauthorized("there is no such token")
-        # Who has the whole of it is not guessing, even where it has run out
+        # A client that has the whole token is not guessing, even if the token has ended
         self._limiter.right(client, hashed)
         status = found.status(self._log.tokens.clock())
         if status != "active":
             raise Unauthorized(f"this token {'was' if status == 'revoked' else 'has'} {status}")
         return Grant(found.scopes, found.trace_id, found.token_id, found.expires_at)
 
-    # --- which traces ---
+    # --- what a grant of one trace covers ---
 
     async def check_trace(self, grant: Grant, trace_id: str) -> None:
         """Raise UnknownTrace unless ``grant`` covers the trace, whether it exists or not."""
@@ -157,7 +162,7 @@ class Gate:
         await self._check_free(root_id, trace_id)
 
     async def _check_free(self, root_id: str, trace_id: str | None) -> None:
-        # An id that is taken can't be had, and saying so can't be avoided. How it differs is not said
+        # That the id is taken has to be said; in which fields the trace there differs is not
         if trace_id is None or await self._log.tokens.covers(root_id, trace_id):
             return
         if await self._summary(trace_id) is not None:
@@ -166,7 +171,7 @@ class Gate:
     async def _summary(self, trace_id: str) -> dict[str, Any] | None:
         return next(iter(await self._log.summaries([trace_id])), None)
 
-    # --- for how long ---
+    # --- the end of a grant ---
 
     @contextmanager
     def using(self, grant: Grant, end: asyncio.Timeout) -> Iterator[None]:
@@ -191,7 +196,7 @@ class Gate:
         try:
             active = await self._log.tokens.active({g.token_id for g in self._uses if g.token_id is not None})
             needed = await self._token_needed()
-        except Unavailable:  # asked again in a moment; a time that has passed needs no asking
+        except Unavailable:  # asked again at the next check; whether a grant has expired is known without asking
             active, needed = {g.token_id for g in self._uses if g.token_id is not None}, self._needed
         for grant, ends in tuple(self._uses.items()):
             expired = grant.expires_at is not None and grant.expires_at <= now
@@ -200,7 +205,7 @@ class Gate:
                     end.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop checking grants."""
         self._checks.cancel()
         await asyncio.gather(self._checks, return_exceptions=True)
 
@@ -210,7 +215,7 @@ def _not_ours(root_id: str) -> Forbidden:
 
 
 def _is_near(client: str | None, headers: Mapping[bytes, bytes]) -> bool:
-    """Neither from another machine nor through a proxy: both of them only a token lets in."""
+    """Whether the client is on this machine and has not come through a proxy. All others need a token."""
     if b"x-forwarded-for" in headers or b"forwarded" in headers:
         return False
     try:

@@ -1,9 +1,9 @@
-"""``GET /metrics``: everything counted, in Prometheus's text format. names.py says each metric once.
+"""``GET /metrics``: all numbers in Prometheus's text format. The metrics are listed in names.py.
 
-Rule 1: numbers are read when they are asked for, from plain attributes of the components, which know nothing of it.
+Rule 1: numbers are read when they are asked for, from plain attributes of components that know nothing of metrics.
 Rule 2: no label has a value that clients choose: no trace, no watcher, no address.
-Rule 3: what is a process's own has the label ``worker``, and one scrape has those of all workers (workers.py); what is
-        the log's is told once.
+Rule 3: the numbers of a process have the label ``worker``, and one scrape has those of all workers (workers.py). The
+        numbers of the log are told once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BY_NAME = {one.name: one for one in METRICS}
 
 
 class Families:
-    """Metrics with their values, by name."""
+    """Metrics and their values, collected for one scrape."""
 
     def __init__(self) -> None:
         self.found: dict[str, Metric] = {}
@@ -51,8 +51,8 @@ class Families:
         self.metric(name).add_sample(_BY_NAME[name].full_name, labels, value)
 
     def each(self, name: str, label: str, values: Mapping[str, float]) -> None:
-        """A value for each value of its one label."""
-        self.metric(name)  # there also when empty
+        """One value for each value of the metric's only label."""
+        self.metric(name)  # listed even if there are no values
         for key, value in values.items():
             self.add(name, value, **{label: key})
 
@@ -136,11 +136,11 @@ def _of_edge(families: Families, served: Services) -> None:
 
 
 async def _shared_families(served: Services) -> list[Metric]:
-    """How the log stands, which is the same for every worker."""
+    """The numbers of the log, which are the same in every worker."""
     families = Families()
     try:
         look = await served.log.look()
-    except TracewatchError:  # the scrape says so, and /readyz why
+    except TracewatchError:  # /readyz says why
         families.add("log_up", 0)
         return list(families.found.values())
     families.add("log_up", 1)

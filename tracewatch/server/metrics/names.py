@@ -1,4 +1,4 @@
-"""Every metric once: its name, type, labels and meaning. What is exposed and the table in the docs derive from it."""
+"""Every metric once: name, type, meaning and labels. ``/metrics`` and the table in the docs are derived from it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """One metric: its name without ``tracewatch_``, its type, what it says, and its labels beside ``worker``."""
+    """One metric: its name without ``tracewatch_``, its type, its meaning, and its labels besides ``worker``."""
 
     name: str
     type: str
     help: str
     labels: tuple[str, ...] = ()
-    shared: bool = False  # of the log rather than of a process: without ``worker``
+    shared: bool = False  # of the log and not of a process: it has no label ``worker``
 
     @property
     def full_name(self) -> str:
-        """As it is exposed."""
+        """The name on ``/metrics``."""
         return f"tracewatch_{self.name}" + ("_total" if self.type == "counter" else "")
 
 

@@ -1,9 +1,9 @@
-"""The edge, observed: requests and sockets counted, and written down one line each where the operator asks for it.
+"""What clients do, counted; and the access log, in which each request and each socket has its lines.
 
-Rule 1: what is written down names who, which trace, how far and why, and never what: no payload, no token, no query
-        string. What a client chose (a path, a trace id) is escaped, so that it can't pass for a line of its own.
-Rule 2: labels are of few values: a route is its template, a method one of HTTP's, a reason one of ours.
-Rule 3: counting is adding to a number; nobody is awaited.
+Rule 1: a line of the access log says which client, which trace, how far and why. It has no payload, no token and no
+        query string. What a client has chosen (a path, a trace id) is escaped, so that it can't look like a line.
+Rule 2: a label has few values: a route is its template, a method one of HTTP's, a reason one of ours.
+Rule 3: counting is adding to a number. Nothing here is awaited.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ logger = logging.getLogger("tracewatch.access")
 KINDS = ("watch", "watch_many", "subscription", "record", "sse", "ndjson")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 ANSWER_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-LONGEST = 200  # characters of what a client chose
-GRANT_END = "tracewatch.grant_end"  # in a scope: the asyncio.Timeout that ends it with its grant
+LONGEST = 200  # characters of a value that a client has chosen
+GRANT_END = "tracewatch.grant_end"  # in a scope: the asyncio.Timeout that ends the call with its grant
 _SEEN = "tracewatch.seen"  # in a connection's scope
 _CURSOR = re.compile(r"latest|-?[0-9]{1,18}|[0-9a-f]{12}\.[0-9]{1,18}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@/{}-]+", re.ASCII)
@@ -40,16 +40,16 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:@/{}-]+", re.ASCII)
 
 @dataclass(slots=True)
 class Seen:
-    """One open socket, stream or subscription, and what is known of its end."""
+    """One open socket, stream or subscription, and why it ends."""
 
     kind: str
-    values: dict[str, Any]  # who and what, as they are written down
-    reason: str = ""  # why it ended; the first that is given stays
+    values: dict[str, Any]  # for the access log: the client, the trace, where it began
+    reason: str = ""  # the first one that is given stays
     code: int | None = None  # of the close, where there is one
     progress: Progress = field(default_factory=Progress)
 
     def because(self, reason: str, code: int | None = None) -> None:
-        """Note why it ends."""
+        """Note why it ends, and the code of the close if there is one."""
         if not self.reason:
             self.reason, self.code = reason, code
 
@@ -62,9 +62,10 @@ def because(scope: Scope, reason: str, code: int | None = None) -> None:
 
 
 class Observed:
-    """What one application's edge has seen."""
+    """What the clients of one application have done."""
 
     def __init__(self, routes: Iterable[BaseRoute], *, access_log: str) -> None:
+        """``routes``: each with an endpoint of its own. ``access_log``: off, text or json."""
         self.requests: Counter[tuple[str, str, int]] = Counter()  # by route, method, status
         self.answer_s: dict[tuple[str, str], Buckets] = {}  # by route and method: until the answer began
         self.open = dict.fromkeys(KINDS, 0)
@@ -76,7 +77,7 @@ class Observed:
     # --- requests ---
 
     async def http(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to ``app`` and note how it was answered."""
+        """Pass a request on to ``app``; count the answer and write it down."""
         began, status = time.perf_counter(), 0
 
         async def noting(message: Message) -> None:
@@ -114,7 +115,10 @@ class Observed:
 
     @contextmanager
     def socket(self, kind: str, connection: HTTPConnection, since: str | None = None) -> Iterator[Seen]:
-        """Count and write down a socket or a stream while the block lasts."""
+        """Within the block a socket or a stream is open: it is counted, and its begin and end are written down.
+
+        ``kind``: one of ``KINDS``. ``since``: the ``since_event_id`` it asked for.
+        """
         values = {**_who(connection.scope), **_trace(connection.scope), **_since(since)}
         with self._seen(Seen(kind, values)) as seen:
             connection.scope[_SEEN] = seen
@@ -127,7 +131,7 @@ class Observed:
 
     @contextmanager
     def subscription(self, connection: HTTPConnection, trace_id: str, since: str | None) -> Iterator[Seen]:
-        """The same for one subscription of a socket."""
+        """The same for one subscription on a socket."""
         values = {**_who(connection.scope), "trace_id": trace_id, **_since(since)}
         with self._seen(Seen("subscription", values)) as seen:
             yield seen
@@ -169,7 +173,7 @@ def _trace(scope: Scope) -> dict[str, Any]:
 
 
 def _since(since: str | None) -> dict[str, Any]:
-    """What was asked for, where it has the form of a cursor: a client may send anything in its place."""
+    """The cursor that was asked for, or ``invalid``: a client may send anything in its place."""
     return {"since": since if _CURSOR.fullmatch(since) else "invalid"} if since else {}
 
 

@@ -1,10 +1,10 @@
-"""The worker processes of one server ask each other for their numbers, so that one scrape has all of them.
+"""The worker processes of one server ask each other for their numbers, so that one scrape has those of all.
 
-A scrape reaches whichever worker accepts it. Each worker answers on a Unix socket of its own, in a folder that only
-this user can open, with its families as JSON; the one that is scraped asks all the others.
+A scrape reaches any one of the workers. Each worker has a Unix socket, in a folder that only this user can open, and
+answers there with its numbers as JSON. The worker that is scraped asks all others.
 
-Rule 1: a worker that does not answer in time is left out and told so by ``worker_up``; nobody waits for it longer.
-Rule 2: a worker keeps its number when it is replaced, so its counters restart as a process's counters do.
+Rule 1: a worker that does not answer within ``ANSWER_S`` is left out, which ``worker_up`` says.
+Rule 2: a worker that is replaced hands its number on, so that its counters restart as a process's counters do.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ANSWER_S = 1.0  # for a sibling's answer
-LARGEST = 4 * 1024**2  # bytes of it
+ANSWER_S = 1.0  # for another worker's answer
+LARGEST = 4 * 1024**2  # bytes of an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,19 @@ class Place:
 
     number: int = 0
     workers: int = 1
-    folder: str = ""  # of their sockets; none with one worker
+    folder: str = ""  # of the workers' sockets; empty if there is only one worker
 
 
 class Siblings:
-    """This worker's socket, and the way to the others'."""
+    """This worker's socket, and the way to the sockets of the others."""
 
     def __init__(self, place: Place, numbers: Callable[[], Any]) -> None:
         self.place = place
-        self._numbers = numbers  # this process's own, as JSON can say them
+        self._numbers = numbers  # gives this process's numbers, as JSON can say them
         self._server: asyncio.Server | None = None
 
     async def begin(self) -> None:
-        """Answer from now on."""
+        """Answer the other workers from now on."""
         if self.place.workers > 1:
             self._server = await asyncio.start_unix_server(self._answer, self._path(self.place.number))
 
@@ -53,7 +53,7 @@ class Siblings:
         writer.close()
 
     async def ask(self) -> dict[int, Any]:
-        """The others' numbers by the number of the worker; None for one that does not answer."""
+        """The numbers of each other worker, None for one that does not answer."""
         others = [number for number in range(self.place.workers) if number != self.place.number]
         return dict(zip(others, await asyncio.gather(*map(self._ask, others)), strict=True))
 
@@ -69,7 +69,7 @@ class Siblings:
             return None
 
     async def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._server is not None:
             self._server.close()
 
