@@ -2,7 +2,7 @@
 
 What needs more than a line to go beyond has tests of its own: watchers per process (test_control_frames), a watcher's
 memory (test_slow_readers), the memory of all (test_in_flight), stalls (test_stalls), requests and connections
-(test_door), floods (test_inbound).
+(test_accept), floods (test_inbound).
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ from .application import Application
 from .auth.limiter import Limiter
 from .auth.origin import OriginMiddleware, is_loopback, own_names
 from .auth.tokens import Gate
-from .descriptors import look_at_descriptors
 from .http import Services, on_disconnect, on_error
 from .metrics.exposition import own_numbers
 from .metrics.seen import Observed
 from .metrics.workers import Place, Siblings
+from .process import look_at_descriptors
 from .retention import retain
 from .routes import routes
 from .stalls import StallGuard

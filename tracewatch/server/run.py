@@ -1,10 +1,10 @@
-"""``serve``: uvicorn with our application, one process or several, and a shutdown that watchers notice.
+"""``serve``: our application in one process or several, until a signal ends it.
 
-Rule 1: the port is bound here, before any worker starts, so that all share it and port 0 works. Our own supervisor,
-        because
-        uvicorn's can't be given a Server that says goodbye, and its workers outlive a parent that was killed.
-Rule 2: on SIGTERM and SIGINT: ``goaway`` to everybody, then close; over after ``shutdown_s`` whatever is still
-        connected.
+Rule 1: The port is bound here, before any worker starts, so that all share it and port 0 works. The supervisor is our
+        own: uvicorn's can't be given a Server that says goodbye, and its workers outlive a parent that was killed.
+Rule 2: On SIGTERM and SIGINT everybody gets ``goaway``, then connections are closed. After ``shutdown_s`` it is over,
+        whatever is still connected.
+Rule 3: A worker is ``python -m tracewatch.server.run FD NUMBER FOLDER``, started by ``supervise`` only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import socket
 import ssl
@@ -29,16 +30,16 @@ from ..errors import LogError, NeedsToken
 from ..live.hints import load_redis
 from ..log import open_log
 from ..settings import Settings
-from . import interpreter
 from .app import create_app, needs_token
 from .auth.origin import is_loopback
 from .logs import configure
 from .metrics.workers import Place
+from .process import tune_interpreter
 from .stalls import SLOW_FACTOR
 from .uvicorn import Server, uvicorn_config
 
 WORKER_SETTINGS = "TRACEWATCH_WORKER_SETTINGS"  # how a worker process is told: JSON, from the parent only
-SEND_BUFFER_BYTES = 128 * 1024  # the kernel's, for each connection; by default it lets one who stops reading have 4 MB
+SEND_BUFFER_BYTES = 128 * 1024  # the kernel's, for each connection; by default a reader that stops may have 4 MB of it
 logger = logging.getLogger("tracewatch.server")
 
 
@@ -48,7 +49,7 @@ def bind(settings: Settings) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, proto)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bound_to_end(bound, settings.write_stall_s)
+        _limit_kernel(bound, settings.write_stall_s)
         bound.bind(address)
         bound.listen(4096)
     except OSError as error:
@@ -58,8 +59,8 @@ def bind(settings: Settings) -> socket.socket:
     return bound
 
 
-def _bound_to_end(listening: socket.socket, stall_s: float) -> None:
-    """What the kernel is to know of every connection, which takes it over from the socket it was accepted on."""
+def _limit_kernel(listening: socket.socket, stall_s: float) -> None:
+    """Set the kernel's limits for every connection, which takes them over from the socket it is accepted on."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if sys.platform == "linux":
         # A peer that has gone without a word, or takes nothing of what a closed socket left behind: the kernel gives
@@ -76,7 +77,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     """
     configure(settings.log_level)
     if settings.redis:
-        load_redis(settings.redis)  # said here once, rather than by each worker
+        load_redis(settings.redis)  # a fault is said here once, rather than by each worker
     check_tls(settings)
     check_tokens(settings)
     bound = bind(settings)
@@ -145,20 +146,17 @@ def serve_socket(
     # uvicorn raises the signal again once it is done; a wanted end is not an error
     signal.signal(signal.SIGTERM, lambda *_: None)
 
-    class Announcing(Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            interpreter.set_up()
-            if orphan_fd >= 0:
-                asyncio.get_running_loop().add_reader(orphan_fd, self._orphaned)
-            if self.started:
-                ready()
+    def started() -> None:
+        tune_interpreter()
+        if orphan_fd >= 0:
+            asyncio.get_running_loop().add_reader(orphan_fd, orphaned)
+        ready()
 
-        def _orphaned(self) -> None:
-            asyncio.get_running_loop().remove_reader(orphan_fd)
-            self.should_exit = True
+    def orphaned() -> None:
+        asyncio.get_running_loop().remove_reader(orphan_fd)
+        server.should_exit = True
 
-    server = Announcing(uvicorn_config(settings, create_app(settings, place)))
+    server = Server(uvicorn_config(settings, create_app(settings, place)), on_started=started)
     try:
         server.run([bound])
     except SystemExit as error:
@@ -197,7 +195,7 @@ def supervise(settings: Settings, bound: socket.socket, ready: Callable[[], None
 
 def _spawn(settings: Settings, bound: socket.socket, place: Place) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tracewatch.server.worker", str(bound.fileno()), str(place.number), place.folder],
+        [sys.executable, "-m", "tracewatch.server.run", str(bound.fileno()), str(place.number), place.folder],
         env={**os.environ, WORKER_SETTINGS: json.dumps(dataclasses.asdict(settings) | {"token": ""})},
         pass_fds=[bound.fileno()],
         stdin=subprocess.PIPE,
@@ -218,3 +216,34 @@ def _end(workers: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
         for pipe in (worker.stdin, worker.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def serve_as_worker() -> int:
+    """Serve the inherited socket until SIGTERM, or until standard input ends because the parent has died.
+
+    Returns the exit code.
+    """
+    parent = os.getppid()
+    bound = socket.socket(fileno=int(sys.argv[1]))
+    settings = Settings(**json.loads(os.environ[WORKER_SETTINGS]))
+    place = Place(int(sys.argv[2]), settings.workers, sys.argv[3])
+    configure(settings.log_level)
+    try:
+        serve_socket(settings, bound, lambda: _say(1, "ready"), orphan_fd=0, place=place)
+    except LogError as error:
+        _say(2, error.message)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if os.getppid() != parent:  # else the parent does it
+            shutil.rmtree(place.folder, ignore_errors=True)
+    return 0
+
+
+def _say(descriptor: int, line: str) -> None:
+    os.write(descriptor, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(serve_as_worker())

@@ -1,13 +1,13 @@
 """Readers that stop reading: found by what their TCP acknowledges, and their sockets freed at once.
 
-Rule 1: a connection is stalled when data waits for it, here or in the kernel, and its peer has acknowledged no byte of
-        it for ``stall_s``. The size of a write buffer says neither: more is added while some is taken.
-Rule 2: freed means reset. ``close`` would wait for a write buffer that never empties, and after it the kernel would go
-        on offering what it holds; with SO_LINGER (1, 0) before ``abort`` neither keeps anything.
-Rule 3: a reader tells its sender of room in its buffer only once much of it is free, so one that reads 1 KB a second is
-        silent for two minutes at a time. Once somebody has gone on after a silence, ``SLOW_FACTOR`` times as long is
-        allowed until all that waited is taken.
-Rule 4: one walk over all connections a second, a few at a time; nothing here is on the way of an event.
+Rule 1: A connection is stalled when data waits for it, here or in the kernel, and its peer has acknowledged no byte of
+        it for ``stall_s``. The size of a write buffer tells neither: more is added while some is taken.
+Rule 2: The socket of a stalled connection is reset (SO_LINGER 0), so the kernel frees it at once. ``close`` would wait
+        for a write buffer that never empties, and after it the kernel would go on offering what it holds.
+Rule 3: A reader tells its sender of room in its buffer only once much of it is free, so one that reads 1 KB a second is
+        silent for two minutes at a time. After a silence that has ended, ``SLOW_FACTOR`` times as long is allowed
+        until the peer has taken all that waited.
+Rule 4: All connections are looked at once a second, a few at a time. Nothing here is on the way of an event.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def free(transport: asyncio.Transport) -> None:
 
 
 def progress(transport: asyncio.Transport, sock: Any) -> tuple[int, bool]:
-    """How far the peer is (a number that grows as it takes data) and whether data waits for it."""
+    """How far the peer is, as a number that grows while it takes data, and whether data waits for it.
+
+    ``sock`` is the transport's socket, or None.
+    """
     if sys.platform == "linux" and sock is not None:
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
@@ -47,7 +50,7 @@ def progress(transport: asyncio.Transport, sock: Any) -> tuple[int, bool]:
             (unacked,), (acked,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("Q", info, _ACKED)
             (unsent,) = struct.unpack_from("I", info, _NOTSENT)
             return acked, bool(unacked or unsent)
-    waiting = transport.get_write_buffer_size()  # where the kernel does not say: what leaves this process
+    waiting = transport.get_write_buffer_size()  # where the kernel does not say it: what has left this process
     return -waiting, waiting > 0
 
 
@@ -58,7 +61,7 @@ class _Held:
 
     def __init__(self, sock: Any, now: float, aborted: Callable[[], None] | None) -> None:
         self.sock = sock
-        self.aborted = aborted  # to be told of it
+        self.aborted = aborted  # called before it is freed
         self.busy = True  # a request is being answered
         self.taken = 0
         self.since = now  # when it last took something, or nothing waited
@@ -67,10 +70,7 @@ class _Held:
 
 
 class StallGuard:
-    """Frees the connections whose peers have stopped reading. ``run`` is its life.
-
-    ``aborted`` counts them.
-    """
+    """Frees the connections whose peers have stopped reading, while ``run`` runs. ``aborted`` counts them."""
 
     def __init__(self, *, stall_s: float) -> None:
         self.aborted = 0

@@ -20,14 +20,20 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..settings import Settings
-from .door import Door, room_for
+from .accept import Acceptor
 from .http import Services
+from .process import room_for
 from .sinks import DirectSocket
 from .socket import MAX_HEAD_BYTES, SOCKET, Turns, WebSocketProtocol
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with connections that come in through our own door, and a goodbye to everybody at its end."""
+    """uvicorn's server, which accepts connections in our own way and says goodbye to everybody at its end."""
+
+    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None] = lambda: None) -> None:
+        """``on_started`` is called in the loop once connections are taken."""
+        super().__init__(config)
+        self._on_started = on_started
 
     def _services(self) -> Services | None:
         """What our application works with; None if it is not ours or has not started."""
@@ -37,7 +43,7 @@ class Server(uvicorn.Server):
         return getattr(getattr(app, "state", None), "services", None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then take connections in on ``sockets``."""
+        """Start the application, then accept the connections of ``sockets``."""
         await super().startup([])
         served = self._services()
         assert served is not None, "the application has not started, or is not ours"
@@ -48,13 +54,18 @@ class Server(uvicorn.Server):
                 config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
             )
 
+        def asking(connection: Any) -> bool:
+            # A WebSocket has had its request. Between requests uvicorn's own timer runs, until the next byte
+            timed = getattr(connection, "timeout_keep_alive_task", self) is not None
+            return not timed and not served.stalls.busy(connection.transport)
+
         room = room_for(served.settings.max_connections)
         self.servers = [
-            Door(  # type: ignore[misc]  # of an asyncio server uvicorn uses only what a door has
+            Acceptor(  # type: ignore[misc]  # of an asyncio server uvicorn uses only what this has
                 listening,
                 protocol,
                 self.server_state.connections,
-                served.stalls.busy,
+                asking,
                 max_connections=room,
                 max_accepts_per_second=served.settings.max_accepts_per_second,
                 head_s=served.settings.request_stall_s,
@@ -62,6 +73,7 @@ class Server(uvicorn.Server):
             )
             for listening in sockets or ()
         ]
+        self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Send ``goaway`` to every watcher and recorder, then end as uvicorn does.

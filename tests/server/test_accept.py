@@ -21,7 +21,7 @@ import trustme
 from tests.server.stalled import Raw, open_files, raw, request
 from tests.server.wire import append, http, make_trace, refused, stored, watching
 from tests.support import CHECKED, ServerProcess, Serving, serving, until
-from tracewatch.server.door import room_for
+from tracewatch.server.process import room_for
 
 pytestmark = [
     pytest.mark.anyio,
