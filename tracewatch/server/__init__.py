@@ -1,6 +1,5 @@
-"""The ASGI edge: ``create_app()`` gives an application to serve, or to mount into another one."""
+"""The server. ``create_app()`` gives an ASGI application to serve, or to mount into another one."""
 
-from .app import create_app
-from .application import Application
+from .app import Application, create_app
 
 __all__ = ["Application", "create_app"]

@@ -1,51 +1,189 @@
-"""``create_app()``: all wiring, and nothing but wiring."""
+"""``create_app()``: the ASGI application, served by itself or mounted into another one, and all its wiring.
+
+Rule 1: every answer has the headers that keep browsers from doing more with it than it is meant for.
+Rule 2: an application whose lifespan was not run says so at the first request, to the client and in the log.
+Rule 3: components take plain arguments. Settings are read here, and by handlers, which find them in ``Services``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
-from ..errors import TracewatchError
+from ..errors import TracewatchError, Unavailable
 from ..live.hints import PollHints, load_redis
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
 from ..log import EventLog, open_log
 from ..settings import Settings
-from .application import Application
 from .auth.limiter import Limiter
 from .auth.origin import OriginMiddleware, is_loopback, own_names
 from .auth.tokens import Gate
-from .http import Services, on_disconnect, on_error
+from .http import Services, on_disconnect, on_error, refuse
 from .metrics.exposition import own_numbers
-from .metrics.seen import Observed
+from .metrics.seen import Observed, because
 from .metrics.workers import Place, Siblings
 from .process import look_at_descriptors
 from .retention import retain
 from .routes import routes
 from .stalls import StallGuard
+from .uvicorn import socket_of, transport_of
 
 if TYPE_CHECKING:
     from ..live.redis import RedisHints
 
-EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is noticed this much later at the most
+logger = logging.getLogger("tracewatch.server")
+EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is marked at most this much later
+NOT_STARTED = (
+    "tracewatch is mounted but was not started: a mounted application's lifespan is its host's to run. "
+    "With app = create_app(), give the host lifespan=app.lifespan, or run `async with app.lifespan():` in its own"
+)
+HEADERS = {  # of every answer that does not say otherwise, as pages do
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+HSTS = {"Strict-Transport-Security": "max-age=31536000"}
+
+
+class Application(Starlette):
+    """tracewatch as an ASGI application. ``create_app`` makes it.
+
+    Any ASGI server can serve it: its lifespan opens the log, and closes it at the end. uvicorn serves it best, as its
+    watchers are then written to directly; ``tracewatch serve`` runs uvicorn as it should be run.
+
+    To mount it into a Starlette or FastAPI application, give that one its lifespan::
+
+        tracewatch = create_app()
+        host = FastAPI(lifespan=tracewatch.lifespan)
+        host.mount("/tracewatch", tracewatch)
+    """
+
+    def __init__(self, *, secure: bool = False, **parts: Any) -> None:
+        """``secure``: the connections have TLS of our own, so that browsers are told to insist on it.
+
+        ``parts``: the arguments of Starlette's class.
+        """
+        super().__init__(**parts)
+        self._headers = HEADERS | HSTS if secure else HEADERS
+
+    @asynccontextmanager
+    async def lifespan(self, host: Any = None) -> AsyncIterator[None]:
+        """Run the application within the block: for a host, which does not run the lifespan of what it mounts.
+
+        The log is opened at the begin of the block. At its end watchers are told to come back later, and the log is
+        closed. An application served by itself needs none of this.
+
+        Args:
+            host: The application that this one is mounted in. It is not used: it is there so that the method fits
+                ``FastAPI(lifespan=app.lifespan)``.
+
+        Raises:
+            RuntimeError: It runs already.
+            LogError: The log can't be opened. The message says why.
+
+        In a lifespan of the host's own::
+
+            @asynccontextmanager
+            async def lifespan(host):
+                async with tracewatch.lifespan():
+                    yield
+        """
+        if self.started:
+            raise RuntimeError("this tracewatch application runs already; make another one with create_app()")
+        async with self.router.lifespan_context(self):
+            yield
+
+    @property
+    def started(self) -> bool:
+        """Whether the lifespan is running, so that requests can be served."""
+        return hasattr(self.state, "services")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry point."""
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+        elif not self.started:
+            logger.error(NOT_STARTED)
+            await refuse(Unavailable(NOT_STARTED), scope, receive, self._with_headers(send))
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        served: Services = self.state.services
+        # Here ``send`` and ``receive`` are still the server's own bound methods; further in they are wrapped
+        transport = transport_of(scope, send, receive)
+        scope["tracewatch.transport"] = transport
+        if scope["type"] == "websocket":
+            scope["tracewatch.socket"] = socket_of(scope, send)
+        if transport is not None:
+            served.stalls.enter(transport, partial(because, scope, "stalled"))
+        try:
+            if scope["type"] == "http":
+                await served.observed.http(super().__call__, scope, receive, self._with_headers(send))
+            else:
+                await super().__call__(scope, receive, send)
+        finally:
+            if transport is not None:
+                served.stalls.leave(transport)
+            # The server's protocol holds the scope, and what is ours in the scope holds the protocol: kilobytes for
+            # each connection, which would wait for the garbage collector
+            for key in [key for key in scope if key.startswith("tracewatch.")]:
+                del scope[key]
+
+    def _with_headers(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=list(message.get("headers", ())))
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+                message = {**message, "headers": headers.raw}
+            await send(message)
+
+        return sending
 
 
 def create_app(settings: Settings | None = None, place: Place | None = None) -> Application:
-    """The ASGI application. Without ``settings`` they come from the environment. The log is opened at startup.
+    """Make the ASGI application: the whole server, but for the port and the process.
 
-    ``place``: which of several worker processes this is.
+    Nothing is opened yet. The log is opened when the application's lifespan begins.
 
-    To mount it: ``host.mount("/tracewatch", app)`` and ``app.lifespan`` in the host's lifespan.
+    Args:
+        settings: All options, such as ``Settings(db="runs.db")``. Without them they come from the environment
+            (``TRACEWATCH_DB`` …, docs/operating.md). Those of the port and the process (``port``, ``workers``
+            …) have no effect here, but ``host``, ``allowed_hosts`` and ``proxy`` say by which names
+            the application may be reached, and whether it needs tokens even while none was ever made.
+        place: Which of several worker processes this one is. ``tracewatch serve`` gives it.
 
-    Raises LogError as ``load_redis``.
+    Returns:
+        The application, to be served by uvicorn or mounted into another one (see ``Application``).
+
+    Raises:
+        InvalidField: The environment has an option that can't be used.
+        LogError: The setting ``redis`` can't be used, or the extra ``tracewatch[redis]`` is not installed.
+
+    Example, in a file ``server.py`` for ``uvicorn server:app``::
+
+        from tracewatch.server import create_app
+        from tracewatch.settings import Settings
+
+        app = create_app(Settings(db="runs.db", keep_days=30))
     """
     chosen = settings or Settings.from_env(os.environ)
     redis_hints = load_redis(chosen.redis) if chosen.redis else None
@@ -55,21 +193,21 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
         observed = Observed(app.routes, access_log=chosen.access_log)
         siblings = Siblings(place or Place(), lambda: own_numbers(app.state.services))
         try:
-            async with _serve(chosen, redis_hints, observed, siblings) as app.state.services:
+            async with _services(chosen, redis_hints, observed, siblings) as app.state.services:
                 try:
                     await siblings.begin()
                     yield
                 finally:
                     await siblings.close()
         finally:
-            if hasattr(app.state, "services"):  # not where the log could not be opened
+            if hasattr(app.state, "services"):  # not if the log could not be opened
                 del app.state.services
 
     return Application(
         secure=bool(chosen.ssl_certfile),
         routes=routes(),
         lifespan=lifespan,
-        middleware=[_access(chosen)],
+        middleware=[_origin(chosen)],
         exception_handlers={
             **dict.fromkeys((TracewatchError, HTTPException, Exception), on_error),
             ClientDisconnect: on_disconnect,
@@ -77,14 +215,17 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
     )
 
 
+# --- wiring ----------------------------------------------------------------------------------------------------
+
+
 @asynccontextmanager
-async def _serve(
+async def _services(
     chosen: Settings,
     redis_hints: Callable[[EventLog, Hub], RedisHints] | None,
     observed: Observed,
     siblings: Siblings,
 ) -> AsyncIterator[Services]:
-    """The log, opened, and all that stands on it."""
+    """The log, opened, and all that works on it."""
     log = await open_log(
         chosen.db,
         max_event_bytes=chosen.max_event_bytes,
@@ -134,25 +275,31 @@ def _gate(log: EventLog, settings: Settings, observed: Observed) -> Gate:
     return Gate(log, always=needs_token(settings), limiter=limiter, check_s=settings.token_check_s, on_refused=refused)
 
 
-def _access(settings: Settings) -> Middleware:
+def _origin(settings: Settings) -> Middleware:
     names = own_names(settings.host, settings.allowed_hosts)
     return Middleware(OriginMiddleware, names, remote=not is_loopback(settings.host))
 
 
 def needs_token(settings: Settings) -> bool:
-    """Whether a token is needed even if none was ever made: others than those on this machine may reach the server."""
+    """Whether a token is needed even while none was ever made: clients on other machines may reach the server."""
     return not is_loopback(settings.host) or bool(settings.allowed_hosts or settings.proxy)
 
 
+# --- what goes on for as long as the application runs ----------------------------------------------------------
+
+
 async def _expire(log: EventLog) -> None:
-    """Mark what has run out, beginning with what did while no server was there; see whether descriptors have."""
+    """Mark leases and questions that have run out, at first those that did while no server was there.
+
+    Also looks whether this process still has file descriptors.
+    """
     while True:
         look_at_descriptors(log.health)
         for expire in (log.expire_leases, log.expire_inputs):
             try:
                 await expire()
             except TracewatchError:
-                pass  # the log has said so; asked again in a moment, and what has run out stays so
+                pass  # the log has written it down; what has run out is marked at the next look
         await asyncio.sleep(EXPIRY_CHECK_S)
 
 

@@ -49,7 +49,7 @@ class Limiter:
         return max(0.0, level - (self._clock() - at) / self._retry_s)
 
     def attempt(self, address: str, token_hash: bytes) -> float:
-        """Pay for an attempt. 0: it may be made. Otherwise nothing was paid, and it may be made after so many seconds."""
+        """Pay for an attempt; 0 if it may be made. Otherwise nothing was paid; it may be made after so many seconds."""
         network = network_of(address)
         if (network, token_hash) in self._known:
             return 0.0

@@ -39,7 +39,7 @@ def _is_address(host: str) -> bool:
 
 
 def own_names(host: str, allowed_hosts: str) -> frozenset[str]:
-    """The names of a server that listens on ``host``, besides those of loopback. ``allowed_hosts``: more, with commas."""
+    """The names of a server that listens on ``host``, besides those of loopback; ``allowed_hosts`` has more of them."""
     names = {name for name in allowed_hosts.split(",") if name}
     if not is_loopback(host):
         names |= {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
