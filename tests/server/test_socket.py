@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.frames import Close, Frame, Opcode
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
@@ -74,7 +75,7 @@ class Peer:
         self.transport = Transport()
         self.asked: asyncio.Future[tuple[Scope, Receive, Send]] = asyncio.get_running_loop().create_future()
         self.over = asyncio.Event()
-        self.raises: Exception | None = None  # what the application ends with
+        self.raises: BaseException | None = None  # what the application ends with
         self.protocol = WebSocketProtocol(
             self._app, self.turns, connections=self.connections, tasks=self.tasks, **{"ping_s": None, **options}
         )
@@ -551,6 +552,22 @@ async def test_the_connection_is_lost(peer: Peer) -> None:
     assert not peer.connections and peer.turns.unfinished == 0
     peer.protocol.data_received(b"x")
     peer.protocol.shutdown()
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+async def test_a_client_that_leaves_early_is_no_error(
+    peer: Peer, accepted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    websocket = WebSocket(await peer.ask(), peer.receive, peer.send)
+    said: list[Message] = [{"type": "websocket.accept"}, {"type": "websocket.send", "text": "x"}]
+    if accepted:
+        await websocket.send(said.pop(0))
+    peer.lose()
+    with pytest.raises((OSError, WebSocketDisconnect)) as gone:
+        await websocket.send(said[0])
+    peer.raises = gone.value
+    await peer.end()
+    assert [record for record in caplog.records if record.name.startswith("tracewatch")] == []
 
 
 @pytest.mark.parametrize("stage", ["open", "asked", "closing"])

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..errors import BadRequest, TooLarge, TracewatchError
 from ..live.sink import Sink, SinkClosed
@@ -90,7 +90,7 @@ async def close(websocket: WebSocket, code: int, reason: str = "") -> None:
     because(websocket.scope, reason or REASONS[code], code)
     try:
         await websocket.send({"type": "websocket.close", "code": code, "reason": reason})
-    except (RuntimeError, OSError):
+    except (RuntimeError, OSError, WebSocketDisconnect):
         pass  # closed already, by either side
 
 

@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
+from starlette.websockets import WebSocketDisconnect
 from websockets.datastructures import Headers
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
@@ -368,7 +369,7 @@ class WebSocketProtocol(asyncio.Protocol):
     async def _run(self, scope: Scope) -> None:
         try:
             await self._app(scope, self._receive, self._send)
-        except ClientGone:
+        except (ClientGone, WebSocketDisconnect):  # the second is what Starlette makes of the first
             pass
         except Exception:
             logger.exception("the application failed on a WebSocket")

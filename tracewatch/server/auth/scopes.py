@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ...errors import Forbidden, TracewatchError, Unauthorized
 from ...model.frames import sse_control
@@ -151,7 +151,7 @@ def _ended(grant: Grant) -> Unauthorized:
 
 
 async def _refuse_socket(websocket: WebSocket, error: TracewatchError) -> None:
-    with suppress(OSError, RuntimeError):  # the client may have gone already
+    with suppress(OSError, RuntimeError, WebSocketDisconnect):  # the client may have gone already
         await accept(websocket)
         await websocket.send({"type": "websocket.send", "text": error_frame(error).decode()})
         await close(websocket, error.close_code, error.code)
