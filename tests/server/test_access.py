@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import Route, WebSocketRoute
+from starlette import routing
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
@@ -20,7 +20,7 @@ from tests.server.wire import NDJSON, SSE, bearer, http, refused, socket
 from tests.support import Serving, serving
 from tracewatch.server.app import create_app
 from tracewatch.server.auth.scopes import Guard, Need
-from tracewatch.server.routes import CALLS, Call, routes
+from tracewatch.server.routes import ROUTES, Route, starlette_routes
 from tracewatch.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -52,20 +52,20 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", f"{ONE}/events"): {"event": "thought"},
     ("POST", f"{ONE}/inputs/{{request_id:path}}"): {"value": 1},
 }
-GUARDED = [(call.method, call.path) for call in CALLS if call.path not in PUBLIC]
+GUARDED = [(route.method, route.path) for route in ROUTES if route.path not in PUBLIC]
 
 
 def test_every_route_is_thought_of() -> None:
     assert set(GUARDED) == NEEDED.keys()
-    assert {call.path for call in CALLS if not call.need.scopes} == PUBLIC
+    assert {route.path for route in ROUTES if not route.need.scopes} == PUBLIC
 
 
-def test_a_call_without_a_scope_or_a_description_cannot_be_written() -> None:
-    whole: dict[str, Any] = {field.name: getattr(CALLS[0], field.name) for field in dataclasses.fields(Call)}
-    assert Call(**whole) == CALLS[0]
+def test_a_route_without_a_scope_or_a_description_cannot_be_written() -> None:
+    whole: dict[str, Any] = {field.name: getattr(ROUTES[0], field.name) for field in dataclasses.fields(Route)}
+    assert Route(**whole) == ROUTES[0]
     for missing in whole:
         with pytest.raises(TypeError, match=missing):
-            Call(**{name: value for name, value in whole.items() if name != missing})
+            Route(**{name: value for name, value in whole.items() if name != missing})
     with pytest.raises(TypeError, match="scopes"):
         Need()  # type: ignore[call-arg]
 
@@ -74,19 +74,19 @@ def test_the_application_has_the_routes_of_the_table_each_behind_its_guard() -> 
     app = create_app(Settings())
     there = set()
     for route in app.routes:
-        assert isinstance(route, Route | WebSocketRoute) and isinstance(route.app, Guard)
-        methods = (route.methods or set()) - {"HEAD"} if isinstance(route, Route) else {"WS"}
+        assert isinstance(route, routing.Route | routing.WebSocketRoute) and isinstance(route.app, Guard)
+        methods = (route.methods or set()) - {"HEAD"} if isinstance(route, routing.Route) else {"WS"}
         there |= {(method, route.path) for method in methods}
-    assert there == {(call.method, call.path) for call in CALLS}
+    assert there == {(route.method, route.path) for route in ROUTES}
     with pytest.raises(ValueError, match="twice"):
-        routes([CALLS[0], CALLS[0]])
+        starlette_routes([ROUTES[0], ROUTES[0]])
 
 
 def test_no_request_fits_two_paths() -> None:
     """So the table's order decides nothing."""
-    for route in routes():
+    for route in starlette_routes():
         sample = re.sub(r"{[^}]*}", "x", route.path)
-        assert [other.path for other in routes() if other.path_regex.match(sample)] == [route.path]
+        assert [other.path for other in starlette_routes() if other.path_regex.match(sample)] == [route.path]
 
 
 @pytest.fixture(scope="module")

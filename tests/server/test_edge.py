@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 from tests.server.wire import http, make_trace, post, refused, thought
 from tests.support import Serving, free_port, serving
 from tracewatch.errors import TracewatchError, Unavailable
-from tracewatch.server.routes import description, routes
+from tracewatch.server.routes import description, starlette_routes
 
 pytestmark = pytest.mark.anyio
 
@@ -135,7 +135,7 @@ async def test_openapi_describes_what_there_is(server: Serving, client: httpx.As
 
     there = {
         (route.path.replace(":path}", "}"), method.lower())
-        for route in routes()
+        for route in starlette_routes()
         if isinstance(route, Route)
         and (route.path.startswith("/api") or route.path in ("/healthz", "/readyz", "/metrics"))
         for method in route.methods or ()

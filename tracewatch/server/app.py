@@ -37,7 +37,7 @@ from .metrics.seen import Observed, because
 from .metrics.workers import Place, Siblings
 from .process import look_at_descriptors
 from .retention import retain
-from .routes import routes
+from .routes import starlette_routes
 from .stalls import StallGuard
 from .uvicorn import socket_of, transport_of
 
@@ -205,7 +205,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
 
     return Application(
         secure=bool(chosen.ssl_certfile),
-        routes=routes(),
+        routes=starlette_routes(),
         lifespan=lifespan,
         middleware=[_origin(chosen)],
         exception_handlers={

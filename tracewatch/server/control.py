@@ -16,10 +16,10 @@ from ..live.sink import Sink
 from ..log import EventLog
 from ..model.events import validate_answer, validate_cancel
 from ..model.frames import control
+from .answers import check_value
 from .auth.tokens import Grant, grant_of
 from .endpoint import error_frame
 from .http import MAX_LIMIT, Services, json_response, limit_param, read_json, services
-from .values import check_value
 
 COMMANDS = ("cancel", "answer")  # the messages of a watcher that are commands
 

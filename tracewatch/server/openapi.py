@@ -1,4 +1,4 @@
-"""``/openapi.json``: how the REST API is described, in OpenAPI 3.1. Which calls there are, routes.py says.
+"""``/openapi.json``: how the REST API is described, in OpenAPI 3.1. The routes are in routes.py.
 
 Rule: a schema is written here only where no type exists; what clients send is described by the types of
       model/payloads that validate it.
@@ -31,8 +31,8 @@ _ERRORS = {
     429: "Too many wrong tokens from this address",
     503: "The log can't be used now",
 }
-_USUAL_ERRORS = (400, 401, 403, 429, 503)  # of any call
-_BODY_ERRORS = (408, 413)  # of any call with a body
+_USUAL_ERRORS = (400, 401, 403, 429, 503)  # of any route
+_BODY_ERRORS = (408, 413)  # of any route with a body
 _ANSWERS = {  # the keys that are always there
     "Created": ("trace_id", "cursor", "trace"),
     "Traces": ("traces", "next_page_token"),
@@ -50,7 +50,7 @@ _ANSWERS = {  # the keys that are always there
     "Inputs": ("inputs", "has_more"),
 }
 
-# --- the words to describe a call with -------------------------------------------------------------------------
+# --- the words to describe a route with -------------------------------------------------------------------------
 
 Schema = Mapping[str, Any]
 Content = Mapping[str, Any]  # of a body: its schema by media type
@@ -97,11 +97,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What ``/openapi.json`` says of a call: what it takes, and every status it answers with."""
+    """What ``/openapi.json`` says of a route: what it takes, and every status it answers with."""
 
     summary: str
     content: Content  # of the usual answer, whose status is ``status``
-    errors: Sequence[int] = ()  # besides those of any call, and of any call with a body
+    errors: Sequence[int] = ()  # besides those of any route, and of any with a body
     status: int = 200
     others: Mapping[int, Reply] = field(default_factory=dict)  # other answers that are no errors, by status
     body: Content | None = None
@@ -181,7 +181,7 @@ def _schemas() -> dict[str, Any]:
 def document(operations: Iterable[tuple[str, str, Operation, bool]], sockets: Sequence[str]) -> dict[str, Any]:
     """The OpenAPI 3.1 document.
 
-    ``operations``: path, method, description of each call, and whether it never needs a token. ``sockets``: the paths
+    ``operations``: path, method, description of each route, and whether it never needs a token. ``sockets``: the paths
     of the WebSockets, which OpenAPI has no words for.
     """
     paths: dict[str, Any] = {}

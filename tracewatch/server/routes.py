@@ -1,9 +1,9 @@
-"""Every call of the server, once: method, path, handler, the scope it needs and its description.
+"""Every route of the server, once: method, path, handler, the scope it needs and its description.
 
-Rule 1: ``CALLS`` is the only list of calls. The application's routes, the check of tokens, ``/openapi.json`` and the
+Rule 1: ``ROUTES`` is the only list of routes. The application's routes, the check of tokens, ``/openapi.json`` and the
         names of the routes in the metrics are derived from it.
-Rule 2: no field of ``Call`` has a default. A call without a scope, or without a description, can't be written.
-Rule 3: no request fits the paths of two calls, so the order means nothing but the order in ``/openapi.json``.
+Rule 2: no field of ``Route`` has a default. A route without a scope, or without a description, can't be written.
+Rule 3: no request fits two paths, so that the order means nothing but the order in ``/openapi.json``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import cache
 from typing import Any, Literal
 
 import orjson
+from starlette import routing
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from . import control, page, record, rest, stream, watch
@@ -30,13 +30,13 @@ Handler = Callable[[Request], Awaitable[Response]] | Callable[[WebSocket], Await
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Instead of a description for ``/openapi.json``: where the call is described."""
+    """Instead of a description for ``/openapi.json``: where the route is described."""
 
     place: str
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Route:
     """One method of one path. ``WS``: a WebSocket, whose handler takes a WebSocket instead of a Request."""
 
     method: Literal["GET", "POST", "DELETE", "WS"]  # GET answers HEAD as well
@@ -54,8 +54,8 @@ async def openapi(request: Request) -> Response:
 ONE = "/api/traces/{trace_id}"
 PROTOCOL = Elsewhere("docs/protocol.md")
 FOR_BROWSERS = Elsewhere("web/README.md")
-CALLS: tuple[Call, ...] = (
-    Call(
+ROUTES: tuple[Route, ...] = (
+    Route(
         "GET",
         "/api/traces",
         rest.list_traces,
@@ -79,7 +79,7 @@ CALLS: tuple[Call, ...] = (
             ],
         ),
     ),
-    Call(
+    Route(
         "POST",
         "/api/traces",
         rest.create_trace,
@@ -93,7 +93,7 @@ CALLS: tuple[Call, ...] = (
             body=content(ref("TraceSpec")),
         ),
     ),
-    Call(
+    Route(
         "GET",
         ONE,
         rest.get_trace,
@@ -105,14 +105,14 @@ CALLS: tuple[Call, ...] = (
             parameters=[query("at_event_id", "As it was after this event", NUMBER)],
         ),
     ),
-    Call(
+    Route(
         "DELETE",
         ONE,
         rest.delete_trace,
         ADMIN,
         Operation("Remove a trace and its sub-traces", content(ref("Deleted")), (404,)),
     ),
-    Call(
+    Route(
         "GET",
         f"{ONE}/events",
         stream.get_events,
@@ -135,7 +135,7 @@ CALLS: tuple[Call, ...] = (
             ],
         ),
     ),
-    Call(
+    Route(
         "POST",
         f"{ONE}/events",
         rest.append_events,
@@ -152,7 +152,7 @@ CALLS: tuple[Call, ...] = (
             ],
         ),
     ),
-    Call(
+    Route(
         "GET",
         f"{ONE}/messages",
         rest.get_messages,
@@ -164,21 +164,21 @@ CALLS: tuple[Call, ...] = (
             parameters=[LIMIT, query("goal_id", "Of this goal"), query("before", "Of a lower sequence", NUMBER)],
         ),
     ),
-    Call(
+    Route(
         "GET",
         f"{ONE}/messages/{{message_id:path}}",
         rest.get_message,
         READ,
         Operation("A message as it now stands, and the event it was added with", content(ref("Message")), (404,)),
     ),
-    Call(
+    Route(
         "POST",
         f"{ONE}/heartbeat",
         rest.heartbeat,
         WRITE,
         Operation("Renew the recorder's lease", content(ref("Renewed")), (404,)),
     ),
-    Call(
+    Route(
         "POST",
         f"{ONE}/cancel",
         control.cancel_trace,
@@ -193,14 +193,14 @@ CALLS: tuple[Call, ...] = (
             body_required=False,
         ),
     ),
-    Call(
+    Route(
         "GET",
         f"{ONE}/inputs/{{request_id:path}}",
         control.get_input,
         READ_OR_WRITE,  # a recorder is told the answers to its questions anyway, down its socket
         Operation("How a question stands", content(ref("Input")), (404,)),
     ),
-    Call(
+    Route(
         "POST",
         f"{ONE}/inputs/{{request_id:path}}",
         control.answer_input,
@@ -212,14 +212,14 @@ CALLS: tuple[Call, ...] = (
             body=content(ref("AnswerSpec")),
         ),
     ),
-    Call(
+    Route(
         "GET",
         "/api/inputs",
         control.list_inputs,
         READ,
         Operation("Every open question, oldest first", content(ref("Inputs")), (422,), parameters=[LIMIT]),
     ),
-    Call(
+    Route(
         "POST",
         "/api/import",
         rest.import_trace,
@@ -231,66 +231,70 @@ CALLS: tuple[Call, ...] = (
             body=content(TEXT, NDJSON),
         ),
     ),
-    Call("WS", f"{ONE}/record", record.record, WRITE, PROTOCOL),
-    Call("WS", f"{ONE}/watch", watch.watch_trace, READ, PROTOCOL),
-    Call("WS", "/api/watch", watch.watch_many, READ, PROTOCOL),
-    Call("GET", "/healthz", rest.healthz, PUBLIC, Operation("The process answers", content(ref("Health")))),
-    Call(
+    Route("WS", f"{ONE}/record", record.record, WRITE, PROTOCOL),
+    Route("WS", f"{ONE}/watch", watch.watch_trace, READ, PROTOCOL),
+    Route("WS", "/api/watch", watch.watch_many, READ, PROTOCOL),
+    Route("GET", "/healthz", rest.healthz, PUBLIC, Operation("The process answers", content(ref("Health")))),
+    Route(
         "GET",
         "/metrics",
         exposition.metrics,
         METRICS,
         Operation("The numbers, in Prometheus's text format", content(TEXT, "text/plain")),
     ),
-    Call(
+    Route(
         "GET",
         "/readyz",
         rest.readyz,
         PUBLIC,
         Operation("It can serve; and whether it is degraded, and why", content(ref("Ready"))),
     ),
-    Call("GET", "/openapi.json", openapi, PUBLIC, Elsewhere("OpenAPI 3.1")),
-    Call("GET", "/static/{name}", page.asset, PUBLIC, FOR_BROWSERS),
-    Call("GET", "/traces/{trace_id}", page.page, PUBLIC, FOR_BROWSERS),
-    Call("GET", "/", page.page, PUBLIC, FOR_BROWSERS),
+    Route("GET", "/openapi.json", openapi, PUBLIC, Elsewhere("OpenAPI 3.1")),
+    Route("GET", "/static/{name}", page.asset, PUBLIC, FOR_BROWSERS),
+    Route("GET", "/traces/{trace_id}", page.page, PUBLIC, FOR_BROWSERS),
+    Route("GET", "/", page.page, PUBLIC, FOR_BROWSERS),
 )
 
 
 # --- what is derived -------------------------------------------------------------------------------------------
 
 
-def routes(calls: Iterable[Call] = CALLS) -> list[Route | WebSocketRoute]:
-    """The routes of these calls for Starlette, each behind the check of what it needs.
+def starlette_routes(table: Iterable[Route] = ROUTES) -> list[routing.Route | routing.WebSocketRoute]:
+    """The routes for Starlette, each behind the check of what it needs.
 
-    Each has an endpoint of its own, which is what the metrics know it by. Raises ValueError for a call that is there
-    twice.
+    There is one for each path, with an endpoint of its own: by its endpoint the metrics know the path. Raises
+    ValueError for a route that is in the table twice.
     """
-    by_path: dict[tuple[str, bool], dict[str, Call]] = {}
-    for call in calls:
-        same = by_path.setdefault((call.path, call.method == "WS"), {})
-        if call.method in same:
-            raise ValueError(f"{call.method} {call.path} is in the table twice")
-        same[call.method] = call
-    return [_route(path, by_method) for (path, _), by_method in by_path.items()]
+    by_path: dict[tuple[str, bool], dict[str, Route]] = {}
+    for route in table:
+        same = by_path.setdefault((route.path, route.method == "WS"), {})
+        if route.method in same:
+            raise ValueError(f"{route.method} {route.path} is in the table twice")
+        same[route.method] = route
+    return [_of_path(path, by_method) for (path, _), by_method in by_path.items()]
 
 
-def _route(path: str, by_method: dict[str, Call]) -> Route | WebSocketRoute:
+def _of_path(path: str, by_method: dict[str, Route]) -> routing.Route | routing.WebSocketRoute:
     # One for all methods of a path: with one each, a 405 would name the methods of the first only
     async def endpoint(connection: Any) -> Any:
         method = connection.scope.get("method", "WS")
         return await by_method["GET" if method == "HEAD" else method].handler(connection)
 
-    route = WebSocketRoute(path, endpoint) if "WS" in by_method else Route(path, endpoint, methods=list(by_method))
-    route.app = Guard(route.app, {method: call.need for method, call in by_method.items()})
-    return route
+    made: routing.Route | routing.WebSocketRoute
+    if "WS" in by_method:
+        made = routing.WebSocketRoute(path, endpoint)
+    else:
+        made = routing.Route(path, endpoint, methods=list(by_method))
+    made.app = Guard(made.app, {method: route.need for method, route in by_method.items()})
+    return made
 
 
 @cache
 def description() -> dict[str, Any]:
     """The OpenAPI 3.1 document that ``/openapi.json`` answers with."""
     operations = [
-        (call.path, call.method, call.described, call.need is PUBLIC)
-        for call in CALLS
-        if isinstance(call.described, Operation)
+        (route.path, route.method, route.described, not route.need.scopes)
+        for route in ROUTES
+        if isinstance(route.described, Operation)
     ]
-    return document(operations, [call.path for call in CALLS if call.method == "WS"])
+    return document(operations, [route.path for route in ROUTES if route.method == "WS"])

@@ -1,4 +1,4 @@
-"""The scopes that calls need, and the guard before each handler. Which call needs which scope is said in routes.py.
+"""The scopes that routes need, and the guard before each handler. Which route needs which is said in routes.py.
 
 Rule: a WebSocket is refused after its handshake, by an error frame and a close code. Why a handshake was refused, a
       browser's script can't see.
@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ...errors import Forbidden, TracewatchError, Unauthorized
 from ...model.frames import sse_control
 from ..endpoint import accept, close, error_frame
-from ..http import services
+from ..http import SSE, services
 from ..metrics.seen import GRANT_END
 from ..stalls import free
 from .tokens import Gate, Grant
@@ -30,7 +30,7 @@ BEARER = "bearer."
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a call needs: a token with one of these scopes. Without any scope the call is open to everybody."""
+    """What a route needs: a token with one of these scopes. Without any scope it is open to everybody."""
 
     scopes: tuple[str, ...]
     every_trace: bool = False  # a token of one trace is not enough
@@ -64,7 +64,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_socket = scope["type"] == "websocket"
         need = self._needs["WS" if is_socket else "GET" if scope["method"] == "HEAD" else scope["method"]]
-        if need is PUBLIC:
+        if not need.scopes:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
@@ -123,7 +123,7 @@ class Guard:
             gate.on_refused(Unauthorized.code)
             if not begun:
                 raise _ended(grant) from None
-            if begun[0].startswith(b"text/event-stream"):
+            if begun[0].startswith(SSE.encode()):
                 with suppress(TimeoutError, OSError):
                     async with asyncio.timeout(GOODBYE_S):
                         body = sse_control(error_frame(_ended(grant)))

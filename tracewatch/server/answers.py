@@ -1,8 +1,8 @@
-"""Whether an answer fits its question: its options and its JSON Schema. Both come from an agent and are not trusted.
+"""Whether an answer fits its question's options and JSON Schema. Both come from an agent and are not trusted.
 
-Rule 1: nothing is fetched: a ``$ref`` finds what is in the schema itself.
-Rule 2: no schema costs more than ``MAX_CHECKS``, and patterns are matched in linear time. What such an engine does not
-        know (look-around, back-references) is not checked here; the agent's own model still checks it.
+Rule 1: nothing is fetched. A ``$ref`` finds what is in the schema itself.
+Rule 2: no schema costs more than ``MAX_CHECKS``, and patterns are matched in linear time. Patterns that can't be
+        (with look-around or back-references) are not checked here; the agent's own model still checks them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from referencing import Registry
 
 from ..errors import InvalidValue
 
-MAX_CHECKS = 100_000  # keywords applied to values: a chain of references can ask for any number
+MAX_CHECKS = 100_000  # keywords applied to values, as a chain of references can ask for any number
 MAX_FAULTS = 20  # told in one answer
 Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
 
@@ -34,7 +34,7 @@ class _TooMuch(Exception):
 def check_value(question: Mapping[str, Any], value: Any) -> None:
     """Raise InvalidValue unless ``value`` is one of the question's ``options`` and matches its ``schema``.
 
-    Where neither is given any value will do. ``details`` has the path of each fault, beginning with ``value``.
+    Without both of them any value will do. ``details`` has the path of each fault, which begins with ``value``.
     """
     options, schema = question.get("options"), question.get("schema")
     if options and not Draft202012Validator({"enum": options}).is_valid(value):
@@ -50,7 +50,7 @@ def check_value(question: Mapping[str, Any], value: Any) -> None:
         where = ".".join(["schema", *map(str, error.absolute_path)])
         message = f"the question's own JSON Schema is broken, so no value can be checked against it: {error.message}"
         raise InvalidValue(message[:500], details=[{"path": where, "message": error.message[:500]}]) from error
-    except Exception as error:  # what else foreign schemas make a validator do: recursion, references to nowhere
+    except Exception as error:  # a foreign schema can make a validator fail in any way: recursion, lost references
         why = "it refers to itself without end" if isinstance(error, RecursionError) else str(error)[:300]
         message = f"the question's own JSON Schema can't be used: {why}"
         raise InvalidValue(message, details=[{"path": "schema", "message": why}]) from error
@@ -74,9 +74,9 @@ def _faults(schema: Any, value: Any) -> Iterator[dict[str, Any]]:
 
 
 class _Keywords:
-    """What the keywords of one check share: how much work is left, and its patterns.
+    """What the keywords of one check share: how much work is left, and the patterns.
 
-    Python's own engine for patterns can be made to search for years; Rust's takes linear time.
+    Python's engine for patterns can be made to search for years. Rust's, which pydantic has, takes linear time.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class _Keywords:
         self._matchers: dict[str, SchemaValidator | None] = {}
 
     def over(self, keywords: Mapping[str, Keyword], schema: Any) -> dict[str, Keyword]:
-        """``keywords``, counted, and those with patterns replaced."""
+        """These keywords with their work counted, and with those that match patterns replaced by ours."""
         ours: dict[str, Keyword] = {
             "pattern": self._pattern,
             "patternProperties": self._pattern_properties,
@@ -107,7 +107,7 @@ class _Keywords:
         return counted
 
     def _matches(self, pattern: str, text: str) -> bool | None:
-        """Whether the pattern is in the text; None if that can't be said."""
+        """Whether the pattern is in the text; None if the pattern can't be matched."""
         self._spend()
         if pattern not in self._matchers:
             try:
