@@ -51,6 +51,15 @@ AND (event_id = ?2 + 1 OR end_offset <= ?4 + (
 ))
 """
 
+# One statement is one read transaction. The newest change number comes last
+_CHANGES = """
+SELECT trace_id, last_event_id, status FROM traces WHERE change_seq > ?1
+UNION ALL
+SELECT trace_id, last_event_id, 'deleted' FROM deleted_traces WHERE change_seq > ?1
+UNION ALL
+SELECT NULL, change_seq, NULL FROM change_counter
+"""
+
 
 class Reader:
     """A few read-only connections, lent out one by one."""
@@ -353,19 +362,9 @@ class Reader:
 
     async def changes(self, since: int) -> tuple[list[Grown], int]:
         """See EventLog.changes."""
-        async with self._lend(transaction=True) as connection:
-            rows = await fetch(
-                connection,
-                "SELECT trace_id, last_event_id, status FROM traces WHERE change_seq > ? ORDER BY change_seq",
-                since,
-            )
-            gone = await fetch(
-                connection, "SELECT trace_id, last_event_id, change_seq FROM deleted_traces WHERE change_seq > ?", since
-            )
-            newest = (await fetch(connection, "SELECT change_seq FROM change_counter"))[0][0]
-        grown = [Grown(trace_id, last, status) for trace_id, last, status in rows]
-        grown.extend(Grown(trace_id, last, "deleted", deleted=True) for trace_id, last, _ in gone)
-        return grown, newest
+        async with self._lend() as connection:
+            *rows, (_, newest, _) = await fetch(connection, _CHANGES, since)
+        return [Grown(trace_id, last, status, deleted=status == "deleted") for trace_id, last, status in rows], newest
 
 
 async def _end(connection: aiosqlite.Connection) -> None:
