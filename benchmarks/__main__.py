@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import append, backfill, connect, crossprocess, emit, fanout, hostile, leak, soak, trim, viewer
+from . import append, backfill, connect, crossprocess, emit, fanout, hostile, leak, listwatch, soak, trim, viewer
 from .harness import Bench, Report
 
 ALL = {
@@ -22,6 +22,7 @@ ALL = {
     "connect": connect.run,
     "emit": emit.run,
     "crossprocess": crossprocess.run,
+    "listwatch": listwatch.run,
     "viewer": viewer.run,
     "leak": leak.run,
     "trim": trim.run,

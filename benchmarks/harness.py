@@ -187,9 +187,11 @@ class Process:
 class Server(Process):
     """The server under test on a free port. Pings and heartbeats are off, for they would be counted as deliveries."""
 
-    def __init__(self, db: Path, **settings: Any) -> None:
+    def __init__(self, db: Path, program: str = SERVE, /, **settings: Any) -> None:
         settings = {"db": db, "port": 0, "heartbeat_s": 3600, "ws_ping_s": 3600, **settings}
-        super().__init__("-c", SERVE, env={f"TRACEWATCH_{key.upper()}": str(value) for key, value in settings.items()})
+        super().__init__(
+            "-c", program, env={f"TRACEWATCH_{key.upper()}": str(value) for key, value in settings.items()}
+        )
         try:
             self.url = self.line()
         except RuntimeError:

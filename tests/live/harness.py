@@ -6,6 +6,7 @@ Rule: a race is a list of steps. Nothing here sleeps; a step ends when what it w
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.support import DEADLINE_S, until
 from tracewatch.live.hub import Hub
 from tracewatch.live.sink import Frame
 from tracewatch.live.watcher import WatchLimits, WatchRequest
-from tracewatch.log import EventLog, Grown, Page, Snapshot, open_log
+from tracewatch.log import EventLog, Grown, Page, Snapshot, TraceQuery, open_log
 from tracewatch.model.events import validate_trace
 from tracewatch.model.frames import ws_text
 
@@ -57,6 +58,8 @@ class GatedLog:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self.read_gate, self.snapshot_gate = Gate(), Gate()
+        self.traces_gate, self.summaries_gate = Gate(), Gate()
+        self.reads: Counter[str] = Counter()  # of lists, by the method
         self.hints: list[list[Grown]] = []  # kept back
         self.keeping = False
         self._listener: Callable[[Sequence[Grown]], None] = lambda _: None
@@ -73,6 +76,18 @@ class GatedLog:
         snapshot = await self._log.snapshot(*args, **kwargs)
         await self.snapshot_gate.passing()
         return snapshot
+
+    async def traces(self, *args: Any, **kwargs: Any) -> Any:
+        self.reads["traces"] += 1
+        found = await self._log.traces(*args, **kwargs)
+        await self.traces_gate.passing()
+        return found
+
+    async def summaries(self, *args: Any, **kwargs: Any) -> Any:
+        self.reads["summaries"] += 1
+        found = await self._log.summaries(*args, **kwargs)
+        await self.summaries_gate.passing()
+        return found
 
     def listen(self, listener: Callable[[Sequence[Grown]], None]) -> Callable[[], None]:
         self._listener = listener
@@ -145,7 +160,7 @@ class Bench:
     def __init__(self, log: EventLog, other: EventLog, gated: GatedLog, hub: Hub) -> None:
         self.log, self.other, self.gated, self.hub = log, other, gated, hub
         self.n = 0
-        self.tasks: list[asyncio.Task[str]] = []
+        self.tasks: list[asyncio.Task[Any]] = []
 
     async def append(self, count: int = 1, *, by: EventLog | None = None, size: int = 0) -> None:
         """Append by this process, or as another one would."""
@@ -158,6 +173,12 @@ class Bench:
         """Begin to watch."""
         notes = Notes(direct=direct)
         self.tasks.append(asyncio.create_task(self.hub.watch(WatchRequest("t", **request), notes)))
+        return notes
+
+    def watch_list(self, *, direct: bool = True, **query: Any) -> Notes:
+        """Begin to watch the list of traces."""
+        notes = Notes(direct=direct)
+        self.tasks.append(asyncio.create_task(self.hub.watch_list(TraceQuery(**query), notes)))
         return notes
 
     async def ring(self, *, last: int | None = None) -> None:

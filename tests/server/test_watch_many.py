@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -293,27 +294,44 @@ async def test_what_a_list_remembers_is_bounded(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(lists, "MOST_KNOWN", 4)
     async with serving(tmp_path / "log.db") as server:
         log = server.services.log
-        watches: list[lists.ListWatch] = []
-        run = lists.ListWatch.run
-
-        async def noted(self: lists.ListWatch) -> None:
-            watches.append(self)
-            await run(self)
-
-        monkeypatch.setattr(lists.ListWatch, "run", noted)
         async with socket(server, "/api/watch") as watch:
             await watch.say({"subscribe_traces": {"status": "running"}})
             await watch.until("traces")
             for n in range(12):
                 await make_trace(log, f"t{n}")
                 await watch.until("trace_changed")
-            (listed,) = watches
+            (listed,) = server.services.hub._list._watchers
             assert len(listed._shown) == 4
             await end(log, "t0")  # forgotten long ago: it is told all the same that it has left the filter
             left = (await watch.until("trace_changed"))["trace"]
             assert (left["trace_id"], left["status"]) == ("t0", "completed")
             await log.delete_trace("t1")
             assert (await watch.until("trace_deleted"))["trace_id"] == "t1"
+
+
+async def test_any_number_of_lists_costs_the_reads_of_one(tmp_path: Path) -> None:
+    async with serving(tmp_path / "log.db") as server, AsyncExitStack() as stack:
+        log = server.services.log
+        await make_trace(log, "busy")
+        watches = [await stack.enter_async_context(socket(server, "/api/watch")) for _ in range(20)]
+        for number, watch in enumerate(watches):
+            await watch.say({"subscribe_traces": {"q": "bus"} if number % 2 else {}})
+            await watch.until("traces")
+        reads = 0
+        summaries = log.summaries
+
+        async def counted(*args: Any) -> list[dict[str, Any]]:
+            nonlocal reads
+            reads += 1
+            return await summaries(*args)
+
+        log.summaries = counted  # type: ignore[assignment]
+        for number in range(1, 4):
+            await append(log, "busy", 1)
+            for watch in watches:
+                while (await watch.until("trace_changed"))["trace"]["last_event_id"] < number:
+                    pass
+        assert reads <= 2 * 3  # each growth is heard of twice: from the commit, and from the poll
 
 
 async def test_a_busy_trace_is_told_at_most_ten_times_a_second(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from ..errors import TooMany
-from ..log import EventLog, Grown, Snapshot
+from ..log import EventLog, Grown, Snapshot, TraceQuery
 from .budget import Budget
 from .head import TraceHead
+from .list import ListHead
 from .sink import Sink
 from .watcher import WatchCounts, Watcher, WatchLimits, WatchRequest
 
@@ -60,6 +61,7 @@ class Hub:
         self._max_watchers = max_watchers
         self._behind_bytes = watcher_bytes // 2  # the other half is the page a watcher may hold meanwhile
         self._heads: dict[str, TraceHead] = {}
+        self._list = ListHead(log, self.budget)
         self._watchers: set[Watcher] = set()
         # By trace_id; None: of every trace. By trace, so that a commit costs nothing for who has no part in it
         self._growth_listeners: dict[str | None, set[Callable[[Sequence[Grown]], None]]] = {}
@@ -81,6 +83,7 @@ class Hub:
                 listener([one])
         for listener in self._growth_listeners.get(None, ()):
             listener(grown)
+        self._list.grow(grown)
 
     def hint(self, trace_id: str, last_event_id: int) -> None:
         """A rumour that a trace has grown, true or not: its watchers ask the log."""
@@ -192,6 +195,10 @@ class Hub:
                 if not self._watchers:
                     self._empty.set()
 
+    async def watch_list(self, query: TraceQuery, sink: Sink) -> None:
+        """Send the list of traces and its changes until cancelled. Raises SinkClosed."""
+        await self._list.watch(query, sink)
+
     async def _tick(self) -> None:
         interval = min(1.0, self.limits.heartbeat_s / 4)
         ticks_to_age = max(1, round(5 / interval))
@@ -232,5 +239,6 @@ class Hub:
     async def close(self) -> None:
         """Stop listening and ticking."""
         self._unlisten()
+        await self._list.close()
         self._ticker.cancel()
         await asyncio.gather(self._ticker, return_exceptions=True)

@@ -8,11 +8,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from starlette.websockets import WebSocket
 
 from ..errors import BadRequest, Invalid, InvalidField, TooMany, TracewatchError
-from ..live.list import ListWatch
 from ..live.sink import Sink, SinkClosed
 from ..live.subtree import Subtree
 from ..live.watcher import WatchRequest
@@ -238,10 +236,7 @@ class WatchSession:
         query = replace(list_query(asked), below=self._grant.trace_id)
         if self._list is not None:
             await _end(self._list)
-        self._list = self._spawn(ListWatch(self._served.log, self._served.hub, query, self._send).run())
-
-    async def _send(self, frame: dict[str, Any]) -> None:
-        await self.sink.send_control(orjson.dumps(frame))
+        self._list = self._spawn(self._served.hub.watch_list(query, self.sink))
 
     async def _leave(self) -> None:
         after_ms = await self._served.hub.left()
