@@ -21,7 +21,7 @@ from tracewatch.client.outbox import Outbox
 from tracewatch.client.spool import SpoolDir
 from tracewatch.client.trace import Trace
 from tracewatch.log.sqlite.backup import backup
-from tracewatch.log.sqlite.replace import replace_log
+from tracewatch.log.sqlite.restore import restore_file
 
 pytestmark = pytest.mark.anyio
 New = Callable[..., Trace]
@@ -40,7 +40,7 @@ class Restorable:
 
     async def down(self) -> None:
         await asyncio.to_thread(self.server.kill)
-        await asyncio.to_thread(replace_log, self.copy, self.db, replace=True, keep=False)
+        await asyncio.to_thread(restore_file, self.copy, self.db, replace=True, keep=False)
 
     async def restore(self) -> None:
         await self.down()

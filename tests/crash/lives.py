@@ -21,7 +21,7 @@ from tests.crash import writer
 from tracewatch.log import open_log
 from tracewatch.log.retention import prune
 from tracewatch.log.sqlite.backup import backup
-from tracewatch.log.sqlite.replace import replace_log
+from tracewatch.log.sqlite.restore import restore_file
 
 KEEP_EVENTS = 600  # the least that leaves something to trim: snapshots are 500 events apart
 
@@ -59,7 +59,7 @@ def copy(path: str, other: str) -> None:
 
 def restore(path: str, other: str) -> None:
     """Put a backup in place of the log."""
-    replace_log(Path(other), Path(path), replace=True)
+    restore_file(Path(other), Path(path), replace=True)
 
 
 MODES: dict[str, Callable[[str, str], None]] = {one.__name__: one for one in (append, trim, migrate, copy, restore)}

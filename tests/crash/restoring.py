@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tracewatch.log.sqlite import inspect, migrate  # noqa: F401  (imported before anything is counted)
-from tracewatch.log.sqlite.replace import replace_log
+from tracewatch.log.sqlite.restore import restore_file
 
 STEPS = ("open", "os.", "fcntl.", "shutil.", "sqlite3.")
 
@@ -60,7 +60,7 @@ def child(backup: Path, folder: Path, number: int) -> None:
 
     sqlite3.connect = traced  # type: ignore[assignment]
     sys.addaudithook(hook)
-    replace_log(backup, folder / "log.db", replace=True)
+    restore_file(backup, folder / "log.db", replace=True)
 
 
 if __name__ == "__main__":

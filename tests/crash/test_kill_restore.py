@@ -19,7 +19,7 @@ from tests.crash.writer import batch
 from tests.log.helpers import create, opened
 from tests.support import DEADLINE_S
 from tracewatch.log.sqlite.backup import backup
-from tracewatch.log.sqlite.replace import replace_log
+from tracewatch.log.sqlite.restore import restore_file
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ async def test_killed_at_every_step(made: tuple[Path, Path, str], tmp_path: Path
         was_new.append(await whole(folder / "log.db", epoch))
         assert was_new[-1] or number not in through
         if number % 4 == 0:
-            replace_log(copy, folder / "log.db", replace=True)
+            restore_file(copy, folder / "log.db", replace=True)
             assert await whole(folder / "log.db", epoch)
     assert was_new == sorted(was_new), "there is one moment at which it changes"
     assert {False, True} == set(was_new)

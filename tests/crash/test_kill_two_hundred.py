@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import aiosqlite
 import orjson
 import pytest
 
@@ -106,18 +105,15 @@ async def test_append_and_trim(lives: Lives, tmp_path: Path) -> None:
     assert len(lives.acks()) > 200
 
 
-async def old_file(path: Path, migrations: int) -> None:
+def old_file(path: Path, migrations: int) -> None:
     """A file as a version with only so many migrations left it."""
     folder = path.with_suffix(".migrations")
     folder.mkdir()
     for script in sorted((migrations_dir() / "sqlite").iterdir())[:migrations]:
         shutil.copy(script, folder)
-    connection = await aiosqlite.connect(path, isolation_level=None)
-    try:
-        await connection.execute("PRAGMA journal_mode = WAL")
-        await migrate(connection, folder)
-    finally:
-        await connection.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        migrate(connection, folder)
 
 
 async def test_migrate(lives: Lives, tmp_path: Path) -> None:
@@ -126,7 +122,7 @@ async def test_migrate(lives: Lives, tmp_path: Path) -> None:
             break
         db = tmp_path / f"{number}.db"
         if number % 3:
-            await old_file(db, number % 3)
+            old_file(db, number % 3)
         for _ in range(2):
             lives.end(("migrate", db, ""), after_ms=random.uniform(2, 60))
         async with opened(str(db)) as log:

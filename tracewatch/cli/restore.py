@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..log.sqlite.replace import replace_log
+from ..log.sqlite.restore import restore_file
 from .common import CliError, examples
 from .database import database, db_option, progress, size
 from .text import count, one_line
@@ -33,7 +33,7 @@ def command(file: Path, db: str | None, force: bool, discard: bool) -> None:
         raise CliError("--discard says what becomes of the database that --force replaces")
     log = database(db)
     with progress({"copy": f"copying {file.name}", "check": "checking the copy"}) as tell:
-        restored = replace_log(file, log, replace=force, keep=not discard, progress=tell)
+        restored = restore_file(file, log, replace=force, keep=not discard, progress=tell)
     new = restored.log
     what = f"{count(new.traces, 'trace')}, {count(new.events, 'event')}"
     click.echo(f"{new.path}: {what}, {size(new.size_bytes)}, new epoch {new.epoch}")

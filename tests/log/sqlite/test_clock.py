@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-import aiosqlite
 import pytest
 
 from tests.log.helpers import Clock, bodies, check_trace, create, events, names, opened, say
 from tracewatch.errors import Expired
 from tracewatch.log.sqlite.clock import boot_id, steady_clock
-from tracewatch.log.sqlite.opening import connect
+from tracewatch.log.sqlite.opening import open_writing
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0
@@ -75,22 +75,18 @@ async def test_a_clock_set_forward_deletes_nothing_that_is_not_old(db: Path) -> 
         assert await log.delete_outdated("t", 30) == ["t"]
 
 
-async def steady_in(db: Path, wall: Clock, monotonic: Clock, boot: str) -> Callable[[], float]:
+def steady_in(db: Path, wall: Clock, monotonic: Clock, boot: str) -> Callable[[], float]:
     """The steady clock of another process: on a connection of its own."""
-    connections: list[aiosqlite.Connection] = []
-    try:
-        return await steady_clock(await connect(db, connections, writing=True), wall, monotonic, boot)
-    finally:
-        for connection in connections:
-            await connection.close()
+    with closing(open_writing(db, lock_wait_s=1)) as connection:
+        return steady_clock(connection, wall, monotonic, boot)
 
 
 async def test_all_processes_of_a_boot_count_alike(db: Path) -> None:
     wall, monotonic = Clock(), Clock(100.0)
     async with opened(str(db)) as log:
-        first = await steady_in(db, wall, monotonic, "boot-1")
+        first = steady_in(db, wall, monotonic, "boot-1")
         wall.now += HOUR
-        second = await steady_in(db, wall, monotonic, "boot-1")
+        second = steady_in(db, wall, monotonic, "boot-1")
         assert first() == second() == wall.now - HOUR
         await create(log, lease_s=30)
         await log.append("t", [{"event": "input_requested", "request_id": "a", "question": "?", "expires_in_s": 60}])
@@ -98,7 +94,7 @@ async def test_all_processes_of_a_boot_count_alike(db: Path) -> None:
         connection.execute("UPDATE traces SET lease_expires_at = ?", (wall.now + 9 * HOUR,))
         connection.execute("UPDATE inputs SET expires_at = 1.0")
         connection.commit()
-        third = await steady_in(db, wall, monotonic, "boot-2")  # after a boot of the machine
+        third = steady_in(db, wall, monotonic, "boot-2")  # after a boot of the machine
         assert third() == wall.now
         assert connection.execute("SELECT lease_expires_at FROM traces").fetchall() == [(wall.now + 30,)]
         (expires_at,) = connection.execute("SELECT expires_at FROM inputs").fetchone()
@@ -112,7 +108,7 @@ async def test_all_processes_of_a_boot_count_alike(db: Path) -> None:
 async def test_where_boots_have_no_name_each_counts_for_itself(db: Path) -> None:
     wall, monotonic = Clock(), Clock(100.0)
     async with opened(str(db)):
-        await steady_in(db, wall, monotonic, "boot-1")
+        steady_in(db, wall, monotonic, "boot-1")
         wall.now += HOUR
-        assert (await steady_in(db, wall, monotonic, ""))() == wall.now
+        assert steady_in(db, wall, monotonic, "")() == wall.now
     assert boot_id() == boot_id()

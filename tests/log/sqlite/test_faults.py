@@ -149,9 +149,9 @@ async def test_a_full_disk_while_migrating(tmp_path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.close()
 
-    async def too_small(connection: object) -> str:
-        await fetch(connection, "PRAGMA max_page_count = 5")  # type: ignore[arg-type]
-        return str((await fetch(connection, "PRAGMA journal_mode = WAL"))[0][0])  # type: ignore[arg-type]
+    def too_small(db: sqlite3.Connection) -> str:
+        db.execute("PRAGMA max_page_count = 5")
+        return str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tracewatch.log.sqlite.opening.set_wal", too_small)

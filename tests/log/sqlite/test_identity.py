@@ -16,7 +16,7 @@ from tests.support import until
 from tracewatch.errors import Unavailable
 from tracewatch.log import EventLog, TraceQuery
 from tracewatch.log.sqlite.backup import backup
-from tracewatch.log.sqlite.replace import replace_log
+from tracewatch.log.sqlite.restore import restore_file
 from tracewatch.log.tokens import token_id_of
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,7 @@ async def test_processes_that_open_a_copy_at_once_agree(tmp_path: Path) -> None:
 async def test_what_restore_tells_is_the_epoch(tmp_path: Path) -> None:
     await epoch_of(tmp_path / "log.db")
     copy = backup(tmp_path / "log.db", tmp_path / "b.db").path
-    assert replace_log(copy, tmp_path / "log.db", replace=True).log.epoch == await epoch_of(tmp_path / "log.db")
+    assert restore_file(copy, tmp_path / "log.db", replace=True).log.epoch == await epoch_of(tmp_path / "log.db")
 
 
 def replaced_by_a_copy(db: Path) -> Callable[[], Path]:

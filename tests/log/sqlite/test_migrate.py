@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
-import aiosqlite
 import pytest
 
 from tests.log.helpers import check_trace, create, opened
@@ -19,10 +19,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def connection(db: Path) -> AsyncIterator[aiosqlite.Connection]:
-    opened = await aiosqlite.connect(db, isolation_level=None)
-    yield opened
-    await opened.close()
+def connection(db: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(db, isolation_level=None)) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -43,14 +42,14 @@ def look(db: Path, sql: str) -> list[tuple[object, ...]]:
     return found
 
 
-async def test_in_order_recorded_and_once(connection: aiosqlite.Connection, folder: Path, db: Path) -> None:
+async def test_in_order_recorded_and_once(connection: sqlite3.Connection, folder: Path, db: Path) -> None:
     write(folder, 1, "CREATE TABLE a (x);\nINSERT INTO a VALUES (1);")
     write(folder, 2, "INSERT INTO a SELECT x + 1 FROM a;")
-    assert await migrate(connection, folder) == [1, 2]
-    assert await migrate(connection, folder) == []
+    assert migrate(connection, folder) == [1, 2]
+    assert migrate(connection, folder) == []
     write(folder, 3, "INSERT INTO a SELECT x + 10 FROM a; CREATE TABLE b (y);")
     (folder / "notes.txt").write_text("no migration")
-    assert await migrate(connection, folder) == [3]
+    assert migrate(connection, folder) == [3]
     assert look(db, "SELECT x FROM a ORDER BY x") == [(1,), (2,), (11,), (12,)]
     recorded = look(db, "SELECT number, name, applied_at FROM schema_migrations")
     assert [row[:2] for row in recorded] == [(1, "0001_step.sql"), (2, "0002_step.sql"), (3, "0003_step.sql")]
@@ -62,20 +61,20 @@ async def test_in_order_recorded_and_once(connection: aiosqlite.Connection, fold
     ["CREATE TABLE b (x);\nINSERT INTO nowhere VALUES (1);", "CREATE TABLE b (x);\nCREATE TABLE", "DROP TABLE a;\nX;"],
 )
 async def test_a_failing_one_leaves_nothing_of_itself(
-    connection: aiosqlite.Connection, folder: Path, db: Path, bad: str
+    connection: sqlite3.Connection, folder: Path, db: Path, bad: str
 ) -> None:
     write(folder, 1, "CREATE TABLE a (x);")
     write(folder, 2, bad)
     write(folder, 3, "CREATE TABLE c (x);")
     with pytest.raises(LogError):
-        await migrate(connection, folder)
+        migrate(connection, folder)
     assert look(db, "SELECT number FROM schema_migrations") == [(1,)]
     assert look(db, "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name") == [
         ("a",),
         ("schema_migrations",),
     ]
     write(folder, 2, "CREATE TABLE b (x);")
-    assert await migrate(connection, folder) == [2, 3]
+    assert migrate(connection, folder) == [2, 3]
 
 
 async def test_a_newer_database_is_refused(url: str, db: Path) -> None:
@@ -94,12 +93,12 @@ async def test_a_newer_database_is_refused(url: str, db: Path) -> None:
         await check_trace(log)
 
 
-async def test_a_renamed_one_is_refused(connection: aiosqlite.Connection, folder: Path) -> None:
+async def test_a_renamed_one_is_refused(connection: sqlite3.Connection, folder: Path) -> None:
     write(folder, 1, "CREATE TABLE a (x);")
-    await migrate(connection, folder)
+    migrate(connection, folder)
     (folder / "0001_step.sql").rename(folder / "0001_other.sql")
     with pytest.raises(LogError, match=r"0001_step\.sql.*0001_other\.sql"):
-        await migrate(connection, folder)
+        migrate(connection, folder)
 
 
 @pytest.mark.parametrize("numbers", [(2,), (1, 3), (0, 1)])

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InvalidField, LogError
-from .inspect import epoch_of, open_read_only, quick_check, schema_of, side_files
+from .inspect import open_read_only, quick_check, side_files
+from .migrate import schema_of
+from .opening import identifiers
 
 STEP_PAGES = 1000  # 4 MiB between two looks at progress and Ctrl-C
 UNFINISHED = ".unfinished-"  # in the name of a file that is being made
@@ -119,7 +121,7 @@ def copy_log(source: Path, copy: Path, progress: Progress | None = None) -> tupl
             traces, events = target.execute(
                 "SELECT COUNT(*), SUM(last_event_id - first_event_id + 1) FROM traces"
             ).fetchone()
-            epoch = epoch_of(target)
+            epoch = identifiers(target).get("epoch")
     sync_file(copy)
     return copy.stat().st_size, epoch, schema, traces, events or 0
 

@@ -16,12 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import aiosqlite
-
 from ..health import is_busy
-from ..rows import fetch
-
-_READ = "SELECT value FROM meta WHERE key = 'steady_clock'"
 
 
 def boot_id() -> str:
@@ -32,8 +27,8 @@ def boot_id() -> str:
         return ""
 
 
-async def steady_clock(
-    connection: aiosqlite.Connection,
+def steady_clock(
+    db: sqlite3.Connection,
     wall: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     boot: str | None = None,
@@ -41,10 +36,10 @@ async def steady_clock(
     """The steady clock of the log behind this (writing) connection, in seconds. ``boot``: by default ``boot_id()``."""
     boot = boot_id() if boot is None else boot
     base = wall() - monotonic()  # where the database can't be asked, or this system does not name its boots
-    known = _base(await fetch(connection, _READ), boot)
+    known = _base(db, boot)
     if known is None and boot:
         try:
-            known = await _begin(connection, boot, base, wall())
+            known = _begin(db, boot, base, wall())
         except sqlite3.OperationalError as error:
             if not is_busy(error):  # held locked by another program: the next one to open it stores a base
                 raise
@@ -52,37 +47,36 @@ async def steady_clock(
     return lambda: base + monotonic()
 
 
-def _base(rows: list[tuple[str]], boot: str) -> float | None:
-    if not rows or not boot:
+def _base(db: sqlite3.Connection, boot: str) -> float | None:
+    row = db.execute("SELECT value FROM meta WHERE key = 'steady_clock'").fetchone()
+    if row is None or not boot:
         return None
-    stored, _, value = rows[0][0].partition(" ")
+    stored, _, value = row[0].partition(" ")
     return float(value) if stored == boot else None
 
 
-async def _begin(connection: aiosqlite.Connection, boot: str, base: float, now: float) -> float:
+def _begin(db: sqlite3.Connection, boot: str, base: float, now: float) -> float:
     """The first of this boot: leave a base for the others, and take over what was counted by another one."""
-    await fetch(connection, "BEGIN IMMEDIATE")
+    db.execute("BEGIN IMMEDIATE")
     try:
-        known = _base(await fetch(connection, _READ), boot)
+        known = _base(db, boot)
         if known is None:
             known = base
-            await fetch(connection, "INSERT OR REPLACE INTO meta VALUES ('steady_clock', ?)", f"{boot} {base!r}")
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('steady_clock', ?)", (f"{boot} {base!r}",))
             # No lease is longer than itself from now on; a question ends when its asker was told that it would
-            await fetch(
-                connection,
+            db.execute(
                 "UPDATE traces SET lease_expires_at = ?1 + lease_s WHERE lease_expires_at > ?1 + lease_s"
                 " AND status IN ('running', 'waiting')",
-                now,
+                (now,),
             )
-            await fetch(
-                connection,
+            db.execute(
                 "UPDATE inputs SET expires_at ="
                 " (julianday(json_extract(CAST(body AS TEXT), '$.expires_at')) - 2440587.5) * 86400.0"
-                " WHERE state = 'open' AND expires_at IS NOT NULL AND body IS NOT NULL",
+                " WHERE state = 'open' AND expires_at IS NOT NULL AND body IS NOT NULL"
             )
-        await fetch(connection, "COMMIT")
+        db.execute("COMMIT")
         return known
     except BaseException:
-        if connection.in_transaction:
-            await fetch(connection, "ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
         raise

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ...errors import LogError
-from .migrate import available, check_known
+from .migrate import tables_of
 
 BUSY_S = 10.0
 SIDE_FILES = ("-wal", "-shm", "-journal")  # SQLite's own, beside a database
@@ -49,31 +49,6 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def schema_of(connection: sqlite3.Connection) -> int:
-    """The number of the last migration applied to this database.
-
-    Raises NewerDatabase, LogError for what is not a tracewatch log, sqlite3.Error for what can't be read.
-    """
-    tables = _tables(connection)
-    if "schema_migrations" not in tables:
-        raise LogError("it is empty" if not tables else "it is the database of another program")
-    rows = connection.execute("SELECT number, name FROM schema_migrations ORDER BY number").fetchall()
-    check_known(rows, [(number, name) for number, name, _ in available()])
-    if not rows or "meta" not in tables:
-        raise LogError("it is empty")
-    return int(rows[-1][0])
-
-
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-
-
-def epoch_of(connection: sqlite3.Connection) -> str | None:
-    """The log's epoch; None in one that was never opened to the end."""
-    found = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-    return None if found is None else str(found[0])
-
-
 def quick_check(connection: sqlite3.Connection, *, full: bool = False) -> list[str]:
     """What SQLite finds wrong with the file, at most 100 things. ``full`` compares indexes with their tables, too."""
     # A Python callback now and then lets Ctrl-C through; sqlite3 then says "interrupted"
@@ -98,9 +73,6 @@ def is_log(path: Path) -> bool:
     """
     try:
         with closing(open_read_only(path)) as connection:
-            tables = _tables(connection)
+            return bool(tables_of(connection))
     except sqlite3.Error:
         return False
-    if tables and "schema_migrations" not in tables:
-        raise LogError("it is the database of another program")
-    return bool(tables)

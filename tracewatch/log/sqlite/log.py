@@ -32,13 +32,12 @@ from ..restore import Restore
 from ..rows import fetch
 from ..tokens import Tokens
 from . import opening
-from .clock import steady_clock
+from .connections import connect, run
 from .housekeeping import Housekeeping
 from .identity import OpenFile
-from .migrate import migrate
 from .reader import Reader
 from .watchdog import Watchdog
-from .writer import TURN_MS, Writer
+from .writer import Writer
 
 READERS = 3
 
@@ -138,18 +137,14 @@ class SQLiteLog:
         """
         path = Path(path)
         opened: list[aiosqlite.Connection] = []
+        own_clock = steady is None and clock is time.time
         try:
-            connection = await opening.connect(path, opened, writing=True)
-            await fetch(connection, f"PRAGMA busy_timeout = {max(1, round(lock_wait_s * 1000))}")
-            await migrate(connection)
+            opened.append(connection := await connect(partial(opening.open_writing, path, lock_wait_s)))
             await fill_inputs(connection)
-            await fetch(connection, f"PRAGMA busy_timeout = {TURN_MS}")
-            if steady is None:
-                steady = await steady_clock(connection) if clock is time.time else clock
-            await opening.check_writable(connection)
-            epoch = await opening.epoch(connection, path)
-            probe = await opening.connect(path, opened)
-            readers = [await opening.connect(path, opened) for _ in range(READERS)]
+            epoch, machine = await run(connection, partial(opening.begin_writing, path=path, own_clock=own_clock))
+            for _ in range(1 + READERS):
+                opened.append(await connect(partial(opening.open_reading, path)))
+            probe, *readers = opened[1:]
         except BaseException as error:
             for one in opened:
                 await one.close()
@@ -169,7 +164,7 @@ class SQLiteLog:
             lock_wait_s=lock_wait_s,
             max_waiting_bytes=max_waiting_bytes,
             clock=clock,
-            steady=steady,
+            steady=steady or machine or clock,
         )
 
     async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:

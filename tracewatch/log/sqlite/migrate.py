@@ -10,8 +10,6 @@ import re
 import sqlite3
 from pathlib import Path
 
-import aiosqlite
-
 from ...errors import LogError, NewerDatabase
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql", re.ASCII)
@@ -61,63 +59,24 @@ def statements(script: str) -> list[str]:
     return parts
 
 
-async def migrate(connection: aiosqlite.Connection, folder: Path | None = None) -> list[int]:
-    """Bring the database up to date and return the numbers applied now.
-
-    ``connection`` is in autocommit mode and nobody else's. Raises NewerDatabase, or LogError when a migration fails
-    (the database is then as it was before that one).
-    """
-    known = available(folder)
-    applied: list[int] = []
-    if await _is_current(connection, known):
-        return applied  # no lock is needed: another program may hold it
-    while True:
-        # The lock first, then the look: two processes that start at once must not both apply one
-        await connection.execute("BEGIN IMMEDIATE")
-        try:
-            await _check_ours(connection)
-            await connection.execute(_RECORD)
-            rows = list(await connection.execute_fetchall("SELECT number, name FROM schema_migrations ORDER BY number"))
-            check_known([(int(row[0]), str(row[1])) for row in rows], [(n, name) for n, name, _ in known])
-            if len(rows) == len(known):
-                await connection.execute("COMMIT")
-                return applied
-            number, name, path = known[len(rows)]
-            for statement in statements(path.read_text(encoding="utf-8")):
-                await connection.execute(statement)
-            await connection.execute("INSERT INTO schema_migrations (number, name) VALUES (?, ?)", (number, name))
-            await connection.execute("COMMIT")
-            applied.append(number)
-        except BaseException as error:
-            if connection.in_transaction:  # a full disk makes SQLite roll back by itself
-                await connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise LogError(f"migrating the database failed: {error}") from error
-            raise
-
-
-async def _is_current(connection: aiosqlite.Connection, known: list[tuple[int, str, Path]]) -> bool:
-    tables = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
-    if not list(await connection.execute_fetchall(tables)):
-        return False
-    rows = list(await connection.execute_fetchall("SELECT number, name FROM schema_migrations ORDER BY number"))
-    return [(int(row[0]), str(row[1])) for row in rows] == [(number, name) for number, name, _ in known]
-
-
-async def _check_ours(connection: aiosqlite.Connection) -> None:
-    """Keep our tables out of some other program's database, named by mistake."""
-    tables = {
-        row[0] for row in await connection.execute_fetchall("SELECT name FROM sqlite_schema WHERE type = 'table'")
-    }
+def tables_of(db: sqlite3.Connection) -> set[str]:
+    """The names of a database's tables. Raises LogError for the database of another program, named by mistake."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if tables and "schema_migrations" not in tables:
         raise LogError("this is the database of another program, not a tracewatch log")
+    return tables
 
 
-def check_known(rows: list[tuple[int, str]], known: list[tuple[int, str]]) -> None:
-    """Compare the migrations a database has seen with those there are, as ``(number, name)``.
+def applied(db: sqlite3.Connection, folder: Path | None = None) -> list[int]:
+    """The numbers of the migrations that a database has seen, in order; none in an empty one.
 
-    Raises NewerDatabase, LogError.
+    ``folder``: where the migrations are, by default our own. Raises NewerDatabase, LogError for what is no log of
+    ours, sqlite3.Error for what can't be read.
     """
+    if not tables_of(db):
+        return []
+    known = [(number, name) for number, name, _ in available(folder)]
+    rows = db.execute("SELECT number, name FROM schema_migrations ORDER BY number").fetchall()
     if len(rows) > len(known):
         raise NewerDatabase(
             f"this database was written by a newer tracewatch (its schema is {rows[-1][0]}, this one knows "
@@ -126,3 +85,45 @@ def check_known(rows: list[tuple[int, str]], known: list[tuple[int, str]]) -> No
     for row, expected in zip(rows, known, strict=False):
         if row != expected:
             raise LogError(f"this database has migration {row[1]!r} where this tracewatch has {expected[1]!r}")
+    return [number for number, _ in rows]
+
+
+def schema_of(db: sqlite3.Connection) -> int:
+    """The number of the last migration that a log has seen. Raises as ``applied``, and LogError for an empty file."""
+    numbers = applied(db)
+    if not numbers:
+        raise LogError("this database is empty")
+    return numbers[-1]
+
+
+def migrate(db: sqlite3.Connection, folder: Path | None = None) -> list[int]:
+    """Bring a database up to date and return the numbers applied now.
+
+    ``db`` is in autocommit mode. Raises as ``applied``, and LogError when a migration fails: the database is then as
+    it was before that one.
+    """
+    known = available(folder)
+    done: list[int] = []
+    if len(applied(db, folder)) == len(known):
+        return done  # no lock is needed: another program may hold it
+    while True:
+        # The lock first, then the look: two processes that start at once must not both apply one
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            there = len(applied(db, folder))
+            if there < len(known):
+                number, name, path = known[there]
+                db.execute(_RECORD)
+                for statement in statements(path.read_text(encoding="utf-8")):
+                    db.execute(statement)
+                db.execute("INSERT INTO schema_migrations (number, name) VALUES (?, ?)", (number, name))
+                done.append(number)
+            db.execute("COMMIT")
+        except BaseException as error:
+            if db.in_transaction:  # a full disk makes SQLite roll back by itself
+                db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise LogError(f"migrating the database failed: {error}") from error
+            raise
+        if there == len(known):
+            return done

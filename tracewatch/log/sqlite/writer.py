@@ -34,7 +34,6 @@ from .identity import OpenFile
 
 logger = logging.getLogger("tracewatch.log")
 GROUP_EVENTS = 2000  # a group that is larger would hold up the loop for longer than a frame
-TURN_MS = 250  # SQLite's busy_timeout: a lock is waited for in turns of so long
 LOCKED_S = 2.0  # a lock held for so long is a trouble
 ROOM_BYTES = 1024**2  # a disk with less room is full, even though a small append may find a place
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ....errors import LogError
 from ....model.times import format_time
-from ..inspect import epoch_of, quick_check, schema_of
-from ..migrate import available
+from ..inspect import quick_check
+from ..migrate import available, schema_of
+from ..opening import identifiers
 from .findings import ERROR, Findings
 
 MIB = 1024 * 1024
@@ -65,7 +66,7 @@ def _wal(found: Findings, path: Path) -> None:
 
 
 def _epoch(found: Findings, connection: sqlite3.Connection) -> None:
-    epoch = epoch_of(connection)
+    epoch = identifiers(connection).get("epoch")
     if epoch is None:
         found.warning("epoch", "the log has no epoch yet", "The next start of the server gives it one")
     elif not _EPOCH.fullmatch(epoch):

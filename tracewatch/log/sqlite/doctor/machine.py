@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from ..backup import UNFINISHED
-from ..replace import KEPT
+from ..restore import KEPT
 from .findings import Findings
 
 MIB = 1024 * 1024

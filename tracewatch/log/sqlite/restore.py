@@ -1,4 +1,4 @@
-"""Putting a backup in the place of a log.
+"""Restoring: putting a backup in the place of a log.
 
 Rule 1: while a log is being replaced nobody has it open, and whoever opens it in that moment waits and is then refused
         by SQLite (its file has moved): the lock that every connection holds on the file is held exclusively, on the old
@@ -7,6 +7,9 @@ Rule 2: a -wal belongs to the file it was written for; beside another one it wou
         the old -wal goes into the old file first, and the new file comes without one. Only then comes the one rename:
         before it the log is the old one, after it the new one, whenever the process or the machine dies.
 Rule 3: an old file that SQLite can't read can't take its -wal back. Both are kept, under names that belong together.
+Rule 4: tokens are not history. One that was revoked since the backup stays revoked, one that was made since stays,
+        wherever the log that is replaced can be read. Those that only the backup has come back as they were, and are
+        named to whoever restores.
 """
 
 from __future__ import annotations
@@ -14,24 +17,34 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...errors import InvalidField, LogError, LogInUse
 from .backup import Copied, Progress, copy_log, sync_file, sync_folder, unfinished
-from .inspect import is_log, side_files
-from .keep_tokens import Inherited, inherit_tokens
-from .opening import inode_of
+from .inspect import is_log, open_read_only, side_files
+from .migrate import migrate
+from .opening import new_epoch, set_identifiers
 
 KEPT = ".before-restore-"  # in the name of the log that was replaced
 # Where SQLite locks a database file (its file format, section "The Lock-Byte Page"): the bytes from PENDING_BYTE on.
 # In WAL mode a connection holds a shared lock there as long as it is open.
 _LOCK_OFFSET, _LOCK_BYTES = 0x4000_0000, 512
+_TOKENS = "token_id, hash, scopes, trace_id, label, created_at, expires_at, revoked_at"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTokens:
+    """What became of the tokens."""
+
+    revoked: int = 0  # valid in the backup, revoked since: they stay so
+    added: int = 0  # made since the backup
+    back: list[tuple[str, str]] = field(default_factory=list)  # (token_id, label): valid, and only the backup has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +53,31 @@ class Restored:
 
     log: Copied  # ``epoch`` is the new one
     kept: Path | None  # the log that was there before
-    tokens: Inherited
+    tokens: KeptTokens
 
 
-def replace_log(
+def restore_file(
     backup: Path, log: Path, *, replace: bool = False, keep: bool = True, progress: Progress | None = None
 ) -> Restored:
     """Make a copy of ``backup``, with a new epoch, the log at ``log``.
 
-    ``replace``: also where there is a log already; it is then kept beside it unless ``keep`` is false. Raises
-    InvalidField, LogInUse while any process has the log open, LogError for a backup that is damaged, newer or none,
-    OSError.
+    ``replace``: also where there is a log already; it is then kept beside it unless ``keep`` is false. ``progress`` is
+    called with what is being done ("copy", "check") and how many pages of how many are done. Raises InvalidField,
+    LogInUse while any process has the log open, LogError for a backup that is damaged, newer or none, OSError.
+
+    ``restore_file(Path("backup.db"), Path("tracewatch.db"), replace=True).kept`` is where the old log is now.
     """
     log = log.resolve()  # of a link the file it leads to is replaced, as it is what SQLite opens
     _check_places(backup, log, replace)
     with unfinished(log) as copy:
         size, _, schema, traces, events = copy_log(backup, copy, progress)
-        epoch = _new_epoch(copy)
         _own_as(copy, log)
-        with _alone(log, lambda whole: _inherit(copy, log if whole else None)) as inherited:
+        epoch = new_epoch()
+        with _alone(log, lambda whole: _prepare(copy, epoch, log if whole else None)) as tokens:
             kept = _set_aside(log, keep)
             copy.replace(log)  # the moment
             sync_folder(log.parent)
-    return Restored(Copied(log, size, epoch, schema, traces, events), kept, inherited)
+    return Restored(Copied(log, size, epoch, schema, traces, events), kept, tokens)
 
 
 def _check_places(backup: Path, log: Path, replace: bool) -> None:
@@ -82,23 +97,6 @@ def _check_places(backup: Path, log: Path, replace: bool) -> None:
         raise
     if not replace:
         raise InvalidField(f"there is a log at {str(log)!r}; --force replaces it (it is kept under another name)")
-
-
-def _new_epoch(copy: Path) -> str:
-    epoch = secrets.token_hex(6)
-    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
-        for key, value in (("epoch", epoch), ("inode", inode_of(copy))):
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-    return epoch
-
-
-def _inherit(copy: Path, replaced: Path | None) -> Inherited:
-    try:
-        inherited = inherit_tokens(copy, replaced, time.time())
-    except sqlite3.Error as error:
-        raise LogError(f"writing to {str(copy.parent)!r} failed: {error}") from error
-    sync_file(copy)
-    return inherited
 
 
 def _own_as(copy: Path, log: Path) -> None:
@@ -140,7 +138,7 @@ def _probe(log: Path) -> None:
 
 
 @contextmanager
-def _alone(log: Path, prepare: Callable[[bool], Inherited]) -> Iterator[Inherited]:
+def _alone(log: Path, prepare: Callable[[bool], KeptTokens]) -> Iterator[KeptTokens]:
     """The log as one file without a -wal, if SQLite can make it so, and nobody else in it, or able to get into it.
 
     ``prepare`` is called when it is one file (True), or never will be (False), and can still be opened.
@@ -173,6 +171,54 @@ def _take_in_wal(log: Path) -> bool:
         if "locked" in str(error):
             raise _in_use(log) from error
         return False  # a fault of the disk's, perhaps: kept as it is
+
+
+# --- what the copy takes over ---
+
+
+def _prepare(copy: Path, epoch: str, replaced: Path | None) -> KeptTokens:
+    """Make the copy another history, with what ``replaced`` (None: there is none that can be read) says of tokens."""
+    try:
+        with closing(sqlite3.connect(copy, isolation_level=None)) as db:
+            set_identifiers(db, epoch, copy)
+            tokens = _keep_tokens(db, {} if replaced is None else _tokens_of(replaced), time.time())
+    except sqlite3.Error as error:
+        raise LogError(f"writing to {str(copy.parent)!r} failed: {error}") from error
+    sync_file(copy)
+    return tokens
+
+
+def _keep_tokens(db: sqlite3.Connection, old: dict[str, tuple[Any, ...]], now: float) -> KeptTokens:
+    """Bring the tokens of a backup up to what ``old``, those of the log it replaces, say. ``now``: Unix time."""
+    if old:
+        migrate(db)  # the backup may be older than tokens
+    theirs = _tokens(db)
+    revoked = [row for name, row in old.items() if name in theirs and row[-1] and not theirs[name][-1]]
+    added = [row for name, row in old.items() if name not in theirs]
+    db.execute("BEGIN IMMEDIATE")
+    db.executemany("UPDATE tokens SET revoked_at = ? WHERE token_id = ?", [(row[-1], row[0]) for row in revoked])
+    db.executemany(f"INSERT INTO tokens ({_TOKENS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", added)
+    db.execute("COMMIT")
+    back = [
+        (row[0], row[4])
+        for name, row in theirs.items()
+        if name not in old and not row[-1] and (row[-2] is None or row[-2] > now)
+    ]
+    return KeptTokens(len(revoked), len(added), back)
+
+
+def _tokens_of(path: Path) -> dict[str, tuple[Any, ...]]:
+    try:
+        with closing(open_read_only(path)) as db:
+            return _tokens(db)
+    except sqlite3.Error:
+        return {}  # it can't be read: the backup's word is all there is
+
+
+def _tokens(db: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
+    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'tokens'").fetchone():
+        return {}
+    return {row[0]: row for row in db.execute(f"SELECT {_TOKENS} FROM tokens")}
 
 
 # --- the old one ---

@@ -19,8 +19,7 @@ from tests.support import DEADLINE_S
 from tracewatch.errors import InvalidField, LogError, NewerDatabase, TracewatchError
 from tracewatch.log import EventLog
 from tracewatch.log.sqlite.backup import backup
-from tracewatch.log.sqlite.keep_tokens import Inherited
-from tracewatch.log.sqlite.replace import Restored, replace_log
+from tracewatch.log.sqlite.restore import KeptTokens, Restored, restore_file
 from tracewatch.log.tokens import token_id_of
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.anyio
 def command(copy: Path, db: Path) -> list[str]:
     """Another process that restores."""
     code = (
-        "import sys\nfrom tracewatch.log.sqlite.replace import *\nreplace_log(*map(Path, sys.argv[1:]), replace=True)"
+        "import sys\nfrom tracewatch.log.sqlite.restore import *\nrestore_file(*map(Path, sys.argv[1:]), replace=True)"
     )
     return [sys.executable, "-c", code, str(copy), str(db)]
 
@@ -57,7 +56,7 @@ async def copy(log: EventLog, db: Path, tmp_path: Path) -> Path:
 
 
 async def restored(db: Path, copy: Path, old_epoch: str, keep: bool = True) -> Restored:
-    done = replace_log(copy, db, replace=True, keep=keep)
+    done = restore_file(copy, db, replace=True, keep=keep)
     assert files(db.parent) == {"backups", "log.db"} | ({done.kept.name} if done.kept else set())
     assert files(copy.parent) == {"b.db"}
     async with opened(str(db)) as now:
@@ -80,7 +79,7 @@ async def test_the_old_one_is_kept_with_what_was_in_its_wal(log: EventLog, db: P
         assert len(await events(old)) == 15
         assert (await names(old))[-1] == "message_added"
         await check_trace(old)
-    again = replace_log(done.kept, db, replace=True)  # a way back: another history all the same
+    again = restore_file(done.kept, db, replace=True)  # a way back: another history all the same
     assert again.log.epoch not in (log.epoch, done.log.epoch)
     assert again.kept is not None and again.kept != done.kept
     async with opened(str(db)) as now:
@@ -96,7 +95,7 @@ async def test_where_there_is_none(log: EventLog, copy: Path, tmp_path: Path) ->
     folder = tmp_path / "new"
     folder.mkdir()
     (tmp_path / "log.db-wal").rename(folder / "new.db-wal")
-    done = replace_log(copy, folder / "new.db")
+    done = restore_file(copy, folder / "new.db")
     assert done.kept is not None
     assert files(folder) == {"new.db", f"{done.kept.name}-wal"}
     assert (folder / "new.db").stat().st_mode & 0o777 == 0o600
@@ -108,7 +107,7 @@ async def test_where_there_is_none(log: EventLog, copy: Path, tmp_path: Path) ->
 async def test_through_a_link(log: EventLog, db: Path, copy: Path, tmp_path: Path) -> None:
     link = tmp_path / "backups" / "link.db"
     link.symlink_to(db)
-    replace_log(copy, link, replace=True, keep=False)
+    restore_file(copy, link, replace=True, keep=False)
     assert link.is_symlink()
     async with opened(str(db)) as now:
         assert now.epoch != log.epoch
@@ -129,7 +128,7 @@ async def test_a_damaged_one_is_kept_with_its_wal(log: EventLog, db: Path, copy:
     with db.with_name("log.db-wal").open("r+b") as file:  # it would heal the first page
         file.write(bytes(32))
     wal = db.with_name("log.db-wal").read_bytes()
-    done = replace_log(copy, db, replace=True)
+    done = restore_file(copy, db, replace=True)
     assert done.kept is not None
     assert files(db.parent) == {"backups", "log.db", done.kept.name, f"{done.kept.name}-wal"}
     assert done.kept.with_name(f"{done.kept.name}-wal").read_bytes() == wal
@@ -144,7 +143,7 @@ async def test_a_damaged_one_is_kept_with_its_wal(log: EventLog, db: Path, copy:
 def refused(copy: Path, db: Path, *words: str, error: type[TracewatchError] = LogError, replace: bool = True) -> None:
     before = {path: path.read_bytes() for path in db.parent.iterdir() if path.is_file()}
     with pytest.raises(error) as caught:
-        replace_log(copy, db, replace=replace)
+        restore_file(copy, db, replace=replace)
     assert all(word in caught.value.message for word in words), caught.value.message
     after = {path: path.read_bytes() for path in db.parent.iterdir() if path.is_file()}
     assert {path: data for path, data in after.items() if not path.name.endswith("-shm")} == {
@@ -159,9 +158,9 @@ async def test_unless_told_to(db: Path, copy: Path) -> None:
 async def test_places(db: Path, copy: Path, tmp_path: Path) -> None:
     refused(copy, copy, "the log itself", error=InvalidField)
     with pytest.raises(InvalidField, match="no folder"):
-        replace_log(copy, tmp_path / "no" / "log.db")
+        restore_file(copy, tmp_path / "no" / "log.db")
     with pytest.raises(InvalidField, match="a folder"):
-        replace_log(copy, tmp_path / "backups")
+        restore_file(copy, tmp_path / "backups")
     theirs = tmp_path / "theirs.db"
     with closing(sqlite3.connect(theirs)) as connection:
         connection.execute("CREATE TABLE bookmarks (url)")
@@ -243,7 +242,7 @@ async def test_two_at_once(db: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", held)
-    kept = replace_log(copy, db, replace=True).kept
+    kept = restore_file(copy, db, replace=True).kept
     assert kept is not None
     assert files(db.parent) == {"backups", "log.db", kept.name}
 
@@ -266,10 +265,10 @@ async def test_tokens_are_not_history(log: EventLog, db: Path, tmp_path: Path) -
     new, short = await log.tokens.create(["admin"]), await log.tokens.create(["read"])
     await log.tokens.revoke(token_id_of(short) or "")
     await log.close()
-    done = replace_log(copy, db, replace=True)
-    assert done.tokens == Inherited(revoked=1, added=2, back=[])
+    done = restore_file(copy, db, replace=True)
+    assert done.tokens == KeptTokens(revoked=1, added=2, back=[])
     assert await revoked(db, stays, goes, gone, new, short) == [False, True, True, False, True]
-    done = replace_log(copy, tmp_path / "elsewhere.db")
+    done = restore_file(copy, tmp_path / "elsewhere.db")
     assert sorted(done.tokens.back) == sorted([(token_id_of(stays), "stays"), (token_id_of(goes), "goes")])
     assert await revoked(tmp_path / "elsewhere.db", stays, goes, gone, new) == [False, False, True, None]
 
@@ -282,5 +281,5 @@ async def test_a_backup_older_than_tokens_does_not_open_the_door(log: EventLog, 
         connection.execute("DELETE FROM schema_migrations WHERE name LIKE '%tokens%'")
     token = await log.tokens.create(["admin"])
     await log.close()
-    assert replace_log(copy, db, replace=True).tokens.added == 1
+    assert restore_file(copy, db, replace=True).tokens.added == 1
     assert await revoked(db, token) == [False]
