@@ -50,9 +50,7 @@ ROOMS = {
     ),
     "client": room("errors settings model", "orjson websockets", ("tracewatch.client.direct", "log")),
     "importers": room("errors model", "orjson"),
-    "cli": room(
-        "__init__ errors settings model log live server client importers", "click orjson rich uvicorn websockets"
-    ),
+    "cli": room("__init__ errors settings model log live server client importers", "click orjson rich websockets"),
     "__init__": room("errors settings model client"),
     "__main__": room("cli"),
 }
@@ -228,6 +226,18 @@ def test_no_imports_go_in_a_circle() -> None:
 def test_private_names_of_other_packages_are_used_only_where_the_law_says() -> None:
     found = foreign_private_names(modules(), PACKAGE)
     assert {path: names for path, names in found.items() if not path.startswith(FOREIGN_PRIVATE)} == {}
+
+
+def test_only_one_file_knows_uvicorn() -> None:
+    """It leans on parts of it that are not documented, for which pyproject.toml caps the version."""
+    found = {
+        module_of(path, PACKAGE)
+        for path in modules()
+        for one in imports_of(ast.parse(path.read_text()), "tracewatch")
+        if one.name.partition(".")[0] == "uvicorn"
+    }
+    assert found == {"tracewatch.server.uvicorn"}
+    assert re.search(r'"uvicorn>=[^"]*,<', (ROOT / "pyproject.toml").read_text())
 
 
 def test_modules_say_what_they_are_and_fit_a_reader() -> None:

@@ -141,7 +141,7 @@ class Session:
         return {"ack": {"seq": None if seq is None else seq + count - 1, **appended_json(appended)}}
 
     async def _keep_lease(self) -> None:
-        # uvicorn pings this often and drops a socket whose pong stays away: an open socket is a sign of life
+        # A socket is pinged this often and closed if its pong stays away: an open socket is a sign of life
         with suppress(UnknownTrace):
             while True:
                 await asyncio.sleep(self._served.settings.ws_ping_s / 2)
