@@ -96,7 +96,7 @@ function connected(
 }
 const caughtUp = (replayed: number): Frame => ({ event: "caught_up", trace_id: "t", replayed });
 const texts = () =>
-  log.items.map((item) =>
+  log.rows.items.map((item) =>
     item.message
       ? item.message.content
       : item.hole !== undefined
@@ -153,7 +153,7 @@ test("what was missed is put in at once, when all of it is here", () => {
 test("what was trimmed while it was not read is said, and the rest is read", async () => {
   feed(connected(6, 8), said(7), said(8), caughtUp(2));
   pages.push(new ApiError(410, "trimmed", "gone", [], 0, { first_event_id: 4 }), [said(4), said(5), said(6)]);
-  await log.readHistory();
+  await log.reader.readHistory();
   expect(texts()).toEqual([
     "Events 1 to 3 have been trimmed from the log",
     "text 4",
@@ -162,7 +162,7 @@ test("what was trimmed while it was not read is said, and the rest is read", asy
     "text 7",
     "text 8",
   ]);
-  expect(log.history.value).toBe("complete");
+  expect(log.reader.history.value).toBe("complete");
 });
 
 test("a hole or a repeat asks again, and takes nothing", () => {
@@ -245,9 +245,9 @@ describe("a gap", () => {
 test("history is read page by page until the first event", async () => {
   feed(connected(2, 3), said(3), caughtUp(1));
   pages.push([said(1), said(2)]);
-  await log.readHistory();
+  await log.reader.readHistory();
   expect(texts()).toEqual(["text 1", "text 2", "text 3"]);
-  expect(log.history.value).toBe("complete");
+  expect(log.reader.history.value).toBe("complete");
 });
 
 test("a trace that is not there says so", () => {
@@ -258,7 +258,7 @@ test("a trace that is not there says so", () => {
 test("failed tool calls are errors, also once they are updated", () => {
   const call = { tool_name: "grep" };
   feed(connected(0, 2), said(1, "ok", { ...call, result: "x", error: null }), said(2, "a", call), caughtUp(2));
-  expect(log.items.map((item) => item.error)).toEqual([false, false]);
+  expect(log.rows.items.map((item) => item.error)).toEqual([false, false]);
   feed(
     stored(3, "message_updated", {
       message_id: "a",
@@ -266,5 +266,5 @@ test("failed tool calls are errors, also once they are updated", () => {
       affected_goals: [],
     }),
   );
-  expect(log.items[1]!.error).toBe(true);
+  expect(log.rows.items[1]!.error).toBe(true);
 });

@@ -1,11 +1,11 @@
-// Work gathered and done once per frame: whatever arrives between two paints costs one change of the page.
+// Work gathered and done once before a paint: events that arrive between two paints cost one change of the page.
 
 const waiting = new Set<() => void>();
 let scheduled = false;
 let timer: ReturnType<typeof setTimeout> | undefined;
 
 /** Run `work` before the next paint, once however often it is asked for. */
-export function nextFrame(work: () => void): void {
+export function beforePaint(work: () => void): void {
   waiting.add(work);
   if (scheduled) return;
   scheduled = true;

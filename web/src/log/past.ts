@@ -9,6 +9,7 @@ import { fetchEvents, fetchTrace } from "../net/api";
 import type { Json, StoredEvent } from "../net/protocol";
 import { Replay } from "./replay";
 import type { TraceLog } from "./trace-log";
+import type { TraceView } from "./view";
 
 const PAGE = 200; // events that are read rather than halved once more
 const PROBE = 20; // events of which one says when it was
@@ -52,82 +53,89 @@ export async function eventAt(
   return low;
 }
 
-/** A trace that goes where another one is looked at. */
-class Companion extends Replay {
-  private moment = "";
-  private going = false;
+const timeOf = (view: TraceView): string =>
+  (isImported(view.state?.head.metadata) && view.rows.items.at(-1)?.at) || view.lastEventAt;
 
-  /** Show it as it was at `moment`. A later call wins. */
+/** Moves the replay of one trace to the moment at which another trace is shown. */
+class Companion {
+  readonly replay: Replay;
+  #moment = "";
+  #going = false;
+
+  constructor(private readonly log: TraceLog) {
+    this.replay = new Replay(log);
+  }
+
+  /** Show the trace as it was at `moment`. A later call wins. */
   async goTo(moment: string): Promise<void> {
-    this.moment = moment;
-    if (this.going) return;
-    this.going = true;
+    this.#moment = moment;
+    if (this.#going) return;
+    this.#going = true;
     try {
       let to = "";
-      while (to !== this.moment) {
-        to = this.moment;
-        await this.arrive(to);
+      while (to !== this.#moment) {
+        to = this.#moment;
+        await this.#arrive(to);
       }
     } finally {
-      this.going = false;
+      this.#going = false;
     }
   }
 
-  private async arrive(moment: string): Promise<void> {
-    const { state, position } = this;
-    const imported = isImported((state ?? this.source.state)?.head.metadata);
-    if (!state || position === null || (position >= this.first && timeOf(this) > moment)) {
-      return this.seek(await eventAt(this.id, moment, imported, this.first - 1, (position ?? this.last) + 1));
+  async #arrive(moment: string): Promise<void> {
+    const { replay } = this;
+    const { state, position, first, last } = replay;
+    const imported = isImported((state ?? this.log.state)?.head.metadata);
+    const find = (low: number, high: number) => eventAt(replay.id, moment, imported, low, high);
+    if (!state || position === null || (position >= first && timeOf(replay) > moment)) {
+      return replay.seek(await find(first - 1, (position ?? last) + 1));
     }
-    const events = await this.upcoming();
+    const events = await replay.upcoming();
     const n = reached(events, moment, imported);
-    if (n) this.play(events.slice(0, n));
+    if (n) replay.play(events.slice(0, n));
     // As far as what was read: the rest is far
-    if (n && n === events.length)
-      await this.seek(await eventAt(this.id, moment, imported, this.position!, this.last + 1));
+    if (n && n === events.length) await replay.seek(await find(replay.position!, replay.last + 1));
   }
 }
 
-const timeOf = (log: TraceLog): string =>
-  (isImported(log.state?.head.metadata) && log.items.at(-1)?.at) || log.lastEventAt;
-
+/** The traces of a page, all at the moment at which the main one is shown. */
 export class Past {
-  private others = new Map<TraceLog, Companion>();
-  private readonly stop: () => void;
+  #others = new Map<TraceLog, Companion>();
+  readonly #stop: () => void;
 
   constructor(
     private readonly main: Replay,
     private readonly failed: (error: Error) => void,
   ) {
-    this.stop = effect(() => {
+    this.#stop = effect(() => {
       main.version.value;
-      for (const [log, other] of this.others) {
-        if (log.closed) this.others.delete(log);
-        else this.move(other);
+      for (const [log, other] of this.#others) {
+        if (log.closed) this.#others.delete(log);
+        else this.#move(other);
       }
     });
   }
 
   close(): void {
-    this.stop();
-    for (const other of this.others.values()) other.close();
+    this.#stop();
+    for (const other of this.#others.values()) other.replay.close();
   }
 
-  private move(other: Companion): void {
+  #move(other: Companion): void {
     other.goTo(timeOf(this.main)).catch(this.failed);
   }
 
   /** A trace as it was, or as it is where that is not known yet. */
-  of(log: TraceLog): TraceLog {
+  of(log: TraceLog): TraceView {
     if (log.id === this.main.id) return this.main.state ? this.main : log;
-    let other = this.others.get(log);
+    let other = this.#others.get(log);
     if (!other && this.main.state && log.phase.value.kind === "live") {
       other = new Companion(log);
-      this.others.set(log, other);
-      this.move(other);
+      this.#others.set(log, other);
+      this.#move(other);
     }
-    other?.version.value;
-    return other?.state ? other : log;
+    other?.replay.version.value;
+    return other?.replay.state ? other.replay : log;
   }
 
   /** Where another trace stood: an event, the first if it had none yet. */

@@ -9,9 +9,9 @@
 //         (`light`), and read again when they come onto the screen. At most MOST_ROWS are kept; then the oldest become
 //         a hole again.
 
-import type { Message, StoredEvent } from "../net/protocol";
-import { isEnded } from "../net/protocol";
-import { isObject, updatedMessage } from "./fold";
+import { isEnded, isObject, type Message, type StoredEvent } from "../net/protocol";
+import { applyInto, type State, updatedMessage } from "./fold";
+import { HeldUpdates } from "./held";
 import { shortened, sizeOf } from "./size";
 
 export const MOST_BYTES = 48_000_000; // of texts and other contents
@@ -43,14 +43,6 @@ export interface Item {
   open?: boolean; // unfolded, or folded, by hand
 }
 
-/** A message with updates that stand behind a hole. */
-interface Waiting {
-  base?: Message; // as it was after `upTo`, the last update before the hole
-  upTo: number;
-  updates: StoredEvent[]; // in order
-  fresh: boolean; // whether one of them is not shown yet
-}
-
 // Shown by the goal tree, the header or the messages they change, not as rows of their own
 const SILENT = new Set([
   "goal_added",
@@ -80,75 +72,83 @@ export class Rows {
   bytes = 0; // kept
   unread = 0; // events in holes
   mostBytes = MOST_BYTES;
-  protected read = { events: 0, bytes: 0 }; // all that ever were, to know what one takes
-  protected holes: Item[] = [];
-  protected messages = new Map<string, Message>();
-  protected byMessage = new Map<string, Item>();
-  protected asked = new Map<string, Item>(); // rows of questions, by request_id
-  private later = new Map<string, Waiting>();
-  private late = ""; // the time of the last recorder's event, if it came long after it happened
-  private looked: readonly [number, number] = [Infinity, Infinity]; // ids; what is looked at
-  private updatedLater = new Set<string>(); // messages let go whose updates were not
+  read = { events: 0, bytes: 0 }; // all that ever were read
+  holes: Item[] = []; // rows of `items`
+  readonly messages = new Map<string, Message>(); // as shown; the fold's own where there is one
+  #byMessage = new Map<string, Item>();
+  #asked = new Map<string, Item>(); // rows of questions, by request_id
+  #later = new Map<string, HeldUpdates>(); // by message_id
+  #late = ""; // the time of the last recorder's event, if it came long after it happened
+  #looked: readonly [number, number] = [Infinity, Infinity]; // ids; what is looked at
+  #updatedLater = new Set<string>(); // messages let go whose updates were not
 
   // --- events ---
 
+  /** The next event at the end: into `state`, unless its snapshot has the event already, and into the rows. */
+  take(event: StoredEvent, state: State, live: number): void {
+    const before = event.event === "message_updated" ? this.messages.get(event.message_id) : undefined;
+    if (event.event_id > state.head.last_event_id) applyInto(state, event);
+    // A snapshot has no messages
+    if (event.event === "message_added") this.messages.set(event.message.message_id, event.message as Message);
+    this.append(event, live, before);
+  }
+
   /** The next event at the end. The fold has had it already; `before` is the message it updates, before it. */
-  protected append(event: StoredEvent, live: number, before: Message | undefined): void {
-    const item = this.toItem(event, live);
+  append(event: StoredEvent, live: number, before: Message | undefined): void {
+    const item = this.#toItem(event, live);
     if (item) this.items.push(item);
     else if (event.event === "message_updated") {
-      this.update(event, live, before);
-      if (this.later.has(event.message_id)) this.settle(event.message_id, live);
+      this.#update(event, live, before);
+      if (this.#later.has(event.message_id)) this.#settle(event.message_id, live);
     }
   }
 
   /** Events `from` to `to`, all of a hole. False where the hole is no more what it was. */
-  protected insert(hole: Item, events: readonly StoredEvent[], from: number, to: number): boolean {
+  insert(hole: Item, events: readonly StoredEvent[], from: number, to: number): boolean {
     const at = this.items.indexOf(hole);
     if (at < 0 || from < hole.id || to > hole.hole!) return false;
-    const { late } = this;
+    const late = this.#late;
     const page: Item[] = [];
     for (const event of events) {
-      const item = this.toItem(event, 0);
+      const item = this.#toItem(event, 0);
       if (!item) continue;
       page.push(item);
       if (!item.message) continue;
       this.messages.set(item.message.message_id, item.message);
-      const waiting = this.later.get(item.message.message_id);
-      if (waiting) Object.assign(waiting, { base: item.message, upTo: item.id, fresh: true });
+      this.#later.get(item.message.message_id)?.begin(item.message, item.id);
     }
-    this.late = late;
+    this.#late = late;
     const before = from > hole.id ? [holeRow(hole.id, from - 1)] : [];
     const after = to < hole.hole! ? [holeRow(to + 1, hole.hole!)] : [];
-    this.replace(at, at + 1, [...before, ...page, ...after]);
+    this.#replace(at, at + 1, [...before, ...page, ...after]);
     for (const event of events)
-      if (event.event === "message_updated") this.update(event, 0, this.messages.get(event.message_id));
-    for (const id of [...this.later.keys()]) this.settle(id);
+      if (event.event === "message_updated") this.#update(event, 0, this.messages.get(event.message_id));
+    for (const id of [...this.#later.keys()]) this.#settle(id);
     for (const { message } of page) {
-      if (message && ((this.unread && message.status !== "complete") || this.updatedLater.delete(message.message_id)))
-        this.byMessage.get(message.message_id)!.light = true;
+      if (message && ((this.unread && message.status !== "complete") || this.#updatedLater.delete(message.message_id)))
+        this.#byMessage.get(message.message_id)!.light = true;
     }
-    if (!this.unread) this.later.clear();
-    this.cutTheFar();
+    if (!this.unread) this.#later.clear();
+    this.#cutTheFar();
     return true;
   }
 
-  private toItem(event: StoredEvent, live: number): Item | null {
-    const item = this.rowOf(event, live);
+  #toItem(event: StoredEvent, live: number): Item | null {
+    const item = this.#rowOf(event, live);
     this.read.events++;
     this.read.bytes += item?.size ?? 100;
     this.bytes += item?.size ?? 0;
     return item;
   }
 
-  private rowOf(event: StoredEvent, live: number): Item | null {
-    this.noteGoals(event);
+  #rowOf(event: StoredEvent, live: number): Item | null {
+    this.#noteGoals(event);
     if (event.event === "input_provided" || event.event === "input_expired") {
       this.outcomes.set(event.request_id, event);
-      const asked = this.asked.get(event.request_id);
+      const asked = this.#asked.get(event.request_id);
       if (asked) asked.version++;
     }
-    const at = this.timeOf(event);
+    const at = this.#timeOf(event);
     const base = { id: event.event_id, lastId: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
     if (event.event === "message_added") {
       const message = event.message as Message;
@@ -160,7 +160,7 @@ export class Rows {
         error: isError(message),
         size: sizeOf(message.content),
       };
-      this.byMessage.set(message.message_id, item);
+      this.#byMessage.set(message.message_id, item);
       return item;
     }
     if (SILENT.has(event.event)) return null;
@@ -173,61 +173,45 @@ export class Rows {
       error: failed,
       size: sizeOf(event as never),
     };
-    if (event.event === "input_requested") this.asked.set(event.request_id, item);
-    else if (isEnded(event.status)) for (const asked of this.asked.values()) asked.version++;
+    if (event.event === "input_requested") this.#asked.set(event.request_id, item);
+    else if (isEnded(event.status)) for (const asked of this.#asked.values()) asked.version++;
     return item;
   }
 
-  private update(event: StoredEvent, live: number, before: Message | undefined): void {
+  #update(event: StoredEvent, live: number, before: Message | undefined): void {
     const id = event.message_id as string;
-    const item = this.byMessage.get(id);
-    const waiting = this.later.get(id);
-    if (item && !waiting && !this.holeBetween(item.id, event.event_id)) {
-      if (event.event_id > item.lastId) this.show(item, updated(before!, event, item), event, live);
+    const item = this.#byMessage.get(id);
+    const held = this.#later.get(id);
+    if (item && !held && !this.#holeBetween(item.id, event.event_id)) {
+      if (event.event_id > item.lastId) this.#show(item, updated(before!, event, item), event, live);
       return;
     }
     if (!item && !this.unread) return; // its beginning was trimmed
-    const entry = waiting ?? { base: item && before, upTo: item?.lastId ?? 0, updates: [], fresh: false };
-    if (!waiting) this.later.set(id, entry);
-    let at = entry.updates.length;
-    while (at > 0 && entry.updates[at - 1]!.event_id > event.event_id) at--;
-    if (entry.updates[at - 1]?.event_id === event.event_id) return;
-    entry.updates.splice(at, 0, event);
-    entry.fresh = true;
+    const behind = held ?? new HeldUpdates(item && before, item?.lastId ?? 0);
+    behind.add(event);
+    this.#later.set(id, behind);
   }
 
   /** Put in the updates of a message that stand behind no hole any more; show the others already, as far as can be. */
-  private settle(id: string, live = 0): void {
-    const waiting = this.later.get(id)!;
-    const item = this.byMessage.get(id);
-    if (!item || !waiting.base) return;
+  #settle(id: string, live = 0): void {
+    const held = this.#later.get(id)!;
+    const item = this.#byMessage.get(id);
+    if (!item) return;
+    if (item.cut) held.showAgain();
     const end = this.holes.find((hole) => hole.id > item.id)?.id ?? Infinity;
-    const last = waiting.updates.at(-1);
-    while (waiting.updates.length && waiting.updates[0]!.event_id < end) {
-      const event = waiting.updates.shift()!;
-      if (event.event_id <= waiting.upTo) continue;
-      waiting.base = updated(waiting.base, event, item);
-      waiting.upTo = event.event_id;
-    }
-    if (last && waiting.fresh)
-      this.show(
-        item,
-        waiting.updates.reduce((message, event) => updated(message, event, item), waiting.base),
-        last,
-        live,
-      );
-    waiting.fresh = false;
-    if (!waiting.updates.length) this.later.delete(id);
+    const now = held.apply(end, (message, event) => updated(message, event, item));
+    if (now) this.#show(item, now.message, now.last, live);
+    if (held.empty) this.#later.delete(id);
   }
 
-  private show(item: Item, message: Message, event: StoredEvent, live: number): void {
+  #show(item: Item, message: Message, event: StoredEvent, live: number): void {
     this.messages.set(message.message_id, message);
     const size = sizeOf(message.content);
     this.bytes += size - item.size;
     Object.assign(item, {
       message,
       size,
-      updatedAt: this.timeOf(event),
+      updatedAt: this.#timeOf(event),
       lastId: Math.max(item.lastId, event.event_id),
       error: isError(message),
     });
@@ -235,21 +219,21 @@ export class Rows {
     if (live && event.patch) item.live = live;
   }
 
-  private holeBetween(from: number, to: number): boolean {
+  #holeBetween(from: number, to: number): boolean {
     return this.holes.some((hole) => hole.id > from && hole.id < to);
   }
 
   /** When an event happened. The server's events among events that came late, or from an import, happened with them. */
-  private timeOf(event: StoredEvent): string {
+  #timeOf(event: StoredEvent): string {
     if (event.occurred_at) {
-      this.late = Date.parse(event.ts) - Date.parse(event.occurred_at) > LATE_MS ? event.occurred_at : "";
+      this.#late = Date.parse(event.ts) - Date.parse(event.occurred_at) > LATE_MS ? event.occurred_at : "";
       return event.occurred_at;
     }
-    return this.late || event.ts;
+    return this.#late || event.ts;
   }
 
-  private noteGoals(event: StoredEvent): void {
-    const time = Date.parse(this.timeOf(event));
+  #noteGoals(event: StoredEvent): void {
+    const time = Date.parse(this.#timeOf(event));
     const note = (id: unknown) => {
       if (typeof id !== "string") return;
       const seen = this.goalTimes.get(id);
@@ -267,45 +251,59 @@ export class Rows {
   // --- what is missing ---
 
   /** Nothing of what was said is known any more. */
-  protected clear(): void {
+  clear(): void {
     this.items = [];
     this.holes = [];
-    this.messages = new Map();
-    this.byMessage.clear();
-    this.later.clear();
-    this.asked.clear();
-    this.updatedLater.clear();
+    this.messages.clear();
+    this.#byMessage.clear();
+    this.#later.clear();
+    this.#asked.clear();
+    this.#updatedLater.clear();
     this.outcomes.clear();
     this.goalTimes.clear();
     this.bytes = this.unread = 0;
   }
 
   /** Events `from` to `to`, at the end, are in the log and were not read. */
-  protected skip(from: number, to: number): void {
+  skip(from: number, to: number): void {
     if (to < from) return;
-    this.replace(this.items.length, this.items.length, [holeRow(from, to)]);
+    this.#replace(this.items.length, this.items.length, [holeRow(from, to)]);
   }
 
   /** Say what is lost behind event `after`. */
-  protected lose(after: number, words: string, at: string): void {
+  lose(after: number, words: string, at: string): void {
     const row: Item = { ...NO_ROW, id: after + 0.5, lastId: 0, gap: words, at, updatedAt: at, error: true };
-    const place = this.indexAfter(after);
-    this.replace(place, place, [row]);
+    const place = this.#indexAfter(after);
+    this.#replace(place, place, [row]);
+  }
+
+  /** Other rows in place of all. What was seen of goals and questions up to event `at` is that of `source`. */
+  load(items: Item[], source: Rows, at: number): void {
+    this.clear();
+    this.#replace(0, 0, items);
+    this.goalTimes = new Map(source.goalTimes);
+    this.outcomes = new Map([...source.outcomes].filter(([, event]) => event.event_id <= at));
+    for (const item of items) {
+      if (item.event?.event === "input_requested") this.#asked.set(item.event.request_id, item);
+      if (!item.message) continue;
+      this.messages.set(item.message.message_id, item.message);
+      this.#byMessage.set(item.message.message_id, item);
+    }
   }
 
   /** Other rows for some. A new array: only rows at the end are ever added to one. */
-  protected replace(start: number, stop: number, rows: Item[]): void {
+  #replace(start: number, stop: number, rows: Item[]): void {
     this.items = this.items.slice(0, start).concat(rows, this.items.slice(stop));
     this.holes = this.items.filter((item) => item.hole !== undefined);
     this.unread = this.holes.reduce((sum, hole) => sum + hole.hole! - hole.id + 1, 0);
   }
 
   /** The log begins with event `first` now: what was not read before it never will be. */
-  protected trim(first: number): void {
+  trim(first: number): void {
     for (const hole of this.holes.filter((one) => one.id < first)) {
       const to = Math.min(hole.hole!, first - 1);
       const at = this.items.indexOf(hole);
-      this.replace(at, at + 1, hole.hole! >= first ? [holeRow(first, hole.hole!)] : []);
+      this.#replace(at, at + 1, hole.hole! >= first ? [holeRow(first, hole.hole!)] : []);
       this.lose(
         to,
         `Events ${hole.id} to ${to} have been trimmed from the log`,
@@ -314,24 +312,24 @@ export class Rows {
     }
   }
 
-  protected holeAt(eventId: number): Item | undefined {
+  holeAt(eventId: number): Item | undefined {
     const item = this.itemOfEvent(eventId);
     return item?.hole !== undefined && item.hole >= eventId ? item : undefined;
   }
 
   /** What is looked at, as ids of rows: nothing of it is cut or let go. */
-  protected lookedAt(first: number, last: number): void {
-    this.looked = [first, last];
+  lookedAt(first: number, last: number): void {
+    this.#looked = [first, last];
   }
 
   /** Let go of what is too much. */
-  protected keepWithin(): void {
-    this.cutTheFar();
+  keepWithin(): void {
+    this.#cutTheFar();
     if (this.items.length <= MOST_ROWS + DROP_AT_ONCE) return;
     // The oldest; but not what somebody reads: then what is between that and the end
-    const reading = this.indexAfter(this.looked[1]);
+    const reading = this.#indexAfter(this.#looked[1]);
     const start =
-      this.indexAfter(this.looked[0]) > DROP_AT_ONCE + NEAR
+      this.#indexAfter(this.#looked[0]) > DROP_AT_ONCE + NEAR
         ? 0
         : Math.min(reading + NEAR, this.items.length - 2 * DROP_AT_ONCE);
     this.drop(start, start + DROP_AT_ONCE);
@@ -345,26 +343,26 @@ export class Rows {
       this.bytes -= item.size;
       if (!item.message) continue;
       this.messages.delete(item.message.message_id);
-      this.byMessage.delete(item.message.message_id);
-      if (this.later.delete(item.message.message_id) || item.lastId > last)
-        this.updatedLater.add(item.message.message_id);
+      this.#byMessage.delete(item.message.message_id);
+      if (this.#later.delete(item.message.message_id) || item.lastId > last)
+        this.#updatedLater.add(item.message.message_id);
     }
-    this.replace(start, stop, [holeRow(first, last)]);
+    this.#replace(start, stop, [holeRow(first, last)]);
   }
 
-  private cutTheFar(): void {
+  #cutTheFar(): void {
     if (this.bytes <= this.mostBytes) return;
     const { items } = this;
-    const [from, to] = [this.indexAfter(this.looked[0]) - NEAR, this.indexAfter(this.looked[1]) + NEAR];
+    const [from, to] = [this.#indexAfter(this.#looked[0]) - NEAR, this.#indexAfter(this.#looked[1]) + NEAR];
     let low = 0;
     let high = items.length - NEAR / 3; // the newest are looked at next
     while (this.bytes > this.mostBytes * 0.75 && (low < from || high > to)) {
-      this.cut(from - low >= high - to ? items[low++]! : items[--high]!);
+      this.#cut(from - low >= high - to ? items[low++]! : items[--high]!);
       if (low >= high) break;
     }
   }
 
-  private cut(item: Item): void {
+  #cut(item: Item): void {
     if (item.size <= HEAVY || item.cut) return;
     if (item.message) {
       item.message = { ...item.message, content: shortened(item.message.content) };
@@ -379,7 +377,7 @@ export class Rows {
   }
 
   /** A light row is whole again. */
-  protected whole(item: Item, message: Message | null, event: StoredEvent | null): void {
+  whole(item: Item, message: Message | null, event: StoredEvent | null): void {
     if (message) this.messages.set(message.message_id, message);
     const size = sizeOf(message ? message.content : (event as never));
     this.bytes += size - item.size;
@@ -391,15 +389,15 @@ export class Rows {
   // --- finding ---
 
   itemOfMessage(messageId: string): Item | undefined {
-    return this.byMessage.get(messageId);
+    return this.#byMessage.get(messageId);
   }
 
   /** The row that shows an event: its own, that of the message it updated, its hole, or the nearest before. */
   itemOfEvent(eventId: number): Item | undefined {
-    return this.items[this.indexAfter(eventId) - 1];
+    return this.items[this.#indexAfter(eventId) - 1];
   }
 
-  private indexAfter(id: number): number {
+  #indexAfter(id: number): number {
     let low = 0;
     let high = this.items.length;
     while (low < high) {

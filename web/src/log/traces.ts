@@ -6,7 +6,7 @@ import { computed, signal } from "@preact/signals";
 import { fetchInputs, fetchTrace, fetchTraces, type OpenInput } from "../net/api";
 import type { Frame, Trace } from "../net/protocol";
 import type { Socket } from "../net/socket";
-import { nextFrame } from "./paint";
+import { beforePaint } from "./paint";
 
 const MOST_TRACES = 20_000;
 const FIRST = 200;
@@ -28,15 +28,15 @@ export class Traces {
   readonly inputs = signal<OpenInput[]>([]);
   readonly current = new Map<string, { goalId: string; words: string }>(); // what traces are doing now
   readonly activity = new Map<string, Activity>();
-  private queue: Frame[] = [];
-  private asking = new Set<string>();
-  private waitingKey = "";
-  private readonly since = Date.now();
+  #queue: Frame[] = [];
+  #asking = new Set<string>();
+  #waitingKey = "";
+  readonly #since = Date.now();
 
   constructor(socket: Pick<Socket, "watchList">) {
     socket.watchList({ limit: FIRST }, (frame) => {
-      this.queue.push(frame);
-      nextFrame(this.flush);
+      this.#queue.push(frame);
+      beforePaint(this.#flush);
     });
   }
 
@@ -50,15 +50,15 @@ export class Traces {
     return this.byId.get(id);
   }
 
-  private flush = (): void => {
-    const queue = this.queue;
-    this.queue = [];
+  #flush = (): void => {
+    const queue = this.#queue;
+    this.#queue = [];
     for (const frame of queue) {
       if (frame.event === "traces") {
         this.refused.value = null;
-        for (const trace of frame.traces as Trace[]) this.put(trace, false);
-        void this.readRest();
-      } else if (frame.event === "trace_changed") this.put(frame.trace as Trace, true);
+        for (const trace of frame.traces as Trace[]) this.#put(trace, false);
+        void this.#readRest();
+      } else if (frame.event === "trace_changed") this.#put(frame.trace as Trace, true);
       else if (frame.event === "trace_deleted") this.byId.delete(frame.trace_id!);
       else this.refused.value = String(frame.message ?? frame.code);
     }
@@ -66,17 +66,17 @@ export class Traces {
     void this.refreshInputs();
   };
 
-  private put(trace: Trace, live: boolean): void {
+  #put(trace: Trace, live: boolean): void {
     const before = this.byId.get(trace.trace_id);
     if (before && before.last_event_id > trace.last_event_id && before.created_at === trace.created_at) return;
     // Of what this page did not see, it knows how much it was and when the last of it was
     const grown = trace.last_event_id - (before?.last_event_id ?? 0);
-    if (live) this.note(trace.trace_id, grown, Date.now());
-    else this.note(trace.trace_id, before ? grown : 1, Date.parse(trace.updated_at));
+    if (live) this.#note(trace.trace_id, grown, Date.now());
+    else this.#note(trace.trace_id, before ? grown : 1, Date.parse(trace.updated_at));
     this.byId.set(trace.trace_id, trace);
   }
 
-  private note(id: string, events: number, at: number): void {
+  #note(id: string, events: number, at: number): void {
     const now = Math.floor(Date.now() / SPARK_MS);
     const bar = SPARK_BARS - 1 - Math.max(0, now - Math.floor(at / SPARK_MS));
     if (events <= 0 || !(bar >= 0)) return;
@@ -91,7 +91,7 @@ export class Traces {
 
   /** How many of the bars this page has seen all of. */
   get known(): number {
-    return Math.min(SPARK_BARS, Math.ceil((Date.now() - this.since) / SPARK_MS));
+    return Math.min(SPARK_BARS, Math.ceil((Date.now() - this.#since) / SPARK_MS));
   }
 
   /** The bars of a trace up to now; null where it has been still for a minute. */
@@ -104,7 +104,7 @@ export class Traces {
     return null;
   }
 
-  private async readRest(): Promise<void> {
+  async #readRest(): Promise<void> {
     let token: string | undefined;
     const before = new Set(this.byId.keys());
     try {
@@ -112,7 +112,7 @@ export class Traces {
         const page = await fetchTraces(token);
         for (const trace of page.traces) before.delete(trace.trace_id);
         const isNew = page.traces.some((trace) => !this.byId.has(trace.trace_id));
-        for (const trace of page.traces) this.put(trace, false);
+        for (const trace of page.traces) this.#put(trace, false);
         this.loaded.value = true;
         if (isNew) this.version.value++;
         token = page.next_page_token ?? undefined;
@@ -131,17 +131,17 @@ export class Traces {
   async refreshInputs(): Promise<void> {
     const waiting = [...this.byId.values()].filter((trace) => trace.status === "waiting");
     const key = waiting.map((trace) => `${trace.trace_id}@${trace.last_event_id}`).join();
-    if (key === this.waitingKey) return;
-    this.waitingKey = key;
+    if (key === this.#waitingKey) return;
+    this.#waitingKey = key;
     if (!waiting.length) {
       this.inputs.value = [];
       return;
     }
     try {
       const { inputs } = await fetchInputs();
-      if (this.waitingKey === key) this.inputs.value = inputs;
+      if (this.#waitingKey === key) this.inputs.value = inputs;
     } catch {
-      if (this.waitingKey === key) this.inputs.value = await inputsOf(waiting);
+      if (this.#waitingKey === key) this.inputs.value = await inputsOf(waiting);
     }
   }
 
@@ -150,13 +150,13 @@ export class Traces {
     const goalId = trace.current_goal_id;
     if (goalId === null) return null;
     const known = this.current.get(trace.trace_id);
-    if (known?.goalId !== goalId) this.readCurrent(trace.trace_id);
+    if (known?.goalId !== goalId) this.#readCurrent(trace.trace_id);
     return known?.words ?? null;
   }
 
-  private readCurrent(id: string): void {
-    if (this.asking.has(id) || this.asking.size >= 4) return;
-    this.asking.add(id);
+  #readCurrent(id: string): void {
+    if (this.#asking.has(id) || this.#asking.size >= 4) return;
+    this.#asking.add(id);
     fetchTrace(id)
       .then(({ goal_tree }) => {
         const goal = goal_tree.goals.find((one) => one.id === goal_tree.current_id);
@@ -165,12 +165,12 @@ export class Traces {
       .catch(() => undefined)
       .finally(() => {
         // Not sooner than a second later: goals may change faster than anybody reads
-        setTimeout(() => this.asking.delete(id), 1000);
-        nextFrame(this.changed);
+        setTimeout(() => this.#asking.delete(id), 1000);
+        beforePaint(this.#changed);
       });
   }
 
-  private changed = (): void => {
+  #changed = (): void => {
     this.currentVersion.value++;
   };
 }

@@ -6,6 +6,7 @@
 
 import { signal } from "@preact/signals";
 import type { Trace } from "../net/protocol";
+import { store, stored } from "../net/storage";
 
 const KEY = "tracewatch.seen";
 const MOST = 1000; // remembered
@@ -18,14 +19,14 @@ export interface Trouble {
 
 const read = (): Set<string> => {
   try {
-    return new Set(JSON.parse(localStorage.getItem(KEY) ?? "[]") as string[]);
+    return new Set(JSON.parse(stored(KEY) ?? "[]") as string[]);
   } catch {
     return new Set();
   }
 };
 
 /** What was looked at, here and in other tabs. */
-export const seen = signal<ReadonlySet<string>>(typeof localStorage === "undefined" ? new Set() : read());
+export const seen = signal<ReadonlySet<string>>(read());
 if (typeof window !== "undefined")
   window.addEventListener("storage", (event) => {
     if (event.key === KEY) seen.value = read();
@@ -43,11 +44,7 @@ export function markSeen(traces: Iterable<Trace>): void {
   if (!keys.length) return;
   const kept = [...seen.peek(), ...keys].slice(-MOST);
   seen.value = new Set(kept);
-  try {
-    localStorage.setItem(KEY, JSON.stringify(kept));
-  } catch {
-    // then they ask again when the page is opened again
-  }
+  store(KEY, JSON.stringify(kept));
 }
 
 /** What needs a person, the newest first. */

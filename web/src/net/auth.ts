@@ -7,13 +7,14 @@
 // Rule 3: the name is kept in this browser, and goes to the server only with an answer or a cancel.
 
 import { signal } from "@preact/signals";
+import { store, stored } from "./storage";
 
 const KEY = "tracewatch.token";
 const NAME_KEY = "tracewatch.name";
 /** What a token may consist of: it travels as a header and as a WebSocket's subprotocol. */
 export const isToken = (text: string): boolean => /^[!#$%&'*+\-.^_`|~0-9A-Za-z]{8,512}$/.test(text);
 
-export const token = signal<string | null>(stored());
+export const token = signal<string | null>(stored(KEY, true));
 
 /** Why a token is wanted, in the server's words; null while none is. */
 export const wanted = signal<string | null>(null);
@@ -22,22 +23,9 @@ export const aside = signal(false);
 
 let waiting: (() => void)[] = [];
 
-function stored(): string | null {
-  try {
-    return sessionStorage.getItem(KEY);
-  } catch {
-    return null;
-  }
-}
-
 function keep(given: string | null): void {
   token.value = given;
-  try {
-    if (given === null) sessionStorage.removeItem(KEY);
-    else sessionStorage.setItem(KEY, given);
-  } catch {
-    // it holds until the page is left
-  }
+  store(KEY, given, true);
 }
 
 /** The server refused `used` (or that there was none): ask for another one. Done when there is one. */
@@ -80,21 +68,9 @@ export const protocols = (): string[] => {
 const NOBODY = "viewer";
 
 /** The name under which a person answers and cancels here, for everybody who reads it later. */
-export const me = signal(storedName());
-
-function storedName(): string {
-  try {
-    return localStorage.getItem(NAME_KEY)?.trim() || NOBODY;
-  } catch {
-    return NOBODY;
-  }
-}
+export const me = signal(stored(NAME_KEY)?.trim() || NOBODY);
 
 export function callMe(name: string): void {
   me.value = name.trim().slice(0, 256) || NOBODY;
-  try {
-    localStorage.setItem(NAME_KEY, me.value);
-  } catch {
-    // it holds until the page is left
-  }
+  store(NAME_KEY, me.value);
 }

@@ -122,3 +122,7 @@ export interface Snapshot {
 
 export const ENDED: ReadonlySet<string> = new Set(["completed", "failed", "stopped"]);
 export const isEnded = (status: string): boolean => ENDED.has(status);
+
+export function isObject(value: unknown): value is { [key: string]: Json } {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

@@ -50,20 +50,20 @@ export function backoff(attempt: number, random: number): number {
 
 export class Socket {
   readonly link = signal<Link>({ kind: "connecting" });
-  private socket: WebSocket | null = null;
-  private subscribers = new Map<string, Subscriber>();
-  private leaving = new Map<string, number>(); // unsubscribes that are not confirmed yet
-  private list: { query: object; frame: (frame: Frame) => void } | null = null;
-  private attempt = 0;
-  private offlineSince = 0;
-  private heard = 0; // ms; when the server last said something
-  private begun = 0; // ms; when this socket was made
-  private looked = 0; // ms; of the last check
-  private heartbeatMs = 15_000;
-  private why = ""; // the words of the server's last error for the whole socket
-  private leaveWithin: number | null = null; // ms; of a goaway
-  private retry: ReturnType<typeof setTimeout> | undefined;
-  private probe: ReturnType<typeof setTimeout> | undefined;
+  #socket: WebSocket | null = null;
+  #subscribers = new Map<string, Subscriber>();
+  #leaving = new Map<string, number>(); // unsubscribes that are not confirmed yet
+  #list: { query: object; frame: (frame: Frame) => void } | null = null;
+  #attempt = 0;
+  #offlineSince = 0;
+  #heard = 0; // ms; when the server last said something
+  #begun = 0; // ms; when this socket was made
+  #looked = 0; // ms; of the last check
+  #heartbeatMs = 15_000;
+  #why = ""; // the words of the server's last error for the whole socket
+  #leaveWithin: number | null = null; // ms; of a goaway
+  #retry: ReturnType<typeof setTimeout> | undefined;
+  #probe: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     private readonly url: string,
@@ -71,8 +71,8 @@ export class Socket {
   ) {}
 
   start(): void {
-    this.connect();
-    setInterval(() => this.check(), CHECK_MS);
+    this.#connect();
+    setInterval(() => this.#check(), CHECK_MS);
     window.addEventListener("online", () => this.awake());
     window.addEventListener("focus", () => this.awake());
     document.addEventListener("visibilitychange", () => {
@@ -84,171 +84,172 @@ export class Socket {
   }
 
   subscribe(traceId: string, subscriber: Subscriber): void {
-    this.subscribers.set(traceId, subscriber);
-    this.send({ subscribe: subscriber.ask() });
+    this.#subscribers.set(traceId, subscriber);
+    this.#send({ subscribe: subscriber.ask() });
   }
 
   unsubscribe(traceId: string): void {
-    if (!this.subscribers.delete(traceId)) return;
-    if (!this.isOpen()) return;
-    this.leaving.set(traceId, (this.leaving.get(traceId) ?? 0) + 1);
-    this.send({ unsubscribe: { trace_id: traceId } });
+    if (!this.#subscribers.delete(traceId)) return;
+    if (!this.#isOpen()) return;
+    this.#leaving.set(traceId, (this.#leaving.get(traceId) ?? 0) + 1);
+    this.#send({ unsubscribe: { trace_id: traceId } });
   }
 
   /** Ask again from where the subscriber stands: after a hole, or where a subscription has died. */
   resubscribe(traceId: string): void {
-    const subscriber = this.subscribers.get(traceId);
+    const subscriber = this.#subscribers.get(traceId);
     if (!subscriber) return;
     this.unsubscribe(traceId);
     this.subscribe(traceId, subscriber);
   }
 
   watchList(query: object, frame: (frame: Frame) => void): void {
-    this.list = { query, frame };
-    this.send({ subscribe_traces: query });
+    this.#list = { query, frame };
+    this.#send({ subscribe_traces: query });
   }
 
   /** Connect now, whatever was waited for. */
   retryNow(): void {
-    if (this.socket) return;
-    clearTimeout(this.retry);
-    this.connect();
+    if (this.#socket) return;
+    clearTimeout(this.#retry);
+    this.#connect();
   }
 
   /** The machine may have slept or changed its network: connect at once, or see whether the socket still lives. */
   awake(): void {
-    if (!this.socket) return this.link.value.kind === "refused" ? undefined : this.retryNow();
+    if (!this.#socket) return this.link.value.kind === "refused" ? undefined : this.retryNow();
     const now = Date.now();
     // A socket from before a sleep is dead, and one that hangs in its handshake may have begun it in another network
-    const hopeless = this.isOpen() ? now - this.heard > this.heartbeatMs * GIVE_UP : now - this.begun > PROBE_MS;
-    if (hopeless) return this.dropAndRetry();
-    if (!this.isOpen() || this.probe !== undefined || now - this.heard < FRESH_MS) return;
-    this.socket.send("ping");
-    this.probe = setTimeout(() => {
-      this.probe = undefined;
-      if (this.heard < now) this.dropAndRetry();
+    const hopeless = this.#isOpen() ? now - this.#heard > this.#heartbeatMs * GIVE_UP : now - this.#begun > PROBE_MS;
+    if (hopeless) return this.#dropAndRetry();
+    if (!this.#isOpen() || this.#probe !== undefined || now - this.#heard < FRESH_MS) return;
+    this.#socket.send("ping");
+    this.#probe = setTimeout(() => {
+      this.#probe = undefined;
+      if (this.#heard < now) this.#dropAndRetry();
     }, PROBE_MS);
   }
 
-  private dropAndRetry(): void {
-    this.drop();
+  #dropAndRetry(): void {
+    this.#drop();
     this.retryNow();
   }
 
-  private isOpen(): boolean {
-    return this.socket?.readyState === 1;
+  #isOpen(): boolean {
+    return this.#socket?.readyState === 1;
   }
 
-  private send(value: object): void {
-    if (this.isOpen()) this.socket!.send(JSON.stringify(value));
+  #send(value: object): void {
+    if (this.#isOpen()) this.#socket!.send(JSON.stringify(value));
   }
 
-  private connect(): void {
+  #connect(): void {
     const socket = new WebSocket(this.url, this.access.protocols());
     let opened = false;
-    this.socket = socket;
-    this.leaving.clear();
-    this.leaveWithin = null;
-    this.why = "";
-    this.heard = this.begun = Date.now();
+    this.#socket = socket;
+    this.#leaving.clear();
+    this.#leaveWithin = null;
+    this.#why = "";
+    this.#heard = this.#begun = Date.now();
     if (this.link.value.kind !== "waiting") this.link.value = { kind: "connecting" };
     socket.onopen = () => {
-      if (this.socket !== socket) return;
+      if (this.#socket !== socket) return;
       opened = true;
-      this.heard = Date.now();
-      if (this.list) this.send({ subscribe_traces: this.list.query });
-      for (const subscriber of this.subscribers.values()) this.send({ subscribe: subscriber.ask() });
-      if (!this.list && !this.subscribers.size) socket.send("ping");
+      this.#heard = Date.now();
+      if (this.#list) this.#send({ subscribe_traces: this.#list.query });
+      for (const subscriber of this.#subscribers.values()) this.#send({ subscribe: subscriber.ask() });
+      if (!this.#list && !this.#subscribers.size) socket.send("ping");
     };
     socket.onmessage = (message) => {
-      if (this.socket === socket) this.receive(JSON.parse(message.data as string));
+      if (this.#socket === socket) this.#receive(JSON.parse(message.data as string));
     };
     socket.onclose = (closed) => {
-      if (this.socket !== socket) return;
-      this.closed(closed.code, closed.reason);
+      if (this.#socket !== socket) return;
+      this.#closed(closed.code, closed.reason);
       if (!opened) this.access.refused(null);
     };
   }
 
   /** Give the socket up without waiting for a close that may never come. */
-  private drop(): void {
-    const socket = this.socket;
+  #drop(): void {
+    const socket = this.#socket;
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
-    this.closed(1006, "");
+    this.#closed(1006, "");
   }
 
-  private closed(code: number, why: string): void {
-    this.socket = null;
-    clearTimeout(this.probe);
-    this.probe = undefined;
-    for (const subscriber of this.subscribers.values()) subscriber.lost();
+  #closed(code: number, why: string): void {
+    this.#socket = null;
+    clearTimeout(this.#probe);
+    this.#probe = undefined;
+    for (const subscriber of this.#subscribers.values()) subscriber.lost();
     if (code >= 4500 && code < 5000) {
-      this.link.value = { kind: "refused", why: this.why || why || `close code ${code}` };
-      if (code === UNAUTHORIZED) this.access.refused(this.why || why || "A token is needed");
+      this.link.value = { kind: "refused", why: this.#why || why || `close code ${code}` };
+      if (code === UNAUTHORIZED) this.access.refused(this.#why || why || "A token is needed");
       return;
     }
-    this.offlineSince ||= Date.now();
-    const delay = this.leaveWithin === null ? backoff(this.attempt++, Math.random()) : Math.random() * this.leaveWithin;
-    this.link.value = { kind: "waiting", since: this.offlineSince, retryAt: Date.now() + delay };
-    this.retry = setTimeout(() => this.connect(), delay);
+    this.#offlineSince ||= Date.now();
+    const delay =
+      this.#leaveWithin === null ? backoff(this.#attempt++, Math.random()) : Math.random() * this.#leaveWithin;
+    this.link.value = { kind: "waiting", since: this.#offlineSince, retryAt: Date.now() + delay };
+    this.#retry = setTimeout(() => this.#connect(), delay);
   }
 
-  private check(): void {
+  #check(): void {
     const now = Date.now();
-    const slept = this.looked > 0 && now - this.looked > CHECK_MS * 3;
-    this.looked = now;
+    const slept = this.#looked > 0 && now - this.#looked > CHECK_MS * 3;
+    this.#looked = now;
     if (slept) return this.awake(); // the timers stood still
-    if (!this.socket) return;
-    const silent = now - this.heard;
-    if (silent > this.heartbeatMs * GIVE_UP) this.dropAndRetry();
-    else if (silent > this.heartbeatMs * ASK && this.isOpen()) {
-      this.socket.send("ping");
-      if (this.link.value.kind === "open") this.link.value = { kind: "silent", since: this.heard };
+    if (!this.#socket) return;
+    const silent = now - this.#heard;
+    if (silent > this.#heartbeatMs * GIVE_UP) this.#dropAndRetry();
+    else if (silent > this.#heartbeatMs * ASK && this.#isOpen()) {
+      this.#socket.send("ping");
+      if (this.link.value.kind === "open") this.link.value = { kind: "silent", since: this.#heard };
     }
   }
 
-  private receive(frame: Frame | StoredEvent): void {
-    this.heard = Date.now();
+  #receive(frame: Frame | StoredEvent): void {
+    this.#heard = Date.now();
     if (this.link.value.kind !== "open") {
-      this.attempt = 0;
-      this.offlineSince = 0;
+      this.#attempt = 0;
+      this.#offlineSince = 0;
       this.link.value = { kind: "open" };
     }
     const traceId = frame.trace_id;
     if (typeof frame.event_id === "number") {
-      if (!this.leaving.size || !this.leaving.has(traceId!))
-        this.subscribers.get(traceId!)?.event(frame as StoredEvent);
+      if (!this.#leaving.size || !this.#leaving.has(traceId!))
+        this.#subscribers.get(traceId!)?.event(frame as StoredEvent);
       return;
     }
     switch (frame.event) {
       case "goaway":
-        this.leaveWithin = Number(frame.after_ms) || 0;
+        this.#leaveWithin = Number(frame.after_ms) || 0;
         return;
       case "unsubscribed": {
-        const left = (this.leaving.get(traceId!) ?? 1) - 1;
-        if (left > 0) this.leaving.set(traceId!, left);
-        else this.leaving.delete(traceId!);
+        const left = (this.#leaving.get(traceId!) ?? 1) - 1;
+        if (left > 0) this.#leaving.set(traceId!, left);
+        else this.#leaving.delete(traceId!);
         return;
       }
       case "traces":
       case "trace_changed":
       case "trace_deleted":
-        this.list?.frame(frame as Frame);
+        this.#list?.frame(frame as Frame);
         return;
     }
-    if (frame.heartbeat_s > 0) this.heartbeatMs = frame.heartbeat_s * 1000;
+    if (frame.heartbeat_s > 0) this.#heartbeatMs = frame.heartbeat_s * 1000;
     if (frame.event === "error" && !traceId) {
-      this.why = String(frame.message ?? frame.code ?? "");
-      this.list?.frame(frame as Frame);
+      this.#why = String(frame.message ?? frame.code ?? "");
+      this.#list?.frame(frame as Frame);
     }
     if (!traceId) return;
-    if (this.leaving.has(traceId)) {
+    if (this.#leaving.has(traceId)) {
       // A subscription that had ended by itself is not confirmed but refused; what counts is that it is over
-      if (frame.event === "error") this.leaving.delete(traceId);
+      if (frame.event === "error") this.#leaving.delete(traceId);
       return;
     }
-    this.subscribers.get(traceId)?.frame(frame as Frame);
+    this.#subscribers.get(traceId)?.frame(frame as Frame);
   }
 }

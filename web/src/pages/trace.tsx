@@ -6,10 +6,13 @@ import { cost as costOf, count, counted, fullTime, isolated, short, shortId, tim
 import { exportLines, exportPage } from "../log/export";
 import { Past } from "../log/past";
 import { Replay } from "../log/replay";
-import type { Item, TraceLog } from "../log/trace-log";
+import type { Item } from "../log/rows";
+import type { TraceLog } from "../log/trace-log";
 import { markSeen } from "../log/trouble";
+import type { TraceView } from "../log/view";
 import type { Totals, Trace } from "../net/protocol";
 import { go, HOME, param, setParams, traceHref } from "../net/route";
+import { store, stored } from "../net/storage";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
 import { GoalTreePane, type Place } from "../parts/goals";
@@ -19,6 +22,8 @@ import { Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
 import { focusQuestion, Questions } from "../parts/question";
 import { TimePanel } from "../time/panel";
+
+const TIME_KEY = "tracewatch.time"; // whether the time panel is shown
 
 export function TracePage({ traceId }: { traceId: string }) {
   const log = useLog(traceId);
@@ -33,14 +38,14 @@ export function TracePage({ traceId }: { traceId: string }) {
   const at = asked !== null && Number(asked) > 0 ? Number(asked) : null;
   const replay = useReplay(shown, at);
   const [timeOpen, setTimeOpen] = useTimeOpen();
-  const view: TraceLog = replay?.state ? replay : shown; // what is shown: now, or as it was
+  const view: TraceView = replay?.state ? replay : shown; // what is shown: now, or as it was
   const past = usePast(replay); // the other traces of the page, at the same moment
   const whole = inside === traceId ? view : (past?.of(log) ?? log);
   log.version.value;
   shown.version.value;
   replay?.version.value;
 
-  useEffect(() => void shown.readHistory(), [shown]);
+  useEffect(() => void shown.reader.readHistory(), [shown]);
   useLayoutEffect(() => setInspected(null), [inside]);
 
   const choose = (to: Place) => {
@@ -64,10 +69,10 @@ export function TracePage({ traceId }: { traceId: string }) {
     setParams({ event: item === inspected ? null : String(Math.floor(item.id)), message: null });
   };
   const stepInspected = (by: 1 | -1) => {
-    const i = view.items.findIndex((item) => item.id === inspected!.id);
+    const i = view.rows.items.findIndex((item) => item.id === inspected!.id);
     let to = i + by;
-    while (view.items[to]?.hole !== undefined) to += by;
-    if (view.items[to]) inspect(view.items[to]!);
+    while (view.rows.items[to]?.hole !== undefined) to += by;
+    if (view.rows.items[to]) inspect(view.rows.items[to]!);
   };
 
   useKeys("This run", [
@@ -153,7 +158,9 @@ export function TracePage({ traceId }: { traceId: string }) {
             <span>Reading what was before, to show event {count(at)}</span>
           )}
           {replay?.lastEventAt && (
-            <span title={fullTime(replay.lastEventAt)}>{timeOfDay(view.items.at(-1)?.at ?? replay.lastEventAt)}</span>
+            <span title={fullTime(replay.lastEventAt)}>
+              {timeOfDay(view.rows.items.at(-1)?.at ?? replay.lastEventAt)}
+            </span>
           )}
           <span class="grow" />
           <button class="link" onClick={() => setParams({ at: null })}>
@@ -286,22 +293,12 @@ function usePast(replay: Replay | null): Past | null {
 }
 
 function useTimeOpen(): [boolean, (open: boolean) => void] {
-  const [open, setOpen] = useState(() => {
-    try {
-      return localStorage.getItem("tracewatch.time") !== "hidden";
-    } catch {
-      return true;
-    }
-  });
+  const [open, setOpen] = useState(() => stored(TIME_KEY) !== "hidden");
   return [
     open,
     (to) => {
       setOpen(to);
-      try {
-        localStorage.setItem("tracewatch.time", to ? "shown" : "hidden");
-      } catch {
-        // it holds until the page is left
-      }
+      store(TIME_KEY, to ? "shown" : "hidden");
     },
   ];
 }
@@ -338,7 +335,7 @@ function Facts({
   drawer,
 }: {
   trace: Trace | undefined;
-  log: TraceLog;
+  log: TraceView;
   cancel: () => void;
   drawer: () => void;
 }) {

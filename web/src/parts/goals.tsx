@@ -8,6 +8,7 @@ import { app, closeLog, copy, openLog } from "../app";
 import { cost, count, counted, short, visible } from "../format";
 import type { Past } from "../log/past";
 import type { TraceLog } from "../log/trace-log";
+import type { TraceView } from "../log/view";
 import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
 import { classes, StateMark } from "./marks";
@@ -46,7 +47,7 @@ export interface TreeState {
 }
 
 interface TreeProps {
-  log: TraceLog;
+  log: TraceView;
   past: Past | null; // how the sub-agents were, where not now is shown
   place: Place;
   choose: (place: Place) => void;
@@ -59,7 +60,7 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
   const opened = useOpenLogs(tree.opened);
   log.version.value;
   for (const one of opened.values()) one.version.value;
-  const logs = past ? new Map([...opened].map(([id, one]) => [id, past.of(one)])) : opened;
+  const logs: Map<string, TraceView> = past ? new Map([...opened].map(([id, one]) => [id, past.of(one)])) : opened;
   app.traces.version.value;
 
   const rows = buildRows(log, logs, tree);
@@ -186,11 +187,11 @@ function foldAll(rows: TreeRow[]): Set<string> {
   return new Set(rows.filter((row) => row.goal && row.open !== null && row.depth >= 0).map((row) => row.id));
 }
 
-function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState): TreeRow[] {
+function buildRows(log: TraceView, logs: Map<string, TraceView>, tree: TreeState): TreeRow[] {
   const rows: TreeRow[] = [];
   const seen = new Set<string>();
 
-  function addSub(id: string, of: TraceLog, depth: number, path: string): void {
+  function addSub(id: string, of: TraceView, depth: number, path: string): void {
     const sub = of.state?.subTraces.get(id);
     if (!sub || seen.has(id)) return;
     seen.add(id);
@@ -217,7 +218,7 @@ function buildRows(log: TraceLog, logs: Map<string, TraceLog>, tree: TreeState):
     if (inner?.state) addTrace(inner, depth + 1, rowId);
   }
 
-  function addTrace(of: TraceLog, depth: number, path: string): void {
+  function addTrace(of: TraceView, depth: number, path: string): void {
     const state = of.state!;
     const placed = new Set<string>();
     const errors = errorsOf(of);
@@ -270,12 +271,12 @@ function placeAmongSiblings(rows: TreeRow[]): void {
 }
 
 /** Failed calls and failed sub-agents of each goal, those below it included. */
-function errorsOf(log: TraceLog): Map<string, number> {
+function errorsOf(log: TraceView): Map<string, number> {
   const sums = new Map<string, number>();
   const add = (id: string | null | undefined) => {
     for (; id; id = log.state!.goals.get(id)?.parent_id) sums.set(id, (sums.get(id) ?? 0) + 1);
   };
-  for (const item of log.items) if (item.error && item.message) add(item.goalId);
+  for (const item of log.rows.items) if (item.error && item.message) add(item.goalId);
   for (const sub of log.state!.subTraces.values()) {
     const status = (log.past ? undefined : app.traces.byId.get(sub.trace_id)?.status) ?? sub.status;
     if (status === "failed" || status === "lost") add(sub.parent_goal_id);

@@ -2,8 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { visible } from "../format";
-import { isObject } from "../log/fold";
-import type { Json } from "../net/protocol";
+import { isObject, type Json } from "../net/protocol";
 
 const CHUNK = 100; // children drawn at once
 const LONG = 400; // characters of a text before it is folded

@@ -2,9 +2,10 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
-import { isObject, toolName } from "../log/fold";
-import type { Item, TraceLog } from "../log/trace-log";
-import type { Json, Message, TraceStatus } from "../net/protocol";
+import { toolName } from "../log/fold";
+import type { Item } from "../log/rows";
+import type { TraceView } from "../log/view";
+import { isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
 import { JsonTree, preview } from "./json";
 import { classes, Lasting, StateMark } from "./marks";
@@ -16,7 +17,7 @@ const FRESH_MS = 1200;
 export interface RowProps {
   item: Item;
   version: number; // of the item: drawn again when it is another
-  log: TraceLog;
+  log: TraceView;
   heading: string | null; // the goal that begins with this row
   date: string | null; // the day that begins with this row
   selected: boolean;
@@ -69,7 +70,7 @@ function HoleRow({ from, to }: { from: number; to: number }) {
   );
 }
 
-function GapRow({ item, log }: { item: Item; log: TraceLog }) {
+function GapRow({ item, log }: { item: Item; log: TraceView }) {
   const row = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const observer = new IntersectionObserver(([seen]) => {
@@ -355,8 +356,8 @@ function Payload({ value }: { value: { [key: string]: Json } }) {
   );
 }
 
-function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceLog }) {
-  const answer = log.outcomes.get(event.request_id);
+function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceView }) {
+  const answer = log.rows.outcomes.get(event.request_id);
   const open = log.state?.pendingInputs.has(event.request_id) ?? false;
   return (
     <div class="body wide asked">

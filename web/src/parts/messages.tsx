@@ -3,7 +3,8 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, say } from "../app";
 import { count, dayOf, visible } from "../format";
-import type { Item, TraceLog } from "../log/trace-log";
+import type { Item } from "../log/rows";
+import type { TraceView } from "../log/view";
 import { param, setParams } from "../net/route";
 import { useKeys } from "./keys";
 import { MessageRow } from "./message";
@@ -14,7 +15,7 @@ const SHOWS = { all: "All", text: "Text", tools: "Tools", errors: "Errors" } as 
 export type Show = keyof typeof SHOWS;
 
 interface Props {
-  log: TraceLog;
+  log: TraceView;
   goalId: string | null;
   clearGoal: () => void;
   inspect: (item: Item) => void;
@@ -35,18 +36,18 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
   const goals = useMemo(() => (goalId === null ? null : withBelow(log, goalId)), [goalId, log, log.state?.goals.size]);
   const items = useMemo(() => {
     const plain = show === "all" && !goals;
-    return plain ? log.items : log.items.filter((item) => passes(item, show, goals));
+    return plain ? log.rows.items : log.rows.items.filter((item) => passes(item, show, goals));
   }, [version, show, goals, log]);
 
+  const test = useMemo(() => matcher(query), [query]);
   const matches = useMemo(() => {
-    const test = matcher(query);
     return test ? items.filter(test) : null;
-  }, [query, items, query ? version : 0]);
+  }, [test, items, query ? version : 0]);
 
   const errors = useMemo(() => items.filter((item) => item.error), [items, version]);
   const gap = errors.findLast((item) => item.gap);
   const wholeErrors =
-    show === "all" && !goals ? errors.length : log.items.reduce((n, item) => n + (item.error ? 1 : 0), 0);
+    show === "all" && !goals ? errors.length : log.rows.items.reduce((n, item) => n + (item.error ? 1 : 0), 0);
 
   const jump = (to: Item | undefined) => {
     if (!to) return;
@@ -65,7 +66,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
     jump(next);
   };
   const toBeginning = async () => {
-    if (items[0]?.hole !== undefined) await log.reach(log.first);
+    if (items[0]?.hole !== undefined) await log.reader.reach(log.first);
     list.current?.show(0, "center");
   };
   const questions = () => items.filter((item) => item.event?.event === "input_requested");
@@ -123,21 +124,22 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
   const shown = useRef<string | null>(null);
   const reaching = useRef<string | null>(null);
   useEffect(() => {
-    if (!wanted || shown.current === wanted || !log.items.length) return;
+    if (!wanted || shown.current === wanted || !log.rows.items.length) return;
     if (Number(param("event")) > (log.position ?? 0) && log.phase.value.kind !== "live") return; // it is still to come
-    const item = param("event") ? log.itemOfEvent(Number(wanted)) : log.itemOfMessage(wanted);
+    const item = param("event") ? log.rows.itemOfEvent(Number(wanted)) : log.rows.itemOfMessage(wanted);
     if (item && item.hole === undefined) {
       if (!items.includes(item)) return;
       shown.current = wanted;
       jump(item);
-    } else if (reaching.current !== wanted && log.unread) {
+    } else if (reaching.current !== wanted && log.rows.unread) {
       reaching.current = wanted;
-      const read = param("event") ? log.reach(Number(wanted)) : log.reachMessage(wanted);
+      const read = param("event") ? log.reader.reach(Number(wanted)) : log.reader.reachMessage(wanted);
       read.catch((error: Error) => say(`The link leads nowhere: ${error.message}`, true));
     }
   });
   useEffect(() => {
-    if (goalId !== null && log.unread) log.reachGoal(goalId).catch(() => undefined); // then it is read from the end on
+    // Then it is read from the end on
+    if (goalId !== null && log.rows.unread) log.reader.reachGoal(goalId).catch(() => undefined);
   }, [goalId, log, log.phase.value.kind]);
 
   // The first match of a new search, before any key can ask for the next one
@@ -150,7 +152,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
   useEffect(() => highlight(box.current, query));
 
   const fresh = atEnd ? 0 : countAfter(items, seen);
-  const history = log.history.value;
+  const history = log.reader.history.value;
   const goal = goalId === null ? null : log.state?.goals.get(goalId);
   const ended = app.offline || Boolean(log.state?.ended); // what is saved in a file goes on no more
   const position = matches && hit >= 0 ? matches.findIndex((item) => item.id === hit) + 1 : 0;
@@ -207,7 +209,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
           {matches && (
             <span class="num dim">
               {matches.length ? `${position || "–"}/${count(matches.length)}` : "none"}
-              {log.unread ? "+" : ""}
+              {log.rows.unread ? "+" : ""}
             </span>
           )}
           {matches && matches.length > 1 && (
@@ -222,24 +224,24 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
           )}
         </div>
       </div>
-      {history !== "complete" && log.items.length > 0 && (
+      {history !== "complete" && log.rows.items.length > 0 && (
         <div class="history dim">
           {history === "failed" ? (
             <>
               Earlier messages could not be read.{" "}
-              <button class="link" onClick={() => log.readHistory()}>
+              <button class="link" onClick={() => log.reader.readHistory()}>
                 Try again
               </button>
             </>
           ) : history === "loading" ? (
-            `Reading earlier messages, ${count(log.unread)} events to go`
-          ) : log.phase.value.kind === "live" && log.unread ? (
-            `${count(log.unread)} events are read only where one looks: search and filters do not know them`
+            `Reading earlier messages, ${count(log.rows.unread)} events to go`
+          ) : log.phase.value.kind === "live" && log.rows.unread ? (
+            `${count(log.rows.unread)} events are read only where one looks: search and filters do not know them`
           ) : null}
         </div>
       )}
       <div class="listbox">
-        {items.length === 0 && <Nothing log={log} filtered={log.items.length > 0} />}
+        {items.length === 0 && <Nothing log={log} filtered={log.rows.items.length > 0} />}
         <VirtualList
           items={items}
           estimate={34}
@@ -247,7 +249,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) 
           handle={list}
           class="said"
           label="Messages"
-          onView={(drawn, top) => log.look(drawn, top)}
+          onView={(drawn, top) => log.reader.look(drawn, top)}
           onEnd={(end) => {
             setAtEnd(end);
             if (!end) setSeen(items.at(-1)?.id ?? 0);
@@ -290,14 +292,14 @@ function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
   return true;
 }
 
-function withBelow(log: TraceLog, goalId: string): Set<string> {
+function withBelow(log: TraceView, goalId: string): Set<string> {
   const all = new Set([goalId]);
   for (const id of all) for (const child of log.state?.children.get(id) ?? []) all.add(child);
   return all;
 }
 
 /** The goal that a row begins: that of its message where the message before belongs to another. */
-function headingOf(log: TraceLog, items: readonly Item[], i: number): string | null {
+function headingOf(log: TraceView, items: readonly Item[], i: number): string | null {
   const item = items[i]!;
   if (!item.message || item.goalId === null) return null;
   for (let before = i - 1; before >= 0 && before > i - 20; before--) {
@@ -328,7 +330,7 @@ function countAfter(items: readonly Item[], id: number): number {
   return n;
 }
 
-function Nothing({ log, filtered }: { log: TraceLog; filtered: boolean }) {
+function Nothing({ log, filtered }: { log: TraceView; filtered: boolean }) {
   const phase = log.phase.value.kind;
   if (phase === "loading" || phase === "gone") return null;
   return (

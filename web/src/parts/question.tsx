@@ -5,10 +5,9 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { copy, say } from "../app";
 import { clock, fullTime, visible } from "../format";
-import { isObject } from "../log/fold";
 import { type ApiError, answerInput, fetchInput, type Outcome } from "../net/api";
 import { callMe, me } from "../net/auth";
-import type { Json, PendingInput } from "../net/protocol";
+import { isObject, type Json, type PendingInput } from "../net/protocol";
 import { now } from "./clock";
 import { FieldRow } from "./form";
 import { preview } from "./json";

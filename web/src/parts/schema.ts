@@ -4,8 +4,7 @@
 //         opened deeper than MOST_DEPTH. What can't be a field is a text with JSON in it.
 // Rule 2: what can be seen here is said here (missing, no number); whether the value fits is the server's to say.
 
-import { isObject } from "../log/fold";
-import type { Json } from "../net/protocol";
+import { isObject, type Json } from "../net/protocol";
 
 export type Schema = { [key: string]: Json };
 

@@ -245,10 +245,10 @@ export function VirtualList<T extends Row>(props: Props<T>) {
 /** Where rows begin: sums of heights, computed again from the first that changed. */
 class Layout<T extends Row> {
   items: readonly T[] = [];
-  private tops = new Float64Array(1);
-  private valid = 0; // tops[0..valid] hold
-  private index = new Map<number | string, number>();
-  private indexed: readonly T[] | null = null;
+  #tops = new Float64Array(1);
+  #valid = 0; // tops[0..valid] hold
+  #index = new Map<number | string, number>();
+  #indexed: readonly T[] | null = null;
 
   constructor(
     private readonly estimate: number,
@@ -259,33 +259,34 @@ class Layout<T extends Row> {
     const before = this.items;
     this.items = items;
     // Rows are only ever appended to one array; a new array is another list
-    if (items !== before || items.length < this.valid)
-      this.valid =
+    if (items !== before || items.length < this.#valid)
+      this.#valid =
         before[0] === items[0] && items.length > before.length && items[before.length - 1] === before[before.length - 1]
-          ? Math.min(this.valid, before.length)
+          ? Math.min(this.#valid, before.length)
           : 0;
   }
 
   changed(index: number): void {
-    this.valid = Math.min(this.valid, index);
+    this.#valid = Math.min(this.#valid, index);
   }
 
-  private sum(upTo: number): void {
+  #sum(upTo: number): void {
     // Here and not where the list is set: rows are appended to it also between two drawings
-    if (this.tops.length <= upTo) {
-      const more = new Float64Array(Math.max(upTo + 1, this.tops.length * 2));
-      more.set(this.tops);
-      this.tops = more;
+    if (this.#tops.length <= upTo) {
+      const more = new Float64Array(Math.max(upTo + 1, this.#tops.length * 2));
+      more.set(this.#tops);
+      this.#tops = more;
     }
-    for (let i = this.valid; i < upTo; i++) this.tops[i + 1] = this.tops[i]! + (this.items[i]!.height || this.estimate);
-    if (upTo > this.valid) this.valid = upTo;
+    for (let i = this.#valid; i < upTo; i++)
+      this.#tops[i + 1] = this.#tops[i]! + (this.items[i]!.height || this.estimate);
+    if (upTo > this.#valid) this.#valid = upTo;
   }
 
   top(index: number): number {
     if (this.fixed) return index * this.estimate;
     const i = Math.max(0, Math.min(index, this.items.length));
-    this.sum(i);
-    return this.tops[i]!;
+    this.#sum(i);
+    return this.#tops[i]!;
   }
 
   get total(): number {
@@ -294,12 +295,12 @@ class Layout<T extends Row> {
 
   indexAt(y: number): number {
     if (this.fixed) return Math.max(0, Math.min(this.items.length - 1, Math.floor(y / this.estimate)));
-    this.sum(this.items.length);
+    this.#sum(this.items.length);
     let low = 0;
     let high = this.items.length - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
-      if (this.tops[middle]! <= y) low = middle;
+      if (this.#tops[middle]! <= y) low = middle;
       else high = middle - 1;
     }
     return Math.max(0, low);
@@ -307,11 +308,11 @@ class Layout<T extends Row> {
 
   /** Where a row begins; of one that is not in the list (any more), where it would. */
   topOf(item: T): number {
-    const i = this.find(item);
-    return i >= 0 ? this.top(i) : Math.min(this.total, this.tops[0]!);
+    const i = this.#find(item);
+    return i >= 0 ? this.top(i) : Math.min(this.total, this.#tops[0]!);
   }
 
-  private find(item: T): number {
+  #find(item: T): number {
     const { items } = this;
     if (typeof item.id === "number") {
       // Sorted by id: the row itself or the nearest before it
@@ -324,10 +325,10 @@ class Layout<T extends Row> {
       }
       return low - 1;
     }
-    if (this.indexed !== items) {
-      this.index = new Map(items.map((one, i) => [one.id, i]));
-      this.indexed = items;
+    if (this.#indexed !== items) {
+      this.#index = new Map(items.map((one, i) => [one.id, i]));
+      this.#indexed = items;
     }
-    return this.index.get(item.id) ?? -1;
+    return this.#index.get(item.id) ?? -1;
   }
 }

@@ -44,7 +44,7 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
 
   const shownAt = at === null ? last : (replay?.position ?? at);
   const time = at === null ? null : Date.parse(replay?.state?.head.updated_at ?? "");
-  const found = at === null ? undefined : log.itemOfEvent(shownAt);
+  const found = at === null ? undefined : log.rows.itemOfEvent(shownAt);
   const row = found?.hole === undefined ? found : undefined;
   // Imported runs were appended at once: what counts is when things happened
   const playhead = at === null ? null : row ? Date.parse(row.at) : Number.isNaN(time) ? null : time;
@@ -225,7 +225,7 @@ function useSpans(log: TraceLog): Drawn {
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const cost = useRef(0); // ms; of the last look
   const version = log.version.value;
-  const ticking = !log.state?.ended && log.items.length <= MOST_TICKING;
+  const ticking = !log.state?.ended && log.rows.items.length <= MOST_TICKING;
   useEffect(() => {
     timer.current ??= setTimeout(
       () => {

@@ -12,9 +12,9 @@ const MOST_PAUSE_MS = 1500;
 const MOST_EVENTS = 400; // in one frame
 
 export class Player {
-  private stopped = false;
-  private clock = NaN; // ms, in the run's time
-  private before = 0;
+  #stopped = false;
+  #clock = NaN; // ms, in the run's time
+  #before = 0;
 
   constructor(
     private readonly replay: Replay,
@@ -23,42 +23,42 @@ export class Player {
   ) {}
 
   start(): void {
-    this.before = performance.now();
-    void this.run();
+    this.#before = performance.now();
+    void this.#run();
   }
 
   stop(): void {
-    this.stopped = true;
+    this.#stopped = true;
   }
 
-  private async run(): Promise<void> {
+  async #run(): Promise<void> {
     try {
-      while (!this.stopped) {
+      while (!this.#stopped) {
         const now = await new Promise<number>((done) => requestAnimationFrame(done));
-        if (this.stopped) return;
+        if (this.#stopped) return;
         if (this.replay.position === null) continue; // it is not there yet
         const events = await this.replay.upcoming();
-        if (this.stopped) return;
+        if (this.#stopped) return;
         if (!events.length) return this.over(true);
-        this.replay.play(this.due(events, now - this.before));
-        this.before = now;
+        this.replay.play(this.due(events, now - this.#before));
+        this.#before = now;
       }
     } catch {
-      if (!this.stopped) this.over(false);
+      if (!this.#stopped) this.over(false);
     }
   }
 
   /** The events whose time has come after another `ms`. */
   due(events: readonly StoredEvent[], ms: number): StoredEvent[] {
-    if (Number.isNaN(this.clock)) this.clock = timeOf(events[0]!);
-    this.clock += Math.min(ms, 250) * this.speed; // a tab that was hidden does not catch up
+    if (Number.isNaN(this.#clock)) this.#clock = timeOf(events[0]!);
+    this.#clock += Math.min(ms, 250) * this.speed; // a tab that was hidden does not catch up
     const due: StoredEvent[] = [];
     for (const event of events) {
       const time = timeOf(event);
       // An event before the clock's time (another clock, or late) is due at once
-      if (time > this.clock) {
-        if (due.length || time - this.clock < MOST_PAUSE_MS * this.speed) break;
-        this.clock = time - MOST_PAUSE_MS * this.speed;
+      if (time > this.#clock) {
+        if (due.length || time - this.#clock < MOST_PAUSE_MS * this.speed) break;
+        this.#clock = time - MOST_PAUSE_MS * this.speed;
         break;
       }
       due.push(event);

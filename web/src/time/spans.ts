@@ -2,7 +2,8 @@
 // Pure.
 
 import { toolName } from "../log/fold";
-import type { Item, TraceLog } from "../log/trace-log";
+import type { Item } from "../log/rows";
+import type { TraceView } from "../log/view";
 
 export type Lane = "goals" | "agents" | "text" | "tools";
 export const LANES: Lane[] = ["goals", "agents", "text", "tools"];
@@ -38,14 +39,14 @@ function timesOf(item: Item): Times {
 }
 
 /** The spans of a trace; `now` ends what is still going on. */
-export function spansOf(log: TraceLog, now: number): Span[] {
+export function spansOf(log: TraceView, now: number): Span[] {
   const { state } = log;
   if (!state) return [];
   const ended = state.ended || log.past;
-  const last = ended ? Date.parse(log.items.at(-1)?.updatedAt ?? log.lastEventAt) || now : now;
+  const last = ended ? Date.parse(log.rows.items.at(-1)?.updatedAt ?? log.lastEventAt) || now : now;
   const spans: Span[] = [];
   for (const goal of state.goalsInOrder()) {
-    const time = log.goalTimes.get(goal.id);
+    const time = log.rows.goalTimes.get(goal.id);
     if (!time) continue;
     const running = goal.status === "in_progress" && !ended;
     spans.push({
@@ -60,7 +61,7 @@ export function spansOf(log: TraceLog, now: number): Span[] {
     });
   }
   const agents = new Map<string, Span>();
-  for (const item of log.items) {
+  for (const item of log.rows.items) {
     const { from, updated } = timesOf(item);
     if (Number.isNaN(from)) continue;
     if (item.message) {
@@ -102,7 +103,7 @@ export function spansOf(log: TraceLog, now: number): Span[] {
       const span = agents.get(event.sub_trace_id);
       if (span) span.to = Math.max(span.from, from);
     } else if (event.event === "input_requested") {
-      const answer = log.outcomes.get(event.request_id);
+      const answer = log.rows.outcomes.get(event.request_id);
       const to = answer ? Date.parse(answer.ts) : state.pendingInputs.has(event.request_id) ? last : from;
       spans.push({
         lane: "text",
@@ -132,7 +133,7 @@ export function spansOf(log: TraceLog, now: number): Span[] {
   return spans;
 }
 
-function depthOf(id: string, log: TraceLog): number {
+function depthOf(id: string, log: TraceView): number {
   let depth = 0;
   for (let goal = log.state!.goals.get(id); goal && goal.parent_id !== null && depth < 5; depth++)
     goal = log.state!.goals.get(goal.parent_id);
@@ -154,8 +155,8 @@ function pack(spans: Span[], lane: Lane): void {
 /** A time line from 0 to 1 on which stretches where nothing happens are cut short. */
 export class TimeLine {
   readonly gaps: { at: number; ms: number }[] = []; // in the middle of each, where on the line
-  private times: number[] = [];
-  private places: number[] = [];
+  #times: number[] = [];
+  #places: number[] = [];
 
   constructor(spans: readonly Span[]) {
     const busy = union(spans.filter((span) => span.lane !== "goals" && span.look !== "waiting"));
@@ -174,20 +175,20 @@ export class TimeLine {
         if (ms > limit) this.gaps.push({ at: (at + shown(ms) / 2) / total, ms });
         at += shown(ms);
       }
-      this.times.push(from, to);
-      this.places.push(at / total, (at + to - from) / total);
+      this.#times.push(from, to);
+      this.#places.push(at / total, (at + to - from) / total);
       at += to - from;
     });
   }
 
   /** Where a time is on the line. */
   place(ms: number): number {
-    return between(ms, this.times, this.places);
+    return between(ms, this.#times, this.#places);
   }
 
   /** The time at a place. */
   time(place: number): number {
-    return between(place, this.places, this.times);
+    return between(place, this.#places, this.#times);
   }
 }
 
