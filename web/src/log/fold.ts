@@ -5,20 +5,21 @@
 //         whoever keeps one sees whether it is still the same. The state itself is changed in place.
 // Rule 3: an event that has been applied already changes nothing.
 
-import type {
-  Goal,
-  GoalTree,
-  Json,
-  Message,
-  PendingInput,
-  Snapshot,
-  StoredEvent,
-  SubTrace,
-  Totals,
-  Trace,
-  TraceStatus,
+import {
+  type Goal,
+  type GoalTree,
+  isEnded,
+  isObject,
+  type Json,
+  type Message,
+  type PendingInput,
+  type Snapshot,
+  type StoredEvent,
+  type SubTrace,
+  type Totals,
+  type Trace,
+  type TraceStatus,
 } from "../net/protocol";
-import { isEnded } from "../net/protocol";
 
 const SERVER_EVENTS = new Set([
   "sub_trace_started",
@@ -222,17 +223,30 @@ function messageUpdated(state: State, event: StoredEvent): void {
 /** A message after a `message_updated`: the text appended first, then the patch. */
 export function updatedMessage(message: Message, event: StoredEvent): Message {
   const after: Message = { ...message };
-  if (typeof event.append === "string" && typeof after.content === "string") after.content += event.append;
-  Object.assign(after, event.patch);
+  const { append, patch } = event;
+  if (typeof append === "string" && typeof after.content === "string") after.content += append;
+  Object.assign(after, patch);
+  const onlyMore = !patch || !("content" in patch || "description" in patch || "role" in patch);
+  if (onlyMore && lineComplete.has(message)) {
+    lineComplete.add(after);
+    return after;
+  }
   // One that was derived follows the content: a text that is streamed begins with half a word
-  if (
-    event.patch?.description === undefined &&
-    (message.description === "" || message.description === describe(message))
-  ) {
+  if (patch?.description === undefined && (message.description === "" || message.description === describe(message))) {
     after.description = describe(after);
   }
+  const { content } = after;
+  if (after.description && typeof content === "string" && firstLine(content).length < content.length)
+    lineComplete.add(after);
   return after;
 }
+
+// Messages that have a description and a complete first line: appended text can change neither. Their description is
+// not made again, because a text that streams would be read from its beginning to its end at each piece of it.
+const lineComplete = new WeakSet<Message>();
+
+/** What stands before and in the first line with words in it, as far as a description goes. */
+const firstLine = (text: string): string => FIRST_LINE.exec(text)![0];
 
 /** A message in one line: a tool's name, else the first non-blank line of its text, at most 200 characters. */
 export function describe(message: Message): string {
@@ -340,10 +354,6 @@ const HANDLERS: Record<string, (state: State, event: StoredEvent) => void> = {
   input_expired: inputClosed,
   cancel_requested: cancelRequested,
 };
-
-export function isObject(value: unknown): value is { [key: string]: Json } {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
 
 function codePoints(text: string, most: number): string {
   return text.length <= most ? text : [...text.slice(0, most * 2)].slice(0, most).join("");

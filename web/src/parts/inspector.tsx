@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { copy } from "../app";
 import { counted, fullTime } from "../format";
-import type { Item } from "../log/trace-log";
+import type { Item } from "../log/rows";
 import { fetchEvent } from "../net/api";
 import type { Json, StoredEvent } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
@@ -34,7 +34,7 @@ export function Inspector({
     return () => {
       over = true;
     };
-  }, [traceId, id, item.version]);
+  }, [traceId, id]);
   useKeys("Inspector", [
     { keys: "y", does: "Copy a link to the event", run: () => copy(link, "a link to this event") },
     { keys: "Y", does: "Copy the event", run: () => event && copy(JSON.stringify(event, null, 2), "the event") },

@@ -1,16 +1,23 @@
 // Search in messages: every word has to occur in the text that a row shows. The browser's highlights mark the words in
 // the rows that are drawn, so the nodes of the page stay as they are.
 
-import type { Item } from "../log/trace-log";
+import type { Item } from "../log/rows";
 
 /** The test for a search's text, or null for none. */
 export function matcher(query: string): ((item: Item) => boolean) | null {
   const words = wordsOf(query);
   if (!words.length) return null;
   const tests = words.map((word) => new RegExp(escapeRegExp(word), "iu"));
+  // A page that is live asks again at each paint
+  const known = new WeakMap<Item, { version: number; found: boolean }>();
   return (item) => {
-    const text = textOf(item);
-    return tests.every((test) => test.test(text));
+    let seen = known.get(item);
+    if (seen?.version !== item.version) {
+      const text = textOf(item);
+      seen = { version: item.version, found: tests.every((test) => test.test(text)) };
+      known.set(item, seen);
+    }
+    return seen.found;
   };
 }
 

@@ -42,19 +42,25 @@ function More({ text, open, lines, toggle }: { text: string; open: boolean; line
 }
 
 export function Prose({ text, open, toggle, streaming }: TextProps & { streaming: boolean }) {
+  if (streaming)
+    return (
+      <div class="plain streaming" dir="auto">
+        {visible(tail(text))}
+      </div>
+    );
   const folded = fold(text);
   const shown = open || !folded.cut ? text : folded.text;
-  const as = !streaming && shown.length < MOST_MARKDOWN && hasMarkdown(shown);
+  const as = shown.length < MOST_MARKDOWN && hasMarkdown(shown);
   return (
     <>
       {as ? (
         <Markdown text={shown} />
       ) : (
-        <div class={`plain${streaming ? " streaming" : ""}`} dir="auto">
-          {visible(streaming ? tail(text) : shown)}
+        <div class="plain" dir="auto">
+          {visible(shown)}
         </div>
       )}
-      {folded.cut && !streaming && <More text={text} open={Boolean(open)} lines={folded.lines} toggle={toggle} />}
+      {folded.cut && <More text={text} open={Boolean(open)} lines={folded.lines} toggle={toggle} />}
     </>
   );
 }
