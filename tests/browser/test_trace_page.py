@@ -255,6 +255,20 @@ async def test_the_way_back_to_now_is_one_paint(server: ServerProcess, page: Pag
     assert there == [1, 2]  # it can be exported, and both messages are there
 
 
+async def test_an_open_inspector_asks_for_its_event_once(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url)
+    run.add(said("It is", message_id="streamed", status="streaming"))
+    await page.goto(run.url)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/events?" in request.url else None)
+    await page.locator(".row .at").click()
+    await expect(page.locator(".inspector")).to_contain_text("message_added")
+    for n in range(1, 6):
+        run.add({"event": "message_updated", "message_id": "streamed", "append": f" piece {n}"})
+        await expect(page.locator(".inspector")).to_contain_text(f"then updated {n} time")
+    assert len(asked) == 1
+
+
 async def test_the_inspector_shows_the_stored_event(server: ServerProcess, page: Page) -> None:
     run = Run(server.url)
     run.add(said("inspect me", message_id="it"))

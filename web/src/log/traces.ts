@@ -10,6 +10,7 @@ import { beforePaint } from "./paint";
 
 const MOST_TRACES = 20_000;
 const FIRST = 200;
+const INPUTS_MS = 1_000; // between two requests for open questions, while a trace that waits goes on appending
 const SPARK_MS = 5_000; // one bar of a sparkline
 const SPARK_BARS = 12;
 
@@ -31,6 +32,9 @@ export class Traces {
   #queue: Frame[] = [];
   #asking = new Set<string>();
   #waitingKey = "";
+  #waitingIds = "";
+  #inputsAsked = 0; // ms; when open questions were last asked for
+  #inputsLater: ReturnType<typeof setTimeout> | undefined;
   readonly #since = Date.now();
 
   constructor(socket: Pick<Socket, "watchList">) {
@@ -127,12 +131,23 @@ export class Traces {
     this.loaded.value = true;
   }
 
-  /** Open questions, asked for again whenever the waiting traces have changed. */
+  /** Open questions, asked for again whenever the waiting traces have changed; while the same wait, once in a while. */
   async refreshInputs(): Promise<void> {
     const waiting = [...this.byId.values()].filter((trace) => trace.status === "waiting");
     const key = waiting.map((trace) => `${trace.trace_id}@${trace.last_event_id}`).join();
     if (key === this.#waitingKey) return;
+    const ids = waiting.map((trace) => trace.trace_id).join();
+    const wait = ids === this.#waitingIds ? this.#inputsAsked + INPUTS_MS - Date.now() : 0;
+    if (wait > 0) {
+      this.#inputsLater ??= setTimeout(() => {
+        this.#inputsLater = undefined;
+        void this.refreshInputs();
+      }, wait);
+      return;
+    }
     this.#waitingKey = key;
+    this.#waitingIds = ids;
+    this.#inputsAsked = Date.now();
     if (!waiting.length) {
       this.inputs.value = [];
       return;
