@@ -1,35 +1,35 @@
-"""Backing up a log while others write to it, and putting a backup in its place.
+"""Backing up a log while others write to it.
 
 Rule 1: a backup is one read transaction of the source, held from the first page to the last. SQLite's backup API copies
-        in small steps for the sake of progress and Ctrl-C; without that transaction it would begin again with every
-        commit of another process and never end on a busy log. Readers do not hold up writers in WAL mode; what is
-        written meanwhile stays in the -wal file a little longer.
-Rule 2: a file gets its name when it is whole, checked and on the disk, by one rename. Whatever happens before leaves
-        the target as it was and, short of kill -9, nothing beside it.
+        in small steps, so that progress can be shown and Ctrl-C works. Without that transaction it would begin again
+        with every commit of another process, and never end on a busy log. In WAL mode readers do not hold up writers;
+        what is written meanwhile stays in the -wal file a little longer.
+Rule 2: a file gets its name by one rename, when it is whole, checked and on the disk. Until then the target stays as it
+        was. A backup that fails or is interrupted leaves nothing beside it; one that is killed leaves a file with
+        ``.unfinished-`` in its name.
 Rule 3: a restored log is another history: it gets a new epoch before anybody can open it. A backup that is opened as a
         log, without `tracewatch restore`, gets one then: it names no file as its own (``opening.epoch``).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InvalidField, LogError
-from .inspect import open_read_only, quick_check, side_files
+from .inspect import Progress, open_read_only, quick_check, side_files
 from .migrate import schema_of
 from .opening import identifiers
 
-STEP_PAGES = 1000  # 4 MiB between two looks at progress and Ctrl-C
+STEP_PAGES = 1000  # 4 MiB between two words of progress, or before Ctrl-C is heard
 UNFINISHED = ".unfinished-"  # in the name of a file that is being made
-
-Progress = Callable[[str, int, int], None]  # (what: "copy" or "check", pages done, pages in all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,11 @@ class Copied:
 def backup(source: Path, target: Path, *, replace: bool = False, progress: Progress | None = None) -> Copied:
     """Write a consistent, checked copy of a log to ``target``: one file, readable by its owner only.
 
-    ``replace``: also where there is a file already. Raises InvalidField for a target that can't be, LogError for a
-    source that can't be copied, OSError.
+    ``replace``: also where there is a file already. ``progress`` is called with what is being done ("copy", "check")
+    and how many pages of how many are done. Raises InvalidField for a target that can't be, LogError for a source that
+    can't be copied, OSError.
+
+    ``backup(Path("tracewatch.db"), Path("/backup/tracewatch.db")).events`` is how many events are in it.
     """
     target = target.absolute()
     _check_target(source, target, replace)
@@ -57,7 +60,7 @@ def backup(source: Path, target: Path, *, replace: bool = False, progress: Progr
         _check_target(source, target, replace)
         copy.replace(target)
     sync_folder(target.parent)
-    return Copied(target, *copied)
+    return dataclasses.replace(copied, path=target)
 
 
 def _check_target(source: Path, target: Path, replace: bool) -> None:
@@ -74,7 +77,7 @@ def _check_target(source: Path, target: Path, replace: bool) -> None:
 
 @contextmanager
 def unfinished(target: Path) -> Iterator[Path]:
-    """A new file beside ``target`` for its owner only, and gone at the end, with SQLite's own, if it still is there."""
+    """A new file beside ``target`` for its owner only; at the end it is removed, unless it was given another name."""
     path = target.with_name(f"{target.name}{UNFINISHED}{secrets.token_hex(4)}")
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     try:
@@ -84,11 +87,8 @@ def unfinished(target: Path) -> Iterator[Path]:
             left.unlink(missing_ok=True)
 
 
-def copy_log(source: Path, copy: Path, progress: Progress | None = None) -> tuple[int, str | None, int, int, int]:
-    """Copy a log into an empty file, check the copy and bring it to the disk.
-
-    Returns its size in bytes, epoch, schema, number of traces and of events. Raises LogError, OSError.
-    """
+def copy_log(source: Path, copy: Path, progress: Progress | None = None) -> Copied:
+    """Copy a log into an empty file, check the copy and bring it to the disk. Raises LogError, OSError."""
     tell = progress or (lambda what, done, total: None)
     name = repr(str(source))
     with closing(open_read_only(source)) as connection:
@@ -123,11 +123,11 @@ def copy_log(source: Path, copy: Path, progress: Progress | None = None) -> tupl
             ).fetchone()
             epoch = identifiers(target).get("epoch")
     sync_file(copy)
-    return copy.stat().st_size, epoch, schema, traces, events or 0
+    return Copied(copy, copy.stat().st_size, epoch, schema, traces, events or 0)
 
 
 def _check_room(folder: Path, size_bytes: int) -> None:
-    """Running out half-way would take the log's own room from it, too, where both are on one disk."""
+    """Raise LogError if the copy does not fit: running out half-way would leave the log on the same disk no room."""
     free = shutil.disk_usage(folder).free
     if size_bytes > free:
         raise LogError(f"{str(folder)!r} has {free:,} bytes free, and the copy needs {size_bytes:,}")

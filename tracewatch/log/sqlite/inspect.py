@@ -1,12 +1,13 @@
-"""Looking at a log's file from outside, for those who copy or judge it: read-only, without a loop, beside any server.
+"""Looking at a log's file without opening it as a log: for backup, restore and the doctor, beside any server.
 
-Rule: nothing here writes to the database, and it never checkpoints: only a log's writer does (log.py says why).
-      What a kill left half-way in a rollback journal is taken back first, as by anybody who opens the file.
+Rule: nothing here writes to the database or checkpoints it. One exception: a rollback journal that a killed process
+      has left is rolled back first, as by any program that opens the file.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ...errors import LogError
 from .migrate import tables_of
 
 BUSY_S = 10.0
+Progress = Callable[[str, int, int], None]  # (what is being done, how much of it is, of how much in all)
 SIDE_FILES = ("-wal", "-shm", "-journal")  # SQLite's own, beside a database
 
 
@@ -31,12 +33,12 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         try:
             connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
         except sqlite3.OperationalError as error:
-            # A change of journal mode was killed half-way. Only who may write can take it back, as any opening would
+            # A change of journal mode was killed half-way: it takes a connection that may write to take it back
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
                 with closing(_connect(path, "rw")) as writing:
                     writing.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
         except sqlite3.DatabaseError:
-            pass  # who asked for it finds out
+            pass  # the caller finds out when it reads
     except sqlite3.Error as error:
         raise LogError(f"can't open {str(path)!r}: {error}") from error
     return connection

@@ -1,9 +1,9 @@
 """Restoring: putting a backup in the place of a log.
 
-Rule 1: while a log is being replaced nobody has it open, and whoever opens it in that moment waits and is then refused
-        by SQLite (its file has moved): the lock that every connection holds on the file is held exclusively, on the old
-        file, until the new one stands in its place.
-Rule 2: a -wal belongs to the file it was written for; beside another one it would be replayed into it. So what is in
+Rule 1: while a log is being replaced no other process has it open. The lock of which every connection holds a share is
+        held exclusively on the old file, until the new one stands in its place. A process that opens the log in that
+        moment waits, and is then refused by SQLite, because its file has moved.
+Rule 2: a -wal belongs to the file it was written for; SQLite would play it into any other one beside it. So what is in
         the old -wal goes into the old file first, and the new file comes without one. Only then comes the one rename:
         before it the log is the old one, after it the new one, whenever the process or the machine dies.
 Rule 3: an old file that SQLite can't read can't take its -wal back. Both are kept, under names that belong together.
@@ -14,6 +14,7 @@ Rule 4: tokens are not history. One that was revoked since the backup stays revo
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import itertools
 import os
@@ -26,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidField, LogError, LogInUse
-from .backup import Copied, Progress, copy_log, sync_file, sync_folder, unfinished
-from .inspect import is_log, open_read_only, side_files
+from .backup import Copied, copy_log, sync_file, sync_folder, unfinished
+from .inspect import Progress, is_log, open_read_only, side_files
 from .migrate import migrate
 from .opening import new_epoch, set_identifiers
 
@@ -70,14 +71,14 @@ def restore_file(
     log = log.resolve()  # of a link the file it leads to is replaced, as it is what SQLite opens
     _check_places(backup, log, replace)
     with unfinished(log) as copy:
-        size, _, schema, traces, events = copy_log(backup, copy, progress)
+        copied = copy_log(backup, copy, progress)
         _own_as(copy, log)
         epoch = new_epoch()
         with _alone(log, lambda whole: _prepare(copy, epoch, log if whole else None)) as tokens:
             kept = _set_aside(log, keep)
             copy.replace(log)  # the moment
             sync_folder(log.parent)
-    return Restored(Copied(log, size, epoch, schema, traces, events), kept, tokens)
+    return Restored(dataclasses.replace(copied, path=log, epoch=epoch), kept, tokens)
 
 
 def _check_places(backup: Path, log: Path, replace: bool) -> None:

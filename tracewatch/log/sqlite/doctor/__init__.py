@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from ....errors import LogError
-from ..inspect import open_read_only
+from ..inspect import Progress, open_read_only
 from .database import check_database
 from .findings import ERROR, OK, WARNING, Finding, Findings
 from .machine import check_machine
 from .trace import check_traces
 
 __all__ = ["ERROR", "OK", "WARNING", "Finding", "check", "errors"]
-
-Progress = Callable[[str, int, int], None]  # (what: "file" or "events", done, in all)
 
 
 def check(
