@@ -15,7 +15,8 @@ import pytest
 
 from tests.server.wire import Watch, append, end, http, make_trace, socket, stored, thought
 from tests.support import DEADLINE_S, Serving, serving, until
-from tracewatch.log import open_log
+from tracewatch.live import subtree
+from tracewatch.log import TraceQuery, open_log
 
 pytestmark = pytest.mark.anyio
 
@@ -124,6 +125,96 @@ async def test_a_subtree_written_by_another_process(server: Serving) -> None:
             await until_stored(watch, server, "far", "far-0", "far-1", "far-2")
     finally:
         await other.close()
+
+
+async def test_a_sub_trace_that_is_subscribed_to_already_hides_none(server: Serving) -> None:
+    log = server.services.log
+    await make_trace(log, "over")
+    await make_trace(log, "over-a", parent_trace_id="over")
+    await make_trace(log, "over-a-a", parent_trace_id="over-a")
+    async with socket(server, "/api/watch") as watch:
+        await watch.say({"subscribe": {"trace_id": "over-a"}})
+        await watch.until("caught_up", trace_id="over-a")
+        await watch.say({"subscribe": {"trace_id": "over", "subtree": True}})
+        await watch.had("caught_up", trace_id="over-a-a")
+        await make_trace(log, "over-a-b", parent_trace_id="over-a")
+        await watch.had("caught_up", trace_id="over-a-b")
+
+
+def count_reads(server: Serving) -> list[TraceQuery]:
+    """The looks for sub-traces from now on."""
+    log, queries = server.services.log, list[TraceQuery]()
+    traces = log.traces
+
+    async def counted(query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
+        queries.append(query)
+        return await traces(query)
+
+    log.traces = counted  # type: ignore[method-assign]
+    return queries
+
+
+async def whole_trees(server: Serving, stack: AsyncExitStack, root: str, count: int) -> list[Watch]:
+    """Watchers of a tree that have looked at all of it."""
+    watches = [await stack.enter_async_context(socket(server, "/api/watch")) for _ in range(count)]
+    for watch in watches:
+        await watch.say({"subscribe": {"trace_id": root, "subtree": True}})
+        await watch.until("caught_up", trace_id=root)
+    return watches
+
+
+async def test_own_commits_are_no_reason_to_look_for_sub_traces(tmp_path: Path) -> None:
+    """The poll sees them once more, and their bodies have said it all."""
+    async with serving(tmp_path / "log.db") as server, AsyncExitStack() as stack:
+        log = server.services.log
+        await make_trace(log, "own")
+        watches = await whole_trees(server, stack, "own", 10)
+        polled = server.services.poll.hints
+        queries = count_reads(server)
+        for number in range(1, 6):
+            await append(log, "own", 1)
+            await until(lambda: server.services.poll.hints >= polled + number)  # noqa: B023
+        await make_trace(log, "own-a", parent_trace_id="own")
+        for watch in watches:
+            await watch.had("caught_up", trace_id="own-a")
+        assert [query.parent_trace_id for query in queries].count("own") == 0
+        assert len(queries) <= 10  # each looks at the new one; at once they would share it
+
+
+async def test_looks_at_what_another_process_wrote_are_shared(tmp_path: Path) -> None:
+    async with serving(tmp_path / "log.db") as server, AsyncExitStack() as stack:
+        await make_trace(server.services.log, "far")
+        watches = await whole_trees(server, stack, "far", 10)
+        other = await open_log(str(tmp_path / "log.db"))
+        stack.push_async_callback(other.close)
+        polled = server.services.poll.hints
+        queries = count_reads(server)
+        for number in range(1, 6):
+            await append(other, "far", 1)
+            await until(lambda: server.services.poll.hints >= polled + number)  # noqa: B023
+        await make_trace(other, "far-a", parent_trace_id="far")
+        for watch in watches:
+            await watch.had("caught_up", trace_id="far-a")
+        assert [query.parent_trace_id for query in queries].count("far") <= 2 * 6
+
+
+async def test_a_new_sub_trace_costs_no_look_at_all_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subtree, "SUB_TRACES_AT_ONCE", 5)
+    async with serving(tmp_path / "log.db") as server, AsyncExitStack() as stack:
+        await make_trace(server.services.log, "wide")
+        for number in range(40):
+            await make_trace(server.services.log, f"wide-{number}", parent_trace_id="wide")
+        (watch,) = await whole_trees(server, stack, "wide", 1)
+        for number in range(40):
+            await watch.had("caught_up", trace_id=f"wide-{number}")
+        other = await open_log(str(tmp_path / "log.db"))
+        stack.push_async_callback(other.close)
+        queries = count_reads(server)
+        for number in range(40, 50):
+            await make_trace(other, f"wide-{number}", parent_trace_id="wide")
+            await watch.had("caught_up", trace_id=f"wide-{number}")
+        # A first page with the new one, and a second one, in which all are known
+        assert [query.parent_trace_id for query in queries].count("wide") <= 2 * 2 * 10
 
 
 async def test_the_end_of_a_root_hides_no_sub_trace(server: Serving) -> None:

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from ..errors import TooMany
 from ..log import EventLog, Grown, Snapshot, TraceQuery
 from .budget import Budget
 from .head import TraceHead
 from .list import ListHead
+from .shared import SharedReads
 from .sink import Sink
 from .watcher import WatchCounts, Watcher, WatchLimits, WatchRequest
 
 BEATS_AT_ONCE = 32  # heartbeats before others have their turn
+
+TracesPage = tuple[list[dict[str, Any]], int | None]
+GrowthListener = Callable[[Sequence[Grown]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +69,11 @@ class Hub:
         self._heads: dict[str, TraceHead] = {}
         self._list = ListHead(log, self.budget)
         self._watchers: set[Watcher] = set()
-        # By trace_id; None: of every trace. By trace, so that a commit costs nothing for who has no part in it
-        self._growth_listeners: dict[str | None, set[Callable[[Sequence[Grown]], None]]] = {}
+        # Pages of the list of traces, for all who ask for the same one at once
+        self.traces = SharedReads[TraceQuery, TracesPage](lambda query: log.traces(query))
+        # By trace_id, so that a commit costs nothing for those that have no part in it
+        self._growth_listeners: dict[str, set[GrowthListener]] = {}
+        self._told: dict[str, tuple[int, str]] = {}  # what listeners know of this process's commits; hinted again
         self._watched_listeners: set[Callable[[str, bool], None]] = set()
         self._empty = asyncio.Event()  # set while nobody watches
         self._leaving_ms: int | None = None  # set once the server is leaving
@@ -74,16 +83,34 @@ class Hub:
         self._ticker = asyncio.create_task(self._tick(), name="tracewatch-heartbeats")
 
     def grown(self, grown: Sequence[Grown]) -> None:
-        """The log has grown: a commit of this process, or what the poll found of the others'."""
+        """The log has grown by a commit of this process."""
         for one in grown:
-            head = self._heads.get(one.trace_id)
-            if head is not None:
-                head.grow(one)
-            for listener in self._growth_listeners.get(one.trace_id, ()):
-                listener([one])
-        for listener in self._growth_listeners.get(None, ()):
-            listener(grown)
+            if one.trace_id in self._growth_listeners:
+                self._told[one.trace_id] = (one.last_event_id, one.status)
+            self._tell(one)
         self._list.grow(grown)
+
+    def hinted(self, grown: Sequence[Grown]) -> None:
+        """What the poll has found: the commits of other processes, and those of this one again.
+
+        Listeners have heard of the latter. The list is told all the same: more may have changed than a trace's events.
+        """
+        for one in grown:
+            told = self._told.get(one.trace_id)
+            if told is None or one.deleted:
+                self._tell(one)
+            elif one.last_event_id >= told[0]:
+                del self._told[one.trace_id]
+                if (one.last_event_id, one.status) != told:
+                    self._tell(one)
+        self._list.grow(grown)
+
+    def _tell(self, one: Grown) -> None:
+        head = self._heads.get(one.trace_id)
+        if head is not None:
+            head.grow(one)
+        for listener in tuple(self._growth_listeners.get(one.trace_id, ())):
+            listener([one])
 
     def hint(self, trace_id: str, last_event_id: int) -> None:
         """A rumour that a trace has grown, true or not: its watchers ask the log."""
@@ -101,17 +128,25 @@ class Hub:
             listener(trace_id, True)
         return lambda: self._watched_listeners.discard(listener)
 
-    def on_growth(self, listener: Callable[[Sequence[Grown]], None], trace_id: str | None = None) -> Callable[[], None]:
-        """Tell ``listener`` of every growth (of one trace), by this process and others; the result takes it back."""
+    def on_growth(self, listener: GrowthListener, trace_id: str) -> Callable[[], None]:
+        """Tell ``listener`` of every growth of a trace, by this process and others; the result takes it back."""
         self._growth_listeners.setdefault(trace_id, set()).add(listener)
+        return partial(self._take_back, listener, trace_id)
 
-        def take_back() -> None:
-            listeners = self._growth_listeners.get(trace_id, set())
-            listeners.discard(listener)
-            if not listeners:
-                self._growth_listeners.pop(trace_id, None)
+    def _take_back(self, listener: GrowthListener, trace_id: str) -> None:
+        listeners = self._growth_listeners.get(trace_id, set())
+        listeners.discard(listener)
+        if not listeners:
+            self._growth_listeners.pop(trace_id, None)
+            self._told.pop(trace_id, None)
 
-        return take_back
+    def watched(self) -> Collection[str]:
+        """The traces that somebody watches or waits for in this process."""
+        return self._heads.keys()
+
+    def recorded(self) -> Collection[str]:
+        """The traces whose growth somebody wants to hear of in this process: those of its recorders and subtrees."""
+        return self._growth_listeners.keys()
 
     def watchers(self, trace_id: str) -> int:
         """How many watch this trace from this process."""

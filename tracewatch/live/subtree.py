@@ -1,15 +1,20 @@
-"""A trace with its sub-traces on one socket of ``/api/watch``: those there are and those to come, to any depth.
+"""A trace with its sub-traces on one socket of ``/api/watch``: those that are there and those to come, to any depth.
 
-Rule 1: a growth of a member is only a hint to look for its sub-traces in the log; looking twice does nothing twice.
-        Whatever a member's log names is watched, so one that was deleted is answered by ``unknown_trace``.
-Rule 2: it lives as long as a member is watched or still looked at, so that the end of the root does not hide a
-        sub-trace, and the end of a sub-trace does not hide its own.
+Rule 1: what a member's log names is watched, so a sub-trace that was deleted is answered by ``unknown_trace``. A growth
+        without events (of another process) is a hint to look for sub-traces in the log.
+Rule 2: sockets that look for the same sub-traces at the same time share one look, and a look ends where everything is
+        known already: sub-traces come newest first.
+Rule 3: a subtree lives as long as a member is watched or still looked at. So the end of the root hides no sub-trace,
+        and the end of a sub-trace does not hide its own.
+Rule 4: a member whose trace the socket may not see is not looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+
+import orjson
 
 from ..errors import Unavailable
 from ..log import Grown, Snapshot, TraceQuery
@@ -18,6 +23,7 @@ from .hub import Hub
 from .watcher import WatchRequest
 
 RETRY_S = 0.5  # until a log that could not be read is asked again
+SUB_TRACES_AT_ONCE = 100  # in one read
 
 
 class Subtree:
@@ -32,31 +38,52 @@ class Subtree:
         start: Callable[[WatchRequest, Callable[[Snapshot], None]], None],
         looked: Callable[[], None],
     ) -> None:
-        self.members: set[str] = {request.trace_id}
+        """``start`` watches one more trace; ``looked`` is told whenever all members have been looked at."""
         self.looking = False  # whether sub-traces may still turn up in what is being looked at
         self._hub = hub
         self._request = request
-        self._cursors = cursors
-        self._start = start  # watch one more trace
-        self._looked = looked  # told whenever everything has been looked at
+        self._cursors = cursors  # where each sub-trace begins
+        self._start = start
+        self._looked = looked
+        # By trace_id: what takes its listener back; None: not looked at yet
+        self._members: dict[str, Callable[[], None] | None] = {request.trace_id: None}
+        self._complete: set[str] = set()  # members of which every older sub-trace is known
         self._dirty: set[str] = set()  # members whose sub-traces have to be looked for
         self._wake = asyncio.Event()
-        self._unlisten = hub.on_growth(self._grown)
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def members(self) -> set[str]:
+        """The root and all sub-traces that were found so far."""
+        return set(self._members)
+
+    def watched(self, watches: dict[str, asyncio.Task[None]]) -> bool:
+        """Whether any member is in ``watches``."""
+        return not self._members.keys().isdisjoint(watches)
+
     def begin(self, snapshot: Snapshot) -> None:
-        """A member's watch has begun: watch the sub-traces it has already."""
+        """A member's watch has begun: watch the sub-traces that its log names, and those to come."""
         for sub_id in snapshot.state.sub_traces:
             self._watch(sub_id)
-        self._look(snapshot.state.trace_id)
+        self._join(snapshot.state.trace_id)
+
+    def allow(self, trace_id: str) -> None:
+        """The socket may see this trace. Of a sub-trace that is enough to look at it: it may be gone, and have some."""
+        if trace_id in self._members and trace_id != self._request.trace_id:
+            self._join(trace_id)
+
+    def _join(self, trace_id: str) -> None:
+        if self._members[trace_id] is None:
+            self._members[trace_id] = self._hub.on_growth(self._grown, trace_id)
+            self._look(trace_id)
 
     def _grown(self, grown: Sequence[Grown]) -> None:
         for one in grown:
-            if one.trace_id not in self.members:
-                continue
-            # Bodies say at once whether there is a new sub-trace; a hint of another process has none
-            if not one.bodies or any(event_name(body) == "sub_trace_started" for body in one.bodies):
+            if not one.bodies:
                 self._look(one.trace_id)
+            for body in one.bodies:
+                if event_name(body) == "sub_trace_started":
+                    self._watch(orjson.loads(body)["sub_trace_id"])
 
     def _look(self, trace_id: str) -> None:
         self._dirty.add(trace_id)
@@ -85,17 +112,21 @@ class Subtree:
     async def _watch_sub_traces(self, trace_id: str) -> None:
         before: int | None = None
         while True:
-            query = TraceQuery(parent_trace_id=trace_id, limit=1000, before=before)
-            traces, before = await self._hub.log.traces(query)
-            for trace in traces:
-                self._watch(trace["trace_id"])
+            query = TraceQuery(parent_trace_id=trace_id, limit=SUB_TRACES_AT_ONCE, before=before)
+            traces, before = await self._hub.traces(query)
+            new = [trace["trace_id"] for trace in traces if trace["trace_id"] not in self._members]
+            for sub_id in new:
+                self._watch(sub_id)
             if before is None:
+                self._complete.add(trace_id)
+                return
+            if not new and trace_id in self._complete:
                 return
 
     def _watch(self, sub_id: str) -> None:
-        if sub_id in self.members:
+        if sub_id in self._members:
             return
-        self.members.add(sub_id)
+        self._members[sub_id] = None
         self._start(
             WatchRequest(
                 sub_id,
@@ -106,10 +137,11 @@ class Subtree:
             ),
             self.begin,
         )
-        self._look(sub_id)  # also where the socket has no place for it
 
     def close(self) -> None:
         """Stop looking for sub-traces."""
-        self._unlisten()
+        for take_back in self._members.values():
+            if take_back is not None:
+                take_back()
         if self._task is not None:
             self._task.cancel()

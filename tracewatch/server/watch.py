@@ -172,8 +172,16 @@ class WatchSession:
             raise TooMany(f"a socket has at most {limit} subscriptions", limit=limit)
 
     def _start_sub_trace(self, request: WatchRequest, on_start: OnStart) -> None:
-        if request.trace_id not in self._watches:
+        if request.trace_id in self._watches:  # the client has subscribed to it by itself
+            self._spawn(self._allow(request.trace_id))
+        else:
             self._start(request, on_start)
+
+    async def _allow(self, trace_id: str) -> None:
+        """Let the subtrees look at a trace. Raises UnknownTrace where the socket may not see it."""
+        await self._served.gate.check_trace(self._grant, trace_id)
+        for subtree in self._roots.values():
+            subtree.allow(trace_id)
 
     def _start(self, request: WatchRequest, on_start: OnStart | None = None) -> None:
         self._watches[request.trace_id] = self._spawn(self._watch(request, on_start))
@@ -198,7 +206,7 @@ class WatchSession:
         with self._served.observed.subscription(self._websocket, request.trace_id, request.since) as seen:
             try:
                 # Here and not in _subscribe: a log may name as its sub-trace what is none
-                await self._served.gate.check_trace(self._grant, request.trace_id)
+                await self._allow(request.trace_id)
                 seen.because(await self._served.hub.watch(request, self.sink, on_start, seen.progress))
             except TracewatchError as error:
                 seen.because(error.code)
@@ -215,7 +223,7 @@ class WatchSession:
     def _prune(self) -> None:
         """Forget the subtrees of which nothing is watched any more."""
         for root_id, subtree in tuple(self._roots.items()):
-            if not subtree.looking and not any(member in self._watches for member in subtree.members):
+            if not subtree.looking and not subtree.watched(self._watches):
                 del self._roots[root_id]
                 subtree.close()
 
@@ -228,8 +236,7 @@ class WatchSession:
         if subtree is not None:
             subtree.close()
             members |= subtree.members
-        for task in [self._watches.pop(member) for member in members if member in self._watches]:
-            await _end(task)
+        await _end(*[self._watches.pop(member) for member in members if member in self._watches])
         await self.sink.send_control(control("unsubscribed", trace_id=trace_id))
 
     async def _subscribe_traces(self, asked: dict[str, Any]) -> None:
@@ -249,10 +256,7 @@ class WatchSession:
         for subtree in self._roots.values():
             subtree.close()
         self._roots.clear()
-        tasks = tuple(self._tasks)
-        for task in tasks:  # all of them first: who waits here may be cancelled as well
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(*self._tasks)
 
 
 def list_query(asked: dict[str, Any]) -> TraceQuery:
@@ -280,6 +284,7 @@ def checked_cursors(cursors: Any) -> dict[str, str]:
     return {sub_id: str(cursor) for sub_id, cursor in cursors.items()}
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:  # all of them first: one may be waiting for another
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
