@@ -187,7 +187,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._connections = connections
         self._tasks = tasks
         self._headers = headers
-        self._state = state or {}
+        self._state = {} if state is None else state
         self._root_path = root_path
         self._ping_s = ping_s
         self._stage = Stage.HEAD
