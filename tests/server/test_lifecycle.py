@@ -99,7 +99,7 @@ def kept(server: Serving) -> dict[str, int]:
     """How much a server remembers in each place where it could remember a run; and its tasks."""
     log, hub = server.services.log, server.services.hub
     assert isinstance(log, SQLiteLog)
-    found = {name: len(getattr(hub, name)) for name in ("_channels", "_watchers", "_growth_listeners")}
+    found = {name: len(getattr(hub, name)) for name in ("_heads", "_watchers", "_growth_listeners")}
     return {**found, "states": len(log._cache), "tasks": len(asyncio.all_tasks())}
 
 
@@ -133,7 +133,7 @@ async def test_finished_runs_leave_nothing(tmp_path: Path) -> None:
         await several(60, 60)
         await until(lambda: kept(server)["tasks"] <= before["tasks"])
         assert kept(server) == {**before, "tasks": kept(server)["tasks"]}
-        assert before["_channels"] == before["_watchers"] == before["_growth_listeners"] == 0
+        assert before["_heads"] == before["_watchers"] == before["_growth_listeners"] == 0
 
 
 def rss_kib(pid: int) -> int:
