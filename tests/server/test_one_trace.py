@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -83,6 +84,27 @@ async def test_a_subscription_to_another_is_one_to_nothing(server: Serving, toke
         await watch.say({"subscribe": {"trace_id": "mine", "subtree": True}})
         for trace_id in ("mine", "mine.sub", "mine.sub.sub"):
             await watch.had("caught_up", trace_id=trace_id)
+
+
+async def test_a_log_that_names_another_run_as_its_sub_trace_shows_nothing_of_it(tmp_path: Path) -> None:
+    async with serving(tmp_path / "log.db") as server:
+        log = server.services.log
+        await two_runs(log, "mine", "theirs")
+        token = await log.tokens.create(["admin"], trace_id="mine")
+        header: dict[str, Any] = {"task": "x", "agent_type": "a", "parent_goal_id": None, "created_at": CREATED}
+        start = {"event": "sub_trace_started", "event_id": 1, "trace_id": "mine.made-up", "ts": CREATED}
+        event = {**start, "sub_trace_id": "theirs", "parent_goal_id": None, "agent_type": "a", "task": "x"}
+        above = {"parent_trace_id": "mine", "root_trace_id": "mine"}
+        await log.restore({**header, **above, "trace_id": "mine.made-up", "metadata": {}}, [event])
+        async with socket(server, "/api/watch", token) as watch:
+            await watch.say({"subscribe": {"trace_id": "mine", "subtree": True}})
+            await watch.had("caught_up", trace_id="mine.made-up")
+            await watch.had("error", trace_id="theirs")
+            await make_trace(log, "theirs.new", parent_trace_id="theirs")
+            await make_trace(log, "mine.new", parent_trace_id="mine")
+            await watch.had("caught_up", trace_id="mine.new")
+            seen = {frame["trace_id"] for frame in watch.control}
+            assert seen == {"mine", "mine.sub", "mine.made-up", "mine.new", "theirs"}
 
 
 @pytest.mark.parametrize("path", ["/api/watch", "/api/traces/mine/watch"])
