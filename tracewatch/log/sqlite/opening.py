@@ -108,8 +108,9 @@ def epoch_for(db: sqlite3.Connection, path: Path) -> str:
     """The epoch of the log in this file: made when it is opened for the first time, and again in a copy of it.
 
     What a copy holds under an id may not be what the original has told its watchers. The log keeps the number (inode)
-    of the file it is in, so a file with another number is a copy; ``tracewatch backup`` leaves out the number. Where
-    nothing is to be changed, no lock is needed.
+    of the file it is in, so a file with another number is a copy. A file system may give the number of a deleted file
+    to the next one, so a copy made by ``tracewatch backup`` has no number. Where nothing is to be changed, no lock is
+    needed.
     """
     known, inode = identifiers(db), str(path.stat().st_ino)
     if known.get("inode") == inode and "epoch" in known:
