@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.log.helpers import Clock, create, end, goal, notes, say
+from tests.log.helpers import Clock, create, end, goal, notes, opened, say
 from tests.log.workload import work
 from tracewatch.errors import LogError
 from tracewatch.log import EventLog
@@ -34,6 +34,14 @@ def codes(path: Path, severity: str = ERROR, **options: Any) -> set[str]:
 
 
 # --- healthy ---
+
+
+async def test_a_question_that_runs_out_by_another_clock(db: Path) -> None:
+    """The steady clock is never the system's to the last microsecond, and hours away when that was set."""
+    async with opened(str(db), clock=Clock(), steady=Clock(500.0)) as log:
+        await create(log)
+        await log.append("t", [{"event": "input_requested", "request_id": "q", "question": "?", "expires_in_s": 60}])
+    assert codes(db) == set()
 
 
 @pytest.mark.slow

@@ -81,7 +81,10 @@ def _parsed(body: bytes | str | None) -> Any:
 def check_inputs(
     error: Error, connection: sqlite3.Connection, row: TraceRow, state: State, questions: Questions
 ) -> None:
-    """The questions. Rows of those that were closed before there was this table are missing, and nobody misses them."""
+    """The questions. Rows of those that were closed before there was this table are missing, and nobody misses them.
+
+    When one runs out is not compared: its row has that by the steady clock, whose base is another at each boot.
+    """
     since = connection.execute("SELECT applied_at FROM schema_migrations WHERE number = 2").fetchone()
     seen = set()
     sql = "SELECT request_id, event_id, asked_at, expires_at, state, body, answer FROM inputs WHERE trace_key = ?"
@@ -94,7 +97,7 @@ def check_inputs(
             continue  # its beginning was trimmed
         if asked is None or how != ought:
             error("inputs", f"question {request_id!r} is {how}, its events say {ought or 'that it was never asked'}")
-        elif (event_id, asked_at, expires_at) != (asked.event_id, asked.asked_at, asked.expires_at):
+        elif (event_id, asked_at, expires_at is None) != (asked.event_id, asked.asked_at, asked.expires_at is None):
             error("inputs", f"question {request_id!r} has another event or time than in its events")
         elif _parsed(body) != pending:
             error("inputs", f"question {request_id!r} is not what was asked")
