@@ -5,7 +5,7 @@
 
 import type { Trace } from "../net/protocol";
 
-type Test = (trace: Trace) => boolean;
+type TraceTest = (trace: Trace) => boolean;
 
 const NUMBERS: Record<string, (trace: Trace) => number> = {
   cost: (t) => t.tree_totals.total_cost,
@@ -27,7 +27,7 @@ const SYNONYMS: Record<string, string[]> = {
 };
 
 /** The test that a filter's text stands for, or null for one that lets everything pass. */
-export function parseFilter(text: string): Test | null {
+export function parseFilter(text: string): TraceTest | null {
   const tests = [...text.matchAll(/(-?)((?:[a-z]+[:<>=]+)?(?:"[^"]*"?|\S+))/gi)].map(([, not, word]) => {
     const test = parseWord(word!);
     return not ? (trace: Trace) => !test(trace) : test;
@@ -35,7 +35,7 @@ export function parseFilter(text: string): Test | null {
   return tests.length ? (trace) => tests.every((test) => test(trace)) : null;
 }
 
-function parseWord(word: string): Test {
+function parseWord(word: string): TraceTest {
   const compared = /^([a-z]+)(>=|<=|>|<|=)\$?([\d.]+)([km]?)$/i.exec(word);
   const numberOf = compared && NUMBERS[compared[1]!.toLowerCase()];
   if (compared && numberOf) {

@@ -4,12 +4,12 @@
 //       trace first. What the rest of the viewer asks a server for is answered from them.
 
 import { signal } from "@preact/signals";
-import type { Local } from "../net/api";
+import type { LocalApi } from "../net/api";
 import type { Frame, Snapshot, StoredEvent, Trace } from "../net/protocol";
-import type { Link, Subscriber } from "../net/socket";
+import type { LinkState, Subscriber } from "../net/socket";
 import { applyInto, State } from "./fold";
 
-interface Kept {
+interface SavedTrace {
   snapshot: Snapshot;
   events: StoredEvent[];
 }
@@ -17,11 +17,11 @@ interface Kept {
 export const PLACE = "tracewatch-export"; // the element that holds the lines
 
 /** The traces that stand in this page, or null where it came from a server. */
-export function tracesInPage(): Map<string, Kept> | null {
+export function tracesInPage(): Map<string, SavedTrace> | null {
   const text = document.getElementById(PLACE)?.textContent;
   if (!text) return null;
-  const found = new Map<string, Kept>();
-  let kept: Kept | null = null;
+  const found = new Map<string, SavedTrace>();
+  let kept: SavedTrace | null = null;
   for (const line of text.split("\n")) {
     if (!line.trim()) continue;
     const value = JSON.parse(line) as { trace?: { trace_id: string }; snapshot?: Snapshot } & StoredEvent;
@@ -34,7 +34,7 @@ export function tracesInPage(): Map<string, Kept> | null {
 }
 
 /** What a server would answer. */
-export function localApi(traces: Map<string, Kept>): Local {
+export function localApi(traces: Map<string, SavedTrace>): LocalApi {
   return {
     async events(traceId, since, limit) {
       const kept = traces.get(traceId);
@@ -79,9 +79,9 @@ export function localApi(traces: Map<string, Kept>): Local {
 
 /** Stands where the socket stands otherwise. */
 export class LocalSocket {
-  readonly link = signal<Link>({ kind: "open" });
+  readonly link = signal<LinkState>({ kind: "open" });
 
-  constructor(private readonly traces: Map<string, Kept>) {}
+  constructor(private readonly traces: Map<string, SavedTrace>) {}
 
   start(): void {}
   unsubscribe(): void {}

@@ -4,7 +4,7 @@ import { bearer, refused, token } from "./auth";
 import type { Json, Message, PendingInput, Snapshot, StoredEvent, Trace } from "./protocol";
 import { PREFIX } from "./route";
 
-export interface Detail {
+export interface ErrorDetail {
   path?: string;
   message?: string;
 }
@@ -15,7 +15,7 @@ export class ApiError extends Error {
     readonly status: number,
     readonly code: string,
     message: string,
-    readonly details: Detail[] = [],
+    readonly details: ErrorDetail[] = [],
     readonly retryAfterS = 0,
     readonly facts: { [key: string]: Json } = {},
   ) {
@@ -29,15 +29,15 @@ export class ApiError extends Error {
 }
 
 /** What answers instead of a server, in a page that is one file. */
-export interface Local {
+export interface LocalApi {
   events(traceId: string, since: number, limit: number): Promise<{ events: StoredEvent[] }>;
   trace(traceId: string, at?: number): Promise<Snapshot>;
   traces(): Promise<{ traces: Trace[]; next_page_token: null }>;
 }
 
-let local: Local | null = null;
+let local: LocalApi | null = null;
 
-export function answerFrom(instead: Local): void {
+export function answerFrom(instead: LocalApi): void {
   local = instead;
 }
 

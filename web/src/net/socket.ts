@@ -19,7 +19,7 @@ export interface Subscriber {
   lost(): void;
 }
 
-export type Link =
+export type LinkState =
   | { kind: "connecting" }
   | { kind: "open" }
   | { kind: "silent"; since: number } // open, and nothing was heard for too long: it is being asked
@@ -27,12 +27,12 @@ export type Link =
   | { kind: "refused"; why: string };
 
 /** How the socket shows who it is, and whom it tells that this was not enough. */
-export interface Access {
+export interface SocketAccess {
   protocols(): string[];
   /** `why` is null where the handshake failed and a browser does not say why. */
   refused(why: string | null): void;
 }
-const OPEN: Access = { protocols: () => [], refused: () => undefined };
+const OPEN: SocketAccess = { protocols: () => [], refused: () => undefined };
 
 const FIRST_DELAY = 500;
 const MOST_DELAY = 20_000;
@@ -49,7 +49,7 @@ export function backoff(attempt: number, random: number): number {
 }
 
 export class Socket {
-  readonly link = signal<Link>({ kind: "connecting" });
+  readonly link = signal<LinkState>({ kind: "connecting" });
   #socket: WebSocket | null = null;
   #subscribers = new Map<string, Subscriber>();
   #leaving = new Map<string, number>(); // unsubscribes that are not confirmed yet
@@ -67,7 +67,7 @@ export class Socket {
 
   constructor(
     private readonly url: string,
-    private readonly access: Access = OPEN,
+    private readonly access: SocketAccess = OPEN,
   ) {}
 
   start(): void {

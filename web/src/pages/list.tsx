@@ -16,7 +16,7 @@ import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
 import { memo } from "../parts/memo";
 import { focusQuestion, Questions } from "../parts/question";
 import { type ListHandle, VirtualList } from "../parts/virtual";
-import { Start } from "./welcome";
+import { Welcome } from "./welcome";
 
 const ROW = 32; // px
 const STATUSES: TraceStatus[] = ["running", "waiting", "failed", "lost", "completed", "stopped"];
@@ -133,7 +133,7 @@ export function ListPage() {
       <>
         <Bar />
         <main class="list">
-          {traces.loaded.value && traces.refused.value === null ? <Start /> : <Waiting why={traces.refused.value} />}
+          {traces.loaded.value && traces.refused.value === null ? <Welcome /> : <NoList why={traces.refused.value} />}
         </main>
       </>
     );
@@ -219,13 +219,13 @@ export function ListPage() {
             class="tbody"
             tabIndex={-1}
             render={(row, i) => (
-              <Line
+              <TraceLine
                 {...row}
                 n={i}
                 focused={i === focus}
                 toggle={toggle}
                 cancel={setCancelling}
-                words={now_(row.trace)}
+                words={doing(row.trace)}
                 tick={row.trace.is_running ? everyFive.value : 0}
               />
             )}
@@ -238,7 +238,7 @@ export function ListPage() {
 }
 
 /** Nothing to show yet, or not to this token: says which. */
-function Waiting({ why }: { why: string | null }) {
+function NoList({ why }: { why: string | null }) {
   const link = app.socket.link.value.kind;
   const words =
     why !== null
@@ -258,7 +258,7 @@ function Waiting({ why }: { why: string | null }) {
 const isOpen = (trace: Trace): boolean => !app.offline && (trace.status === "running" || trace.status === "waiting");
 
 /** What a trace is doing, or what came of it. */
-function now_(trace: Trace): string {
+function doing(trace: Trace): string {
   if (trace.status === "waiting") {
     const asked = app.traces.inputs.value.find((one) => one.trace_id === trace.trace_id);
     if (asked) return asked.question;
@@ -269,7 +269,7 @@ function now_(trace: Trace): string {
   return trace.summary ?? "";
 }
 
-interface LineProps extends ListRow {
+interface TraceLineProps extends ListRow {
   n: number;
   focused: boolean;
   words: string;
@@ -278,7 +278,7 @@ interface LineProps extends ListRow {
   cancel: (trace: Trace) => void;
 }
 
-const Line = memo(function Line({
+const TraceLine = memo(function TraceLine({
   trace,
   depth,
   below,
@@ -290,7 +290,7 @@ const Line = memo(function Line({
   words,
   toggle,
   cancel,
-}: LineProps) {
+}: TraceLineProps) {
   const bars = app.traces.bars(trace.trace_id, Date.now());
   const { tree_totals: sums } = trace;
   const running = isOpen(trace);

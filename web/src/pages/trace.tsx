@@ -358,7 +358,7 @@ function Facts({
           <Lasting from={trace.created_at} to={trace.completed_at ?? (open ? null : trace.updated_at)} exact={open} />
         </span>
       )}
-      <Sum own={trace} all={trace.tree_totals} subs={subs} />
+      <RunTotals own={trace} all={trace.tree_totals} subs={subs} />
       <span class="num dim events">{count(trace.last_event_id)} events</span>
       <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>
         {shortId(trace.trace_id)}
@@ -370,7 +370,7 @@ function Facts({
   );
 }
 
-function Sum({ own, all, subs }: { own: Totals; all: Totals; subs: number }) {
+function RunTotals({ own, all, subs }: { own: Totals; all: Totals; subs: number }) {
   const more = all.total_cost - own.total_cost;
   return (
     <>

@@ -8,7 +8,7 @@ with tracewatch.trace("Fix the login bug") as run:
     with run.goal("Find the cause"):
         run.message("assistant", "It is the cookie: the session never gets one.")`;
 
-export function Start() {
+export function Welcome() {
   const demo = "tracewatch demo";
   return (
     <div class="start">

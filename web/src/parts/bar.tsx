@@ -7,7 +7,7 @@ import { ago, count, counted, timeOfDay } from "../format";
 import type { TraceLog } from "../log/trace-log";
 import { aside, token, wanted } from "../net/auth";
 import { HOME } from "../net/route";
-import type { Link } from "../net/socket";
+import type { LinkState } from "../net/socket";
 import { now } from "./clock";
 import { helpOpen } from "./keys";
 import { nextTheme, type Theme, theme } from "./theme";
@@ -162,7 +162,7 @@ function LivePill({ log }: { log?: TraceLog }) {
 }
 
 /** Tell screen readers once that the connection is lost, and once that it is back. */
-function useLinkSpoken(kind: Link["kind"]): void {
+function useLinkSpoken(kind: LinkState["kind"]): void {
   const lost = useRef(false);
   useEffect(() => {
     if (kind === "waiting" && !lost.current) spoken.value = "Connection lost; trying again";

@@ -168,7 +168,7 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
           {log.phase.value.kind === "loading" ? "" : "This run has no goals; all its messages are on the right."}
         </p>
       )}
-      <Details root={log.id} row={rows.find((row) => samePlace(row.place, place))} />
+      <PlaceDetails root={log.id} row={rows.find((row) => samePlace(row.place, place))} />
     </div>
   );
 }
@@ -284,7 +284,7 @@ function errorsOf(log: TraceView): Map<string, number> {
   return sums;
 }
 
-interface Line {
+interface TreeLineProps {
   goal: Goal | null;
   sub: SubTrace | null;
   depth: number;
@@ -323,7 +323,7 @@ function lineOf(row: TreeRow) {
   };
 }
 
-const TreeLine = memo(function TreeLine(line: Line) {
+const TreeLine = memo(function TreeLine(line: TreeLineProps) {
   const { goal, sub } = line;
   const state = goal ? goal.status : line.status!;
   const title = goal ? goal.description : sub!.task;
@@ -380,7 +380,7 @@ const TreeLine = memo(function TreeLine(line: Line) {
   );
 });
 
-function Details({ row, root }: { row: TreeRow | undefined; root: string }) {
+function PlaceDetails({ row, root }: { row: TreeRow | undefined; root: string }) {
   if (!row) return null;
   const { goal, sub } = row;
   return (
@@ -397,7 +397,7 @@ function Details({ row, root }: { row: TreeRow | undefined; root: string }) {
         </p>
       )}
       {goal?.cumulative_stats.preview && <p class="mono dim">{visible(goal.cumulative_stats.preview)}</p>}
-      {goal && <Sums own={goal.self_stats} all={goal.cumulative_stats} />}
+      {goal && <GoalStats own={goal.self_stats} all={goal.cumulative_stats} />}
       {goal && (
         <p>
           <button
@@ -424,7 +424,7 @@ function Details({ row, root }: { row: TreeRow | undefined; root: string }) {
   );
 }
 
-function Sums({ own, all }: { own: Stats; all: Stats }) {
+function GoalStats({ own, all }: { own: Stats; all: Stats }) {
   const line = (s: Stats) =>
     [counted(s.message_count, "message"), `${count(s.total_tokens)} tokens`, cost(s.total_cost)].join(" · ");
   const same = own.message_count === all.message_count;

@@ -55,7 +55,7 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
             <Said {...props} message={item.message} />
           )
         ) : (
-          <Note {...props} />
+          <EventRow {...props} />
         )}
       </div>
     </>
@@ -192,7 +192,7 @@ function Tool({ item, message, ended }: RowProps & { message: Message }) {
         )}
       </div>
       <div class="meta state">
-        <span class="size">{output === undefined || output === null ? "" : bytes(sizeOf(output))}</span>
+        <span class="size">{output === undefined || output === null ? "" : bytes(lengthOf(output))}</span>
         <span class="took">
           {running && !ended ? (
             <Lasting from={item.at} to={null} />
@@ -235,7 +235,7 @@ function errorText(output: Json | undefined, message: Message): string {
 }
 
 /** Roughly how many bytes a value has. */
-function sizeOf(value: Json): number {
+function lengthOf(value: Json): number {
   return typeof value === "string" ? value.length : JSON.stringify(value).length;
 }
 
@@ -264,7 +264,7 @@ function asJson(text: string): Json {
   }
 }
 
-function Note({ item, log }: RowProps) {
+function EventRow({ item, log }: RowProps) {
   const [open, toggle] = useFold(item);
   const event = item.event!;
   switch (event.event) {
@@ -317,7 +317,7 @@ function Note({ item, log }: RowProps) {
         </div>
       );
     case "input_requested":
-      return <Asked event={event} log={log} />;
+      return <QuestionRow event={event} log={log} />;
     default: {
       const {
         event: name,
@@ -356,7 +356,7 @@ function Payload({ value }: { value: { [key: string]: Json } }) {
   );
 }
 
-function Asked({ event, log }: { event: NonNullable<Item["event"]>; log: TraceView }) {
+function QuestionRow({ event, log }: { event: NonNullable<Item["event"]>; log: TraceView }) {
   const answer = log.rows.outcomes.get(event.request_id);
   const open = log.state?.pendingInputs.has(event.request_id) ?? false;
   return (

@@ -14,7 +14,7 @@ import { type ListHandle, VirtualList } from "./virtual";
 const SHOWS = { all: "All", text: "Text", tools: "Tools", errors: "Errors" } as const;
 export type Show = keyof typeof SHOWS;
 
-interface Props {
+interface MessagesProps {
   log: TraceView;
   goalId: string | null;
   clearGoal: () => void;
@@ -22,7 +22,7 @@ interface Props {
   inspected: number | null;
 }
 
-export function Messages({ log, goalId, clearGoal, inspect, inspected }: Props) {
+export function Messages({ log, goalId, clearGoal, inspect, inspected }: MessagesProps) {
   const version = log.version.value;
   const show = (param("show") ?? "all") as Show;
   const query = param("q") ?? "";

@@ -14,20 +14,20 @@ import { preview } from "./json";
 import { type Draft, type Fault, fieldOf, valueIn } from "./schema";
 import { Refused } from "./token";
 
-export interface Asked {
+export interface OpenQuestion {
   traceId: string;
   asked: PendingInput;
   of?: preact.ComponentChildren; // whose question it is, where that is not clear
   brief?: boolean; // among others: a large form opens when asked for
 }
 
-const keyOf = ({ traceId, asked }: Asked): string => `${traceId}/${asked.request_id}`;
+const keyOf = ({ traceId, asked }: OpenQuestion): string => `${traceId}/${asked.request_id}`;
 
 /** Questions that are open, and those that no longer are but in which something stands that was not sent. */
-export function Questions({ asked }: { asked: Asked[] }) {
-  const [typed, setTyped] = useState<ReadonlyMap<string, Asked>>(new Map());
+export function Questions({ asked }: { asked: OpenQuestion[] }) {
+  const [typed, setTyped] = useState<ReadonlyMap<string, OpenQuestion>>(new Map());
   const open = new Set(asked.map(keyOf));
-  const touch = (one: Asked, has: boolean) =>
+  const touch = (one: OpenQuestion, has: boolean) =>
     setTyped((before) => {
       if (before.has(keyOf(one)) === has) return before;
       const next = new Map(before);
@@ -52,12 +52,12 @@ export function focusQuestion(): void {
     ?.focus();
 }
 
-interface Props extends Asked {
+interface QuestionProps extends OpenQuestion {
   gone: boolean;
   typed: (has: boolean) => void;
 }
 
-function Question({ traceId, asked, of, brief, gone, typed }: Props) {
+function Question({ traceId, asked, of, brief, gone, typed }: QuestionProps) {
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState<ApiError | null>(null);
   const [outcome, setOutcome] = useState<Outcome | null>(null);

@@ -21,7 +21,7 @@ export interface ListHandle {
   toEnd(): void;
 }
 
-interface Props<T extends Row> {
+interface ListProps<T extends Row> {
   items: readonly T[];
   render: (item: T, index: number) => ComponentChildren;
   estimate: number; // height of a row that was not measured yet, px
@@ -43,7 +43,7 @@ interface Props<T extends Row> {
 const OVERSCAN = 400; // px drawn beyond the edges
 const AT_END = 24; // px from the end that still count as there
 
-export function VirtualList<T extends Row>(props: Props<T>) {
+export function VirtualList<T extends Row>(props: ListProps<T>) {
   const { items, estimate, fixed, follow } = props;
   const box = useRef<HTMLDivElement>(null);
   const space = useRef<HTMLDivElement>(null);

@@ -9,12 +9,12 @@ const LANE_GAP = 5;
 export const MAP = 20; // px, height of the overview
 
 /** Where the lanes are drawn: only those with something in them. */
-export interface Places {
+export interface LaneTops {
   tops: Map<Lane, number>;
   height: number; // px, of the whole waterfall
 }
 
-export function placesOf(spans: readonly Span[]): Places {
+export function laneTopsOf(spans: readonly Span[]): LaneTops {
   const rows = new Map<Lane, number>();
   for (const span of spans) if (span.row + 1 > (rows.get(span.lane) ?? 0)) rows.set(span.lane, span.row + 1);
   const tops = new Map<Lane, number>();
@@ -28,7 +28,7 @@ export function placesOf(spans: readonly Span[]): Places {
   return { tops, height: bottom + 10 };
 }
 
-export interface View {
+export interface Zoom {
   from: number; // places on the time line, 0…1
   to: number;
 }
@@ -36,8 +36,8 @@ export interface View {
 export interface Picture {
   spans: readonly Span[];
   line: TimeLine;
-  places: Places;
-  view: View;
+  lanes: LaneTops;
+  zoom: Zoom;
   at: number | null; // ms: where the page stands, if not now
   over: Span | null;
 }
@@ -67,12 +67,12 @@ function sized(canvas: HTMLCanvasElement, height: number): CanvasRenderingContex
 }
 
 export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
-  const { spans, line, places, view, at, over } = picture;
-  const { tops, height } = places;
+  const { spans, line, lanes, zoom, at, over } = picture;
+  const { tops, height } = lanes;
   const to = sized(canvas, height);
   const colours = coloursOf(canvas);
   const width = canvas.clientWidth - GUTTER - 8;
-  const x = (ms: number) => GUTTER + ((line.place(ms) - view.from) / (view.to - view.from)) * width;
+  const x = (ms: number) => GUTTER + ((line.place(ms) - zoom.from) / (zoom.to - zoom.from)) * width;
   to.font = "10px system-ui, sans-serif";
   to.textBaseline = "top";
   for (const [lane, top] of tops) {
@@ -125,7 +125,7 @@ export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
   to.globalAlpha = 1;
   to.font = "10px system-ui, sans-serif";
   for (const gap of line.gaps) {
-    const left = GUTTER + ((gap.at - view.from) / (view.to - view.from)) * width;
+    const left = GUTTER + ((gap.at - zoom.from) / (zoom.to - zoom.from)) * width;
     if (left < GUTTER || left > GUTTER + width) continue;
     const words = `// ${duration(gap.ms)} idle`;
     to.fillStyle = colours.faint;
@@ -146,7 +146,7 @@ function clip(to: CanvasRenderingContext2D, text: string, width: number): string
 }
 
 export function drawMap(canvas: HTMLCanvasElement, picture: Picture): void {
-  const { spans, line, view, at } = picture;
+  const { spans, line, zoom, at } = picture;
   const to = sized(canvas, MAP);
   const colours = coloursOf(canvas);
   const width = canvas.clientWidth - GUTTER - 8;
@@ -171,10 +171,10 @@ export function drawMap(canvas: HTMLCanvasElement, picture: Picture): void {
   }
   to.fillStyle = colours.line;
   to.fillRect(GUTTER, MAP - 2, width, 1);
-  if (view.from > 0 || view.to < 1) {
+  if (zoom.from > 0 || zoom.to < 1) {
     to.fillStyle = colours.accent;
     to.globalAlpha = 0.16;
-    to.fillRect(GUTTER + view.from * width, 0, (view.to - view.from) * width, MAP);
+    to.fillRect(GUTTER + zoom.from * width, 0, (zoom.to - zoom.from) * width, MAP);
     to.globalAlpha = 1;
   }
   if (at !== null) {
@@ -186,12 +186,12 @@ export function drawMap(canvas: HTMLCanvasElement, picture: Picture): void {
 /** The span under a point of the waterfall. */
 export function spanAt(picture: Picture, px: number, py: number, width: number): Span | null {
   const inner = width - GUTTER - 8;
-  const { tops } = picture.places;
+  const { tops } = picture.lanes;
   const lane = LANES.findLast((name) => tops.has(name) && py >= tops.get(name)! - 2);
   if (!lane || px < GUTTER) return null;
   const row = Math.max(0, Math.floor((py - tops.get(lane)!) / HEIGHTS[lane]));
-  const { line, view } = picture;
-  const x = (ms: number) => GUTTER + ((line.place(ms) - view.from) / (view.to - view.from)) * inner;
+  const { line, zoom } = picture;
+  const x = (ms: number) => GUTTER + ((line.place(ms) - zoom.from) / (zoom.to - zoom.from)) * inner;
   let best: Span | null = null;
   let distance = 5;
   for (const span of picture.spans) {
@@ -203,7 +203,7 @@ export function spanAt(picture: Picture, px: number, py: number, width: number):
 }
 
 /** The place on the time line under a point of a canvas of that width. */
-export function placeAt(view: View, px: number, width: number): number {
+export function placeAt(zoom: Zoom, px: number, width: number): number {
   const inside = Math.max(0, Math.min(1, (px - GUTTER) / (width - GUTTER - 8)));
-  return view.from + inside * (view.to - view.from);
+  return zoom.from + inside * (zoom.to - zoom.from);
 }

@@ -9,16 +9,16 @@ import type { TraceLog } from "../log/trace-log";
 import { everyTwo } from "../parts/clock";
 import { useKeys } from "../parts/keys";
 import { theme } from "../parts/theme";
-import { drawFall, drawMap, MAP, type Picture, type Places, placeAt, placesOf, spanAt, type View } from "./draw";
+import { drawFall, drawMap, type LaneTops, laneTopsOf, MAP, type Picture, placeAt, spanAt, type Zoom } from "./draw";
 import { Player, SPEEDS, type Speed } from "./player";
 import { type Span, spansOf, TimeLine } from "./spans";
 
 const REFRESH_MS = 700; // between two looks at what is new, or
 const SHARE = 50; // so many times as long as one look takes
 const MOST_TICKING = 5_000; // rows: what goes on grows by itself only in runs of so many
-const WHOLE: View = { from: 0, to: 1 };
+const WHOLE: Zoom = { from: 0, to: 1 };
 
-interface Props {
+interface PanelProps {
   log: TraceLog; // as it is now
   replay: Replay | null; // as it was
   at: number | null; // the event that the page stands at; null: now
@@ -27,10 +27,10 @@ interface Props {
   hide: () => void;
 }
 
-export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
+export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) {
   const fall = useRef<HTMLCanvasElement>(null);
   const map = useRef<HTMLCanvasElement>(null);
-  const [view, setView] = useState<View>(WHOLE);
+  const [zoom, setZoom] = useState<Zoom>(WHOLE);
   const [over, setOver] = useState<{ span: Span; x: number } | null>(null);
   const [speed, setSpeed] = useState<Speed>(1);
   const [playing, setPlaying] = useState(false);
@@ -48,14 +48,14 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
   const row = found?.hole === undefined ? found : undefined;
   // Imported runs were appended at once: what counts is when things happened
   const playhead = at === null ? null : row ? Date.parse(row.at) : Number.isNaN(time) ? null : time;
-  const picture: Picture = { ...spans, view, at: playhead, over: over?.span ?? null };
+  const picture: Picture = { ...spans, zoom, at: playhead, over: over?.span ?? null };
   const current = useRef(picture);
   current.current = picture;
 
   useLayoutEffect(() => {
     drawFall(fall.current!, picture);
     drawMap(map.current!, picture);
-  }, [spans, view, playhead, over?.span, theme.value]);
+  }, [spans, zoom, playhead, over?.span, theme.value]);
   useEffect(() => {
     const observer = new ResizeObserver(() => {
       if (!fall.current || !map.current) return;
@@ -111,18 +111,18 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
 
   const drag = useRef<number | null>(null);
   const width = () => fall.current!.clientWidth;
-  const zoom = (event: WheelEvent) => {
+  const onWheel = (event: WheelEvent) => {
     if (!event.ctrlKey && Math.abs(event.deltaX) <= Math.abs(event.deltaY) && !event.shiftKey) return;
     event.preventDefault();
-    const span = view.to - view.from;
+    const span = zoom.to - zoom.from;
     if (event.ctrlKey) {
-      const middle = placeAt(view, event.offsetX, width());
+      const middle = placeAt(zoom, event.offsetX, width());
       const next = Math.min(1, Math.max(0.002, span * Math.exp(event.deltaY * 0.004)));
-      const from = Math.max(0, Math.min(1 - next, middle - ((middle - view.from) / span) * next));
-      setView({ from, to: from + next });
+      const from = Math.max(0, Math.min(1 - next, middle - ((middle - zoom.from) / span) * next));
+      setZoom({ from, to: from + next });
     } else {
-      const from = Math.max(0, Math.min(1 - span, view.from + ((event.deltaX || event.deltaY) / width()) * span));
-      setView({ from, to: from + span });
+      const from = Math.max(0, Math.min(1 - span, zoom.from + ((event.deltaX || event.deltaY) / width()) * span));
+      setZoom({ from, to: from + span });
     }
   };
 
@@ -132,10 +132,10 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
         <canvas
           ref={fall}
           class="fall"
-          style={{ height: `${spans.places.height}px` }}
+          style={{ height: `${spans.lanes.height}px` }}
           role="img"
           aria-label={`Waterfall of ${count(spans.spans.length)} goals, messages, tools and sub-agents`}
-          onWheel={zoom}
+          onWheel={onWheel}
           onPointerMove={(event) => {
             const span = spanAt(current.current, event.offsetX, event.offsetY, width());
             if (span !== over?.span) setOver(span && { span, x: event.offsetX });
@@ -163,10 +163,10 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
           if (drag.current === null) return;
           const to = placeAt(WHOLE, event.offsetX, width());
           if (Math.abs(to - drag.current) > 0.004)
-            setView({ from: Math.min(drag.current, to), to: Math.max(drag.current, to) });
+            setZoom({ from: Math.min(drag.current, to), to: Math.max(drag.current, to) });
         }}
         onPointerUp={() => (drag.current = null)}
-        onDblClick={() => setView(WHOLE)}
+        onDblClick={() => setZoom(WHOLE)}
       />
       <div class="scrub">
         <button
@@ -206,8 +206,8 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: Props) {
           event {count(shownAt)}
           {at !== null && <span class="dim"> of {count(last)}</span>}
         </span>
-        {(view.from > 0 || view.to < 1) && (
-          <button class="quiet" onClick={() => setView(WHOLE)}>
+        {(zoom.from > 0 || zoom.to < 1) && (
+          <button class="quiet" onClick={() => setZoom(WHOLE)}>
             Whole run
           </button>
         )}
@@ -254,12 +254,12 @@ function useSpans(log: TraceLog): Drawn {
 interface Drawn {
   spans: Span[];
   line: TimeLine;
-  places: Places;
+  lanes: LaneTops;
 }
 
 function make(log: TraceLog): Drawn {
   const spans = spansOf(log, Date.now());
-  return { spans, line: new TimeLine(spans), places: placesOf(spans) };
+  return { spans, line: new TimeLine(spans), lanes: laneTopsOf(spans) };
 }
 
 function Tip({ span, x, width }: { span: Span; x: number; width: number }) {
