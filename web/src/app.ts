@@ -1,4 +1,4 @@
-// What the page has one of: the socket, the traces, the traces that are open, and a way to speak to who listens.
+// The application: its one socket, the list of traces, the logs of open traces, and messages to the person.
 
 import { signal } from "@preact/signals";
 import { LocalSocket, localApi, tracesInPage } from "./log/offline";
@@ -9,7 +9,7 @@ import { protocols, refused, token } from "./net/auth";
 import { go, PREFIX, traceHref } from "./net/route";
 import { Socket } from "./net/socket";
 
-/** What a page needs of the socket; a page that is one file has another. */
+/** The part of the socket that a page needs; a page that is one file has a LocalSocket. */
 export type AnySocket = Pick<
   Socket,
   "link" | "start" | "subscribe" | "unsubscribe" | "resubscribe" | "retryNow" | "watchList"
@@ -46,7 +46,7 @@ export function startApp(): void {
 
 const opened = new Map<string, { log: TraceLog; users: number }>();
 
-/** The log of a trace, shared by all who show it. Give it back with `closeLog`. */
+/** The log of a trace, shared by all parts that show the trace. Give it back with `closeLog`. */
 export function openLog(id: string): TraceLog {
   let entry = opened.get(id);
   if (!entry) {
@@ -65,7 +65,7 @@ export function closeLog(id: string): void {
   entry.log.close();
 }
 
-/** Said to screen readers. */
+/** Read out by screen readers. */
 export const spoken = signal("");
 
 /** Shown for a moment at the bottom. */

@@ -2,7 +2,7 @@
 
 export const NONE = "–";
 
-// Made once: making one takes longer than a hundred uses
+// Made once: making one takes as long as a hundred uses
 const NUMBER = new Intl.NumberFormat("en-US");
 const DAY = new Intl.DateTimeFormat(undefined, { weekday: "short", year: "numeric", month: "short", day: "numeric" });
 const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
@@ -80,7 +80,7 @@ export function dayOf(ts: string): string {
   return Number.isNaN(time.getTime()) ? "" : DAY.format(time);
 }
 
-/** The whole time: here with its zone, and as the log has it. For titles. */
+/** The whole time for a title: local with its zone, then as in the log. */
 export function fullTime(ts: string): string {
   const time = new Date(ts);
   return Number.isNaN(time.getTime()) ? ts : `${FULL.format(time)} · ${ts}`;
@@ -116,11 +116,11 @@ function sign(character: string): string {
 
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/;
 
-/** Text that does not change the order of what stands beside it, for where there is no element to hold it. */
+/** Text that does not change the order of the text beside it, for places where no element can hold it. */
 export const isolated = (text: string): string =>
   RIGHT_TO_LEFT.test(text) ? `\u2068${visible(text)}\u2069` : visible(text);
 
-/** What a terminal would show, without its colours. */
+/** Text as a terminal would show it, without colours. */
 export const terminal = (text: string): string => visible(text.replace(COLOURS, ""));
 
 function pad(n: number, width = 2): string {

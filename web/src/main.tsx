@@ -1,4 +1,4 @@
-// The viewer: starts what there is one of, and shows the page that the address asks for.
+// The viewer: starts the application, and shows the page that the address asks for.
 
 import { render } from "preact";
 import { startApp } from "./app";

@@ -6,7 +6,7 @@ import type { Trace } from "../net/protocol";
 
 const PLACE = "<!-- traces -->"; // in the template
 
-/** What of a trace is needed to put it back; of a trimmed one, also the state its log begins with. */
+/** The fields that an import needs; of a trimmed trace, also the state with which its log begins. */
 async function header(trace: Trace): Promise<object> {
   const {
     trace_id,
@@ -81,7 +81,7 @@ export async function exportPage(traceId: string): Promise<void> {
   const template = await fetchTemplate();
   const at = template.indexOf(PLACE);
   if (at < 0) throw new Error("this server's viewer can't be exported");
-  // In JSON a < stands in texts only, where it may be written so; thus nothing in them ends the element
+  // In JSON a < stands in texts only, where it may be escaped. So no text can end the element
   const safe = (text: string) => text.replaceAll("<", "\\u003c");
   const parts: BlobPart[] = [template.slice(0, at)];
   for await (const { trace, goal_tree, sub_traces, pending_inputs } of subtree(traceId)) {

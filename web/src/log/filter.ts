@@ -1,7 +1,7 @@
 // The filter's grammar: `status:running agent:coder cost>1 text "more text" -status:failed`.
 //
-// Words are joined by and; several statuses or agents may stand behind one colon with commas. What is not understood
-// is text that has to occur in the task, the id or the agent.
+// Rule: a trace has to pass every word. Behind one colon several statuses or agents may stand, with commas. A word
+//       that is not understood is text that has to occur in the task, the id or the agent.
 
 import type { Trace } from "../net/protocol";
 

@@ -1,9 +1,9 @@
-// The fold: a trace's state, and how one stored event changes it. The same rules as tracewatch/model/state.py.
+// The fold: a trace's state, and how one stored event changes it. The rules are those of tracewatch/model/state.py.
 //
-// Rule 1: only stored events are applied, and only what they say is put in; the server has decided the rest.
+// Rule 1: only stored events are applied, and only their own values are put in; the server has decided the rest.
 // Rule 2: values inside a state (goals, messages, sub-traces, questions) are replaced, never changed in place, so that
-//         whoever keeps one sees whether it is still the same. The state itself is changed in place.
-// Rule 3: an event that has been applied already changes nothing.
+//         a part that keeps one can see whether it is still the same. The state itself is changed in place.
+// Rule 3: an event that was applied before changes nothing.
 
 import {
   type Goal,
@@ -231,7 +231,7 @@ export function updatedMessage(message: Message, event: StoredEvent): Message {
     lineComplete.add(after);
     return after;
   }
-  // One that was derived follows the content: a text that is streamed begins with half a word
+  // A description that was derived from the content follows it: a text that is streamed begins with half a word
   if (patch?.description === undefined && (message.description === "" || message.description === describe(message))) {
     after.description = describe(after);
   }
@@ -245,7 +245,7 @@ export function updatedMessage(message: Message, event: StoredEvent): Message {
 // not made again, because a text that streams would be read from its beginning to its end at each piece of it.
 const lineComplete = new WeakSet<Message>();
 
-/** What stands before and in the first line with words in it, as far as a description goes. */
+/** The text up to the end of its first line that is not blank, as far as a description goes. */
 const firstLine = (text: string): string => FIRST_LINE.exec(text)![0];
 
 /** A message in one line: a tool's name, else the first non-blank line of its text, at most 200 characters. */

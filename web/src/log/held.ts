@@ -1,8 +1,8 @@
-// Updates of one message that stand behind a hole: they are applied in order once the events of the hole are here.
+// Updates of one message that stand behind a hole. They are applied in order once the events of the hole are here.
 //
-// Rule 1: until then the message is shown with the updates that are known, as far as can be.
-// Rule 2: an update is applied once to what is kept and once to what is shown, however many come: a text that streams
-//         on behind a hole costs no more for being long.
+// Rule 1: until then the message is shown with all updates that are known.
+// Rule 2: an update is applied once to the message that is kept and once to the message that is shown, so that the
+//         cost of a text that streams on behind a hole does not grow with its length.
 
 import type { Message, StoredEvent } from "../net/protocol";
 
@@ -13,7 +13,7 @@ export class HeldUpdates {
   #added: StoredEvent[] = []; // not sorted in yet
   #shown: Message | undefined; // `base` with the updates up to `shownTo`
   #shownTo = 0;
-  #fresh = false; // whether there is more than was given by `apply`
+  #fresh = false; // whether `apply` has something new to give
 
   /** `base` is the message after its update `upTo`; undefined while the message itself was not read. */
   constructor(
@@ -37,7 +37,7 @@ export class HeldUpdates {
     this.#fresh = true;
   }
 
-  /** What was shown is no longer so: it is made from `base` again. */
+  /** The message as shown is out of date: it is made from `base` again. */
   showAgain(): void {
     this.#shown = undefined;
   }
@@ -75,7 +75,7 @@ export class HeldUpdates {
     const added = this.#added;
     this.#added = [];
     const known = this.#updates.length;
-    const before: StoredEvent[] = []; // what belongs before the end
+    const before: StoredEvent[] = []; // updates that belong before the end
     for (const event of added) {
       if (event.event_id > (this.#updates.at(-1)?.event_id ?? 0)) this.#updates.push(event);
       else before.push(event);

@@ -1,7 +1,8 @@
-// A page that is one file: the viewer with traces in it, opened without a server and making no request.
+// A page that is one file: the viewer with traces in it. It opens without a server and makes no request.
 //
-// Rule: the traces stand in the page as lines: `{"trace": header, "snapshot": …}` and the stored events, the exported
-//       trace first. What the rest of the viewer asks a server for is answered from them.
+// Rule: the traces stand in the page as lines: for each trace `{"trace": header, "snapshot": …}` and its stored
+//       events, the exported trace first. The rest of the viewer gets its answers from these lines instead of from a
+//       server.
 
 import { signal } from "@preact/signals";
 import type { LocalApi } from "../net/api";
@@ -33,7 +34,7 @@ export function tracesInPage(): Map<string, SavedTrace> | null {
   return found;
 }
 
-/** What a server would answer. */
+/** Answers as a server would give them. */
 export function localApi(traces: Map<string, SavedTrace>): LocalApi {
   return {
     async events(traceId, since, limit) {
@@ -77,7 +78,7 @@ export function localApi(traces: Map<string, SavedTrace>): LocalApi {
   };
 }
 
-/** Stands where the socket stands otherwise. */
+/** Takes the place of the socket. */
 export class LocalSocket {
   readonly link = signal<LinkState>({ kind: "open" });
 

@@ -10,7 +10,7 @@ export function beforePaint(work: () => void): void {
   if (scheduled) return;
   scheduled = true;
   requestAnimationFrame(run);
-  timer = setTimeout(run, 500); // a hidden tab has no frames, and must not gather without end
+  timer = setTimeout(run, 500); // a hidden tab paints nothing, and must not gather work without end
 }
 
 function run(): void {

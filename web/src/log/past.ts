@@ -1,7 +1,9 @@
-// All traces of a page as they were at one moment: that of the event at which one of them is looked at.
+// All traces of a page as they were at one moment: the moment of the event at which one of them, the main one, is
+// shown.
 //
-// Rule 1: the moment is that of the server's clock, which stamps the events of all traces; of imported runs, which
-//         were appended at once, it is when things happened. The others stand after the last event they had then.
+// Rule 1: the moment is a time of the server's clock, which stamps the events of all traces. For imported runs, whose
+//         events were all appended at once, it is the time at which an event happened. The other traces stand after
+//         the last event they had at that moment.
 // Rule 2: a trace is shown as it is now until it can be shown as it was.
 
 import { effect } from "@preact/signals";
@@ -11,8 +13,8 @@ import { Replay } from "./replay";
 import type { TraceLog } from "./trace-log";
 import type { TraceView } from "./view";
 
-const PAGE = 200; // events that are read rather than halved once more
-const PROBE = 20; // events of which one says when it was
+const PAGE = 200; // events; a range of so many is read, a larger one is halved
+const PROBE = 20; // events read to find one with a time
 
 type Metadata = { readonly [key: string]: Json | undefined };
 const isImported = (metadata: Metadata | undefined): boolean => typeof metadata?.format === "string";
@@ -93,7 +95,7 @@ class Companion {
     const events = await replay.upcoming();
     const n = reached(events, moment, imported);
     if (n) replay.play(events.slice(0, n));
-    // As far as what was read: the rest is far
+    // All that was read is before the moment: the rest of the way is long
     if (n && n === events.length) await replay.seek(await find(replay.position!, replay.last + 1));
   }
 }

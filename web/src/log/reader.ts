@@ -1,8 +1,8 @@
-// Reads the rows of a trace that are missing: holes page by page, and rows that were cut.
+// Reads the rows of a trace that are missing: the events of holes, page by page, and rows that were cut.
 //
-// Rule 1: one page of a trace is read at a time. The rows on the screen and the target of a link come first; then the
-//         others follow, from the end backwards, until there are MOST_READ bytes.
-// Rule 2: a row that is read again is put in only if it has not changed meanwhile.
+// Rule 1: one page of a trace is read at a time. The rows on the screen and the target of a link come first; the
+//         others follow from the end backwards, until MOST_READ bytes have been read.
+// Rule 2: a message that was read again is put in only if it has not changed meanwhile.
 
 import { type ReadonlySignal, signal } from "@preact/signals";
 import { fetchEvents, fetchMessage, fetchMessages } from "../net/api";
@@ -11,7 +11,7 @@ import type { Item, Rows } from "./rows";
 import type { Phase } from "./view";
 
 const MOST_READ = 64_000_000; // bytes that are read without being asked for
-const FIRST_LINKS_MS = 100; // where a link leads is read first
+const FIRST_LINKS_MS = 100; // wait, so that the target of a link is read first
 const MOST_AGAIN = 200; // messages or events in one request for rows that were cut
 
 /** Where in a hole a page is read: at its beginning, at its end, or around an event. */
@@ -45,7 +45,7 @@ export class Reader {
     this.#closed = true;
   }
 
-  /** Read what came before, page by page, until all is here or it is much. */
+  /** Read the older events, page by page, until all are here or MOST_READ bytes are. */
   async readHistory(): Promise<void> {
     const { rows } = this;
     this.wanted = true;
@@ -67,27 +67,27 @@ export class Reader {
     this.source.changed();
   }
 
-  /** Have the event, and what stands around it, whatever is not read between. False if it can't be read. */
+  /** Read the event and those around it, but not those in between. False if it can't be read. */
   async reach(eventId: number): Promise<boolean> {
     while (this.#filling) await this.#filling;
     const hole = this.rows.holeAt(eventId);
     return !hole || this.#fill(hole, eventId);
   }
 
-  /** Have the message, and what stands around it: the event it was added with, or 0. */
+  /** Read the message and the rows around it. Gives the event it was added with, or 0 if it can't be read. */
   async reachMessage(messageId: string): Promise<number> {
-    const named = /^m(\d{1,15})$/.exec(messageId); // a message the server named says where it is
+    const named = /^m(\d{1,15})$/.exec(messageId); // the server names messages after their events
     const eventId = named ? Number(named[1]) : (await fetchMessage(this.source.id, messageId)).event_id;
     return (await this.reach(eventId)) ? eventId : 0;
   }
 
-  /** Have the newest messages of a goal. */
+  /** Read the newest messages of a goal. */
   async reachGoal(goalId: string): Promise<void> {
     const { messages } = await fetchMessages(this.source.id, { goalId, limit: 1 });
     if (messages.length) await this.reachMessage(messages[0]!.message_id);
   }
 
-  /** These rows are drawn, and `top` is the first on the screen: what is missing of them is read. */
+  /** These rows are drawn, and `top` is the first on the screen: read what is missing of them. */
   look(drawn: readonly Item[], top: Item | undefined): void {
     if (!drawn.length) return;
     this.rows.lookedAt(drawn[0]!.id, drawn.at(-1)!.id);
@@ -120,7 +120,7 @@ export class Reader {
       );
       await this.#healEvents(rows.filter((row) => row.event));
     } catch {
-      // they stay as they are, and are asked for again when they are drawn again
+      // the rows stay as they are, and are read again the next time they are drawn
     }
     for (const row of rows) this.#healing.delete(row);
     beforePaint(this.#changed);

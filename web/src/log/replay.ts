@@ -62,7 +62,7 @@ export class Replay implements TraceView, Source {
     this.#begin(State.fromSnapshot(snapshot), rows, to);
   }
 
-  // --- what is missing is read into the log as it is now ---
+  // --- for the reader: what is missing is read into the live log, and the rows are taken from there ---
 
   cursor(eventId: number): string {
     return this.source.cursor(eventId);
@@ -83,7 +83,7 @@ export class Replay implements TraceView, Source {
 
   // --- forward ---
 
-  /** The events after the position, as many as are at hand; reads on where few are left. */
+  /** The events after the position that were read already; where there are none, the next page. */
   async upcoming(): Promise<StoredEvent[]> {
     if (!this.#ahead.length && this.position !== null && this.position < this.last) {
       const at = this.position;

@@ -1,13 +1,12 @@
-// What was said in one trace, in order, as far as it was read: rows, and holes where events were not read yet.
+// The messages and events of one trace, in order, as far as they were read: rows, and holes where events were not read
+// yet.
 //
 // Rule 1: every event of the log up to the last taken is in a row, in the state, or in a hole. A hole is a row as
 //         well.
 // Rule 2: holes are filled from any side, in pages without gaps in them, and give the very same messages as reading
-//         from the beginning: updates that stand behind a hole wait in `later` and are put in after the events of the
-//         hole.
-// Rule 3: at most MOST_BYTES are kept. Rows that are far from those on the screen are cut to their beginning
-//         (`light`), and read again when they come onto the screen. At most MOST_ROWS are kept; then the oldest become
-//         a hole again.
+//         from the beginning: updates that stand behind a hole are held, and put in after the events of the hole.
+// Rule 3: at most MOST_BYTES are kept. Rows that are far from the screen are cut to their beginning (`light`), and
+//         read again when they come onto the screen. At most MOST_ROWS are kept; then the oldest become a hole again.
 
 import { isEnded, isObject, type Message, type StoredEvent } from "../net/protocol";
 import { applyInto, type State, updatedMessage } from "./fold";
@@ -15,35 +14,35 @@ import { HeldUpdates } from "./held";
 import { shortened, sizeOf } from "./size";
 
 export const MOST_BYTES = 48_000_000; // of texts and other contents
-const HEAVY = 1_000; // bytes; what is smaller is never cut
-const NEAR = 60; // rows around what is looked at that are never cut
+const HEAVY = 1_000; // bytes; smaller rows are never cut
+const NEAR = 60; // rows around those on the screen that are never cut
 const MOST_ROWS = 100_000;
 const DROP_AT_ONCE = 10_000;
 const LATE_MS = 60_000;
 
-/** A row of what was said: a message with all its updates, an event that is none, or what is missing between them. */
+/** A row: a message with all its updates, an event of another kind, a hole, or a gap in the log. */
 export interface Item {
   id: number; // the event_id of the event it began with
   message: Message | null;
-  event: StoredEvent | null; // of a row that is no message
-  gap?: string; // what is lost here
+  event: StoredEvent | null; // of a row that is not a message
+  gap?: string; // words about the events that are lost here
   hole?: number; // the last event not read yet; `id` is the first
-  loose?: boolean; // no row to hold on to: it comes and goes
+  loose?: boolean; // it comes and goes: the list takes another row as its anchor
   at: string; // when it happened
   updatedAt: string;
   lastId: number; // the event_id of its last update
   goalId: string | null;
   error: boolean;
   version: number; // counts its updates
-  live: number; // performance.now() of when it was seen happening; 0 for the past
+  live: number; // performance.now() when it arrived live; 0 for the past
   height: number; // as measured by the list; 0 while unknown
   size: number; // bytes, roughly
-  light?: boolean; // cut, or perhaps not all: to be read again when it is looked at
+  light?: boolean; // cut, or perhaps not complete: read again when it comes onto the screen
   cut?: boolean; // only its beginning is here
   open?: boolean; // unfolded, or folded, by hand
 }
 
-// Shown by the goal tree, the header or the messages they change, not as rows of their own
+// Events without rows of their own: the goal tree, the header or the messages they change show them
 const SILENT = new Set([
   "goal_added",
   "goal_updated",
@@ -69,18 +68,18 @@ export class Rows {
   items: Item[] = [];
   goalTimes = new Map<string, { from: number; to: number }>(); // ms; work on goals, as far as events were seen
   outcomes = new Map<string, StoredEvent>(); // how questions were closed, by request_id
-  bytes = 0; // kept
+  bytes = 0; // of the rows that are kept
   unread = 0; // events in holes
   mostBytes = MOST_BYTES;
-  read = { events: 0, bytes: 0 }; // all that ever were read
+  read = { events: 0, bytes: 0 }; // in all, to know the size of an event
   holes: Item[] = []; // rows of `items`
   readonly messages = new Map<string, Message>(); // as shown; the fold's own where there is one
   #byMessage = new Map<string, Item>();
   #asked = new Map<string, Item>(); // rows of questions, by request_id
   #later = new Map<string, HeldUpdates>(); // by message_id
   #late = ""; // the time of the last recorder's event, if it came long after it happened
-  #looked: readonly [number, number] = [Infinity, Infinity]; // ids; what is looked at
-  #updatedLater = new Set<string>(); // messages let go whose updates were not
+  #looked: readonly [number, number] = [Infinity, Infinity]; // ids of the first and last row on the screen
+  #updatedLater = new Set<string>(); // messages that were dropped, and whose updates were not
 
   // --- events ---
 
@@ -103,7 +102,7 @@ export class Rows {
     }
   }
 
-  /** Events `from` to `to`, all of a hole. False where the hole is no more what it was. */
+  /** Put in the events `from` to `to`, all of one hole. False if the hole has changed meanwhile. */
   insert(hole: Item, events: readonly StoredEvent[], from: number, to: number): boolean {
     const at = this.items.indexOf(hole);
     if (at < 0 || from < hole.id || to > hole.hole!) return false;
@@ -248,9 +247,9 @@ export class Rows {
     for (const change of event.affected_goals ?? []) if (change.status) note(change.goal_id);
   }
 
-  // --- what is missing ---
+  // --- holes and gaps ---
 
-  /** Nothing of what was said is known any more. */
+  /** Forget all rows. */
   clear(): void {
     this.items = [];
     this.holes = [];
@@ -264,20 +263,20 @@ export class Rows {
     this.bytes = this.unread = 0;
   }
 
-  /** Events `from` to `to`, at the end, are in the log and were not read. */
+  /** Put a hole at the end: events `from` to `to` are in the log and were not read. */
   skip(from: number, to: number): void {
     if (to < from) return;
     this.#replace(this.items.length, this.items.length, [holeRow(from, to)]);
   }
 
-  /** Say what is lost behind event `after`. */
+  /** Put in a row that says what is lost behind event `after`. */
   lose(after: number, words: string, at: string): void {
     const row: Item = { ...NO_ROW, id: after + 0.5, lastId: 0, gap: words, at, updatedAt: at, error: true };
     const place = this.#indexAfter(after);
     this.#replace(place, place, [row]);
   }
 
-  /** Other rows in place of all. What was seen of goals and questions up to event `at` is that of `source`. */
+  /** Replace all rows. The times of goals, and the outcomes of questions up to event `at`, are those of `source`. */
   load(items: Item[], source: Rows, at: number): void {
     this.clear();
     this.#replace(0, 0, items);
@@ -291,14 +290,14 @@ export class Rows {
     }
   }
 
-  /** Other rows for some. A new array: only rows at the end are ever added to one. */
+  /** Replace some rows, in a new array: an array that was given out only ever grows at its end. */
   #replace(start: number, stop: number, rows: Item[]): void {
     this.items = this.items.slice(0, start).concat(rows, this.items.slice(stop));
     this.holes = this.items.filter((item) => item.hole !== undefined);
     this.unread = this.holes.reduce((sum, hole) => sum + hole.hole! - hole.id + 1, 0);
   }
 
-  /** The log begins with event `first` now: what was not read before it never will be. */
+  /** The log begins with event `first` now: older events that were not read are lost. */
   trim(first: number): void {
     for (const hole of this.holes.filter((one) => one.id < first)) {
       const to = Math.min(hole.hole!, first - 1);
@@ -317,16 +316,16 @@ export class Rows {
     return item?.hole !== undefined && item.hole >= eventId ? item : undefined;
   }
 
-  /** What is looked at, as ids of rows: nothing of it is cut or let go. */
+  /** The rows on the screen, by id: they are not cut and not dropped. */
   lookedAt(first: number, last: number): void {
     this.#looked = [first, last];
   }
 
-  /** Let go of what is too much. */
+  /** Cut or drop rows until no more than the limits are kept. */
   keepWithin(): void {
     this.#cutTheFar();
     if (this.items.length <= MOST_ROWS + DROP_AT_ONCE) return;
-    // The oldest; but not what somebody reads: then what is between that and the end
+    // The oldest are dropped; where somebody reads those, the ones between there and the end
     const reading = this.#indexAfter(this.#looked[1]);
     const start =
       this.#indexAfter(this.#looked[0]) > DROP_AT_ONCE + NEAR
@@ -355,7 +354,7 @@ export class Rows {
     const { items } = this;
     const [from, to] = [this.#indexAfter(this.#looked[0]) - NEAR, this.#indexAfter(this.#looked[1]) + NEAR];
     let low = 0;
-    let high = items.length - NEAR / 3; // the newest are looked at next
+    let high = items.length - NEAR / 3; // the newest come onto the screen next
     while (this.bytes > this.mostBytes * 0.75 && (low < from || high > to)) {
       this.#cut(from - low >= high - to ? items[low++]! : items[--high]!);
       if (low >= high) break;
@@ -376,7 +375,7 @@ export class Rows {
     item.version++;
   }
 
-  /** A light row is whole again. */
+  /** Put the whole content into a row that was cut. */
   whole(item: Item, message: Message | null, event: StoredEvent | null): void {
     if (message) this.messages.set(message.message_id, message);
     const size = sizeOf(message ? message.content : (event as never));
@@ -411,7 +410,7 @@ export class Rows {
 
 const holeRow = (from: number, to: number): Item => ({ ...NO_ROW, id: from, hole: to, loose: true, lastId: to });
 
-/** An update of a message; of one that was cut, text is not appended to what is not its end. */
+/** A message after an update. If it was cut, text is not appended, since its end is not here. */
 function updated(message: Message, event: StoredEvent, item: Item): Message {
   return updatedMessage(message, item.cut && event.append !== undefined ? { ...event, append: undefined } : event);
 }

@@ -1,4 +1,4 @@
-// How much room values take, and making them smaller.
+// The room that values take in memory, and making them smaller.
 
 import type { Json } from "../net/protocol";
 
@@ -17,7 +17,7 @@ export function sizeOf(value: Json): number {
 
 /** The beginning of a value, of the same form. */
 export function shortened(value: Json): Json {
-  // By way of JSON: a part of a string would keep the whole of it
+  // By way of JSON: a slice of a string keeps the whole string in memory
   return JSON.parse(JSON.stringify(cut(value, 0))) as Json;
 }
 

@@ -1,7 +1,8 @@
-// One trace as this page knows it, live: the folded state, and the rows of what was said, in order.
+// One trace as this page knows it, live: the folded state, and the rows of messages and events, in order.
 //
-// Rule 1: it opens with the snapshot and the newest events; the reader reads the others.
-// Rule 2: events are taken only in order. A hole or a repeat asks again from the last one that was taken.
+// Rule 1: it opens with the snapshot and the newest events; the reader reads the older ones.
+// Rule 2: events are taken only in order. After a hole or a repeat the trace is subscribed to again, from the last
+//         event that was taken.
 // Rule 3: events that arrive between two paints are put in together. The events of a reconnect are put in when all of
 //         them are here.
 
@@ -59,7 +60,7 @@ export class TraceLog implements TraceView, Subscriber, Source {
     this.socket.unsubscribe(this.id);
   }
 
-  // --- what the socket says ---
+  // --- from the socket ---
 
   ask() {
     this.#queue = [];
@@ -78,7 +79,7 @@ export class TraceLog implements TraceView, Subscriber, Source {
   }
 
   frame(frame: Frame): void {
-    if (frame.event === "heartbeat" && !this.#queue.length) return this.#control(frame); // nothing to draw
+    if (frame.event === "heartbeat" && !this.#queue.length) return this.#control(frame); // changes nothing on the page
     this.#queue.push(frame);
     if (this.#reconnected && frame.event === "connected") {
       this.phase.value = { kind: "catching_up", left: Math.max(0, frame.current_event_id - (this.position ?? 0)) };
@@ -154,7 +155,7 @@ export class TraceLog implements TraceView, Subscriber, Source {
         if (this.reader.wanted) void this.reader.readHistory();
         return;
       case "heartbeat":
-        // A subscription that is dead behind a live socket: its head is ahead of what was sent
+        // The trace has more events than the socket has brought: the subscription is dead behind a live socket
         if (this.phase.peek().kind === "live" && frame.current_event_id > (this.position ?? 0))
           this.socket.resubscribe(this.id);
         return;
@@ -217,7 +218,7 @@ export class TraceLog implements TraceView, Subscriber, Source {
     this.rows.take(event, this.state!, live);
   }
 
-  // --- the past ---
+  // --- for the reader ---
 
   async readPage(hole: Item, where: Where): Promise<boolean> {
     const { rows } = this;
@@ -232,7 +233,7 @@ export class TraceLog implements TraceView, Subscriber, Source {
         const { events } = await fetchEvents(this.id, this.cursor(from - 1), to - from + 1);
         const last = events.at(-1)?.event_id;
         if (this.closed || last === undefined) return false;
-        // A page is cut where it has many bytes: then not all that stands before the hole's end is in it
+        // The server cuts a page that has many bytes: then it does not reach to the end of the hole, or to the event
         if (last < to && (where === "end" || (typeof where === "number" && last < where))) {
           size = Math.max(1, Math.floor(events.length * 0.7));
           continue;

@@ -1,6 +1,7 @@
-// All traces, live: what the list shows, and what on it needs a person.
+// All traces, live: the list, its open questions, and the current goal and activity of each trace.
 //
-// Rule: the socket's list gives the newest and every change; the rest is paged in behind it. The newer state wins.
+// Rule: the socket's list brings the newest traces and every change; the older traces are read in pages. Of two states
+//       of a trace the newer wins.
 
 import { computed, signal } from "@preact/signals";
 import { fetchInputs, fetchTrace, fetchTraces, type OpenInput } from "../net/api";
@@ -73,7 +74,7 @@ export class Traces {
   #put(trace: Trace, live: boolean): void {
     const before = this.byId.get(trace.trace_id);
     if (before && before.last_event_id > trace.last_event_id && before.created_at === trace.created_at) return;
-    // Of what this page did not see, it knows how much it was and when the last of it was
+    // Of events that this page did not see arrive, it knows their number, and the time of the last
     const grown = trace.last_event_id - (before?.last_event_id ?? 0);
     if (live) this.#note(trace.trace_id, grown, Date.now());
     else this.#note(trace.trace_id, before ? grown : 1, Date.parse(trace.updated_at));
@@ -93,7 +94,7 @@ export class Traces {
     seen.bars[bar]! += events;
   }
 
-  /** How many of the bars this page has seen all of. */
+  /** The number of bars whose whole time this page has seen. */
   get known(): number {
     return Math.min(SPARK_BARS, Math.ceil((Date.now() - this.#since) / SPARK_MS));
   }
@@ -131,7 +132,7 @@ export class Traces {
     this.loaded.value = true;
   }
 
-  /** Open questions, asked for again whenever the waiting traces have changed; while the same wait, once in a while. */
+  /** Ask for the open questions again if waiting traces have changed: at once if others wait, else once a second. */
   async refreshInputs(): Promise<void> {
     const waiting = [...this.byId.values()].filter((trace) => trace.status === "waiting");
     const key = waiting.map((trace) => `${trace.trace_id}@${trace.last_event_id}`).join();
@@ -160,7 +161,7 @@ export class Traces {
     }
   }
 
-  /** The words of a running trace's current goal; read when first asked for and whenever the goal is another. */
+  /** The words of a running trace's current goal, read when first asked for and whenever the trace has another goal. */
   currentGoal(trace: Trace): string | null {
     const goalId = trace.current_goal_id;
     if (goalId === null) return null;
@@ -179,7 +180,7 @@ export class Traces {
       })
       .catch(() => undefined)
       .finally(() => {
-        // Not sooner than a second later: goals may change faster than anybody reads
+        // Again after a second at the soonest: goals may change faster than anybody reads
         setTimeout(() => this.#asking.delete(id), 1000);
         beforePaint(this.#changed);
       });

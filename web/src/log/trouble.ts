@@ -1,8 +1,9 @@
-// Which failed and lost runs need a person: those of the last day that nobody here has looked at or put away.
+// Which failed and lost runs need a person: those of the last day that nobody has looked at or put away in this
+// browser.
 //
 // Rule 1: a sub-agent's failure stands under its root, and only while the root has not completed: a run that got over
-//         the failure asks nobody. Imported runs are history and ask nobody either.
-// Rule 2: what was looked at is remembered with the time it happened at: a run that fails again asks again.
+//         the failure needs nobody. Imported runs are history and need nobody either.
+// Rule 2: a failure that was looked at is remembered with its time, so that a run that fails again is shown again.
 
 import { signal } from "@preact/signals";
 import type { Trace } from "../net/protocol";
@@ -25,7 +26,7 @@ const read = (): Set<string> => {
   }
 };
 
-/** What was looked at, here and in other tabs. */
+/** The failures that were looked at, here and in other tabs. */
 export const seen = signal<ReadonlySet<string>>(read());
 if (typeof window !== "undefined")
   window.addEventListener("storage", (event) => {
@@ -47,7 +48,7 @@ export function markSeen(traces: Iterable<Trace>): void {
   store(KEY, JSON.stringify(kept));
 }
 
-/** What needs a person, the newest first. */
+/** The runs that need a person, the newest first. */
 export function troubles(all: readonly Trace[], looked: ReadonlySet<string>, at: number): Trouble[] {
   const since = new Date(at - RECENT_MS).toISOString();
   const found = all.filter(

@@ -1,4 +1,4 @@
-// The server's HTTP calls that the page makes. Each raises ApiError with the server's words.
+// The HTTP calls that the page makes. Each raises ApiError with the server's words.
 
 import { bearer, refused, token } from "./auth";
 import type { Json, Message, PendingInput, Snapshot, StoredEvent, Trace } from "./protocol";
@@ -10,7 +10,7 @@ export interface ErrorDetail {
 }
 
 export class ApiError extends Error {
-  /** `facts`: what else the answer says. */
+  /** `details` and `facts` are the other fields of the answer. */
   constructor(
     readonly status: number,
     readonly code: string,
@@ -22,13 +22,13 @@ export class ApiError extends Error {
     super(message);
   }
 
-  /** What to tell a person. */
+  /** The message for a person. */
   get words(): string {
     return this.retryAfterS ? `${this.message}; it can be tried again in ${this.retryAfterS} s` : this.message;
   }
 }
 
-/** What answers instead of a server, in a page that is one file. */
+/** Answers instead of a server, in a page that is one file. */
 export interface LocalApi {
   events(traceId: string, since: number, limit: number): Promise<{ events: StoredEvent[] }>;
   trace(traceId: string, at?: number): Promise<Snapshot>;
@@ -41,7 +41,7 @@ export function answerFrom(instead: LocalApi): void {
   local = instead;
 }
 
-/** The server's answer to a request. One that wants a token waits until there is one; any other refusal is raised. */
+/** The server's answer to a request. A request that needs a token waits for one; any other refusal is raised. */
 async function ask(path: string, init: RequestInit = {}): Promise<Response> {
   for (;;) {
     const used = token.peek();
@@ -77,11 +77,11 @@ async function call<T>(path: string, init?: RequestInit): Promise<T> {
 /** Raise ApiError unless the server takes this token: 401 for an unknown token, 429 after too many of those. */
 export async function tryToken(given: string): Promise<void> {
   const answer = await send("/api/traces?limit=1", { headers: { Authorization: `Bearer ${given}` } });
-  // 403: it is one, for something else than the list
+  // 403: the token is valid, but not for the list
   if (!answer.ok && answer.status !== 403) throw await refusal(answer);
 }
 
-/** Has the server refused for want of a token? If so asks for one; true once there is one. */
+/** Find out whether the server wants a token, and if so wait for one. False if it wants none. */
 export async function tokenWasWanted(): Promise<boolean> {
   const used = token.peek();
   const answer = await send("/api/traces?limit=1", {}).catch(() => null);
@@ -97,7 +97,7 @@ const post = (value: object): RequestInit => ({
   body: JSON.stringify(value),
 });
 
-/** A page of events behind `since`, an event_id or a cursor. It has fewer than `limit` where they are large. */
+/** A page of events behind `since`, an event_id or a cursor. Large events make it shorter than `limit`. */
 export async function fetchEvents(
   traceId: string,
   since: number | string,
@@ -158,10 +158,10 @@ export async function fetchTemplate(): Promise<string> {
 
 export type OpenInput = PendingInput & { trace_id: string };
 export async function fetchInputs(): Promise<{ inputs: OpenInput[] }> {
-  return local ? { inputs: [] } : call("/api/inputs"); // in a file nobody waits any more
+  return local ? { inputs: [] } : call("/api/inputs"); // the agents of a saved run do not wait any more
 }
 
-/** What became of a question. */
+/** The state of a question, and its answer. */
 export interface Outcome {
   state: "open" | "answered" | "expired" | "closed";
   value?: Json;

@@ -18,7 +18,7 @@ export const token = signal<string | null>(stored(KEY, true));
 
 /** Why a token is wanted, in the server's words; null while none is. */
 export const wanted = signal<string | null>(null);
-/** Whether the dialog was put aside; what waits goes on waiting. */
+/** Whether the dialog was put aside; requests go on waiting. */
 export const aside = signal(false);
 
 let waiting: (() => void)[] = [];
@@ -28,7 +28,7 @@ function keep(given: string | null): void {
   store(KEY, given, true);
 }
 
-/** The server refused `used` (or that there was none): ask for another one. Done when there is one. */
+/** The server refused the token `used` (null: that there was none). Ask for another; resolves once there is one. */
 export function refused(used: string | null, why: string): Promise<void> {
   if (token.peek() !== used && token.peek() !== null) return Promise.resolve(); // another has come meanwhile
   keep(null);
@@ -37,7 +37,7 @@ export function refused(used: string | null, why: string): Promise<void> {
   return new Promise((done) => waiting.push(done));
 }
 
-/** A token that the server takes: what waited goes on. */
+/** Keep a token that the server takes, and send the waiting requests. */
 export function give(given: string): void {
   keep(given);
   wanted.value = null;

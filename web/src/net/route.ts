@@ -1,8 +1,8 @@
-// The page's address. It says where the server is mounted, and what is shown: which trace, the selection in it, the
-// filter. So the browser's back button and pasted links work.
+// The page's address: where the server is mounted, and the view: which trace, the selection in it, the filter. So the
+// browser's back button and pasted links work.
 //
 // Rule: every address that the page uses begins with PREFIX. The server writes it into the links of the page it
-//       serves; here the address of this script tells it.
+//       serves; here it is taken from the address of this script.
 
 import { computed, signal } from "@preact/signals";
 
@@ -38,7 +38,7 @@ export const route = computed<Route>(() => {
   try {
     traceId = found ? decodeURIComponent(found[1]!) : null;
   } catch {
-    // an address that is none shows the list
+    // an address that can't be decoded shows the list
   }
   return { traceId, params: new URLSearchParams(search) };
 });

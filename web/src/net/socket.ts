@@ -1,7 +1,7 @@
 // The one WebSocket of this tab: subscriptions, reconnecting, and noticing that a silent socket is dead.
 //
-// Rule 1: what is subscribed to is kept here and asked for again after every reconnect, from where its owner stands.
-// Rule 2: after an unsubscribe, frames of that trace are passed over until the server has confirmed it.
+// Rule 1: subscriptions are kept here. After every reconnect they are made again, from the position of their owner.
+// Rule 2: after an unsubscribe, frames of that trace are ignored until the server has confirmed it.
 // Rule 3: a browser can't see WebSocket pings. After 1.3 heartbeats of silence the socket asks the server for a sign
 //         of life, and shows that it asks; after 2.2 heartbeats it reconnects.
 // Rule 4: when the machine has slept, the network has changed or the page is shown again, the socket is checked at
@@ -22,11 +22,11 @@ export interface Subscriber {
 export type LinkState =
   | { kind: "connecting" }
   | { kind: "open" }
-  | { kind: "silent"; since: number } // open, and nothing was heard for too long: it is being asked
+  | { kind: "silent"; since: number } // open, but without a word for too long: a sign of life was asked for
   | { kind: "waiting"; since: number; retryAt: number }
   | { kind: "refused"; why: string };
 
-/** How the socket shows who it is, and whom it tells that this was not enough. */
+/** The credentials of the socket, and the callback for a server that refuses them. */
 export interface SocketAccess {
   protocols(): string[];
   /** `why` is null where the handshake failed and a browser does not say why. */
@@ -38,7 +38,7 @@ const FIRST_DELAY = 500;
 const MOST_DELAY = 20_000;
 const PROBE_MS = 3_000;
 const CHECK_MS = 5_000;
-const FRESH_MS = 1_000; // who was heard so lately lives
+const FRESH_MS = 1_000; // a socket that was heard so lately is alive
 const ASK = 1.3; // heartbeats without a word until the socket is asked, and
 const GIVE_UP = 2.2; // until it is given up
 const UNAUTHORIZED = 4501;
@@ -108,7 +108,7 @@ export class Socket {
     this.#send({ subscribe_traces: query });
   }
 
-  /** Connect now, whatever was waited for. */
+  /** Connect now instead of at the time that was planned. */
   retryNow(): void {
     if (this.#socket) return;
     clearTimeout(this.#retry);
@@ -119,7 +119,7 @@ export class Socket {
   awake(): void {
     if (!this.#socket) return this.link.value.kind === "refused" ? undefined : this.retryNow();
     const now = Date.now();
-    // A socket from before a sleep is dead, and one that hangs in its handshake may have begun it in another network
+    // A socket from before a sleep is dead; a handshake that hangs may have begun in another network
     const hopeless = this.#isOpen() ? now - this.#heard > this.#heartbeatMs * GIVE_UP : now - this.#begun > PROBE_MS;
     if (hopeless) return this.#dropAndRetry();
     if (!this.#isOpen() || this.#probe !== undefined || now - this.#heard < FRESH_MS) return;
@@ -200,7 +200,7 @@ export class Socket {
     const now = Date.now();
     const slept = this.#looked > 0 && now - this.#looked > CHECK_MS * 3;
     this.#looked = now;
-    if (slept) return this.awake(); // the timers stood still
+    if (slept) return this.awake(); // the timers stood still: the machine has slept
     if (!this.#socket) return;
     const silent = now - this.#heard;
     if (silent > this.#heartbeatMs * GIVE_UP) this.#dropAndRetry();
@@ -246,7 +246,7 @@ export class Socket {
     }
     if (!traceId) return;
     if (this.#leaving.has(traceId)) {
-      // A subscription that had ended by itself is not confirmed but refused; what counts is that it is over
+      // The server refuses to end a subscription that has ended by itself; either way it is over
       if (frame.event === "error") this.#leaving.delete(traceId);
       return;
     }

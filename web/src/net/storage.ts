@@ -1,4 +1,4 @@
-// Small values that a browser keeps. Where it keeps nothing (a private window, a page from a file), they hold until
+// Small values that the browser keeps. Where it keeps nothing (a private window, a page from a file), they hold until
 // the page is left.
 
 const storage = (tabOnly: boolean): Storage => (tabOnly ? sessionStorage : localStorage);

@@ -1,4 +1,4 @@
-// The list of traces: what needs a person on top, then all of them, live.
+// The list of traces: those that need a person on top, then all of them, live.
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, spoken } from "../app";
@@ -34,7 +34,7 @@ interface ListRow {
 
 type Sort = "created" | "activity" | "messages" | "tokens" | "cost" | "duration";
 const SORTS: Record<Sort, (trace: Trace, at: number) => number | string> = {
-  created: (t) => t.created_at, // times of one form: their text sorts as they do
+  created: (t) => t.created_at, // times of one form sort as their texts do
   activity: (t) => t.updated_at,
   messages: (t) => t.tree_totals.total_messages,
   tokens: (t) => t.tree_totals.total_tokens,
@@ -53,7 +53,7 @@ export function ListPage() {
   const up = param("dir") === "up";
   const flat = param("flat") === "1";
   const [open, setOpen] = useState<Set<string>>(new Set());
-  const [focused, setFocused] = useState<string | null>(null); // a trace, not a place: new ones come in above it
+  const [focused, setFocused] = useState<string | null>(null); // an id and not a place: new traces come in above it
   const [cancelling, setCancelling] = useState<Trace | null>(null);
   const input = useRef<HTMLInputElement>(null);
   const list = useRef<ListHandle>(null);
@@ -237,7 +237,7 @@ export function ListPage() {
   );
 }
 
-/** Nothing to show yet, or not to this token: says which. */
+/** There is no list yet: says why. */
 function NoList({ why }: { why: string | null }) {
   const link = app.socket.link.value.kind;
   const words =
@@ -257,7 +257,7 @@ function NoList({ why }: { why: string | null }) {
 
 const isOpen = (trace: Trace): boolean => !app.offline && (trace.status === "running" || trace.status === "waiting");
 
-/** What a trace is doing, or what came of it. */
+/** The current work of a trace, or its result. */
 function doing(trace: Trace): string {
   if (trace.status === "waiting") {
     const asked = app.traces.inputs.value.find((one) => one.trace_id === trace.trace_id);
@@ -453,7 +453,7 @@ function buildRows(
   return rows;
 }
 
-/** Tell screen readers what has come to need a person since the page was opened: questions first. */
+/** Tell screen readers what has come up since the page was opened: questions first, then failures. */
 function useNewSpoken(...kinds: [id: string, words: string][][]): void {
   const known = useRef<Set<string> | null>(null);
   const now = kinds.flat();
@@ -465,7 +465,7 @@ function useNewSpoken(...kinds: [id: string, words: string][][]): void {
   }, [now.map(([id]) => id).join()]);
 }
 
-/** What needs a person: open questions, and what failed or got lost in the last day and was not looked at. */
+/** What needs a person: open questions, and the failed and lost runs of the last day that were not looked at. */
 function Needs({ all, version }: { all: Trace[]; version: number }) {
   const inputs = app.traces.inputs.value;
   const troubled = useMemo(() => troubles(all, seen.value, Date.now()), [version, seen.value]);

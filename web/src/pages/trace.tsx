@@ -114,7 +114,7 @@ export function TracePage({ traceId }: { traceId: string }) {
   const phase = log.phase.value;
   const trace = whole.state?.trace() ?? app.traces.get(traceId);
   useEffect(() => {
-    // What failed here, or below, was looked at now
+    // The failures here and below have been looked at now
     if (trace) markSeen([trace, ...[...app.traces.byId.values()].filter((other) => other.root_trace_id === traceId)]);
   }, [traceId, trace?.status, log.state?.subTraces.size]);
   const inputs = [...(log.state?.pendingInputs.values() ?? [])];
@@ -272,9 +272,9 @@ function useReplay(log: TraceLog, at: number | null): Replay | null {
   useEffect(() => {
     if (!live || !failed.current || !replay || at === null) return;
     failed.current = false;
-    void seek(); // what could not be read while the server was away; one that plays has left `at` and goes on
+    void seek(); // it could not be read while the server was away. A replay that plays is past `at` and goes on
   }, [live]);
-  // In the same paint in which the way back to now is asked for: the effect that lets go of it comes later
+  // Null in the same paint in which the person goes back to now: the effect that drops the replay runs later
   return on ? replay : null;
 }
 
@@ -426,7 +426,7 @@ function Export({ traceId }: { traceId: string }) {
   );
 }
 
-/** Tell screen readers what changes in the run: its status, and that it asks something. */
+/** Tell screen readers about changes of the run: its status and its questions. */
 function useSpoken(trace: Trace | undefined, questions: string): void {
   const before = useRef({ status: trace?.status, questions });
   useEffect(() => {

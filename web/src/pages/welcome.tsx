@@ -1,4 +1,4 @@
-// What an empty list says: how to record the first trace.
+// The empty list: how to record the first trace.
 
 import { copy } from "../app";
 

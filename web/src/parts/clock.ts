@@ -13,7 +13,7 @@ export const now = signal(Date.now(), {
   },
 });
 
-/** Counts every two, and every five seconds: for what is much to draw. */
+/** Counts every two, and every five seconds: for parts that are expensive to draw. */
 export const everyTwo = computed(() => Math.floor(now.value / 2000));
 export const everyFive = computed(() => Math.floor(now.value / 5000));
 

@@ -16,7 +16,7 @@ export function Dialog({
 }) {
   const dialog = useRef<HTMLDialogElement>(null);
   useLayoutEffect(() => {
-    // Before the next key comes: in an effect after painting, a word typed at once went to the page's own keys
+    // Before the next key: when this was done after painting, the first letters of a word went to the keys of the page
     if (!dialog.current!.open) dialog.current!.showModal();
   }, []);
   return (

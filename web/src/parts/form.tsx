@@ -1,4 +1,4 @@
-// A form for a question's schema: each kind of field, its help, and at it what is wrong with it.
+// The form for a question's schema: each kind of field with its help and its faults.
 
 import { useId } from "preact/hooks";
 import { visible } from "../format";

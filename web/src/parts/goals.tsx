@@ -35,7 +35,7 @@ interface TreeRow {
   current: boolean;
   open: boolean | null; // null: nothing below
   errors: number; // in it and below
-  nth: number; // from 1, among
+  nth: number; // its place, from 1, among
   siblings: TreeRow[];
 }
 
@@ -48,7 +48,7 @@ export interface TreeState {
 
 interface TreeProps {
   log: TraceView;
-  past: Past | null; // how the sub-agents were, where not now is shown
+  past: Past | null; // the sub-agents as they were, where the past is shown
   place: Place;
   choose: (place: Place) => void;
 }
@@ -195,10 +195,10 @@ function buildRows(log: TraceView, logs: Map<string, TraceView>, tree: TreeState
     const sub = of.state?.subTraces.get(id);
     if (!sub || seen.has(id)) return;
     seen.add(id);
-    const live = of.past ? undefined : app.traces.byId.get(id); // fresher than what the parent knows
+    const live = of.past ? undefined : app.traces.byId.get(id); // newer than the parent's copy
     const open = tree.opened.has(id);
     const inner = open ? logs.get(id) : undefined;
-    const then = inner?.past ? inner.state : null; // fresher than what the parent knew
+    const then = inner?.past ? inner.state : null; // newer than the parent's copy
     const rowId = `${path}/${id}`;
     rows.push({
       id: rowId,
@@ -257,7 +257,7 @@ function buildRows(log: TraceView, logs: Map<string, TraceView>, tree: TreeState
   return rows;
 }
 
-/** Which of how many a row is: not all rows are drawn, so the page itself does not say. */
+/** Number the rows among their siblings: not all rows are drawn, so a screen reader can't count them. */
 function placeAmongSiblings(rows: TreeRow[]): void {
   const open: TreeRow[][] = []; // siblings so far, by depth
   for (const row of rows) {

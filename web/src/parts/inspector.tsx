@@ -1,4 +1,4 @@
-// The raw event behind a row, read from the log itself: copy it, or copy a link to it.
+// The inspector: the raw event behind a row, read from the log itself, with buttons to copy it or a link to it.
 
 import { useEffect, useState } from "preact/hooks";
 import { copy } from "../app";

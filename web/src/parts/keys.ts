@@ -1,7 +1,7 @@
-// Keys: who is on the page registers what its keys do; `?` shows them all.
+// Keys: the parts on the page register their keys; `?` shows them all.
 //
-// Rule: keys do nothing while one types, and nothing with Ctrl, Alt or Cmd; Enter and the space bar first of all press
-//       what is focused.
+// Rule: keys do nothing while a person types, and nothing with Ctrl, Alt or Cmd. Enter and the space bar press the
+//       focused button or link.
 
 import { signal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";

@@ -1,4 +1,4 @@
-// Small things that look the same everywhere: a state's mark, numbers, times, the connection pill.
+// Small things that look the same everywhere: the mark of a state, numbers, times, sparklines.
 
 import { computed, type Signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
@@ -45,7 +45,7 @@ const SHAPES: Record<string, string> = {
     "0-.5-.4-.8-1-.8-.7 0-1.1.4-1.1 1.1H4.6c0-1.5 1-2.4 2.4-2.4Z",
 };
 
-/** The names of classes that hold, as an element wants them. */
+/** The class attribute of an element: the names that are not false. */
 export const classes = (...names: (string | false)[]): string => names.filter(Boolean).join(" ");
 
 export function StateMark({ state, quiet }: { state: Mark; quiet?: boolean }) {
@@ -66,9 +66,9 @@ export function StateMark({ state, quiet }: { state: Mark; quiet?: boolean }) {
   );
 }
 
-// Ticking words are signals put into the page as such: where the words are the same, a tick changes nothing
+// Ticking words are signals in the page: a tick that does not change the words does not change the page
 const ticking = (words: (at: number) => string) => computed(() => words(now.value));
-// The whole time is only made for who asks: lists have many times
+// The whole time is made only when the pointer asks for it: lists have many times
 const titled = (event: Event) =>
   ((event.currentTarget as HTMLTimeElement).title = fullTime((event.currentTarget as HTMLTimeElement).dateTime));
 

@@ -1,4 +1,5 @@
-// Draw again only when a prop is another. (preact/compat has this too, and much that is not needed.)
+// A component that is drawn again only when one of its props has changed. (preact/compat has this too, with much
+// else.)
 
 import { Component, type ComponentChild, type ComponentType, h } from "preact";
 

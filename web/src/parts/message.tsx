@@ -1,4 +1,4 @@
-// One row of what was said: a message, a tool call from its start to its result, or an event of another kind.
+// One row of the list: a message, a tool call from its start to its result, or an event of another kind.
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
@@ -22,7 +22,7 @@ export interface RowProps {
   date: string | null; // the day that begins with this row
   selected: boolean;
   hit: boolean;
-  ended: boolean; // the trace has ended: what still runs never came to an end
+  ended: boolean; // the trace has ended: a call that still runs will not return
   select: (item: Item) => void;
 }
 
@@ -130,7 +130,7 @@ function Said({ item, message, ended }: RowProps & { message: Message }) {
   );
 }
 
-/** The parts of a message's content: texts, and what is no text. Null: show it as JSON. */
+/** The parts of a message's content: texts, and values of other kinds. Null: show it as JSON. */
 function textsOf(content: Json): Json[] | null {
   if (typeof content === "string") return content ? [content] : [];
   if (Array.isArray(content))
@@ -254,7 +254,7 @@ function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean 
   );
 }
 
-/** Text that is a JSON object or array, as such. */
+/** The value of a text that is a JSON object or array; else the text. */
 function asJson(text: string): Json {
   if (!/^\s*[[{]/.test(text) || text.length > 2_000_000) return text;
   try {
@@ -346,7 +346,7 @@ function EventRow({ item, log }: RowProps) {
   }
 }
 
-/** What an event of another kind carries; text alone as text. */
+/** The payload of an event of another kind; a single text is shown as text. */
 function Payload({ value }: { value: { [key: string]: Json } }) {
   const values = Object.values(value);
   return values.length === 1 && typeof values[0] === "string" ? (

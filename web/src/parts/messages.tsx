@@ -1,4 +1,4 @@
-// What was said: the list of messages with its filter, search, jumps and following.
+// The list of messages, with its filter, search, jumps and following.
 
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, say } from "../app";
@@ -119,7 +119,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
     ].map((key) => ({ ...key, keys: key.keys.replace("?q ", "") })),
   );
 
-  // A link to an event or message: what stands there is read first, however far back it is
+  // A link to an event or message: the rows there are read first, however far back
   const wanted = param("event") ?? param("message");
   const shown = useRef<string | null>(null);
   const reaching = useRef<string | null>(null);
@@ -154,7 +154,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
   const fresh = atEnd ? 0 : countAfter(items, seen);
   const history = log.reader.history.value;
   const goal = goalId === null ? null : log.state?.goals.get(goalId);
-  const ended = app.offline || Boolean(log.state?.ended); // what is saved in a file goes on no more
+  const ended = app.offline || Boolean(log.state?.ended); // a run that is saved in a file does not go on
   const position = matches && hit >= 0 ? matches.findIndex((item) => item.id === hit) + 1 : 0;
 
   return (
@@ -284,7 +284,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
 }
 
 function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
-  if (item.hole !== undefined) return true; // who knows what is in it
+  if (item.hole !== undefined) return true; // its events are not known
   if (goals && !(item.goalId !== null && goals.has(item.goalId))) return false;
   if (show === "errors") return item.error;
   if (show === "tools") return item.message?.role === "tool";
@@ -298,7 +298,7 @@ function withBelow(log: TraceView, goalId: string): Set<string> {
   return all;
 }
 
-/** The goal that a row begins: that of its message where the message before belongs to another. */
+/** The goal that begins with a row: the goal of its message, if the message before has another. */
 function headingOf(log: TraceView, items: readonly Item[], i: number): string | null {
   const item = items[i]!;
   if (!item.message || item.goalId === null) return null;
@@ -310,7 +310,7 @@ function headingOf(log: TraceView, items: readonly Item[], i: number): string | 
   return log.state?.goals.get(item.goalId)?.description ?? null;
 }
 
-/** The day that a row begins: of the first message if it is not today, and where a day has passed between messages. */
+/** The day that begins with a row: that of the first message if it is not today, later where the day changes. */
 function dateOf(items: readonly Item[], i: number): string | null {
   const item = items[i]!;
   if (!item.message) return null;
@@ -318,7 +318,7 @@ function dateOf(items: readonly Item[], i: number): string | null {
   for (let before = i - 1; before >= 0; before--) {
     const other = items[before]!;
     if (!other.message) continue;
-    // The same 24 hours nearly always means the same day; only then is the calendar asked
+    // The same hour is nearly always the same day; only otherwise is the calendar asked
     return other.at.slice(0, 13) === item.at.slice(0, 13) || local(other.at) === local(item.at) ? null : dayOf(item.at);
   }
   return local(item.at) === new Date().toDateString() ? null : dayOf(item.at);

@@ -1,4 +1,4 @@
-// What lies above every page: the help, the dialog for the token, and what is said for a moment.
+// The layers above every page: the help, the dialog for the token, and the message that is shown for a moment.
 
 import { spoken, toast } from "../app";
 import { go, HOME } from "../net/route";

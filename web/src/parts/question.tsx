@@ -1,6 +1,7 @@
-// Open questions: what is asked, by when, and the means to answer in place.
+// Open questions: the question, its time limit, and the means to answer in place.
 //
-// Rule: what one has typed stays on the page: also when somebody else has answered meanwhile, or the question expired.
+// Rule: text that a person has typed stays on the page, even if somebody else has answered meanwhile, or the question
+//       has expired.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { copy, say } from "../app";
@@ -18,12 +19,12 @@ export interface OpenQuestion {
   traceId: string;
   asked: PendingInput;
   of?: preact.ComponentChildren; // whose question it is, where that is not clear
-  brief?: boolean; // among others: a large form opens when asked for
+  brief?: boolean; // one among others: a large form opens on request
 }
 
 const keyOf = ({ traceId, asked }: OpenQuestion): string => `${traceId}/${asked.request_id}`;
 
-/** Questions that are open, and those that no longer are but in which something stands that was not sent. */
+/** Open questions, and closed ones in which somebody has typed an answer that was not sent. */
 export function Questions({ asked }: { asked: OpenQuestion[] }) {
   const [typed, setTyped] = useState<ReadonlyMap<string, OpenQuestion>>(new Map());
   const open = new Set(asked.map(keyOf));
@@ -114,7 +115,7 @@ function Question({ traceId, asked, of, brief, gone, typed }: QuestionProps) {
   );
 }
 
-/** What became of it, and through whom. */
+/** The outcome of a question, and who answered. */
 function Told({ outcome, mine }: { outcome: Outcome; mine: boolean }) {
   const words =
     outcome.state === "expired"
@@ -160,7 +161,7 @@ interface AnsweringProps {
   typed: (has: boolean) => void;
 }
 
-/** The answers there are, as words and values; null where there are too many to name. */
+/** The possible answers, as words and values; null where they can't be listed. */
 function optionsOf({ options, schema }: PendingInput): [string, Json][] | null {
   const values =
     Array.isArray(options) && options.length
@@ -221,7 +222,7 @@ function SchemaForm({ asked, busy, over, fault, answer, typed }: AnsweringProps)
   );
   const field = asJson === null ? form : ({ kind: "json", title: "Your answer as JSON", help: "", start: "" } as const);
   const faults = own.length ? own : told;
-  // What no field stands for is said at the nearest one that contains it, in the end at the form
+  // A fault without a field of its own is shown at the nearest field that contains it, in the end at the form
   const placed = useMemo(
     () =>
       faults.map((one) => ({
@@ -315,7 +316,7 @@ function nearest(path: string, known: string[]): string {
   return known.includes(at) ? at : "value";
 }
 
-/** Who answers. */
+/** The name under which the person answers. */
 function As() {
   return (
     <label class="as">

@@ -1,8 +1,9 @@
-// A question's JSON Schema as a form: what fields it has, and the value that stands in them. Pure.
+// A question's JSON Schema as a form: its fields, and the value of what was entered. Pure.
 //
-// Rule 1: schemas come from agents and are not trusted: references are followed inside the schema only, and nothing is
-//         opened deeper than MOST_DEPTH. What can't be a field is a text with JSON in it.
-// Rule 2: what can be seen here is said here (missing, no number); whether the value fits is the server's to say.
+// Rule 1: schemas come from agents and are not trusted. References are followed inside the schema only, and nothing is
+//         opened deeper than MOST_DEPTH. A part that can't be a field is a text with JSON in it.
+// Rule 2: faults that can be found here are reported here (a missing value, a text that is no number); the server
+//         decides whether the value fits.
 
 import { isObject, type Json } from "../net/protocol";
 
@@ -14,7 +15,7 @@ const MOST_PROPERTIES = 60;
 interface Common {
   title: string | null;
   help: string; // description and limits
-  start: Draft; // what stands in it at first
+  start: Draft; // its first content
 }
 
 /** One of several fixed values. */
@@ -37,7 +38,7 @@ export type Field = Common &
     | { kind: "json" }
   );
 
-/** What stands in a field: a text, a tick, an index of choices, or the drafts below it. */
+/** The content of a field: a text, a tick, an index of choices, or the drafts below it. */
 export type Draft = string | boolean | Draft[] | { [name: string]: Draft };
 
 export interface Fault {
@@ -219,7 +220,7 @@ function indexOf(choices: Choice[], value: Json | undefined): string {
   return i < 0 ? "" : String(i);
 }
 
-/** What a person has to know about a field: its description, its limits. */
+/** The help of a field: its description and its limits. */
 function helpOf(schema: Schema): string {
   const number = (name: string) => (typeof schema[name] === "number" ? (schema[name] as number) : null);
   const parts: string[] = [];
@@ -244,7 +245,7 @@ function helpOf(schema: Schema): string {
     .join(" · ");
 }
 
-/** The value that stands in a field; what is wrong goes to `faults`. Undefined: nothing stands in it. */
+/** The value of a field's content; its faults are added to `faults`. Undefined for an empty field. */
 export function valueIn(
   field: Field,
   draft: Draft,

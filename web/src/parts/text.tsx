@@ -65,7 +65,7 @@ export function Prose({ text, open, toggle, streaming }: TextProps & { streaming
   );
 }
 
-/** Of a long stream, its end is what happens. */
+/** The end of a long text, which is where a stream goes on. */
 function tail(text: string): string {
   return text.length > 20_000 ? `…${text.slice(-20_000)}` : text;
 }

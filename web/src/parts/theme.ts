@@ -1,4 +1,4 @@
-// Light or dark: the system's choice unless one was made here.
+// Light or dark: the system's choice, unless the person chose in this browser.
 
 import { signal } from "@preact/signals";
 import { store, stored } from "../net/storage";

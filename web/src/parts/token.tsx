@@ -1,5 +1,5 @@
-// The token that this server wants: the dialog that asks for it and forgets it, and the words where one was not
-// enough.
+// The token that this server wants: the dialog that asks for it and forgets it, and the message for a token that was
+// not enough.
 
 import { signal } from "@preact/signals";
 import { useState } from "preact/hooks";
@@ -12,7 +12,7 @@ import { Dialog } from "./dialog";
 
 export const COMMAND = "tracewatch token create --scope read --scope control";
 
-/** Opened by hand, to see or change what this tab has. */
+/** Whether the dialog was opened by hand, to see or change the token of this tab. */
 export const tokenOpen = signal(false);
 
 export function TokenDialog() {
@@ -105,7 +105,7 @@ function TokenForm({ close }: { close: () => void }) {
   );
 }
 
-/** Says that the server refused something, at the place where it was asked for. */
+/** The server's refusal, shown at the button that was pressed. */
 export function Refused({ error, to }: { error: ApiError; to: string }) {
   if (error.status !== 403)
     return (

@@ -1,10 +1,10 @@
-// A list that draws only the rows one sees. Rows have any height and may change it at any time.
+// A list that draws only the rows on the screen. Rows have any height and may change it at any time.
 //
 // Rule 1: the text that a person reads does not move. The first row in view is the anchor: after every change (rows
 //         above it, heights, another filter) the list is scrolled so that the anchor stands where it stood.
 // Rule 2: the list follows its end only while it is scrolled to the end. Scrolling up stops that, reaching the end
 //         starts it again.
-// Rule 3: heights are kept on the rows (`height`), so that filtering and coming back cost no measuring.
+// Rule 3: heights are kept on the rows (`height`), so that filtering and coming back need no measuring.
 
 import type { ComponentChildren, RefObject } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
@@ -12,7 +12,7 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 export interface Row {
   id: number | string;
   height: number; // 0: not measured yet
-  loose?: boolean; // comes and goes: nothing to hold on to
+  loose?: boolean; // comes and goes: never the anchor
 }
 
 export interface ListHandle {
@@ -29,7 +29,7 @@ interface ListProps<T extends Row> {
   follow?: boolean;
   handle?: RefObject<ListHandle | null>;
   onEnd?: (atEnd: boolean) => void;
-  onView?: (drawn: readonly T[], top: T | undefined) => void; // `top`: the first that one sees, if it is not loose
+  onView?: (drawn: readonly T[], top: T | undefined) => void; // `top`: the anchor
   class?: string;
   label: string;
   role?: string;
@@ -65,7 +65,7 @@ export function VirtualList<T extends Row>(props: ListProps<T>) {
   let top = box.current?.scrollTop ?? 0;
   if (follow && at.end) top = Math.max(0, layout.total - view);
   else if (at.anchor) top = layout.topOf(at.anchor) + at.shift;
-  // As far as it can be scrolled: what is drawn must be what is seen, or drawing again and again would never end
+  // No further than the list can be scrolled: else other rows would be drawn than are in view, again and again
   top = Math.max(0, Math.min(top, layout.total - view));
   const start = layout.indexAt(top - OVERSCAN);
   const stop = Math.min(items.length, layout.indexAt(top + view + OVERSCAN) + 1);
@@ -76,7 +76,7 @@ export function VirtualList<T extends Row>(props: ListProps<T>) {
     if (!box.current) return;
     space.current!.style.height = `${layout.total}px`;
     rows.current!.style.top = `${layout.top(at.start)}px`; // no transform: rows that stay are not painted again
-    if (fixed && !follow) return; // nothing to hold on to, and reading scrollTop would lay the page out now
+    if (fixed && !follow) return; // there is no anchor, and reading scrollTop would lay the page out now
     const wanted = follow && at.end ? box.current.scrollHeight : at.anchor ? layout.topOf(at.anchor) + at.shift : null;
     if (wanted !== null && Math.abs(box.current.scrollTop - wanted) > 0.5) {
       box.current.scrollTop = wanted;
@@ -100,7 +100,7 @@ export function VirtualList<T extends Row>(props: ListProps<T>) {
     return changed;
   }
 
-  /** After rows were measured: is what is drawn still what is to be seen? */
+  /** After rows were measured: draw again if other rows are in view now. */
   function settle(): void {
     place();
     if (fixed || !box.current) return;
@@ -152,10 +152,10 @@ export function VirtualList<T extends Row>(props: ListProps<T>) {
       }
     },
     fixed ? [] : undefined,
-  ); // rows that are all of one height are not watched, nor is a frame asked for to do it
+  ); // rows of one fixed height need no watching
 
   function remember(scrollTop: number): void {
-    if (fixed) return; // lists that sort themselves stay where they are; their rows move
+    if (fixed) return; // a list that sorts itself stays where it is while its rows move
     let index = layout.indexAt(scrollTop);
     while (items[index]?.loose && index + 1 < items.length) index++;
     at.anchor = items[index] ?? null;
@@ -209,7 +209,7 @@ export function VirtualList<T extends Row>(props: ListProps<T>) {
     },
   };
   if (props.handle) props.handle.current = handle;
-  // What one scrolls is the tree or the table's body itself, or a region with the list in it
+  // The scrolled element is the tree or the body of the table itself, or a region with the list in it
   const outer = props.role ?? "region";
 
   return (
@@ -242,7 +242,7 @@ export function VirtualList<T extends Row>(props: ListProps<T>) {
   );
 }
 
-/** Where rows begin: sums of heights, computed again from the first that changed. */
+/** The places where rows begin: sums of heights, computed again from the first that changed. */
 class Layout<T extends Row> {
   items: readonly T[] = [];
   #tops = new Float64Array(1);
@@ -306,7 +306,7 @@ class Layout<T extends Row> {
     return Math.max(0, low);
   }
 
-  /** Where a row begins; of one that is not in the list (any more), where it would. */
+  /** The place where a row begins, or would begin if it were in the list. */
   topOf(item: T): number {
     const i = this.#find(item);
     return i >= 0 ? this.top(i) : Math.min(this.total, this.#tops[0]!);

@@ -1,5 +1,5 @@
-// The time panel: the run as a waterfall, an overview with errors and questions, and the scrubber that shows the whole
-// page as it was after any event and plays on from there.
+// The time panel: the run as a waterfall, an overview with errors and questions, and the scrubber, which shows the
+// whole page as it was after any event and plays on from there.
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { say } from "../app";
@@ -14,8 +14,8 @@ import { Player, SPEEDS, type Speed } from "./player";
 import { type Span, spansOf, TimeLine } from "./spans";
 
 const REFRESH_MS = 700; // between two looks at what is new, or
-const SHARE = 50; // so many times as long as one look takes
-const MOST_TICKING = 5_000; // rows: what goes on grows by itself only in runs of so many
+const SHARE = 50; // so many times the time that one look takes
+const MOST_TICKING = 5_000; // rows; in longer runs, spans that go on do not grow by themselves
 const WHOLE: Zoom = { from: 0, to: 1 };
 
 interface PanelProps {
@@ -46,7 +46,7 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
   const time = at === null ? null : Date.parse(replay?.state?.head.updated_at ?? "");
   const found = at === null ? undefined : log.rows.itemOfEvent(shownAt);
   const row = found?.hole === undefined ? found : undefined;
-  // Imported runs were appended at once: what counts is when things happened
+  // Imported runs were appended at once: the time at which things happened counts
   const playhead = at === null ? null : row ? Date.parse(row.at) : Number.isNaN(time) ? null : time;
   const picture: Picture = { ...spans, zoom, at: playhead, over: over?.span ?? null };
   const current = useRef(picture);
@@ -74,7 +74,7 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
   }
   function play(): void {
     if (playing) return stop();
-    if (!replay) setAt(first); // from the beginning; goes on below once the page is there
+    if (!replay) setAt(first); // from the beginning; the effect below starts it once the replay is there
     setPlaying(true);
   }
   useEffect(() => {

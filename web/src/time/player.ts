@@ -1,6 +1,6 @@
 // Plays a trace on from where a replay stands, at 1× to 100×.
 //
-// Rule: time passes as it did, but for pauses, of which nobody has to wait longer than MOST_PAUSE_MS.
+// Rule: time passes as it did in the run, but no pause takes longer than MOST_PAUSE_MS.
 
 import type { Replay } from "../log/replay";
 import type { StoredEvent } from "../net/protocol";
@@ -9,7 +9,7 @@ export const SPEEDS = [1, 2, 5, 10, 30, 100] as const;
 export type Speed = (typeof SPEEDS)[number];
 
 const MOST_PAUSE_MS = 1500;
-const MOST_EVENTS = 400; // in one frame
+const MOST_EVENTS = 400; // for one paint
 
 export class Player {
   #stopped = false;

@@ -1,5 +1,4 @@
-// What the time panel draws: who was at work from when to when, and a time line on which idle time takes little room.
-// Pure.
+// The content of the time panel: spans of work, and a time line on which idle time takes little room. Pure.
 
 import { toolName } from "../log/fold";
 import type { Item } from "../log/rows";
@@ -27,7 +26,7 @@ interface Times {
   updated: number;
 }
 
-const known = new WeakMap<Item, Times>(); // reading times out of texts takes longer than all the rest
+const known = new WeakMap<Item, Times>(); // parsing times takes longer than all the rest
 
 function timesOf(item: Item): Times {
   let times = known.get(item);
@@ -38,7 +37,7 @@ function timesOf(item: Item): Times {
   return times;
 }
 
-/** The spans of a trace; `now` ends what is still going on. */
+/** The spans of a trace; those that still go on end at `now`. */
 export function spansOf(log: TraceView, now: number): Span[] {
   const { state } = log;
   if (!state) return [];
@@ -154,7 +153,7 @@ function pack(spans: Span[], lane: Lane): void {
 
 /** A time line from 0 to 1 on which stretches where nothing happens are cut short. */
 export class TimeLine {
-  readonly gaps: { at: number; ms: number }[] = []; // in the middle of each, where on the line
+  readonly gaps: { at: number; ms: number }[] = []; // `at`: the place of its middle on the line
   #times: number[] = [];
   #places: number[] = [];
 
@@ -164,7 +163,7 @@ export class TimeLine {
     if (!busy.length) busy.push([0, 1]);
     const active = busy.reduce((sum, [from, to]) => sum + to - from, 0);
     const idle = busy.slice(1).map(([from], i) => from - busy[i]![1]);
-    // What is longer than all but the tenth longest pauses, and than a part of the work itself, is idle time
+    // A pause is idle time if it is longer than 5 s and than a part of the work itself
     const limit = Math.max(5_000, active * 0.04);
     const shown = (ms: number) => (ms > limit ? limit * 0.5 : ms);
     const total = active + idle.reduce((sum, ms) => sum + shown(ms), 0) || 1;
