@@ -87,6 +87,7 @@ async def test_from_the_list_to_a_cancelled_run_by_keys_only(server: ServerProce
     await press("?")
     await expect(page.get_by_role("dialog")).to_contain_text("Answer the question")
     await press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
     await press("x")
     await expect(page.get_by_label("Why")).to_be_focused()
     await page.keyboard.type("enough")

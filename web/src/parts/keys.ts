@@ -42,6 +42,7 @@ function isPressed(target: EventTarget | null): boolean {
 export function startKeys(): void {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+    if (event.key === "Escape" && document.querySelector("dialog[open]")) return; // it closes the dialog
     if ((event.key === "Enter" || event.key === " ") && isPressed(event.target)) return;
     for (const group of groups) {
       for (const key of group.keys()) {
