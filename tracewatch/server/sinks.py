@@ -24,14 +24,15 @@ class DirectSocket(Protocol):
     """A WebSocket that takes whole frames: ours (socket.py), or one of uvicorn's (uvicorn.py)."""
 
     @property
+    def transport(self) -> asyncio.Transport:
+        """What it writes to."""
+
+    @property
     def closed(self) -> bool:
         """Whether nothing can be written any more."""
 
     def write(self, data: bytes) -> None:
         """Hand over whole frames, as a server sends them. Nothing happens once the socket is closed."""
-
-    def buffered(self) -> int:
-        """Bytes that were written and not yet taken by the system."""
 
     async def ready(self) -> None:
         """Wait until the client has taken enough of what was written, or the connection is lost."""
@@ -43,11 +44,12 @@ class DirectSocket(Protocol):
 class TransportSink:
     """A WebSocket that is written to directly."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_socket", "_transport")
     direct = True
 
     def __init__(self, socket: DirectSocket, buffer_bytes: int) -> None:
         self._socket = socket
+        self._transport = socket.transport
         # ``ready`` waits above half of what a watcher may cost; the other half is its page
         socket.limit_buffer(high=buffer_bytes // 2, low=buffer_bytes // 8)
 
@@ -58,7 +60,7 @@ class TransportSink:
         self.write(ws_text(payload))
 
     def buffered(self) -> int:
-        return self._socket.buffered()
+        return self._transport.get_write_buffer_size()
 
     async def ready(self) -> None:
         await self._socket.ready()

@@ -182,24 +182,21 @@ else:
 class HostSocket:
     """A WebSocket of uvicorn's own, which serves an application that ours is mounted in, for direct writing."""
 
-    __slots__ = ("_protocol",)
+    __slots__ = ("_protocol", "transport")
 
     def __init__(self, protocol: WebSocketsSansIOProtocol) -> None:
+        self.transport = protocol.transport
         self._protocol = protocol
 
     @property
     def closed(self) -> bool:
         """Whether nothing can be written any more."""
-        return self._protocol.disconnected or self._protocol.close_sent or self._protocol.transport.is_closing()
+        return self._protocol.disconnected or self._protocol.close_sent or self.transport.is_closing()
 
     def write(self, data: bytes) -> None:
         """Hand over whole frames, as a server sends them. Nothing happens once the socket is closed."""
         if not self.closed:
-            self._protocol.transport.write(data)
-
-    def buffered(self) -> int:
-        """Bytes that were written and not yet taken by the system."""
-        return self._protocol.transport.get_write_buffer_size()
+            self.transport.write(data)
 
     async def ready(self) -> None:
         """Wait until the client has taken enough of what was written, or the connection is lost."""
@@ -208,7 +205,7 @@ class HostSocket:
 
     def limit_buffer(self, high: int, low: int) -> None:
         """Have ``ready`` wait above ``high`` bytes, until there are ``low``."""
-        self._protocol.transport.set_write_buffer_limits(high=high, low=low)
+        self.transport.set_write_buffer_limits(high=high, low=low)
 
 
 def socket_of(scope: Scope, send: Send) -> DirectSocket | None:
