@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,30 @@ async def test_others_go_on(server: Serving) -> None:
         await ended(first)
         await append(log, "t", 3)
         await second.until_events(3)
+
+
+async def test_whoever_comes_in_while_the_log_is_asked_stays(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = server.services.log
+    one, two = await log.tokens.create(["read"]), await log.tokens.create(["read"])
+    active, looks, gate = log.tokens.active, 0, asyncio.Event()
+
+    async def held(ids: Iterable[str]) -> set[str]:
+        nonlocal looks
+        found = await active(ids)
+        looks += 1
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr(log.tokens, "active", held)
+    async with socket(server, SOCKETS[0], one) as first:
+        await first.until("caught_up")
+        await until(lambda: looks == 1)
+        async with socket(server, SOCKETS[0], two) as second:
+            await second.until("caught_up")
+            gate.set()
+            await until(lambda: looks == 2)
+            await append(log, "t", 1)
+            await second.until_events(1)
 
 
 async def test_a_stream_ends_with_its_token(server: Serving) -> None:

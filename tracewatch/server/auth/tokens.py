@@ -193,12 +193,15 @@ class Gate:
 
     async def _check(self) -> None:
         now = self._log.tokens.clock()
+        asked = {grant.token_id for grant in self._uses if grant.token_id is not None}
         try:
-            active = await self._log.tokens.active({g.token_id for g in self._uses if g.token_id is not None})
+            active = await self._log.tokens.active(asked)
             needed = await self._token_needed()
         except Unavailable:  # asked again at the next check; whether a grant has expired is known without asking
-            active, needed = {g.token_id for g in self._uses if g.token_id is not None}, self._needed
+            active, needed = asked, self._needed
         for grant, ends in tuple(self._uses.items()):
+            if grant.token_id is not None and grant.token_id not in asked:
+                continue  # it came in while the log was asked; the next check asks about it
             expired = grant.expires_at is not None and grant.expires_at <= now
             if expired or (needed if grant.token_id is None else grant.token_id not in active):
                 for end in tuple(ends):
