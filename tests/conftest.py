@@ -5,7 +5,9 @@ Rule: a fixture that only one room needs lives in that room's folder.
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,22 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+# A shell starts what it puts in the background with Ctrl-C ignored, and so would every command that is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """How many tests run side by side with ``-n auto``: two for each CPU, since a test waits half of its time."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(2 * cpus, 16)
+
+
+def pytest_collection_finish() -> None:
+    """What the collection of thousands of tests leaves stays to the end: no collection of garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -123,11 +123,11 @@ def test_a_reader_that_leaves_ends_it_quietly_even_when_nothing_comes(spawn: Spa
     assert tail.process.stdout is not None and b"number 0" in tail.line()
     tail.process.stdout.close()
     assert tail.process.stderr is not None and tail.process.stderr.read() == b""
-    assert tail.process.wait(20) == 0
+    assert tail.process.wait(60) == 0
     idle = spawn("tail", "head", "-n", "1")
     assert idle.process.stdout is not None and b"number 4999" in idle.line()
     idle.process.stdout.close()
-    assert idle.process.wait(20) == 0
+    assert idle.process.wait(60) == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -106,7 +106,7 @@ def test_it_starts_with_one(tw: Run, db: str) -> None:
         assert b"listening on http://0.0.0.0:" in process.stderr.readline()
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         if process.stderr is not None:
             process.stderr.close()
 

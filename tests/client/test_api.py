@@ -46,7 +46,7 @@ class Canned:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-        self.thread.join(5)
+        self.thread.join(60)
 
 
 @pytest.fixture

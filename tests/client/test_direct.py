@@ -22,8 +22,8 @@ async def test_into_a_file_without_a_server(tmp_path: Path, new_trace: New, send
             t.event("Not A Name")
             child = t.sub_trace("child")
             child.complete("done")
-    assert await t.aflush(20)
-    assert await child.aflush(20)
+    assert await t.aflush(60)
+    assert await child.aflush(60)
     await asyncio.to_thread(senders.end)
     async with serving(tmp_path / "t.db") as server:
         assert await steps(server.url, t.trace_id) == list(range(1, 1201))
@@ -36,5 +36,5 @@ async def test_into_a_file_that_a_server_serves(tmp_path: Path, new_trace: New) 
     async with serving(tmp_path / "t.db") as server:
         t = new_trace(f"sqlite:///{tmp_path}/t.db")
         say(t, 1, 100)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         assert await steps(server.url, t.trace_id) == list(range(1, 101))

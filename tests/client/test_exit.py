@@ -101,7 +101,7 @@ with t:
     with server:
         t = new_trace(server.url)
         t.event("another", n=1)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         await until(lambda: not spools(spool_dir))
         assert await steps(server.url, "t") == list(range(1, 1001))
         (sub,) = (await asyncio.to_thread(Api(server.url).trace, "t"))["sub_traces"]
@@ -118,7 +118,7 @@ async def test_a_recorder_killed_while_the_server_is_away(tmp_path: Path, new_tr
         newest = max(spools(spool_dir))
         await until(lambda newest=newest: newest.stat().st_size > 200_000)  # type: ignore[misc]
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(60)
     on_disk = [len(path.read_bytes().split(b"\n")) - 2 for path in sorted(spools(spool_dir))]
     with server:
         t = new_trace(server.url)
@@ -148,7 +148,7 @@ async def test_a_recorder_killed_in_the_middle_of_delivering_a_spool(tmp_path: P
 
             await asyncio.to_thread(lambda arrived=arrived: asyncio.run(until(arrived)))  # type: ignore[misc]
             process.kill()
-            process.wait(20)
+            process.wait(60)
             killed += 1
         assert await steps(url, "t") == list(range(1, 20001))
     assert killed >= 2
@@ -165,7 +165,7 @@ name = "parent" if child else "child"
 t.add_goal("after")
 for n in range(1, 101): t.event(name, n=n)
 t.message("user", name)
-assert t.flush(20), t.pending
+assert t.flush(60), t.pending
 if child:
     os.waitpid(child, 0)
 else:

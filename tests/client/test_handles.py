@@ -380,7 +380,7 @@ def test_fifty_threads_at_once_keep_the_order_of_each(t: Trace) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     seen: dict[int, list[int]] = {}
     for event in events(t):
         seen.setdefault(event["thread"], []).append(event["step"])

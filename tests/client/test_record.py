@@ -92,7 +92,7 @@ async def test_text_and_results_of_any_size(tmp_path: Path, new_trace: New) -> N
             message = t.message("user", "long " * 200_000)
             with t.tool_call("cat") as call:
                 call.result("y" * 5_000_000)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         found = (await asyncio.to_thread(Api(server.url).messages, t.trace_id))["messages"]
         assert found[0]["message_id"] == message.id
         assert found[0]["content"] == "long " * 200_000
@@ -121,7 +121,7 @@ async def test_fifty_threads_and_twenty_tasks(tmp_path: Path, new_trace: New) ->
             await asyncio.gather(*(task(n) for n in range(50, 70)))
             for thread in threads:
                 await asyncio.to_thread(thread.join, 20)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         seen: dict[int, list[int]] = {}
         for event in await events(server.url, t.trace_id):
             if event["event"] == "step":
@@ -137,7 +137,7 @@ async def test_two_recorders_on_one_trace(tmp_path: Path, new_trace: New) -> Non
                 t.event("step", n=n, by=t._outbox.producer)
                 t.message("user", "hi")
                 t.add_goal("g", status="in_progress")
-        assert all([await t.aflush(20) for t in both])
+        assert all([await t.aflush(60) for t in both])
         log = await events(server.url, "shared")
         for t in both:
             assert [e["n"] for e in log if e.get("by") == t._outbox.producer] == list(range(1, 301))
@@ -161,7 +161,7 @@ async def test_a_sub_trace_of_nothing_there_is_recorded_on_its_own(tmp_path: Pat
     async with serving(tmp_path / "t.db") as server:
         t = new_trace(server.url, parent_trace_id="gone", parent_goal_id="g")
         say(t, 1, 3)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         assert await steps(server.url, t.trace_id) == [1, 2, 3]
 
 
@@ -178,7 +178,7 @@ async def test_a_refused_event_costs_itself_and_one_warning(
             if n % 400 == 7:
                 t.event("Not A Name")
                 t._journal.emit({"event": "goal_updated", "goal_id": "none", "patch": {"summary": "x"}})
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         log = await events(server.url, t.trace_id)
         assert [e["n"] for e in log if e["event"] == "step"] == list(range(1, 2001))
         refused = [e for e in log if e["event"] == "recorder_refused"]
@@ -211,7 +211,7 @@ async def test_lost_answers_and_cut_lines(tmp_path: Path, new_trace: New) -> Non
             assert t.pending
             line.cut()
             line.swallow_answers = False
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         assert await steps(server.url, t.trace_id) == list(range(1, n + 1))
         assert line.connections > 6
 
@@ -231,7 +231,7 @@ async def test_a_server_killed_in_the_middle_again_and_again(tmp_path: Path, new
         n += 2000
         server.kill()
     with server:
-        assert await t.aflush(30)
+        assert await t.aflush(60)
         assert await steps(server.url, t.trace_id) == list(range(1, n + 1))
 
 
@@ -241,11 +241,11 @@ async def test_a_server_that_says_goodbye(tmp_path: Path, new_trace: New) -> Non
     with server:
         t = new_trace(server.url)
         say(t, 1, 100)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         assert await asyncio.to_thread(server.stop) == 0
         say(t, 101, 200)
     with server:
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         assert await steps(server.url, t.trace_id) == list(range(1, 201))
 
 
@@ -258,13 +258,13 @@ async def test_a_trace_deleted_under_its_recorder_goes_on(
         assert await t.aflush()
         await asyncio.to_thread(Api(server.url).delete, t.trace_id)
         say(t, 51, 90)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         log = await events(server.url, t.trace_id)
         assert (log[0]["event"], log[0]["event_id"], log[0]["count"]) == ("recorder_lost", 51, 50)
         assert [(e["event_id"], e["n"]) for e in log[1:]] == [(n + 1, n) for n in range(51, 91)]
         assert "has lost the last 50 events" in caplog.text
         say(t, 91, 99)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         assert (await steps(server.url, t.trace_id))[-1] == 99
 
 
@@ -304,7 +304,7 @@ async def test_a_spool_that_cannot_be_written_costs_one_warning(
     assert (t.pending, t.dropped) == (1000, 0)
     assert len(told(caplog)) == 1
     with server:
-        assert await t.aflush(30)
+        assert await t.aflush(60)
         assert await steps(server.url, t.trace_id) == list(range(1, 1001))
 
 
@@ -326,9 +326,9 @@ async def test_what_there_was_no_room_for_is_counted_and_told_of(
     say(t, n + 1, n + 9)
     assert t.dropped == 10
     with server:
-        assert await t.aflush(30)
+        assert await t.aflush(60)
         t.event("step", n=n + 10)
-        assert await t.aflush(30)
+        assert await t.aflush(60)
         log = await events(server.url, t.trace_id)
         assert [e["n"] for e in log if e["event"] == "step"] == [*range(1, n), n + 10]
         assert [e["count"] for e in log if e["event"] == "recorder_dropped"] == [10]
@@ -349,7 +349,7 @@ async def test_more_than_memory_should_hold_goes_over_the_disk(
         line.swallow_answers = False
         line.cut()
         say(t, 1501, 1600)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         assert await steps(server.url, t.trace_id) == list(range(1, 1601))
         assert not spools(spool_dir)
 
@@ -382,5 +382,5 @@ async def test_a_background_thread_that_fails_is_replaced(
         sender.__dict__["_spill"] = fail
         await until(lambda: sender._loop is not None and sender._loop.is_closed())
         say(t, 11, 20)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         assert await steps(server.url, t.trace_id) == list(range(1, 21))

@@ -54,22 +54,22 @@ async def test_a_recorder_tells_what_is_lost_and_goes_on(
     with at.server:
         t = new_trace(at.url)
         say(t, 1, 20)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         await at.backup()
         say(t, 21, 50)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         await at.down()
         say(t, 51, 60)
         await until(lambda: t._outbox.memory_bytes == 0)  # on disk
         await asyncio.to_thread(at.server.start)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         log = await events(at.url, t.trace_id)
         assert [e.get("n", e["event"]) for e in log] == [*range(1, 21), "recorder_lost", *range(51, 61)]
         assert log[20]["count"] == 30
         assert caplog.text.count("has lost the last 30 events") == 1
         await at.restore()  # once more, to the same backup
         say(t, 61, 70)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         log = await events(at.url, t.trace_id)
         assert [e.get("n", e["event"]) for e in log] == [*range(1, 21), "recorder_lost", *range(61, 71)]
         assert log[20]["count"] == 11  # the ten, and the first telling
@@ -84,15 +84,15 @@ async def test_a_trace_that_is_not_in_the_backup(tmp_path: Path, new_trace: New)
         with t.goal("a goal"):
             say(t, 1, 5)
             child.event("step", n=1)
-            assert await t.aflush(20)
-            assert await child.aflush(20)
+            assert await t.aflush(60)
+            assert await child.aflush(60)
             await at.restore()
             say(t, 6, 9)
         child.event("step", n=2)
         t.complete()
         child.complete()
-        assert await t.aflush(20)
-        assert await child.aflush(20)
+        assert await t.aflush(60)
+        assert await child.aflush(60)
         log = [e.get("n", e["event"]) for e in await events(at.url, t.trace_id)]
         assert log.index("recorder_lost") < log.index(6)
         assert [one for one in log if one in (6, 7, 8, 9)] == [6, 7, 8, 9]
@@ -107,10 +107,10 @@ async def test_a_recorder_with_nothing_to_say_tells_it_as_well(tmp_path: Path, n
     with at.server:
         t = new_trace(at.url)
         say(t, 1, 3)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         await at.backup()
         say(t, 4, 9)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         await at.restore()
         log: list[Any] = []
         while len(log) < 4:
@@ -125,7 +125,7 @@ async def test_a_question_that_is_lost_is_asked_again(tmp_path: Path, new_trace:
     with at.server:
         t = new_trace(at.url)
         say(t, 1, 3)
-        assert await t.aflush(20)
+        assert await t.aflush(60)
         await at.backup()
         given = {"request_id": "deploy"} if named else {}
         tasks = [asking(t, "Deploy?", options=["yes", "no"], **given) for _ in range(2 if named else 1)]
@@ -150,7 +150,7 @@ import os, sys, tracewatch
 t = tracewatch.trace("task", trace_id="t", url=sys.argv[1], spool_dir=sys.argv[2])
 for n in range(1, 6):
     t.event("step", n=n)
-assert t.flush(20)
+assert t.flush(60)
 print("stored", flush=True)
 sys.stdin.readline()
 for n in range(6, 9):

@@ -30,7 +30,7 @@ with tracewatch.trace("x", trace_id="t") as run:
     print("SLOWEST", slowest, flush=True)
     sys.stdin.readline()
     run.event("back")
-print("FLUSHED", run.flush(20), flush=True)
+print("FLUSHED", run.flush(60), flush=True)
 """
 
 

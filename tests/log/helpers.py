@@ -18,7 +18,7 @@ from tracewatch.model.state import State, apply_into
 
 Json = dict[str, Any]
 T = TypeVar("T")
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 STATIC = ("trace_id", "task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "metadata")
 
 

@@ -192,7 +192,7 @@ async def test_no_file_descriptor_left(tmp_path: Path, caplog: pytest.LogCapture
                     await append(log, "t", 10)
                 assert await watch.until_events(100) == await stored(log, "t")
             for client in clients:
-                client.settimeout(10)
+                client.settimeout(60)
                 assert b" 200 OK" in await asyncio.to_thread(client.recv, 4096)
     said = [record.getMessage() for record in caplog.records if record.name == "tracewatch.server"]
     assert len(said) == 1 and said[0].startswith("no connection can be taken in until another has gone: ")

@@ -84,4 +84,4 @@ async def test_a_connection_that_has_gone_is_freed_at_once(
         before = connections()  # of other tests
         await visit(server)
         await visit(server)
-        await until(lambda: connections() <= before, 5)
+        await until(lambda: connections() <= before)

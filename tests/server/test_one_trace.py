@@ -214,7 +214,7 @@ async def test_sub_traces_to_come_are_its_own(server: Serving) -> None:
         await make_trace(log, "grows.later", parent_trace_id="grows")
         await append(log, "grows.later", 1)
         await watch.had("connected", trace_id="grows.later")
-    async with http(server, headers=bearer(token)) as client, asyncio.timeout(20):
+    async with http(server, headers=bearer(token)) as client, asyncio.timeout(60):
         async with sse(client, "grows.later") as stream:
             await stream.until("caught_up")
 

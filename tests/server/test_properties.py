@@ -22,7 +22,7 @@ from tracewatch.log import open_log
 from tracewatch.model.events import event_name
 
 pytestmark = pytest.mark.anyio
-EXAMPLE_S = 30
+EXAMPLE_S = 120
 SEED = [{"event": "thought", "by": "seed", "n": n} for n in range(5)]  # what is there when the followers come
 RECORDERS, FOLLOWERS = 2, 4
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # an example takes a second: too long for shrinking

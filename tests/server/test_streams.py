@@ -76,7 +76,7 @@ async def test_lines_that_follow(server: Serving, client: httpx.AsyncClient) -> 
     ) as r:
         chunks = r.aiter_raw()
         while received.count(b"\n") < 5:
-            received += await asyncio.wait_for(anext(chunks), 10)
+            received += await asyncio.wait_for(anext(chunks), 60)
         await append(log, "lines", 40)
         await end(log, "lines")
         async for chunk in chunks:
