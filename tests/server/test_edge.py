@@ -104,14 +104,16 @@ async def test_an_internal_error_says_nothing(server: Serving, monkeypatch: pyte
     async def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("the secret inside")
 
+    await make_trace(server.services.log, "broken")
     transport = httpx.AsyncHTTPTransport()
     monkeypatch.setattr(server.services.log, "snapshot", broken)
     async with http(server, transport=transport) as client:
         body = refused(await client.get("/api/traces/x"), 500, "error")
         assert "secret" not in orjson.dumps(body).decode()
-    async with connect(f"{server.ws_url}/api/traces/x/watch") as ws:
-        await asyncio.wait_for(ws.wait_closed(), 60)
-        assert ws.close_code == 1011  # not a socket that lives on and says nothing
+    for path in ("/api/traces/broken/watch", "/api/traces/broken/record"):
+        async with connect(server.ws_url + path) as ws:
+            await asyncio.wait_for(ws.wait_closed(), 60)
+            assert ws.close_code == 1011, path  # not a socket that lives on and says nothing
 
 
 async def test_a_log_that_cannot_be_read_now(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
