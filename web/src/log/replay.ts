@@ -134,7 +134,7 @@ export class Replay implements TraceView, Source {
     const byId = new Map(rows.map((row) => [row.id, row]));
     for (const built of await this.#builtAgain(Math.max(changed[0]!.id, at - MOST_BACK), at)) {
       const row = byId.get(built.id);
-      if (row && row.lastId > at) Object.assign(row, built, { height: 0, open: row.open, version: built.version });
+      if (row && row.lastId > at) Object.assign(row, { light: false, cut: false }, built, { open: row.open });
     }
     return rows;
   }
