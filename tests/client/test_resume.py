@@ -251,7 +251,7 @@ async def test_a_lost_trace_with_a_question_waits_again(tmp_path: Path, resumed:
         await polled(lambda: api.trace("t")["trace"]["status"] == "waiting")
         await answer(server.url, "t", "yes")
         assert await done(task) == "yes"
-        assert await status(server.url, "t") == "running"
+        await polled(lambda: api.trace("t")["trace"]["status"] == "running")
 
 
 async def test_what_was_closed_by_an_end_is_asked_again(tmp_path: Path, new_trace: New, resumed: New) -> None:

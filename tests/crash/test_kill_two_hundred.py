@@ -92,17 +92,17 @@ async def check_acks(db: Path, acks: list[Ack]) -> int:
 async def test_append_and_trim(lives: Lives, tmp_path: Path) -> None:
     """Two who append and one who trims, of one file, all killed at once or one after the other."""
     db = tmp_path / "log.db"
-    first = 0
-    while lives.killed < APPENDS:
+    first = 1  # until something was trimmed on the way
+    while lives.killed < APPENDS or len(lives.acks()) <= 200 or first == 1:
         who = [("append", db, "a"), ("append", db, "b"), ("trim", db, "")]
         chosen = random.sample(who, random.choice((1, 2, 3)))
         lives.end(*chosen, after_ms=random.uniform(30, 500))
         if random.random() < 0.2 and db.exists():
             healthy(db)
+            if lives.acks():
+                first = await check_acks(db, lives.acks())
     healthy(db)
-    first = await check_acks(db, lives.acks())
-    assert first > 1, "something was trimmed on the way"
-    assert len(lives.acks()) > 200
+    await check_acks(db, lives.acks())
 
 
 def old_file(path: Path, migrations: int) -> None:
@@ -145,7 +145,7 @@ async def test_backup(lives: Lives, tmp_path: Path) -> None:
     db, copy = tmp_path / "log.db", tmp_path / "backup.db"
     await filled(db)
     backup(db, copy)
-    while lives.killed < BACKUPS:
+    while lives.killed < BACKUPS or not lives.acks():
         lives.end(("copy", db, copy), ("append", db, "c"), after_ms=random.uniform(20, 250))
         if lives.killed % 6 == 0:
             healthy(copy)
@@ -163,7 +163,7 @@ async def test_restore(lives: Lives, tmp_path: Path) -> None:
     await filled(db)
     backup(db, copy)
     whole = 0
-    while lives.killed < RESTORES:
+    while lives.killed < RESTORES or not whole:
         lives.acks_file.unlink(missing_ok=True)
         lives.end(("append", db, f"w{lives.killed}-"), after_ms=random.uniform(60, 200))
         acks = lives.acks()
