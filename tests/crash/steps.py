@@ -7,7 +7,6 @@ Children are forked before anything runs, so that forty of them cost less than o
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import signal
 import sqlite3
@@ -17,6 +16,8 @@ from typing import Any
 
 from tests.crash.writer import batch
 from tracewatch.log import open_log
+from tracewatch.log.sqlite import opening
+from tracewatch.log.sqlite.connections import WorkConnection
 from tracewatch.model.events import validate_trace
 
 MOST = 120
@@ -37,10 +38,10 @@ class Fuse:
 
     def lay(self) -> None:
         """Have every statement of every connection burn it."""
-        burn, connect = self.burn, sqlite3.connect
+        burn = self.burn
 
-        class Burning(sqlite3.Connection):
-            def execute(self, *args: Any) -> sqlite3.Cursor:
+        class Burning(WorkConnection):
+            def execute(self, *args: Any) -> Any:
                 burn()
                 return super().execute(*args)
 
@@ -52,7 +53,7 @@ class Fuse:
                 burn()
                 return super().executescript(*args)
 
-        sqlite3.connect = functools.partial(connect, factory=Burning)  # type: ignore[assignment]
+        vars(opening)["WorkConnection"] = Burning
 
 
 async def child(path: Path, mode: str, number: int) -> None:
