@@ -12,7 +12,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import append, backfill, connect, crossprocess, emit, fanout, hostile, leak, listwatch, soak, trim, viewer
+from . import (
+    append,
+    backfill,
+    connect,
+    crossprocess,
+    emit,
+    fanout,
+    hostile,
+    leak,
+    listwatch,
+    soak,
+    streamed,
+    trim,
+    viewer,
+)
 from .harness import Bench, Report
 
 ALL = {
@@ -26,6 +40,7 @@ ALL = {
     "viewer": viewer.run,
     "leak": leak.run,
     "trim": trim.run,
+    "streamed": streamed.run,
 }
 NAMED_ONLY = {"hostile": hostile.run, "soak": soak.run}  # six minutes and half an hour: not part of all
 

@@ -10,8 +10,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from tracewatch.log import EventLog
-from tracewatch.log.retention import prune
+from tracewatch.log import EventLog, Policy
 
 from .append import message, opened, step
 from .harness import Bench, Process
@@ -52,7 +51,7 @@ async def trimming(log: EventLog, keep: int, db: Path | None) -> tuple[list[floa
     appends = asyncio.create_task(appending(log, over))
     began = time.perf_counter()
     if db is None:
-        await prune(log, keep_events=keep)
+        await log.prune(Policy(keep_events=keep))
     else:
         pruning = Process("-m", "tracewatch", "prune", "--db", str(db), "--keep-events", str(keep))
         try:

@@ -18,8 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.crash import writer
-from tracewatch.log import open_log
-from tracewatch.log.retention import prune
+from tracewatch.log import Policy, open_log
 from tracewatch.log.sqlite.backup import backup
 from tracewatch.log.sqlite.restore import restore_file
 
@@ -37,7 +36,7 @@ def trim(path: str, _: str) -> None:
     async def run() -> None:
         log = await open_log(path)
         while True:
-            await prune(log, keep_events=KEEP_EVENTS)
+            await log.prune(Policy(keep_events=KEEP_EVENTS))
 
     asyncio.run(run())
 

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.live.harness import Bench, Notes, bench
+from tests.log.helpers import outdated, prune, sweep, trim
 from tests.support import DEADLINE_S, until
 from tracewatch.errors import Gap
 from tracewatch.live.watcher import WatchRequest
-from tracewatch.log.retention import prune
 from tracewatch.model.state import State, apply_into
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,7 @@ async def test_trimmed_under_a_watcher_in_the_log(tmp_path: Path, direct: bool) 
         notes = b.watch(direct=direct)
         await b.gated.read_gate.held()  # it holds 1 to 100
         await b.append(500)
-        assert await b.other.trim("t", 1000)
+        assert await trim(b.other, "t", 1000)
         b.gated.read_gate.open()
         await until(lambda: "caught_up" in notes.names())
         assert ids(notes) == [*range(1, 101), *range(1001, 1201)]
@@ -64,8 +64,8 @@ async def test_at_the_head_nobody_notices(tmp_path: Path, direct: bool) -> None:
         await b.append(1100)
         notes = b.watch(direct=direct, since="-10")
         await until(lambda: "caught_up" in notes.names())
-        assert await b.log.trim("t", 500)
-        assert await b.other.trim("t", 1000)
+        assert await trim(b.log, "t", 500)
+        assert await trim(b.other, "t", 1000)
         await prune(b.other, keep_events=1)
         await b.ring()
         await b.append(3)
@@ -81,7 +81,7 @@ async def test_written_and_trimmed_by_others_before_this_process_looked(tmp_path
         notes = b.watch(direct=direct)
         await until(lambda: "caught_up" in notes.names())
         await b.append(1200, by=b.other)
-        assert await b.other.trim("t", 1000)
+        assert await trim(b.other, "t", 1000)
         await b.ring()
         await until(lambda: ids(notes)[-1:] == [1205])
         await until(lambda: notes.names()[-1] == "caught_up")
@@ -100,7 +100,7 @@ async def test_everything_goes(tmp_path: Path, direct: bool) -> None:
         b.gated.read_gate.shut()
         notes = b.watch(direct=direct)
         await b.gated.read_gate.held()
-        assert await b.log.trim("t", 500)
+        assert await trim(b.log, "t", 500)
         b.gated.read_gate.open()
         await until(lambda: "caught_up" in notes.names())
         assert ids(notes) == list(range(1, 11))
@@ -115,7 +115,7 @@ async def test_without_control_frames_it_is_an_error(tmp_path: Path) -> None:
         b.gated.read_gate.shut()
         notes = b.watch(direct=False, quiet=True)
         await b.gated.read_gate.held()
-        assert await b.log.trim("t", 1000)
+        assert await trim(b.log, "t", 1000)
         b.gated.read_gate.open()
         with pytest.raises(Gap) as caught:
             await b.tasks.pop()
@@ -179,11 +179,11 @@ async def play(b: Bench, steps: list[Any]) -> None:
             await b.append(value, by=b.other if name == "other" else None)
             await b.ring()
         elif name == "trim":
-            for going in await b.other.outdated(keep_events=value):
-                await b.other.trim("t", going.upto)
+            for going in await outdated(b.other, keep_events=value):
+                await trim(b.other, "t", going.upto)
         elif name == "sweep":
             for _ in range(value):
-                await b.log.sweep()
+                await sweep(b.log)
         elif name == "watch":
             since, direct = value
             watchers.append(Ordered(direct=direct))

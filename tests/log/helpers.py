@@ -12,7 +12,11 @@ from typing import Any, TypeVar
 
 import orjson
 
-from tracewatch.log import EventLog, Grown, open_log
+from tracewatch.log import EventLog, Grown, Outdated, Policy, open_log
+from tracewatch.log.jobs import Claim
+from tracewatch.log.log import Log
+from tracewatch.log.sqlite.connections import run
+from tracewatch.log.sqlite.storage import SQLiteStorage
 from tracewatch.model.events import validate_trace
 from tracewatch.model.state import State, apply_into
 
@@ -134,6 +138,57 @@ async def check_trace(log: EventLog, trace_id: str = "t") -> State:
     assert shown.trace(lease_alive=snapshot.lease_alive) == row
     assert await all_messages(log, trace_id) == list(state.messages.values())
     return state
+
+
+# --- what no caller asks of a log, and only its own retention does ---------------------------------------------
+
+
+def inside(log: EventLog) -> Log:
+    """The log with its parts."""
+    assert isinstance(log, Log)
+    return log
+
+
+async def prune(log: EventLog, **policy: Any) -> list[Outdated]:
+    """Prune by a policy; what went."""
+    return (await log.prune(Policy(**policy))).gone
+
+
+async def outdated(log: EventLog, **policy: Any) -> list[Outdated]:
+    """What would go by a policy."""
+    return (await log.prune(Policy(**policy), dry_run=True)).gone
+
+
+async def trim(log: EventLog, trace_id: str, upto: int) -> bool:
+    """Let a trace's log begin after ``upto``."""
+    return await inside(log).retention.trim(trace_id, upto)
+
+
+async def delete_outdated(log: EventLog, trace_id: str, keep_days: float) -> list[str]:
+    """Delete a trace that is over and in which nothing has happened for so long."""
+    return await inside(log).retention.delete_outdated(trace_id, keep_days)
+
+
+async def claim(log: EventLog, for_s: float, *, held: bool = False) -> bool:
+    """Have retention to oneself."""
+    return bool(await inside(log).group.do(Claim(name="retention", for_s=for_s, held=held)))
+
+
+async def sweep(log: EventLog) -> bool:
+    """Remove a piece of what was trimmed or deleted. False if there was nothing."""
+    return await inside(log).storage.tend(1.0, 2**62)
+
+
+def sqlite(log: EventLog) -> SQLiteStorage:
+    """The log's SQLite file."""
+    storage = inside(log).storage
+    assert isinstance(storage, SQLiteStorage)
+    return storage
+
+
+async def fetch(log: EventLog, sql: str, *values: Any) -> list[Any]:
+    """The rows of a statement on the writing connection of a SQLite log."""
+    return await run(sqlite(log)._connection, lambda db: db.execute(sql, values).fetchall())
 
 
 async def settle() -> None:

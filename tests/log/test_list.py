@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.log.helpers import Clock, create, end, goal, notes, say
+from tests.log.helpers import Clock, create, end, fetch, goal, notes, say, sqlite
 from tracewatch.log import EventLog, TraceQuery
-from tracewatch.log.rows import fetch
-from tracewatch.log.sqlite.log import SQLiteLog
 
 pytestmark = pytest.mark.anyio
 
@@ -134,19 +132,19 @@ FILTERS: list[dict[str, Any]] = [
 ]
 
 
-async def plans(log: SQLiteLog, **query: Any) -> list[str]:
+async def plans(log: EventLog, **query: Any) -> list[str]:
     """How SQLite answers a query of the list."""
     seen: list[str] = []
-    connection = log._reader._connections[-1]
+    connection = sqlite(log)._readers._connections[-1]
     await connection.set_trace_callback(seen.append)
     await log.traces(TraceQuery(**query))
     await connection.set_trace_callback(None)  # type: ignore[arg-type]
     sql = next(statement for statement in seen if statement.startswith("SELECT trace_key"))  # FTS shows its own as well
-    return [row[3] for row in await fetch(log._connection, f"EXPLAIN QUERY PLAN {sql}")]
+    return [row[3] for row in await fetch(log, f"EXPLAIN QUERY PLAN {sql}")]
 
 
 @pytest.mark.parametrize("query", FILTERS, ids=str)
-async def test_listing_goes_by_an_index(log: SQLiteLog, query: dict[str, Any]) -> None:
+async def test_listing_goes_by_an_index(log: EventLog, query: dict[str, Any]) -> None:
     plan = await plans(log, **query)
     assert plan
     assert not [line for line in plan if line.startswith("SCAN") and "VIRTUAL TABLE" not in line], plan
@@ -155,7 +153,7 @@ async def test_listing_goes_by_an_index(log: SQLiteLog, query: dict[str, Any]) -
         assert not [line for line in plan if "TEMP B-TREE FOR ORDER" in line], plan
 
 
-async def test_without_a_filter_the_newest_are_read_from_the_end(log: SQLiteLog) -> None:
+async def test_without_a_filter_the_newest_are_read_from_the_end(log: EventLog) -> None:
     assert await plans(log) == ["SCAN traces"]  # by its key, backwards, until the page is full: no sorting
 
 
@@ -170,7 +168,7 @@ async def test_without_a_filter_the_newest_are_read_from_the_end(log: SQLiteLog)
         "SELECT body FROM snapshots WHERE trace_key = 1 AND event_id BETWEEN 1 AND 9 ORDER BY event_id DESC LIMIT 1",
     ],
 )
-async def test_what_is_asked_often_goes_by_an_index(log: SQLiteLog, sql: str) -> None:
-    plan = [row[3] for row in await fetch(log._connection, f"EXPLAIN QUERY PLAN {sql}")]
+async def test_what_is_asked_often_goes_by_an_index(log: EventLog, sql: str) -> None:
+    plan = [row[3] for row in await fetch(log, f"EXPLAIN QUERY PLAN {sql}")]
     assert len(plan) == 1, plan
     assert plan[0].startswith("SEARCH"), plan

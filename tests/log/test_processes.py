@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest import mock
 
 import pytest
 
@@ -98,7 +99,8 @@ async def test_a_sub_trace_of_the_others_trace(log: EventLog, other: EventLog) -
 
 
 async def test_changes_say_what_others_wrote(log: EventLog, other: EventLog) -> None:
-    _, seen = await other.changes(0)
+    _, seen = await other.changes()
+    _, own = await log.changes()
     await create(log, "a")
     await create(log, "b", parent_trace_id="a")
     grown, seen = await other.changes(seen)
@@ -116,7 +118,9 @@ async def test_changes_say_what_others_wrote(log: EventLog, other: EventLog) -> 
     grown, seen = await other.changes(seen)
     assert [(g.trace_id, g.last_event_id, g.deleted) for g in grown if g.deleted] == [("b", 31, True)]
     assert await other.changes(seen) == ([], seen)
-    assert await log.changes(seen) == ([], seen)
+    grown, own = await log.changes(own)
+    assert {(g.trace_id, g.deleted) for g in grown} == {("a", False), ("b", True)}
+    assert await log.changes(own) == ([], own)
 
 
 async def test_changes_miss_nothing_while_all_write(log: EventLog, other: EventLog) -> None:
@@ -125,9 +129,11 @@ async def test_changes_miss_nothing_while_all_write(log: EventLog, other: EventL
         await create(log, f"t{n}")
     heard: dict[str, int] = {}
     finished = False
+    _, start = await other.changes()
 
     async def poll() -> None:
-        seen, last = 0, False
+        seen = start
+        last = False
         while not last:
             last = finished
             grown, seen = await other.changes(seen)
@@ -142,16 +148,18 @@ async def test_changes_miss_nothing_while_all_write(log: EventLog, other: EventL
     assert heard == {f"t{n}": 40 for n in range(5)}
 
 
-async def test_data_version_moves_with_every_write(log: EventLog, other: EventLog) -> None:
+async def test_changes_tell_of_every_write(log: EventLog, other: EventLog) -> None:
     await create(log)
-    versions = [await other.data_version()]
-    assert await other.data_version() == versions[0]
-    await log.append("t", notes(1))
-    versions.append(await other.data_version())
-    assert await other.data_version() == versions[1]
-    await other.append("t", notes(1))
-    versions.append(await other.data_version())
-    assert len(set(versions)) == 3, "also for what the process wrote itself"
+    _, seen = await other.changes()
+    assert await other.changes(seen) == ([], seen)
+    for one in (log, other):  # also of what the process wrote itself
+        await one.append("t", notes(1))
+        grown, seen = await other.changes(seen)
+        assert [g.trace_id for g in grown] == ["t"]
+        assert await other.changes(seen) == ([], seen)
     await log.read("t", 0, max_events=1, max_bytes=1)
     await log.traces(TraceQuery())
-    assert await other.data_version() == versions[2], "reading changes nothing"
+    assert await other.changes(seen) == ([], seen), "reading changes nothing"
+    await log.append("t", notes(1))
+    assert await other.changes(seen, ["another"]) == ([], mock.ANY)
+    assert [g.trace_id for g in (await other.changes(seen, ["t"]))[0]] == ["t"]

@@ -20,6 +20,7 @@ from tests.log.helpers import (
     opened,
     say,
     summary,
+    sweep,
 )
 from tracewatch.errors import Invalid, TooLarge, TraceConflict, UnknownTrace
 from tracewatch.log import Appended, EventLog
@@ -216,7 +217,7 @@ async def test_nothing_of_it_stays_in_the_file(url: str, db: Path) -> None:
         await fill(log)
         await log.append("t", notes(600), producer="p", seq=1)
         await log.delete_trace("t")
-        while await log.sweep():
+        while await sweep(log):
             pass
     connection = sqlite3.connect(db)
     for table in ("traces", "events", "messages", "producers", "snapshots", "inputs", "leftovers", "traces_text"):

@@ -18,18 +18,23 @@ from tests.log.helpers import (
     Json,
     all_messages,
     bodies,
+    claim,
     create,
+    delete_outdated,
     end,
     events,
     goal,
     notes,
     opened,
+    outdated,
+    prune,
     say,
     summary,
+    sweep,
+    trim,
 )
 from tracewatch.errors import Gap, TraceConflict, UnknownMessage, UnknownTrace
 from tracewatch.log import EventLog
-from tracewatch.log.retention import prune
 from tracewatch.model.base import make_base
 from tracewatch.model.events import validate_header
 from tracewatch.model.frames import snapshot_values
@@ -46,7 +51,7 @@ def updated(message_id: str, **more: Any) -> Json:
 
 async def swept(log: EventLog) -> None:
     """Remove what was trimmed or deleted from the file."""
-    while await log.sweep():
+    while await sweep(log):
         pass
 
 
@@ -85,7 +90,7 @@ async def test_what_keep_events_lets_go(log: EventLog) -> None:
     await fill(log)
     whole = await bodies(log)
     for keep, first in ((5000, 1), (1600, 1), (1101, 1), (1100, 501), (600, 1001), (599, 1001), (1, 1501)):
-        found = await log.outdated(keep_events=keep)
+        found = await outdated(log, keep_events=keep)
         if first == (await summary(log))["first_event_id"]:
             assert found == []
             continue
@@ -133,7 +138,7 @@ async def test_trees_that_are_over_go_whole(log: EventLog, clock: Clock) -> None
     clock.now += 2 * DAY
     await log.append("late", notes(1))
     clock.now += 2 * DAY
-    found = await log.outdated(keep_days=3)
+    found = await outdated(log, keep_days=3)
     going = {one.trace_id: (one.deleted, one.with_trace) for one in found}
     # Of what goes on, the parts that are over go; its log still tells of them
     assert going == {
@@ -153,28 +158,28 @@ async def test_trees_that_are_over_go_whole(log: EventLog, clock: Clock) -> None
             await log.snapshot(trace_id)
     assert (await summary(log, "open"))["tree_totals"]["total_tokens"] == 2
     assert (await log.snapshot("open")).state.sub_traces["open.sub"]["status"] == "completed"
-    assert await log.outdated(keep_days=3) == []
-    assert [one.trace_id for one in await log.outdated(keep_days=1)] == ["late"]
+    assert await outdated(log, keep_days=3) == []
+    assert [one.trace_id for one in await outdated(log, keep_days=1)] == ["late"]
 
 
 async def test_what_comes_to_life_in_time_stays(log: EventLog, clock: Clock) -> None:
     await create(log, "t")
     await log.append("t", [end()])
     clock.now += 9 * DAY
-    assert [one.trace_id for one in await log.outdated(keep_days=3)] == ["t"]
+    assert [one.trace_id for one in await outdated(log, keep_days=3)] == ["t"]
     await log.append("t", notes(1))
-    assert await log.delete_outdated("t", 3) == []
+    assert await delete_outdated(log, "t", 3) == []
     await log.snapshot("t")
 
 
 async def test_trimming_needs_a_snapshot(log: EventLog) -> None:
     await fill(log, count=1100)
     for upto in (0, 1, 499, 501, 1100, 1500):
-        assert await log.trim("t", upto) is False
-    assert await log.trim("t", 500) is True
-    assert await log.trim("t", 500) is False
+        assert await trim(log, "t", upto) is False
+    assert await trim(log, "t", 500) is True
+    assert await trim(log, "t", 500) is False
     with pytest.raises(UnknownTrace):
-        await log.trim("u", 500)
+        await trim(log, "u", 500)
     assert await check_trimmed(log) == 501
 
 
@@ -183,7 +188,7 @@ async def test_messages_go_with_their_events_unless_they_are_open(log: EventLog,
     await log.append("t", [say("done"), say("tick", message_id="s", status="streaming"), say("r", status="running")])
     await log.append("t", [updated("s", append=" tock")])
     await log.append("t", [say("late"), *notes(600), say("new")])
-    await log.trim("t", 500)
+    await trim(log, "t", 500)
     await swept(log)
     left = await all_messages(log)
     assert [message["content"] for message in left] == ["tick tock", "r", "new"]
@@ -197,7 +202,7 @@ async def test_messages_go_with_their_events_unless_they_are_open(log: EventLog,
     done = {"event": "message_updated", "message_id": "s", "patch": {"status": "complete"}}
     await log.append("t", [done, *notes(500), say("newest")])
     assert [message["content"] for message in await all_messages(log)] == ["tick tock!!", "x", "new", "newest"]
-    await log.trim("t", 1000)
+    await trim(log, "t", 1000)
     await swept(log)
     assert [message["content"] for message in await all_messages(log)] == ["x", "newest"]
     assert [message["sequence"] for message in await all_messages(log)] == [3, 6]
@@ -212,7 +217,7 @@ async def test_what_producers_sent_and_was_asked_stays(log: EventLog) -> None:
     await log.append("t", asked, producer="p", seq=1)
     await log.answer("t", "a", 1)
     await log.append("t", notes(600), producer="p", seq=3)
-    await log.trim("t", 500)
+    await trim(log, "t", 500)
     await swept(log)
     assert (await log.append("t", asked, producer="p", seq=1)).duplicates == 2
     assert [one["state"] for one in await log.inputs_of("t")] == ["answered", "open"]
@@ -244,11 +249,11 @@ async def test_another_process_trims(log: EventLog, other: EventLog, forget: boo
     if not forget:
         await log.snapshot("t")
     await other.append("t", notes(500))
-    assert await other.trim("t", 500)
+    assert await trim(other, "t", 500)
     await swept(other)
     assert await check_trimmed(log) == 501
     await other.append("t", notes(100))
-    assert await other.trim("t", 1000)
+    assert await trim(other, "t", 1000)
     await log.append("t", [say("x")])
     assert await check_trimmed(log) == await check_trimmed(other) == 1001
 
@@ -264,7 +269,7 @@ async def test_an_export_of_a_trimmed_trace_is_put_back(log: EventLog, tmp_path:
     await log.append("t", notes(700))
     await log.answer("t", "b", 2)
     await log.append("t", [say(tokens=1), *notes(20)])
-    await log.trim("t", 500)
+    await trim(log, "t", 500)
     await swept(log)
     header, stored = await exported(log)
     async with opened(str(tmp_path / "copy.db")) as copy:
@@ -311,17 +316,17 @@ async def test_an_older_export_is_not_put_over_a_deleted_trace(log: EventLog) ->
 
 
 async def test_one_process_at_a_time(log: EventLog, other: EventLog, clock: Clock) -> None:
-    assert await log.claim_retention(60)
-    assert not await other.claim_retention(60)
+    assert await claim(log, 60)
+    assert not await claim(other, 60)
     clock.now += 50
-    assert await log.claim_retention(60, held=True)
+    assert await claim(log, 60, held=True)
     clock.now += 50
-    assert not await other.claim_retention(60)
+    assert not await claim(other, 60)
     clock.now += 11
-    assert await other.claim_retention(60)
-    assert not await log.claim_retention(60)
+    assert await claim(other, 60)
+    assert not await claim(log, 60)
     clock.now -= 3600  # the clock is put back: nobody waits an hour
-    assert await log.claim_retention(60)
+    assert await claim(log, 60)
 
 
 def size(db: Path) -> int:
@@ -363,11 +368,12 @@ async def test_a_wal_that_a_long_read_let_grow(log: EventLog, db: Path) -> None:
         await log.append("t", notes(500, "x" * 500))
     large = size(wal)
     assert large > 5 << 20
-    assert await log.checkpoint(1 << 20) is False  # and nobody has waited for long
+    await prune(log, wal_bytes=1 << 20)
+    assert size(wal) == large  # and nobody has waited for long
     reader.close()
-    assert await log.checkpoint(1 << 30)
+    await prune(log, wal_bytes=1 << 30)
     assert size(wal) == large
-    assert await log.checkpoint(1 << 20)
+    await prune(log, wal_bytes=1 << 20)
     assert size(wal) == 0
     assert (await log.append("t", notes(1))).last_event_id == 10_001
 
@@ -383,8 +389,8 @@ def _rows(db: Path) -> dict[str, int]:
 
 async def test_nothing_of_what_was_trimmed_stays(log: EventLog, db: Path) -> None:
     await fill(log, count=2000)
-    await log.trim("t", 500)
-    await log.trim("t", 1500)
+    await trim(log, "t", 500)
+    await trim(log, "t", 1500)
     assert _rows(db)["events"] == 2000  # gone for readers, not yet from the file
     assert await check_trimmed(log) == 1501
     await swept(log)
@@ -429,11 +435,11 @@ async def test_any_mix_of_appends_and_trims(steps: list[Any]) -> None:
                         await this.append("t", [updated(f"s{stream}", append="a")])
                     streams += 1
                 elif name == "trim":
-                    for going in await this.outdated(keep_events=number):
-                        assert await this.trim("t", going.upto)
+                    for going in await outdated(this, keep_events=number):
+                        assert await trim(this, "t", going.upto)
                 elif name == "sweep":
                     for _ in range(number):
-                        await this.sweep()
+                        await sweep(this)
                 else:
                     this, that = that, this
                 first = (await summary(this))["first_event_id"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from tests.log.helpers import Clock, Json, events, goal, notes, say
+from tests.log.helpers import Clock, Json, events, goal, notes, say, sweep, trim
 from tracewatch.errors import TracewatchError
 from tracewatch.log import EventLog
-from tracewatch.log.rows import SNAPSHOT_EVERY
+from tracewatch.log.project import SNAPSHOT_EVERY
 from tracewatch.model.events import validate_header, validate_trace
 
 
@@ -108,10 +108,10 @@ class Workload:
 
     async def trim(self) -> None:
         (row,) = await self.log.summaries([self.any()])
-        await self.log.trim(row["trace_id"], row["last_event_id"] // SNAPSHOT_EVERY * SNAPSHOT_EVERY)
+        await trim(self.log, row["trace_id"], row["last_event_id"] // SNAPSHOT_EVERY * SNAPSHOT_EVERY)
 
     async def sweep(self) -> None:
-        await self.log.sweep()
+        await sweep(self.log)
 
     async def again(self) -> None:
         """Export a trace, delete it, and either import it or begin another one under its id."""

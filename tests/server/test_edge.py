@@ -224,7 +224,7 @@ async def test_ready_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         async def broken() -> int:
             raise Unavailable("the log can't be read: disk I/O error")
 
-        monkeypatch.setattr(server.services.log, "data_version", broken)
+        monkeypatch.setattr(server.services.log, "changes", broken)
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["ready"]) == (503, False)
         assert answer.json()["reasons"] == ["the log can't be read: disk I/O error"]

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.log.helpers import delete_outdated, trim
 from tests.server.wire import append, end, http, make_trace, ndjson, post, socket, sse, watching
 from tests.support import ServerProcess, Serving, serving, until
 from tracewatch.errors import Unavailable
@@ -200,12 +201,12 @@ async def test_what_retention_let_go(tmp_path: Path) -> None:
         log = server.services.log
         await make_trace(log, "t")
         await append(log, "t", 1200)
-        assert await log.trim("t", 500) and not await log.trim("t", 500)
+        assert await trim(log, "t", 500) and not await trim(log, "t", 500)
         async with watching(server, "t", since="7") as watch:
             assert (await watch.until("gap"))["reason"] == "trimmed"
             await watch.until("caught_up")
         await end(log, "t")
-        assert await log.delete_outdated("t", -1) == ["t"]
+        assert await delete_outdated(log, "t", -1) == ["t"]
         got = await scrape(client)
     assert value(got, "trims_total") == value(got, "outdated_traces_total") == 1
     assert value(got, "resumes_total", outcome="trimmed") == 1

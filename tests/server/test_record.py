@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.log.helpers import sqlite
 from tests.server.wire import Watch, append, end, make_trace, socket, stored, thought, watching
 from tests.support import Serving, serving, until
 from tracewatch.log import open_log
@@ -172,7 +173,7 @@ async def test_part_of_a_batch_is_there_already(server: Serving) -> None:
 async def test_commands_come_down_the_same_socket(server: Serving) -> None:
     log = server.services.log
     await make_trace(log, "told")
-    other = await open_log(str(log.path))  # type: ignore[attr-defined]
+    other = await open_log(str(sqlite(log).path))
     try:
         async with recording(server, "told") as watch:
             await watch.frame()

@@ -11,6 +11,7 @@ import httpx
 import orjson
 import pytest
 
+from tests.log.helpers import trim
 from tests.server.wire import (
     Watch,
     append,
@@ -142,7 +143,7 @@ async def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         if ended:
             await end(log, trace_id)
         if trimmed:
-            assert await log.trim(trace_id, 500)
+            assert await trim(log, trace_id, 500)
         bodies = await stored(log, trace_id, 500 if trimmed else 0)
         yield Case(server, client, trace_id, ended, log.epoch, 501 if trimmed else 1, bodies)
 

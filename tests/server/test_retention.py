@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.log.helpers import sqlite
 from tests.server.wire import append, http, ids, make_trace, ndjson, page, refused, socket, stored, watching
 from tests.support import Serving, serving
 from tracewatch.log import EventLog
-from tracewatch.log.sqlite.log import SQLiteLog
+from tracewatch.log.sqlite import housekeeping
 
 pytestmark = pytest.mark.anyio
 LONG_AGO = "2020-01-02T03:04:05.000Z"
@@ -94,6 +95,6 @@ async def test_what_was_deleted_by_hand_leaves_the_file(tmp_path: Path) -> None:
         await make_trace(log, "t")
         await append(log, "t", 1200, size=500)
         await client.delete("/api/traces/t")
-        assert isinstance(log, SQLiteLog)
-        while await log._reader.has_leftovers() or (await log._reader.pages())[0] > 100:
+        storage = sqlite(log)
+        while await storage._read(housekeeping.has_leftovers) or (await storage._read(housekeeping.pages))[0] > 100:
             pass

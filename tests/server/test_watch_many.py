@@ -13,6 +13,7 @@ import httpx
 import orjson
 import pytest
 
+from tests.log.helpers import sqlite
 from tests.server.wire import Watch, append, end, http, make_trace, socket, stored, thought
 from tests.support import DEADLINE_S, Serving, serving, until
 from tracewatch.live import subtree
@@ -114,7 +115,7 @@ async def test_a_subtree_there_and_to_come(server: Serving, client: httpx.AsyncC
 async def test_a_subtree_written_by_another_process(server: Serving) -> None:
     """The same through a second log on the file, of which this process only hears hints."""
     await make_trace(server.services.log, "far")
-    other = await open_log(str(server.services.log.path))  # type: ignore[attr-defined]
+    other = await open_log(str(sqlite(server.services.log).path))
     try:
         async with socket(server, "/api/watch") as watch:
             await watch.say({"subscribe": {"trace_id": "far", "subtree": True}})

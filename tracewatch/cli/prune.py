@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import InvalidField
-from ..log import open_log
-from ..log.retention import Outdated, prune
+from ..log import Outdated, Policy, open_log
 from ..settings import Settings
 from . import text
 from .common import CliError, examples
@@ -70,26 +68,19 @@ async def _prune(chosen: Settings, *, dry_run: bool, vacuum: bool) -> dict[str, 
     before = _size(chosen.db)
     log = await open_log(chosen.db)
     try:
-        if dry_run:
-            going: Sequence[Outdated] = await log.outdated(keep_days=days, keep_events=count)
-        else:
-            going = await prune(log, keep_days=days, keep_events=count)
-            if vacuum:
-                await log.vacuum()
-                await log.checkpoint()
-        shrinks = await log.gives_back()
+        pruned = await log.prune(Policy(keep_days=days, keep_events=count, rewrite=vacuum), dry_run=dry_run)
     finally:
         await log.close()
     return {
         "dry_run": dry_run,
-        "traces": [_entry(one) for one in going],
+        "traces": [_entry(one) for one in pruned.gone],
         "totals": {
-            "deleted_traces": sum(one.deleted for one in going),
-            "trimmed_traces": sum(not one.deleted for one in going),
-            "events": sum(one.events for one in going),
-            "bytes": sum(one.bytes for one in going),
+            "deleted_traces": sum(one.deleted for one in pruned.gone),
+            "trimmed_traces": sum(not one.deleted for one in pruned.gone),
+            "events": sum(one.events for one in pruned.gone),
+            "bytes": sum(one.bytes for one in pruned.gone),
         },
-        "file": {"bytes_before": before, "bytes": _size(chosen.db), "gives_space_back": shrinks},
+        "file": {"bytes_before": before, "bytes": _size(chosen.db), "gives_space_back": pruned.gives_back},
     }
 
 

@@ -93,23 +93,18 @@ class FileLink:
     async def _poll(self, log: EventLog) -> None:
         loop = asyncio.get_running_loop()
         look_at = loop.time()
-        version: int | None = None
-        seen: int | None = None
+        seen: Any = None
         while True:
             wait_s = POLL_S
             try:
-                if seen is None:
-                    _, seen = await log.changes(2**62)
-                newest = await log.data_version()
-                if newest != version:
-                    grown, seen = await log.changes(seen)
-                    version = newest
+                grown, seen = await log.changes(seen)
+                if grown:
                     await self._tell({one.trace_id: one.last_event_id for one in grown})
                 if loop.time() >= look_at and any(channel.may_expire for channel in self._channels):
                     look_at = loop.time() + EXPIRY_LOOK_S  # the log knows when: it does not go by the system's clock
                     await log.expire_inputs()
             except TracewatchError:
-                version, wait_s = None, RETRY_S  # the log can't be read now; asked again in a moment
+                wait_s = RETRY_S  # the log can't be read now; asked again in a moment
             await asyncio.sleep(wait_s)
 
     async def _tell(self, grown: dict[str, int]) -> None:

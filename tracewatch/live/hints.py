@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LogError, TracewatchError
 from ..log import EventLog, Grown
@@ -33,24 +33,16 @@ class PollHints:
         self._task = asyncio.create_task(self._run(), name="tracewatch-poll")
 
     async def _run(self) -> None:
-        version: int | None = None  # of the last look; None: look in any case
-        seen: int | None = None  # the newest change told; older ones than this process are no news
+        seen: Any = None  # what the log has told; older changes than this process are no news
         while True:
             try:
-                if seen is None:
-                    _, seen = await self._log.changes(2**62)
-                # The version first: a later write shows up as another version at the next look
-                newest = await self._log.data_version()
+                grown, seen = await self._log.changes(seen)
                 self.looked_at = time.monotonic()
-                if newest != version:
-                    grown, seen = await self._log.changes(seen)
-                    version = newest
-                    if grown:
-                        self.hints += len(grown)
-                        self._ring(grown)
+                if grown:
+                    self.hints += len(grown)
+                    self._ring(grown)
                 await asyncio.sleep(self._poll_s)
             except TracewatchError:  # a defect included: without the poll nothing would be heard of other processes
-                version = None
                 await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:

@@ -1,92 +1,42 @@
 """The log: the append-only store and the only order there is.
 
-``open_log(url)`` gives an ``EventLog``. What this module holds is the whole contract; sqlite/ keeps it.
+``open_log(url)`` gives an ``EventLog``. What this module holds is the whole contract; log.py keeps it, over an engine
+that keeps the rows (storage.py).
 
 Rule 1: an append is acknowledged after its transaction has reached the disk, never before.
-Rule 2: whoever asks for a state gets it from one read transaction, with the event_id it is as of.
+Rule 2: an answer about a state is of one moment, and says the event_id that it is as of.
 Rule 3: listeners are told after the commit; what they are told is a convenience, the log is the truth.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..errors import LogError
-from ..model.state import State
 from .counts import LogCounts, LogLook
 from .health import Health
+from .retention import Outdated, Policy, Pruned
+from .tokens import Tokens
+from .views import Appended, Grown, Listener, Page, Snapshot, TraceQuery
 
-if TYPE_CHECKING:
-    from .retention import Outdated
-    from .tokens import Tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """The answer to an append: the ids given, None if all were duplicates; ``last_event_id`` is the log's."""
-
-    first_event_id: int | None
-    last_event_id: int
-    duplicates: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Consecutive stored events after a cursor, and where the log stood in the same read transaction."""
-
-    bodies: list[bytes]  # canonical bytes; the first one's id is ``after + 1``
-    after: int
-    first_event_id: int
-    last_event_id: int
-    status: str
-    trace_key: int  # a trace created again under the same id has another, higher one
-
-    @property
-    def upto(self) -> int:
-        """The id of the last event in the page, or ``after`` if it is empty."""
-        return self.after + len(self.bodies)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A trace as of ``state.last_event_id``, and what its log does not say: whether its recorder's lease is alive."""
-
-    state: State
-    lease_alive: bool
-    trace_key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Grown:
-    """What one commit did to one trace. ``bodies`` are the new events, the last one's id being ``last_event_id``."""
-
-    trace_id: str
-    last_event_id: int
-    status: str
-    bodies: list[bytes] = field(default_factory=list)
-    deleted: bool = False
-    trace_key: int = 0  # there where ``bodies`` are
-
-
-@dataclass(frozen=True, slots=True)
-class TraceQuery:
-    """Which traces to list, newest first. ``before``: only those created before this ``trace_key`` (a page token)."""
-
-    status: tuple[str, ...] = ()
-    agent_type: str | None = None
-    q: str | None = None
-    parent_trace_id: str | None = None
-    root_trace_id: str | None = None
-    limit: int = 50
-    before: int | None = None
-    below: str | None = None  # only this trace and its sub-traces, to any depth
-
-
-Listener = Callable[[Sequence[Grown]], None]
+__all__ = [
+    "Appended",
+    "EventLog",
+    "Grown",
+    "Listener",
+    "LogLook",
+    "Outdated",
+    "Page",
+    "Policy",
+    "Pruned",
+    "Snapshot",
+    "TraceQuery",
+    "log_path",
+    "open_log",
+]
 
 
 class EventLog(Protocol):
@@ -103,7 +53,7 @@ class EventLog(Protocol):
         """Appends and other jobs of this process that wait for the transaction being written."""
 
     async def look(self) -> LogLook:
-        """How the log stands now: its files, live traces, leases, open questions. Raises Unavailable."""
+        """How the log stands now: its size, live traces, leases, open questions. Raises Unavailable."""
 
     tokens: Tokens  # who may come in
 
@@ -137,32 +87,14 @@ class EventLog(Protocol):
     async def delete_trace(self, trace_id: str) -> list[str]:
         """Remove a trace and its sub-traces; returns their ids. Raises UnknownTrace."""
 
-    async def outdated(self, *, keep_days: float = 0, keep_events: int = 0) -> list[Outdated]:
-        """What retention would let go now; 0: that one is off. Traces that go whole first, then what goes with them."""
+    async def prune(self, policy: Policy, *, dry_run: bool = False) -> Pruned:
+        """Let go what the policy does not keep, sweep up what earlier removals left, and give the space back.
 
-    async def delete_outdated(self, trace_id: str, keep_days: float) -> list[str]:
-        """As delete_trace, if all of it is over and nothing has happened in it for ``keep_days``; else nothing, []."""
+        Appends go on meanwhile, but for ``policy.rewrite``. ``dry_run``: only say what would go.
+        """
 
-    async def trim(self, trace_id: str, upto: int) -> bool:
-        """Let the log begin after ``upto``. False where it can't: there is no kept snapshot of it. UnknownTrace."""
-
-    async def sweep(self) -> bool:
-        """Remove a piece of what was trimmed or deleted from the file. False if there was nothing."""
-
-    async def shrink(self, keep_free_share: float = 0.0) -> bool:
-        """Give some of the file's free space back. False if no more than this share of it (0 to 1) is free."""
-
-    async def checkpoint(self, above_bytes: int = 0) -> bool:
-        """Empty the WAL and cut off the file's end if together they are above ``above_bytes``. False: not just now."""
-
-    async def vacuum(self) -> None:
-        """Write the file anew, in one go: nobody can write meanwhile."""
-
-    async def gives_back(self) -> bool:
-        """Whether ``shrink`` can do something for this file; if not, ``vacuum`` changes that."""
-
-    async def claim_retention(self, for_s: float, *, held: bool = False) -> bool:
-        """Have retention to oneself ``for_s`` long; ``held``: go on having it. False: another process has it."""
+    async def tend(self, policy: Policy, every_s: float) -> bool:
+        """As prune, unless another process has begun to in the last ``every_s`` seconds: then False."""
 
     async def renew_lease(self, trace_id: str) -> None:
         """Count the recorder's lease from now; a lost trace is running again. Raises UnknownTrace."""
@@ -227,17 +159,18 @@ class EventLog(Protocol):
     async def last_seq(self, trace_id: str, producer: str) -> int:
         """The last sequence number stored for a producer of a trace, 0 if none."""
 
-    async def changes(self, since: int) -> tuple[list[Grown], int]:
-        """Traces changed by any process since the change number ``since``, without bodies, and the newest number."""
+    async def changes(self, seen: Any = None, traces: Collection[str] | None = None) -> tuple[list[Grown], Any]:
+        """What any process has changed since ``seen``, without bodies, and the ``seen`` to go on with. Cheap.
 
-    async def data_version(self) -> int:
-        """A number that differs from the last call's if any process has written in between. Cheap."""
+        ``seen``: what the last call returned, and nothing else can be done with it; None: from now on, so nothing is
+        told. ``traces``: only these; None: all. What was committed while an earlier call looked is told by a later one.
+        """
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` after each commit of this process; the result takes it back."""
 
     async def close(self) -> None:
-        """Finish what is being written and close the file."""
+        """Finish what is being written and let go of the storage."""
 
 
 def log_path(url: str) -> Path:
@@ -252,7 +185,10 @@ def log_path(url: str) -> Path:
 
 
 async def open_log(url: str, **options: Any) -> EventLog:
-    """Open the log at ``sqlite:///path.db`` (or a bare path), creating it if it is not there. Raises LogError."""
-    from .sqlite.log import SQLiteLog
+    """Open the log at ``sqlite:///path.db`` (or a bare path), creating it if it is not there. Raises LogError.
 
-    return await SQLiteLog.open(log_path(url), **options)
+    ``options``: see ``open_sqlite``.
+    """
+    from .sqlite.open import open_sqlite
+
+    return await open_sqlite(log_path(url), **options)

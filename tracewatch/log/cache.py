@@ -1,6 +1,7 @@
-"""What a process remembers of traces between transactions.
+"""What a process remembers of traces between transactions, and how a state is brought up to date.
 
-Rule 1: it is a shortcut and nothing else: an entry counts only where the row in the transaction at hand agrees.
+Rule 1: it is a shortcut and nothing else: an entry counts only where the stored head agrees, or where the commit
+        compares heads.
 Rule 2: the states of ended traces go first: hardly anybody appends to them again, and their log stays.
 """
 
@@ -10,17 +11,27 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..model.state import State
-from .rows import TraceRow
+import orjson
+
+from ..model.state import State, apply_into
+from .health import damage
+from .storage import Head, StateParts, StorageFault, TraceRow
 
 
 @dataclass(slots=True)
 class Cached:
-    """What a process remembers of a trace between transactions. True as long as the row agrees."""
+    """What a process remembers of a trace. True as long as the stored head is the state's."""
 
     trace_key: int
     state: State
+    row: TraceRow | None = None  # as this process wrote it; None: it was only read
     producers: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)  # of the texts in the rows of streaming messages
+
+    @property
+    def head(self) -> Head:
+        """Which state this is."""
+        return Head(self.trace_key, self.state.last_event_id)
 
 
 class StateCache:
@@ -35,12 +46,13 @@ class StateCache:
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
 
-    def _find(self, trace_id: str) -> Cached | None:
+    def find(self, trace_id: str) -> Cached | None:
+        """What is known of the trace, however old, and even if it was deleted since."""
         return self._running.get(trace_id) or self._ended.get(trace_id)
 
     def get(self, row: TraceRow) -> Cached | None:
         """What is known of the trace, however old; None if it is another trace of the same id."""
-        entry = self._find(row.trace_id)
+        entry = self.find(row.trace_id)
         if entry is None or entry.trace_key != row.trace_key:
             return None
         (self._ended if entry.state.ended else self._running).move_to_end(row.trace_id)
@@ -49,7 +61,7 @@ class StateCache:
     def put(self, entry: Cached) -> None:
         """Remember, unless something newer is remembered already."""
         trace_id = entry.state.trace_id
-        old = self._find(trace_id)
+        old = self.find(trace_id)
         if old is not None and old.trace_key == entry.trace_key and old.state.last_event_id > entry.state.last_event_id:
             return
         self.drop([trace_id])
@@ -63,3 +75,44 @@ class StateCache:
         for trace_id in trace_ids:
             self._running.pop(trace_id, None)
             self._ended.pop(trace_id, None)
+
+
+def unfold(row: TraceRow, parts: StateParts, known: State | None) -> State:
+    """The state that ``parts`` make of the ``known`` one. It may end before the last event: then there are more parts.
+
+    Raises StorageFault where the events do not follow one another.
+    """
+    if parts.snapshot is not None:
+        state = State.from_json(orjson.loads(parts.snapshot))
+    elif known is not None and known.last_event_id == parts.base:
+        state = known.copy()
+    else:
+        state = row.initial_state()
+    state.first_event_id = row.first_event_id
+    if state.last_event_id != parts.base:
+        raise StorageFault(damage(f"trace {row.trace_id}: the log has a hole after event {state.last_event_id}"))
+    for number, body in enumerate(parts.events, parts.base + 1):
+        event = orjson.loads(body)
+        if event["event_id"] != number:
+            raise StorageFault(damage(f"trace {row.trace_id}: the log has a hole after event {number - 1}"))
+        apply_into(state, event)
+    forget_complete(state)
+    return state
+
+
+def at_first(state: State, first_event_id: int) -> State:
+    """The same state of a log that begins with ``first_event_id``: another process may have trimmed it."""
+    if state.first_event_id == first_event_id:
+        return state
+    state = state.copy()
+    state.first_event_id = first_event_id
+    return state
+
+
+def forget_complete(state: State, keep: int = 64) -> None:
+    """Drop the messages that will hardly change again, so that memory does not grow with what agents say.
+
+    They are read again from their rows when they are named again.
+    """
+    still_open = [(key, m) for key, m in state.messages.items() if m["status"] != "complete"]
+    state.messages = dict(still_open[-keep:])

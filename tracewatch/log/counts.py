@@ -1,4 +1,4 @@
-"""What the log has done since it was opened, as plain numbers, and how it stands. Whoever exports them reads them here.
+"""What the log has done since it was opened, as plain numbers, and how it stands. The metrics are made of them.
 
 Rule 1: counting is adding to a number: nothing here locks, allocates or knows who reads it.
 Rule 2: counters only grow; how things stand now is asked for (``look``) and costs a few indexed reads.
@@ -6,25 +6,14 @@ Rule 2: counters only grow; how things stand now is asked for (``look``) and cos
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import aiosqlite
-
-from .rows import fetch
 
 COMMIT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 GROUP = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LIVE = ("running", "waiting", "lost")  # the statuses that are counted: ended traces are any number
-
-_TRACES = f"SELECT status, COUNT(*) FROM traces WHERE status IN {LIVE} GROUP BY status"
-_LEASES = "SELECT COUNT(*) FROM traces WHERE lease_expires_at > ? AND status IN ('running', 'waiting')"
-_INPUTS = "SELECT COUNT(*) FROM inputs WHERE state = 'open'"
 
 
 class Buckets:
@@ -68,27 +57,3 @@ class LogLook:
     traces: dict[str, int]  # by status, those in LIVE
     leases: int  # recorders that have said they are alive and are expected to go on doing so
     open_inputs: int
-
-
-async def look(path: Path, connection: aiosqlite.Connection, now: float) -> LogLook:
-    """How the log at ``path`` stands at ``now`` (Unix time in seconds). Raises sqlite3.Error, OSError."""
-    db_bytes, wal_bytes, free_bytes = await asyncio.to_thread(_files, path)  # a sick disk must not hold up the loop
-    statuses = {str(status): int(count) for status, count in await fetch(connection, _TRACES)}
-    return LogLook(
-        db_bytes=db_bytes,
-        wal_bytes=wal_bytes,
-        free_bytes=free_bytes,
-        traces={status: statuses.get(status, 0) for status in LIVE},
-        leases=int((await fetch(connection, _LEASES, now))[0][0]),
-        open_inputs=int((await fetch(connection, _INPUTS))[0][0]),
-    )
-
-
-def _files(path: Path) -> tuple[int, int, int]:
-    path = path.resolve()  # behind a symbolic link SQLite puts the -wal beside the file itself
-    wal = path.with_name(path.name + "-wal")
-    try:
-        wal_bytes = wal.stat().st_size
-    except FileNotFoundError:
-        wal_bytes = 0
-    return path.stat().st_size, wal_bytes, shutil.disk_usage(path.parent).free

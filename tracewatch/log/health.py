@@ -1,20 +1,17 @@
-"""What is wrong with a log now, and since when; and what SQLite's errors mean for a person.
+"""What is wrong with a log now, and since when.
 
-Rule 1: who meets a fault notes it, who finds it gone clears it: the writer at its next commit, a reader at its next
-        page, the look every second (sqlite/watchdog.py) when nobody writes or reads. Nothing here asks anything.
-Rule 2: a fault is told in the words of whoever can do something about it: no paths, no tracebacks, no SQL.
-Rule 3: what is damaged stays noted until a check of the whole file has found nothing.
+Rule 1: whatever meets a fault notes it, and whatever finds it gone clears it: the writer at its next commit, a reader
+        at its next page, the watchdog every second when nobody writes or reads. Nothing here asks anything.
+Rule 2: a fault is told in words for people who can do something about it: no paths, no tracebacks, no SQL.
+Rule 3: what is damaged stays noted until a check of everything has found nothing.
 """
 
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import orjson
 
 from ..errors import Damaged, Unavailable
 
@@ -29,9 +26,10 @@ class Fault:
     text: str
     retry_after_s: int = 1
     own: bool = False  # may be the doing of what one job or one reader asked for, rather than of the disk
+    area: str = ""  # what it stands in the way of, if not only of the reading or writing that met it
 
     def error(self, what: str) -> Unavailable:
-        """The error for who is refused because of it. ``what``: "written" or "read"."""
+        """The error for a caller who is refused because of it. ``what``: "written" or "read"."""
         kind = Damaged if self.code == "damaged" else Unavailable
         message = f"the log can't be {what}: {self.text}"
         return kind(message, reason=self.code, retry_after_s=self.retry_after_s)
@@ -41,68 +39,16 @@ DISK_FULL = Fault("disk_full", "the disk is full; it goes on by itself when ther
 LOCKED = Fault("locked", "another program holds the database locked")
 SLOW = Fault("slow_disk", "the disk has not finished writing what came before", 5)
 CROWDED = Fault("too_many_waiting", "as much as may wait to be written is waiting already")
-GONE = Fault(
-    "file_gone",
-    "its file was deleted or moved while it was open; it goes on when the file is back in its place,"
-    " or after a restart, which begins a new log",
-    10,
-)
-SIDE_GONE = Fault(
-    "file_gone",
-    "the -wal or -shm file beside it was deleted while it was open; stop every process that has it open"
-    " (the last one puts what was in it into the database), then start again",
-    10,
-)
-REPLACED = Fault(
-    "file_replaced",
-    "another file was put in its place while it was open, and nothing is read or written any more."
-    " Restart tracewatch: it then opens the file that is there",
-    10,
-)
+IN_DOUBT = Fault("in_doubt", "the answer to a commit was lost, and it can't be found out yet whether it was stored", 5)
 _DAMAGED = "a part of the database is damaged ({}); what lies elsewhere in it can be read and written"
-_IO = "the disk gives an error ({}): it fails, or a quota or a size limit is reached"
-_BY_CODE = {
-    sqlite3.SQLITE_FULL: DISK_FULL,
-    sqlite3.SQLITE_BUSY: LOCKED,
-    sqlite3.SQLITE_LOCKED: LOCKED,
-    sqlite3.SQLITE_READONLY: Fault("read_only", "the file, its folder or the file system is read-only", 10),
-    sqlite3.SQLITE_PERM: Fault("read_only", "the file or its folder may not be written to by this user", 10),
-    sqlite3.SQLITE_CANTOPEN: Fault("cant_open", "a file of the database can't be opened", 5),
-    sqlite3.SQLITE_NOLFS: Fault("io_error", _IO.format("the file system takes no file of this size"), 5),
-}
 
 
-def is_busy(error: BaseException) -> bool:
-    """Whether another connection's lock is all that stands in the way."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, sqlite3.OperationalError) and code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
+def damage(found: str) -> Fault:
+    """The fault of a log in which this was found."""
+    return Fault("damaged", _DAMAGED.format(found), 30, own=True, area="damage")
 
 
-def fault_of(error: BaseException, free_bytes: int | None = None) -> Fault | None:
-    """What an error of SQLite, or of reading what it gave, means; None for a defect of ours.
-
-    ``free_bytes``: what is left on the disk, if known: SQLite does not always tell a full disk from a broken one.
-    """
-    if isinstance(error, orjson.JSONDecodeError):
-        return Fault("damaged", _DAMAGED.format("what is stored is no JSON"), 30, own=True)
-    if isinstance(error, sqlite3.IntegrityError) or not isinstance(error, sqlite3.Error):
-        return None
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # of the driver (text that is no UTF-8), or our own finding: a hole
-        return Fault("damaged", _DAMAGED.format(str(error)), 30, own=True)
-    primary = code & 0xFF
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Fault("damaged", _DAMAGED.format(str(error)), 30, own=True)
-    if primary == sqlite3.SQLITE_IOERR:
-        if free_bytes is not None and free_bytes < 64 * 1024:
-            return DISK_FULL
-        return Fault("io_error", _IO.format(getattr(error, "sqlite_errorname", str(error))), 5)
-    return _BY_CODE.get(primary, Fault("sqlite_error", str(error), 5, own=True))
-
-
-def said(error: BaseException) -> str:
-    """An error of SQLite in its own words, which quote no value, to be added to a line of a log; of others nothing."""
-    return f": {error}" if isinstance(error, sqlite3.Error) else ""
+NO_JSON = damage("what is stored is no JSON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +88,10 @@ class Health:
         """As ``note``, from the error that is told because of it; gives the error back."""
         self.note(area, str(error.facts.get("reason", error.code)), error.message)
         return error
+
+    def note_fault(self, fault: Fault, what: str) -> Unavailable:
+        """Note a fault that stood in the way of something being ``what``: "written" or "read". Returns the error."""
+        return self.note_error(fault.area or {"written": "write", "read": "read"}[what], fault.error(what))
 
     def clear(self, area: str) -> None:
         """It is over."""

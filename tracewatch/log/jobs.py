@@ -1,23 +1,28 @@
-"""What can be asked of the writer: each job names what it needs, plans on copies, then commits its plan.
+"""What can be asked of the log: each job names what it needs, then plans it, without any I/O.
 
-Rule 1: ``run`` either raises one of errors.py having changed nothing, or commits all of its plans.
-Rule 2: what one event of a trace means for another trace's log is decided here, in the same transaction: a sub-trace's
-        start and end stand in its parent's log or not at all.
+Rule 1: ``run`` either raises one of errors.py having planned nothing, or makes all of its plans part of the unit.
+Rule 2: what one event of a trace means for another trace's log is decided here, in the same unit: a sub-trace's start
+        and end stand in its parent's log or not at all.
+Rule 3: what a command does depends on the trace at that very moment, so it is decided here as well, and two servers on
+        one log never decide the same thing twice. A command is an event or it has not happened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiosqlite
 import orjson
 
 from ..errors import (
+    AlreadyAnswered,
+    Expired,
     Invalid,
+    NoSuchRequest,
+    NotRunning,
     SequenceGap,
     TraceConflict,
     TracewatchError,
@@ -26,79 +31,112 @@ from ..errors import (
     UnknownParentGoal,
     UnknownTrace,
 )
-from ..model.events import canonical, check_size
+from ..model.events import ENDED, canonical, check_size
 from ..model.rules import complete
-from . import Appended
-from .rows import fetch
-from .transaction import Draft, Plan, Transaction
+from .cache import at_first
+from .storage import Needs, TraceRow
+from .unit import Draft, Missing, Plan, Unit
+from .views import Appended
+
+OVER = (*ENDED, "lost")  # nobody records it any more
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Job:
-    """Something for the writer to do, and the future of who waits for it."""
+    """Something for the log to do."""
 
-    future: asyncio.Future[Any]
-    events: int = 0  # how much it adds to its group
-    exclusive: bool = False  # whether it writes by itself and so must be alone in its transaction
+    future: asyncio.Future[Any] = field(init=False)  # of whoever waits for it
+    since: float = field(init=False, default=0.0)  # loop time from which it waits
     size: int = 1024  # bytes it may cost while it waits; roughly
-    since: float = 0.0  # loop time from which it waits
-    bare: bool = False  # ``work`` is done instead of ``run``, without a transaction around it: exclusive as well
+    events: int = 0  # how much it adds to its group
+    exclusive: bool = False  # whether it must be alone in its unit
 
-    def traces(self) -> Iterator[str]:
-        """The traces it needs loaded."""
-        yield from ()
+    def need(self, needs: Needs) -> None:
+        """Put in what it needs."""
 
-    def messages(self) -> Iterator[tuple[str, str]]:
-        """The ``(trace_id, message_id)`` its events name, where they exist."""
-        yield from ()
-
-    async def run(self, tx: Transaction) -> Any:
-        """Do it and return the answer."""
-        raise NotImplementedError
-
-    async def work(self, connection: aiosqlite.Connection) -> Any:
-        """The same of a ``bare`` job."""
+    def run(self, unit: Unit) -> Any:
+        """Plan it and return the answer."""
         raise NotImplementedError
 
 
-def needed(tx: Transaction, trace_id: str) -> Draft:
+def needed(unit: Unit, trace_id: str) -> Draft:
     """The loaded trace. Raises UnknownTrace."""
-    draft = tx.draft(trace_id)
+    draft = unit.draft(trace_id)
     if draft is None:
         raise UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
     return draft
 
 
-def named_messages(trace_id: str, events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def need_named(needs: Needs, trace_id: str, events: Sequence[dict[str, Any]]) -> None:
+    """The messages that events name, where they exist; and the parent of a trace that they may end."""
     for event in events:
-        if event["event"] == "message_updated":
-            yield trace_id, event["message_id"]
-        elif event["event"] == "message_added" and "message_id" in event["message"]:
-            yield trace_id, event["message"]["message_id"]
+        name = event["event"]
+        if name == "message_updated":
+            needs.messages.add((trace_id, event["message_id"]))
+        elif name == "message_added":
+            if "message_id" in event["message"]:
+                needs.messages.add((trace_id, event["message"]["message_id"]))
+        elif name == "trace_completed" or (name == "trace_status_changed" and event["status"] in ENDED):
+            needs.above.add(trace_id)
 
 
-@dataclass(slots=True, eq=False)
+def put(plan: Plan, raw: dict[str, Any], ts: str) -> None:
+    """Put an event of the server's own behind the others."""
+    plan.put(complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=ts))
+
+
+def one_event(unit: Unit, draft: Draft, raw: dict[str, Any]) -> Plan:
+    """A plan of one event of the server's own."""
+    plan = Plan(unit, draft)
+    put(plan, raw, unit.ts)
+    return plan
+
+
+def tell_parent(unit: Unit, draft: Draft, plan: Plan) -> Plan | None:
+    """The plan for the log of the parent, if there is one, of a trace that this plan ends."""
+    row, state = draft.row, plan.state
+    if row.parent_trace_id is None:
+        return None
+    if row.trace_id not in unit.loaded.needs.above:
+        raise Missing(Needs(traces={row.trace_id}, above={row.trace_id}))
+    parent = unit.draft(row.parent_trace_id)
+    if parent is None:
+        return None
+    raw = {
+        "event": "sub_trace_completed",
+        "sub_trace_id": row.trace_id,
+        "status": state.status,
+        "summary": state.summary,
+        "stats": unit.tree_totals(draft, state),
+    }
+    return one_event(unit, parent, raw)
+
+
+# --- recording -------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
 class Append(Job):
     """Append a recorder's (validated) events, all or none."""
 
-    trace_id: str = ""
-    raws: Sequence[dict[str, Any]] = ()
+    trace_id: str
+    raws: Sequence[dict[str, Any]]
     producer: str | None = None
     seq: int | None = None
     expected_last_event_id: int | None = None
     by_server: bool = False
     parsed: bool = False  # read from JSON, which has no NaN
-    max_event_bytes: int = 0
+    max_event_bytes: int
 
-    def traces(self) -> Iterator[str]:
-        yield self.trace_id
+    def need(self, needs: Needs) -> None:
+        needs.traces.add(self.trace_id)
+        need_named(needs, self.trace_id, self.raws)
+        if self.producer is not None:
+            needs.producers.add((self.trace_id, self.producer))
 
-    def messages(self) -> Iterator[tuple[str, str]]:
-        return named_messages(self.trace_id, self.raws)
-
-    async def run(self, tx: Transaction) -> Appended:
-        draft = needed(tx, self.trace_id)
-        duplicates = await self._duplicates(tx, draft)
+    def run(self, unit: Unit) -> Appended:
+        draft = needed(unit, self.trace_id)
+        duplicates = self._duplicates(unit, draft)
         fresh = self.raws[duplicates:]
         last = draft.state.last_event_id
         if not fresh:
@@ -110,19 +148,17 @@ class Append(Job):
                 f"the log has moved on: its last event is {last}, not {self.expected_last_event_id}",
                 last_event_id=last,
             )
-        plan, ended = Plan(draft), False
+        have_messages(unit, draft, fresh)
+        plan, ended = Plan(unit, draft), False
         for index, raw in enumerate(fresh, duplicates):
             try:
-                event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=tx.ts)
-                body = canonical(event, parsed=self.parsed)
-                if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
-                    check_size(orjson.dumps(raw), self.max_event_bytes)
                 was_ended = plan.state.ended
-                plan.put(event, body)
+                self._put(plan, raw, unit.ts)
                 ended = plan.state.ended and (ended or not was_ended)
             except TracewatchError as error:
                 raise _at(error, index) if len(self.raws) > 1 else error  # noqa: B904 (the same error, told where)
-        if ended and (told := tell_parent(tx, draft, plan)) is not None:
+        told = tell_parent(unit, draft, plan) if ended else None
+        if told is not None:
             told.commit()
         plan.commit()
         if not self.by_server:
@@ -132,16 +168,32 @@ class Append(Job):
             draft.changed_producers.add(self.producer)
         return Appended(last + 1, plan.state.last_event_id, duplicates)
 
-    async def _duplicates(self, tx: Transaction, draft: Draft) -> int:
+    def _put(self, plan: Plan, raw: dict[str, Any], ts: str) -> None:
+        event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=ts)
+        body = canonical(event, parsed=self.parsed)
+        if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
+            check_size(orjson.dumps(raw), self.max_event_bytes)
+        plan.put(event, body)
+
+    def _duplicates(self, unit: Unit, draft: Draft) -> int:
         """How many of the events are stored already. Raises SequenceGap."""
         if self.producer is None or self.seq is None:
             return 0
-        stored = await tx.last_seq(draft, self.producer)
+        stored = unit.last_seq(draft, self.producer)
         if self.seq > stored + 1:
             raise SequenceGap(
                 f"producer {self.producer!r} sent seq {self.seq}; {stored + 1} comes next", expected_seq=stored + 1
             )
         return min(len(self.raws), stored + 1 - self.seq)
+
+
+def have_messages(unit: Unit, draft: Draft, events: Sequence[dict[str, Any]]) -> None:
+    """Have the messages that the events name in the draft's state, where the fold looks for them."""
+    for event in events:
+        if event["event"] == "message_updated":
+            unit.message(draft, event["message_id"])
+        elif event["event"] == "message_added" and "message_id" in event["message"]:
+            unit.message(draft, event["message"]["message_id"])
 
 
 def _at(error: TracewatchError, index: int) -> TracewatchError:
@@ -151,74 +203,49 @@ def _at(error: TracewatchError, index: int) -> TracewatchError:
     return error
 
 
-def tell_parent(tx: Transaction, draft: Draft, plan: Plan) -> Plan | None:
-    """The plan for the log of the parent, if there is one, of a trace that this plan ends."""
-    parent = tx.draft(draft.row.parent_trace_id) if draft.row.parent_trace_id is not None else None
-    if parent is None:
-        return None
-    row, state = draft.row, plan.state
-    raw = {
-        "event": "sub_trace_completed",
-        "sub_trace_id": row.trace_id,
-        "status": state.status,
-        "summary": state.summary,
-        "stats": tx.tree_totals(draft, state),
-    }
-    return _one_event(tx, parent, raw)
-
-
-def _one_event(tx: Transaction, draft: Draft, raw: dict[str, Any]) -> Plan:
-    plan = Plan(draft)
-    plan.put(complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=tx.ts))
-    return plan
-
-
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Create(Job):
-    """Create a trace and tell its parent."""
+    """Create a trace and tell its parent. The answer: its id, and whether it is new."""
 
-    spec: dict[str, Any] = field(default_factory=dict)  # as ``validate_trace`` returned it
+    spec: dict[str, Any]  # as ``validate_trace`` returned it
 
-    def traces(self) -> Iterator[str]:
-        for key in ("trace_id", "parent_trace_id"):
-            if self.spec[key] is not None:
-                yield self.spec[key]
+    def need(self, needs: Needs) -> None:
+        if self.spec["trace_id"] is not None:
+            needs.traces.add(self.spec["trace_id"])
+            needs.used_ids.add(self.spec["trace_id"])
+        if self.spec["parent_trace_id"] is not None:
+            needs.traces.add(self.spec["parent_trace_id"])
+            needs.above.add(self.spec["parent_trace_id"])
 
-    async def run(self, tx: Transaction) -> tuple[Draft, bool]:
+    def run(self, unit: Unit) -> tuple[str, bool]:
         spec = self.spec
         asked = orjson.dumps(
             {key: value for key, value in spec.items() if key != "trace_id"}, option=orjson.OPT_SORT_KEYS
-        )
-        trace_id = spec["trace_id"] or make_trace_id(tx.now)
-        old = tx.draft(trace_id)
+        ).decode()
+        trace_id = spec["trace_id"] or make_trace_id(unit.now)
+        old = unit.draft(trace_id)
         if old is not None:
-            if old.row.spec != asked.decode():
+            if old.row.spec != asked:
                 raise TraceConflict(
                     f"trace {trace_id!r} exists with other fields", details=_differing(old.row.spec, spec)
                 )
-            return old, False
-        parent, parent_goal_id = self._parent(tx)
-        told = None if parent is None else _one_event(tx, parent, self._started(trace_id, parent_goal_id))
-        draft = await tx.insert_trace(
-            {
-                "trace_id": trace_id,
-                "spec": asked.decode(),
-                "task": spec["task"],
-                "agent_type": spec["agent_type"],
-                "parent_trace_id": spec["parent_trace_id"],
-                "parent_goal_id": parent_goal_id,
-                "root_trace_id": trace_id if parent is None else parent.row.root_trace_id,
-                "metadata": orjson.dumps(spec["metadata"]).decode(),
-                **await first_ids(tx, trace_id),
-                "created_at": tx.ts,
-                "updated_at": tx.ts,
-                "lease_s": spec["lease_s"],
-                "lease_expires_at": None if spec["lease_s"] is None else tx.steady + spec["lease_s"],
-            }
+            return trace_id, False
+        parent, parent_goal_id = self._parent(unit)
+        check_above(unit, trace_id, spec["parent_trace_id"])
+        used = 0 if spec["trace_id"] is None else unit.load(unit.loaded.used_ids, trace_id, "used_ids") or 0
+        if parent is not None:
+            one_event(unit, parent, self._started(trace_id, parent_goal_id)).commit()
+        row = new_row(
+            trace_id=trace_id,
+            spec=asked,
+            fields={**spec, "parent_goal_id": parent_goal_id},
+            root_trace_id=trace_id if parent is None else parent.row.root_trace_id,
+            first_event_id=used + 1,
+            created_at=unit.ts,
+            lease_expires_at=None if spec["lease_s"] is None else unit.steady + spec["lease_s"],
         )
-        if told is not None:
-            told.commit()
-        return draft, True
+        unit.add(Draft(row, row.initial_state(), {}, {}, new=True, renewed=True))
+        return trace_id, True
 
     def _started(self, trace_id: str, parent_goal_id: str | None) -> dict[str, Any]:
         return {
@@ -229,13 +256,13 @@ class Create(Job):
             "task": self.spec["task"],
         }
 
-    def _parent(self, tx: Transaction) -> tuple[Draft | None, str | None]:
+    def _parent(self, unit: Unit) -> tuple[Draft | None, str | None]:
         parent_id, goal_id = self.spec["parent_trace_id"], self.spec["parent_goal_id"]
         if parent_id is None:
             if goal_id is not None:
                 raise Invalid("parent_goal_id: needs a parent_trace_id")
             return None, None
-        parent = tx.draft(parent_id)
+        parent = unit.draft(parent_id)
         if parent is None:
             raise UnknownParent(f"there is no trace {parent_id!r} to be the parent", parent_trace_id=parent_id)
         if goal_id is None:
@@ -245,16 +272,60 @@ class Create(Job):
         return parent, goal_id
 
 
+def check_above(unit: Unit, trace_id: str, parent_trace_id: str | None) -> None:
+    """A trace can't stand below itself: restored traces may name as their parent what was not there yet.
+
+    Raises Invalid.
+    """
+    if unit.stands_below(parent_trace_id, trace_id):
+        raise Invalid(f"parent_trace_id: {parent_trace_id!r} is a sub-trace of {trace_id!r}, or it itself")
+
+
+def new_row(
+    *,
+    trace_id: str,
+    spec: str,
+    fields: dict[str, Any],
+    root_trace_id: str,
+    first_event_id: int,
+    created_at: str,
+    lease_expires_at: float | None,
+) -> TraceRow:
+    """The row of a trace without events. ``fields``: task, agent_type, parent_trace_id, parent_goal_id, metadata …"""
+    return TraceRow(
+        trace_key=0,
+        trace_id=trace_id,
+        spec=spec,
+        task=fields["task"],
+        agent_type=fields["agent_type"],
+        parent_trace_id=fields["parent_trace_id"],
+        parent_goal_id=fields["parent_goal_id"],
+        root_trace_id=root_trace_id,
+        metadata=orjson.dumps(fields["metadata"]).decode(),
+        status="running",
+        current_goal_id=None,
+        first_event_id=first_event_id,
+        last_event_id=first_event_id - 1,
+        log_bytes=0,
+        total_messages=0,
+        total_tokens=0,
+        total_cost=0.0,
+        tree_messages=0,
+        tree_tokens=0,
+        tree_cost=0.0,
+        created_at=created_at,
+        updated_at=created_at,
+        completed_at=None,
+        summary=None,
+        error=None,
+        lease_s=fields["lease_s"],
+        lease_expires_at=lease_expires_at,
+    )
+
+
 def _differing(stored: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
     there = orjson.loads(stored)
     return [{"path": key, "message": "differs from the stored trace's"} for key in there if there[key] != spec[key]]
-
-
-async def first_ids(tx: Transaction, trace_id: str) -> dict[str, int]:
-    """Where a new trace's ids begin: behind those of a deleted one of the same id."""
-    rows = await fetch(tx.connection, "SELECT last_event_id FROM deleted_traces WHERE trace_id = ?", trace_id)
-    last = rows[0][0] if rows else 0
-    return {"first_event_id": last + 1, "last_event_id": last}
 
 
 def make_trace_id(now: float) -> str:
@@ -262,70 +333,259 @@ def make_trace_id(now: float) -> str:
     return f"{int(now * 1000):012x}-{secrets.token_hex(6)}"
 
 
-@dataclass(slots=True, eq=False)
+# --- leases ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Renew(Job):
+    """Count a lease from now."""
+
+    trace_id: str
+
+    def need(self, needs: Needs) -> None:
+        needs.traces.add(self.trace_id)
+
+    def run(self, unit: Unit) -> None:
+        draft = needed(unit, self.trace_id)
+        if draft.state.status == "lost":
+            # It may have nothing to append: one that waits for an answer, or whose server was away
+            raw = {"event": "trace_status_changed", "status": "running", "reason": "the recorder is back"}
+            one_event(unit, draft, raw).commit()
+        draft.renew()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Expire(Job):
+    """Mark a trace as lost if its lease has run out, and with it the sub-traces that nobody else keeps alive."""
+
+    trace_id: str
+
+    def need(self, needs: Needs) -> None:
+        needs.traces.add(self.trace_id)
+        needs.trees.add(self.trace_id)
+
+    def run(self, unit: Unit) -> list[str]:
+        draft = unit.draft(self.trace_id)
+        if draft is None or draft.row.lease_alive(unit.steady) or not _may_be_lost(draft):
+            return []
+        below = [needed(unit, one) for one in self._kept_alive_by_it(unit)]
+        lost = [draft, *(one for one in below if _may_be_lost(one))]
+        reason = "the recorder's lease ran out"
+        plans = []
+        for one in lost:
+            plans.append(one_event(unit, one, {"event": "trace_status_changed", "status": "lost", "reason": reason}))
+            reason = "the recorder of its parent was lost"
+        for plan in plans:
+            plan.commit()
+        return [one.row.trace_id for one in lost]
+
+    def _kept_alive_by_it(self, unit: Unit) -> list[str]:
+        """The traces below it, but not those below one with a lease of its own that is alive."""
+        reached, found = {self.trace_id}, []
+        for trace_id in (unit.load(unit.loaded.trees, self.trace_id, "trees") or [])[1:]:
+            row = unit.row(trace_id)
+            if row is None or row.parent_trace_id not in reached:
+                continue
+            leased = row.status in ("running", "waiting") and row.lease_expires_at is not None
+            if not (leased and row.lease_alive(unit.steady)):
+                reached.add(trace_id)
+                found.append(trace_id)
+        states = set(found) - unit.loaded.needs.traces
+        if states:
+            raise Missing(Needs(traces=states))
+        return found
+
+
+def _may_be_lost(draft: Draft) -> bool:
+    """Unless it is, or an earlier job of this unit was its sign of life, or its end."""
+    return not draft.renewed and draft.state.status in ("running", "waiting")
+
+
+# --- commands --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Cancel(Job):
+    """Ask a trace's recorder to stop; end the trace where there is no recorder any more."""
+
+    trace_id: str
+    reason: str | None = None
+    by: str | None = None
+
+    def need(self, needs: Needs) -> None:
+        needs.traces.add(self.trace_id)
+        needs.above.add(self.trace_id)
+
+    def run(self, unit: Unit) -> str:
+        draft = needed(unit, self.trace_id)
+        if draft.state.ended:
+            raise NotRunning(
+                f"trace {self.trace_id!r} has ended: it is {draft.state.status}",
+                trace_id=self.trace_id,
+                trace_status=draft.state.status,
+            )
+        gone = draft.recorder_gone(unit.steady)
+        plan = Plan(unit, draft)
+        if draft.state.cancel_requested is None:
+            put(plan, {"event": "cancel_requested", "reason": self.reason, "by": self.by}, unit.ts)
+        if gone:
+            put(plan, {"event": "trace_completed", "status": "stopped", "summary": None}, unit.ts)
+            told = tell_parent(unit, draft, plan)
+            if told is not None:
+                told.commit()
+        plan.commit()
+        return "stopped" if gone else "cancelling"
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Answer(Job):
+    """Answer an open question. The value has been checked against the question already."""
+
+    trace_id: str
+    request_id: str
+    value: Any
+    by: str | None = None
+
+    def need(self, needs: Needs) -> None:
+        needs.traces.add(self.trace_id)
+        needs.questions.add((self.trace_id, self.request_id))
+
+    def run(self, unit: Unit) -> None:
+        draft = needed(unit, self.trace_id)
+        pending = draft.state.pending_inputs.get(self.request_id)
+        if pending is None:
+            raise refusal(self.trace_id, self.request_id, draft.state.closed_inputs.get(self.request_id))
+        if _run_out(unit, self.trace_id, self.request_id):
+            raise refusal(self.trace_id, self.request_id, "expired")  # the event that says so is about to come
+        raw = {"event": "input_provided", "request_id": self.request_id, "value": self.value, "by": self.by}
+        one_event(unit, draft, raw).commit()
+
+
+def refusal(trace_id: str, request_id: str, how: str | None) -> NotRunning | NoSuchRequest | AlreadyAnswered | Expired:
+    """Why a question that is no longer open (``how``: answered, expired, closed; None: never asked) takes no answer."""
+    facts: dict[str, Any] = {"trace_id": trace_id, "request_id": request_id}
+    if how == "answered":
+        return AlreadyAnswered(f"question {request_id!r} was answered already", **facts)
+    if how == "expired":
+        return Expired(f"question {request_id!r} has expired", **facts)
+    if how == "closed":
+        return NotRunning(f"question {request_id!r} was closed by the end of its trace", **facts)
+    return NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}", **facts)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ExpireInput(Job):
+    """Close an open question whose time has run out. The answer: whether it was still open."""
+
+    trace_id: str
+    request_id: str
+
+    def need(self, needs: Needs) -> None:
+        needs.traces.add(self.trace_id)
+        needs.questions.add((self.trace_id, self.request_id))
+
+    def run(self, unit: Unit) -> bool:
+        draft = unit.draft(self.trace_id)
+        pending = None if draft is None else draft.state.pending_inputs.get(self.request_id)
+        if draft is None or pending is None or not _run_out(unit, self.trace_id, self.request_id):
+            return False
+        one_event(unit, draft, {"event": "input_expired", "request_id": self.request_id}).commit()
+        return True
+
+
+def _run_out(unit: Unit, trace_id: str, request_id: str) -> bool:
+    expires_at = unit.load(unit.loaded.questions, (trace_id, request_id), "questions")
+    return expires_at is not None and expires_at <= unit.steady
+
+
+# --- removal and the rest --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Delete(Job):
+    """Remove a trace and its sub-traces; with ``idle_since`` only if all are over and nothing has happened since.
+
+    What goes is gone for every reader at once. The engine removes what it leaves behind in pieces, later.
+    """
+
+    trace_id: str
+    idle_since: str | None = None
+    exclusive: bool = True
+
+    def need(self, needs: Needs) -> None:
+        needs.traces.add(self.trace_id)
+        needs.above.add(self.trace_id)
+        needs.trees.add(self.trace_id)
+
+    def run(self, unit: Unit) -> list[str]:
+        tree = unit.load(unit.loaded.trees, self.trace_id, "trees") or []
+        rows = [row for one in tree if (row := unit.row(one)) is not None]
+        if self.idle_since is not None and any(r.status not in OVER or r.updated_at >= self.idle_since for r in rows):
+            return []
+        if not rows:
+            raise UnknownTrace(f"there is no trace {self.trace_id!r}", trace_id=self.trace_id)
+        parent_id = rows[0].parent_trace_id
+        parent = None if parent_id is None or parent_id in tree else unit.draft(parent_id)
+        if parent is not None:
+            unit.count_absent(parent, self.trace_id)
+        unit.deleted.extend(rows)
+        return [row.trace_id for row in rows]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Trim(Job):
+    """Let a trace's log begin after ``upto``, of which there must be a kept snapshot. The answer: whether it does now.
+
+    The snapshot stays, so every state from ``first_event_id - 1`` on can be had.
+    """
+
+    trace_id: str
+    upto: int
+    exclusive: bool = True
+
+    def need(self, needs: Needs) -> None:
+        needs.traces.add(self.trace_id)
+        needs.snapshots.add((self.trace_id, self.upto))
+
+    def run(self, unit: Unit) -> bool:
+        draft = needed(unit, self.trace_id)
+        if not draft.row.first_event_id <= self.upto <= draft.row.last_event_id:
+            return False
+        if (self.trace_id, self.upto) not in unit.loaded.snapshots:
+            return False
+        draft.state = at_first(draft.state, self.upto + 1)
+        draft.trimmed = True
+        return True
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
 class Check(Job):
     """See whether the log can be written; ``write``: by writing, and not only by taking the lock."""
 
     write: bool = False
 
-    async def run(self, tx: Transaction) -> None:
-        if self.write:
-            await fetch(tx.connection, "UPDATE meta SET value = value WHERE key = 'epoch'")
+    def run(self, unit: Unit) -> None:
+        unit.probe = unit.probe or self.write
 
 
-@dataclass(slots=True, eq=False)
-class Renew(Job):
-    """Count a lease from now."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Claim(Job):
+    """Have something to oneself for ``for_s`` seconds. False if another process has it.
 
-    trace_id: str = ""
+    ``held``: one has it, and goes on having it.
+    """
 
-    def traces(self) -> Iterator[str]:
-        yield self.trace_id
+    name: str
+    for_s: float
+    held: bool = False
 
-    async def run(self, tx: Transaction) -> None:
-        draft = needed(tx, self.trace_id)
-        draft.renew()
-        if draft.state.status == "lost":
-            # It may have nothing to append: one that waits for an answer, or whose server was away
-            raw = {"event": "trace_status_changed", "status": "running", "reason": "the recorder is back"}
-            _one_event(tx, draft, raw).commit()
+    def need(self, needs: Needs) -> None:
+        needs.claims.add(self.name)
 
-
-@dataclass(slots=True, eq=False)
-class Expire(Job):
-    """Mark a trace as lost if its lease has run out, and with it the sub-traces that nobody else keeps alive."""
-
-    trace_id: str = ""
-
-    def traces(self) -> Iterator[str]:
-        yield self.trace_id
-
-    async def run(self, tx: Transaction) -> list[str]:
-        draft = tx.draft(self.trace_id)
-        if (
-            draft is None
-            or draft.row.lease_alive(tx.steady)
-            or not _mark_lost(tx, draft, "the recorder's lease ran out")
-        ):
-            return []
-        below = await fetch(
-            tx.connection,
-            "WITH RECURSIVE down (trace_id) AS (SELECT ?1"
-            " UNION SELECT t.trace_id FROM traces AS t JOIN down ON t.parent_trace_id = down.trace_id WHERE NOT"
-            " (t.status IN ('running', 'waiting') AND t.lease_expires_at IS NOT NULL AND t.lease_expires_at > ?2))"
-            " SELECT trace_id FROM down WHERE trace_id != ?1",
-            self.trace_id,
-            tx.steady,
-        )
-        trace_ids = [str(row[0]) for row in below]
-        await tx.load(trace_ids)
-        reason = "the recorder of its parent was lost"
-        return [self.trace_id, *(one for one in trace_ids if _mark_lost(tx, needed(tx, one), reason))]
-
-
-def _mark_lost(tx: Transaction, draft: Draft, reason: str) -> bool:
-    """Mark it as lost, unless it is or an earlier job of this transaction was its sign of life, or its end."""
-    if draft.renewed or draft.state.status not in ("running", "waiting"):
-        return False
-    _one_event(tx, draft, {"event": "trace_status_changed", "status": "lost", "reason": reason}).commit()
-    return True
+    def run(self, unit: Unit) -> bool:
+        until = unit.load(unit.loaded.claims, self.name, "claims") or 0.0
+        # A time further ahead than anybody claims was written by a clock that has been put back since
+        if not self.held and unit.steady <= until <= unit.steady + 2 * self.for_s:
+            return False
+        unit.claims[self.name] = unit.steady + self.for_s
+        return True

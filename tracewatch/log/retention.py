@@ -2,8 +2,9 @@
 
 Rule 1: ``keep_events``: a trace keeps at least its newest so many. ``keep_days``: a trace that is over, with all below
         it, and in which nothing has happened for so long, is deleted whole; of any other what is older goes.
-Rule 2: what is found is only a proposal; each job looks again in its own transaction.
-Rule 3: after each transaction as long a pause as it took: whoever appends comes first.
+Rule 2: what is found is only a proposal; each job looks again in its own unit.
+Rule 3: after each transaction as long a pause as it took: appends come first.
+Rule 4: of all processes on a log one prunes at a time, by ``tend``; one that dies at it is followed by another.
 """
 
 from __future__ import annotations
@@ -12,21 +13,32 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import aiosqlite
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UnknownTrace
-from .removal import DOWN, OVER
-from .rows import SNAPSHOT_EVERY, fetch
-
-if TYPE_CHECKING:
-    from . import EventLog
+from ..model.times import format_time
+from . import project
+from .group import Alone, Group
+from .jobs import OVER, Claim, Delete, Trim
+from .reader import Reader
+from .storage import Storage, TraceRow
 
 DAY_S = 86_400.0
 HOLD_S = 20.0  # while at work, retention is claimed again this often
+CLAIM = "retention"
 _TS = re.compile(rb'\{"event":"[^"]*","event_id":[0-9]+,"trace_id":"[^"]*","ts":"([^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is kept. 0 days or events: that one is off."""
+
+    keep_days: float = 0
+    keep_events: int = 0
+    keep_free_share: float = 0.0  # of the room that the log takes (0 to 1): this may stay free, to be filled again
+    wal_bytes: int = 0  # the largest journal that may stay
+    rewrite: bool = False  # write everything anew at the end: nobody can append meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,138 +55,140 @@ class Outdated:
     with_trace: str | None = None  # it goes with this trace, whose sub-trace it is
 
 
-async def find_outdated(connection: aiosqlite.Connection, *, keep_events: int, before: str | None) -> list[Outdated]:
-    """What may go by ``keep_events`` (0: all are kept) and what is older than ``before`` (None: nothing is too old).
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What went, or would go."""
 
-    A trace that goes whole stands before those that go with it.
-    """
-    found: dict[str, Outdated] = {}
-    if before is not None:
-        for going in await _find_over(connection, before):
-            found.setdefault(going.trace_id, going)
-    rows = await fetch(  # the words of the index, which holds the long ones only
-        connection,
-        "SELECT trace_key, trace_id, task, status, first_event_id, last_event_id FROM traces"
-        " WHERE last_event_id - first_event_id >= 499",
-    )
-    for key, trace_id, task, status, first, last in rows:
-        if trace_id in found:
-            continue
-        upto = _boundary(last - keep_events) if keep_events else 0
-        if before is not None:
-            upto = max(upto, await _too_old(connection, key, first, last, before))
-        if upto >= first:
-            size = await _size(connection, key, first, upto)
-            found[trace_id] = Outdated(trace_id, task, status, upto, upto + 1 - first, size, False)
-    return list(found.values())
+    gone: list[Outdated] = field(default_factory=list)
+    gives_back: bool = True  # whether free space goes back to the file system; if not, ``rewrite`` changes that
 
 
-def _boundary(event_id: int) -> int:
-    return max(0, event_id) // SNAPSHOT_EVERY * SNAPSHOT_EVERY
+class Retention:
+    """Finds what is outdated and lets it go."""
+
+    def __init__(self, storage: Storage, group: Group, reader: Reader) -> None:
+        self._storage = storage
+        self._group = group
+        self._reader = reader
+
+    def _now(self) -> float:
+        # The earlier of both: a clock that is set forward must not delete what is not old
+        return min(self._storage.now(), self._storage.steady())
+
+    async def prune(
+        self, policy: Policy, *, dry_run: bool = False, hold: Callable[[], Awaitable[Any]] | None = None
+    ) -> Pruned:
+        """See EventLog.prune. ``hold`` is awaited now and then meanwhile."""
+        going = await self._outdated(policy)
+        if not dry_run:
+            pace = _Pace(hold)
+            going = await self._let_go(going, policy.keep_days, pace)
+            more = True
+            while more:
+                async with pace:
+                    more = await self._group.do(
+                        Alone(lambda: self._storage.tend(policy.keep_free_share, policy.wal_bytes))
+                    )
+            if policy.rewrite:
+                await self._group.do(Alone(self._storage.rewrite))
+        async with self._reader.reading() as storage:
+            return Pruned(going, await storage.gives_back())
+
+    async def tend(self, policy: Policy, every_s: float) -> bool:
+        """See EventLog.tend."""
+        claim_s = max(every_s, 2 * HOLD_S)  # while at work it is claimed again every HOLD_S
+        if not await self._group.do(Claim(name=CLAIM, for_s=claim_s)):
+            return False
+        await self.prune(policy, hold=lambda: self._group.do(Claim(name=CLAIM, for_s=claim_s, held=True)))
+        await self._group.do(Claim(name=CLAIM, for_s=every_s, held=True))  # whose turn it is then is open
+        return True
+
+    # --- finding ---
+
+    async def _outdated(self, policy: Policy) -> list[Outdated]:
+        """What may go. A trace that goes whole stands before those that go with it."""
+        before = format_time(self._now() - policy.keep_days * DAY_S) if policy.keep_days else None
+        async with self._reader.reading() as storage:
+            found: dict[str, Outdated] = {}
+            for going in await self._over(storage, before) if before is not None else ():
+                found.setdefault(going.trace_id, going)
+            every = project.SNAPSHOT_EVERY
+            for row in await storage.long(every - 1) if before is not None or policy.keep_events else ():
+                if row.trace_id in found:
+                    continue
+                upto = max(0, row.last_event_id - policy.keep_events) // every * every if policy.keep_events else 0
+                if before is not None:
+                    upto = max(upto, await _too_old(storage, row, before))
+                if upto >= row.first_event_id:
+                    found[row.trace_id] = await _outdated(storage, row, upto, deleted=False)
+        return list(found.values())
+
+    async def _over(self, storage: Storage, before: str) -> list[Outdated]:
+        found: dict[str, Outdated] = {}
+        for family in await storage.untouched(before, OVER):
+            root_id = family[0].trace_id
+            if root_id in found or any(row.status not in OVER or row.updated_at >= before for row in family):
+                continue
+            for row in family:
+                above = None if row.trace_id == root_id else root_id
+                found[row.trace_id] = await _outdated(storage, row, row.last_event_id, deleted=True, above=above)
+        return sorted(found.values(), key=lambda going: going.with_trace is not None)
+
+    # --- letting go ---
+
+    async def _let_go(self, outdated: list[Outdated], keep_days: float, pace: _Pace) -> list[Outdated]:
+        gone: dict[str, Outdated] = {}
+        for going in outdated:
+            if going.with_trace is not None:
+                if going.with_trace in gone:  # which took it along
+                    gone[going.trace_id] = going
+                continue
+            async with pace:
+                if await self._one(going, keep_days):
+                    gone[going.trace_id] = going
+        return list(gone.values())
+
+    async def _one(self, going: Outdated, keep_days: float) -> bool:
+        try:
+            if not going.deleted:
+                return await self.trim(going.trace_id, going.upto)
+            return bool(await self.delete_outdated(going.trace_id, keep_days))
+        except UnknownTrace:
+            return False  # somebody else was faster
+
+    async def trim(self, trace_id: str, upto: int) -> bool:
+        """Let a log begin after ``upto``. False where no snapshot of it is kept. Raises UnknownTrace."""
+        trimmed = bool(await self._group.do(Trim(trace_id=trace_id, upto=upto)))
+        self._group.counts.trims += trimmed
+        return trimmed
+
+    async def delete_outdated(self, trace_id: str, keep_days: float) -> list[str]:
+        """Delete a trace if all of it is over and nothing has happened in it for ``keep_days``; else nothing, []."""
+        since = format_time(self._now() - keep_days * DAY_S)
+        deleted: list[str] = await self._group.do(Delete(trace_id=trace_id, idle_since=since))
+        self._group.counts.outdated += len(deleted)
+        return deleted
 
 
-async def _find_over(connection: aiosqlite.Connection, before: str) -> list[Outdated]:
-    found: dict[str, Outdated] = {}
-    over = ", ".join(f"'{status}'" for status in OVER)
-    candidates = await fetch(
-        connection,
-        f"SELECT trace_id FROM traces WHERE created_at < ?1 AND updated_at < ?1 AND status IN ({over})"
-        " ORDER BY created_at, trace_key",
-        before,
-    )
-    for (root_id,) in candidates:
-        if root_id in found:
-            continue
-        rows = await fetch(
-            connection,
-            f"{DOWN} SELECT trace_key, trace_id, task, status, updated_at, first_event_id, last_event_id"
-            " FROM traces JOIN down USING (trace_id)",
-            root_id,
-        )
-        if any(status not in OVER or updated_at >= before for _, _, _, status, updated_at, _, _ in rows):
-            continue
-        for key, trace_id, task, status, _, first, last in rows:
-            size = await _size(connection, key, first, last)
-            above = None if trace_id == root_id else root_id
-            found[trace_id] = Outdated(trace_id, task, status, last, last + 1 - first, size, True, above)
-    return sorted(found.values(), key=lambda going: going.with_trace is not None)
+async def _outdated(storage: Storage, row: TraceRow, upto: int, *, deleted: bool, above: str | None = None) -> Outdated:
+    size = await storage.size(row.trace_key, row.first_event_id, upto)
+    events = upto + 1 - row.first_event_id
+    return Outdated(row.trace_id, row.task, row.status, upto, events, size, deleted, above)
 
 
-async def _too_old(connection: aiosqlite.Connection, key: int, first: int, last: int, before: str) -> int:
+async def _too_old(storage: Storage, row: TraceRow, before: str) -> int:
     """The newest boundary whose event is older than ``before``; 0 if there is none. Times rise with the ids."""
-    low, high = 0, last // SNAPSHOT_EVERY  # boundary `low` is old enough, those above `high` are not
+    every = project.SNAPSHOT_EVERY
+    low, high = 0, row.last_event_id // every  # boundary `low` is old enough, those above `high` are not
     while low < high:
         middle = (low + high + 1) // 2
-        event_id = middle * SNAPSHOT_EVERY
-        rows = await fetch(
-            connection,
-            "SELECT substr(body, 1, 512) FROM events WHERE trace_key = ? AND event_id = ?",
-            key,
-            event_id,
-        )
-        ts = _TS.match(rows[0][0]) if rows else None
-        if event_id < first or (ts is not None and ts[1].decode() < before):
+        head = await storage.event_head(row.trace_key, middle * every)
+        ts = None if head is None else _TS.match(head)
+        if middle * every < row.first_event_id or (ts is not None and ts[1].decode() < before):
             low = middle
         else:
             high = middle - 1
-    return low * SNAPSHOT_EVERY
-
-
-async def _size(connection: aiosqlite.Connection, key: int, first: int, upto: int) -> int:
-    rows = await fetch(
-        connection,
-        "SELECT COALESCE(MAX(end_offset), 0) - COALESCE(MIN(end_offset - length(body)), 0) FROM events"
-        " WHERE trace_key = ?1 AND event_id IN (?2, ?3)",
-        key,
-        first,
-        upto,
-    )
-    return int(rows[0][0])
-
-
-async def prune(
-    log: EventLog,
-    *,
-    keep_days: float = 0,
-    keep_events: int = 0,
-    keep_free_share: float = 0.0,
-    wal_bytes: int = 0,
-    hold: Callable[[], Awaitable[Any]] | None = None,
-) -> list[Outdated]:
-    """Let go what is outdated, sweep up what earlier removals left, and give the space back. 0: that one is off.
-
-    ``keep_free_share``: how much of the file may stay free, to be filled again; ``wal_bytes``: how large the WAL may
-    stay. ``hold`` is awaited now and then meanwhile. Returns what went.
-    """
-    pace = _Pace(hold)
-    gone: dict[str, Outdated] = {}
-    for going in await log.outdated(keep_days=keep_days, keep_events=keep_events):
-        if going.with_trace is not None:
-            if going.with_trace in gone:  # which took it along
-                gone[going.trace_id] = going
-            continue
-        async with pace:
-            if await _let_go(log, going, keep_days):
-                gone[going.trace_id] = going
-    more = True
-    while more:
-        async with pace:
-            more = await log.sweep()
-    more = True
-    while more:
-        async with pace:
-            more = await log.shrink(keep_free_share)
-    await log.checkpoint(wal_bytes)
-    return list(gone.values())
-
-
-async def _let_go(log: EventLog, going: Outdated, keep_days: float) -> bool:
-    try:
-        if going.deleted:
-            return bool(await log.delete_outdated(going.trace_id, keep_days))
-        return await log.trim(going.trace_id, going.upto)
-    except UnknownTrace:
-        return False  # somebody else was faster
+    return low * every
 
 
 class _Pace:

@@ -205,7 +205,7 @@ async def readyz(request: Request) -> Response:
         (one.code, one.message, format_time(one.since)) for one in served.log.health.troubles
     ]
     try:
-        await served.log.data_version()
+        await served.log.changes()
     except TracewatchError as error:
         if error.message not in [message for _, message, _ in problems]:
             problems.append((str(error.facts.get("reason", error.code)), error.message, None))

@@ -7,11 +7,9 @@ Rule: of all processes on a file one does this at a time, whichever comes first;
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from ..errors import TracewatchError
-from ..log import EventLog
-from ..log.retention import HOLD_S, prune
+from ..log import EventLog, Policy
 from ..settings import Settings
 
 KEEP_FREE_SHARE = 0.1  # of the file: what is let go one minute is filled again in the next
@@ -20,19 +18,15 @@ WAL_BYTES = 16 * 1024 * 1024  # it is at some 4 MiB while nobody holds it up
 
 async def retain(log: EventLog, chosen: Settings) -> None:
     """Trim and delete by ``keep_days`` and ``keep_events``, and remove what was deleted by hand, every so often."""
-    claim_s = max(chosen.retention_s, 2 * HOLD_S)  # while at work it is claimed again every HOLD_S
+    policy = Policy(
+        keep_days=chosen.keep_days,
+        keep_events=chosen.keep_events,
+        keep_free_share=KEEP_FREE_SHARE,
+        wal_bytes=WAL_BYTES,
+    )
     while True:
         try:
-            if await log.claim_retention(claim_s):
-                await prune(
-                    log,
-                    keep_days=chosen.keep_days,
-                    keep_events=chosen.keep_events,
-                    keep_free_share=KEEP_FREE_SHARE,
-                    wal_bytes=WAL_BYTES,
-                    hold=partial(log.claim_retention, claim_s, held=True),
-                )
-                await log.claim_retention(chosen.retention_s, held=True)  # whose turn it is then is open
+            await log.tend(policy, chosen.retention_s)
         except TracewatchError:
             pass  # the log can't be written now, which /readyz says; what is too old goes later
         await asyncio.sleep(chosen.retention_s)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.log.helpers import Clock, bodies, check_trace, create, events, names, opened, say
+from tests.log.helpers import Clock, bodies, check_trace, create, delete_outdated, events, names, opened, say
 from tracewatch.errors import Expired
 from tracewatch.log.sqlite.clock import boot_id, steady_clock
 from tracewatch.log.sqlite.opening import open_writing
@@ -70,9 +70,9 @@ async def test_a_clock_set_forward_deletes_nothing_that_is_not_old(db: Path) -> 
         await create(log)
         await log.append("t", [{"event": "trace_completed", "status": "completed"}])
         wall.now += 365 * 24 * HOUR
-        assert await log.delete_outdated("t", 30) == []
+        assert await delete_outdated(log, "t", 30) == []
         steady.now += 31 * 24 * HOUR
-        assert await log.delete_outdated("t", 30) == ["t"]
+        assert await delete_outdated(log, "t", 30) == ["t"]
 
 
 def steady_in(db: Path, wall: Clock, monotonic: Clock, boot: str) -> Callable[[], float]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.log.helpers import Clock, create, end, goal, notes, opened, say
+from tests.log.helpers import Clock, create, end, goal, notes, opened, say, sweep, trim
 from tests.log.workload import work
 from tracewatch.errors import LogError
 from tracewatch.log import EventLog
@@ -167,7 +167,7 @@ DAMAGES: dict[str, tuple[str, str]] = {  # what is wrong: (the SQL that makes it
     "another state in a snapshot": (body("snapshots", '"total_tokens":5', '"total_tokens":4', "1"), "snapshot"),
     "a snapshot of the future": (row("snapshots", "event_id = 1000"), "snapshot"),
     "a missing message": (gone("messages", "message_id = 'x'"), "messages"),
-    "a message of no event": (more("messages", "9, 'z', NULL, 9, NULL"), "messages"),
+    "a message of no event": (more("messages", "9, 'z', NULL, 9, NULL, NULL"), "messages"),
     "a message as it was": (row("messages", "body = NULL", "message_id = 'y'"), "messages"),
     "a message of another goal": (row("messages", "goal_id = '7'", "message_id = 'x'"), "messages"),
     "another text of a message": (body("messages", "World!", "World?", "message_id = 'y'"), "messages"),
@@ -325,9 +325,9 @@ async def test_a_trimmed_log_is_judged_from_its_base(log: EventLog, clock: Clock
     await create(log)
     await log.append("t", [say("x", message_id="x", status="streaming"), say("y"), *notes(700)])
     await log.append("t", [{"event": "input_requested", "request_id": "r", "question": "?"}, *notes(500)])
-    assert await log.trim("t", 1000)
+    assert await trim(log, "t", 1000)
     assert codes(db, now=clock.now) == set(), "what is on its way out does no harm"
-    while await log.sweep():
+    while await sweep(log):
         assert codes(db, now=clock.now) == set()
     await log.append("t", [{"event": "message_updated", "message_id": "x", "append": "!"}, say("z")])
     assert codes(db, now=clock.now) == set()

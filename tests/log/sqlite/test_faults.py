@@ -10,14 +10,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import pytest
 
-from tests.log.helpers import Heard, bodies, check_trace, create, notes, opened, say, settle, soon
+from tests.log.helpers import Heard, bodies, check_trace, create, fetch, notes, opened, say, settle, soon, sqlite
 from tracewatch.errors import LogError, Unavailable
-from tracewatch.log import Appended, open_log
-from tracewatch.log.rows import fetch
-from tracewatch.log.sqlite.log import SQLiteLog
+from tracewatch.log import Appended, EventLog, open_log
+from tracewatch.log.sqlite.connections import run
 
 pytestmark = pytest.mark.anyio
 
@@ -43,8 +44,7 @@ async def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for url in (f"sqlite:///{tmp_path}/a.db", "sqlite:///a.db", f"{tmp_path}/a.db", "a.db"):
         async with opened(url) as log:
-            assert isinstance(log, SQLiteLog)
-            assert log.path.resolve() == tmp_path / "a.db"
+            assert sqlite(log).path.resolve() == tmp_path / "a.db"
     await refused("postgres://host/db", "postgres://")
     await refused("sqlite://", "empty")
     await refused("", "empty")
@@ -111,11 +111,11 @@ async def test_a_read_only_folder(read_only: Path, ordinary_user: None) -> None:
 # --- a full disk ---
 
 
-async def test_a_full_disk_and_room_again(log: SQLiteLog) -> None:
+async def test_a_full_disk_and_room_again(log: EventLog) -> None:
     await create(log)
     await log.append("t", [say("before")], producer="p", seq=1)
-    (pages,) = (await fetch(log._connection, "PRAGMA page_count"))[0]
-    await fetch(log._connection, f"PRAGMA max_page_count = {pages + 2}")
+    (pages,) = (await fetch(log, "PRAGMA page_count"))[0]
+    await fetch(log, f"PRAGMA max_page_count = {pages + 2}")
     heard = Heard(log)
     stored, seq = 1, 2
     while stored < 1000:
@@ -138,10 +138,10 @@ async def test_a_full_disk_and_room_again(log: SQLiteLog) -> None:
     assert len(await bodies(log)) == stored
     assert await log.last_seq("t", "p") == seq - 1
     await check_trace(log)
-    await fetch(log._connection, "PRAGMA max_page_count = 1000000")
+    await fetch(log, "PRAGMA max_page_count = 1000000")
     assert await log.append("t", [say("x" * 30_000)], producer="p", seq=seq) == Appended(stored + 1, stored + 1)
     await check_trace(log)
-    assert (await fetch(log._connection, "PRAGMA integrity_check"))[0][0] == "ok"
+    assert (await fetch(log, "PRAGMA integrity_check"))[0][0] == "ok"
 
 
 async def test_a_full_disk_while_migrating(tmp_path: Path) -> None:
@@ -165,13 +165,13 @@ async def test_a_full_disk_while_migrating(tmp_path: Path) -> None:
 
 
 async def test_a_damaged_trace_costs_only_itself(
-    log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]
+    log: EventLog, hold: Callable[[], AbstractContextManager[None]]
 ) -> None:
     await create(log, "good")
     await create(log, "bad")
     await log.append("bad", notes(5))
-    await fetch(log._connection, "DELETE FROM events WHERE event_id = 3")
-    async with opened(str(log.path)) as fresh:
+    await fetch(log, "DELETE FROM events WHERE event_id = 3")
+    async with opened(str(sqlite(log).path)) as fresh:
         with hold():
             tasks = [asyncio.create_task(fresh.append(t, notes(1))) for t in ("good", "good", "bad", "good")]
             await settle()
@@ -188,10 +188,10 @@ async def test_a_damaged_trace_costs_only_itself(
 
 
 async def test_a_database_that_is_held_too_long(
-    log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]
+    log: EventLog, hold: Callable[[], AbstractContextManager[None]]
 ) -> None:
     await create(log)
-    async with opened(str(log.path), lock_wait_s=0.1) as other:
+    async with opened(str(sqlite(log).path), lock_wait_s=0.1) as other:
         with hold():
             with pytest.raises(Unavailable) as caught:
                 await soon(other.append("t", notes(1)))
@@ -203,9 +203,9 @@ async def test_a_database_that_is_held_too_long(
         assert other.health.troubles == []
 
 
-async def test_what_waits_is_bounded(log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]) -> None:
+async def test_what_waits_is_bounded(log: EventLog, hold: Callable[[], AbstractContextManager[None]]) -> None:
     await create(log)
-    async with opened(str(log.path), max_waiting_bytes=10_000) as other:
+    async with opened(str(sqlite(log).path), max_waiting_bytes=10_000) as other:
         with hold():
             first = asyncio.create_task(other.append("t", [say("x" * 20_000)]))  # alone it may be of any size
             await settle()
@@ -220,10 +220,10 @@ async def test_what_waits_is_bounded(log: SQLiteLog, hold: Callable[[], Abstract
 
 
 async def test_closing_does_not_wait_for_a_lock(
-    log: SQLiteLog, hold: Callable[[], AbstractContextManager[None]]
+    log: EventLog, hold: Callable[[], AbstractContextManager[None]]
 ) -> None:
     await create(log)
-    other = await open_log(str(log.path))
+    other = await open_log(str(sqlite(log).path))
     with hold():
         waits = asyncio.create_task(other.append("t", notes(1)))
         await settle()
@@ -232,11 +232,16 @@ async def test_closing_does_not_wait_for_a_lock(
             await waits
 
 
-async def test_settings_of_the_connections(log: SQLiteLog) -> None:
-    (mode,) = (await fetch(log._connection, "PRAGMA journal_mode"))[0]
-    (synchronous,) = (await fetch(log._connection, "PRAGMA synchronous"))[0]
+async def pragma(connection: aiosqlite.Connection, name: str) -> Any:
+    row = await run(connection, lambda db: db.execute(f"PRAGMA {name}").fetchone())
+    return row and row[0]
+
+
+async def test_settings_of_the_connections(log: EventLog) -> None:
+    (mode,) = (await fetch(log, "PRAGMA journal_mode"))[0]
+    (synchronous,) = (await fetch(log, "PRAGMA synchronous"))[0]
     assert (mode, synchronous) == ("wal", 2)
-    for reader in (log._probe, *log._reader._connections):
-        assert (await fetch(reader, "PRAGMA query_only"))[0][0] == 1
-        assert (await fetch(reader, "PRAGMA wal_autocheckpoint"))[0][0] == 0
-        assert (await fetch(reader, "PRAGMA mmap_size") or [(0,)])[0][0] == 0
+    for reader in (sqlite(log)._probe, *sqlite(log)._readers._connections):
+        assert await pragma(reader, "query_only") == 1
+        assert await pragma(reader, "wal_autocheckpoint") == 0
+        assert await pragma(reader, "mmap_size") in (None, 0)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..health import is_busy
+from .faults import is_busy
 
 
 def boot_id() -> str:

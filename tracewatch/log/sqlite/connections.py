@@ -3,15 +3,23 @@
 A hop is two turns of a loop that may have much else to do, and aiosqlite's own methods make one for each statement.
 So work that knows what it does is written as a plain function of a ``sqlite3.Connection``, and ``run`` has it called
 in the connection's thread, from BEGIN to COMMIT.
+
+Rule 1: a reading connection has one borrower at a time, and comes back without a transaction.
+Rule 2: readers never checkpoint (the WAL-reset bug of SQLite before 3.51.3 needs a second checkpointer) and never
+        write.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import aiosqlite
+
+from ..storage import Closing
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -59,3 +67,48 @@ async def run(connection: aiosqlite.Connection, work: Work[T]) -> T:
     """Call ``work`` in the connection's thread; the connection must be a ``WorkConnection``."""
     (result,) = cast("Iterable[Any]", await connection.execute_fetchall(_WORK, (work,)))
     return cast("T", result)
+
+
+class Readers:
+    """A few read-only connections, lent out one by one."""
+
+    def __init__(self, connections: Sequence[aiosqlite.Connection]) -> None:
+        self._connections = list(connections)
+        self._closing = False
+        self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        for connection in connections:
+            self._free.put_nowait(connection)
+
+    async def run(self, work: Work[T]) -> T:
+        """Call ``work`` in the thread of a connection that is free. Raises Closing, and what ``work`` raises."""
+        connection = await self._free.get()
+        try:
+            if self._closing:
+                raise Closing
+            return await run(connection, work)
+        finally:
+            self._free.put_nowait(connection)
+
+    async def close(self) -> None:
+        """Wait for what is being read and close the connections. Callers who still wait hear that it is over."""
+        if self._closing:
+            return
+        self._closing = True
+        for _ in self._connections:
+            await (await self._free.get()).close()
+        for connection in self._connections:
+            self._free.put_nowait(connection)
+
+
+def one_moment(work: Work[T]) -> Work[T]:
+    """``work`` in a read transaction, so that all of its statements see the same."""
+
+    def inside(db: sqlite3.Connection) -> T:
+        db.execute("BEGIN")
+        try:
+            return work(db)
+        finally:
+            with suppress(sqlite3.OperationalError):  # SQLite has ended it by itself
+                db.execute("ROLLBACK")
+
+    return inside

@@ -1,72 +1,176 @@
-"""What retention asks of a SQLite log: each a short job of its writer, or a look that spares the writer one."""
+"""Getting room back in a SQLite file: what trimmed and deleted traces leave behind, free pages, the WAL.
+
+Rule 1: what goes is gone for every reader in one transaction of a few rows. Its other rows (``leftovers``) follow in
+        pieces, so that no append waits for hundreds of thousands.
+Rule 2: a message goes with its ``message_added``, unless it is still open: then what it says so far moves into its row,
+        so that its next update finds it. Questions and what producers have sent stay as long as their trace.
+Rule 3: a file gives free pages back bit by bit; one that was made without must be rewritten once.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import shutil
+import sqlite3
 from pathlib import Path
 
-from ...model.times import format_time
-from ..removal import Checkpoint, Claim, Delete, Shrink, Sweep, Trim, Vacuum
-from ..retention import DAY_S
-from .reader import Reader
-from .writer import Writer
+import orjson
 
+from .faults import is_busy
+
+PIECE_ROWS = 500  # removed in one transaction, at most
+PIECE_BYTES = 1024 * 1024
+FREED_PAGES = 256  # given back to the file system in one transaction, at most
+CHECKPOINT_MS = 20  # how long readers are waited for
 PAGE_BYTES = 4096  # SQLite's own default, which nobody changes
+NO_END = 2**62
+_ADDED = b'{"event":"message_added",'
+
+# --- leftovers -------------------------------------------------------------------------------------------------
 
 
-class Housekeeping:
-    """Trims, deletes, sweeps and shrinks."""
+def has_leftovers(db: sqlite3.Connection) -> bool:
+    """Whether something was trimmed or deleted and is still in the file."""
+    return db.execute("SELECT 1 FROM leftovers LIMIT 1").fetchone() is not None
 
-    def __init__(self, path: Path, writer: Writer, reader: Reader, clock: Callable[[], float]) -> None:
-        self._path = path
-        self._writer = writer
-        self._reader = reader
-        self._clock = clock
 
-    async def delete_outdated(self, trace_id: str, keep_days: float) -> list[str]:
-        """See EventLog.delete_outdated."""
-        since = format_time(self._clock() - keep_days * DAY_S)
-        deleted: list[str] = await self._writer.do(lambda future: Delete(future, trace_id=trace_id, idle_since=since))
-        self._writer.counts.outdated += len(deleted)
-        return deleted
+def sweep(db: sqlite3.Connection) -> bool:
+    """Remove one piece of what was trimmed or deleted, in a transaction of its own. False if there was nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        found = db.execute("SELECT trace_key, upto_event_id FROM leftovers LIMIT 1").fetchone()
+        if found is not None:
+            _sweep(db, *found)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    return found is not None
 
-    async def trim(self, trace_id: str, upto: int) -> bool:
-        """See EventLog.trim."""
-        trimmed = bool(await self._writer.do(lambda future: Trim(future, trace_id=trace_id, upto=upto)))
-        self._writer.counts.trims += trimmed
-        return trimmed
 
-    async def sweep(self) -> bool:
-        """See EventLog.sweep. Looks first, like expire_leases."""
-        return await self._reader.has_leftovers() and bool(await self._writer.do(Sweep))
+def _sweep(db: sqlite3.Connection, key: int, upto: int | None) -> None:
+    end = _piece(db, "events", "event_id", key, NO_END if upto is None else upto)
+    if end is not None:
+        if upto is not None:
+            _release_messages(db, key, end)
+        db.execute("DELETE FROM events WHERE trace_key = ? AND event_id <= ?", (key, end))
+        return
+    tables = [("snapshots", "event_id", NO_END if upto is None else upto - 1)]  # that of ``upto`` stays
+    if upto is None:
+        tables.append(("messages", "sequence", NO_END))
+    for table, column, last in tables:
+        end = _piece(db, table, column, key, last)
+        if end is not None:
+            db.execute(f"DELETE FROM {table} WHERE trace_key = ? AND {column} <= ?", (key, end))
+            return
+    db.execute("DELETE FROM leftovers WHERE trace_key = ?", (key,))
 
-    async def shrink(self, keep_free_share: float = 0.0) -> bool:
-        """See EventLog.shrink. Looks first."""
-        pages, free = await self._reader.pages()
-        keep = int(pages * keep_free_share)
-        return free > keep and bool(await self._writer.do(lambda future: Shrink(future, keep=keep)))
 
-    async def checkpoint(self, above_bytes: int = 0) -> bool:
-        """See EventLog.checkpoint."""
-        pages, _ = await self._reader.pages()
-        extra = await asyncio.to_thread(self._extra_bytes, pages)
-        return extra <= above_bytes or bool(await self._writer.do(Checkpoint))
+def _piece(db: sqlite3.Connection, table: str, column: str, key: int, last: int) -> int | None:
+    """The last row of a piece of bounded size that begins with the table's first row of the trace; None: no row."""
+    sql = (
+        f"SELECT {column}, COALESCE(length(body), 0) FROM {table} WHERE trace_key = ? AND {column} <= ?"
+        f" ORDER BY {column} LIMIT ?"
+    )
+    end: int | None = None
+    size = 0
+    for number, length in db.execute(sql, (key, last, PIECE_ROWS)).fetchall():
+        size += length
+        if end is not None and size > PIECE_BYTES:
+            break
+        end = number
+    return end
 
-    def _extra_bytes(self, pages: int) -> int:
-        """The WAL, and what the file has had given back and still holds: the end of it is cut off with the WAL."""
-        file = self._path.resolve()
-        extra = 0
-        try:
-            extra = file.stat().st_size - pages * PAGE_BYTES
-            return extra + file.with_name(f"{file.name}-wal").stat().st_size
-        except OSError:  # one of them is not there: whoever writes says so
-            return extra
 
-    async def vacuum(self) -> None:
-        """See EventLog.vacuum."""
-        await self._writer.do(Vacuum)
+def _release_messages(db: sqlite3.Connection, key: int, end: int) -> None:
+    """The messages that events up to ``end`` added: they go, or, being open, keep in their row what they say."""
+    sql = f"SELECT body FROM events WHERE trace_key = ? AND event_id <= ? AND substr(body, 1, {len(_ADDED)}) = ?"
+    bodies = db.execute(sql, (key, end, _ADDED)).fetchall()
+    added = {message["sequence"]: message for (body,) in bodies if (message := orjson.loads(body)["message"])}
+    if not added:
+        return
+    rows = db.execute(
+        "SELECT sequence, json_extract(CAST(body AS TEXT), '$.status') FROM messages"
+        " WHERE trace_key = ? AND sequence <= ? AND event_id <= ?",
+        (key, max(added), end),
+    ).fetchall()
+    gone, kept = [], []
+    for sequence, status in rows:  # those of earlier pieces that were open then are among them
+        if (status or added[sequence]["status"]) == "complete":
+            gone.append((key, sequence))
+        elif status is None:
+            kept.append((orjson.dumps(added[sequence]), key, sequence))
+    db.executemany("DELETE FROM messages WHERE trace_key = ? AND sequence = ?", gone)
+    db.executemany("UPDATE messages SET body = ? WHERE trace_key = ? AND sequence = ?", kept)
 
-    async def claim(self, for_s: float, *, held: bool = False) -> bool:
-        """See EventLog.claim_retention."""
-        return bool(await self._writer.do(lambda future: Claim(future, for_s=for_s, held=held)))
+
+# --- the file --------------------------------------------------------------------------------------------------
+
+
+def pages(db: sqlite3.Connection) -> tuple[int, int]:
+    """The file's pages, and how many of them are free."""
+    count = db.execute("PRAGMA page_count").fetchone()[0]
+    return int(count), int(db.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def shrink(db: sqlite3.Connection, keep: int) -> bool:
+    """Give free pages of the file back, some at a time, down to ``keep``. False if there is nothing to do."""
+    free = db.execute("PRAGMA freelist_count").fetchone()[0]
+    if free <= keep or not gives_back(db):
+        return False
+    # As a script: some versions of Python's sqlite3 take one step of a statement without columns, and free one page
+    try:
+        db.executescript(f"PRAGMA incremental_vacuum({min(FREED_PAGES, free - keep)})")
+    except sqlite3.OperationalError as error:
+        if is_busy(error):
+            return False  # somebody else writes: next time
+        raise
+    return True
+
+
+def gives_back(db: sqlite3.Connection) -> bool:
+    """Whether the file can give pages back bit by bit."""
+    db.execute("SELECT 1 FROM meta").fetchall()  # a connection sees what another one's VACUUM changed when it reads
+    return bool(db.execute("PRAGMA auto_vacuum").fetchone()[0] == 2)
+
+
+def extra_bytes(path: Path, count: int) -> int:
+    """The WAL, and what the file of ``count`` pages has had given back: the end of it is cut off with the WAL."""
+    file = path.resolve()
+    extra = 0
+    try:
+        extra = file.stat().st_size - count * PAGE_BYTES
+        return extra + file.with_name(f"{file.name}-wal").stat().st_size
+    except OSError:  # one of them is not there: whoever writes says so
+        return extra
+
+
+def checkpoint(db: sqlite3.Connection) -> bool:
+    """Move the WAL into the file and empty it; False if a reader that is in it takes longer than a moment."""
+    patience_ms = db.execute("PRAGMA busy_timeout").fetchone()[0]
+    db.execute(f"PRAGMA busy_timeout = {CHECKPOINT_MS}")  # appends wait behind this
+    try:
+        return bool(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {patience_ms}")
+
+
+def vacuum(db: sqlite3.Connection) -> None:
+    """Write the file anew, without free pages and so that it gives back later ones. Nobody else can write meanwhile."""
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    db.execute("PRAGMA temp_store = FILE")  # the file may be larger than the memory
+    try:
+        db.execute("VACUUM")
+    finally:
+        db.execute("PRAGMA temp_store = MEMORY")
+
+
+def sizes(path: Path) -> tuple[int, int, int]:
+    """Bytes of the file, of its WAL, and of the room that its disk has for us. Raises OSError."""
+    path = path.resolve()  # behind a symbolic link SQLite puts the -wal beside the file itself
+    wal = path.with_name(path.name + "-wal")
+    try:
+        wal_bytes = wal.stat().st_size
+    except FileNotFoundError:
+        wal_bytes = 0
+    return path.stat().st_size, wal_bytes, shutil.disk_usage(path.parent).free

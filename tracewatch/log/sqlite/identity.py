@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..health import GONE, REPLACED, SIDE_GONE, Fault
+from ..health import Fault
+from .faults import GONE, REPLACED, SIDE_GONE
 
 Identity = tuple[int, int]  # device and inode
 
@@ -44,17 +45,6 @@ class OpenFile:
         if (main, *map(_identity, self._sides)) == self._known:
             return None
         return GONE if main is None else SIDE_GONE
-
-    def check(self) -> None:
-        """Raise Unavailable unless each is in its place."""
-        fault = self.fault()
-        if fault is not None:
-            raise fault.error("written")
-
-    def check_readable(self) -> None:
-        """Raise Unavailable if another file was seen in the place of the database. Looks at no file."""
-        if self.replaced:
-            raise REPLACED.error("read")
 
     def stray_sides(self) -> list[Path]:
         """The -wal and -shm of this log that lie beside another database, which would take them for its own."""

@@ -16,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import LogError
-from ..health import fault_of, is_busy
 from .clock import steady_clock
 from .connections import WorkConnection
+from .faults import fault_of, is_busy
+from .fill import fill_inputs
 from .migrate import migrate
 
 READ_BUSY_MS = 10_000  # a reader waits only while another process recovers the -wal
@@ -54,6 +55,7 @@ def open_writing(path: Path, lock_wait_s: float) -> WorkConnection:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = OFF")
         migrate(db)
+        fill_inputs(db)
     except BaseException:
         db.close()
         raise

@@ -12,19 +12,14 @@ Rule 3: SQLite would play a -wal into whatever database lies beside it. So where
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any
 
-import aiosqlite
-
 from ...errors import TracewatchError
+from ..group import Group
 from ..health import Health
-from ..rows import fetch
-from .identity import OpenFile
-from .reader import Reader
-from .writer import Writer
+from ..reader import Reader
+from .storage import SQLiteStorage
 
 CHECK_S = 1.0
 DAMAGE_CHECK_S = 30.0  # between two checks of a damaged file, at the most; the first ones come sooner
@@ -35,14 +30,13 @@ class Watchdog:
     """The task that looks, for as long as a log is open."""
 
     def __init__(
-        self, *, file: OpenFile, health: Health, connection: aiosqlite.Connection, writer: Writer, reader: Reader
+        self, storage: SQLiteStorage, *, health: Health, group: Group, reader: Reader, replaced: asyncio.Event
     ) -> None:
-        """``connection``: the writer's."""
-        self.replaced = asyncio.Event()  # another file stands in the log's place
-        self._file = file
-        self._connection = connection
+        """``replaced`` is set when another file stands in the log's place."""
+        self._storage = storage
+        self._replaced = replaced
         self._health = health
-        self._writer = writer
+        self._group = group
         self._reader = reader
         self._running: dict[str, asyncio.Task[None]] = {}  # checks under way: one of each kind
         self._task = asyncio.create_task(self._run(), name="tracewatch-watchdog")
@@ -50,30 +44,20 @@ class Watchdog:
     async def _run(self) -> None:
         while True:
             self._look_at_file()
-            self._start("write", self._writer.check())
+            self._start("write", self._group.check())
             if self._health.of("damage") is not None:
                 self._start("damage", self._check_damage())
             await asyncio.sleep(CHECK_S)
 
     def _look_at_file(self) -> None:
-        fault = self._file.fault()
+        fault = self._storage.file.fault()
         if fault is None:
             self._health.clear("file")
             return
         self._health.note_error("file", fault.error("written"))
-        if self._file.replaced:
-            self._start("wal", self.clear_wal())
-            self.replaced.set()
-
-    async def clear_wal(self) -> None:
-        """Leave nothing beside a database that was put in this one's place. Where that fails, it is done next time."""
-        if not self._file.stray_sides():
-            return
-        with suppress(sqlite3.Error, OSError):
-            (busy, *_), *_ = await fetch(self._connection, "PRAGMA wal_checkpoint(TRUNCATE)")
-            if not busy:
-                for side in self._file.stray_sides():
-                    side.unlink()
+        if self._storage.file.replaced:
+            self._start("wal", self._storage.clear_wal())
+            self._replaced.set()
 
     def _start(self, kind: str, check: Coroutine[Any, Any, None]) -> None:
         running = self._running.get(kind)

@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 
 from ....model.state import TOTALS, State
-from ...rows import TraceRow
+from ...project import message_of
+from ...storage import TraceRow
+from ..read import messages_named
 from .questions import Questions
 from .store import Messages
 
@@ -49,12 +51,13 @@ def check_tree_totals(error: Error, connection: sqlite3.Connection, row: TraceRo
 def check_messages(error: Error, connection: sqlite3.Connection, row: TraceRow, messages: Messages) -> None:
     """The messages as they now stand. Of those whose beginning was trimmed nothing more is known."""
     count = 0
+    as_of_column = "as_of" if _has_as_of(connection) else "NULL"  # of a file that is not migrated yet
     rows = connection.execute(
-        "SELECT sequence, message_id, goal_id, event_id, body FROM messages WHERE trace_key = ? AND event_id >= ?"
-        " ORDER BY sequence",
+        f"SELECT sequence, message_id, goal_id, event_id, body, {as_of_column} FROM messages"
+        " WHERE trace_key = ? AND event_id >= ? ORDER BY sequence",
         (row.trace_key, row.first_event_id),
     )
-    for sequence, message_id, goal_id, event_id, body in rows:
+    for sequence, message_id, goal_id, event_id, body, as_of in rows:
         known = messages.get(message_id)
         if known is None or known.event_id != event_id:
             error("messages", f"message {message_id!r} is there, and event {event_id} did not add it")
@@ -63,12 +66,27 @@ def check_messages(error: Error, connection: sqlite3.Connection, row: TraceRow, 
         message = known.message
         if (sequence, goal_id) != (message["sequence"], message["goal_id"]):
             error("messages", f"message {message_id!r} has another sequence or goal than in its events")
+        elif as_of is not None:  # it streams: its row may be behind its events
+            if _now(connection, row, message_id) != message:
+                error("messages", f"message {message_id!r} is not what its events make of it")
         elif (body is None) is known.updated:
             error("messages", f"message {message_id!r} was {'' if known.updated else 'never '}updated")
         elif body is not None and _parsed(body) != message:
             error("messages", f"message {message_id!r} is not what its events make of it")
     if count < messages.count:
         error("messages", f"{messages.count - count:,} messages are in its events and not in the table")
+
+
+def _has_as_of(connection: sqlite3.Connection) -> bool:
+    return any(column[1] == "as_of" for column in connection.execute("PRAGMA table_info(messages)"))
+
+
+def _now(connection: sqlite3.Connection, row: TraceRow, message_id: str) -> Any:
+    (stored,) = messages_named(connection, row.trace_key, [message_id])
+    try:
+        return message_of(stored)
+    except (ValueError, LookupError, TypeError) as error:
+        return f"not a message: {error}"
 
 
 def _parsed(body: bytes | str | None) -> Any:

@@ -14,7 +14,9 @@ from ....errors import TracewatchError
 from ....model.events import canonical
 from ....model.state import State, apply_into
 from ....model.times import parse_time
-from ...rows import SNAPSHOT_EVERY, TRACE_COLUMNS, TraceRow
+from ...project import SNAPSHOT_EVERY
+from ...storage import TraceRow
+from ..read import TRACE_COLUMNS
 from .database import RESTORE, has_table
 from .findings import ERROR, Findings
 from .questions import Questions

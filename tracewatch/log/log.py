@@ -1,0 +1,238 @@
+"""The one EventLog there is: the rules of the log over whatever engine stores it.
+
+Rule: what comes in is validated here, before it waits for its turn, so that every way in has the same gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any
+
+import orjson
+
+from ..errors import Invalid, InvalidField, TooLarge, TracewatchError
+from ..model.base import read_base
+from ..model.events import canonical, validate_event, validate_stored
+from .cache import StateCache
+from .counts import LogCounts, LogLook
+from .group import Group
+from .health import Health
+from .jobs import Answer, Append, Cancel, Create, Delete, Expire, ExpireInput, Renew
+from .reader import Reader
+from .restore import Restore
+from .retention import Policy, Pruned, Retention
+from .storage import Storage
+from .tokens import Tokens
+from .views import Appended, Grown, Listener, Page, Snapshot, TraceQuery
+
+
+class Log:
+    """An EventLog (see there for its methods) over a storage. ``close`` closes the storage as well."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        max_event_bytes: int = 256 * 1024,
+        max_batch_events: int = 1000,
+        lock_wait_s: float = 10.0,
+        max_waiting_bytes: int = 64 * 1024**2,
+    ) -> None:
+        self.storage = storage
+        self.epoch = storage.epoch
+        self.engine_version = storage.engine_version
+        self.health = Health()
+        self.replaced = asyncio.Event()
+        self.stop_watching: Callable[[], Awaitable[None]] | None = None  # ends what looks after the storage
+        self._max_event_bytes = max_event_bytes
+        self._max_batch_events = max_batch_events
+        cache = StateCache()
+        self.reader = Reader(storage, cache, health=self.health)
+        self.group = Group(
+            storage, cache, health=self.health, lock_wait_s=lock_wait_s, max_waiting_bytes=max_waiting_bytes
+        )
+        self.retention = Retention(storage, self.group, self.reader)
+        self.tokens = Tokens(storage, self.group, self.reader)
+        self.counts: LogCounts = self.group.counts
+
+    @property
+    def waiting(self) -> int:
+        """See EventLog.waiting."""
+        return self.group.waiting
+
+    # --- writing ---
+
+    async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
+        """See EventLog.create_trace."""
+        canonical(spec["metadata"])  # refuses here what JSON can't say
+        trace_id, created = await self.group.do(Create(spec=spec))
+        return await self.snapshot(trace_id), created
+
+    async def append(
+        self,
+        trace_id: str,
+        events: Sequence[Any],
+        *,
+        producer: str | None = None,
+        seq: int | None = None,
+        expected_last_event_id: int | None = None,
+        by_server: bool = False,
+        parsed: bool = False,
+    ) -> Appended:
+        """See EventLog.append."""
+        try:
+            self._check_count(events)
+            if (producer is None) != (seq is None) or (seq is not None and seq < 1):
+                raise InvalidField("seq: a producer's events are numbered from 1, and a number needs its producer")
+            single = len(events) == 1
+            raws = [validate_event(raw, None if single else i, by_server=by_server) for i, raw in enumerate(events)]
+            answer: Appended = await self.group.do(
+                Append(
+                    events=len(raws),
+                    size=_size(raws),
+                    trace_id=trace_id,
+                    raws=raws,
+                    producer=producer,
+                    seq=seq,
+                    expected_last_event_id=expected_last_event_id,
+                    by_server=by_server,
+                    parsed=parsed,
+                    max_event_bytes=self._max_event_bytes,
+                )
+            )
+        except TracewatchError as error:
+            self.counts.refused[error.code] += 1
+            raise
+        self.counts.appends += 1
+        return answer
+
+    def _check_count(self, events: Sequence[Any]) -> None:
+        if not events:
+            raise Invalid("the batch is empty")
+        if len(events) > self._max_batch_events:
+            raise TooLarge(
+                f"the batch has {len(events):,} events; the limit is {self._max_batch_events:,}",
+                limit=self._max_batch_events,
+            )
+
+    async def restore(self, header: dict[str, Any], events: Sequence[Any]) -> Appended:
+        """See EventLog.restore. ``header`` is what ``validate_header`` returned."""
+        if len(events) > self._max_batch_events:
+            self._check_count(events)
+        if header.get("base") is not None:
+            header = {**header, "base": read_base(header["base"])}
+        stored = [validate_stored(raw, i) for i, raw in enumerate(events)]
+        for index, event in enumerate(stored):
+            if event["trace_id"] != header["trace_id"]:
+                raise Invalid(f"{index}.trace_id: is {event['trace_id']!r}, not {header['trace_id']!r} of the header")
+        job = Restore(events=len(stored), size=_size(stored), header=header, stored=stored)
+        answer: Appended = await self.group.do(job)
+        return answer
+
+    async def delete_trace(self, trace_id: str) -> list[str]:
+        """See EventLog.delete_trace."""
+        deleted: list[str] = await self.group.do(Delete(trace_id=trace_id))
+        return deleted
+
+    async def renew_lease(self, trace_id: str) -> None:
+        """See EventLog.renew_lease. Looks first: most traces have no lease, and the writer is not troubled for them."""
+        if not await self.reader.is_renewed_for_nothing(trace_id):
+            await self.group.do(Renew(trace_id=trace_id))
+
+    async def expire_leases(self) -> list[str]:
+        """See EventLog.expire_leases. Looks first: the writer is not troubled while no lease has run out."""
+        lost = await self.group.do_all([Expire(trace_id=one) for one in await self.reader.expired_leases()])
+        return [trace_id for marked in lost for trace_id in marked]
+
+    async def cancel(self, trace_id: str, *, reason: str | None = None, by: str | None = None) -> str:
+        """See EventLog.cancel."""
+        status: str = await self.group.do(Cancel(trace_id=trace_id, reason=reason, by=by))
+        return status
+
+    async def answer(self, trace_id: str, request_id: str, value: Any, *, by: str | None = None) -> None:
+        """See EventLog.answer."""
+        canonical({"value": value})  # refuses here what JSON can't say
+        await self.group.do(Answer(trace_id=trace_id, request_id=request_id, value=value, by=by))
+
+    async def expire_inputs(self) -> list[tuple[str, str]]:
+        """See EventLog.expire_inputs. Looks first, like expire_leases."""
+        expired = await self.reader.expired_inputs()
+        jobs = [ExpireInput(trace_id=one, request_id=request_id) for one, request_id in expired]
+        closed = await self.group.do_all(jobs)
+        return [one for one, was_open in zip(expired, closed, strict=True) if was_open]
+
+    async def prune(self, policy: Policy, *, dry_run: bool = False) -> Pruned:
+        """See EventLog.prune."""
+        return await self.retention.prune(policy, dry_run=dry_run)
+
+    async def tend(self, policy: Policy, every_s: float) -> bool:
+        """See EventLog.tend."""
+        return await self.retention.tend(policy, every_s)
+
+    # --- reading ---
+
+    async def read(self, trace_id: str, after: int, *, max_events: int, max_bytes: int) -> Page:
+        """See EventLog.read."""
+        return await self.reader.read(trace_id, after, max_events=max_events, max_bytes=max_bytes)
+
+    async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
+        """See EventLog.snapshot."""
+        return await self.reader.snapshot(trace_id, at_event_id)
+
+    async def messages(
+        self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """See EventLog.messages."""
+        return await self.reader.messages(trace_id, goal_id=goal_id, before=before, limit=limit)
+
+    async def message(self, trace_id: str, message_id: str) -> tuple[int, dict[str, Any]]:
+        """See EventLog.message."""
+        return await self.reader.message(trace_id, message_id)
+
+    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
+        """See EventLog.traces."""
+        return await self.reader.traces(query)
+
+    async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
+        """See EventLog.summaries."""
+        return await self.reader.summaries(trace_ids, below)
+
+    async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
+        """See EventLog.inputs."""
+        return await self.reader.inputs(limit, below)
+
+    async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """See EventLog.inputs_of."""
+        return await self.reader.inputs_of(trace_id, request_id, limit)
+
+    async def last_seq(self, trace_id: str, producer: str) -> int:
+        """See EventLog.last_seq."""
+        return await self.reader.last_seq(trace_id, producer)
+
+    async def changes(self, seen: Any = None, traces: Collection[str] | None = None) -> tuple[list[Grown], Any]:
+        """See EventLog.changes."""
+        return await self.reader.changes(seen, traces)
+
+    async def look(self) -> LogLook:
+        """See EventLog.look."""
+        return await self.reader.look()
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """See EventLog.listen."""
+        return self.group.listen(listener)
+
+    async def close(self) -> None:
+        """See EventLog.close."""
+        if self.stop_watching is not None:
+            await self.stop_watching()
+        await self.group.close()
+        await self.storage.close()
+
+
+def _size(events: Sequence[Any]) -> int:
+    """Bytes, roughly."""
+    try:
+        return len(orjson.dumps(events))
+    except TypeError:  # what JSON can't say is refused in its turn
+        return 1024

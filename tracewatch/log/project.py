@@ -1,0 +1,200 @@
+"""From stored events to rows: what the tables hold of messages, questions and the trace itself.
+
+The writer makes its rows here, and the doctor compares what is stored with the same rows.
+
+Rule 1: rows are made of what the events say and of the states before and after them; nothing is asked of a database.
+Rule 2: a question's row is open if and only if the question is in ``pending_inputs`` of the state. The states before
+        and after are compared, so every way in which a question can end counts.
+Rule 3: a message that streams is not written at each update, which would write its whole text again and again. Its
+        row has a body as of event ``as_of``, and readers apply the updates behind that. The body is written when the
+        text has grown by an eighth, when the message is complete, and with each kept snapshot, so that nobody has to
+        look further back than one snapshot and the events before it may be trimmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from ..model.state import Event, State, updated_message
+from ..model.times import parse_time
+from .storage import BodyRow, ClosedInput, InputRow, MessageRow, StoredMessage, TraceRow
+
+SNAPSHOT_EVERY = 500  # events; the protocol's page, so that opening a trace folds no more than one page
+GROWTH = 8  # a text is written again when it has grown by one part in so many
+
+
+@dataclass(slots=True)
+class Noted:
+    """What new events of a trace did, as far as the states before and after do not say it."""
+
+    added: dict[str, tuple[int, str | None, int]] = field(default_factory=dict)  # message: sequence, goal, event_id
+    updated: set[str] = field(default_factory=set)  # messages
+    told: set[str] = field(default_factory=set)  # sub-traces
+    asked: dict[str, Event] = field(default_factory=dict)  # request_id: input_requested
+    answers: dict[str, Event] = field(default_factory=dict)  # request_id: input_provided
+    opened: dict[str, int] = field(default_factory=dict)  # request_id: the event_id that stands for one trimmed away
+
+    def note(self, event: Event, messages: Mapping[str, Any]) -> None:
+        """Look at one new event. ``messages``: those that an update can find."""
+        name = event["event"]
+        if name == "message_added":
+            message = event["message"]
+            self.added[message["message_id"]] = (message["sequence"], message["goal_id"], event["event_id"])
+        elif name == "message_updated":
+            if event["message_id"] in messages:
+                self.updated.add(event["message_id"])
+        elif name in ("sub_trace_started", "sub_trace_completed"):
+            self.told.add(event["sub_trace_id"])
+        elif name == "input_requested":
+            self.asked[event["request_id"]] = event
+        elif name == "input_provided":
+            self.answers[event["request_id"]] = event
+
+    def extend(self, later: Noted) -> None:
+        """Put in what came after this."""
+        self.added.update(later.added)
+        self.updated |= later.updated
+        self.told |= later.told
+        self.asked.update(later.asked)
+        self.answers.update(later.answers)
+
+
+# --- the trace -------------------------------------------------------------------------------------------------
+
+
+def trace_row(row: TraceRow, state: State, log_bytes: int, lease_expires_at: float | None) -> TraceRow:
+    """The row of a trace whose state is now ``state``."""
+    return replace(
+        row,
+        status=state.status,
+        current_goal_id=state.current_goal_id,
+        first_event_id=state.first_event_id,
+        last_event_id=state.last_event_id,
+        log_bytes=log_bytes,
+        total_messages=state.total_messages,
+        total_tokens=state.total_tokens,
+        total_cost=state.total_cost,
+        updated_at=state.updated_at,
+        completed_at=state.completed_at,
+        summary=state.summary,
+        error=None if state.error is None else orjson.dumps(state.error).decode(),
+        lease_expires_at=lease_expires_at,
+    )
+
+
+# --- messages --------------------------------------------------------------------------------------------------
+
+
+def is_open(message: Mapping[str, Any]) -> bool:
+    """Whether a message may be behind in its row: a text that is not complete."""
+    return message["status"] != "complete" and isinstance(message["content"], str)
+
+
+def message_of(stored: StoredMessage) -> dict[str, Any]:
+    """The message as it stands now."""
+    message: dict[str, Any] = orjson.loads(stored.body)
+    if stored.is_event:
+        message = message["message"]
+    if stored.as_of is not None:
+        for body in stored.later:
+            event = orjson.loads(body)
+            if event["event_id"] > stored.as_of:
+                message = updated_message(message, event)
+    return message
+
+
+def message_rows(
+    noted: Noted, state: State, lengths: dict[str, int], *, at_snapshot: bool
+) -> tuple[list[MessageRow], list[BodyRow]]:
+    """The rows that are new and what changes in others, as of ``state``.
+
+    ``lengths``: of the texts in the rows of streaming messages, as far as they are known; brought up to date here.
+    ``at_snapshot``: a snapshot is kept with these events, so all rows are.
+    """
+    new: list[MessageRow] = []
+    changed: list[BodyRow] = []
+    for message_id, (sequence, goal_id, event_id) in noted.added.items():
+        message = state.messages[message_id]
+        streams = is_open(message)
+        updated = message_id in noted.updated
+        as_of = (state.last_event_id if updated else event_id) if streams else None
+        new.append(
+            MessageRow(sequence, message_id, goal_id, event_id, as_of, orjson.dumps(message) if updated else None)
+        )
+        if streams:
+            lengths[message_id] = len(message["content"])
+    for message_id in noted.updated - noted.added.keys():
+        message = state.messages[message_id]
+        if not is_open(message):
+            lengths.pop(message_id, None)
+            changed.append(BodyRow(message_id, None, orjson.dumps(message)))
+            continue
+        was, length = lengths.get(message_id), len(message["content"])
+        if was is not None and not at_snapshot and was <= length < was + was // GROWTH + 1:
+            continue
+        lengths[message_id] = length
+        changed.append(BodyRow(message_id, state.last_event_id, orjson.dumps(message)))
+    return new, changed
+
+
+def catch_up_rows(behind: Iterable[StoredMessage], state: State, written: set[str]) -> list[BodyRow]:
+    """Rows for what is behind at a snapshot and was not touched by the events that lead to it (``written``)."""
+    return [
+        BodyRow(stored.message_id, state.last_event_id, orjson.dumps(message_of(stored)))
+        for stored in behind
+        if stored.message_id not in written
+    ]
+
+
+# --- questions -------------------------------------------------------------------------------------------------
+
+
+def input_rows(
+    noted: Noted, before: Mapping[str, Any], state: State, ahead_s: float
+) -> tuple[list[InputRow], list[ClosedInput]]:
+    """The rows of new questions, and what changes in those of others. ``before``: ``pending_inputs`` as it was.
+
+    ``ahead_s``: how far the engine's clock is ahead of the steady one, by which questions run out.
+    """
+    if not noted.asked and not noted.opened and before is state.pending_inputs:
+        return [], []
+    new = [_input_row(event, state, noted, ahead_s) for event in noted.asked.values()]
+    for request_id, event_id in noted.opened.items():
+        if request_id in state.pending_inputs:
+            asked = state.pending_inputs[request_id]
+            event = {**asked, "event_id": event_id, "ts": asked["requested_at"]}
+            new.append(_input_row(event, state, noted, ahead_s))
+    closed = []
+    for request_id in before:
+        if request_id not in state.pending_inputs:
+            how = state.closed_inputs[request_id]
+            closed.append(ClosedInput(request_id, how, answer_body(noted, request_id, how)))
+    return new, closed
+
+
+def _input_row(event: Event, state: State, noted: Noted, ahead_s: float) -> InputRow:
+    request_id = event["request_id"]
+    pending = state.pending_inputs.get(request_id)
+    how = "open" if pending is not None else state.closed_inputs.get(request_id, "closed")
+    expires_at = None if event["expires_at"] is None else parse_time(event["expires_at"]) - ahead_s
+    return InputRow(
+        request_id,
+        event["event_id"],
+        event["ts"],
+        expires_at,
+        how,
+        None if pending is None else orjson.dumps(pending),
+        answer_body(noted, request_id, how),
+    )
+
+
+def answer_body(noted: Noted, request_id: str, how: str) -> bytes | None:
+    """What the row of an answered question holds of its answer."""
+    if how != "answered" or request_id not in noted.answers:
+        return None
+    event = noted.answers[request_id]
+    return orjson.dumps({"value": event["value"], "by": event.get("by")})

@@ -1,0 +1,246 @@
+"""Reading: pages, states, messages, questions and lists, as the rooms above ask for them.
+
+Rule 1: what one call answers is of one moment, with the event_id it is as of.
+Rule 2: a read that fails says so in the log's health, and a read that works says that it is over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import orjson
+
+from ..errors import Gap, NoSuchMessage, TracewatchError, Unavailable, UnknownTrace
+from ..model.state import State
+from .cache import Cached, StateCache, at_first, unfold
+from .counts import LogLook
+from .health import NO_JSON, Health
+from .project import message_of
+from .storage import Closing, Head, Storage, StorageFault, TraceInput, TraceRow, View, said
+from .views import Grown, Page, Snapshot, TraceQuery
+
+logger = logging.getLogger("tracewatch.log")
+MOST_DAMAGED = 100  # traces whose damage is remembered; the check of everything finds what else there is
+
+
+def _unknown(trace_id: str) -> UnknownTrace:
+    return UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+
+
+class Reader:
+    """What can be read of a log."""
+
+    def __init__(self, storage: Storage, cache: StateCache, *, health: Health) -> None:
+        self._storage = storage
+        self._cache = cache
+        self._health = health
+        self.damaged: set[str] = set()  # the traces in which damage was found
+
+    @asynccontextmanager
+    async def reading(self, trace_id: str = "") -> AsyncIterator[Storage]:
+        """The storage, its failures told as errors of the log."""
+        try:
+            yield self._storage
+        except Closing as error:
+            raise Unavailable("the log is closing", retry_after_s=1) from error
+        except (StorageFault, orjson.JSONDecodeError) as error:
+            fault = error.fault if isinstance(error, StorageFault) else NO_JSON
+            if fault.code == "damaged" and trace_id and len(self.damaged) < MOST_DAMAGED:
+                self.damaged.add(trace_id)
+            raise self._health.note_fault(fault, "read") from error
+        except TracewatchError:
+            raise
+        except Exception as error:
+            logger.error("a defect in tracewatch failed a read%s", said(error), exc_info=error)
+            raise TracewatchError("an internal error: nothing was read") from error
+        self._health.clear("read")
+
+    # --- one trace ---
+
+    async def read(self, trace_id: str, after: int, *, max_events: int, max_bytes: int) -> Page:
+        """See EventLog.read."""
+        async with self.reading(trace_id) as storage:
+            page = await storage.page(trace_id, after, max_events, max_bytes)
+        if page is None:
+            raise _unknown(trace_id)
+        return page
+
+    async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
+        """See EventLog.snapshot."""
+        async with self.reading(trace_id) as storage:
+            if at_event_id is not None:
+                state, view = await self._at(trace_id, at_event_id)
+            else:
+                state, view = await self._newest(trace_id)
+                if state.sub_traces:
+                    state = _with_live_sub_traces(state, view.subs)
+            alive = view.row.lease_alive(storage.steady())
+        return Snapshot(state, alive, view.row.trace_key)
+
+    async def _newest(self, trace_id: str) -> tuple[State, View]:
+        known = self._cache.find(trace_id)
+        while True:
+            view = await self._view(trace_id, known.head if known else None, None, subs=True)
+            row, parts = view.row, view.parts
+            if parts is None:
+                assert known is not None
+                return at_first(known.state, max(known.state.first_event_id, row.first_event_id)), view
+            same = known is not None and known.trace_key == row.trace_key
+            state = unfold(row, parts, known.state if known is not None and same else None)
+            known = Cached(row.trace_key, state)
+            self._cache.put(known)
+            if state.last_event_id >= row.last_event_id:
+                return state, view
+
+    async def _at(self, trace_id: str, at_event_id: int) -> tuple[State, View]:
+        state: State | None = None
+        head: Head | None = None
+        while True:
+            view = await self._view(trace_id, head, at_event_id, subs=False)
+            _check_held(view.row, at_event_id)
+            assert view.parts is not None
+            state = unfold(view.row, view.parts, state)
+            head = Head(view.row.trace_key, state.last_event_id)
+            if state.last_event_id >= at_event_id:
+                return state, view
+
+    async def _view(self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View:
+        view = await self._storage.view(trace_id, known, upto, subs=subs)
+        if view is None:
+            raise _unknown(trace_id)
+        return view
+
+    async def messages(
+        self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """See EventLog.messages."""
+        async with self.reading(trace_id) as storage:
+            found = await storage.messages(trace_id, goal_id, before, limit + 1)
+            if found is None:
+                raise _unknown(trace_id)
+            messages = [message_of(one) for one in reversed(found[:limit])]
+        return messages, len(found) > limit
+
+    async def message(self, trace_id: str, message_id: str) -> tuple[int, dict[str, Any]]:
+        """See EventLog.message."""
+        async with self.reading(trace_id) as storage:
+            found = await storage.message(trace_id, message_id)
+            if found is None:
+                raise _unknown(trace_id)
+            if not found:
+                raise NoSuchMessage(f"there is no message {message_id[:200]!r} in this trace", trace_id=trace_id)
+            return found[0].event_id, message_of(found[0])
+
+    async def last_seq(self, trace_id: str, producer: str) -> int:
+        """See EventLog.last_seq."""
+        async with self.reading() as storage:
+            return await storage.last_seq(trace_id, producer)
+
+    # --- many traces ---
+
+    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
+        """See EventLog.traces."""
+        async with self.reading() as storage:
+            found = await storage.list_traces(query)
+            rows, steady = found[: query.limit], storage.steady()
+            more = rows[-1].trace_key if rows and len(found) > query.limit else None
+            return [row.trace(steady) for row in rows], more
+
+    async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
+        """See EventLog.summaries."""
+        async with self.reading() as storage:
+            steady = storage.steady()
+            return [row.trace(steady) for row in await storage.rows(trace_ids, below)]
+
+    async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
+        """See EventLog.inputs."""
+        async with self.reading() as storage:
+            found = await storage.open_inputs(limit, below)
+            names = ("trace_id", "task", "agent_type", "root_trace_id", "trace_status")
+            return [{**dict(zip(names, one[1:], strict=True)), **orjson.loads(one.body)} for one in found]
+
+    async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """See EventLog.inputs_of."""
+        async with self.reading() as storage:
+            return [_question(one) for one in await storage.inputs_of(trace_id, request_id, limit)]
+
+    async def is_renewed_for_nothing(self, trace_id: str) -> bool:
+        """Whether it changes nothing that a recorder shows up: there is no lease, and the trace is not lost."""
+        async with self.reading() as storage:
+            return any(row.lease_s is None and row.status != "lost" for row in await storage.rows([trace_id]))
+
+    async def expired_leases(self) -> list[str]:
+        """The running traces whose lease has run out."""
+        async with self.reading() as storage:
+            return await storage.expired_leases()
+
+    async def expired_inputs(self) -> list[tuple[str, str]]:
+        """``(trace_id, request_id)`` of the open questions whose time has run out."""
+        async with self.reading() as storage:
+            return await storage.expired_inputs()
+
+    async def look(self) -> LogLook:
+        """See EventLog.look."""
+        async with self.reading() as storage:
+            return await storage.look()
+
+    async def changes(self, seen: Any = None, traces: Collection[str] | None = None) -> tuple[list[Grown], Any]:
+        """See EventLog.changes."""
+        async with self.reading() as storage:
+            return await storage.changes(seen, traces)
+
+    # --- damage ---
+
+    async def check(self) -> None:
+        """Read everything where damage was found, and have the storage check everything. Raises Damaged."""
+        async with self.reading() as storage:
+            await storage.verify()
+        for trace_id in sorted(self.damaged):
+            with suppress(UnknownTrace):
+                await self._read_all(trace_id)
+            self.damaged.discard(trace_id)
+
+    async def _read_all(self, trace_id: str) -> None:
+        after = (await self.read(trace_id, 0, max_events=1, max_bytes=1)).first_event_id - 1
+        while (page := await self.read(trace_id, after, max_events=500, max_bytes=1 << 20)).bodies:
+            async with self.reading(trace_id):
+                for body in page.bodies:
+                    orjson.loads(body)
+            after = page.upto
+        await self.messages(trace_id, goal_id=None, before=None, limit=1000)
+        await self.snapshot(trace_id)
+
+
+def _check_held(row: TraceRow, at_event_id: int) -> None:
+    if not row.first_event_id - 1 <= at_event_id <= row.last_event_id:
+        reason = "ahead" if at_event_id > row.last_event_id else "trimmed"
+        raise Gap(
+            reason,
+            f"the log holds events {row.first_event_id} to {row.last_event_id}, not {at_event_id}",
+            first_event_id=row.first_event_id,
+            current_event_id=row.last_event_id,
+            resume_event_id=row.last_event_id if reason == "ahead" else row.first_event_id - 1,
+        )
+
+
+def _with_live_sub_traces(state: State, subs: Sequence[TraceRow]) -> State:
+    """What the parent's log learns only at the end, as it is now."""
+    now = state.copy()
+    for row in subs:
+        sub = now.sub_traces.get(row.trace_id)
+        if sub is not None:
+            live = {"status": row.status, "summary": row.summary, "stats": row.tree_totals()}
+            now.sub_traces[row.trace_id] = {**sub, **live}
+    return now
+
+
+def _question(one: TraceInput) -> dict[str, Any]:
+    return {
+        "request_id": one.request_id,
+        "state": one.state,
+        **({} if one.body is None else orjson.loads(one.body)),
+        **({} if one.answer is None else orjson.loads(one.answer)),
+    }

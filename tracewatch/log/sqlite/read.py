@@ -1,0 +1,385 @@
+"""What is read from a SQLite log: functions of a ``sqlite3.Connection``, each one statement or called in a transaction.
+
+Rule: a trace's row is always read with ``TRACE_COLUMNS``, in the order of ``TraceRow``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import orjson
+
+from .. import project
+from ..counts import LIVE
+from ..storage import Head, OpenInput, StateParts, StoredMessage, TraceInput, TraceRow, View
+from ..views import Grown, Page, Token, TraceQuery
+from .faults import hole
+
+TRACE_COLUMNS = ", ".join(field.name for field in fields(TraceRow))
+TOKEN_COLUMNS = "token_id, hash, scopes, trace_id, label, created_at, expires_at, revoked_at"
+PAGE_EVENTS = 500  # read at once to fold a state
+
+# Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
+SHORT_SEARCH_ROWS = 10_000
+
+# ``?1`` and all below it; a trace that was restored before the one above it is below it all the same
+BELOW = (
+    "WITH RECURSIVE down (trace_id) AS (SELECT ?1 UNION SELECT t.trace_id FROM traces AS t"
+    " JOIN down ON t.parent_trace_id = down.trace_id) SELECT trace_id FROM down"
+)
+# The trace_ids in the JSON array ``?1``, and all above them
+_ABOVE = (
+    "WITH RECURSIVE up (trace_id) AS (SELECT value FROM json_each(?1) UNION SELECT t.parent_trace_id FROM traces AS t"
+    " JOIN up USING (trace_id) WHERE t.parent_trace_id IS NOT NULL)"
+)
+# The trace's row, then its events, in one statement: no ORDER BY, which would sort what the tree has in order already;
+# what comes back is checked to be consecutive.
+_PAGE = """
+SELECT first_event_id, last_event_id, status, trace_key FROM traces WHERE trace_id = ?1
+UNION ALL
+SELECT event_id, body, NULL, NULL FROM events
+WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id > ?2 AND event_id <= ?2 + ?3
+AND (event_id = ?2 + 1 OR end_offset <= ?4 + (
+    SELECT end_offset - length(body) FROM events
+    WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id = ?2 + 1
+))
+"""
+# One statement is one read transaction. The newest change number comes last
+_CHANGES = """
+SELECT trace_id, last_event_id, status FROM traces WHERE change_seq > ?1
+UNION ALL
+SELECT trace_id, last_event_id, 'deleted' FROM deleted_traces WHERE change_seq > ?1
+UNION ALL
+SELECT NULL, change_seq, NULL FROM change_counter
+"""
+_MESSAGES = (
+    "SELECT m.message_id, m.sequence, m.event_id, m.as_of, m.body, CASE WHEN m.body IS NULL THEN e.body END"
+    " FROM messages AS m LEFT JOIN events AS e ON e.trace_key = m.trace_key AND e.event_id = m.event_id"
+)
+_UPDATED = b'{"event":"message_updated",'
+
+Rows = dict[str, TraceRow]
+
+
+def _ids(values: Iterable[str]) -> str:
+    return orjson.dumps(list(values)).decode()
+
+
+def trace_rows(db: sqlite3.Connection, trace_ids: Iterable[str]) -> Rows:
+    """The rows of those of ``trace_ids`` that exist, by trace_id."""
+    sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))"
+    return {row[1]: TraceRow(*row) for row in db.execute(sql, (_ids(trace_ids),))}
+
+
+def rows_above(db: sqlite3.Connection, trace_ids: Iterable[str]) -> Rows:
+    """The rows of these and of all above them."""
+    sql = f"{_ABOVE} SELECT {TRACE_COLUMNS} FROM up JOIN traces USING (trace_id)"
+    return {row[1]: TraceRow(*row) for row in db.execute(sql, (_ids(trace_ids),))}
+
+
+def rows_below(db: sqlite3.Connection, trace_id: str) -> Rows:
+    """The rows of a trace and of all below it, each behind the one above it."""
+    names = [str(name) for (name,) in db.execute(BELOW, (trace_id,))]
+    found = trace_rows(db, names)
+    return {name: found[name] for name in names if name in found}
+
+
+def is_below(db: sqlite3.Connection, root_id: str, trace_id: str) -> bool:
+    """Whether ``root_id`` is above ``trace_id``, or it itself."""
+    sql = f"{_ABOVE} SELECT 1 FROM up WHERE trace_id = ?2"
+    return db.execute(sql, (_ids([trace_id]), root_id)).fetchone() is not None
+
+
+# --- one trace -------------------------------------------------------------------------------------------------
+
+
+def page(db: sqlite3.Connection, trace_id: str, after: int, max_events: int, max_bytes: int) -> Page | None:
+    """See Storage.page. Cut by end_offset, so that no body behind the cut is read."""
+    rows = db.execute(_PAGE, (trace_id, after, max_events, max_bytes)).fetchall()
+    if not rows:
+        return None
+    (first, last, status, key), found = rows[0], [(event_id, body) for event_id, body, _, _ in rows[1:]]
+    if not first <= after + 1 <= last:
+        found = []  # trimmed, or the end: the page says so by its first and last_event_id
+    elif not found or [row[0] for row in found] != list(range(after + 1, after + 1 + len(found))):
+        raise hole(trace_id, after)
+    elif b"\0" in b"".join([body for _, body in found]):
+        # No JSON holds it, and a page of zeros or of rubbish does: SQLite has no checksums
+        raise sqlite3.DatabaseError(f"trace {trace_id}: an event after {after} is not what was stored")
+    return Page([body for _, body in found], after, first, last, status, key)
+
+
+def state_parts(db: sqlite3.Connection, row: TraceRow, upto: int, known: Head | None) -> StateParts:
+    """What makes the state after ``upto``, or the next page of it, of the known one or the nearest snapshot."""
+    base = None if known is None or known.trace_key != row.trace_key else known.event_id
+    if base is not None and not row.first_event_id - 1 <= base <= upto:
+        base = None  # what comes between was trimmed meanwhile, or it is too new
+    snapshot = None
+    if base is None or upto - base > project.SNAPSHOT_EVERY:  # far behind: a kept snapshot is nearer
+        snapshot = db.execute(
+            "SELECT event_id, body FROM snapshots WHERE trace_key = ? AND event_id BETWEEN ? AND ?"
+            " ORDER BY event_id DESC LIMIT 1",
+            (row.trace_key, row.first_event_id - 1 if base is None else base + 1, upto),
+        ).fetchone()
+    if snapshot is not None:
+        base = snapshot[0]
+    elif base is None:
+        base = row.first_event_id - 1
+    bodies = db.execute(
+        "SELECT body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ? ORDER BY event_id LIMIT ?",
+        (row.trace_key, base + 1, upto, PAGE_EVENTS),
+    ).fetchall()
+    if len(bodies) != min(PAGE_EVENTS, upto - base):
+        raise hole(row.trace_id, base)
+    return StateParts(base, None if snapshot is None else snapshot[1], [body for (body,) in bodies])
+
+
+def view(db: sqlite3.Connection, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View | None:
+    """See Storage.view."""
+    row = trace_rows(db, [trace_id]).get(trace_id)
+    if row is None:
+        return None
+    below: list[TraceRow] = []
+    if subs:
+        sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE parent_trace_id = ?"
+        below = [TraceRow(*values) for values in db.execute(sql, (trace_id,))]
+    if upto is None:
+        if known is not None and known.trace_key == row.trace_key and known.event_id >= row.last_event_id:
+            return View(row, None, below)
+        upto = row.last_event_id
+    elif not row.first_event_id - 1 <= upto <= row.last_event_id:
+        return View(row, None, below)
+    return View(row, state_parts(db, row, upto, known), below)
+
+
+def last_seq(db: sqlite3.Connection, trace_id: str, producer: str) -> int:
+    """See Storage.last_seq."""
+    sql = "SELECT last_seq FROM producers JOIN traces USING (trace_key) WHERE trace_id = ? AND producer = ?"
+    found = db.execute(sql, (trace_id, producer)).fetchone()
+    return 0 if found is None else int(found[0])
+
+
+# --- messages --------------------------------------------------------------------------------------------------
+
+
+def _stored(db: sqlite3.Connection, key: int, rows: Iterable[Sequence[Any]]) -> list[StoredMessage]:
+    """Rows of ``_MESSAGES`` of one trace, with the updates that are still to be applied to them."""
+    rows = list(rows)
+    as_of = [row[3] for row in rows if row[3] is not None]
+    later: dict[str, list[bytes]] = {}
+    for update in updates(db, key, min(as_of)) if as_of else ():
+        later.setdefault(orjson.loads(update)["message_id"], []).append(update)
+    return [
+        StoredMessage(name, sequence, event_id, at, event if body is None else body, body is None, later.get(name, []))
+        for name, sequence, event_id, at, body, event in rows
+    ]
+
+
+def updates(db: sqlite3.Connection, key: int, after: int) -> list[bytes]:
+    """The message_updated events of a trace after ``after``."""
+    sql = (
+        f"SELECT body FROM events WHERE trace_key = ? AND event_id > ? AND substr(body, 1, {len(_UPDATED)}) = ?"
+        " ORDER BY event_id"
+    )
+    return [body for (body,) in db.execute(sql, (key, after, _UPDATED))]
+
+
+def messages(
+    db: sqlite3.Connection, trace_id: str, goal_id: str | None, before: int | None, limit: int
+) -> list[StoredMessage] | None:
+    """See Storage.messages."""
+    key = _key(db, trace_id)
+    if key is None:
+        return None
+    of_goal = "" if goal_id is None else " AND m.goal_id = ?4"
+    sql = f"{_MESSAGES} WHERE m.trace_key = ?1 AND m.sequence < ?2{of_goal} ORDER BY m.sequence DESC LIMIT ?3"
+    values = (key, 2**62 if before is None else before, limit, *([] if goal_id is None else [goal_id]))
+    return _stored(db, key, db.execute(sql, values))
+
+
+def message(db: sqlite3.Connection, trace_id: str, message_id: str) -> list[StoredMessage] | None:
+    """See Storage.message."""
+    key = _key(db, trace_id)
+    return None if key is None else messages_named(db, key, [message_id])
+
+
+def _key(db: sqlite3.Connection, trace_id: str) -> int | None:
+    found = db.execute("SELECT trace_key FROM traces WHERE trace_id = ?", (trace_id,)).fetchone()
+    return None if found is None else int(found[0])
+
+
+def messages_named(db: sqlite3.Connection, key: int, message_ids: Collection[str]) -> list[StoredMessage]:
+    """Those of these messages that there are. Values, not json_each: SQLite's JSON cuts a string at NUL."""
+    found: list[Any] = []
+    names = list(message_ids)
+    for start in range(0, len(names), 500):
+        some = names[start : start + 500]
+        marks = ", ".join("?" * len(some))
+        found += db.execute(f"{_MESSAGES} WHERE m.trace_key = ? AND m.message_id IN ({marks})", (key, *some))
+    return _stored(db, key, found)
+
+
+def messages_behind(db: sqlite3.Connection, row: TraceRow) -> list[StoredMessage]:
+    """The messages of a trace with updates that are not in their rows yet."""
+    # The rows were brought up to date with the last snapshot, so only later updates count
+    later = updates(db, row.trace_key, row.last_event_id // project.SNAPSHOT_EVERY * project.SNAPSHOT_EVERY)
+    names = {orjson.loads(body)["message_id"] for body in later}
+    found = [one for one in messages_named(db, row.trace_key, names) if one.as_of is not None]
+    last = {event["message_id"]: event["event_id"] for event in map(orjson.loads, later)}
+    return [one for one in found if one.as_of is not None and last[one.message_id] > one.as_of]
+
+
+# --- questions -------------------------------------------------------------------------------------------------
+
+
+def open_inputs(db: sqlite3.Connection, limit: int, below: str | None) -> list[OpenInput]:
+    """See Storage.open_inputs."""
+    only = "" if below is None else f" AND trace_id IN ({BELOW})"
+    sql = (
+        "SELECT body, trace_id, task, agent_type, root_trace_id, status FROM inputs JOIN traces USING (trace_key)"
+        f" WHERE state = 'open'{only} ORDER BY asked_at, inputs.trace_key, event_id LIMIT ?2"
+    )
+    return [OpenInput(*row) for row in db.execute(sql, (below, limit))]
+
+
+def inputs_of(db: sqlite3.Connection, trace_id: str, request_id: str | None, limit: int) -> list[TraceInput]:
+    """See Storage.inputs_of."""
+    one = "" if request_id is None else " AND request_id = ?3"
+    sql = (
+        f"SELECT request_id, state, body, answer FROM inputs JOIN traces USING (trace_key) WHERE trace_id = ?1{one}"
+        " AND (state = 'open' OR event_id >= COALESCE((SELECT event_id FROM inputs JOIN traces USING (trace_key)"
+        " WHERE trace_id = ?1 AND state != 'open' ORDER BY event_id DESC LIMIT 1 OFFSET ?2), 0)) ORDER BY event_id"
+    )
+    others = 2**31 if request_id is not None else max(0, limit - 1)
+    values = (trace_id, others) if request_id is None else (trace_id, others, request_id)
+    return [TraceInput(*row) for row in db.execute(sql, values)]
+
+
+def expired_inputs(db: sqlite3.Connection, steady: float) -> list[tuple[str, str]]:
+    """See Storage.expired_inputs."""
+    sql = (
+        "SELECT trace_id, request_id FROM inputs JOIN traces USING (trace_key)"
+        " WHERE state = 'open' AND expires_at <= ? ORDER BY expires_at, inputs.trace_key, event_id"
+    )
+    return [(str(trace_id), str(request_id)) for trace_id, request_id in db.execute(sql, (steady,))]
+
+
+def expired_leases(db: sqlite3.Connection, steady: float) -> list[str]:
+    """See Storage.expired_leases."""
+    sql = "SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting')"
+    return [str(trace_id) for (trace_id,) in db.execute(sql, (steady,))]
+
+
+# --- lists -----------------------------------------------------------------------------------------------------
+
+
+def list_traces(db: sqlite3.Connection, query: TraceQuery) -> list[TraceRow]:
+    """See Storage.list_traces."""
+    where, values = _conditions(query)
+    sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE {where} ORDER BY trace_key DESC LIMIT ?"
+    return [TraceRow(*row) for row in db.execute(sql, (*values, query.limit + 1))]
+
+
+def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
+    where, values = ["1"], list[Any]()
+    if query.status:
+        where.append(f"status IN ({', '.join('?' * len(query.status))})")
+        values.extend(query.status)
+    for column in ("agent_type", "parent_trace_id", "root_trace_id"):
+        value = getattr(query, column)
+        if value is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
+    if query.below is not None:
+        where.append(f"trace_id IN ({BELOW.replace('?1', '?')})")
+        values.append(query.below)
+    text = query.q.replace("\0", "") if query.q else ""  # an FTS query ends at NUL
+    if text:
+        if len(text) >= 3:
+            where.append("trace_key IN (SELECT rowid FROM traces_text WHERE traces_text MATCH ?)")
+            values.append('"' + text.replace('"', '""') + '"')
+        else:
+            like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+            where.append("trace_key > (SELECT COALESCE(MAX(trace_key), 0) - ? FROM traces)")
+            where.append("(task LIKE ? ESCAPE '\\' OR trace_id LIKE ? ESCAPE '\\' OR agent_type LIKE ? ESCAPE '\\')")
+            values.extend([SHORT_SEARCH_ROWS, like, like, like])
+    if query.before is not None:
+        where.append("trace_key < ?")
+        values.append(query.before)
+    return " AND ".join(where), values
+
+
+def rows(db: sqlite3.Connection, trace_ids: Collection[str], below: str | None) -> list[TraceRow]:
+    """See Storage.rows."""
+    found = trace_rows(db, trace_ids)
+    if below is not None:
+        allowed = {row[0] for row in db.execute(BELOW, (below,))}
+        return [row for trace_id, row in found.items() if trace_id in allowed]
+    return list(found.values())
+
+
+def changes(db: sqlite3.Connection, since: int | None) -> tuple[list[Grown], int]:
+    """What has changed since the change number ``since`` (None: nothing is told), and the newest number."""
+    *rows, (_, newest, _) = db.execute(_CHANGES, (2**62 if since is None else since,)).fetchall()
+    return [Grown(trace_id, last, status, deleted=status == "deleted") for trace_id, last, status in rows], newest
+
+
+# --- retention, tokens, how it stands --------------------------------------------------------------------------
+
+
+def long(db: sqlite3.Connection, events: int) -> list[TraceRow]:
+    """See Storage.long."""
+    # 499 are the words of the index, which holds the long ones only
+    sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE last_event_id - first_event_id >= {events:d}"
+    return [TraceRow(*row) for row in db.execute(sql)]
+
+
+def untouched(db: sqlite3.Connection, before: str, statuses: Sequence[str]) -> list[list[TraceRow]]:
+    """See Storage.untouched."""
+    marks = ", ".join("?" * len(statuses))
+    sql = (
+        f"SELECT trace_id FROM traces WHERE created_at < ?1 AND updated_at < ?1 AND status IN ({marks})"
+        " ORDER BY created_at, trace_key"
+    )
+    roots = [str(trace_id) for (trace_id,) in db.execute(sql.replace("?1", "?"), (before, before, *statuses))]
+    return [list(rows_below(db, root_id).values()) for root_id in roots]
+
+
+def event_head(db: sqlite3.Connection, key: int, event_id: int) -> bytes | None:
+    """See Storage.event_head."""
+    sql = "SELECT substr(body, 1, 512) FROM events WHERE trace_key = ? AND event_id = ?"
+    found = db.execute(sql, (key, event_id)).fetchone()
+    return None if found is None else bytes(found[0])
+
+
+def size(db: sqlite3.Connection, key: int, first: int, last: int) -> int:
+    """See Storage.size."""
+    sql = (
+        "SELECT COALESCE(MAX(end_offset), 0) - COALESCE(MIN(end_offset - length(body)), 0) FROM events"
+        " WHERE trace_key = ?1 AND event_id IN (?2, ?3)"
+    )
+    return int(db.execute(sql, (key, first, last)).fetchone()[0])
+
+
+def tokens(db: sqlite3.Connection, token_ids: Collection[str] | None, limit: int | None) -> list[Token]:
+    """See Storage.tokens."""
+    where = "" if token_ids is None else " WHERE token_id IN (SELECT value FROM json_each(?2))"
+    sql = f"SELECT {TOKEN_COLUMNS} FROM tokens{where} ORDER BY created_at, token_id LIMIT ?1"
+    most = -1 if limit is None else limit
+    found = db.execute(sql, (most,) if token_ids is None else (most, _ids(token_ids)))
+    return [Token(name, stored, frozenset(scopes.split(",")), *rest) for name, stored, scopes, *rest in found]
+
+
+def counts(db: sqlite3.Connection, steady: float) -> tuple[dict[str, int], int, int]:
+    """How many live traces there are by status, how many leases that are alive, and how many open questions."""
+    statuses = dict(db.execute(f"SELECT status, COUNT(*) FROM traces WHERE status IN {LIVE} GROUP BY status"))
+    leases = "SELECT COUNT(*) FROM traces WHERE lease_expires_at > ? AND status IN ('running', 'waiting')"
+    inputs = "SELECT COUNT(*) FROM inputs WHERE state = 'open'"
+    return (
+        {status: int(statuses.get(status, 0)) for status in LIVE},
+        int(db.execute(leases, (steady,)).fetchone()[0]),
+        int(db.execute(inputs).fetchone()[0]),
+    )

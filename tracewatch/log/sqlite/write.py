@@ -1,0 +1,235 @@
+"""What is loaded and written in one transaction of a SQLite log: functions of a ``sqlite3.Connection``.
+
+Rule 1: nothing is decided here: ``load`` gets what was asked for, ``write`` puts what was planned, each table once.
+Rule 2: the sums of a trace with its sub-traces are in its row; each difference is added to all rows above.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from typing import Any
+
+from ..storage import Changes, Loaded, Needs, TraceChange, TraceRow
+from ..views import SCOPES
+from . import read
+from .read import TOKEN_COLUMNS
+
+_SEQ = "(SELECT change_seq FROM change_counter)"
+_CLAIM = {"retention": "retention_until"}  # the key in ``meta``
+_NEW = [field.name for field in fields(TraceRow) if field.name != "trace_key"]
+_INSERT_TRACE = (
+    f"INSERT INTO traces ({', '.join(_NEW)}, change_seq) VALUES ({', '.join('?' * len(_NEW))}, {_SEQ})"
+    " RETURNING trace_key"
+)
+_UPDATE_TRACE = (
+    "UPDATE traces SET status = ?, current_goal_id = ?, first_event_id = ?, last_event_id = ?, log_bytes = ?,"
+    " total_messages = ?, total_tokens = ?, total_cost = ?, updated_at = ?, completed_at = ?, summary = ?, error = ?,"
+    f" lease_expires_at = ?, change_seq = {_SEQ} WHERE trace_key = ?"
+)
+_UPDATE_TREE = (
+    "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
+    " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL)"
+    " UPDATE traces SET tree_messages = tree_messages + ?2, tree_tokens = tree_tokens + ?3,"
+    f" tree_cost = tree_cost + ?4, change_seq = {_SEQ} WHERE trace_id IN (SELECT trace_id FROM up)"
+)
+_TREE_BELOW = (
+    "SELECT COALESCE(SUM(tree_messages), 0), COALESCE(SUM(tree_tokens), 0), COALESCE(SUM(tree_cost), 0)"
+    " FROM traces WHERE parent_trace_id = ?"
+)
+
+# --- loading ---------------------------------------------------------------------------------------------------
+
+
+def load(db: sqlite3.Connection, needs: Needs, now: Callable[[], float], steady: Callable[[], float]) -> Loaded:
+    """What is needed, with the state's parts only where the known head is not the row's."""
+    wanted = needs.traces | needs.rows
+    rows = read.trace_rows(db, wanted) if not needs.above else read.rows_above(db, wanted)
+    loaded = Loaded(needs, now(), steady(), rows)
+    for trace_id in needs.trees:
+        below = read.rows_below(db, trace_id)
+        rows.update(below)
+        loaded.trees[trace_id] = list(below)
+    _load_parts(db, needs, loaded)
+    if needs.messages:
+        _load_messages(db, needs, loaded)
+    for trace_id in needs.behind & rows.keys():
+        loaded.behind[trace_id] = read.messages_behind(db, rows[trace_id])
+    for trace_id, producer in needs.producers:
+        loaded.producers[trace_id, producer] = read.last_seq(db, trace_id, producer)
+    _load_rest(db, needs, loaded)
+    return loaded
+
+
+def _load_parts(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
+    rows = loaded.rows
+    states = set(needs.traces)
+    for trace_id in needs.above & rows.keys():
+        parent_id = rows[trace_id].parent_trace_id
+        if parent_id is not None:
+            states.add(parent_id)
+    for trace_id in states & rows.keys():
+        row, known = rows[trace_id], needs.heads.get(trace_id)
+        if known is None or known != (row.trace_key, row.last_event_id):
+            loaded.parts[trace_id] = read.state_parts(db, row, row.last_event_id, known)
+
+
+def _load_messages(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
+    named: dict[str, list[str]] = {}
+    for trace_id, message_id in needs.messages:
+        named.setdefault(trace_id, []).append(message_id)
+    for trace_id in named.keys() & loaded.rows.keys():
+        for stored in read.messages_named(db, loaded.rows[trace_id].trace_key, named[trace_id]):
+            loaded.messages[trace_id, stored.message_id] = stored
+
+
+def _load_rest(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
+    rows = loaded.rows
+    for trace_id in needs.used_ids:
+        sql = "SELECT last_event_id FROM deleted_traces WHERE trace_id = ?"
+        for (last,) in db.execute(sql, (trace_id,)):
+            loaded.used_ids[trace_id] = last
+    for trace_id, request_id in needs.questions:
+        sql = "SELECT expires_at FROM inputs JOIN traces USING (trace_key) WHERE trace_id = ? AND request_id = ?"
+        for (expires_at,) in db.execute(sql, (trace_id, request_id)):
+            loaded.questions[trace_id, request_id] = expires_at
+    for trace_id in needs.sequences & rows.keys():
+        sql = "SELECT COALESCE(MAX(sequence), 0) FROM messages WHERE trace_key = ?"
+        loaded.sequences[trace_id] = db.execute(sql, (rows[trace_id].trace_key,)).fetchone()[0]
+    for trace_id, first, last in needs.events:
+        if trace_id in rows:
+            sql = "SELECT event_id, body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ?"
+            loaded.events.setdefault(trace_id, {}).update(db.execute(sql, (rows[trace_id].trace_key, first, last)))
+    for trace_id, event_id in needs.snapshots:
+        sql = "SELECT 1 FROM snapshots WHERE trace_key = ? AND event_id = ?"
+        if trace_id in rows and db.execute(sql, (rows[trace_id].trace_key, event_id)).fetchone():
+            loaded.snapshots.add((trace_id, event_id))
+    if needs.tokens:
+        loaded.tokens = {token.token_id: token for token in read.tokens(db, needs.tokens, None)}
+    for name in needs.claims:
+        for (until,) in db.execute("SELECT value FROM meta WHERE key = ?", (_CLAIM[name],)):
+            loaded.claims[name] = float(until)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+def write(db: sqlite3.Connection, changes: Changes) -> dict[str, int]:
+    """Write what was planned; returns the keys of new traces."""
+    if changes.traces or changes.deleted:
+        db.execute("UPDATE change_counter SET change_seq = change_seq + 1")
+    keys = {}
+    for change in changes.traces:
+        if change.before is None:
+            keys[change.after.trace_id] = _insert(db, change.after)
+    _write_rows(db, changes.traces, keys)
+    _write_traces(db, changes, keys)
+    if changes.deleted:
+        _delete(db, changes.deleted)
+    for absent in changes.absent:
+        db.execute(_UPDATE_TREE, absent)
+    for token in changes.tokens:
+        scopes = ",".join(sorted(token.scopes, key=SCOPES.index))
+        values = (token.token_id, token.hash, scopes, token.trace_id, token.label, token.created_at, token.expires_at)
+        db.execute(f"INSERT INTO tokens ({TOKEN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", values)
+    for token_id, when in changes.revoked.items():
+        db.execute("UPDATE tokens SET revoked_at = ? WHERE token_id = ?", (when, token_id))
+    for name, until in changes.claims.items():
+        db.execute("UPDATE meta SET value = ? WHERE key = ?", (str(until), _CLAIM[name]))
+    if changes.probe:
+        db.execute("UPDATE meta SET value = value WHERE key = 'epoch'")
+    return keys
+
+
+def _insert(db: sqlite3.Connection, row: TraceRow) -> int:
+    """A new trace's row. What is below it already, having been restored before it, counts in its sums and above."""
+    values = [0 if name.startswith(("total_", "tree_")) else getattr(row, name) for name in _NEW]
+    (key,) = db.execute(_INSERT_TRACE, values).fetchone()
+    db.execute("DELETE FROM deleted_traces WHERE trace_id = ?", (row.trace_id,))
+    below = db.execute(_TREE_BELOW, (row.trace_id,)).fetchone()
+    if any(below):
+        db.execute(_UPDATE_TREE, (row.trace_id, *below))
+    return int(key)
+
+
+def _write_rows(db: sqlite3.Connection, traces: Iterable[TraceChange], keys: dict[str, int]) -> None:
+    """The rows of events and of what they tell, of all traces."""
+    events: list[Any] = []
+    messages: list[Any] = []
+    bodies: list[Any] = []
+    inputs: list[Any] = []
+    closed: list[Any] = []
+    snapshots: list[Any] = []
+    producers: list[Any] = []
+    for change in traces:
+        key = keys[change.after.trace_id] if change.before is None else change.before.trace_key
+        events += [(key, *row) for row in change.events]
+        messages += [(key, *row) for row in change.messages]
+        bodies += [(as_of, body, key, message_id) for message_id, as_of, body in change.bodies]
+        inputs += [(key, *row) for row in change.inputs]
+        closed += [(state, answer, key, request_id) for request_id, state, answer in change.closed_inputs]
+        snapshots += [(key, *row) for row in change.snapshots]
+        producers += [(key, *row) for row in change.producers.items()]
+    for sql, rows in (
+        ("INSERT INTO events VALUES (?, ?, ?, ?)", events),
+        (
+            "INSERT INTO messages (trace_key, sequence, message_id, goal_id, event_id, as_of, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            messages,
+        ),
+        ("UPDATE messages SET as_of = ?, body = ? WHERE trace_key = ? AND message_id = ?", bodies),
+        ("INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", inputs),
+        ("UPDATE inputs SET state = ?, body = NULL, answer = ? WHERE trace_key = ? AND request_id = ?", closed),
+        ("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", snapshots),
+        ("INSERT OR REPLACE INTO producers VALUES (?, ?, ?)", producers),
+    ):
+        if rows:
+            db.executemany(sql, rows)
+
+
+def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]) -> None:
+    rows, trees = [], []
+    for change in changes.traces:
+        row, before = change.after, change.before
+        key = keys[row.trace_id] if before is None else before.trace_key
+        rows.append(
+            (
+                row.status,
+                row.current_goal_id,
+                row.first_event_id,
+                row.last_event_id,
+                row.log_bytes,
+                row.total_messages,
+                row.total_tokens,
+                row.total_cost,
+                row.updated_at,
+                row.completed_at,
+                row.summary,
+                row.error,
+                row.lease_expires_at,
+                key,
+            )
+        )
+        if before is not None and row.first_event_id != before.first_event_id:
+            db.execute("INSERT OR REPLACE INTO leftovers VALUES (?, ?)", (key, row.first_event_id - 1))
+        difference = change.difference
+        if any(difference):
+            trees.append((row.trace_id, *difference))
+    if rows:
+        db.executemany(_UPDATE_TRACE, rows)
+    if trees:
+        db.executemany(_UPDATE_TREE, trees)
+
+
+def _delete(db: sqlite3.Connection, gone: list[TraceRow]) -> None:
+    """Remove the rows by which these traces are found. What else there is of them follows in pieces."""
+    top = gone[0]
+    if top.parent_trace_id is not None:
+        db.execute(_UPDATE_TREE, (top.parent_trace_id, -top.tree_messages, -top.tree_tokens, -top.tree_cost))
+    keys = [(row.trace_key,) for row in gone]
+    for table in ("producers", "inputs", "traces"):
+        db.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
+    db.executemany("INSERT OR REPLACE INTO leftovers VALUES (?, NULL)", keys)
+    marks = [(row.trace_id, row.last_event_id) for row in gone]
+    db.executemany(f"INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, {_SEQ})", marks)

@@ -1,0 +1,363 @@
+"""A unit of work: what one group of jobs has loaded, and what it will write.
+
+Rule 1: a job plans on copies and may be refused without a trace; then its plans become part of the unit, which can't
+        fail.
+Rule 2: nothing here reads or writes a database. What is missing is named (``Missing``), and the group plans again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import orjson
+
+from ..model.events import canonical
+from ..model.state import TOTALS, Event, State, apply_into
+from ..model.times import format_time
+from . import project
+from .cache import Cached, StateCache, at_first, forget_complete, unfold
+from .project import Noted
+from .storage import (
+    AbsentChange,
+    Changes,
+    EventRow,
+    Loaded,
+    Needs,
+    SnapshotRow,
+    StoredMessage,
+    TraceChange,
+    TraceRow,
+    Written,
+)
+from .views import Grown, Token
+
+T = TypeVar("T")
+
+
+class Missing(Exception):
+    """A job can't go on without what was not loaded: the group loads it as well and plans anew."""
+
+    def __init__(self, needs: Needs) -> None:
+        super().__init__("something that was not loaded")
+        self.needs = needs
+
+
+@dataclass(slots=True)
+class Draft:
+    """A trace as it will be after this unit."""
+
+    row: TraceRow  # as it was loaded; of a new trace as it begins
+    state: State
+    producers: dict[str, int]
+    lengths: dict[str, int]  # see project.message_rows
+    new: bool = False
+    events: list[EventRow] = field(default_factory=list)
+    snapshots: list[SnapshotRow] = field(default_factory=list)
+    noted: Noted = field(default_factory=Noted)
+    changed_producers: set[str] = field(default_factory=set)
+    renewed: bool = False
+    trimmed: bool = False  # its first_event_id has moved: whoever lists it is told
+    logged: dict[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
+    pending: dict[str, dict[str, Any]] = field(init=False)  # the questions that were open before
+
+    def __post_init__(self) -> None:
+        self.logged = self.state.sub_traces
+        self.pending = self.state.pending_inputs
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is to be written."""
+        return bool(self.events or self.new or self.renewed or self.trimmed)
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of the log with the new events."""
+        return self.events[-1].end_offset if self.events else self.row.log_bytes
+
+    def renew(self) -> None:
+        """Count the recorder's lease, if it has one, from now."""
+        self.renewed = self.renewed or self.row.lease_s is not None
+
+    def recorder_gone(self, steady: float) -> bool:
+        """Whether nobody is left to act on a command: the trace is lost, or its recorder's lease has run out."""
+        return self.state.status == "lost" or not (self.renewed or self.row.lease_alive(steady))
+
+
+def stats_of(sub_traces: dict[str, dict[str, Any]], sub_id: str) -> tuple[int, int, float]:
+    """Messages, tokens and cost of a sub-trace as its parent's log tells of it."""
+    stats = sub_traces[sub_id]["stats"] if sub_id in sub_traces else dict.fromkeys(TOTALS, 0)
+    return stats["total_messages"], stats["total_tokens"], stats["total_cost"]
+
+
+class Plan:
+    """One job's new events for one trace, on a copy of its draft's state."""
+
+    def __init__(self, unit: Unit, draft: Draft) -> None:
+        self.draft = draft
+        self.state = draft.state.copy()
+        self.events: list[EventRow] = []
+        self.snapshots: list[SnapshotRow] = []
+        self.noted = Noted()
+        self._unit = unit
+        self._offset = draft.log_bytes
+
+    def put(self, event: Event, body: bytes | None = None) -> None:
+        """Put a stored event behind the others, with its canonical bytes if they are known."""
+        body = canonical(event, parsed=True) if body is None else body
+        state, event_id = self.state, event["event_id"]
+        apply_into(state, event)
+        self._offset += len(body)
+        self.events.append(EventRow(event_id, self._offset, body))
+        self.noted.note(event, state.messages)
+        if event_id % project.SNAPSHOT_EVERY == 0:
+            self._unit.require_behind(self.draft)
+            self.snapshots.append(SnapshotRow(event_id, orjson.dumps(state.to_json())))
+
+    def commit(self) -> None:
+        """Make the plan part of the unit."""
+        draft = self.draft
+        draft.state = self.state
+        draft.events.extend(self.events)
+        draft.snapshots.extend(self.snapshots)
+        draft.noted.extend(self.noted)
+
+
+class Unit:
+    """What a group of jobs plans together."""
+
+    def __init__(self, loaded: Loaded, states: dict[str, Cached], *, optimistic: bool = False) -> None:
+        self.now = loaded.now  # Unix time in seconds
+        self.steady = loaded.steady  # what leases and questions are counted by
+        self.ts = format_time(loaded.now)  # every event of the unit is appended at this time
+        self.loaded = loaded
+        self.deleted: list[TraceRow] = []
+        self.tokens: list[Token] = []
+        self.revoked: dict[str, str] = {}
+        self.claims: dict[str, float] = {}
+        self.probe = False
+        self._absent: list[AbsentChange] = []
+        self._states = states
+        self._optimistic = optimistic
+        self._drafts: dict[str, Draft] = {}
+        self._touched: set[str] = set()  # traces that the job at hand has asked for
+
+    # --- what was loaded ---
+
+    def draft(self, trace_id: str) -> Draft | None:
+        """The trace, or None if there is none. Its state must have been needed."""
+        self._touched.add(trace_id)
+        draft = self._drafts.get(trace_id)
+        if draft is None:
+            row = self.loaded.rows.get(trace_id)
+            if row is None or any(gone.trace_id == trace_id for gone in self.deleted):
+                return None
+            draft = self._drafts[trace_id] = self._open(row)
+        return draft
+
+    def row(self, trace_id: str) -> TraceRow | None:
+        """A trace's row as it was loaded."""
+        return self.loaded.rows.get(trace_id)
+
+    def _open(self, row: TraceRow) -> Draft:
+        known = self._states.get(row.trace_id)
+        if known is not None and known.head == (row.trace_key, row.last_event_id):
+            return Draft(row, at_first(known.state, row.first_event_id), dict(known.producers), dict(known.lengths))
+        raise Missing(Needs(traces={row.trace_id}))
+
+    def message(self, draft: Draft, message_id: str) -> None:
+        """Have the message in the draft's state, where the fold looks for it, if there is one."""
+        if message_id in draft.state.messages:
+            return
+        found = self.load(self.loaded.messages, (draft.row.trace_id, message_id), "messages")
+        if found is not None:
+            draft.state = draft.state.copy()  # the cache's own must not change
+            draft.state.messages[message_id] = project.message_of(found)
+            if found.as_of is not None:
+                draft.lengths.setdefault(message_id, _length(found))
+
+    def last_seq(self, draft: Draft, producer: str) -> int:
+        """The last sequence number stored for ``producer``, 0 if none."""
+        if producer not in draft.producers:
+            found = self.load(self.loaded.producers, (draft.row.trace_id, producer), "producers")
+            draft.producers[producer] = found or 0
+        return draft.producers[producer]
+
+    def load(self, found: dict[Any, T], key: Any, name: str) -> T | None:
+        """What was loaded of ``key``; None if there is none. Raises Missing where it was not asked for (``name``)."""
+        if key in found:
+            return found[key]
+        if key in getattr(self.loaded.needs, name):
+            return None
+        needs = Needs()
+        getattr(needs, name).add(key)
+        raise Missing(needs)
+
+    def require_behind(self, draft: Draft) -> None:
+        """A snapshot is kept: the messages that are behind in their rows must be known."""
+        if not draft.new:
+            self.load(self.loaded.behind, draft.row.trace_id, "behind")
+
+    def tree_totals(self, draft: Draft, state: State) -> dict[str, Any]:
+        """The sums of a trace with its sub-traces', as they will be with this unit and it at ``state``."""
+        sums = draft.row.tree_totals()
+        for other in self._drafts.values():
+            if other is draft or self._is_below(other.row, draft.row.trace_id):
+                now, before = (state if other is draft else other.state), other.row
+                for key in TOTALS:
+                    sums[key] += getattr(now, key) - getattr(before, key)
+        sums["total_cost"] = max(0.0, round(sums["total_cost"], 10))
+        return sums
+
+    def _is_below(self, row: TraceRow | None, trace_id: str) -> bool:
+        while row is not None and row.parent_trace_id is not None:
+            if row.parent_trace_id == trace_id:
+                return True
+            above = self._drafts.get(row.parent_trace_id)
+            row = above.row if above is not None else self.loaded.rows.get(row.parent_trace_id)
+        return False
+
+    def stands_below(self, trace_id: str | None, above_id: str) -> bool:
+        """Whether the trace of ``trace_id`` is ``above_id`` or below it; its line must have been needed."""
+        if trace_id is None:
+            return False
+        draft = self._drafts.get(trace_id)
+        row = draft.row if draft is not None else self.loaded.rows.get(trace_id)
+        return trace_id == above_id or self._is_below(row, above_id)
+
+    # --- what is planned ---
+
+    def add(self, draft: Draft) -> None:
+        """Make a new trace part of the unit."""
+        self._drafts[draft.row.trace_id] = draft
+
+    def count_absent(self, parent: Draft, sub_id: str) -> None:
+        """A sub-trace goes: what stays of it in the sums above is what its parent's log tells of it."""
+        messages, tokens, cost = stats_of(parent.state.sub_traces, sub_id)
+        if messages or tokens or cost:
+            self._absent.append(AbsentChange(parent.row.trace_id, messages, tokens, cost))
+
+    def attempt(self, run: Callable[[Unit], Any]) -> tuple[Any, set[str]]:
+        """A job's answer, and the traces that it asked for."""
+        self._touched = set()
+        return run(self), self._touched
+
+    def is_changed(self, trace_ids: Iterable[str]) -> bool:
+        """Whether something is written of one of these traces."""
+        return any((draft := self._drafts.get(one)) is not None and draft.changed for one in trace_ids)
+
+    # --- the end ---
+
+    def changes(self) -> Changes:
+        """What is to be written."""
+        changed = [draft for draft in self._drafts.values() if draft.changed]
+        self._count_told(changed)
+        ahead_s = self.now - self.steady
+        return Changes(
+            write_id=random.getrandbits(62),
+            optimistic=self._optimistic,
+            steady=self.steady,
+            traces=[self._change(draft, ahead_s) for draft in changed],
+            deleted=self.deleted,
+            absent=self._absent,
+            tokens=self.tokens,
+            revoked=self.revoked,
+            claims=self.claims,
+            probe=self.probe,
+        )
+
+    def _change(self, draft: Draft, ahead_s: float) -> TraceChange:
+        row, state, noted = draft.row, draft.state, draft.noted
+        at_snapshot = bool(draft.snapshots)
+        messages, bodies = project.message_rows(noted, state, draft.lengths, at_snapshot=at_snapshot)
+        if at_snapshot and not draft.new:
+            behind = self.loaded.behind.get(row.trace_id, ())
+            bodies += project.catch_up_rows(behind, state, noted.updated)
+        inputs, closed = project.input_rows(noted, draft.pending, state, ahead_s)
+        lease = self.steady + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
+        return TraceChange(
+            before=None if draft.new else row,
+            after=project.trace_row(row, state, draft.log_bytes, lease),
+            events=draft.events,
+            snapshots=draft.snapshots,
+            messages=messages,
+            bodies=bodies,
+            inputs=inputs,
+            closed_inputs=closed,
+            producers={name: draft.producers[name] for name in draft.changed_producers},
+        )
+
+    def _count_told(self, changed: list[Draft]) -> None:
+        """A sub-trace that is not here (not restored, deleted) counts in its parent as the parent's log tells of it."""
+        new = {draft.row.trace_id for draft in changed if draft.new}
+        pairs = {(draft.row.trace_id, sub_id) for draft in changed for sub_id in draft.noted.told}
+        pairs |= {(self._drafts[sub_id].row.parent_trace_id or "", sub_id) for sub_id in new}
+        for parent_id, sub_id in pairs:
+            parent = self.draft(parent_id)
+            if parent is None:
+                continue
+            here = sub_id in self._drafts or self.load(self.loaded.rows, sub_id, "rows") is not None
+            before = stats_of(parent.logged, sub_id) if not here or sub_id in new else (0, 0, 0.0)
+            now = stats_of(parent.state.sub_traces, sub_id) if not here else (0, 0, 0.0)
+            if now != before:
+                more = AbsentChange(parent_id, now[0] - before[0], now[1] - before[1], now[2] - before[2])
+                self._absent.append(more)
+
+    def written(self, changes: Changes, written: Written, cache: StateCache) -> list[Grown]:
+        """After the commit: what this unit knows is what the log holds. Returns what listeners are told."""
+        grown = []
+        for change in changes.traces:
+            row = change.after
+            if row.trace_id in written.again:
+                continue
+            row.trace_key = written.keys.get(row.trace_id, row.trace_key)
+            bodies = [event.body for event in change.events]
+            grown.append(Grown(row.trace_id, row.last_event_id, row.status, bodies, trace_key=row.trace_key))
+        rows = {change.after.trace_id: change.after for change in changes.traces}
+        for trace_id, draft in self._drafts.items():
+            if trace_id not in written.again:
+                forget_complete(draft.state)
+                row = rows.get(trace_id, draft.row)
+                lengths = {name: length for name, length in draft.lengths.items() if name in draft.state.messages}
+                cache.put(Cached(row.trace_key, draft.state, row, draft.producers, lengths))
+        gone = [row.trace_id for row in self.deleted]
+        cache.drop([*written.again, *gone])
+        grown += [Grown(row.trace_id, row.last_event_id, "deleted", deleted=True) for row in self.deleted]
+        return grown
+
+
+def _length(stored: StoredMessage) -> int:
+    message = orjson.loads(stored.body)
+    content = (message["message"] if stored.is_event else message)["content"]
+    return len(content) if isinstance(content, str) else 0
+
+
+def known_heads(needs: Needs, states: dict[str, Cached], cache: StateCache) -> None:
+    """Say in ``needs`` which states are known already, and have them in ``states``."""
+    wanted = list(needs.traces)
+    for trace_id in wanted:
+        known = states.get(trace_id) or cache.find(trace_id)
+        if known is None:
+            continue
+        states[trace_id] = known
+        needs.heads[trace_id] = known.head
+        if trace_id in needs.above and known.state.parent_trace_id is not None:
+            parent = states.get(known.state.parent_trace_id) or cache.find(known.state.parent_trace_id)
+            if parent is not None:
+                states[parent.state.trace_id] = parent
+                needs.heads[parent.state.trace_id] = parent.head
+
+
+def bring_up(loaded: Loaded, states: dict[str, Cached]) -> set[str]:
+    """Make the states that ``loaded`` brings parts of. Returns the traces of which there is more to load."""
+    more = set()
+    for trace_id, parts in loaded.parts.items():
+        row, known = loaded.rows[trace_id], states.get(trace_id)
+        same = known if known is not None and known.trace_key == row.trace_key else None
+        state = unfold(row, parts, same.state if same else None)
+        states[trace_id] = Cached(row.trace_key, state)
+        if state.last_event_id < row.last_event_id:
+            more.add(trace_id)
+    return more
