@@ -39,6 +39,9 @@ from websockets.server import ServerProtocol
 from .stalls import SLOW_FACTOR, progress
 
 logger = logging.getLogger("tracewatch.server")
+# websockets writes the headers it receives, the token among them, to its logger while that one is at DEBUG
+QUIET = logging.getLogger("tracewatch.server.socket")
+QUIET.setLevel(logging.INFO)
 PIECE_BYTES = 512  # about fifty of the smallest frames; a large frame takes many such pieces in a turn
 TURN_S = 0.0005  # of parsing, for all sockets together, until everything else has had its turn
 MAX_HEAD_BYTES = 64 * 1024  # of a request that is not complete
@@ -194,7 +197,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._root_path = root_path
         self._ping_s = ping_s
         self._stage = Stage.HEAD
-        self._core = ServerProtocol()
+        self._core = ServerProtocol(logger=QUIET)
         self._answer: Response | None = None  # to the handshake, until it is given
         self._body = b""  # of a refusal
         # From the client
@@ -333,7 +336,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._write_core()
         _dissolve(self._core)
         # The frames are for a core of their own: only now is it known how much a message may have
-        self._core = ServerProtocol(state=State.OPEN, max_size=self.max_message_bytes)
+        self._core = ServerProtocol(state=State.OPEN, max_size=self.max_message_bytes, logger=QUIET)
         self._answer = None
         self._stage = Stage.OPEN
         if self._ping_s:
