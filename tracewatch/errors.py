@@ -166,6 +166,18 @@ class NotRunning(Conflict):
     code = "not_running"
 
 
+class NotOpen(Conflict):
+    """The trace is not open on this record socket."""
+
+    code = "not_open"
+
+
+class AlreadyOpen(Conflict):
+    """The trace is open on this record socket already."""
+
+    code = "already_open"
+
+
 class AlreadyAnswered(Conflict):
     """Somebody else's answer came first."""
 

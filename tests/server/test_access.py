@@ -42,6 +42,7 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("POST", f"{ONE}/inputs/{{request_id:path}}"): {"control"},
     ("GET", "/api/inputs"): {"read"},
     ("WS", f"{ONE}/record"): {"write"},
+    ("WS", "/api/record"): {"write"},
     ("WS", f"{ONE}/watch"): {"read"},
     ("WS", "/api/watch"): {"read"},
     ("GET", "/metrics"): {"read"},
@@ -107,7 +108,7 @@ async def attempt(server: Serving, call: tuple[str, str], token: str | None, tra
     path = path.replace("{trace_id}", trace_id).replace("{request_id:path}", "q").replace("{name}", "x")
     if method == "WS":
         async with socket(server, path, token) as watch:
-            if path == "/api/watch":
+            if path in ("/api/watch", "/api/record"):  # which say nothing before they are asked
                 with suppress(ConnectionClosed):
                     await watch.say({"event": "ping"})
             try:

@@ -57,6 +57,15 @@ async def record(server: Serving) -> None:
             pass
 
 
+async def record_many(server: Serving) -> None:
+    async with socket(server, "/api/record") as one:
+        await one.say({"open": {"trace_id": "absent"}})
+        await one.say({"open": {"trace_id": "t"}})
+        await one.say({"append": {"trace_id": "t", "events": [{"event": "x"}]}})
+        while "ack" not in await one.frame():
+            pass
+
+
 async def blunder(server: Serving) -> None:
     async with socket(server, "/api/watch") as one:
         await one.ws.send("{")
@@ -74,7 +83,7 @@ async def follow(server: Serving) -> None:
         await one.until("caught_up")
 
 
-@pytest.mark.parametrize("visit", [watch, vanish, subscribe, record, blunder, ask, follow])
+@pytest.mark.parametrize("visit", [watch, vanish, subscribe, record, record_many, blunder, ask, follow])
 async def test_a_connection_that_has_gone_is_freed_at_once(
     tmp_path: Path, no_collector: None, visit: Callable[[Serving], Awaitable[None]]
 ) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import BadRequest, InvalidField, TracewatchError
-from ..log import Appended, TraceQuery
+from ..log import Appended, Snapshot, TraceQuery
 from ..model.canonical import parse_json, parse_lines
 from ..model.events import validate_header, validate_trace
 from ..model.frames import format_cursor, snapshot_values
@@ -20,6 +20,7 @@ from .http import (
     JSON,
     MAX_ID,
     NDJSON,
+    Services,
     checked_statuses,
     int_param,
     json_response,
@@ -38,13 +39,17 @@ async def create_trace(request: Request) -> Response:
     spec = validate_trace(await read_json(request, served.settings.max_event_bytes))
     await served.gate.check_create(grant_of(request), spec)
     snapshot, created = await served.log.create_trace(spec)
+    return json_response(created_json(served, snapshot), 201 if created else 200)
+
+
+def created_json(served: Services, snapshot: Snapshot) -> dict[str, Any]:
+    """What creating a trace answers."""
     state = snapshot.state
-    answer = {
+    return {
         "trace_id": state.trace_id,
         "cursor": format_cursor(served.log.epoch, state.last_event_id),
         "trace": state.trace(lease_alive=snapshot.lease_alive),
     }
-    return json_response(answer, 201 if created else 200)
 
 
 async def list_traces(request: Request) -> Response:

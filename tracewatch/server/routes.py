@@ -232,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
         ),
     ),
     Route("WS", f"{ONE}/record", record.record, WRITE, PROTOCOL),
+    Route("WS", "/api/record", record.record_many, WRITE, PROTOCOL),
     Route("WS", f"{ONE}/watch", watch.watch_trace, READ, PROTOCOL),
     Route("WS", "/api/watch", watch.watch_many, READ, PROTOCOL),
     Route("GET", "/healthz", rest.healthz, PUBLIC, Operation("The process answers", content(ref("Health")))),

@@ -53,7 +53,12 @@ METRICS = (
         ("outcome",),
     ),
     Described("fell_behind", "counter", "Times a watcher was too slow for live and was paced from the log"),
-    Described("sockets", "gauge", "Open sockets and streams; subscription: those on watch_many sockets", ("kind",)),
+    Described(
+        "sockets",
+        "gauge",
+        "Open sockets and streams; subscription, recording: those on watch_many and record_many sockets",
+        ("kind",),
+    ),
     Described(
         "sockets_closed",
         "counter",

@@ -28,7 +28,7 @@ from ...log.counts import Buckets
 from ...model.times import format_time
 
 logger = logging.getLogger("tracewatch.access")
-KINDS = ("watch", "watch_many", "subscription", "record", "sse", "ndjson")
+KINDS = ("watch", "watch_many", "subscription", "record", "record_many", "recording", "sse", "ndjson")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 ANSWER_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 LONGEST = 200  # characters of a value that a client has chosen
@@ -134,6 +134,12 @@ class Observed:
         """The same for one subscription on a socket."""
         values = {**_who(connection.scope), "trace_id": trace_id, **_since(since)}
         with self._seen(Seen("subscription", values)) as seen:
+            yield seen
+
+    @contextmanager
+    def recording(self, connection: HTTPConnection, trace_id: str) -> Iterator[Seen]:
+        """The same for one trace that is open on a record_many socket."""
+        with self._seen(Seen("recording", {**_who(connection.scope), "trace_id": trace_id})) as seen:
             yield seen
 
     @contextmanager
