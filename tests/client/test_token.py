@@ -14,7 +14,7 @@ import pytest
 
 from tests.client.conftest import TestSenders
 from tests.support import DEADLINE_S, Serving, serving, until
-from tracewatch.client import delivery
+from tracewatch.client import backoff
 from tracewatch.client.api import Api
 from tracewatch.client.errors import ApiError
 from tracewatch.client.target import parse_target
@@ -133,7 +133,7 @@ async def test_a_recorder_with_a_bad_token_keeps_everything(
 async def test_a_recorder_whose_token_is_revoked_goes_on_with_its_spool(
     server: Serving, new_trace: Callable[..., Trace], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(delivery, "REFUSED_S", 0.2)
+    monkeypatch.setattr(backoff, "REFUSED_S", 0.2)
     log = server.services.log
     token = await log.tokens.create(["write"])
     recorder = new_trace(server.url, token=token)

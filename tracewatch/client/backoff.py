@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import random
 
+from .errors import ApiError
+
 FIRST_S, LONGEST_S = 0.5, 20.0
+REFUSED_S = 60.0  # a token that was refused is tried again this seldom
 
 
 class Backoff:
@@ -23,3 +26,13 @@ class Backoff:
     def succeeded(self) -> None:
         """The connection works: the next failure is a first one."""
         self.failures = 0
+
+
+def patience_s(error: Exception) -> float:
+    """How long to leave a server alone at the least: one that refuses our token will do so again."""
+    if not isinstance(error, ApiError):
+        return 0.0
+    if error.status in (401, 403):
+        return random.uniform(REFUSED_S / 2, REFUSED_S)
+    asked = error.facts.get("retry_after_s") if error.status == 429 else None
+    return min(float(asked), REFUSED_S) * random.uniform(1, 1.5) if isinstance(asked, int | float) else 0.0

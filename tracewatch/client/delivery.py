@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from typing import Any, NoReturn
 
@@ -20,11 +19,11 @@ import orjson
 
 from ..model.canonical import ENDED, event_name
 from ..model.window import BATCH_BYTES, LineBroken, Window, substitute
-from .backoff import Backoff
+from .backoff import Backoff, patience_s
 from .control import Told
 from .encode import words
 from .errors import ApiError, Unreachable
-from .link import Answer, Channel, Leaving, Link
+from .lines import Leaving, Line, NotYet, Uplink, Verdict
 from .outbox import Outbox
 from .spool import SpoolDir
 
@@ -32,27 +31,16 @@ GATHER_S = 0.005  # a batch is sent this long after its first event: events come
 FLOCK = 100  # so many need not wait for more
 ANSWER_TIMEOUT_S = 15.0  # an append unanswered for so long: the line is dead
 PARENT_LOOK_S = 0.25
-REFUSED_S = 60.0  # a token that was refused is tried again this seldom
 _MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
 _MISSING_TRIES = 3
 
 _log = logging.getLogger("tracewatch")
 
 
-def _patience_s(error: Exception) -> float:
-    """How long to leave a server alone at the least: one that refuses our token will do so again."""
-    if not isinstance(error, ApiError):
-        return 0.0
-    if error.status in (401, 403):
-        return random.uniform(REFUSED_S / 2, REFUSED_S)
-    asked = error.facts.get("retry_after_s") if error.status == 429 else None
-    return min(float(asked), REFUSED_S) * random.uniform(1, 1.5) if isinstance(asked, int | float) else 0.0
-
-
 class Delivery:
     """The task that delivers one outbox."""
 
-    def __init__(self, outbox: Outbox, link: Link, directory: SpoolDir) -> None:
+    def __init__(self, outbox: Outbox, uplink: Uplink, directory: SpoolDir) -> None:
         self.outbox = outbox
         self.poked = False  # a wake-up is on its way
         self.wake = asyncio.Event()
@@ -64,7 +52,7 @@ class Delivery:
         self.held: deque[tuple[int, Delivery]] = deque()  # events behind this seq wait for this sub-trace to be created
         self.parent: Delivery | None = None
         self.tried = False  # to create the trace: created or not, nobody has to wait for it
-        self._link = link
+        self._uplink = uplink
         self._directory = directory
         self._backoff = Backoff()
         self._missing = 0  # how often the parent was not there
@@ -82,27 +70,33 @@ class Delivery:
                 await self._once()
                 return
             except Leaving as error:
-                wait_s = random.uniform(0, error.after_s)
+                wait_s = error.wait_s
+            except NotYet as error:
+                self._warn(error.cause)
+                wait_s = error.wait_s
             except (LineBroken, Unreachable, ApiError) as error:
-                if isinstance(error, ApiError):
-                    self.outbox.warn_once(error.code, "trace %s can't be recorded now: %s", self.outbox.trace_id, error)
-                wait_s = max(self._backoff.next(), _patience_s(error))
+                self._warn(error)
+                wait_s = max(self._backoff.next(), patience_s(error))
             self._was_tried()
             if last_try:
                 return
             await self._pause(wait_s)
 
+    def _warn(self, error: Exception) -> None:
+        if isinstance(error, ApiError):
+            self.outbox.warn_once(error.code, "trace %s can't be recorded now: %s", self.outbox.trace_id, error)
+
     async def _once(self) -> None:
         await self._parent_is_there()
         await self._create()
-        channel = await self._link.open(self.outbox.trace_id, self.outbox.producer)
+        line = await self._uplink.open(self.outbox.trace_id, self.outbox.producer)
         try:
             self.connected = True
-            await self._converse(channel)
+            await self._converse(line)
         finally:
             self.connected = False
             self.down_since = asyncio.get_running_loop().time()
-            await channel.close()
+            await line.close()
 
     async def _pause(self, seconds: float) -> None:
         """Wait; new events do not shorten it, the end of the process does."""
@@ -141,7 +135,7 @@ class Delivery:
     async def _create(self) -> None:
         outbox, again = self.outbox, self.outbox.created
         try:
-            trace = await (self._find() if "resume" in outbox.spec else self._link.create(outbox.spec))
+            trace = await (self._find() if "resume" in outbox.spec else self._uplink.create(outbox.spec))
         except ApiError as error:
             if error.code == "trace_conflict":
                 said = "trace %s exists with other fields: it is recorded into as it is"
@@ -150,7 +144,7 @@ class Delivery:
             elif not self._relaxed(error):
                 raise
             else:
-                trace = await self._link.create(outbox.spec)
+                trace = await self._uplink.create(outbox.spec)
         self._found(trace.get("status"), again)
         outbox.mark_created()
         self._wake_followers()
@@ -159,7 +153,7 @@ class Delivery:
     async def _look(self) -> dict[str, Any]:
         """The trace as it is; nothing, where our token lets us write and not read."""
         try:
-            return await self._link.find(self.outbox.trace_id)
+            return await self._uplink.find(self.outbox.trace_id)
         except ApiError as error:
             if error.status != 403:
                 raise
@@ -169,7 +163,7 @@ class Delivery:
         """A trace that another process began; begun anew if it is nowhere."""
         spec = self.outbox.spec
         try:
-            return await self._link.find(spec["trace_id"])
+            return await self._uplink.find(spec["trace_id"])
         except ApiError as error:
             self._missing += error.code == "unknown_trace"
             if self._missing < _MISSING_TRIES or self._directory.holds(spec["trace_id"], but=self.outbox.producer):
@@ -177,7 +171,7 @@ class Delivery:
         self.outbox.warn_once("relaxed", "trace %s is not there to be resumed: it begins here", spec["trace_id"])
         given = {key: value for key, value in spec.items() if key != "resume"}
         self.outbox.spec = {"task": "(resumed)", **given}
-        return await self._link.create(self.outbox.spec)
+        return await self._uplink.create(self.outbox.spec)
 
     def _found(self, status: Any, again: bool) -> None:
         """Look at how the trace stood before this connection."""
@@ -220,17 +214,17 @@ class Delivery:
 
     # --- the events ---
 
-    async def _converse(self, channel: Channel) -> None:
+    async def _converse(self, line: Line) -> None:
         outbox = self.outbox
-        outbox.control.told(channel.told, whole=True)
+        outbox.control.told(line.told, whole=True)
         outbox.control.look_again()
-        stored = outbox.own_seq(channel.expected_seq - 1)
+        stored = outbox.own_seq(line.expected_seq - 1)
         if stored < outbox.acked:
             self._lost(stored)
         outbox.ack(stored)  # though the ack may never have come
         self._wake_followers()
         window = Window(outbox.acked)
-        reader = asyncio.create_task(self._take_answers(channel, window))
+        reader = asyncio.create_task(self._take_answers(line, window))
         try:
             loop = asyncio.get_running_loop()
             lease_s = float(outbox.spec.get("lease_s") or 60)
@@ -239,16 +233,17 @@ class Delivery:
                 self._awake()
                 if reader.done():
                     reader.result()
-                await self._send(channel, window)
+                await self._send(line, window)
                 if outbox.control.unclear and not self.closing:
                     await self._ask_how_it_stands()
                 if not window.in_flight and not outbox.pending and (outbox.ended or self.closing):
                     return
                 now = loop.time()
                 if window.in_flight and now - self._progress_at > ANSWER_TIMEOUT_S:
+                    line.suspect()
                     raise LineBroken("the server does not answer")
                 if now >= beat_at:
-                    await channel.heartbeat()
+                    await line.heartbeat()
                     beat_at = now + lease_s / 3
                     outbox.control.look_again()
                 await self._sleep(min(beat_at - now, 1.0) if window.in_flight else beat_at - now)
@@ -258,15 +253,16 @@ class Delivery:
             reader.cancel()
             await asyncio.wait([reader])
 
-    async def _send(self, channel: Channel, window: Window) -> None:
+    async def _send(self, line: Line, window: Window) -> None:
         while (room := min(window.room(), self._not_held() - window.next + 1)) > 0:
             bodies = self.outbox.take(window.next, room, BATCH_BYTES)
             if not bodies:
                 return
-            if not window.in_flight:
-                self._progress_at = asyncio.get_running_loop().time()
+            first = not window.in_flight
             seq = window.sent(len(bodies))
-            await channel.send(self.outbox.wire_seq(seq), bodies)
+            await line.send(self.outbox.wire_seq(seq), bodies)  # may have to wait for its turn
+            if first:
+                self._progress_at = asyncio.get_running_loop().time()
 
     def _not_held(self) -> int:
         """The last seq that may be sent: what the agent did after it began a sub-trace belongs behind its beginning."""
@@ -274,13 +270,13 @@ class Delivery:
             self.held.popleft()
         return self.held[0][0] if self.held else self.outbox.next_seq
 
-    async def _take_answers(self, channel: Channel, window: Window) -> None:
+    async def _take_answers(self, line: Line, window: Window) -> None:
         try:
             while True:
-                answer = await channel.answer()
+                answer = await line.answer()
                 if isinstance(answer, Told):
                     self.outbox.control.told(answer)
-                if not isinstance(answer, Answer):
+                if not isinstance(answer, Verdict):
                     continue
                 self._progress_at = asyncio.get_running_loop().time()
                 self._answered(answer, window)
@@ -290,7 +286,7 @@ class Delivery:
         finally:
             self.wake.set()
 
-    def _answered(self, answer: Answer, window: Window) -> None:
+    def _answered(self, answer: Verdict, window: Window) -> None:
         outbox = self.outbox
         seq = outbox.own_seq(answer.seq)
         if answer.error is None:
@@ -312,7 +308,7 @@ class Delivery:
                          outbox.trace_id, answer.error, answer.message)  # fmt: skip
         outbox.replace(culprit, substitute(body, answer.error, answer.message))
 
-    def _question_refused(self, seq: int, body: bytes, answer: Answer) -> bool:
+    def _question_refused(self, seq: int, body: bytes, answer: Verdict) -> bool:
         """Whoever waits for it has to know; True if it is only that it was asked before."""
         request_id = str(orjson.loads(body).get("request_id"))
         if answer.error != "request_exists":
@@ -341,7 +337,7 @@ class Delivery:
             if acked < self._not_there.get(request_id, 0):
                 continue
             try:
-                state = await self._link.question(self.outbox.trace_id, request_id)
+                state = await self._uplink.question(self.outbox.trace_id, request_id)
             except ApiError as error:
                 if error.status >= 500:
                     raise

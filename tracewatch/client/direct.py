@@ -16,7 +16,7 @@ from ..errors import LogError, NoSuchRequest, SequenceGap, TracewatchError, Unav
 from ..model.events import validate_trace
 from .control import Told
 from .errors import ApiError, Unreachable
-from .link import Answer, Channel
+from .lines import Line, Verdict
 
 if TYPE_CHECKING:
     from ..log import Appended, EventLog
@@ -26,14 +26,14 @@ EXPIRY_LOOK_S = 0.25
 RETRY_S = 0.5
 
 
-class FileLink:
+class FileUplink:
     """A log in a file of this machine."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._log: EventLog | None = None
         self._opening = asyncio.Lock()  # many traces begin at once
-        self._channels: set[FileChannel] = set()
+        self._lines: set[FileLine] = set()
         self._poller: asyncio.Task[None] | None = None
 
     async def _open_log(self) -> EventLog:
@@ -49,7 +49,7 @@ class FileLink:
             return self._log
 
     async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """See Link.create."""
+        """See Uplink.create."""
         log = await self._open_log()
         try:
             snapshot, _ = await log.create_trace(validate_trace(spec))
@@ -58,7 +58,7 @@ class FileLink:
         return snapshot.state.trace(lease_alive=snapshot.lease_alive)
 
     async def find(self, trace_id: str) -> dict[str, Any]:
-        """See Link.find."""
+        """See Uplink.find."""
         log = await self._open_log()
         try:
             snapshot = await log.snapshot(trace_id)
@@ -67,7 +67,7 @@ class FileLink:
         return snapshot.state.trace(lease_alive=snapshot.lease_alive)
 
     async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
-        """See Link.question."""
+        """See Uplink.question."""
         log = await self._open_log()
         try:
             found = await log.inputs_of(trace_id, request_id)
@@ -77,18 +77,18 @@ class FileLink:
             raise _as_told(NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}"))
         return found[0]
 
-    async def open(self, trace_id: str, producer: str) -> Channel:
-        """See Link.open."""
+    async def open(self, trace_id: str, producer: str) -> Line:
+        """See Uplink.open."""
         log = await self._open_log()
-        channel = FileChannel(log, trace_id, producer, self._channels)
+        line = FileLine(log, trace_id, producer, self._lines)
         try:
             await log.renew_lease(trace_id)  # a cancel from now on is its own to end with
-            channel.told = await channel.look()
-            channel.expected_seq = await log.last_seq(trace_id, producer) + 1
+            line.told = await line.look()
+            line.expected_seq = await log.last_seq(trace_id, producer) + 1
         except TracewatchError as error:
             raise _as_told(error) from error
-        self._channels.add(channel)
-        return channel
+        self._lines.add(line)
+        return line
 
     async def _poll(self, log: EventLog) -> None:
         loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ class FileLink:
                 grown, seen = await log.changes(seen)
                 if grown:
                     await self._tell({one.trace_id: one.last_event_id for one in grown})
-                if loop.time() >= look_at and any(channel.may_expire for channel in self._channels):
+                if loop.time() >= look_at and any(line.may_expire for line in self._lines):
                     look_at = loop.time() + EXPIRY_LOOK_S  # the log knows when: it does not go by the system's clock
                     await log.expire_inputs()
             except TracewatchError:
@@ -108,11 +108,14 @@ class FileLink:
             await asyncio.sleep(wait_s)
 
     async def _tell(self, grown: dict[str, int]) -> None:
-        for channel in list(self._channels):
-            await channel.grown(grown.get(channel.trace_id, 0))
+        for line in list(self._lines):
+            await line.grown(grown.get(line.trace_id, 0))
+
+    def hurry(self) -> None:
+        """See Uplink.hurry: nothing is waited for."""
 
     async def close(self) -> None:
-        """See Link.close."""
+        """See Uplink.close."""
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.wait([self._poller])
@@ -128,30 +131,30 @@ def _as_told(error: TracewatchError) -> Unreachable | ApiError:
     return ApiError(error.status, error.code, error.message, error.details)
 
 
-class FileChannel:
+class FileLine:
     """One producer of one trace. Appends run one after the other; the log groups those of different traces."""
 
-    def __init__(self, log: EventLog, trace_id: str, producer: str, channels: set[FileChannel]) -> None:
+    def __init__(self, log: EventLog, trace_id: str, producer: str, lines: set[FileLine]) -> None:
         self.expected_seq = 1
         self.told = Told()
         self.trace_id = trace_id
         self.may_expire = False  # whether an open question has a time to be answered in
         self._log = log
         self._producer = producer
-        self._channels = channels
-        self._answers: asyncio.Queue[Answer | Told] = asyncio.Queue()
+        self._lines = lines
+        self._answers: asyncio.Queue[Verdict | Told] = asyncio.Queue()
         self._seen = 0  # up to this event it is known what the log says
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
-        """See Channel.send."""
+        """See Line.send."""
         events = [orjson.loads(body) for body in bodies]
         try:
             appended = await self._log.append(self.trace_id, events, producer=self._producer, seq=seq, parsed=True)
         except TracewatchError as error:
             expected = error.facts.get("expected_seq") if isinstance(error, SequenceGap) else None
-            self._answers.put_nowait(Answer(seq, error.code, error.message, expected))
+            self._answers.put_nowait(Verdict(seq, error.code, error.message, expected))
         else:
-            self._answers.put_nowait(Answer(seq + len(bodies) - 1))
+            self._answers.put_nowait(Verdict(seq + len(bodies) - 1))
             self._own(appended, events)
 
     def _own(self, appended: Appended, events: list[dict[str, Any]]) -> None:
@@ -172,17 +175,20 @@ class FileChannel:
         self.may_expire = any(one["expires_at"] for one in state.pending_inputs.values())
         return Told(state.cancel_requested, inputs)
 
-    async def answer(self) -> Answer | Told | None:
-        """See Channel.answer."""
+    async def answer(self) -> Verdict | Told | None:
+        """See Line.answer."""
         return await self._answers.get()
 
     async def heartbeat(self) -> None:
-        """See Channel.heartbeat."""
+        """See Line.heartbeat."""
         try:
             await self._log.renew_lease(self.trace_id)
         except TracewatchError:
             pass  # deleted meanwhile: the next append says so
 
+    def suspect(self) -> None:
+        """See Line.suspect: there is no connection."""
+
     async def close(self) -> None:
-        """See Channel.close."""
-        self._channels.discard(self)
+        """See Line.close."""
+        self._lines.discard(self)

@@ -1,8 +1,12 @@
-"""The recorder's way to a server: one HTTP call that creates the trace, one WebSocket that takes its events.
+"""The recorder's way to a server: one WebSocket that creates traces and takes the events of all of them.
 
 Rule 1: everything here runs in the loop of the background thread and uses no executor: at the interpreter's exit, when
         the last events are sent, executors are gone already.
 Rule 2: nothing waits without a limit.
+Rule 3: all traces share the socket of ``/api/record``, and the attempts to connect it: while a server is away, one
+        attempt at a time is made, whatever number of traces wait. Two cases take the socket of one trace: a server
+        that does not have the shared one yet, and a second recorder of a trace that is open on it.
+Rule 4: traces take turns on the shared socket, one batch each, and what is unanswered on it is bounded.
 """
 
 from __future__ import annotations
@@ -10,110 +14,66 @@ from __future__ import annotations
 import asyncio
 import http.client
 import io
+import random
 import socket
 import ssl
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ..model.window import LineBroken
 from .api import api_error
+from .backoff import Backoff, patience_s
 from .control import Told
 from .errors import ApiError, Unreachable
+from .lines import Leaving, Line, NotYet, Verdict
 from .target import QUIET, Target
 
 CALL_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 10.0
 SEND_TIMEOUT_S = 20.0
-_REFUSED = {"unauthorized": 401, "forbidden": 403, "too_many": 429}  # said on the socket: of whom, not of what
+CLOSE_TIMEOUT_S = 1.0
+SILENCE_S = 15.0  # a shared socket on which something is unanswered and nothing was heard for so long is dead
+IDLE_S = 10.0  # a shared socket without a trace is kept for so long, for the next one
+UNANSWERED_BYTES = 4 * 1024 * 1024  # of appends, on the shared socket
+ALONE_S = 300.0  # a server that has no shared socket is asked for it again after so long
+_NO_ROUTE = frozenset({403, 404, 405, 426})  # what servers and proxies say to a WebSocket they do not know
+_REFUSED = {"unauthorized": 401, "forbidden": 403, "too_many": 429}  # said on a socket: of whom, not of what
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back for an append. ``seq``: an ack's is that of the last event, a nack's that of the first."""
-
-    seq: int
-    error: str | None = None  # a nack's code
-    message: str = ""
-    expected_seq: int | None = None
-
-
-class Channel(Protocol):
-    """One producer's open line into one trace."""
-
-    expected_seq: int  # the first seq the log does not have
-    told: Told  # what it said at the beginning
-
-    async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
-        """Append without waiting for the answer. Raises LineBroken."""
-
-    async def answer(self) -> Answer | Told | None:
-        """The next answer or command; None for a frame that is neither. Raises LineBroken, Leaving."""
-
-    async def heartbeat(self) -> None:
-        """Say that the recorder lives. Raises LineBroken."""
-
-    async def close(self) -> None:
-        """Hang up."""
-
-
-class Link(Protocol):
-    """The way to one log."""
-
-    async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """Create the trace, or find it there; its summary. Raises ApiError, Unreachable."""
-
-    async def find(self, trace_id: str) -> dict[str, Any]:
-        """The summary of a trace that is there. Raises ApiError, Unreachable."""
-
-    async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
-        """How a question stands: ``{request_id, state, …}``. Raises ApiError, Unreachable."""
-
-    async def open(self, trace_id: str, producer: str) -> Channel:
-        """Open a line. Raises Unreachable, ApiError."""
-
-    async def close(self) -> None:
-        """Let go of everything."""
-
-
-class Leaving(LineBroken):
-    """The server is going away and asks to come back after a random time up to ``after_s``."""
-
-    def __init__(self, after_s: float) -> None:
-        super().__init__("the server is going away")
-        self.after_s = after_s
-
-
-class ServerLink:
+class ServerUplink:
     """A tracewatch server."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._tls = ssl.create_default_context() if target.secure else None
+        self._shared: SharedSocket | None = None
+        self._connecting: asyncio.Task[SharedSocket | None] | None = None
+        self._backoff = Backoff()
+        self._failure: Exception | None = None  # of the last attempt to connect
+        self._again_at = 0.0  # loop time of the next one
+        self._alone_until = 0.0  # loop time until which the server is taken to have no shared socket
 
-    def _address(self) -> str:
-        # getaddrinfo of the loop would need an executor; this thread has nothing better to do than to wait for it.
-        # As bytes: text would load the idna codec, which a child forked at that very moment could never load again.
-        host = self._target.host
-        name = host.encode() if host.isascii() else host
-        found = socket.getaddrinfo(name, self._target.port, type=socket.SOCK_STREAM)
-        return str(found[0][4][0])
+    # --- calls ---
 
     async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """See Link.create."""
+        """See Uplink.create."""
+        shared = await self._socket()
+        if shared is not None:
+            return await shared.create(spec)
         answer = await self._call("POST", self._target.path("api", "traces"), orjson.dumps(spec))
         return _part(answer, "trace")
 
     async def find(self, trace_id: str) -> dict[str, Any]:
-        """See Link.find."""
+        """See Uplink.find."""
         return _part(await self._call("GET", self._target.path("api", "traces", trace_id)), "trace")
 
     async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
-        """See Link.question."""
+        """See Uplink.question."""
         answer = await self._call("GET", self._target.path("api", "traces", trace_id, "inputs", request_id))
         return {"state": "open", **answer, "request_id": request_id}
 
@@ -152,38 +112,111 @@ class ServerLink:
         finally:
             writer.transport.abort()
 
-    async def open(self, trace_id: str, producer: str) -> Channel:
-        """See Link.open."""
+    def _address(self) -> str:
+        # getaddrinfo of the loop would need an executor; this thread has nothing better to do than to wait for it.
+        # As bytes: text would load the idna codec, which a child forked at that very moment could never load again.
+        host = self._target.host
+        name = host.encode() if host.isascii() else host
+        found = socket.getaddrinfo(name, self._target.port, type=socket.SOCK_STREAM)
+        return str(found[0][4][0])
+
+    # --- sockets ---
+
+    async def open(self, trace_id: str, producer: str) -> Line:
+        """See Uplink.open."""
+        shared = await self._socket()
+        if shared is not None and not shared.has(trace_id):
+            return await shared.open(trace_id, producer)
         path = self._target.path("api", "traces", trace_id, "record", producer=producer)
         try:
-            connection = await connect(
-                self._target.websocket(path),
-                compression=None,
-                proxy=None,
-                max_size=16 * 1024 * 1024,
-                open_timeout=OPEN_TIMEOUT_S,
-                close_timeout=1.0,
-                host=self._address(),
-                port=self._target.port,
-                additional_headers=self._target.headers,
-                logger=QUIET,
-            )
+            line = LoneLine(await self._connect(path), producer)
         except (OSError, WebSocketException) as error:
             raise Unreachable(str(error) or type(error).__name__) from error
-        channel = ServerChannel(connection, producer)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await channel.ready()
+                await line.ready()
         except ApiError:
-            await channel.close()
+            await line.close()
             raise
         except (TimeoutError, LineBroken) as error:
-            await channel.close()
+            await line.close()
             raise Unreachable(str(error) or "no answer on the record socket") from error
-        return channel
+        return line
+
+    async def _connect(self, path: str) -> ClientConnection:
+        return await connect(
+            self._target.websocket(path),
+            compression=None,
+            proxy=None,
+            max_size=16 * 1024 * 1024,
+            open_timeout=OPEN_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+            host=self._address(),
+            port=self._target.port,
+            additional_headers=self._target.headers,
+            logger=QUIET,
+        )
+
+    async def _socket(self) -> SharedSocket | None:
+        """The shared socket, connected; None where there is none. Raises NotYet."""
+        now = asyncio.get_running_loop().time()
+        if now < self._alone_until:
+            return None
+        if self._shared is not None and self._shared.failure is None:
+            return self._shared
+        if self._connecting is None:
+            self._note_failure(now)
+            if self._failure is not None and now < self._again_at:
+                raise NotYet(self._failure, self._again_at - now)
+            self._connecting = asyncio.create_task(self._connect_shared())
+            self._connecting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._connecting)
+
+    def _note_failure(self, now: float) -> None:
+        """See why the shared socket has ended, if it has."""
+        shared, self._shared = self._shared, None
+        if shared is None or shared.failure is None:
+            return
+        if shared.worked:
+            self._backoff.succeeded()
+        self._failure = shared.failure
+        if isinstance(self._failure, Leaving):
+            self._again_at = shared.failed_at + self._failure.wait_s
+        else:
+            self._again_at = shared.failed_at + max(self._backoff.next(), patience_s(self._failure))
+
+    async def _connect_shared(self) -> SharedSocket | None:
+        loop = asyncio.get_running_loop()
+        try:
+            self._shared = SharedSocket(await self._connect(self._target.path("api", "record")))
+        except InvalidStatus as error:
+            if error.response.status_code in _NO_ROUTE:
+                self._alone_until = loop.time() + ALONE_S
+                return None
+            raise self._failed(error) from error
+        except (OSError, WebSocketException) as error:
+            raise self._failed(error) from error
+        finally:
+            self._connecting = None
+        return self._shared
+
+    def _failed(self, error: Exception) -> NotYet:
+        wait_s = self._backoff.next()
+        self._failure = Unreachable(str(error) or type(error).__name__)
+        self._again_at = asyncio.get_running_loop().time() + wait_s
+        return NotYet(self._failure, wait_s)
+
+    def hurry(self) -> None:
+        """See Uplink.hurry."""
+        self._again_at = 0.0
 
     async def close(self) -> None:
-        """See Link.close."""
+        """See Uplink.close."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._shared is not None:
+            await self._shared.close()
 
 
 def _part(answer: dict[str, Any], name: str) -> dict[str, Any]:
@@ -202,8 +235,57 @@ class _Received:
         return io.BytesIO(self._data)
 
 
-class ServerChannel:
-    """A record socket."""
+# --- frames ----------------------------------------------------------------------------------------------------
+
+
+async def _send_frame(connection: ClientConnection, frame: bytes) -> None:
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await connection.send(frame, text=True)
+    except (OSError, WebSocketException) as error:
+        raise LineBroken(str(error) or type(error).__name__) from error
+
+
+async def _next_frame(connection: ClientConnection) -> dict[str, Any]:
+    """The next frame. Raises LineBroken; Leaving where the server says that it goes."""
+    try:
+        frame = orjson.loads(await connection.recv(decode=False))
+    except (OSError, WebSocketException, ValueError) as error:
+        raise LineBroken(str(error) or type(error).__name__) from error
+    if not isinstance(frame, dict):
+        return {}
+    leaving = frame.get("goaway")
+    if isinstance(leaving, dict):
+        raise Leaving(random.uniform(0, float(leaving.get("after_ms") or 0) / 1000))
+    return frame
+
+
+def _refusal(frame: dict[str, Any]) -> ApiError | None:
+    """The error of a frame that says that we may not use this socket."""
+    status = _REFUSED.get(frame.get("code", "")) if frame.get("event") == "error" else None
+    return None if status is None else api_error(status, orjson.dumps({**frame, "error": frame["code"]}))
+
+
+def _verdict(frame: dict[str, Any]) -> Verdict | None:
+    """The answer to an append, if this is one."""
+    ack, nack = frame.get("ack"), frame.get("nack")
+    if isinstance(ack, dict) and isinstance(ack.get("seq"), int):
+        return Verdict(ack["seq"])
+    if isinstance(nack, dict):
+        code, message = str(nack.get("error")), str(nack.get("message", ""))
+        return Verdict(int(nack.get("seq") or 0), code, message, nack.get("expected_seq"))
+    return None
+
+
+def _told(ready: dict[str, Any]) -> Told:
+    return Told(ready.get("cancel_requested"), list(ready.get("inputs") or ()))
+
+
+# --- the socket of one trace -----------------------------------------------------------------------------------
+
+
+class LoneLine:
+    """A line with a record socket of its own."""
 
     def __init__(self, connection: ClientConnection, producer: str) -> None:
         self.expected_seq = 1
@@ -213,51 +295,285 @@ class ServerChannel:
 
     async def ready(self) -> None:
         """Take the server's first frame. Raises LineBroken, ApiError."""
-        frame = await self._frame()
-        if frame.get("code") in _REFUSED:
-            raise api_error(_REFUSED[frame["code"]], orjson.dumps({**frame, "error": frame["code"]}))
+        frame = await _next_frame(self._connection)
+        refused = _refusal(frame)
+        if refused is not None:
+            raise refused
         if "ready" not in frame:
             raise LineBroken(f"the server began with {frame!r:.200}")
-        ready = frame["ready"]
-        self.expected_seq = int(ready.get("expected_seq") or 1)
-        self.told = Told(ready.get("cancel_requested"), list(ready.get("inputs") or ()))
+        self.expected_seq = int(frame["ready"].get("expected_seq") or 1)
+        self.told = _told(frame["ready"])
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
-        """See Channel.send."""
+        """See Line.send."""
         events = b",".join(bodies)
-        await self._send(b'{"append":{"producer":%b,"seq":%d,"events":[%b]}}' % (self._producer, seq, events))
+        frame = b'{"append":{"producer":%b,"seq":%d,"events":[%b]}}' % (self._producer, seq, events)
+        await _send_frame(self._connection, frame)
+
+    async def answer(self) -> Verdict | Told | None:
+        """See Line.answer."""
+        frame = await _next_frame(self._connection)
+        return _verdict(frame) or Told.of_event(frame)
 
     async def heartbeat(self) -> None:
-        """See Channel.heartbeat."""
-        await self._send(b'{"heartbeat":{}}')
+        """See Line.heartbeat."""
+        await _send_frame(self._connection, b'{"heartbeat":{}}')
 
-    async def _send(self, frame: bytes) -> None:
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._connection.send(frame, text=True)
-        except (OSError, WebSocketException) as error:
-            raise LineBroken(str(error) or type(error).__name__) from error
-
-    async def _frame(self) -> dict[str, Any]:
-        try:
-            frame = orjson.loads(await self._connection.recv(decode=False))
-        except (OSError, WebSocketException, ValueError) as error:
-            raise LineBroken(str(error) or type(error).__name__) from error
-        return frame if isinstance(frame, dict) else {}
-
-    async def answer(self) -> Answer | Told | None:
-        """See Channel.answer."""
-        frame = await self._frame()
-        ack, nack, leaving = frame.get("ack"), frame.get("nack"), frame.get("goaway")
-        if isinstance(ack, dict) and isinstance(ack.get("seq"), int):
-            return Answer(ack["seq"])
-        if isinstance(nack, dict):
-            code, message = str(nack.get("error")), str(nack.get("message", ""))
-            return Answer(int(nack.get("seq") or 0), code, message, nack.get("expected_seq"))
-        if isinstance(leaving, dict):
-            raise Leaving(float(leaving.get("after_ms") or 0) / 1000)
-        return Told.of_event(frame)
+    def suspect(self) -> None:
+        """See Line.suspect: nobody else uses the connection."""
 
     async def close(self) -> None:
-        """See Channel.close."""
+        """See Line.close."""
         await self._connection.close()
+
+
+# --- the socket of all traces ----------------------------------------------------------------------------------
+
+
+class SharedSocket:
+    """The record socket of this process."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.failure: Exception | None = None  # why it is of no more use: LineBroken, Leaving or ApiError
+        self.failed_at = 0.0  # loop time
+        self.worked = False  # the server has answered something
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._lines: dict[str, SharedLine] = {}  # by trace_id
+        self._asked: dict[tuple[str, str], deque[asyncio.Future[dict[str, Any]]]] = {}  # by what and trace_id
+        self._turn = asyncio.Lock()  # fair: first come, first served
+        self._unanswered = 0  # bytes of appends
+        self._room = asyncio.Event()
+        self._heard_at = self._loop.time()
+        self._idle: asyncio.TimerHandle | None = None
+        self._reader = asyncio.create_task(self._read())
+        self._closing: asyncio.Task[None] | None = None
+        self._look_whether_idle()
+
+    def has(self, trace_id: str) -> bool:
+        """Whether the trace is open here."""
+        return trace_id in self._lines
+
+    async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Create the trace; its summary. Raises ApiError, Unreachable."""
+        return _part(await self._ask("create", spec["trace_id"], spec), "trace")
+
+    async def open(self, trace_id: str, producer: str) -> SharedLine:
+        """Open a line into the trace, which must have none here. Raises ApiError, Unreachable."""
+        line = self._lines[trace_id] = SharedLine(self, trace_id)
+        self._look_whether_idle()
+        try:
+            ready = await self._ask("open", trace_id, {"trace_id": trace_id, "producer": producer})
+        except ApiError as error:
+            self.forget(line)
+            if error.status not in _REFUSED.values():
+                raise Unreachable(f"the trace can't be opened: {error.message}") from error
+            raise
+        except BaseException:
+            await line.close()  # the server may have opened it all the same
+            raise
+        line.expected_seq = int(ready.get("expected_seq") or 1)
+        line.told = _told(ready)
+        return line
+
+    async def _ask(self, what: str, trace_id: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """Ask for something about a trace, and wait for the answer. Raises ApiError, Unreachable."""
+        began, answer = self._loop.time(), self._loop.create_future()
+        self._asked.setdefault((what, trace_id), deque()).append(answer)
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                await self.send(orjson.dumps({what: asked}))
+                return cast(dict[str, Any], await answer)
+        except TimeoutError as error:
+            if self._heard_at < began:
+                self.fail(LineBroken("the server does not answer"))
+            raise Unreachable(f"no answer to {what} on the record socket") from error
+        except LineBroken as error:
+            raise Unreachable(str(error)) from error
+
+    # --- sending ---
+
+    async def append(self, line: SharedLine, frame: bytes) -> None:
+        """Send an append when it is its turn and there is room. Raises LineBroken."""
+        async with self._turn:
+            while self._unanswered and self._unanswered + len(frame) > UNANSWERED_BYTES and self.failure is None:
+                self._room.clear()
+                try:
+                    async with asyncio.timeout(SILENCE_S):
+                        await self._room.wait()
+                except TimeoutError:
+                    self.suspect()
+            line.unanswered.append(len(frame))
+            self._unanswered += len(frame)
+            await self.send(frame)
+
+    async def send(self, frame: bytes) -> None:
+        """Send a frame that needs no turn. Raises LineBroken, ApiError."""
+        if self.failure is not None:
+            raise self.failure
+        await _send_frame(self._connection, frame)
+
+    def answered(self, size: int) -> None:
+        """So many bytes of appends are answered, or nobody waits for the answer any more."""
+        self._unanswered -= size
+        self._room.set()
+
+    def suspect(self) -> None:
+        """See Line.suspect."""
+        if self._loop.time() - self._heard_at > SILENCE_S:
+            self.fail(LineBroken("the server does not answer"))
+
+    # --- what comes ---
+
+    async def _read(self) -> None:
+        try:
+            while self.failure is None:
+                frame = await _next_frame(self._connection)
+                self._heard_at = self._loop.time()
+                refused = _refusal(frame)
+                if refused is not None:
+                    raise refused
+                if frame.get("event") == "error":
+                    raise LineBroken(f"the server says {frame.get('message')}")
+                self._take(frame)
+        except (LineBroken, ApiError) as error:
+            self.fail(error)
+        except Exception as error:
+            self.fail(LineBroken(f"the server said what can't be understood: {error!r}"))
+
+    def _take(self, frame: dict[str, Any]) -> None:
+        self.worked = True
+        for kind, what in (("created", "create"), ("ready", "open"), ("nack", None)):
+            if isinstance(said := frame.get(kind), dict):
+                what = what or said.get("of")
+                if what is not None:
+                    self._resolve(what, said, refused=kind == "nack")
+                    return
+        verdict = _verdict(frame)
+        said = frame.get("ack") or frame.get("nack") or frame
+        line = self._lines.get(str(said.get("trace_id")))
+        if line is None or not line.is_open:
+            return  # it was hung up; or it is opened again, and these are answers to what was said before
+        if verdict is not None:
+            self.answered(line.unanswered.popleft() if line.unanswered else 0)
+        found = verdict or Told.of_event(frame)
+        if found is not None:
+            line.put(found)
+
+    def _resolve(self, what: str, said: dict[str, Any], *, refused: bool) -> None:
+        trace_id = said["trace_id"]
+        waiting = self._asked.get((what, trace_id))
+        if not waiting:
+            return
+        answer = waiting.popleft()
+        if not waiting:
+            del self._asked[what, trace_id]
+        if answer.done():
+            return
+        if refused:
+            answer.set_exception(api_error(int(said.get("status") or 500), orjson.dumps(said)))
+            return
+        if what == "open" and trace_id in self._lines:
+            self._lines[trace_id].is_open = True
+        answer.set_result(said)
+
+    def fail(self, error: Exception) -> None:
+        """It is of no more use: tell everybody who uses it."""
+        if self.failure is not None:
+            return
+        self.failure, self.failed_at = error, self._loop.time()
+        for line in self._lines.values():
+            line.put(error)
+        asked, self._asked = self._asked, {}
+        for waiting in asked.values():
+            for answer in waiting:
+                if not answer.done():
+                    answer.set_exception(error)
+        self._room.set()
+        if self._idle is not None:
+            self._idle.cancel()
+        self._connection.transport.abort()
+
+    # --- its end ---
+
+    def forget(self, line: SharedLine) -> None:
+        """A line is of no more use."""
+        if self._lines.get(line.trace_id) is line:
+            del self._lines[line.trace_id]
+        self.answered(sum(line.unanswered))
+        line.unanswered.clear()
+        self._look_whether_idle()
+
+    def _look_whether_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if not self._lines and self.failure is None:
+            self._idle = self._loop.call_later(IDLE_S, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self._asked:
+            self._look_whether_idle()  # a trace is about to begin
+        else:
+            self._closing = self._loop.create_task(self.close())
+
+    async def close(self) -> None:
+        """Say goodbye."""
+        if self.failure is None:
+            self.failure, self.failed_at = LineBroken("it was closed"), float("-inf")
+        try:
+            await self._connection.close()
+        finally:
+            self._connection.transport.abort()
+            self._reader.cancel()
+        await asyncio.wait([self._reader])
+
+
+class SharedLine:
+    """A line that shares its socket with others."""
+
+    def __init__(self, socket: SharedSocket, trace_id: str) -> None:
+        self.trace_id = trace_id
+        self.expected_seq = 1
+        self.told = Told()
+        self.is_open = False  # the server has said so
+        self.unanswered: deque[int] = deque()  # bytes of each append
+        self._socket = socket
+        self._name = orjson.dumps(trace_id)
+        self._answers: asyncio.Queue[Verdict | Told | Exception] = asyncio.Queue()
+
+    def put(self, answer: Verdict | Told | Exception) -> None:
+        """Something has come for this line."""
+        self._answers.put_nowait(answer)
+
+    async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
+        """See Line.send."""
+        events = b",".join(bodies)
+        frame = b'{"append":{"trace_id":%b,"seq":%d,"events":[%b]}}' % (self._name, seq, events)
+        await self._socket.append(self, frame)
+
+    async def answer(self) -> Verdict | Told | None:
+        """See Line.answer."""
+        answer = await self._answers.get()
+        if isinstance(answer, Exception):
+            self._answers.put_nowait(answer)  # it stays so
+            raise answer
+        return answer
+
+    async def heartbeat(self) -> None:
+        """See Line.heartbeat."""
+        await self._socket.send(b'{"heartbeat":{"trace_id":%b}}' % self._name)
+
+    def suspect(self) -> None:
+        """See Line.suspect."""
+        self._socket.suspect()
+
+    async def close(self) -> None:
+        """See Line.close."""
+        if self._socket.failure is None:
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._socket.send(b'{"close":{"trace_id":%b}}' % self._name)
+            except (LineBroken, ApiError, TimeoutError):
+                pass  # the server closes it with the socket
+        self._socket.forget(self)

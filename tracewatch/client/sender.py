@@ -21,7 +21,8 @@ from pathlib import Path
 
 from ..settings import Settings
 from .delivery import Delivery
-from .link import Link, ServerLink
+from .lines import Uplink
+from .link import ServerUplink
 from .outbox import SPILL_BYTES, Outbox
 from .spool import SpoolDir, SpoolError
 from .target import parse_target
@@ -113,23 +114,23 @@ class Sender:
         self._loop = asyncio.new_event_loop()
         self._tasks = set()
         self._wake = asyncio.Event()
-        self._link: Link = self._make_link()
+        self._uplink: Uplink = self._make_uplink()
         name = f"tracewatch {self.url}"
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name=name, daemon=True)
         self._thread.start()
         for outbox in list(self._deliveries):  # of a thread that has failed
             self._begin(outbox)
 
-    def _make_link(self) -> Link:
+    def _make_uplink(self) -> Uplink:
         if self.direct:
-            from .direct import FileLink
+            from .direct import FileUplink
 
-            return FileLink(self.url)
-        return ServerLink(parse_target(self.url, self._token or None))
+            return FileUplink(self.url)
+        return ServerUplink(parse_target(self.url, self._token or None))
 
     def _begin(self, outbox: Outbox) -> None:
         assert self._loop is not None
-        delivery = self._deliveries[outbox] = Delivery(outbox, self._link, self.directory)
+        delivery = self._deliveries[outbox] = Delivery(outbox, self._uplink, self.directory)
         if outbox.after is not None:
             delivery.parent = self._deliveries.get(outbox.after[0])
             if delivery.parent is not None:
@@ -246,6 +247,7 @@ class Sender:
         for delivery in deliveries:
             delivery.closing = True
             delivery.wake.set()
+        self._uplink.hurry()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self.flush_s)
             for task in late:
@@ -255,7 +257,7 @@ class Sender:
         self._keep(deliveries)
         try:
             async with asyncio.timeout(2.0):
-                await self._link.close()
+                await self._uplink.close()
         except TimeoutError:
             pass  # the process ends anyway
 
