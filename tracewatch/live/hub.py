@@ -1,7 +1,9 @@
-"""The hub: which traces are watched in this process, and who hears what when the log grows.
+"""The hub: the traces that are watched in this process, and the way of each commit and hint to those it concerns.
 
-Rule 1: what grows is told by hints; the hub never keeps an event that the log does not have.
-Rule 2: a head lives as long as somebody watches its trace.
+Rule 1: a growth is a hint, and the hub never keeps an event that the log does not have.
+Rule 2: the head of a trace lives as long as somebody watches the trace.
+Rule 3: the poll finds the commits of this process as well. A listener is told of each once, and is told of it as a
+        hint where it may not have heard of what came before.
 """
 
 from __future__ import annotations
@@ -69,11 +71,13 @@ class Hub:
         self._heads: dict[str, TraceHead] = {}
         self._list = ListHead(log, self.budget)
         self._watchers: set[Watcher] = set()
-        # Pages of the list of traces, for all who ask for the same one at once
+        # What every viewer asks for when something has changed: read once for all who ask for the same
+        self.inputs = SharedReads[tuple[int, str | None], list[dict[str, Any]]](lambda asked: log.inputs(*asked))
         self.traces = SharedReads[TraceQuery, TracesPage](lambda query: log.traces(query))
         # By trace_id, so that a commit costs nothing for those that have no part in it
         self._growth_listeners: dict[str, set[GrowthListener]] = {}
-        self._told: dict[str, tuple[int, str]] = {}  # what listeners know of this process's commits; hinted again
+        self._known: dict[str, int] = {}  # the last event of each that its listeners have heard of, without a hole
+        self._told: dict[str, tuple[int, str]] = {}  # commits of this process that the poll has not hinted at yet
         self._watched_listeners: set[Callable[[str, bool], None]] = set()
         self._empty = asyncio.Event()  # set while nobody watches
         self._leaving_ms: int | None = None  # set once the server is leaving
@@ -85,7 +89,8 @@ class Hub:
     def grown(self, grown: Sequence[Grown]) -> None:
         """The log has grown by a commit of this process."""
         for one in grown:
-            if one.trace_id in self._growth_listeners:
+            if one.last_event_id - len(one.bodies) == self._known.get(one.trace_id):
+                self._known[one.trace_id] = one.last_event_id
                 self._told[one.trace_id] = (one.last_event_id, one.status)
             self._tell(one)
         self._list.grow(grown)
@@ -96,13 +101,14 @@ class Hub:
         Listeners have heard of the latter. The list is told all the same: more may have changed than a trace's events.
         """
         for one in grown:
-            told = self._told.get(one.trace_id)
-            if told is None or one.deleted:
+            told = self._told.get(one.trace_id, (0, ""))
+            if one.last_event_id < told[0] and not one.deleted:
+                continue  # an older look than the commit that listeners have heard of
+            self._told.pop(one.trace_id, None)
+            if (one.last_event_id, one.status) != told:
+                if one.trace_id in self._growth_listeners:
+                    self._known[one.trace_id] = one.last_event_id
                 self._tell(one)
-            elif one.last_event_id >= told[0]:
-                del self._told[one.trace_id]
-                if (one.last_event_id, one.status) != told:
-                    self._tell(one)
         self._list.grow(grown)
 
     def _tell(self, one: Grown) -> None:
@@ -138,6 +144,7 @@ class Hub:
         listeners.discard(listener)
         if not listeners:
             self._growth_listeners.pop(trace_id, None)
+            self._known.pop(trace_id, None)
             self._told.pop(trace_id, None)
 
     def watched(self) -> Collection[str]:

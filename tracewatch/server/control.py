@@ -55,7 +55,7 @@ async def get_input(request: Request) -> Response:
 async def list_inputs(request: Request) -> Response:
     """``GET /api/inputs``."""
     limit = limit_param(request, MAX_LIMIT)
-    inputs = await services(request).log.inputs(limit + 1, grant_of(request).trace_id)
+    inputs = await services(request).hub.inputs((limit + 1, grant_of(request).trace_id))
     return json_response({"inputs": inputs[:limit], "has_more": len(inputs) > limit})
 
 
