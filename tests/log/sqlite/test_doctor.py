@@ -21,7 +21,7 @@ from tests.log.workload import work
 from tracewatch.errors import LogError
 from tracewatch.log import EventLog
 from tracewatch.log.sqlite.backup import backup
-from tracewatch.log.sqlite.doctor import ERROR, OK, WARNING, Finding, check, machine, store
+from tracewatch.log.sqlite.doctor import ERROR, OK, WARNING, Finding, check, machine, tables
 from tracewatch.log.sqlite.doctor.findings import MOST_OF_A_KIND, Findings
 from tracewatch.log.sqlite.doctor.machine import file_system
 
@@ -49,7 +49,7 @@ async def test_a_question_that_runs_out_by_another_clock(db: Path) -> None:
 async def test_a_log_after_all_that_can_happen_is_clean(
     log: EventLog, clock: Clock, db: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "KEPT", 5)  # messages go through the temporary file
+    monkeypatch.setattr(tables, "IN_MEMORY", 5)  # messages go through the temporary file
     await work(log, clock, seed, 250)
     before = {path: path.read_bytes() for path in db.parent.iterdir() if not path.name.endswith("-shm")}
     for full in (False, True):
@@ -241,11 +241,25 @@ async def test_rows_that_lead_a_life_of_their_own_cost_no_memory(log: EventLog, 
     updates = [{"event": "message_updated", "message_id": f"x{n}", "append": "b"} for n in range(900)]
     for _ in range(3):
         await log.append("t", updates)
-    kept, store.KEPT = store.KEPT, 10
+    kept, tables.IN_MEMORY = tables.IN_MEMORY, 10
     try:
         assert codes(db) == set()
     finally:
-        store.KEPT = kept
+        tables.IN_MEMORY = kept
+
+
+async def test_a_message_that_streams(log: EventLog, db: Path) -> None:
+    """Its row may be behind its events, and is judged with them, as readers see it."""
+    await create(log)
+    await log.append("t", [say("a" * 100, message_id="m", status="streaming")])
+    for _ in range(20):
+        await log.append("t", [{"event": "message_updated", "message_id": "m", "append": "b"}])
+    assert codes(db) == set()
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        (as_of,) = connection.execute("SELECT as_of FROM messages").fetchone()
+        assert as_of < 21, "it is behind"
+        connection.execute(body("messages", "aaab", "aaac", "message_id = 'm'"))
+    assert codes(db) == {"messages"}
 
 
 # --- the machine ---

@@ -88,16 +88,10 @@ def keys_of(connection: sqlite3.Connection, table: str) -> Iterator[int]:
         yield key
 
 
-def has_table(connection: sqlite3.Connection, name: str) -> bool:
-    """Whether there is such a table."""
-    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).fetchone() is not None
-
-
 def _orphans(found: Findings, connection: sqlite3.Connection) -> None:
     before = found.count(ERROR)
-    known = "SELECT 1 FROM traces WHERE trace_key = ?1"
-    if has_table(connection, "leftovers"):  # of deleted traces, on their way out
-        known += " UNION SELECT 1 FROM leftovers WHERE trace_key = ?1"
+    # The rows of deleted traces are on their way out
+    known = "SELECT 1 FROM traces WHERE trace_key = ?1 UNION SELECT 1 FROM leftovers WHERE trace_key = ?1"
     for table in OF_A_TRACE:
         for key in keys_of(connection, table):
             if connection.execute(known, (key,)).fetchone():

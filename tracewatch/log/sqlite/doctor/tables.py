@@ -1,59 +1,152 @@
-"""What stands in the other tables about a trace, against the state its events fold to."""
+"""What stands in the tables about a trace, against the rows that the writer would make of its events.
+
+Rule: the rows to compare with are made by ``log/project.py``, as the writer's are.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import orjson
 
-from ....model.state import TOTALS, State
-from ...project import message_of
+from ....model.state import TOTALS, Event, State
+from ...project import Noted, input_rows, message_of, trace_row
 from ...storage import TraceRow
 from ..read import messages_named
-from .questions import Questions
-from .store import Messages
 
+IN_MEMORY = 2_000  # messages
 CENT = 1e-6  # sums of costs in a tree are sums of differences of floats
 SAID = 200  # characters of a value that is shown
 
 Error = Callable[[str, str], None]
 
 
-def check_row(error: Error, row: TraceRow, state: State) -> None:
-    """The trace's own row."""
-    names = ("status", "current_goal_id", "last_event_id", *TOTALS, "updated_at", "completed_at", "summary")
-    for name in names:
-        is_, ought = getattr(row, name), getattr(state, name)
-        if is_ != ought:
-            error("trace_row", f"its {name} is {is_!r:.{SAID}}, its events say {ought!r:.{SAID}}")
-    failed = _parsed(row.error)
-    if failed != state.error:
-        error("trace_row", f"its error is {failed!r:.{SAID}}, its events say {state.error!r:.{SAID}}")
+def _parsed(body: bytes | str | None) -> Any:
+    try:
+        return None if body is None else orjson.loads(body)
+    except ValueError:
+        return "not JSON"
 
 
-def check_tree_totals(error: Error, connection: sqlite3.Connection, row: TraceRow, state: State) -> None:
+# --- the trace -------------------------------------------------------------------------------------------------
+
+
+def check_row(error: Error, row: TraceRow, state: State, log_bytes: int) -> None:
+    """The trace's own row. ``log_bytes``: of its events."""
+    ought = trace_row(row, state, log_bytes, row.lease_expires_at)
+    for name in (field.name for field in fields(TraceRow)):
+        stored, made = getattr(row, name), getattr(ought, name)
+        if stored != made:
+            code = "log_bytes" if name == "log_bytes" else "trace_row"
+            error(code, f"its {name} is {stored!r:.{SAID}}, its events say {made!r:.{SAID}}")
+
+
+def check_tree_totals(error: Error, db: sqlite3.Connection, row: TraceRow, state: State) -> None:
     """Its sums with its sub-traces': those that are here count as they stand, others as its own log tells of them."""
     sql = "SELECT trace_id, tree_messages, tree_tokens, tree_cost FROM traces WHERE parent_trace_id = ?"
-    below = {name: sums for name, *sums in connection.execute(sql, (row.trace_id,))}
+    below = {name: sums for name, *sums in db.execute(sql, (row.trace_id,))}
     ought = [row.total_messages, row.total_tokens, row.total_cost]
     for sub_id, told in state.sub_traces.items():
         if sub_id not in below:
             below[sub_id] = [told["stats"][key] for key in TOTALS]
     for sums in below.values():
         ought = [a + b for a, b in zip(ought, sums, strict=True)]
-    is_ = [row.tree_messages, row.tree_tokens, row.tree_cost]
-    if is_[:2] != ought[:2] or abs(is_[2] - ought[2]) > CENT * (1 + abs(ought[2])):
-        error("tree_totals", f"its sums with its sub-traces are {is_}, and ought to be {ought}")
+    stored = [row.tree_messages, row.tree_tokens, row.tree_cost]
+    if stored[:2] != ought[:2] or abs(stored[2] - ought[2]) > CENT * (1 + abs(ought[2])):
+        error("tree_totals", f"its sums with its sub-traces are {stored}, and ought to be {ought}")
 
 
-def check_messages(error: Error, connection: sqlite3.Connection, row: TraceRow, messages: Messages) -> None:
+def check_producers(error: Error, db: sqlite3.Connection, row: TraceRow) -> None:
+    """Every number a producer was acknowledged is an event."""
+    sql = "SELECT COALESCE(SUM(last_seq), 0), COALESCE(MIN(last_seq), 1) FROM producers WHERE trace_key = ?"
+    total, least = db.execute(sql, (row.trace_key,)).fetchone()
+    if total > row.last_event_id or least < 1:
+        error("producers", f"its producers have {total:,} events acknowledged, and it has had {row.last_event_id:,}")
+
+
+# --- messages --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class FoldedMessage:
+    """A message as its events say that it now stands."""
+
+    event_id: int  # of its message_added
+    updated: bool
+    message: dict[str, Any]
+
+
+class FoldedMessages:
+    """All messages of one trace while it is folded: the ones used last in memory, the others in a temporary file.
+
+    Call ``before`` and ``after`` around each event that is applied to the state.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._memory: dict[str, FoldedMessage] = {}
+        self._file: sqlite3.Connection | None = None
+
+    def before(self, state: State, event: Event) -> None:
+        """Have the message that an event is about to change in the state."""
+        if event["event"] == "message_updated" and event["message_id"] not in state.messages:
+            known = self.get(event["message_id"])
+            if known is not None:
+                self._memory[event["message_id"]] = known
+                state.messages[event["message_id"]] = known.message
+
+    def after(self, state: State, event: Event) -> None:
+        """Note what an event has done to a message."""
+        if event["event"] == "message_added":
+            message_id, event_id, updated = event["message"]["message_id"], event["event_id"], False
+            self.count += 1
+        elif event["event"] == "message_updated" and event["message_id"] in state.messages:
+            message_id, updated = event["message_id"], True
+            event_id = self._memory[message_id].event_id
+        else:
+            return
+        self._memory[message_id] = FoldedMessage(event_id, updated, state.messages[message_id])
+        if len(self._memory) > IN_MEMORY:
+            self._spill(state)
+
+    def _spill(self, state: State) -> None:
+        if self._file is None:
+            self._file = sqlite3.connect("", isolation_level=None)
+            self._file.execute(
+                "CREATE TABLE m (message_id TEXT PRIMARY KEY, event_id INT, updated INT, body BLOB) WITHOUT ROWID"
+            )
+        self._file.execute("BEGIN")
+        self._file.executemany(
+            "INSERT OR REPLACE INTO m VALUES (?, ?, ?, ?)",
+            [(name, one.event_id, one.updated, orjson.dumps(one.message)) for name, one in self._memory.items()],
+        )
+        self._file.execute("COMMIT")
+        self._memory.clear()
+        state.messages = {}
+
+    def get(self, message_id: str) -> FoldedMessage | None:
+        """The message, or None where no event has added it."""
+        found = self._memory.get(message_id)
+        if found is None and self._file is not None:
+            sql = "SELECT event_id, updated, body FROM m WHERE message_id = ?"
+            row = self._file.execute(sql, (message_id,)).fetchone()
+            found = None if row is None else FoldedMessage(row[0], bool(row[1]), orjson.loads(row[2]))
+        return found
+
+    def close(self) -> None:
+        """Let go of the temporary file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def check_messages(error: Error, db: sqlite3.Connection, row: TraceRow, messages: FoldedMessages) -> None:
     """The messages as they now stand. Of those whose beginning was trimmed nothing more is known."""
     count = 0
-    as_of_column = "as_of" if _has_as_of(connection) else "NULL"  # of a file that is not migrated yet
-    rows = connection.execute(
-        f"SELECT sequence, message_id, goal_id, event_id, body, {as_of_column} FROM messages"
+    rows = db.execute(
+        "SELECT sequence, message_id, goal_id, event_id, body, as_of FROM messages"
         " WHERE trace_key = ? AND event_id >= ? ORDER BY sequence",
         (row.trace_key, row.first_event_id),
     )
@@ -66,70 +159,51 @@ def check_messages(error: Error, connection: sqlite3.Connection, row: TraceRow, 
         message = known.message
         if (sequence, goal_id) != (message["sequence"], message["goal_id"]):
             error("messages", f"message {message_id!r} has another sequence or goal than in its events")
-        elif as_of is not None:  # it streams: its row may be behind its events
-            if _now(connection, row, message_id) != message:
-                error("messages", f"message {message_id!r} is not what its events make of it")
-        elif (body is None) is known.updated:
+        elif as_of is None and (body is None) is known.updated:
             error("messages", f"message {message_id!r} was {'' if known.updated else 'never '}updated")
-        elif body is not None and _parsed(body) != message:
+        # A row that streams may be behind its events; readers see it with them
+        elif (as_of, body) != (None, None) and _as_read(db, row, message_id, body, as_of) != message:
             error("messages", f"message {message_id!r} is not what its events make of it")
     if count < messages.count:
         error("messages", f"{messages.count - count:,} messages are in its events and not in the table")
 
 
-def _has_as_of(connection: sqlite3.Connection) -> bool:
-    return any(column[1] == "as_of" for column in connection.execute("PRAGMA table_info(messages)"))
-
-
-def _now(connection: sqlite3.Connection, row: TraceRow, message_id: str) -> Any:
-    (stored,) = messages_named(connection, row.trace_key, [message_id])
+def _as_read(db: sqlite3.Connection, row: TraceRow, message_id: str, body: bytes | None, as_of: int | None) -> Any:
+    if as_of is None:
+        return _parsed(body)
     try:
-        return message_of(stored)
+        return message_of(*messages_named(db, row.trace_key, [message_id]))
     except (ValueError, LookupError, TypeError) as error:
         return f"not a message: {error}"
 
 
-def _parsed(body: bytes | str | None) -> Any:
-    try:
-        return None if body is None else orjson.loads(body)
-    except ValueError:
-        return "not JSON"
+# --- questions -------------------------------------------------------------------------------------------------
 
 
-def check_inputs(
-    error: Error, connection: sqlite3.Connection, row: TraceRow, state: State, questions: Questions
-) -> None:
+def check_inputs(error: Error, db: sqlite3.Connection, row: TraceRow, state: State, noted: Noted) -> None:
     """The questions. Rows of those that were closed before there was this table are missing, and nobody misses them.
 
     When one runs out is not compared: its row has that by the steady clock, whose base is another at each boot.
     """
-    since = connection.execute("SELECT applied_at FROM schema_migrations WHERE number = 2").fetchone()
+    since = db.execute("SELECT applied_at FROM schema_migrations WHERE number = 2").fetchone()
+    made = {one.request_id: one for one in input_rows(noted, {}, state, 0.0)[0]}
     seen = set()
     sql = "SELECT request_id, event_id, asked_at, expires_at, state, body, answer FROM inputs WHERE trace_key = ?"
-    for request_id, event_id, asked_at, expires_at, how, body, answer in connection.execute(sql, (row.trace_key,)):
+    for request_id, event_id, asked_at, expires_at, how, body, answer in db.execute(sql, (row.trace_key,)):
         seen.add(request_id)
-        pending = state.pending_inputs.get(request_id)
-        ought = "open" if pending is not None else state.closed_inputs.get(request_id)
-        asked = questions.asked.get(request_id)
-        if (ought is None or asked is None) and event_id < row.first_event_id:
+        ought = made.get(request_id)
+        if ought is None and event_id < row.first_event_id:
             continue  # its beginning was trimmed
-        if asked is None or how != ought:
-            error("inputs", f"question {request_id!r} is {how}, its events say {ought or 'that it was never asked'}")
-        elif (event_id, asked_at, expires_at is None) != (asked.event_id, asked.asked_at, asked.expires_at is None):
+        if ought is None or how != ought.state:
+            said = "that it was never asked" if ought is None else ought.state
+            error("inputs", f"question {request_id!r} is {how}, its events say {said}")
+        elif (event_id, asked_at, expires_at is None) != (ought.event_id, ought.asked_at, ought.expires_at is None):
             error("inputs", f"question {request_id!r} has another event or time than in its events")
-        elif _parsed(body) != pending:
+        elif _parsed(body) != _parsed(ought.body):
             error("inputs", f"question {request_id!r} is not what was asked")
-        elif how == "answered" and _parsed(answer) != questions.answers.get(request_id):
+        elif _parsed(answer) != _parsed(ought.answer):
             error("inputs", f"question {request_id!r} has another answer than in its events")
-    for request_id, asked in questions.asked.items():
-        old = since is not None and asked.asked_at < since[0] and request_id not in state.pending_inputs
+    for request_id, ought in made.items():
+        old = since is not None and ought.asked_at < since[0] and ought.state != "open"
         if request_id not in seen and not old:
             error("inputs", f"question {request_id!r} is in its events and not in the table")
-
-
-def check_producers(error: Error, connection: sqlite3.Connection, row: TraceRow) -> None:
-    """Every number a producer was acknowledged is an event."""
-    sql = "SELECT COALESCE(SUM(last_seq), 0), COALESCE(MIN(last_seq), 1) FROM producers WHERE trace_key = ?"
-    total, least = connection.execute(sql, (row.trace_key,)).fetchone()
-    if total > row.last_event_id or least < 1:
-        error("producers", f"its producers have {total:,} events acknowledged, and it has had {row.last_event_id:,}")

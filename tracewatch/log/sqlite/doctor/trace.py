@@ -14,27 +14,25 @@ from ....errors import TracewatchError
 from ....model.events import canonical
 from ....model.state import State, apply_into
 from ....model.times import parse_time
-from ...project import SNAPSHOT_EVERY
+from ...project import SNAPSHOT_EVERY, Noted
 from ...storage import TraceRow
+from ..inspect import Progress
 from ..read import TRACE_COLUMNS
-from .database import RESTORE, has_table
+from .database import RESTORE
 from .findings import ERROR, Findings
-from .questions import Questions
-from .store import Messages
-from .tables import check_inputs, check_messages, check_producers, check_row, check_tree_totals
+from .tables import FoldedMessages, check_inputs, check_messages, check_producers, check_row, check_tree_totals
 
 EVERY = 1000  # events between two words of progress
+QUESTIONS = ("input_requested", "input_provided")  # events
 FIRST_KEYS = ["event", "event_id", "trace_id", "ts"]
 DERIVED = "What is shown of this trace is not what its events say. Export it and import it again, or restore a backup"
-
-Tell = Callable[[str, int, int], None]
 
 
 class Broken(Exception):
     """The events of this trace can't be folded any further: what follows from them can't be judged."""
 
 
-def check_traces(found: Findings, connection: sqlite3.Connection, tell: Tell) -> None:
+def check_traces(found: Findings, connection: sqlite3.Connection, tell: Progress) -> None:
     """Every trace, by age."""
     before = found.count(ERROR)
     total = connection.execute("SELECT SUM(last_event_id - first_event_id + 1) FROM traces").fetchone()[0] or 0
@@ -95,15 +93,14 @@ class _Trace:
         ids = "SELECT event_id FROM snapshots WHERE trace_key = ? ORDER BY event_id"
         snapshots = [int(one) for (one,) in self._connection.execute(ids, (row.trace_key,))]
         self._check_snapshot_ids(snapshots)
-        questions = Questions()
-        with closing(Messages()) as messages:
+        questions = Noted()
+        with closing(FoldedMessages()) as messages:
             try:
                 state = self._fold(self._base(snapshots), set(snapshots), messages, questions)
             except Broken:
                 return  # said already; everything else would be said to be wrong as well
-            if row.log_bytes != self._offset and row.last_event_id >= row.first_event_id:
-                self.error("log_bytes", f"its events have {self._offset:,} bytes, the trace says {row.log_bytes:,}")
-            check_row(self.error, row, state)
+            has_events = row.last_event_id >= row.first_event_id
+            check_row(self.error, row, state, self._offset if has_events else row.log_bytes)
             check_tree_totals(self.error, self._connection, row, state)
             check_messages(self.error, self._connection, row, messages)
             check_inputs(self.error, self._connection, row, state, questions)
@@ -127,7 +124,7 @@ class _Trace:
             raise Broken
         return state
 
-    def _fold(self, state: State, snapshots: set[int], messages: Messages, questions: Questions) -> State:
+    def _fold(self, state: State, snapshots: set[int], messages: FoldedMessages, questions: Noted) -> State:
         row = self.row
         if row.first_event_id < 1 or row.last_event_id < row.first_event_id - 1:
             self.error("event_ids", f"it says it has the events {row.first_event_id} to {row.last_event_id}", RESTORE)
@@ -144,7 +141,8 @@ class _Trace:
                 self._check_offset(event_id, end_offset, len(body), first=first, trimmed=trimmed)
                 event = self._event(event_id, body)
                 self._apply(state, event, messages)
-                questions.note(event)
+                if event["event"] in QUESTIONS:
+                    questions.note(event, {})
                 if event_id in snapshots:
                     self._compare_snapshot(state)
                 expected += 1
@@ -183,7 +181,7 @@ class _Trace:
             raise Broken from error
         return event
 
-    def _apply(self, state: State, event: dict[str, Any], messages: Messages) -> None:
+    def _apply(self, state: State, event: dict[str, Any], messages: FoldedMessages) -> None:
         try:
             messages.before(state, event)
             apply_into(state, event)
@@ -198,10 +196,8 @@ class _Trace:
     def _check_snapshot_ids(self, snapshots: list[int]) -> None:
         row = self.row
         swept = row.first_event_id - 1
-        if has_table(self._connection, "leftovers"):
-            sql = "SELECT 1 FROM leftovers WHERE trace_key = ?"
-            if self._connection.execute(sql, (row.trace_key,)).fetchone():
-                swept = 0  # the older ones are on their way out
+        if self._connection.execute("SELECT 1 FROM leftovers WHERE trace_key = ?", (row.trace_key,)).fetchone():
+            swept = 0  # the older ones are on their way out
         before = (row.first_event_id - 1) // SNAPSHOT_EVERY  # counted, not listed: the row may say anything
         there = {at for at in snapshots if at % SNAPSHOT_EVERY == 0 and row.first_event_id <= at <= row.last_event_id}
         missing = row.last_event_id // SNAPSHOT_EVERY - before - len(there)
