@@ -8,8 +8,7 @@ import click
 
 from ..log.sqlite.backup import backup
 from .common import examples
-from .database import database, db_option, progress, size
-from .text import count
+from .database import contents, database, db_option, progress
 
 EXAMPLES = examples("""
     tracewatch backup /backup/tracewatch.db
@@ -31,5 +30,4 @@ def command(file: Path, db: str | None, force: bool) -> None:
     source = database(db)
     with progress({"copy": f"copying {source.name}", "check": "checking the copy"}) as tell:
         copied = backup(source, file, replace=force, progress=tell)
-    what = f"{count(copied.traces, 'trace')}, {count(copied.events, 'event')}"
-    click.echo(f"{copied.path}: {what}, {size(copied.size_bytes)}, epoch {copied.epoch}")
+    click.echo(f"{copied.path}: {contents(copied)}, epoch {copied.epoch}")

@@ -16,11 +16,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ..errors import LogError
 from ..log import log_path
+from ..log.sqlite.backup import Copied
+from ..log.sqlite.inspect import Progress as Tell
 from ..settings import Settings
 from .common import CliError
+from .text import count
 
 F = TypeVar("F", bound=Callable[..., Any])
-Tell = Callable[[str, int, int], None]  # (what is being done, how much of it, of how much in all)
 
 
 def db_option(command: F) -> F:
@@ -38,18 +40,23 @@ def database(db: str | None) -> Path:
         raise CliError(error.message) from error
 
 
-def size(count: int) -> str:
+def contents(copied: Copied) -> str:
+    """``1 trace, 20 events, 147.5 kB``."""
+    return f"{count(copied.traces, 'trace')}, {count(copied.events, 'event')}, {size(copied.size_bytes)}"
+
+
+def size(number_of_bytes: int) -> str:
     """``1.2 MB``."""
-    number, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    number, units = float(number_of_bytes), ["bytes", "kB", "MB", "GB", "TB"]
     while number >= 999.95 and len(units) > 1:
         number /= 1000
         del units[0]
-    return f"{count:,} bytes" if units[0] == "bytes" else f"{number:.1f} {units[0]}"
+    return f"{number_of_bytes:,} bytes" if units[0] == "bytes" else f"{number:.1f} {units[0]}"
 
 
 @contextmanager
 def progress(words: dict[str, str]) -> Iterator[Tell]:
-    """A bar on stderr where that is a terminal, gone at the end. ``words``: what is being done, for a person.
+    """A bar on stderr, if that is a terminal; it is gone at the end. ``words``: what is being done, for a person.
 
     SIGTERM ends the command as Ctrl-C does, so that nothing is left behind.
     """

@@ -72,7 +72,7 @@ def _show(console: Console, path: Path, found: list[Finding], counts: Counter[st
 
 
 def _order(finding: Finding) -> tuple[int, str]:
-    """What is well first: what is not stands where the eye is, at the end."""
+    """What is in order comes first, so that what is not stands at the end, where one looks."""
     return (OK, WARNING, ERROR).index(finding.severity), finding.code if finding.severity != OK else ""
 
 

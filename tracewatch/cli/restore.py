@@ -8,7 +8,7 @@ import click
 
 from ..log.sqlite.restore import restore_file
 from .common import CliError, examples
-from .database import database, db_option, progress, size
+from .database import contents, database, db_option, progress
 from .text import count, one_line
 
 EXAMPLES = examples("""
@@ -34,9 +34,7 @@ def command(file: Path, db: str | None, force: bool, discard: bool) -> None:
     log = database(db)
     with progress({"copy": f"copying {file.name}", "check": "checking the copy"}) as tell:
         restored = restore_file(file, log, replace=force, keep=not discard, progress=tell)
-    new = restored.log
-    what = f"{count(new.traces, 'trace')}, {count(new.events, 'event')}"
-    click.echo(f"{new.path}: {what}, {size(new.size_bytes)}, new epoch {new.epoch}")
+    click.echo(f"{restored.log.path}: {contents(restored.log)}, new epoch {restored.log.epoch}")
     tokens = restored.tokens
     if tokens.revoked or tokens.added:
         made = f"{count(tokens.added, 'token')} made and {tokens.revoked:,} revoked since the backup stay so"

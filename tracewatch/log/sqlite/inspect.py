@@ -65,7 +65,8 @@ def quick_check(connection: sqlite3.Connection, *, full: bool = False) -> list[s
         return [str(error)]
     finally:
         connection.set_progress_handler(None, 0)
-    return [str(text) for (text,) in rows if text != "ok"]
+    lines = [line for (text,) in rows for line in str(text).splitlines()]
+    return [line for line in lines if line != "ok" and not line.startswith("*** in database ")]
 
 
 def is_log(path: Path) -> bool:
