@@ -174,6 +174,9 @@ async def test_own_commits_are_no_reason_to_look_for_sub_traces(tmp_path: Path) 
         await make_trace(log, "own")
         watches = await whole_trees(server, stack, "own", 10)
         polled = server.services.poll.hints
+        await append(log, "own", 1)  # the hint at this one is looked at: nobody knows what came before it
+        await until(lambda: server.services.poll.hints > polled)
+        polled = server.services.poll.hints
         looks = Looks(server)
         for number in range(1, 6):
             await append(log, "own", 1)
@@ -181,7 +184,7 @@ async def test_own_commits_are_no_reason_to_look_for_sub_traces(tmp_path: Path) 
         await make_trace(log, "own-a", parent_trace_id="own")
         for watch in watches:
             await watch.had("caught_up", trace_id="own-a")
-        assert looks.count["own"] == 0
+        assert looks.count["own"] <= 2  # those of the first hint may still be under way
 
 
 async def test_looks_at_what_another_process_wrote_are_shared(tmp_path: Path) -> None:
