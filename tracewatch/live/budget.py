@@ -1,10 +1,11 @@
 """What all watchers of a process together may have in flight: unsent bytes, pages on their way, and the heads' rings.
 
-Rule 1: nobody may have more waiting than a 64th of what is still free. So the fullest stop first, there is always room
-        left for those that read, and the sum never comes to the limit, however many stop at once.
-Rule 2: a watcher at the head that would have more goes back to the log; one that reads the log waits before it reads
-        its next page, and then gets a smaller one.
-Rule 3: free is only what has been seen to be: sinks with unsent bytes are looked at when written to and once a tick.
+Rule 1: one watcher may have at most a 64th of the free bytes waiting. So the fullest are stopped first, watchers that
+        read always find room, and the sum never reaches the limit, however many readers stop at once.
+Rule 2: a watcher at the head that would have more waiting goes back to the log. One that reads the log waits before its
+        next page, and gets a smaller one.
+Rule 3: bytes count as free once their sink was seen without them: sinks with unsent bytes are looked at when they are
+        written to, and once a tick.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Budget:
         self.limit = limit
         self.share = limit // SHARES
         self._free = limit
-        self._unsent: dict[Sink, int] = {}  # those that had something waiting when last looked at
+        self._unsent: dict[Sink, int] = {}  # of sinks that had something waiting at the last look
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -52,7 +53,7 @@ class Budget:
             self.take(waiting - before)
 
     def look(self) -> None:
-        """Once a tick: count anew, and let those who wait for room look again."""
+        """Once a tick: count anew, and let sinks that wait for room look again."""
         for sink in tuple(self._unsent):
             self.measure(sink)
         waiters, self._waiters = self._waiters, []

@@ -79,7 +79,7 @@ class Hub:
         self._known: dict[str, int] = {}  # the last event of each that its listeners have heard of, without a hole
         self._told: dict[str, tuple[int, str]] = {}  # commits of this process that the poll has not hinted at yet
         self._watched_listeners: set[Callable[[str, bool], None]] = set()
-        self._empty = asyncio.Event()  # set while nobody watches
+        self._empty = asyncio.Event()  # set while there is no watcher
         self._leaving_ms: int | None = None  # set once the server is leaving
         self._away = asyncio.Event()  # set, and another one put in its place, when all who are here shall leave
         self._away_ms = 0
@@ -119,7 +119,7 @@ class Hub:
             listener([one])
 
     def hint(self, trace_id: str, last_event_id: int) -> None:
-        """A rumour that a trace has grown, true or not: its watchers ask the log."""
+        """A trace is said to have grown, rightly or not: its watchers ask the log."""
         head = self._heads.get(trace_id)
         if head is not None:
             head.grow(Grown(trace_id, last_event_id, head.status))
@@ -197,7 +197,7 @@ class Hub:
                     listener(trace_id, False)
 
     def look(self) -> HubLook:
-        """How the watchers stand now. A step for each: for now and then."""
+        """How the watchers stand now. It costs a step for each of them: meant for a call every few seconds."""
         states = dict.fromkeys(("waiting", "catching_up", "at_head"), 0)
         lags: list[int] = []
         delivered = self.counts.delivered

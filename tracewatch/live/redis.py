@@ -1,12 +1,12 @@
-"""Hints over Redis: what another process has committed is heard of at once rather than at the next poll.
+"""Hints over Redis: a commit of another process is heard of at once rather than at the next poll.
 
-Rule 1: Redis is beside the poll, never instead of it: the poll keeps its pace whatever is said here. So there is
-        nothing to fall back to, and no fault of Redis, at whichever end, costs more than the time to the next poll.
-Rule 2: a hint says "this trace may have grown to this event" and nothing else. It is never believed: who hears it asks
-        the log. It may be lost, late, repeated or somebody's nonsense.
-Rule 3: publishing is noting an id. It never waits, and what Redis is too slow to take is dropped.
-Rule 4: the two connections (one publishes, one hears) live and die together, and count as healthy only after a message
-        of the one has come back through the other: there is no half-working state.
+Rule 1: Redis works beside the poll and never instead of it: the poll keeps its pace. So there is nothing to fall back
+        to, and a fault of Redis, at either end, costs no more than the time to the next poll.
+Rule 2: a hint says "this trace may have grown to this event" and nothing else. It may be lost, late, repeated or
+        nonsense, so it is never believed: its receiver asks the log.
+Rule 3: publishing is noting an id. It never waits, and hints that Redis is too slow to take are dropped.
+Rule 4: the two connections (one publishes, one hears) live and die together. They count as healthy only after a message
+        that was sent on the one has arrived on the other, so no state is half working.
 
 The channel of a trace is ``tracewatch:<epoch>:<trace_id>``, subscribed while somebody watches the trace here. The list
 of traces has none: it is sent ten times a second at the most, and the poll is faster than that.

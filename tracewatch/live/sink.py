@@ -1,7 +1,7 @@
 """Where frames go: the seam between the hub and a transport.
 
-Rule 1: a sink never buffers without bound: ``send`` waits, and who calls ``write`` looks at ``buffered`` first.
-Rule 2: a sink whose reader has gone raises SinkClosed; nothing else.
+Rule 1: a sink never buffers without bound: ``send_…`` waits, and a caller of ``write`` looks at ``buffered`` first.
+Rule 2: a sink whose reader has gone raises SinkClosed and nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ class SinkClosed(Exception):
 
 
 class Frame:
-    """One stored event, encoded at most once for each way of sending it, whoever it is sent to."""
+    """One stored event, or one change of the list: encoded once for each way of sending it, for all readers.
+
+    ``event_id`` is 0 for a change of the list, which has no id and is sent over WebSockets only.
+    """
 
     __slots__ = ("_sse", "_ws", "body", "epoch", "event_id")  # no cached_property: before Python 3.12 it takes a lock
 

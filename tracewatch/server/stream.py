@@ -1,6 +1,6 @@
 """The log without a WebSocket: ``GET /api/traces/{id}/events`` as SSE, NDJSON or pages, whichever ``Accept`` asks for.
 
-Rule: what can be refused is refused before the first byte, so that a refusal has a status.
+Rule: a request is refused before the first byte of its answer if it can be, so that a refusal has a status.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class EventStream(Response):
         kind = "sse" if self._media == SSE else "ndjson"
         with self._served.observed.socket(kind, HTTPConnection(scope), self._watch.since) as seen:
             watching = asyncio.create_task(self._run(sink, seen))
-            # uvicorn drops what is sent after the client has left without a word: somebody must listen for it leaving
+            # uvicorn silently drops what is sent to a client that has left, so its leaving is awaited as well
             leaving = asyncio.create_task(_gone(receive))
             try:
                 await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)

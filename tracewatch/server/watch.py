@@ -1,4 +1,9 @@
-"""Watching over WebSocket: one trace on ``/api/traces/{id}/watch``, many things on ``/api/watch``."""
+"""Watching over WebSocket: one trace on ``/api/traces/{id}/watch``, many traces and their list on ``/api/watch``.
+
+Rule 1: a socket on ``/api/watch`` outlives the end and the error of each of its subscriptions; a message that is no
+        request ends it.
+Rule 2: a socket does not live on without a task that it needs: a defect closes it, and its client comes back.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +75,7 @@ async def _watch_and_read(
     task = asyncio.create_task(_watch_one(served, websocket, sink, request, seen))
     try:
         async for message in messages(websocket, sink, served.settings.max_ws_bytes):
-            await obey(served, sink, message, grant_of(websocket), request.trace_id)  # what else comes is passed over
+            await obey(served, sink, message, grant_of(websocket), request.trace_id)  # other messages are ignored
     except TracewatchError as error:
         await close_with_error(websocket, sink, error)
     except SinkClosed:
@@ -89,7 +94,7 @@ async def _watch_one(served: Services, websocket: WebSocket, sink: Sink, request
     except SinkClosed:
         pass
     except Exception:
-        await close(websocket, CLOSE_INTERNAL)  # a socket that lives on without its watch would look healthy
+        await close(websocket, CLOSE_INTERNAL)  # Rule 2
         raise
 
 
@@ -199,13 +204,13 @@ class WatchSession:
         except SinkClosed:
             pass
         except Exception:
-            await close(self._websocket, CLOSE_INTERNAL)  # a socket that lives on without this would look healthy
+            await close(self._websocket, CLOSE_INTERNAL)  # Rule 2
             raise
 
     async def _watch(self, request: WatchRequest, on_start: OnStart | None) -> None:
         with self._served.observed.subscription(self._websocket, request.trace_id, request.since) as seen:
             try:
-                # Here and not in _subscribe: a log may name as its sub-trace what is none
+                # Here and not in _subscribe: a log may name as its sub-trace a trace that is none
                 await self._allow(request.trace_id)
                 seen.because(await self._served.hub.watch(request, self.sink, on_start, seen.progress))
             except TracewatchError as error:
