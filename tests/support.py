@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -110,12 +111,19 @@ async def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) ->
     return value
 
 
+_numbers = itertools.count(os.getpid() * 97)  # each of the processes that run tests begins elsewhere
+
+
 def free_port() -> int:
-    """A port that was free a moment ago, for a server that must come back on the same one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A free port, for a server that must come back on the same one.
+
+    It is below those that the system gives to outgoing connections: one of them could have it while the server is away.
+    """
+    while True:
+        port = 20_000 + next(_numbers) % 12_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class ServerProcess:
