@@ -26,7 +26,7 @@ from ..errors import TracewatchError, Unavailable
 from ..live.hints import PollHints, load_redis
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
-from ..log import EventLog, open_log
+from ..log import EventLog, Policy, open_log
 from ..settings import Settings
 from .auth.limiter import Limiter
 from .auth.origin import OriginMiddleware, is_loopback, own_names
@@ -36,7 +36,6 @@ from .metrics.exposition import own_numbers
 from .metrics.seen import Observed, because
 from .metrics.workers import Place, Siblings
 from .process import look_at_descriptors
-from .retention import retain
 from .routes import starlette_routes
 from .stalls import StallGuard
 from .uvicorn import socket_of, transport_of
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tracewatch.server")
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is marked at most this much later
+KEEP_FREE_SHARE = 0.1  # of the file may stay free: what is let go in one minute is filled again in the next
+WAL_BYTES = 16 * 1024 * 1024  # of the WAL; it has some 4 MiB while no reader holds it up
 NOT_STARTED = (
     "tracewatch is mounted but was not started: a mounted application's lifespan is its host's to run. "
     "With app = create_app(), give the host lifespan=app.lifespan, or run `async with app.lifespan():` in its own"
@@ -249,7 +250,7 @@ async def _services(
     redis = redis_hints(log, hub) if redis_hints is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
     gate = _gate(log, chosen, observed)
-    works = (_expire(log), retain(log, chosen), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
+    works = (_expire(log), _retain(log, chosen), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
     tasks = [asyncio.create_task(work) for work in works]
     try:
         yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, redis)
@@ -301,6 +302,25 @@ async def _expire(log: EventLog) -> None:
             except TracewatchError:
                 pass  # the log has written it down; what has run out is marked at the next look
         await asyncio.sleep(EXPIRY_CHECK_S)
+
+
+async def _retain(log: EventLog, chosen: Settings) -> None:
+    """Let go of what ``keep_days`` and ``keep_events`` no longer keep, and of what was deleted, every ``retention_s``.
+
+    Of all processes on a log one at a time does this. If that one dies, another follows within a minute.
+    """
+    policy = Policy(
+        keep_days=chosen.keep_days,
+        keep_events=chosen.keep_events,
+        keep_free_share=KEEP_FREE_SHARE,
+        wal_bytes=WAL_BYTES,
+    )
+    while True:
+        try:
+            await log.tend(policy, chosen.retention_s)
+        except TracewatchError:
+            pass  # the log can't be written now, which /readyz says; it is tried again at the next look
+        await asyncio.sleep(chosen.retention_s)
 
 
 async def _send_away(log: EventLog, hub: Hub, after_ms: int) -> None:
