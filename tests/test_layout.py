@@ -25,7 +25,6 @@ CIRCLES_LEFT = frozenset(
         "client",
     }
 )  # rooms whose circles are still to be opened
-FOREIGN_PRIVATE = ("log/",)  # files that use private names of aiosqlite, which is capped for it
 FUNCTION_LINES = 50  # without its docstring
 
 
@@ -227,9 +226,8 @@ def test_no_imports_go_in_a_circle() -> None:
     assert [group for group in found if not {room_of(module) for module in group} <= CIRCLES_LEFT] == []
 
 
-def test_private_names_of_other_packages_are_used_only_where_the_law_says() -> None:
-    found = foreign_private_names(modules(), PACKAGE)
-    assert {path: names for path, names in found.items() if not path.startswith(FOREIGN_PRIVATE)} == {}
+def test_private_names_of_other_packages_are_used_nowhere() -> None:
+    assert foreign_private_names(modules(), PACKAGE) == {}
 
 
 def test_only_one_file_knows_uvicorn() -> None:

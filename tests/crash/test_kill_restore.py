@@ -20,8 +20,8 @@ from tests.crash.writer import batch
 from tests.log.helpers import create, opened
 from tests.support import DEADLINE_S
 from tracewatch.log.sqlite.backup import backup
+from tracewatch.log.sqlite.identity import identifiers
 from tracewatch.log.sqlite.inspect import open_read_only
-from tracewatch.log.sqlite.opening import identifiers
 from tracewatch.log.sqlite.restore import restore_file
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]

@@ -189,6 +189,6 @@ async def open_log(url: str, **options: Any) -> EventLog:
 
     ``options``: see ``open_sqlite``.
     """
-    from .sqlite.open import open_sqlite
+    from .sqlite.opening import open_sqlite
 
     return await open_sqlite(log_path(url), **options)

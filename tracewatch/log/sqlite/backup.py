@@ -8,7 +8,7 @@ Rule 2: a file gets its name by one rename, when it is whole, checked and on the
         was. A backup that fails or is interrupted leaves nothing beside it; one that is killed leaves a file with
         ``.unfinished-`` in its name.
 Rule 3: a restored log is another history: it gets a new epoch before anybody can open it. A backup that is opened as a
-        log, without `tracewatch restore`, gets one then: it names no file as its own (``opening.epoch``).
+        log, without `tracewatch restore`, gets one then: it names no file as its own (identity.py).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InvalidField, LogError
+from .identity import identifiers
 from .inspect import Progress, open_read_only, quick_check, side_files
 from .migrate import schema_of
-from .opening import identifiers
 
 STEP_PAGES = 1000  # 4 MiB between two words of progress, or before Ctrl-C is heard
 UNFINISHED = ".unfinished-"  # in the name of a file that is being made

@@ -1,14 +1,18 @@
-"""The files of a log as they were opened: the database, its -wal and its -shm.
+"""Which files a log has open (the database, its -wal and its -shm), and which history they hold.
 
 Rule 1: what is written into a file that has lost its name is lost with the process. So the writer asks here before it
         acknowledges anything; it costs three ``stat`` calls.
 Rule 2: a log whose file was replaced stays replaced, also if the old file is put back: the process opens nothing anew.
         It can only be closed.
+Rule 3: one file is one history. A log keeps the number (inode) of the file it is in; in a file with another number it
+        is a copy, which goes on as a history of its own.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
+import sqlite3
 from pathlib import Path
 
 from ..health import Fault
@@ -60,3 +64,47 @@ class OpenFile:
         except OSError:
             return None
         return disk.f_bavail * disk.f_frsize
+
+
+# --- histories -------------------------------------------------------------------------------------------------
+
+
+def epoch_for(db: sqlite3.Connection, path: Path) -> str:
+    """The epoch of the log in this file: made when it is opened for the first time, and again in a copy of it.
+
+    What a copy holds under an id may not be what the original has told its watchers. A file system may give the number
+    of a deleted file to the next one, so a copy made by ``tracewatch backup`` has no number. Where nothing is to be
+    changed, no lock is needed.
+    """
+    known, inode = identifiers(db), str(path.stat().st_ino)
+    if known.get("inode") == inode and "epoch" in known:
+        return known["epoch"]
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        known = identifiers(db)  # another process may have been faster
+        if "epoch" in known and known.get("inode", inode) == inode:
+            set_identifiers(db, known["epoch"], path)
+        else:
+            set_identifiers(db, new_epoch(), path)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    return identifiers(db)["epoch"]
+
+
+def new_epoch() -> str:
+    """A name for a history that there was not before."""
+    return secrets.token_hex(6)
+
+
+def identifiers(db: sqlite3.Connection) -> dict[str, str]:
+    """``epoch`` and ``inode`` as the log has them; a log that was never opened to the end has none."""
+    return dict(db.execute("SELECT key, value FROM meta WHERE key IN ('epoch', 'inode')"))
+
+
+def set_identifiers(db: sqlite3.Connection, epoch: str, path: Path) -> None:
+    """Note which history a log is, and that it is the one in this file."""
+    values = (("epoch", epoch), ("inode", str(path.stat().st_ino)))
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)

@@ -1,6 +1,6 @@
-"""Opening a SQLite file: its connections and their settings, its schema, and the log's epoch.
+"""Opening a log in a SQLite file: its connections and their settings, its schema, its clock and its epoch.
 
-All of it is plain functions of a ``sqlite3.Connection``: the log calls them in the threads of its connections.
+What is done with a connection is a plain function of a ``sqlite3.Connection``, called in that connection's thread.
 
 Rule: what is up to date is opened without a lock on writing, so that another program that holds it costs only appends.
 """
@@ -8,23 +8,95 @@ Rule: what is up to date is opened without a lock on writing, so that another pr
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from ...errors import LogError
+import aiosqlite
+
+from ...errors import LogError, LogLocked
+from ..log import Log
 from .clock import steady_clock
-from .connections import WorkConnection
+from .connections import WorkConnection, connect, run
 from .faults import fault_of, is_busy
 from .fill import fill_inputs
+from .identity import epoch_for
 from .migrate import migrate
+from .storage import SQLiteStorage
+from .watchdog import Watchdog
 
+READERS = 3
 READ_BUSY_MS = 10_000  # a reader waits only while another process recovers the -wal
 TURN_MS = 250  # a writer waits for a lock in turns of so long
 CACHE_KIB = 16_384
+
+
+async def open_sqlite(
+    path: str | Path,
+    *,
+    max_event_bytes: int = 256 * 1024,
+    max_batch_events: int = 1000,
+    lock_wait_s: float = 10.0,
+    max_waiting_bytes: int = 64 * 1024**2,
+    clock: Callable[[], float] = time.time,
+    steady: Callable[[], float] | None = None,
+) -> Log:
+    """Open or create the file and bring its schema up to date.
+
+    ``lock_wait_s``: an append, and the opening, wait so long for another program's lock.
+    ``max_waiting_bytes``: of what waits to be written.
+    ``steady``: by default the machine's (clock.py), or ``clock`` if that is not the system's.
+    Raises LogError, NewerDatabase, LogLocked.
+    """
+    path = Path(path)
+    opened: list[aiosqlite.Connection] = []
+    own_clock = steady is None and clock is time.time
+    try:
+        opened.append(connection := await connect(partial(open_writing, path, lock_wait_s)))
+        epoch, machine = await run(connection, partial(begin_writing, path=path, own_clock=own_clock))
+        for _ in range(1 + READERS):
+            opened.append(await connect(partial(open_reading, path)))
+        probe, *readers = opened[1:]
+    except BaseException as error:
+        for one in opened:
+            await one.close()
+        if is_busy(error) or is_busy(error.__cause__ or error):
+            raise LogLocked(f"the log {str(path)!r} is held locked by another program") from error
+        if isinstance(error, sqlite3.Error | OSError):
+            raise LogError(f"can't open the log {str(path)!r}: {_reason(error)}") from error
+        raise
+    storage = SQLiteStorage(
+        path,
+        connection,
+        probe,
+        readers,
+        epoch=epoch,
+        lock_wait_s=lock_wait_s,
+        clock=clock,
+        steady=steady or machine or clock,
+    )
+    log = Log(
+        storage,
+        max_event_bytes=max_event_bytes,
+        max_batch_events=max_batch_events,
+        lock_wait_s=lock_wait_s,
+        max_waiting_bytes=max_waiting_bytes,
+    )
+    watchdog = Watchdog(storage, health=log.health, group=log.group, reader=log.reader, replaced=log.replaced)
+    log.stop_watching = watchdog.close
+    return log
+
+
+def _reason(error: Exception) -> str:
+    """Why a file can't be opened, for a person."""
+    fault = fault_of(error)
+    return f"{fault.text} ({error})" if fault is not None and fault.code == "read_only" else str(error)
+
+
+# --- its connections -------------------------------------------------------------------------------------------
 
 
 def open_reading(path: Path) -> WorkConnection:
@@ -104,51 +176,3 @@ def begin_writing(
         if not is_busy(error):
             raise
     return epoch, steady
-
-
-def epoch_for(db: sqlite3.Connection, path: Path) -> str:
-    """The epoch of the log in this file: made when it is opened for the first time, and again in a copy of it.
-
-    What a copy holds under an id may not be what the original has told its watchers. The log keeps the number (inode)
-    of the file it is in, so a file with another number is a copy. A file system may give the number of a deleted file
-    to the next one, so a copy made by ``tracewatch backup`` has no number. Where nothing is to be changed, no lock is
-    needed.
-    """
-    known, inode = identifiers(db), str(path.stat().st_ino)
-    if known.get("inode") == inode and "epoch" in known:
-        return known["epoch"]
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        known = identifiers(db)  # another process may have been faster
-        if "epoch" in known and known.get("inode", inode) == inode:
-            set_identifiers(db, known["epoch"], path)
-        else:
-            set_identifiers(db, new_epoch(), path)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-    return identifiers(db)["epoch"]
-
-
-def new_epoch() -> str:
-    """A name for a history that there was not before."""
-    return secrets.token_hex(6)
-
-
-def identifiers(db: sqlite3.Connection) -> dict[str, str]:
-    """``epoch`` and ``inode`` as the log has them; a log that was never opened to the end has none."""
-    return dict(db.execute("SELECT key, value FROM meta WHERE key IN ('epoch', 'inode')"))
-
-
-def set_identifiers(db: sqlite3.Connection, epoch: str, path: Path) -> None:
-    """Note which history a log is, and that it is the one in this file."""
-    values = (("epoch", epoch), ("inode", str(path.stat().st_ino)))
-    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
-
-
-def reason(error: Exception) -> str:
-    """Why a file can't be opened, for a person."""
-    fault = fault_of(error)
-    return f"{fault.text} ({error})" if fault is not None and fault.code == "read_only" else str(error)

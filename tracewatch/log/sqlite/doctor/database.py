@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ....errors import LogError
 from ....model.times import format_time
+from ..identity import identifiers
 from ..inspect import quick_check
 from ..migrate import available, schema_of
-from ..opening import identifiers
 from .findings import ERROR, Findings
 
 MIB = 1024 * 1024
