@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from tests.cli.events import stored
 from tracewatch.cli.lines import Narrator
 from tracewatch.cli.screen import Screen
-from tracewatch.cli.sink import Filter, Sink
+from tracewatch.cli.sink import EventWriter, Filter
 
 RUN: tuple[dict[str, Any], ...] = (
     {"event": "goal_added", "goal": {"id": "g", "description": "Find the cause", "reason": "it is red"}},
@@ -57,7 +57,7 @@ def told(*given: dict[str, Any], form: str = "text", width: int | None = None, *
     screen = Screen(
         lambda words: out.write(words.encode()), color=False, width=None if width is None else lambda: width
     )
-    sink = Sink(form, Filter(**filters), out.write, screen, "t1")
+    sink = EventWriter(form, Filter(**filters), out.write, screen, "t1")
     for event, body in stored("t1", *given):
         sink.take(event, body)
     sink.pause()
@@ -183,7 +183,7 @@ def test_an_update_of_a_message_from_before_is_told() -> None:
 
 def test_sub_traces_are_indented_and_named() -> None:
     out: list[str] = []
-    sink = Sink(
+    sink = EventWriter(
         "text", Filter(), lambda body: None, Screen(out.append, color=False, width=lambda: 100, by_agent=True), "t1"
     )
     for event, body in stored("t1", RUN[0], RUN[1], RUN[10]):
@@ -209,7 +209,7 @@ def streaming(trace_id: str, *texts: str, end: bool = True) -> list[tuple[dict[s
 def test_two_messages_that_stream_at_once_are_not_mixed(ends: bool) -> None:
     out: list[str] = []
     screen = Screen(out.append, color=False, width=lambda: 100, by_agent=True)
-    sink = Sink("text", Filter(), lambda body: None, screen, "t1")
+    sink = EventWriter("text", Filter(), lambda body: None, screen, "t1")
     for one, two in zip(
         streaming("t1", "One ", "two ", "three"), streaming("t2", "A ", "b ", "c", end=ends), strict=False
     ):

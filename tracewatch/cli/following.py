@@ -18,7 +18,7 @@ from . import text
 from .common import CliError
 from .position import CursorFile, Start
 from .prompt import Prompter
-from .sink import Sink
+from .sink import EventWriter
 
 FLUSH_S = 0.05  # while catching up the output is flushed this often; live after every event
 
@@ -53,7 +53,7 @@ class Tail:
     url: str
     trace_id: str
     start: Start
-    sink: Sink
+    sink: EventWriter
     output: Output
     follow: bool
     children: bool

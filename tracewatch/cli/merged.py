@@ -15,10 +15,10 @@ from ..client.api import Api
 from .following import Output
 from .position import Start
 from .resolve import all_events, subtree
-from .sink import Sink
+from .sink import EventWriter
 
 
-def read_merged(api: Api, trace: dict[str, Any], start: Start, sink: Sink, output: Output) -> str:
+def read_merged(api: Api, trace: dict[str, Any], start: Start, sink: EventWriter, output: Output) -> str:
     """Print the events of a trace and its sub-traces in order of time; returns the trace's status."""
 
     def parsed(found: dict[str, Any], since: str | None) -> Iterator[tuple[dict[str, Any], bytes]]:

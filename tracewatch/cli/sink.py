@@ -42,7 +42,7 @@ class Filter:
         return self.grep is None or self.grep.search(f"{line.role} [{line.goal}] {line.text} {line.note}") is not None
 
 
-class Sink:
+class EventWriter:
     """Takes events in order and writes those that match. ``write`` takes bytes; ``screen`` is for the text form."""
 
     def __init__(

@@ -30,7 +30,7 @@ from .prompt import Prompter, can_prompt
 from .resolve import find_trace
 from .running import run_to_the_end
 from .screen import Screen
-from .sink import Filter, Sink
+from .sink import EventWriter, Filter
 
 EXAMPLES = examples("""
     tracewatch tail                                 choose from a list, then follow
@@ -176,7 +176,7 @@ def _prompts(given: dict[str, Any]) -> bool:
     return here and not given["no_prompt"] and not given["until_waiting"] and can_prompt()
 
 
-def _sink(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> Sink:
+def _sink(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> EventWriter:
     out = sys.stdout.buffer
     encoding = sys.stdout.encoding or "utf-8"
     screen = Screen(
@@ -185,7 +185,7 @@ def _sink(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> Sink
         width=text.terminal_width if sys.stdout.isatty() else None,
         by_agent=given["children"],
     )
-    return Sink(given["form"], filter_, out.write, screen, trace["trace_id"])
+    return EventWriter(given["form"], filter_, out.write, screen, trace["trace_id"])
 
 
 def _introduce(trace: dict[str, Any], start: Start, given: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from .traces import TraceWriter
 
 
 @dataclass
-class Frame:
+class TapeFrame:
     """One agent's run."""
 
     trace: TraceWriter
@@ -26,17 +26,17 @@ class Frame:
 class Frames:
     """The agents at work, from the tape's own to the one called last."""
 
-    def __init__(self, root: Frame) -> None:
+    def __init__(self, root: TapeFrame) -> None:
         self._stack = [root]
         self.last = root  # whose step came last: what the environment answers is for it
         self.answer = ""  # what a sub-agent answered last
 
     @property
-    def root(self) -> Frame:
+    def root(self) -> TapeFrame:
         """The tape's own agent."""
         return self._stack[0]
 
-    def of(self, path: str, at: str | None) -> Frame:
+    def of(self, path: str, at: str | None) -> TapeFrame:
         """The frame of the agent ``path``, which takes its step now."""
         while True:
             top = self._stack[-1]
@@ -55,13 +55,13 @@ class Frames:
         self.last = top
         return top
 
-    def call(self, caller: Frame, name: str, content: object, at: str | None) -> None:
+    def call(self, caller: TapeFrame, name: str, content: object, at: str | None) -> None:
         """``caller`` calls the agent ``name`` with ``content``."""
         while self._stack[-1] is not caller:
             self._close("stopped", "", at)
         self._open(caller, name, content if isinstance(content, str) else "", at)
 
-    def respond(self, frame: Frame, answer: str, at: str | None) -> None:
+    def respond(self, frame: TapeFrame, answer: str, at: str | None) -> None:
         """``frame`` gives its caller the answer and is done. The tape's own agent is done with the tape only."""
         self.answer = answer
         if frame is self.root:
@@ -76,13 +76,13 @@ class Frames:
             top = self._stack[-1]
             self._close("completed" if top.acted else "stopped", top.trace.last_text, None)
 
-    def _open(self, parent: Frame, name: str, content: str, at: str | None) -> None:
+    def _open(self, parent: TapeFrame, name: str, content: str, at: str | None) -> None:
         self._push(parent, f"{parent.path}/{name}", name, content, at)
 
-    def _push(self, parent: Frame, path: str, name: str, content: str, at: str | None) -> None:
+    def _push(self, parent: TapeFrame, path: str, name: str, content: str, at: str | None) -> None:
         title = clip(f"{name}: {content}", 200) if content.strip() else name
         goal_id = parent.trace.goal(title, type="agent_call", status="in_progress", at=at)
-        child = Frame(parent.trace.child(), path, goal_id)
+        child = TapeFrame(parent.trace.child(), path, goal_id)
         task = content if content.strip() else f"{name}, called by {parent.path}"
         child.trace.create(
             task,

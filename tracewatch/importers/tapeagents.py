@@ -23,7 +23,7 @@ from ..model.fit import amount, count
 from .openai import add_message
 from .reading import BadJson, clip, digest, documents, first_line, time_of, without
 from .steps import Fault, Step
-from .tape_frames import Frame, Frames
+from .tape_frames import Frames, TapeFrame
 from .traces import TraceWriter, drain
 
 _CONTROL = frozenset({"set_next_node", "final_step", "stop"})
@@ -71,7 +71,7 @@ class _Tape:
         agents = [_agent(step) for _, step in self.steps if _agent(step)]
         author = self.metadata.get("author")
         root = agents[0].split("/")[0] if agents else author if isinstance(author, str) and author else "tape"
-        self.frames = Frames(Frame(TraceWriter(out, trace_id), root))
+        self.frames = Frames(TapeFrame(TraceWriter(out, trace_id), root))
 
     def _readable(self, index: int, step: Any) -> bool:
         field = f"{self.where}steps[{index}]"
@@ -137,7 +137,7 @@ class _Tape:
                 "assistant", content, at=at, kind=kind, step=rest, agent=agent, description=description, **_usage(step)
             )
 
-    def _respond(self, frame: Frame, step: dict[str, Any], at: str | None) -> None:
+    def _respond(self, frame: TapeFrame, step: dict[str, Any], at: str | None) -> None:
         content, rest = _said(step)
         answer = content if isinstance(content, str) and content.strip() else frame.trace.last_text
         if isinstance(content, str) and not content.strip():
