@@ -57,6 +57,11 @@ async def copy(log: EventLog, db: Path, tmp_path: Path) -> Path:
 
 async def restored(db: Path, copy: Path, old_epoch: str, keep: bool = True) -> Restored:
     done = restore_file(copy, db, replace=True, keep=keep)
+    await check_restored(done, db, copy, old_epoch)
+    return done
+
+
+async def check_restored(done: Restored, db: Path, copy: Path, old_epoch: str) -> None:
     assert files(db.parent) == {"backups", "log.db"} | ({done.kept.name} if done.kept else set())
     assert files(copy.parent) == {"b.db"}
     async with opened(str(db)) as now:
@@ -65,7 +70,6 @@ async def restored(db: Path, copy: Path, old_epoch: str, keep: bool = True) -> R
         assert await now.last_seq("t", "p") == 10
         await now.append("t", notes(1), producer="p", seq=11)
         await check_trace(now)
-    return done
 
 
 async def test_the_old_one_is_kept_with_what_was_in_its_wal(log: EventLog, db: Path, copy: Path) -> None:
@@ -226,10 +230,11 @@ async def test_who_opens_it_in_that_moment(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", held)
-    await restored(db, copy, log.epoch)
+    done = restore_file(copy, db, replace=True, keep=True)
     said = late[0].communicate(timeout=DEADLINE_S)[0].split()
     assert said[-1] == "SQLITE_READONLY_DBMOVED"
     assert set(said[:-1]) <= {"busy"}
+    await check_restored(done, db, copy, log.epoch)
 
 
 async def test_two_at_once(db: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
