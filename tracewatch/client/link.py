@@ -37,6 +37,7 @@ CALL_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 10.0
 SEND_TIMEOUT_S = 20.0
 CLOSE_TIMEOUT_S = 1.0
+GOODBYE_S = 0.25  # for the server's answer when the shared socket is closed: the process may be about to end
 SILENCE_S = 15.0  # a shared socket on which something is unanswered and nothing was heard for so long is dead
 IDLE_S = 10.0  # a shared socket without a trace is kept for so long, for the next one
 UNANSWERED_BYTES = 4 * 1024 * 1024  # of appends, on the shared socket
@@ -522,7 +523,10 @@ class SharedSocket:
         if self.failure is None:
             self.failure, self.failed_at = LineBroken("it was closed"), float("-inf")
         try:
-            await self._connection.close()
+            async with asyncio.timeout(GOODBYE_S):
+                await self._connection.close()
+        except TimeoutError:
+            pass  # it has been said, and everything before it was answered
         finally:
             self._connection.transport.abort()
             self._reader.cancel()

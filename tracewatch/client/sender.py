@@ -174,6 +174,7 @@ class Sender:
         except Exception:
             _log.exception("tracewatch: the background thread for %s has failed", self.url)
         finally:
+            loop.run_until_complete(self._let_go())
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()
@@ -255,6 +256,8 @@ class Sender:
             if late:
                 await asyncio.wait(late, timeout=1.0)
         self._keep(deliveries)
+
+    async def _let_go(self) -> None:
         try:
             async with asyncio.timeout(2.0):
                 await self._uplink.close()
