@@ -39,9 +39,10 @@ from websockets.server import ServerProtocol
 from .stalls import SLOW_FACTOR, progress
 
 logger = logging.getLogger("tracewatch.server")
-# websockets writes the headers it receives, the token among them, to its logger while that one is at DEBUG
+# websockets writes the headers it receives to its logger at DEBUG, the token among them; and a line for each
+# connection at INFO, of which the access log knows better
 QUIET = logging.getLogger("tracewatch.server.socket")
-QUIET.setLevel(logging.INFO)
+QUIET.setLevel(logging.WARNING)
 PIECE_BYTES = 512  # about fifty of the smallest frames; a large frame takes many such pieces in a turn
 TURN_S = 0.0005  # of parsing, for all sockets together, until everything else has had its turn
 MAX_HEAD_BYTES = 64 * 1024  # of a request that is not complete
