@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.cli.conftest import Run, Spawned, done, record, thought, wait_until
-from tracewatch.cli.answering import choices, chosen, value_of
+from tracewatch.cli.questions import choices, chosen, value_of
 from tracewatch.client.api import Api
 
 Spawn = Callable[..., Spawned]

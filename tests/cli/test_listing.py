@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import Run, Spawned, done, record, thought
 from tests.support import ServerProcess
 from tracewatch.cli.common import CliError
-from tracewatch.cli.resolve import find_trace, parse_url
+from tracewatch.cli.traces import find_trace, parse_url
 from tracewatch.client.api import Api
 
 

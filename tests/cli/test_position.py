@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tracewatch.cli.common import CliError
-from tracewatch.cli.position import CursorFile, Start, choose_start, parse_since
+from tracewatch.cli.position import CursorFile, Position, choose_start, parse_since
 
 NOW = 1_795_161_600.0  # 2026-11-20T08:00:00Z
 
 
-def start(**given: Any) -> Start:
+def start(**given: Any) -> Position:
     defaults: dict[str, Any] = {"count": None, "since": None, "after": None, "cursor_file": None}
     return choose_start(**defaults | {"filtered": False, "children": False, "now_s": NOW} | given)
 
@@ -30,7 +30,7 @@ def test_as_told() -> None:
     assert start(count="0").since == "latest"
     assert start(count="all").since is None
     assert start(after="abc.41").since == "abc.41"
-    assert start(since="5m") == Start(from_s=NOW - 300)
+    assert start(since="5m") == Position(from_s=NOW - 300)
     assert parse_since("2026-11-20T09:00:00+01:00", NOW) == NOW
 
 
@@ -55,7 +55,7 @@ def test_a_cursor_file_wins_over_where_to_begin_at_first(tmp_path: Path) -> None
     file = CursorFile(tmp_path / "c")
     assert start(cursor_file=file, count="5").since == "-5"
     file.write("abc.41", {"sub": 7})
-    assert start(cursor_file=CursorFile(tmp_path / "c"), count="5") == Start("abc.41", sub_traces={"sub": 7})
+    assert start(cursor_file=CursorFile(tmp_path / "c"), count="5") == Position("abc.41", sub_traces={"sub": 7})
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 

@@ -1,7 +1,7 @@
 """The command line: one file per command.
 
-Rule 1: stdout carries what was asked for and nothing else; everything said about it goes to stderr.
-Rule 2: whatever an agent wrote passes through ``text.escape`` before it reaches a terminal.
+Rule 1: stdout carries the result of a command and nothing else. Remarks and errors go to stderr.
+Rule 2: text that an agent wrote passes through ``text.escape`` before it reaches a terminal.
 Rule 3: errors become exit codes here and nowhere else: 2 usage, 69 unreachable, 130 interrupted, 1 the rest.
 """
 
@@ -21,7 +21,7 @@ from ..client.errors import ApiError, Unreachable
 from ..errors import BadRequest, Invalid, NotFound, TracewatchError
 from .common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
 
-COMMANDS = {  # in the order of the help; loaded when first used, so that `tracewatch ls` does not pay for the server
+COMMANDS = {  # by module, in the order of the help; a module is loaded when its command is used
     "serve": "serve",
     "demo": "demo",
     "tail": "tail",
@@ -41,7 +41,7 @@ COMMANDS = {  # in the order of the help; loaded when first used, so that `trace
 
 
 class _BrokenPipe(Exception):
-    """Whoever read our output has left. Not an OSError, so that click leaves it alone."""
+    """The reader of our output has exited. This is no OSError, because click handles those itself."""
 
 
 class Commands(click.Group):
@@ -73,7 +73,7 @@ class Commands(click.Group):
             raise _BrokenPipe from error
         except KeyboardInterrupt as error:
             if sys.stderr.isatty():
-                click.echo(err=True)  # behind the terminal's own ^C
+                click.echo(err=True)  # end the line that the terminal began with ^C
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from error
 
 
@@ -93,13 +93,13 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command line (by default the process's own) and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a locale that can't say ✓ must not end a tail
+        if hasattr(stream, "reconfigure"):  # a locale without ✓ must not end a tail
             stream.reconfigure(errors="replace")
     sys.exit(run(args))
 
 
 def run(args: Sequence[str] | None) -> int:
-    """Run a command line; its exit code."""
+    """Run a command line and return its exit code."""
     try:
         code = cli.main(args, prog_name="tracewatch", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -124,7 +124,7 @@ def run(args: Sequence[str] | None) -> int:
 
 
 def _drop_output() -> None:
-    """What is still buffered has nowhere to go: keep the interpreter from complaining about it at exit."""
+    """Discard buffered output that can't be written, so that the interpreter does not report it at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -132,7 +132,7 @@ def _drop_output() -> None:
 
 
 def _code_of(error: TracewatchError) -> int:
-    """2 for what the user asked for and can't have, 1 for what went wrong."""
+    """The exit code of an error: 2 if the request was at fault, 1 otherwise."""
     if isinstance(error, ApiError):
         return EXIT_USAGE if 400 <= error.status < 500 else EXIT_FAILED
     return EXIT_USAGE if isinstance(error, (BadRequest, Invalid, NotFound)) else EXIT_FAILED

@@ -8,23 +8,16 @@ import click
 import orjson
 
 from ..client.api import Api
-from ..client.errors import ApiError
 from . import text
-from .answering import choices, value_of
 from .common import CliError, by_option, examples, url_option
-from .resolve import TRACE_HELP, find_trace
+from .questions import send_answer, value_of
+from .traces import TRACE_HELP, find_trace
 
 EXAMPLES = examples("""
     tracewatch answer latest yes                     the only open question
     tracewatch answer 2f8d deploy "not before noon"  the question deploy
     tracewatch answer 2f8d --json '{"branch": "main", "days": 2}'
 """)
-_CODES = {
-    "already_answered": "somebody else has answered it already",
-    "expired": "too late: it has expired",
-    "not_running": "too late: its run has ended",
-    "unknown_request": "no such question was asked",
-}
 
 
 @click.command(
@@ -51,12 +44,12 @@ def command(trace: str, request_and_value: tuple[str, ...], as_json: bool, by: s
             raise CliError(f"{text.one_line(typed)} is not JSON: {error}") from error
     api, found = find_trace(trace, url)
     question = _question(api, found["trace_id"], named[0] if named else None)
-    give(api, found["trace_id"], question, value if as_json else value_of(question, typed), by)
+    send_answer(api, found["trace_id"], question, value if as_json else value_of(question, typed), by)
     click.echo(f"{found['trace_id']} {text.one_line(question['request_id'])} answered")
 
 
 def _question(api: Api, trace_id: str, named: str | None) -> dict[str, Any]:
-    """The question that is meant. One that is named but not open is left to the server to refuse."""
+    """The open question that the user means. A named one that is not open is passed on, for the server to refuse."""
     pending: list[dict[str, Any]] = api.trace(trace_id)["pending_inputs"]
     if named is None:
         if not pending:
@@ -71,18 +64,3 @@ def _question(api: Api, trace_id: str, named: str | None) -> dict[str, Any]:
         listed = "\n".join("  " + text.one_line(f"{one['request_id']}  {one['question']}") for one in fitting)
         raise CliError(f"{trace_id} has {len(fitting)} open questions; which one?\n{listed}")
     return fitting[0]
-
-
-def give(api: Api, trace_id: str, question: dict[str, Any], value: Any, by: str | None) -> None:
-    """Answer, and say in one line why that was not possible. Raises CliError, Unreachable."""
-    try:
-        api.answer(trace_id, question["request_id"], value, by)
-    except ApiError as error:
-        name = text.one_line(question["request_id"])
-        if error.code == "invalid_value":
-            offered = choices(question)
-            hint = f" (it wants {offered})" if offered else ""
-            raise CliError(f"this does not answer {name}: {error.message}{hint}") from error
-        if error.code in _CODES:
-            raise CliError(f"{name}: {_CODES[error.code]}") from error
-        raise

@@ -1,4 +1,4 @@
-"""``tracewatch backup``: a copy of the database while it is being served."""
+"""``tracewatch backup``: copy the database, also while a server uses it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ EXAMPLES = examples("""
 @db_option
 @click.option("--force", is_flag=True, help="Write over FILE if it is there.")
 def command(file: Path, db: str | None, force: bool) -> None:
-    """Copy the database to FILE, also while it is being served and written to.
+    """Copy the database to FILE, also while a server uses it.
 
-    FILE is the log as it was at one moment, in one file, checked before it gets its name. Appends do not wait for it.
-    It holds everything, hashes of tokens included, so only its owner can read it.
+    FILE holds the log as it was at one moment. It is checked before it gets its name. Appends do not wait for the copy.
+    FILE contains everything, hashes of tokens included, so only its owner can read it.
     """
     source = database(db)
     with progress({"copy": f"copying {source.name}", "check": "checking the copy"}) as tell:

@@ -1,4 +1,4 @@
-"""``tracewatch cancel``: ask a run to stop, and wait for it if that is wanted."""
+"""``tracewatch cancel``: ask a run to stop; with ``--wait``, wait until it has."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ..client.api import Api
 from ..client.errors import ApiError
 from ..client.watch import ConnectionStatus, Watch, watch
 from .common import EXIT_BY_STATUS, EXIT_STOPPED, by_option, examples, url_option
-from .resolve import TRACE_HELP, find_trace
-from .running import run_to_the_end
+from .signals import run_to_the_end
+from .traces import TRACE_HELP, find_trace
 
 EXAMPLES = examples("""
     tracewatch cancel latest --reason "wrong branch"
@@ -23,12 +23,12 @@ EXAMPLES = examples("""
     "cancel",
     epilog=EXAMPLES,
     short_help="Ask a run to stop.",
-    help="Ask a run to stop. What it does then is up to its agent; one whose recorder is gone is stopped at once."
+    help="Ask a run to stop. Its agent decides when and how. A run whose recorder is gone is stopped at once."
     f"\n\n{TRACE_HELP}",
 )
 @click.argument("trace")
-@click.option("--reason", metavar="TEXT", help="Why: the agent and everybody who watches are told.")
-@click.option("--wait", is_flag=True, help="Until it has ended; exit as it ended: 0 stopped or completed, 1 failed.")
+@click.option("--reason", metavar="TEXT", help="The reason, which the agent and all watchers get.")
+@click.option("--wait", is_flag=True, help="Wait until the run has ended. Exit code: 0 stopped or completed, 1 failed.")
 @by_option
 @url_option
 def command(trace: str, reason: str | None, wait: bool, by: str | None, url: str | None) -> None:
@@ -47,8 +47,8 @@ async def _until_ended(api: Api, trace_id: str, reason: str | None, by: str | No
     watching: Watch
 
     def look(_: ConnectionStatus | None = None) -> None:
-        if watching.state.status == "lost":  # it will not stop by itself any more
-            with suppress(ApiError):  # it has ended meanwhile
+        if watching.state.status == "lost":  # no recorder will act on the cancel: another one stops the trace at once
+            with suppress(ApiError):  # the trace has ended meanwhile
                 api.cancel(trace_id, reason, by)
 
     async with watch(trace_id, since="latest", url=api.url, skip_trimmed=True, on_status=look) as watching:

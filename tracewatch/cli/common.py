@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, the server's address, the way to fail, tables and times of now."""
+"""Parts that most commands share: exit codes, errors, options, the connection to the server, the console."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class CliError(click.ClickException):
-    """Something the user can mend: one line that says what, exit 2."""
+    """A mistake that the user can mend. One line says what is wrong; the exit code is 2."""
 
     exit_code = EXIT_USAGE
 
@@ -38,35 +38,35 @@ class CliError(click.ClickException):
 
 
 class Failed(CliError):
-    """Something that went wrong through no fault of the user's: exit 1."""
+    """A failure that is not the user's mistake. The exit code is 1."""
 
     exit_code = EXIT_FAILED
 
 
 def url_option(command: F) -> F:
-    """``--url``: the server to ask."""
+    """``--url``: the address of the server."""
     return click.option(
         "--url", metavar="URL", help="The server. [TRACEWATCH_URL, else http://127.0.0.1:8400]", show_default=False
     )(command)
 
 
 def login_name() -> str | None:
-    """Whoever is logged in, for ``by``; None where that can't be found out."""
+    """The login name of the user, for ``by``; None where it is not known."""
     try:
         return getpass.getuser()[:256] or None
-    except (OSError, KeyError):  # no such user, as in some containers
+    except (OSError, KeyError):  # the user id has no name, as in some containers
         return None
 
 
 def by_option(command: F) -> F:
-    """``--by``: who says so."""
+    """``--by``: the name that the command is recorded under."""
     return click.option(
         "--by", metavar="NAME", default=login_name, show_default=False, help="Who you are. [your login name]"
     )(command)
 
 
 def output_option(*formats: str) -> Callable[[F], F]:
-    """``-o``: one of ``formats``, the first being the default."""
+    """``-o``: one of ``formats``; the first one is the default."""
     return click.option(
         "-o",
         "--output",
@@ -78,13 +78,13 @@ def output_option(*formats: str) -> Callable[[F], F]:
 
 
 def examples(text: str) -> str:
-    """An epilog with examples, which click leaves as they are."""
+    """An epilog with examples, one a line, which click does not wrap."""
     lines = "\n".join(f"  {line.strip()}" if line.strip() else "" for line in text.strip().splitlines())
     return f"\b\nExamples:\n{lines}"
 
 
 def connect(url: str | None) -> Api:
-    """The server's REST calls. Refuses an address that is none."""
+    """The REST calls of the server at ``url`` (default: TRACEWATCH_URL). Raises CliError for a ``sqlite:`` address."""
     named = url or os.environ.get("TRACEWATCH_URL") or ""
     if named.startswith("sqlite:"):
         raise CliError(f"{named} is a file to record into; this command needs a server: tracewatch serve --db …")
@@ -92,7 +92,7 @@ def connect(url: str | None) -> Api:
 
 
 def out_console(*, color: str = "auto") -> Console:
-    """rich on stdout; where that is no terminal nothing is cut or wrapped."""
+    """A rich console on stdout. Where stdout is no terminal, it cuts and wraps nothing."""
     colored = use_color(color, sys.stdout)
     if sys.stdout.isatty():
         return Console(no_color=not colored, highlight=False, force_terminal=True if colored else None)
@@ -106,12 +106,12 @@ def out_console(*, color: str = "auto") -> Console:
 
 
 def use_color(color: str, stream: IO[str]) -> bool:
-    """Whether to color ``stream``: as told, else on a terminal unless ``NO_COLOR`` is set (no-color.org)."""
+    """Whether to color ``stream``. ``color``: always, never, or auto: on a terminal without NO_COLOR (no-color.org)."""
     if color != "auto":
         return color == "always"
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def now() -> float:
-    """Unix time in seconds. The one clock of the commands."""
+    """Unix time in seconds. All commands take their time from here."""
     return time.time()

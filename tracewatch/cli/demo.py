@@ -1,13 +1,12 @@
-"""``tracewatch demo``: a server of its own and a small agent that really works, to be watched while it does.
+"""``tracewatch demo``: start a server and a small agent that does real work on it, for the user to watch.
 
-Rule: whatever ends the demo ends the server and removes what it wrote, unless a --db was named.
+Rule: however the demo ends, its server ends with it and its files are removed, except a database named by --db.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +23,8 @@ import click
 from ..client.api import Api
 from . import text
 from .common import Failed, examples
-from .demo_agent import Stage, explore
+from .demo_agent import DemoRun, explore
+from .signals import unwind_on_signals
 
 EXAMPLES = examples("""
     tracewatch demo                          then, in another terminal: tracewatch tail latest
@@ -40,13 +40,13 @@ _LISTENING = "listening on "
 @click.command("demo", epilog=EXAMPLES, short_help="Watch an agent at work, on a server of its own.")
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="So many times as fast."
+    "--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="2 is twice as fast."
 )
-@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="So many runs, one after the other.")
-@click.option("--forever", is_flag=True, help="Run after run, until Ctrl-C.")
-@click.option("--ask", is_flag=True, help="The agent asks where to look more closely, and waits up to a minute.")
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Number of runs, one after another.")
+@click.option("--forever", is_flag=True, help="Start run after run until Ctrl-C.")
+@click.option("--ask", is_flag=True, help="Let the agent ask which folder to look at; it waits up to a minute.")
 @click.option("--db", type=click.Path(dir_okay=False), help="Keep the log in this file. [else removed at the end]")
-@click.option("--port", type=click.IntRange(0, 65535), help=f"[{PORT} if it is free, else a free one]")
+@click.option("--port", type=click.IntRange(0, 65535), help=f"Port of the server. [{PORT} if free, else any free port]")
 @click.option("--exit/--stay", "leave", default=None, help="End after the runs. [on a terminal the server stays]")
 def command(
     folder: Path | None,
@@ -58,36 +58,36 @@ def command(
     port: int | None,
     leave: bool | None,
 ) -> None:
-    """Start a server and an agent at work on it, offline and without a model.
+    """Start a server, and an agent that works while you watch. It needs no model and no network.
 
-    The agent explores FOLDER (by default this package) with real tools and two sub-agents, in a minute or two. It reads
-    only. Tokens and costs are estimates. `tracewatch cancel latest` stops it.
+    The agent explores FOLDER (by default this package) with real tools and two sub-agents. That takes a minute or two,
+    and changes no file. Tokens and costs are estimates. `tracewatch cancel latest` stops the agent.
     """
     folder = folder or Path(__file__).resolve().parents[1]
     leave = not sys.stdout.isatty() if leave is None else leave
     with contextlib.ExitStack() as stack:
-        _unwind_on_signals(stack)
+        unwind_on_signals(stack)
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tracewatch-demo-")))
         url = stack.enter_context(_server(db or str(temporary / "tracewatch.db"), port))
         _introduce(url, db)
         number = 0
         while forever or number < runs:
             number += 1
-            _run(Stage(folder, speed=speed, run=number, asks=ask), url, temporary / "spool")
+            _run(DemoRun(folder, speed=speed, number=number, asks=ask), url, temporary / "spool")
         if not leave:
             click.echo("The server goes on until Ctrl-C.")
             threading.Event().wait()
 
 
-def _run(stage: Stage, url: str, spool: Path) -> None:
-    click.echo(f"run {stage.run}: exploring {stage.tools.folder}")
+def _run(demo: DemoRun, url: str, spool: Path) -> None:
+    click.echo(f"run {demo.number}: exploring {demo.tools.folder}")
     began = time.monotonic()
-    recorded = explore(stage, url=url, spool_dir=str(spool))
+    recorded = explore(demo, url=url, spool_dir=str(spool))
     summary = Api(url).trace(recorded.trace_id)["trace"]
     took = text.duration((time.monotonic() - began) * 1000)
     totals = summary["tree_totals"]
     click.echo(
-        f"run {stage.run}: {summary['status']} in {took}, {text.count(totals['total_messages'], 'message')},"
+        f"run {demo.number}: {summary['status']} in {took}, {text.count(totals['total_messages'], 'message')},"
         f" about {text.count(totals['total_tokens'], 'token')} ({recorded.trace_id})"
     )
 
@@ -106,7 +106,7 @@ def _introduce(url: str, db: str | None) -> None:
 
 @contextlib.contextmanager
 def _server(db: str, port: int | None) -> Iterator[str]:
-    """A server's URL; the server ends with the block, and with this process however that ends."""
+    """Run a server for the block and give its URL. However this process ends, the server ends too."""
     chosen = port if port is not None else PORT if _free(PORT) else 0
     environ = {key: value for key, value in os.environ.items() if not key.startswith("TRACEWATCH_")}
     process = subprocess.Popen(
@@ -116,7 +116,7 @@ def _server(db: str, port: int | None) -> Iterator[str]:
         stderr=subprocess.PIPE,
         env=environ,
         text=True,
-        start_new_session=True,  # Ctrl-C is for us: the agent's last events still need a server
+        start_new_session=True,  # Ctrl-C must not reach the server: the agent's last events still need it
     )
     try:
         assert process.stderr is not None
@@ -147,7 +147,7 @@ def _wait_until_ready(process: subprocess.Popen[str], stderr: IO[str]) -> str:
     ready, found, said = threading.Event(), [], deque[str](maxlen=10)
 
     def listen() -> None:
-        for line in stderr:  # to its end, so that the server never waits for somebody to read what it says
+        for line in stderr:  # read to the end: a full pipe would block the server
             said.append(line)
             if line.startswith(_LISTENING):
                 found.append(line.removeprefix(_LISTENING).strip())
@@ -160,13 +160,3 @@ def _wait_until_ready(process: subprocess.Popen[str], stderr: IO[str]) -> str:
         words = "".join(said).strip().removeprefix("tracewatch: ") or f"the server was not ready after {READY_S:g} s"
         raise Failed(words)
     return found[0]
-
-
-def _unwind_on_signals(stack: contextlib.ExitStack) -> None:
-    """SIGTERM and SIGHUP clean up as Ctrl-C does."""
-
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        stack.callback(signal.signal, number, signal.signal(number, leave))

@@ -1,8 +1,8 @@
-"""The demo's agent: it gets to know a folder. It plans, calls real tools, has two helpers and says what it found.
+"""The demo's agent explores a folder: it plans, calls real tools, starts two helpers and reports its findings.
 
-Rule 1: everything it says is what its tools found. There is no model: how it words things is a template, and tokens and
-        cost are estimates that its trace's metadata says are estimates.
-Rule 2: it records with the public client and nothing else, as anybody's agent would.
+Rule 1: everything it says was found by its tools. There is no model: the wording comes from templates, and tokens and
+        costs are estimates, as the trace's metadata says.
+Rule 2: it records with the public client only, as any user's agent would.
 """
 
 from __future__ import annotations
@@ -26,54 +26,52 @@ METADATA = {
     "estimates": "tokens are characters / 4; cost is a made-up $1 per million tokens",
 }
 WORDS_PER_S = 8.0
-THINK_S = 1.8  # before a tool is called
-TOOL_S = 0.7  # while it works
+THINK_S = 1.8  # pause before a tool is called
+TOOL_S = 0.7  # pause while a tool works
 FLUSH_S = 5.0
-READ_FILES = 4  # by the reader in one run
-
-
-ASK_S = 60.0  # then it goes on by itself
+READ_FILES = 4  # files that the reader reads in one run
+ASK_S = 60.0  # wait for an answer; without one the agent goes on by itself
 EVERYTHING = "all of it"
 
 
 class Interrupted(Exception):
-    """The user wants the run to end."""
+    """The run shall end, because the user stopped the demo."""
 
 
-class Stage:
-    """What the agents of one run share: the folder, the clock and whether to go on."""
+class DemoRun:
+    """One run of the demo: the folder, the speed and the stop signal that its agents share."""
 
-    def __init__(self, folder: Path, *, speed: float = 1.0, run: int = 1, asks: bool = False) -> None:
+    def __init__(self, folder: Path, *, speed: float = 1.0, number: int = 1, asks: bool = False) -> None:
         self.tools = Workshop(folder)
-        self.run = run
-        self.asks = asks  # people, which way to go
+        self.number = number  # of the runs of this process, from 1
+        self.asks = asks  # whether the agent asks the user for a folder
         self._speed = speed
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Let every agent of the run end at its next pause."""
+        """End every agent of the run at its next pause."""
         self._stop.set()
 
     def pause(self, seconds: float) -> None:
-        """Take time, as thinking does. Raises Interrupted."""
+        """Wait ``seconds`` divided by the speed. Raises Interrupted once the run is stopped."""
         if self._stop.wait(seconds / self._speed):
             raise Interrupted
 
 
 class Agent:
-    """One agent: a trace it writes into, and the tools."""
+    """One agent of a run, with the trace that it records into."""
 
-    def __init__(self, stage: Stage, recorded: Trace) -> None:
-        self.stage = stage
+    def __init__(self, demo: DemoRun, recorded: Trace) -> None:
+        self.demo = demo
         self.trace = recorded
 
     def pause(self, seconds: float) -> None:
-        """Take time. Raises Interrupted, and Cancelled."""
-        self.stage.pause(seconds)
+        """Wait as ``DemoRun.pause`` does. Raises Interrupted, and Cancelled after a cancel."""
+        self.demo.pause(seconds)
         self.trace.raise_if_cancelled()
 
     def say(self, words: str) -> str:
-        """Stream ``words`` as an assistant's message."""
+        """Stream ``words`` as an assistant's message and return them."""
         pieces = re.findall(r"\S+\s*", words)
         tokens = max(len(words) // 4, 1)
         with self.trace.message("assistant", model=MODEL) as message:
@@ -84,7 +82,7 @@ class Agent:
         return words
 
     def use(self, tool: Callable[..., Any], **arguments: Any) -> Any:
-        """Call a tool. An error is recorded, and None returned."""
+        """Call a tool and return its result. An error of the tool is recorded; the result is None then."""
         self.pause(THINK_S)
         with self.trace.tool_call(tool.__name__, arguments) as call:
             self.pause(TOOL_S)
@@ -97,32 +95,32 @@ class Agent:
         return result
 
 
-def explore(stage: Stage, *, url: str, spool_dir: str) -> Trace:
-    """One run: explore the folder and end with a summary. Returns its trace, which has ended.
+def explore(demo: DemoRun, *, url: str, spool_dir: str) -> Trace:
+    """Explore the folder in one run and end it with a summary. Returns its trace, which has ended.
 
-    Ctrl-C and ``Stage.stop`` end it as stopped and are raised again; a cancel only ends it as stopped.
+    Ctrl-C and ``DemoRun.stop`` end the trace as stopped and are raised again. A cancel only ends it as stopped.
     """
-    task = f"Get to know {stage.tools.folder.name}: what is in it, how is it built, what is left to do?"
+    task = f"Get to know {demo.tools.folder.name}: what is in it, how is it built, what is left to do?"
     ended_by: BaseException | None = None
     with trace(task, agent_type="explorer", metadata=METADATA, url=url, spool_dir=spool_dir) as recorded:
-        recorded.on_cancel(stage.stop)
+        recorded.on_cancel(demo.stop)
         try:
-            _explore(Agent(stage, recorded))
+            _explore(Agent(demo, recorded))
         except Cancelled as error:
-            stage.stop()
+            demo.stop()
             recorded.stop(str(error))
         except (Interrupted, KeyboardInterrupt, SystemExit) as error:
-            stage.stop()
+            demo.stop()
             recorded.stop(_why(recorded))
             ended_by = None if recorded.cancelled else error
-    recorded.flush(FLUSH_S)  # whoever asks the server next finds the end there
+    recorded.flush(FLUSH_S)  # the next request to the server finds the end there
     if ended_by is not None:
         raise ended_by
     return recorded
 
 
 def _explore(me: Agent) -> None:
-    recorded, tools = me.trace, me.stage.tools
+    recorded, tools = me.trace, me.demo.tools
     recorded.message("system", "You explore a folder with the tools you have and report what you find.")
     recorded.message("user", f"What is in {tools.folder}, how is it built, and what is left to do?")
     look = recorded.add_goal("See what is there", reason="everything else depends on it")
@@ -139,7 +137,7 @@ def _explore(me: Agent) -> None:
     look.complete(f"{len(files)} files")
 
     build.start()
-    if me.stage.asks:
+    if me.demo.asks:
         largest = _ask_where(me, files, largest)
     findings = _with_helpers(me, build, largest)
     imported = me.use(tools.most_imported) or {}
@@ -159,7 +157,7 @@ def _explore(me: Agent) -> None:
 
 
 def _why(recorded: Trace) -> str:
-    """Why a run was stopped."""
+    """The reason why a run was stopped."""
     try:
         recorded.raise_if_cancelled()
     except Cancelled as error:
@@ -168,7 +166,7 @@ def _why(recorded: Trace) -> str:
 
 
 def _ask_where(me: Agent, files: list[str], largest: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The largest files of the folder that whoever watches wants looked at; of the one with most files by default."""
+    """Ask the watchers for a folder and return its largest files; without an answer, those of the fullest folder."""
     folders = Counter(name.partition("/")[0] for name in files if "/" in name)
     options = [name for name, _ in folders.most_common(5)]
     if not options:
@@ -182,12 +180,12 @@ def _ask_where(me: Agent, files: list[str], largest: list[dict[str, Any]]) -> li
         me.say(f"Nobody said where to look more closely, so I take {folder}.")
     if folder == EVERYTHING:
         return largest
-    rows = me.use(me.stage.tools.largest, count=len(files)) or []
+    rows = me.use(me.demo.tools.largest, count=len(files)) or []
     return [row for row in rows if row["file"].startswith(f"{folder}/")][:5]
 
 
 def _with_helpers(me: Agent, goal: Any, largest: list[dict[str, Any]]) -> dict[str, str]:
-    """Run the reader and the checker side by side; what each found."""
+    """Run the reader and the checker side by side; returns the findings of each."""
     findings: dict[str, str] = {"reader": "", "checker": ""}
     jobs = {
         "reader": ("Read the largest files and say what each is for", read),
@@ -198,7 +196,7 @@ def _with_helpers(me: Agent, goal: Any, largest: list[dict[str, Any]]) -> dict[s
         task, job = jobs[name]
         with me.trace.sub_trace(task, agent_type=name, goal=goal, metadata=METADATA) as recorded:
             try:
-                findings[name] = job(Agent(me.stage, recorded), largest)
+                findings[name] = job(Agent(me.demo, recorded), largest)
                 recorded.complete(findings[name])
             except (Interrupted, Cancelled):
                 recorded.stop(_why(recorded))
@@ -212,26 +210,26 @@ def _with_helpers(me: Agent, goal: Any, largest: list[dict[str, Any]]) -> dict[s
                 thread.join(0.2)
                 me.pause(0)
     except BaseException:
-        me.stage.stop()
+        me.demo.stop()
         raise
     finally:
-        # An interrupted parent ends after its helpers, so that each trace has its end.
+        # An interrupted agent ends after its helpers, so that each trace gets its end.
         for thread in threads:
             thread.join(2.0)
     return findings
 
 
 def read(me: Agent, largest: list[dict[str, Any]]) -> str:
-    """The reader: an outline of the largest files and a sentence about each."""
-    names = [str(row["file"]) for row in largest] or me.stage.tools.list_files()[:READ_FILES]
-    shift = (me.stage.run - 1) % len(names) if names else 0
+    """The reader looks at the largest files and says a sentence about each. Returns its summary."""
+    names = [str(row["file"]) for row in largest] or me.demo.tools.list_files()[:READ_FILES]
+    shift = (me.demo.number - 1) % len(names) if names else 0
     names = (names[shift:] + names[:shift])[:READ_FILES]
     goals = [(name, me.trace.add_goal(f"Read {name}")) for name in names]
     told = []
     for name, goal in goals:
         goal.start()
-        head = me.use(me.stage.tools.read_file, name=name, last=30)
-        outline = me.use(me.stage.tools.outline, name=name) if name.endswith(".py") else None
+        head = me.use(me.demo.tools.read_file, name=name, last=30)
+        outline = me.use(me.demo.tools.outline, name=name) if name.endswith(".py") else None
         me.say(_about(name, outline, head))
         goal.complete()
         told.append(name)
@@ -239,8 +237,8 @@ def read(me: Agent, largest: list[dict[str, Any]]) -> str:
 
 
 def check(me: Agent, largest: list[dict[str, Any]]) -> str:
-    """The checker: what looks unfinished."""
-    tools, parts = me.stage.tools, []
+    """The checker looks for unfinished places. Returns its summary."""
+    tools, parts = me.demo.tools, []
     with me.trace.goal("Find long functions"):
         longest = me.use(tools.longest_functions, count=5)
         if longest:
@@ -290,7 +288,7 @@ def _classes(outline: dict[str, Any]) -> str:
 
 
 def _short(result: Any) -> Any:
-    """A result as an event should hold it."""
+    """A tool's result, shortened to a size that suits an event."""
     if isinstance(result, list) and len(result) > 20:
         return {"total": len(result), "first": result[:20]}
     return result[:4000] if isinstance(result, str) else result

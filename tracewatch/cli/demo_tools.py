@@ -1,7 +1,7 @@
-"""The demo agent's tools: real questions about the files of one folder, answered without leaving it.
+"""The demo agent's tools: they answer questions about the files of one folder.
 
-Rule 1: read only, and nothing outside the folder; what is hidden, generated or not text is passed over.
-Rule 2: answers are small: they become events.
+Rule 1: they only read, and only inside the folder. Hidden and generated files and files without text are left out.
+Rule 2: answers are small, because they become events.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 MAX_FILES = 2000
-MAX_BYTES = 1 << 20  # of a file that is read
+MAX_BYTES = 1 << 20  # the largest file that is read
 _SKIPPED = {"__pycache__", "node_modules", "venv", "build", "dist", "site-packages"}
 
 
 class Workshop:
-    """The tools, over the files of ``folder``."""
+    """The tools, working on the files of ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self._texts: dict[str, str] = {}
 
     def list_files(self, pattern: str = "*") -> list[str]:
-        """Names of the files, relative to the folder, in order."""
+        """The names of the files, relative to the folder and sorted."""
         found = []
         for path in sorted(self.folder.rglob(pattern)):
             parts = path.relative_to(self.folder).parts
@@ -37,7 +37,7 @@ class Workshop:
         return found
 
     def read_file(self, name: str, first: int = 1, last: int | None = None) -> str:
-        """Lines ``first`` to ``last`` of a file. Raises OSError and ValueError for what is no text of this folder."""
+        """Lines ``first`` to ``last`` of a file. Raises OSError or ValueError if it is no text file of the folder."""
         return "\n".join(self._text(name).splitlines()[first - 1 : last])
 
     def count_lines(self) -> dict[str, dict[str, int]]:
@@ -89,7 +89,7 @@ class Workshop:
         return sorted(rows, key=lambda row: -int(str(row["lines"])))[:count]
 
     def most_imported(self, count: int = 8) -> dict[str, int]:
-        """Top-level modules and how many files import them."""
+        """The top-level modules that most files import, each with the number of these files."""
         imported: Counter[str] = Counter()
         for _, tree in self._trees():
             names: set[str] = set()

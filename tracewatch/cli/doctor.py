@@ -1,4 +1,4 @@
-"""``tracewatch doctor``: whether the database and its machine are as they should be, and what to do if not."""
+"""``tracewatch doctor``: check the database and its machine, and advise on what is wrong."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ MARKS = {OK: ("✓", "green"), WARNING: ("!", "yellow"), ERROR: ("✗", "bold re
 @click.option("--json", "as_json", is_flag=True, help="For programs: {db, errors, warnings, findings}.")
 @click.pass_context
 def command(ctx: click.Context, db: str | None, full: bool, as_json: bool) -> None:
-    """Look at the database, everything in it, and the machine, and say what is wrong and what to do.
+    """Check the database, everything in it and the machine, and say what is wrong and what to do.
 
-    It reads and never writes, also while the database is being served. Every event is read and folded again, and what
-    the database says is compared with that. Exit code: 0 without errors (there may be warnings), 1 with errors.
+    The check only reads, also while a server uses the database. It folds every event again and compares the result with
+    the contents of the database. Exit code: 0 without errors (there may be warnings), 1 with errors.
     """
     path = database(db)
     words = {"file": "SQLite's own check", "events": "folding all events again"}
@@ -72,7 +72,7 @@ def _show(console: Console, path: Path, found: list[Finding], counts: Counter[st
 
 
 def _order(finding: Finding) -> tuple[int, str]:
-    """What is in order comes first, so that what is not stands at the end, where one looks."""
+    """The order of findings on a screen: good news first, errors last, where the user looks."""
     return (OK, WARNING, ERROR).index(finding.severity), finding.code if finding.severity != OK else ""
 
 

@@ -1,8 +1,8 @@
-"""``tracewatch export``: a trace as NDJSON that `tracewatch import` puts back byte for byte.
+"""``tracewatch export``: write a trace as NDJSON, from which `tracewatch import` restores it byte for byte.
 
-Rule 1: the header holds of a trace what does not change by putting it back, so that export, import and export again
-        give the same bytes.
-Rule 2: with ``--html`` the same lines stand in a page that holds the viewer and asks nobody for anything.
+Rule 1: a header holds only fields that an import restores unchanged. So export, import and export again give the same
+        bytes.
+Rule 2: with ``--html`` the same lines stand in one page with the viewer, which makes no request of any kind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..client.api import Api
 from ..model.base import make_base
 from ..server.page import NOT_BUILT, OFFLINE, web_dir
 from .common import CliError, examples, url_option
-from .resolve import TRACE_HELP, all_events, find_trace, subtree
+from .traces import TRACE_HELP, all_events, find_trace, subtree
 
 EXAMPLES = examples("""
     tracewatch export latest -O run.ndjson
@@ -50,8 +50,8 @@ HEADER = (
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="A file. [else stdout]",
 )
-@click.option("--children/--no-children", default=True, show_default=True, help="Sub-traces, behind their parents.")
-@click.option("--html", is_flag=True, help="One HTML file with the viewer in it, that opens offline.")
+@click.option("--children/--no-children", default=True, show_default=True, help="Sub-traces, each after its parent.")
+@click.option("--html", is_flag=True, help="Write one HTML file with the viewer in it, which opens offline.")
 @url_option
 def command(trace: str | None, output_file: Path | None, children: bool, html: bool, url: str | None) -> None:
     api, found = find_trace(trace, url)
@@ -73,7 +73,7 @@ def command(trace: str | None, output_file: Path | None, children: bool, html: b
 
 
 def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
-    """``{"trace": …}`` and the stored events of a trace, then the same of each sub-trace, depth first."""
+    """The lines of an export: ``{"trace": …}`` and the stored events of a trace, then those of each sub-trace."""
     for trace, _ in subtree(api, trace_id):
         yield orjson.dumps({"trace": header(api, trace)}) + b"\n"
         yield from (line + b"\n" for line in all_events(api, trace))
@@ -82,7 +82,7 @@ def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
 
 
 def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
-    """The viewer as one HTML file, with the lines of ``export_lines`` and each trace's snapshot in it."""
+    """The viewer as one HTML file that contains the lines of ``export_lines`` and each trace's snapshot."""
     try:
         template = (web_dir() / OFFLINE).read_bytes()
     except OSError as error:
@@ -101,12 +101,12 @@ def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
 
 
 def _harmless(line: bytes) -> bytes:
-    """JSON in which nothing ends the element it stands in: a ``<`` stands in texts only and may be written so."""
+    """JSON without ``<``, so that it can't end the HTML element around it. A ``<`` occurs in strings only."""
     return line.replace(b"<", b"\\u003c") + b"\n"
 
 
 def header(api: Api, trace: dict[str, Any]) -> dict[str, Any]:
-    """What of a trace's summary is needed to put it back; of a trimmed one, also the state its log begins with."""
+    """The fields of a summary that restoring needs; for a trimmed trace also the state that its log begins with."""
     kept = {key: trace[key] for key in HEADER}
     if trace["first_event_id"] > 1:
         kept["base"] = make_base(api.trace(trace["trace_id"], at_event_id=trace["first_event_id"] - 1))

@@ -1,4 +1,4 @@
-"""``tracewatch inputs``: every open question of every run, oldest first."""
+"""``tracewatch inputs``: list the open questions of all runs, oldest first."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import orjson
 from rich.text import Text
 
 from . import text
-from .answering import choices
 from .common import connect, examples, now, out_console, output_option, url_option
+from .questions import choices
 
 EXAMPLES = examples("""
     tracewatch inputs
@@ -22,11 +22,11 @@ EXAMPLES = examples("""
 """)
 
 
-@click.command("inputs", epilog=EXAMPLES, short_help="List the questions that wait for an answer.")
+@click.command("inputs", epilog=EXAMPLES, short_help="List the open questions of all runs.")
 @output_option("text", "json", "ndjson")
 @url_option
 def command(output: str, url: str | None) -> None:
-    """List the questions that wait for an answer, of all traces, oldest first."""
+    """List the questions of all traces that wait for an answer, oldest first."""
     api = connect(url)
     found = api.inputs()
     if output == "json":

@@ -1,8 +1,8 @@
-"""Events told in lines: one event, one line, whatever is printed with it later. Pure.
+"""Events as lines of text for a reader: one line for each event. Pure; ``screen.py`` prints them.
 
-Rule 1: a ``Line`` holds what the agent wrote as it wrote it; ``screen`` escapes.
-Rule 2: a message's text is told once: what was appended is a line that goes on with the message's.
-Rule 3: nothing here fails on an event of a name or a form it does not know.
+Rule 1: an ``EventLine`` holds the agent's words as it wrote them; ``screen.py`` escapes them.
+Rule 2: a message's text is told once: text appended later becomes a line of its own that continues the first one.
+Rule 3: an event of an unknown name or form becomes a line as well; no event raises an error.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _BASE_KEYS = frozenset({"event", "event_id", "trace_id", "ts", "occurred_at", "a
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One event for a reader."""
+class EventLine:
+    """One event as a line for a reader."""
 
     at: str  # RFC 3339, UTC: when it occurred if the recorder said so, else when it was appended
     trace_id: str
@@ -47,24 +47,24 @@ class Line:
     note: str = ""  # tokens, duration, cost
     error: bool = False
     message_id: str | None = None
-    goes_on: bool = False  # the text follows what was told of message_id before
-    still_open: bool = False  # more of message_id may come
+    goes_on: bool = False  # the text continues an earlier line of message_id
+    still_open: bool = False  # message_id may still get more text
 
 
 @dataclass(slots=True)
 class _Told:
-    """What is kept of a message so that its updates can be told."""
+    """The parts of a message that its updates are told with."""
 
     role: str
     goal_id: str | None
     tool: str = ""
     arguments: str = ""
     streaming: bool = False
-    held: list[str] = field(default_factory=list)  # text not told yet (``whole``)
+    held: list[str] = field(default_factory=list)  # text that waits for the message to be complete (``whole``)
 
 
 class Narrator:
-    """Tells the events of one trace in order. ``whole``: a streamed message is told once, when it is complete."""
+    """Turns the events of one trace into lines, in order. ``whole``: a streamed message is one line, once complete."""
 
     def __init__(self, trace_id: str, *, whole: bool = False) -> None:
         self.trace_id = trace_id
@@ -73,19 +73,19 @@ class Narrator:
         self._told: dict[str, _Told] = {}
 
     def know(self, goals: Iterable[Mapping[str, Any]], messages: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Learn what came before the first event that is told: goals and messages as they now stand."""
+        """Learn the goals and messages from before the first event, as they now stand."""
         for goal in goals:
             self._goals.setdefault(goal["id"], goal["description"])
         for message in messages:
             self._told.setdefault(message["message_id"], _told(message))
 
-    def tell(self, event: Event) -> Line | None:
-        """The event as a line; None if there is nothing to say (yet)."""
+    def tell(self, event: Event) -> EventLine | None:
+        """The event as a line; None if there is nothing to print yet."""
         teller = _TELLERS.get(event["event"])
         return teller(self, event) if teller else self._other(event)
 
-    def unfinished(self, event: Event) -> Iterator[Line]:
-        """With ``whole``: the messages that never were completed, as of ``event``."""
+    def unfinished(self, event: Event) -> Iterator[EventLine]:
+        """With ``whole``: a line for each message that was never completed, as of ``event``."""
         for message_id, told in self._told.items():
             if told.held:
                 content, told.held = "".join(told.held), []
@@ -96,13 +96,13 @@ class Narrator:
 
     # --- goals ---
 
-    def _goal_added(self, event: Event) -> Line:
+    def _goal_added(self, event: Event) -> EventLine:
         goal = event["goal"]
         self._goals[goal["id"]] = goal["description"]
         reason = f" — {goal['reason']}" if goal.get("reason") else ""
         return self._goal_line(event, goal["status"], goal["description"] + reason, goal.get("parent_id"))
 
-    def _goal_updated(self, event: Event) -> Line:
+    def _goal_updated(self, event: Event) -> EventLine:
         patch = event["patch"]
         if "description" in patch:
             self._goals[event["goal_id"]] = patch["description"]
@@ -111,7 +111,7 @@ class Narrator:
             words += f" — {patch['summary']}"
         return self._goal_line(event, patch.get("status", ""), words)
 
-    def _goal_line(self, event: Event, status: str, words: str, parent_id: str | None = None) -> Line:
+    def _goal_line(self, event: Event, status: str, words: str, parent_id: str | None = None) -> EventLine:
         also = [
             self._goal(change["goal_id"]) or change["goal_id"]
             for change in event.get("affected_goals", ())
@@ -129,7 +129,7 @@ class Narrator:
 
     # --- messages ---
 
-    def _message_added(self, event: Event) -> Line | None:
+    def _message_added(self, event: Event) -> EventLine | None:
         message = event["message"]
         told = self._told[message["message_id"]] = _told(message)
         if message["role"] == "tool":
@@ -140,7 +140,7 @@ class Narrator:
             return None
         return self._said(event, message["message_id"], told, content, message)
 
-    def _message_updated(self, event: Event) -> Line | None:
+    def _message_updated(self, event: Event) -> EventLine | None:
         message_id, patch = event["message_id"], event.get("patch", {})
         told = self._told.setdefault(message_id, _Told("message", event.get("goal_id"), streaming=True))
         if told.role == "tool" or (isinstance(patch.get("content"), dict) and "tool_name" in patch["content"]):
@@ -168,7 +168,7 @@ class Narrator:
         message: Mapping[str, Any] | None = None,
         *,
         goes_on: bool = False,
-    ) -> Line:
+    ) -> EventLine:
         glyph, style = _ROLES.get(told.role, ("•", "cyan"))
         return self._line(
             event,
@@ -183,7 +183,7 @@ class Narrator:
             still_open=told.streaming,
         )
 
-    def _tool(self, event: Event, message_id: str, told: _Told, message: Mapping[str, Any]) -> Line:
+    def _tool(self, event: Event, message_id: str, told: _Told, message: Mapping[str, Any]) -> EventLine:
         content = message.get("content")
         parts = content if isinstance(content, dict) else {}
         told.tool = str(
@@ -206,19 +206,19 @@ class Narrator:
 
     # --- the trace ---
 
-    def _sub_trace(self, event: Event) -> Line:
+    def _sub_trace(self, event: Event) -> EventLine:
         goal = self._goal(event.get("parent_goal_id"))
         words = f"{event.get('agent_type', 'agent')} started: {event.get('task', '')}"
         return self._line(event, "↳", "magenta", "agent", f"{words} ({event['sub_trace_id']})", goal=goal)
 
-    def _sub_trace_completed(self, event: Event) -> Line:
+    def _sub_trace_completed(self, event: Event) -> EventLine:
         status, summary = event["status"], event.get("summary")
         words = f"{event['sub_trace_id']} {status}" + (f": {summary}" if summary else "")
         totals = {"tokens": event["stats"]["total_tokens"], "cost": event["stats"]["total_cost"]}
         error = status in ("failed", "lost")
         return self._line(event, "↲", STATUS_STYLES.get(status, "dim"), "agent", words, note=_note(totals), error=error)
 
-    def _status(self, event: Event) -> Line:
+    def _status(self, event: Event) -> EventLine:
         status = event["status"]
         words = [status, *(readable(event[key]) for key in ("reason", "error", "summary") if event.get(key))]
         note = []
@@ -237,23 +237,23 @@ class Narrator:
             error=status in ("failed", "lost"),
         )
 
-    def _input_requested(self, event: Event) -> Line:
+    def _input_requested(self, event: Event) -> EventLine:
         options = ", ".join(readable(option) for option in event.get("options") or ())
         goal = self._goal(event.get("goal_id"))
         words = event["question"] + (f" [{options}]" if options else "")
         return self._line(event, "?", "magenta", "question", words, goal=goal)
 
-    def _input_closed(self, event: Event) -> Line:
+    def _input_closed(self, event: Event) -> EventLine:
         words = readable(event["value"]) if "value" in event else "nobody answered in time"
         by = f"by {event['by']}" if event.get("by") else ""
         return self._line(event, "!", "magenta", "answer", words, note=by)
 
-    def _cancel(self, event: Event) -> Line:
+    def _cancel(self, event: Event) -> EventLine:
         words = ": ".join(str(part) for part in ("cancel requested", event.get("reason")) if part)
         by = f"by {event['by']}" if event.get("by") else ""
         return self._line(event, "■", "yellow", "control", words, note=by)
 
-    def _other(self, event: Event) -> Line:
+    def _other(self, event: Event) -> EventLine:
         payload = {key: value for key, value in event.items() if key not in _BASE_KEYS}
         only = next(iter(payload.values())) if len(payload) == 1 else None
         words = only if isinstance(only, str) else compact(payload) if payload else ""
@@ -261,12 +261,12 @@ class Narrator:
         error = name == "error" or name.endswith((".error", "_error"))
         return self._line(event, "✗" if error else "•", "red" if error else "cyan", name, words, error=error)
 
-    def _line(self, event: Event, glyph: str, style: str, role: str, words: str, **more: Any) -> Line:
+    def _line(self, event: Event, glyph: str, style: str, role: str, words: str, **more: Any) -> EventLine:
         at = event.get("occurred_at") or event["ts"]
-        return Line(at, self.trace_id, glyph, style, role, words, **more)
+        return EventLine(at, self.trace_id, glyph, style, role, words, **more)
 
 
-_TELLERS: dict[str, Callable[[Narrator, Event], Line | None]] = {
+_TELLERS: dict[str, Callable[[Narrator, Event], EventLine | None]] = {
     "goal_added": Narrator._goal_added,
     "goal_updated": Narrator._goal_updated,
     "message_added": Narrator._message_added,
@@ -311,7 +311,7 @@ def compact(value: Any) -> str:
 
 
 def readable(value: Any) -> str:
-    """What a person reads in ``value``: its text, or the texts among its content parts, else JSON."""
+    """``value`` as readable text: its text, or the texts of its content parts, else JSON on one line."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -333,5 +333,5 @@ def _arguments(value: Any) -> str:
 
 
 def _bare(item: Any) -> bool:
-    """Whether a string needs no quotes to be told from what stands beside it."""
+    """Whether ``item`` is a string that can stand among others without quotes."""
     return isinstance(item, str) and bool(item) and not any(c.isspace() or c in "\"'=" for c in item)

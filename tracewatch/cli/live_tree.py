@@ -1,4 +1,4 @@
-"""The goal tree on a terminal, redrawn as the trace goes on; elsewhere printed once at the end."""
+"""The goal tree on stdout: redrawn on a terminal while the trace goes on, elsewhere printed once at the end."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..client.watch import ConnectionStatus, Watch, watch
 from ..model.state import State
 from . import text
 from .common import out_console
-from .resolve import subtree
-from .tree import View, goal_tree
+from .traces import subtree
+from .tree import TreeView, goal_tree
 
 REDRAW_S = 0.1
 
 
 def print_tree(api: Api, trace_id: str, *, children: bool, color: str) -> str:
-    """Print the tree as it stands; returns the trace's status."""
+    """Print the tree as it is now; returns the trace's status."""
     view = fetch_view(api, trace_id, children=children)
     console = out_console(color=color)
     console.print(goal_tree(view, width=tree_width(console)))
@@ -29,18 +29,18 @@ def print_tree(api: Api, trace_id: str, *, children: bool, color: str) -> str:
 
 
 def tree_width(console: Console) -> int | None:
-    """What a tree has to fit into: a terminal's width, nothing elsewhere."""
+    """The width that a tree has to fit into, in cells; None where stdout is no terminal."""
     return console.width if sys.stdout.isatty() else None
 
 
-def fetch_view(api: Api, trace_id: str, *, children: bool, at_event_id: int | None = None) -> View:
-    """A trace as the server shows it, with its sub-traces' goals if ``children``."""
-    below: dict[str, View] = {}
+def fetch_view(api: Api, trace_id: str, *, children: bool, at_event_id: int | None = None) -> TreeView:
+    """A trace as the server shows it now, or after ``at_event_id``; with its sub-traces' goals if ``children``."""
+    below: dict[str, TreeView] = {}
     if children:
         for trace, depth in subtree(api, trace_id):
             if depth:
-                below[trace["trace_id"]] = View.of(api.trace(trace["trace_id"]), below)
-    return View.of(api.trace(trace_id, at_event_id), below)
+                below[trace["trace_id"]] = TreeView.of(api.trace(trace["trace_id"]), below)
+    return TreeView.of(api.trace(trace_id, at_event_id), below)
 
 
 async def follow_tree(
@@ -53,7 +53,11 @@ async def follow_tree(
     end_when_lost: bool,
     until_waiting: bool,
 ) -> str:
-    """Show the tree until the trace ends, or is ``lost`` or ``waiting`` where that is asked for; returns its status."""
+    """Show the tree until the trace ends; returns its status.
+
+    ``end_when_lost`` and ``until_waiting`` also end it when the trace is ``lost`` or ``waiting``.
+    ``retry_max_s``: seconds to try to reconnect; None tries for ever.
+    """
     ends = {status for status, wanted in (("lost", end_when_lost), ("waiting", until_waiting)) if wanted}
     console = out_console(color=color)
     watching: Watch
@@ -71,7 +75,7 @@ async def follow_tree(
 
     async with watch(
         trace_id,
-        # The snapshot is the tree. Those of sub-traces come from their beginning, with the events of the trace's own.
+        # The snapshot has the trace's own tree. Sub-traces are found by its events, so with them all are read.
         since=None if children else "latest",
         url=api.url,
         children=children,
@@ -111,14 +115,14 @@ async def _redraw(watching: Watch, console: Console, changed: asyncio.Event, end
             live.update(goal_tree(_view(watching), width=console.width), refresh=True)
 
 
-def _view(watching: Watch) -> View:
-    below: dict[str, View] = {}
+def _view(watching: Watch) -> TreeView:
+    below: dict[str, TreeView] = {}
     for trace_id, state in watching.states.items():
         if trace_id != watching.trace_id:
             below[trace_id] = _view_of(state, below)
     return _view_of(watching.state, below)
 
 
-def _view_of(state: State, below: dict[str, View]) -> View:
+def _view_of(state: State, below: dict[str, TreeView]) -> TreeView:
     goals = state.goal_tree()["goals"]
-    return View(state.trace(), goals, list(state.sub_traces.values()), list(state.pending_inputs.values()), below)
+    return TreeView(state.trace(), goals, list(state.sub_traces.values()), list(state.pending_inputs.values()), below)

@@ -1,4 +1,4 @@
-"""``tracewatch ls``: the traces, newest first."""
+"""``tracewatch ls``: list traces, newest first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..client.api import Api
 from . import text
 from .common import STATUSES, connect, examples, now, out_console, output_option, url_option
 from .lines import STATUS_GLYPHS, STATUS_STYLES
-from .resolve import every_trace, find_trace, subtree
+from .traces import every_trace, find_trace, subtree
 
 EXAMPLES = examples("""
     tracewatch ls
@@ -30,10 +30,10 @@ EXAMPLES = examples("""
 @click.command("ls", epilog=EXAMPLES)
 @click.option("--status", type=click.Choice(STATUSES), help="Only traces of this status.")
 @click.option("--agent", metavar="TYPE", help="Only traces of this agent type.")
-@click.option("-q", "query", metavar="TEXT", help="Only traces with this in their task, id or agent type.")
-@click.option("--children", is_flag=True, help="Sub-traces too, below their parents.")
-@click.option("--parent", metavar="TRACE", help="The sub-traces of this one instead.")
-@click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="At most so many.")
+@click.option("-q", "query", metavar="TEXT", help="Only traces with TEXT in their task, id or agent type.")
+@click.option("--children", is_flag=True, help="Also list sub-traces, below their parents.")
+@click.option("--parent", metavar="TRACE", help="List the sub-traces of TRACE instead.")
+@click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="The most traces to list.")
 @output_option("text", "json", "ndjson")
 @url_option
 def command(
@@ -90,7 +90,7 @@ def _print_table(rows: list[tuple[dict[str, Any], int]], url: str) -> None:
         heads = [head for head in heads if head not in ("took", "msgs")]
     table = [[Text(head, "dim") for head in heads], *(_row(trace, depth, narrow=narrow) for trace, depth in rows)]
     widths = [max(row[column].cell_len for row in table) for column in range(len(heads) - 1)]
-    if console.is_terminal:  # only the long ones give way: what was cut off can be read with `show`
+    if console.is_terminal:  # long ids, agents and tasks are cut to fit; `show` has them in full
         widths[1], widths[2] = min(widths[1], 14 if narrow else 26), min(widths[2], 12)
         widths.append(max(console.width - sum(widths) - 2 * len(widths), 10))
     for row in table:
@@ -119,7 +119,7 @@ def _row(trace: dict[str, Any], depth: int, *, narrow: bool) -> list[Text]:
         Text(text.age(now() - made)),
     ]
     if not narrow:
-        over = ended is None and trace["status"] not in ("running", "waiting")  # lost: nobody knows when
+        over = ended is None and trace["status"] not in ("running", "waiting")  # lost: the time of its end is unknown
         cells += [Text("" if over else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
     cells += [Text(text.count(totals["total_tokens"])), Text(text.dollars(totals["total_cost"]))]
     return [*cells, Text(text.one_line(trace["task"]))]

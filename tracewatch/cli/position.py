@@ -1,8 +1,8 @@
-"""Where a tail begins, and the file that remembers where it got to.
+"""The position at which `tail` begins, and the cursor file that keeps the position it has reached.
 
-Rule 1: the file is written after what it speaks of has been flushed, and by renaming, so that it is never half
-        written and never ahead of the output.
-Rule 2: the ways to say where to begin exclude each other; what was left out has a default that is documented.
+Rule 1: a position is written after the output before it was flushed, and the file is replaced by renaming. So it is
+        never half-written and never ahead of the output.
+Rule 2: the options that name a position exclude each other. Without one the documented default holds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..model.times import parse_time
 from . import text
 from .common import CliError
 
-DEFAULT_EVENTS = 20  # as the habit of `tail` has it: the end, a screen of it
+DEFAULT_EVENTS = 20  # the last screen of a log, as tail(1) shows of a file
 _SUB_TRACE = re.compile(r"([A-Za-z0-9._:@-]{1,128}) ([0-9]{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where to begin. ``since``: as ``tracewatch.watch`` takes it; ``from_s``: events from this Unix time on."""
+class Position:
+    """A position to begin at. ``since``: as for ``tracewatch.watch``; ``from_s``: the Unix time of the first event."""
 
     since: str | None = None
     from_s: float | None = None
@@ -32,7 +32,7 @@ class Start:
 
 
 def parse_since(given: str, now_s: float) -> float:
-    """Unix time of ``5m`` (ago) or of an RFC 3339 time. Raises CliError."""
+    """The Unix time that ``--since`` names: ``5m`` before ``now_s``, or an RFC 3339 time. Raises CliError."""
     seconds = text.parse_duration(given)
     if seconds is not None:
         return now_s - seconds
@@ -45,7 +45,7 @@ def parse_since(given: str, now_s: float) -> float:
 
 
 def parse_count(given: str) -> int | None:
-    """``-n``: a number of events, or None for ``all``. Raises CliError."""
+    """The number of events that ``-n`` names; None for ``all``. Raises CliError."""
     if given == "all":
         return None
     if not re.fullmatch(r"[0-9]{1,15}", given, re.ASCII):
@@ -62,8 +62,8 @@ def choose_start(
     filtered: bool,
     children: bool,
     now_s: float,
-) -> Start:
-    """Where to begin by the options given. Raises CliError where they contradict each other or can't be read."""
+) -> Position:
+    """The position that the options name. Raises CliError if they contradict each other or can't be read."""
     given = [name for name, value in (("-n", count), ("--since", since), ("--after", after)) if value is not None]
     if len(given) > 1:
         raise CliError(f"{' and '.join(given)}: each says where to begin; give one")
@@ -76,26 +76,26 @@ def choose_start(
             parse_cursor(after)
         except InvalidCursor as error:
             raise CliError(f"--after: {error.message}") from error
-        return Start(after)
+        return Position(after)
     if since is not None:
-        return Start(from_s=parse_since(since, now_s))
+        return Position(from_s=parse_since(since, now_s))
     if count is None:
         everything = cursor_file is not None or filtered or children
-        return Start(None if everything else f"-{DEFAULT_EVENTS}")
+        return Position(None if everything else f"-{DEFAULT_EVENTS}")
     number = parse_count(count)
-    return Start(None if number is None else "latest" if number == 0 else f"-{number}")
+    return Position(None if number is None else "latest" if number == 0 else f"-{number}")
 
 
 class CursorFile:
-    """A file with the cursor of the last event printed; below it ``sub_trace_id event_id`` of each sub-trace."""
+    """A file with the cursor of the last event printed, and a line ``sub_trace_id event_id`` for each sub-trace."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written = ""
 
-    def read(self) -> Start | None:
-        """Where to go on; None if the file is not there or empty. Raises CliError for what it can't read."""
-        if not self._path.parent.is_dir():  # said now rather than after everything has been printed
+    def read(self) -> Position | None:
+        """The position to go on at; None without a file or if it is empty. Raises CliError if it can't be read."""
+        if not self._path.parent.is_dir():  # refused now, before events are printed
             raise CliError(f"--cursor-file {self._path}: there is no folder {self._path.parent}")
         try:
             lines = self._path.read_text().split("\n")
@@ -116,10 +116,10 @@ class CursorFile:
                     raise InvalidCursor(f"{line[:80]!r} is not a sub-trace and its last event")
         except InvalidCursor as error:
             raise CliError(f"--cursor-file {self._path}: {error.message}") from error
-        return Start(lines[0].strip(), sub_traces=sub_traces)
+        return Position(lines[0].strip(), sub_traces=sub_traces)
 
     def write(self, cursor: str, sub_traces: dict[str, int]) -> None:
-        """Keep where the output stands. Raises CliError."""
+        """Write the position of the output. Raises CliError."""
         content = "\n".join([cursor, *(f"{trace_id} {last}" for trace_id, last in sub_traces.items()), ""])
         if content == self._written:
             return
@@ -131,7 +131,7 @@ class CursorFile:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content: at any moment the old one or the new one is there, whole."""
+    """Replace a file's content. At any moment the file has the whole of the old content or of the new one."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(content)

@@ -1,7 +1,7 @@
-"""Answering at the terminal where a run is followed: a prompt that stands below what is printed.
+"""The prompt below the events of a run: the user answers its questions in the terminal that follows it.
 
-Rule 1: only what is typed while a question is shown answers it: what was typed before is thrown away.
-Rule 2: nothing waits for the user: events go on above the prompt, and a question that others have answered goes away.
+Rule 1: only words typed while a question is shown answer it. Earlier input is thrown away.
+Rule 2: events never wait for the user: they go on above the prompt. A question that somebody else answers is withdrawn.
 """
 
 from __future__ import annotations
@@ -19,32 +19,31 @@ from ..client.api import Api
 from ..errors import TracewatchError
 from ..model.state import State
 from . import text
-from .answer import give
-from .answering import choices, chosen
 from .common import CliError
+from .questions import choices, chosen, send_answer
 
 _CLEAR = "\r\x1b[K"
 
 
 def can_prompt() -> bool:
-    """Whether somebody sits there."""
+    """Whether stdin, stdout and stderr are all a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()
 
 
 class Prompter:
-    """Shows one open question at a time and sends what is typed."""
+    """Shows one open question at a time and sends the answer that the user types."""
 
     def __init__(self, api: Api, by: str | None) -> None:
         self._api = api
         self._by = by
         self._stdin = sys.stdin.fileno()
         self._current: tuple[str, dict[str, Any]] | None = None  # trace_id, question
-        self._left: set[tuple[str, str]] = set()  # that the user does not want to answer here
+        self._left: set[tuple[str, str]] = set()  # (trace_id, request_id) of questions not to be shown again
         self._sending: asyncio.Task[None] | None = None
         self._shown = False
 
     def look(self, states: Mapping[str, State]) -> None:
-        """The watched traces stand like this: show a question, or take it away."""
+        """Show an open question of these states, or withdraw the one that is no longer open."""
         if self._sending is not None:
             return
         pending = [(trace_id, one) for trace_id, state in states.items() for one in state.pending_inputs.values()]
@@ -63,7 +62,7 @@ class Prompter:
         try:
             termios.tcflush(self._stdin, termios.TCIFLUSH)
         except termios.error:
-            pass  # the terminal has gone; reading will say so
+            pass  # the terminal is gone; the next read will find that
         asyncio.get_running_loop().add_reader(self._stdin, self._typed)
         self.show()
 
@@ -73,13 +72,13 @@ class Prompter:
         asyncio.get_running_loop().remove_reader(self._stdin)
 
     def hide(self) -> None:
-        """Something is about to be printed."""
+        """Clear the prompt, before something is printed."""
         if self._shown:
             self._shown = False
             click.echo(_CLEAR, nl=False, err=True)
 
     def show(self) -> None:
-        """It has been printed."""
+        """Show the prompt again, after something was printed."""
         if self._current is None or self._shown or self._sending is not None:
             return
         self._shown = True
@@ -91,7 +90,7 @@ class Prompter:
     def _typed(self) -> None:
         try:
             if os.tcgetpgrp(self._stdin) != os.getpgrp():
-                return  # in the background: reading would stop us
+                return  # we run in the background: reading would stop the process
             data = os.read(self._stdin, 65536)
         except OSError:
             data = b""
@@ -110,18 +109,18 @@ class Prompter:
 
     async def _send(self, trace_id: str, question: dict[str, Any], typed: str) -> None:
         try:
-            await asyncio.to_thread(give, self._api, trace_id, question, chosen(question, typed), self._by)
+            await asyncio.to_thread(send_answer, self._api, trace_id, question, chosen(question, typed), self._by)
         except (CliError, TracewatchError) as error:
             self._sending = None
             click.echo(error.message, err=True)
-            self.show()  # another try, if it is still open
+            self.show()  # the user may try again while the question is open
         else:
             self._sending = None
-            self._left.add((trace_id, question["request_id"]))  # the event that says so is about to come
+            self._left.add((trace_id, question["request_id"]))  # the event of the answer is on its way
             self._take_away()
 
     def close(self) -> None:
-        """No more questions."""
+        """Withdraw the prompt for good."""
         if self._sending is not None:
             self._sending.cancel()
         if self._current is not None:

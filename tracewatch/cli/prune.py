@@ -1,4 +1,4 @@
-"""``tracewatch prune``: let go of what is old in a database file, now, whether a server runs on it or not."""
+"""``tracewatch prune``: delete old traces and events from a database file, whether a server uses it or not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..log import Outdated, Policy, open_log
 from ..settings import Settings
 from . import text
 from .common import CliError, examples
-from .database import db_option, size
+from .database import db_option
 
 EXAMPLES = examples("""
     tracewatch prune --keep-days 30 --dry-run       what would go, trace by trace
@@ -30,21 +30,21 @@ EXAMPLES = examples("""
 @click.option(
     "--keep-days",
     metavar="N",
-    help="Delete traces that are over and older than N days; of those that go on, older events. [TRACEWATCH_KEEP_DAYS]",
+    help="Delete ended traces after N days without an event, and older events of the others. [TRACEWATCH_KEEP_DAYS]",
 )
 @click.option(
-    "--keep-events", metavar="N", help="Of each trace keep at least the newest N events. [TRACEWATCH_KEEP_EVENTS]"
+    "--keep-events", metavar="N", help="Keep at least the newest N events of each trace. [TRACEWATCH_KEEP_EVENTS]"
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Say what would go and change nothing.")
-@click.option("--vacuum", is_flag=True, help="Write the whole file anew. Stop the server first: nobody can append.")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would be deleted, and change nothing.")
+@click.option("--vacuum", is_flag=True, help="Rewrite the whole file. Stop the server first: appends have to wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(
     db: str | None, keep_days: str | None, keep_events: str | None, dry_run: bool, vacuum: bool, as_json: bool
 ) -> None:
-    """Delete what is no longer kept from a database file, and give the space back.
+    """Delete old traces and events from a database file, and give the space back.
 
-    A server that uses the file may go on running: it notices, and tells its watchers. A trace is trimmed by 500
-    events at a time, and its goals, totals and open questions stay.
+    A server that uses the file may go on running: it notices, and tells its watchers. A trace is trimmed 500 events
+    at a time, and keeps its goals, totals and open questions.
     """
     try:
         chosen = Settings.from_env(os.environ, db=db, keep_days=keep_days, keep_events=keep_events)
@@ -105,7 +105,7 @@ def _print(answer: dict[str, Any]) -> None:
         (
             text.one_line(trace["trace_id"]),
             "all of it" if trace["deleted"] else f"to {trace['first_event_id'] - 1:,}",
-            f"{text.count(trace['events'], 'event')}, {size(trace['bytes'])}",
+            f"{text.count(trace['events'], 'event')}, {text.size(trace['bytes'])}",
             text.cut(text.one_line(trace["task"]), 60),
         )
         for trace in answer["traces"]
@@ -116,12 +116,12 @@ def _print(answer: dict[str, Any]) -> None:
     totals, file = answer["totals"], answer["file"]
     words = (
         f"{text.count(totals['deleted_traces'], 'trace')} deleted, {totals['trimmed_traces']:,} trimmed: "
-        f"{text.count(totals['events'], 'event')}, {size(totals['bytes'])}"
+        f"{text.count(totals['events'], 'event')}, {text.size(totals['bytes'])}"
     )
     if answer["dry_run"]:
         click.echo(f"would go: {words}; nothing was changed")
     else:
-        click.echo(f"{words}; the file had {size(file['bytes_before'])} and has {size(file['bytes'])}")
+        click.echo(f"{words}; the file had {text.size(file['bytes_before'])} and has {text.size(file['bytes'])}")
     if not file["gives_space_back"]:
         click.echo(
             "an older file, which can't give space back: stop the server and run `tracewatch prune --vacuum` once",

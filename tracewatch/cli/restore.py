@@ -1,4 +1,4 @@
-"""``tracewatch restore``: a backup in the place of the database."""
+"""``tracewatch restore``: put a backup in the place of the database."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ EXAMPLES = examples("""
 @click.command("restore", epilog=EXAMPLES)
 @click.argument("file", type=click.Path(path_type=Path))
 @db_option
-@click.option("--force", is_flag=True, help="Replace the database that is there; it is kept under another name.")
-@click.option("--discard", is_flag=True, help="With --force: do not keep it.")
+@click.option("--force", is_flag=True, help="Replace an existing database, which is kept under another name.")
+@click.option("--discard", is_flag=True, help="With --force: delete the database that is replaced.")
 def command(file: Path, db: str | None, force: bool, discard: bool) -> None:
     """Put the backup FILE in the place of the database, with a new epoch.
 
-    Stop the server first. Clients that have seen the other history are told so (gap: reset) and begin anew; recorders
-    go on with what the backup does not have. FILE stays as it is. Killed at any moment, this leaves the old database or
-    the new one, never a mix.
+    Stop the server first. Clients that have seen the other history get a gap (reset) and begin anew. Recorders that
+    are still at work go on. FILE stays as it is. If the restore is killed, the old database or the new one is there,
+    never a mix.
     """
     if discard and not force:
         raise CliError("--discard says what becomes of the database that --force replaces")

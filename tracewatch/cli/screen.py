@@ -1,7 +1,7 @@
-"""Lines on a terminal or into a pipe.
+"""Event lines on a terminal or in a pipe.
 
-Rule 1: everything printed has passed ``text.escape``; the only escape sequences are the colors added here.
-Rule 2: into a pipe a line is a line: never cut, never wrapped, its time in full. On a terminal it is made to fit.
+Rule 1: everything printed has passed ``text.escape``. The only escape sequences are the colors added here.
+Rule 2: in a pipe an event is one line, never cut or wrapped, with its full time. On a terminal it is made to fit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 from rich.cells import cell_len
 
 from . import text
-from .lines import Line
+from .lines import EventLine
 
 _SGR = {
     "red": "31",
@@ -26,11 +26,11 @@ _SGR = {
     "dim": "2",
     "bold": "1",
 }
-_NARROW = 72  # cells: below this neither goals nor milliseconds have room
-_TINY = 40  # below this the time has none either
+_NARROW = 72  # cells; a narrower terminal shows neither goals nor milliseconds
+_TINY = 40  # cells; a narrower terminal shows no time either
 _OTHER_ROWS = 1
 _BLANK_LINES = re.compile(r"\n\s*\n")
-_ROWS = {  # of one event on a terminal, by role; in a pipe everything is there
+_ROWS = {  # the most rows of one event on a terminal, by role; a pipe gets the whole text
     **dict.fromkeys(("assistant", "message"), 40),
     **dict.fromkeys(("user", "trace", "question", "answer"), 20),
     **dict.fromkeys(("goal", "agent", "system"), 5),
@@ -39,7 +39,10 @@ _ROWS = {  # of one event on a terminal, by role; in a pipe everything is there
 
 
 class Screen:
-    """Writes lines. ``width``: None into a pipe; ``agents``: trace_id to (depth, agent type) of sub-traces."""
+    """Writes event lines. ``width``: the terminal's cells, None for a pipe.
+
+    ``agents`` holds (depth, agent type) of each known trace, by trace_id.
+    """
 
     def __init__(
         self, write: Callable[[str], object], *, color: bool, width: Callable[[], int] | None, by_agent: bool = False
@@ -47,15 +50,15 @@ class Screen:
         self._write = write
         self._color = color
         self._width = width
-        self._by_agent = by_agent  # lines of sub-traces too: indented, and with the agent's name
+        self._by_agent = by_agent  # lines of sub-traces are indented and begin with the agent's name
         self.agents: dict[str, tuple[int, str]] = {}
         self._going: tuple[str, str | None] | None = None  # the message whose text the cursor stands behind
-        self._waiting: dict[tuple[str, str | None], Line] = {}  # messages whose text waits for that one to end
+        self._waiting: dict[tuple[str, str | None], EventLine] = {}  # messages whose text waits for that one to end
         self._column = 0
         self._indent = 0  # of the rows behind the first
 
-    def show(self, line: Line, *, timed: bool = True) -> None:
-        """Print one line; text that goes on with the last one is put behind it. ``timed``: its time before it."""
+    def show(self, line: EventLine, *, timed: bool = True) -> None:
+        """Print one line, or put its text behind the last one if it continues it. ``timed``: with its time."""
         if self._width is None:
             self._write(self._flat(line, timed) + "\n")
             return
@@ -65,22 +68,22 @@ class Screen:
             self._wait(this, line)
             return
         for other in [key for key in self._waiting if key[0] == line.trace_id and key != this]:
-            self._put(self._waiting.pop(other), timed)  # the order of one trace's events stays
+            self._put(self._waiting.pop(other), timed)  # events of one trace keep their order
         self._put(self._joined(this, line), timed)
         self._release(timed)
 
     def finish(self) -> None:
-        """Print what still waits for another message's text to end."""
+        """Print the lines that wait for the end of another message."""
         self.close()
         while self._waiting:
             self._release(True)
             self.close()
 
-    def _wait(self, this: tuple[str, str | None], line: Line) -> None:
-        """Two messages can't be put on one line word by word: the second waits until the first is complete."""
+    def _wait(self, this: tuple[str, str | None], line: EventLine) -> None:
+        """Hold a message back while another one streams: two of them can't share a row."""
         self._waiting[this] = self._joined(this, line)
 
-    def _joined(self, this: tuple[str, str | None], line: Line) -> Line:
+    def _joined(self, this: tuple[str, str | None], line: EventLine) -> EventLine:
         before = self._waiting.pop(this, None)
         if before is None:
             return line
@@ -92,7 +95,7 @@ class Screen:
                 return
             self._put(self._waiting.pop(key), timed)
 
-    def _put(self, line: Line, timed: bool) -> None:
+    def _put(self, line: EventLine, timed: bool) -> None:
         this = (line.trace_id, line.message_id)
         if line.goes_on and self._going == this:
             self._continue(line)
@@ -105,12 +108,12 @@ class Screen:
             self.close()
 
     def close(self) -> None:
-        """End the line that text is still being put behind, if there is one."""
+        """End the row of the message that is still streaming, if there is one."""
         if self._column:
             self._write("\n")
         self._column, self._going = 0, None
 
-    def _flat(self, line: Line, timed: bool) -> str:
+    def _flat(self, line: EventLine, timed: bool) -> str:
         parts = [
             *([self._paint(line.at, "dim")] if timed else []),
             *self._tag(line),
@@ -127,13 +130,13 @@ class Screen:
             parts.append(self._paint(f"({text.one_line(line.note)})", "dim"))
         return " ".join(parts)
 
-    def _tag(self, line: Line) -> list[str]:
+    def _tag(self, line: EventLine) -> list[str]:
         if not self._by_agent:
             return []
         depth, name = self.agents.get(line.trace_id, (0, ""))
         return [self._paint("  " * depth + f"{text.one_line(name)}:", "magenta")] if depth else []
 
-    def _begin(self, line: Line, timed: bool) -> None:
+    def _begin(self, line: EventLine, timed: bool) -> None:
         assert self._width is not None
         width = max(self._width(), 20)
         narrow = width < _NARROW
@@ -156,24 +159,24 @@ class Screen:
         self._write(head)
         self._body(line, width, indent, "… " if line.goes_on else "")
 
-    def _body(self, line: Line, width: int, indent: int, lead: str) -> None:
+    def _body(self, line: EventLine, width: int, indent: int, lead: str) -> None:
         body = text.escape(line.text).strip("\n") if not line.still_open else text.escape(line.text).lstrip("\n")
         if line.role == "tool":
-            body = _BLANK_LINES.sub("\n", body)  # few rows are shown: they should say something
+            body = _BLANK_LINES.sub("\n", body)  # only a few rows are shown, so none of them should be blank
         rows = list(text.wrap(lead + body, width - indent, max(width - self._column, 1)))
         limit = _ROWS.get(line.role, _OTHER_ROWS)
         if len(rows) > limit:
             rows = [*rows[:limit], f"… {text.count(len(rows) - limit, 'more row')}"]
         self._rows(rows, width, indent, line)
 
-    def _continue(self, line: Line) -> None:
+    def _continue(self, line: EventLine) -> None:
         assert self._width is not None
         width = max(self._width(), 20)
         indent = min(self._indent, width // 3)
         rows = list(text.wrap(text.escape(line.text), width - indent, max(width - self._column, 1)))
         self._rows(rows, width, indent, line)
 
-    def _rows(self, rows: list[str], width: int, indent: int, line: Line) -> None:
+    def _rows(self, rows: list[str], width: int, indent: int, line: EventLine) -> None:
         for number, row in enumerate(rows):
             if number:
                 self._write("\n" + " " * indent)
@@ -195,6 +198,6 @@ class Screen:
 
 
 def local_clock(at: str, *, milliseconds: bool = True) -> str:
-    """``10:00:01.123`` in the reader's time zone of an RFC 3339 time."""
+    """An RFC 3339 time as ``10:00:01.123`` in the user's time zone."""
     moment = datetime.fromisoformat(at).astimezone()
     return f"{moment:%H:%M:%S}" + (f".{moment.microsecond // 1000:03d}" if milliseconds else "")

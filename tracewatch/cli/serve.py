@@ -1,4 +1,4 @@
-"""``tracewatch serve``: the server, with a flag for each of its settings."""
+"""``tracewatch serve``: run the server, with a flag for each of its settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TLS = ("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password")
 
 
 class ServeCommand(click.Command):
-    """A command whose help has the everyday options first and the limits in a section of their own."""
+    """The command, with a help that lists everyday options first and limits in a section of their own."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         everyday: list[tuple[str, str]] = []
@@ -53,10 +53,10 @@ def _flag(option: Option) -> click.Option:
 
 
 def _leave_with_stdin() -> None:
-    """End the process as SIGTERM would when stdin ends: whoever started it is gone, however it went."""
+    """Send this process SIGTERM when stdin ends: then the process that started it is gone."""
 
     def wait() -> None:
-        while os.read(0, 4096):  # not sys.stdin: a thread that holds its lock breaks the interpreter's exit
+        while os.read(0, 4096):  # sys.stdin has a lock; a thread that holds it breaks the interpreter's exit
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -68,7 +68,7 @@ def _serve(with_parent: bool, **given: Any) -> None:
         settings = Settings.from_env(os.environ, **given)
     except InvalidField as error:
         raise CliError(error.message) from error
-    from ..server.run import check_tokens, serve  # the server is loaded only to serve, not for every --help
+    from ..server.run import check_tokens, serve  # here, so that --help does not load the server
 
     if with_parent:
         _leave_with_stdin()
@@ -81,9 +81,9 @@ def _serve(with_parent: bool, **given: Any) -> None:
 
 
 async def _look_at_log(db: str) -> None:
-    """Open the log and close it: a file that can't be used is said in one line, before anything listens.
+    """Open the log and close it, so that an unusable file ends the command with one line, before anything listens.
 
-    One that another program holds locked is waited for.
+    While another program holds the file locked, the command waits.
     """
     from ..log import open_log
 
@@ -108,8 +108,9 @@ def _command(run: Callable[..., None]) -> click.Command:
         callback=run,
         params=options,
         epilog=EXAMPLES,
-        help="Run the server until Ctrl-C or SIGTERM.\n\nBy default only this machine can reach it, and whoever can "
-        "may do all. As soon as a token was created, and always when others can reach it, a token is required.",
+        help="Run the server until Ctrl-C or SIGTERM.\n\nBy default only this machine can reach it, and every user of "
+        "this machine may do everything. A token is required as soon as one was created, and always when other "
+        "machines can reach the server (see: tracewatch token).",
     )
 
 

@@ -1,4 +1,4 @@
-"""``tracewatch show``: one trace on a screen: its goals, open questions, sub-traces and last messages."""
+"""``tracewatch show``: print one trace: its goals, open questions, sub-traces and last messages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from . import text
 from .common import examples, out_console, output_option, url_option, use_color
 from .lines import STATUS_STYLES, Narrator, readable
 from .live_tree import fetch_view, tree_width
-from .resolve import TRACE_HELP, find_trace
 from .screen import Screen, local_clock
-from .tree import View, goal_tree
+from .traces import TRACE_HELP, find_trace
+from .tree import TreeView, goal_tree
 
 EXAMPLES = examples("""
     tracewatch show latest
@@ -23,15 +23,17 @@ EXAMPLES = examples("""
     tracewatch show 2f8d -o json | jq .goal_tree
 """)
 _LAST_MESSAGES = 8
-LONGEST = 400  # cells of a field: what a recorder put there may be a whole page
+LONGEST = 400  # cells of a field; a recorder may have put a whole page into it
 
 
 @click.command(
     "show", epilog=EXAMPLES, help=f"Show one trace: its goals, open questions and last messages.\n\n{TRACE_HELP}"
 )
 @click.argument("trace", required=False)
-@click.option("--at", "at_event_id", type=click.IntRange(0), metavar="EVENT_ID", help="As it was after this event.")
-@click.option("--children/--no-children", default=True, show_default=True, help="The goals of its sub-traces too.")
+@click.option(
+    "--at", "at_event_id", type=click.IntRange(0), metavar="EVENT_ID", help="Show it as it was after this event."
+)
+@click.option("--children/--no-children", default=True, show_default=True, help="Show the goals of sub-traces too.")
 @output_option("text", "json")
 @url_option
 def command(trace: str | None, at_event_id: int | None, children: bool, output: str, url: str | None) -> None:
@@ -41,7 +43,7 @@ def command(trace: str | None, at_event_id: int | None, children: bool, output: 
         answer = api.trace(trace_id, at_event_id)
         sys.stdout.buffer.write(text.json_document(answer))
         return
-    # The past of the trace is not that of its sub-traces: they are shown as its own log then had them.
+    # The event id is one of the trace's own log, so its sub-traces can only be shown as that log had them.
     view = fetch_view(api, trace_id, children=children and at_event_id is None, at_event_id=at_event_id)
     _print_head(view, at_event_id)
     console = out_console()
@@ -50,7 +52,7 @@ def command(trace: str | None, at_event_id: int | None, children: bool, output: 
         _print_messages(api, trace_id, view)
 
 
-def _print_head(view: View, at_event_id: int | None) -> None:
+def _print_head(view: TreeView, at_event_id: int | None) -> None:
     trace, console = view.trace, out_console()
 
     def row(name: str, words: Any, style: str = "") -> None:
@@ -75,7 +77,7 @@ def _print_head(view: View, at_event_id: int | None) -> None:
     console.print()
 
 
-def _print_messages(api: Api, trace_id: str, view: View) -> None:
+def _print_messages(api: Api, trace_id: str, view: TreeView) -> None:
     page = api.messages(trace_id, limit=_LAST_MESSAGES)
     if not page["messages"]:
         return

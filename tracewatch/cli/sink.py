@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from .lines import Line, Narrator
+from .lines import EventLine, Narrator
 from .screen import Screen
 from .text import json_document
 
@@ -31,7 +31,7 @@ class Filter:
         """Whether the user asked for some events only."""
         return bool(self.types or self.grep or self.errors)
 
-    def matches(self, event: Mapping[str, Any], line: Line) -> bool:
+    def matches(self, event: Mapping[str, Any], line: EventLine) -> bool:
         """Whether ``event``, told as ``line``, is to be shown."""
         if self.types and event["event"] not in self.types:
             return False
@@ -87,7 +87,7 @@ class EventWriter:
         if line_or_none is not None:
             self._show(event, line_or_none, body)
 
-    def _show(self, event: Mapping[str, Any], line: Line, body: bytes) -> None:
+    def _show(self, event: Mapping[str, Any], line: EventLine, body: bytes) -> None:
         if not self._filter.matches(event, line):
             return
         if self._form == "ndjson":

@@ -1,4 +1,4 @@
-"""``tracewatch tail``: a trace's events as they come, from any place in its history."""
+"""``tracewatch tail``: print a trace's events as they come, from any position in its log."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from .common import (
     url_option,
     use_color,
 )
-from .following import Output, Tail
 from .live_tree import follow_tree, print_tree
-from .merged import read_merged
-from .position import DEFAULT_EVENTS, CursorFile, Start, choose_start
+from .position import DEFAULT_EVENTS, CursorFile, Position, choose_start
 from .prompt import Prompter, can_prompt
-from .resolve import find_trace
-from .running import run_to_the_end
 from .screen import Screen
+from .signals import run_to_the_end
 from .sink import EventWriter, Filter
+from .stream import Output, Tail, print_merged
+from .traces import find_trace
 
 EXAMPLES = examples("""
     tracewatch tail                                 choose from a list, then follow
@@ -58,7 +57,7 @@ def _pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> r
 
 @click.command("tail", epilog=EXAMPLES)
 @click.argument("trace", required=False)
-@click.option("-f", "--follow/--no-follow", "follow", default=True, help="Go on until the trace ends. [default: yes]")
+@click.option("-f", "--follow/--no-follow", "follow", default=True, help="Follow until the trace ends. [default: yes]")
 @click.option(
     "-n",
     "count",
@@ -70,7 +69,7 @@ def _pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> r
 @click.option(
     "--cursor-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Begin after the cursor in this file, and keep it there: each event is printed once, over any number of runs.",
+    help="Begin after the cursor in this file, and keep it up to date: several runs print each event once.",
 )
 @click.option(
     "-o",
@@ -79,31 +78,29 @@ def _pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> r
     type=click.Choice(["text", "json", "ndjson", "tree"]),
     default="text",
     show_default=True,
-    help="One line an event; indented JSON; the stored bytes; the goals as a tree, live on a terminal.",
+    help="text: a line for each event; json: indented; ndjson: the stored bytes; tree: the goals, live on a terminal.",
 )
 @click.option("--types", multiple=True, callback=_types, metavar="A,B", help="Only events of these names.")
-@click.option("--grep", callback=_pattern, metavar="REGEX", help="Only events whose text has this in it.")
+@click.option("--grep", callback=_pattern, metavar="REGEX", help="Only events whose text matches.")
 @click.option("--errors", is_flag=True, help="Only failures: of tools, of sub-traces, of the trace.")
-@click.option("--children", is_flag=True, help="The events of its sub-traces too.")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="NO_COLOR is respected.")
+@click.option("--children", is_flag=True, help="Also the events of its sub-traces.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="auto respects NO_COLOR.")
 @click.option(
-    "--exit-status", is_flag=True, help="Exit as the trace ended: 0 completed, 1 failed, 3 stopped, 5 lost. [else 0]"
+    "--exit-status", is_flag=True, help="Exit code by how the trace ended: 0 completed, 1 failed, 3 stopped, 5 lost."
 )
-@click.option(
-    "--until-waiting", is_flag=True, help="Leave with exit code 4 as soon as a question waits for its answer."
-)
+@click.option("--until-waiting", is_flag=True, help="End with exit code 4 as soon as a question waits for its answer.")
 @click.option("--no-prompt", is_flag=True, help="Do not ask for answers on a terminal.")
 @click.option(
-    "--retry-max", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after so long without a server."
+    "--retry-max", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after this long without a server."
 )
 @url_option
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
-    """Print a trace's events, and go on as they come until it ends.
+    """Print a trace's events, and follow it until it ends.
 
-    TRACE is an id, the beginning of one, a URL, or `latest`; without one you choose from a list.
+    TRACE is an id, the beginning of one, a URL, or `latest`. Without TRACE you choose from a list.
 
-    A lost connection is made again, for ever unless --retry-max says otherwise, and nothing is missed or repeated.
+    A lost connection is made again, for ever or as long as --retry-max says. No event is missed or repeated.
     """
     api, trace = find_trace(given["trace"], given["url"])
     status = _tree(api, trace, given) if given["form"] == "tree" else _events(api, trace, given)
@@ -153,7 +150,7 @@ def _events(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
     if given["children"] and not given["follow"]:
         if cursor_file is not None:
             raise CliError("--cursor-file with --children needs following: leave --no-follow out")
-        return read_merged(api, trace, start, sink, output)
+        return print_merged(api, trace, start, sink, output)
     _introduce(trace, start, given)
     tail = Tail(
         url=api.url,
@@ -188,8 +185,8 @@ def _sink(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> Even
     return EventWriter(given["form"], filter_, out.write, screen, trace["trace_id"])
 
 
-def _introduce(trace: dict[str, Any], start: Start, given: dict[str, Any]) -> None:
-    """On a terminal: which trace this is, so that `latest` and a prefix can be seen to be the right one."""
+def _introduce(trace: dict[str, Any], start: Position, given: dict[str, Any]) -> None:
+    """Say on a terminal which trace this is: the user gave perhaps only `latest` or a prefix."""
     if given["form"] != "text" or not (sys.stdout.isatty() and sys.stderr.isatty()):
         return
     assert trace["status"] in STATUSES

@@ -1,8 +1,8 @@
 """Words and numbers for a terminal. Pure, but for its width.
 
-Rule 1: ``escape`` is the only door for text that an agent wrote: what could move the cursor, hide or reorder text
-        becomes visible.
-Rule 2: widths are cells of a terminal, not characters.
+Rule 1: text that an agent wrote goes through ``escape``: characters that move the cursor, hide text or reorder it are
+        written out.
+Rule 2: a width is a number of terminal cells, not of characters.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def _visible(match: re.Match[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """``text`` with everything that is not plainly visible written out, such as ``\\x1b``; line breaks stay."""
+    """``text`` with every character that is not plainly visible written out, such as ``\\x1b``. Line breaks stay."""
     text = text.replace("\r\n", "\n").expandtabs(4) if "\r" in text or "\t" in text else text
     return _UNSAFE.sub(_visible, text)
 
 
 def json_document(value: Any) -> bytes:
-    """``value`` as indented JSON for people: what is not plainly visible becomes ``\\u202e``, the same to a parser."""
+    """``value`` as indented JSON for people. An invisible character is written as its escape, such as ``\\u202e``."""
     document = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
     return _UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1], document).encode()
 
@@ -55,12 +55,12 @@ def cut(text: str, cells: int) -> str:
 
 
 def terminal_width() -> int:
-    """Cells in a row, asked anew each time: terminals are resized."""
+    """The cells in a row of the terminal now; it may have been resized since the last call."""
     return shutil.get_terminal_size().columns
 
 
 def wrap(text: str, width: int, first: int | None = None) -> Iterator[str]:
-    """Lines of ``text`` of at most ``width`` cells (the first: ``first``), broken at blanks where there are any."""
+    """``text`` as lines of at most ``width`` cells (the first: ``first`` cells), broken at blanks where possible."""
     room = width if first is None else first
     for line in text.split("\n"):
         current = ""
@@ -106,6 +106,15 @@ def age(seconds: float) -> str:
 def count(number: int, noun: str = "") -> str:
     """``1,234`` or, with a noun, ``1 event`` and ``1,234 events``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}" if noun else f"{number:,}"
+
+
+def size(number_of_bytes: int) -> str:
+    """``1.2 MB``."""
+    number, units = float(number_of_bytes), ["bytes", "kB", "MB", "GB", "TB"]
+    while number >= 999.95 and len(units) > 1:
+        number /= 1000
+        del units[0]
+    return f"{number_of_bytes:,} bytes" if units[0] == "bytes" else f"{number:.1f} {units[0]}"
 
 
 def dollars(cost: float) -> str:

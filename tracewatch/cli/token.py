@@ -1,4 +1,4 @@
-"""``tracewatch token create | list | revoke``: who may use a server. Works on the database file, served or not.
+"""``tracewatch token create | list | revoke``: manage the tokens of a database file, with or without a running server.
 
 Rule: a token is printed once, when it is made. The file holds only its hash.
 """
@@ -58,25 +58,25 @@ _db = click.option("--db", metavar="FILE", help="The database file. [TRACEWATCH_
 
 @click.group("token")
 def command() -> None:
-    """Make, list and revoke tokens: who may use a server on this database.
+    """Make, list and revoke the tokens that give access to a server.
 
-    Works on the database file, also while servers run on it, and at once. As soon as one was ever created, every server
-    on the file asks for one, on this machine too.
+    The commands work on the database file, also while servers use it, and take effect at once. As soon as a first
+    token was created, every server on the file asks for one, on this machine too.
     """
 
 
 @command.command("create", epilog=CREATE)
 @click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, required=True,
-              help="read: watch and look. write: record and import. control: cancel and answer. "
-                   "admin: all of these, and delete. Several may be given.")  # fmt: skip
-@click.option("--trace", "trace_id", metavar="TRACE_ID", help="For this trace and its sub-traces only.")
-@click.option("--expires", "expires_in_s", type=_Age(), help="Ends after this: 12h, 30d, 8w. [never]")
-@click.option("--label", default="", metavar="TEXT", help="What it is for, as the list shows it.")
+              help="read: list and watch. write: record and import. control: cancel and answer. "
+                   "admin: all of these, and delete. May be given several times.")  # fmt: skip
+@click.option("--trace", "trace_id", metavar="TRACE_ID", help="Valid for this trace and its sub-traces only.")
+@click.option("--expires", "expires_in_s", type=_Age(), help="Valid for this long: 12h, 30d, 8w. [for ever]")
+@click.option("--label", default="", metavar="TEXT", help="A note for the list of tokens.")
 @_db
 def create(
     scopes: tuple[str, ...], trace_id: str | None, expires_in_s: float | None, label: str, db: str | None
 ) -> None:
-    """Make a token and print it. It is shown this once."""
+    """Make a token and print it. It can't be shown again."""
     path = _path(db)
 
     async def made(tokens: Tokens) -> str:
@@ -124,7 +124,7 @@ def list_tokens(as_json: bool, db: str | None) -> None:
 @_db
 def revoke(token_id: str, db: str | None) -> None:
     """Refuse a token from now on. Sockets opened with it are closed within 5 seconds."""
-    if token_id.startswith("tw_"):  # somebody has only the token itself at hand
+    if token_id.startswith("tw_"):  # the token itself was given: its id is the second part
         token_id = token_id.split("_")[1]
 
     async def revoked(tokens: Tokens) -> bool:

@@ -1,4 +1,4 @@
-"""A trace's goals as a tree with their stats, sub-traces under the goal that started them. Pure."""
+"""The tree of a trace's goals with their stats, each sub-trace below the goal that started it. Pure."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ MAX_DEPTH = 40  # of sub-traces within sub-traces
 
 
 @dataclass(frozen=True)
-class View:
-    """A trace as of one event. ``below``: views of its sub-traces, as far as they are shown, by trace_id."""
+class TreeView:
+    """A trace after one of its events. ``below``: the views of the sub-traces that are shown too, by trace_id."""
 
     trace: Mapping[str, Any]
     goals: Iterable[Mapping[str, Any]]  # depth first
     sub_traces: Iterable[Mapping[str, Any]]
     pending_inputs: Iterable[Mapping[str, Any]] = ()
-    below: Mapping[str, View] = field(default_factory=dict)
+    below: Mapping[str, TreeView] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any], below: Mapping[str, View] | None = None) -> View:
-        """From the answer of ``GET /api/traces/{id}``."""
+    def of(cls, answer: Mapping[str, Any], below: Mapping[str, TreeView] | None = None) -> TreeView:
+        """The view in an answer of ``GET /api/traces/{id}``."""
         goals = answer["goal_tree"]["goals"]
         return cls(answer["trace"], goals, answer["sub_traces"], answer["pending_inputs"], below or {})
 
 
-def goal_tree(view: View, *, width: int | None = None, heading: Text | None = None, depth: int = 0) -> Tree:
-    """The tree of a trace, its task at the root. ``width``: of the terminal; words give way so that numbers fit."""
+def goal_tree(view: TreeView, *, width: int | None = None, heading: Text | None = None, depth: int = 0) -> Tree:
+    """The tree of a trace, its task at the root. ``width``: the terminal's cells; texts are cut so that numbers fit."""
     root = Tree(heading or _heading(view.trace, width), guide_style="dim")
     current = view.trace.get("current_goal_id")
     branches: dict[str | None, tuple[Tree, int | None]] = {None: (root, _narrower(width))}
@@ -55,7 +55,7 @@ def goal_tree(view: View, *, width: int | None = None, heading: Text | None = No
 
 
 def _narrower(room: int | None) -> int | None:
-    return None if room is None else room - 4  # what rich puts before each level
+    return None if room is None else room - 4  # rich indents each level by four cells
 
 
 def _heading(trace: Mapping[str, Any], room: int | None) -> Text:
@@ -89,7 +89,7 @@ def _line(glyph: str, style: str, words: str, note: str, room: int | None, *, bo
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{glyph} ", style)
     words, note = text.one_line(words), text.one_line(note)
-    if room is not None:  # words give way so that numbers can be seen
+    if room is not None:  # the text is cut so that the numbers stay visible
         words = text.cut(words, max(room - 4 - cell_len(note), 24))
     line.append(words, "bold" if bold else "")
     if note:

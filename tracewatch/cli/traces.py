@@ -1,7 +1,8 @@
-"""Which trace is meant: an id, a unique prefix of one, a URL, ``latest``, or one of a list. And what is below it.
+"""Finding traces: the one that the user means, all of them, and the sub-traces of one.
 
-Rule 1: an exact id wins over a prefix, and a prefix that fits two traces is refused with both named.
-Rule 2: a run of its own wins over sub-traces, whose ids often begin with their parent's.
+Rule 1: a trace is named by its id, a unique prefix of it, a URL or ``latest``, or chosen from a list.
+Rule 2: an exact id wins over a prefix. A prefix of several ids is refused, and the message names them.
+Rule 3: among the traces with a prefix one without a parent wins: the ids of sub-traces often begin with their parent's.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from .lines import STATUS_GLYPHS
 
 _PATH = re.compile(r"(?P<prefix>.*?)(?:/api)?/traces/(?P<trace_id>[^/]+)(?:/(?:events|watch|messages|record))?/?")
 _ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}", re.ASCII)
-_LOOKED_AT = 20_000  # traces with a prefix somewhere in their id or task; more than that want an id
+_LOOKED_AT = 20_000  # search results that are read for a prefix; beyond them a whole id is needed
 _OFFERED = 15  # traces in the list to choose from
 
 TRACE_HELP = "TRACE is an id, the beginning of one, a URL (http://host/traces/ID), or `latest`."
 
 
 def parse_url(given: str) -> tuple[str, str]:
-    """``(server, trace_id)`` of a trace's URL, that of the page or that of the API."""
+    """``(server, trace_id)`` of the URL of a trace's page or of its API. Raises CliError."""
     parts = urlsplit(given)
     match = _PATH.fullmatch(parts.path)
     if match is None or not parts.netloc:
@@ -39,10 +40,10 @@ def parse_url(given: str) -> tuple[str, str]:
 
 
 def find_trace(given: str | None, url: str | None, *, interactive: bool | None = None) -> tuple[Api, dict[str, Any]]:
-    """The server and the summary of the trace that is meant.
+    """The server and the summary of the trace that the user means.
 
-    ``given`` None: chosen from a list, if ``interactive`` (by default: on a terminal). Raises CliError and, without a
-    server, Unreachable.
+    Without ``given`` the user chooses from a list if ``interactive`` (by default: on a terminal). Raises CliError if no
+    trace or several fit, and Unreachable without a server.
     """
     if given is not None and given.startswith(("http://", "https://")):
         url, given = parse_url(given)
@@ -61,7 +62,7 @@ def find_trace(given: str | None, url: str | None, *, interactive: bool | None =
 
 
 def every_trace(api: Api, **query: Any) -> Iterator[dict[str, Any]]:
-    """Summaries, newest first, page after page."""
+    """The summaries of all traces that fit ``query``, newest first, read page by page."""
     token: str | None = None
     while True:
         page = api.traces(page_token=token, **query)
@@ -72,7 +73,7 @@ def every_trace(api: Api, **query: Any) -> Iterator[dict[str, Any]]:
 
 
 def _latest(api: Api) -> dict[str, Any]:
-    """The newest run of its own: a sub-agent's is reached through its parent."""
+    """The newest trace without a parent."""
     for trace in every_trace(api, limit=50):
         if trace["parent_trace_id"] is None:
             return trace
@@ -129,11 +130,11 @@ def _choose(api: Api) -> dict[str, Any]:
     return traces[chosen - 1]
 
 
-# --- what is below a trace ---
+# --- a trace, its sub-traces and their events ---
 
 
 def subtree(api: Api, trace_id: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """Summaries of a trace and all below it, depth first in the order they were started, with their depth."""
+    """The summaries of a trace and all its sub-traces with their depth; depth first, in the order of their start."""
     waiting = [(trace_id, 0)]
     while waiting:
         this, depth = waiting.pop()
@@ -141,7 +142,7 @@ def subtree(api: Api, trace_id: str) -> Iterator[tuple[dict[str, Any], int]]:
             found = api.trace(this)
         except ApiError as error:
             if error.status == 404 and depth:
-                continue  # a sub-trace that was deleted: its parent's log goes on naming it
+                continue  # a deleted sub-trace: its parent's log still names it
             raise
         yield found["trace"], depth
         started = sorted(found["sub_traces"], key=lambda sub: int(sub["started_event_id"]))
@@ -149,5 +150,5 @@ def subtree(api: Api, trace_id: str) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def all_events(api: Api, trace: dict[str, Any], since: str | None = None) -> Iterator[bytes]:
-    """The stored bytes of each event the log holds, from the first that it still has."""
+    """The stored bytes of each event of a trace after ``since``, or of all that the log still holds."""
     return api.events(trace["trace_id"], since if since is not None else str(trace["first_event_id"] - 1))

@@ -1,26 +1,33 @@
-"""Following a trace: events from the watch client to a sink, with a cursor file that is never ahead of the output.
+"""A trace's events on stdout: followed live, or those of a trace and its sub-traces merged into one stream.
 
-Rule: stdout carries events only. What happens to the connection is said on stderr, once per outage.
+Rule 1: stdout carries events only. News of the connection goes to stderr, once for each outage.
+Rule 2: the cursor file is never ahead of the output.
+Rule 3: merged events of one trace keep their order; between traces the time of appending decides.
 """
 
 from __future__ import annotations
 
+import heapq
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import click
+import orjson
 
+from ..client.api import Api
 from ..client.watch import ConnectionStatus, Watch, watch
 from ..errors import WatchGap
 from . import text
 from .common import CliError
-from .position import CursorFile, Start
+from .position import CursorFile, Position
 from .prompt import Prompter
 from .sink import EventWriter
+from .traces import all_events, subtree
 
-FLUSH_S = 0.05  # while catching up the output is flushed this often; live after every event
+FLUSH_S = 0.05  # time between two flushes while catching up; live events are flushed one by one
 
 
 class Output:
@@ -34,14 +41,14 @@ class Output:
         self.sub_traces: dict[str, int] = {}
 
     def settle(self) -> None:
-        """Flush, then remember what has been flushed."""
+        """Flush the output, then write its cursor to the cursor file."""
         self._stream.flush()
         self._flushed_s = time.monotonic()
         if self._cursor_file is not None and self.cursor is not None:
             self._cursor_file.write(self.cursor, self.sub_traces)
 
     def settle_sometimes(self) -> None:
-        """As ``settle``, but not too often."""
+        """As ``settle``, at most once in ``FLUSH_S``."""
         if time.monotonic() - self._flushed_s > FLUSH_S:
             self.settle()
 
@@ -52,7 +59,7 @@ class Tail:
 
     url: str
     trace_id: str
-    start: Start
+    start: Position
     sink: EventWriter
     output: Output
     follow: bool
@@ -66,9 +73,10 @@ class Tail:
     _waits: bool = False  # a question is open
 
     async def run(self) -> str:
-        """Print until the trace ends (without ``follow``: until all there is is printed); returns its status.
+        """Print events until the trace ends; returns its status.
 
-        With ``until_waiting`` also until a question is open, in it or a sub-trace that is followed: ``waiting``.
+        Without ``follow`` printing stops at the end of the log. With ``until_waiting`` it also stops as soon as a
+        question is open in the trace or in a sub-trace that is followed; the result is ``waiting`` then.
         """
         self.output.sub_traces = dict(self.start.sub_traces)
         async with watch(
@@ -110,7 +118,10 @@ class Tail:
             self.output.settle_sometimes()
 
     def _introduce(self, trace_id: str, watching: Watch) -> None:
-        """A sub-trace's events may come before the one that says it was started; its snapshot has said whose it is."""
+        """Tell the sink the parents of a sub-trace, from its snapshot.
+
+        Its events may come before its parent's event that announces it.
+        """
         if self.sink.knows_agent(trace_id):
             return
         state = watching.states[trace_id]
@@ -135,7 +146,7 @@ class Tail:
             self._look(self.watching)
 
     def _look(self, watching: Watch) -> None:
-        """What there is is printed: does it end here, is there something to say or to ask?"""
+        """All events so far are printed: end here, report a lost recorder or ask a question, whichever applies."""
         if self.until_waiting and any(state.status == "waiting" for state in watching.states.values()):
             self._waits = True
             watching.close()
@@ -160,12 +171,28 @@ class Tail:
         click.echo(words, err=True)
 
 
+def print_merged(api: Api, trace: dict[str, Any], start: Position, sink: EventWriter, output: Output) -> str:
+    """Print the events that a trace and its sub-traces have now, in order of time; returns the trace's status."""
+
+    def parsed(found: dict[str, Any], since: str | None) -> Iterator[tuple[dict[str, Any], bytes]]:
+        for body in all_events(api, found, since):
+            yield orjson.loads(body), body
+
+    streams = [parsed(found, start.since if depth == 0 else None) for found, depth in subtree(api, trace["trace_id"])]
+    for event, body in heapq.merge(*streams, key=lambda pair: str(pair[0]["ts"])):
+        sink.take(event, body)
+        output.settle_sometimes()
+    sink.finish()
+    output.settle()
+    return str(trace["status"])
+
+
 def _trimmed(news: ConnectionStatus) -> str:
     first, last = (news.last_event_id or 0) + 1, news.resume_event_id
     return f"events {first} to {last} are no longer kept"
 
 
-def _gap(gap: WatchGap, start: Start) -> str:
+def _gap(gap: WatchGap, start: Position) -> str:
     reason = {
         "trimmed": "they are no longer kept",
         "reset": "the log is another one now (restored or made anew)",
