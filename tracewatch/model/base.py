@@ -1,6 +1,6 @@
-"""The state that a trimmed log begins with, as an export carries it: ``base`` in the header.
+"""The base: the state that a trimmed log begins with, as the header of an export carries it.
 
-Rule: it may come from anybody. What passes here can be folded on and shown.
+Rule: a base may come from anywhere. One that passes ``read_base`` can be shown, and events can be folded onto it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOOSE = ConfigDict(extra="allow", strict=True)
 
 
 class SubTrace(TypedDict):
-    """A sub-trace as its parent's log tells of it."""
+    """A sub-trace, as its parent's log knows it."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     trace_id: TraceId
@@ -33,7 +33,7 @@ class SubTrace(TypedDict):
     started_event_id: Count
 
 
-class OpenInput(TypedDict):
+class OpenQuestion(TypedDict):
     """An open question."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
@@ -47,7 +47,7 @@ class OpenInput(TypedDict):
 
 
 class Base(Totals):
-    """What is not in a trace's header, as of ``first_event_id - 1``."""
+    """The state as of ``first_event_id - 1``, without the fields that the header has anyway."""
 
     status: Status
     current_goal_id: Id | None
@@ -57,7 +57,7 @@ class Base(Totals):
     error: Any
     goals: list[StoredGoal]
     sub_traces: list[SubTrace]
-    pending_inputs: list[OpenInput]
+    pending_inputs: list[OpenQuestion]
 
 
 _BASE: TypeAdapter[Any] = TypeAdapter(Base)
@@ -75,7 +75,7 @@ _OF_TRACE = (
 
 
 def make_base(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The base from what ``GET /api/traces/{id}?at_event_id=`` answers for ``first_event_id - 1``."""
+    """The base from the answer of ``GET /api/traces/{id}?at_event_id=`` for ``first_event_id - 1``."""
     return {
         **{key: answer["trace"][key] for key in _OF_TRACE},
         "goals": answer["goal_tree"]["goals"],
@@ -85,9 +85,9 @@ def make_base(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_base(raw: Any) -> dict[str, Any]:
-    """Check an export's ``base``. Raises InvalidField with the path of each fault."""
+    """Check the ``base`` of an export and return it. Raises InvalidField with the path of each fault."""
     try:
-        canonical({"base": raw})  # what JSON can't say, what is too deep
+        canonical({"base": raw})  # refuses values that JSON can't hold and too deep nesting
         base: dict[str, Any] = _BASE.validate_python(raw)
     except ValidationError as error:
         faults = [
@@ -113,7 +113,7 @@ def _fault(key: str, message: str) -> InvalidField:
 
 
 def put_base(state: State, base: Mapping[str, Any]) -> State:
-    """``state``, which has no events yet, as ``base`` says that it was."""
+    """A copy of ``state``, which has no events yet, with the contents of ``base``."""
     after = state.copy()
     for key in _OF_TRACE:
         setattr(after, key, base[key])

@@ -1,7 +1,7 @@
-"""Events as bytes and by name, without their validation: what also an agent's process needs of them.
+"""Events as bytes, and JSON with limits: the part of the model that an agent's process needs too.
 
 Rule 1: canonical bytes are compact JSON with ``event, event_id, trace_id, ts, occurred_at`` first. They are made once.
-Rule 2: nothing here imports pydantic, which alone takes longer to load than all of the recorder.
+Rule 2: nothing here imports pydantic, which takes longer to load than the whole recorder.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import orjson
 
 from ..errors import BadRequest, Invalid, TooLarge
 
-ORJSON_DEPTH = 254  # levels that orjson writes
-MAX_DEPTH = 200  # the margin is for what the server wraps around
+ORJSON_DEPTH = 254  # the most levels that orjson writes
+MAX_DEPTH = 200  # of an event; the server wraps some more levels around it
 
 STATUSES: tuple[str, ...] = ("running", "waiting", "completed", "failed", "stopped", "lost")
 ENDED = frozenset({"completed", "failed", "stopped"})
@@ -28,8 +28,8 @@ SERVER_EVENTS = frozenset(
 def canonical(event: Mapping[str, Any], *, parsed: bool = False) -> bytes:
     """The bytes of a stored event.
 
-    ``parsed``: its values were read from JSON, which has no NaN, so nobody has to look for one.
-    Raises Invalid for what JSON can't say (lone surrogates, NaN, Infinity) and for what is nested too deep.
+    ``parsed``: the values were read from JSON, which has no NaN, so there is no need to look for one.
+    Raises Invalid for values that JSON can't hold (lone surrogates, NaN, Infinity) and for too deep nesting.
     """
     try:
         body = orjson.dumps(event)
@@ -37,9 +37,9 @@ def canonical(event: Mapping[str, Any], *, parsed: bool = False) -> bytes:
         raise Invalid(f"the event can't be written as JSON: {error}") from error
     if len(body) > 2 * MAX_DEPTH and _openings(body) > MAX_DEPTH and depth_exceeds(event):
         raise Invalid(f"the event is nested deeper than {MAX_DEPTH} levels")
-    if not parsed and b"null" in body and _holds_nan(event):  # orjson writes null for what is no number
+    if not parsed and b"null" in body and _holds_nan(event):  # orjson writes null for NaN and Infinity
         raise Invalid("the event can't be written as JSON: NaN and Infinity are no JSON numbers")
-    # A copy: orjson's own result keeps the buffer it was written in, kilobytes for a body of 300 bytes
+    # The copy matters: orjson's own result keeps its whole buffer, kilobytes for a body of 300 bytes.
     return bytes(memoryview(body))
 
 
@@ -68,12 +68,12 @@ def depth_exceeds(value: Any, limit: int = MAX_DEPTH) -> bool:
     for _ in range(ORJSON_DEPTH - limit):
         wrapped = [wrapped]
     try:
-        orjson.dumps(wrapped)  # twenty to fifty times as fast as to look, which took 20 ms for 60 kB of "{},"
+        orjson.dumps(wrapped)  # 20 to 50 times as fast as the walk below, which takes 20 ms for 60 kB of "{},"
         return False
     except (TypeError, RecursionError) as error:
         if str(error) == "Recursion limit reached":
             return True
-    level: list[Any] = [value]  # not JSON: nothing to be said by orjson
+    level: list[Any] = [value]  # orjson refused the value for another reason, so the levels are walked
     for _ in range(limit):
         below: list[Any] = []
         for item in level:
@@ -88,19 +88,19 @@ def depth_exceeds(value: Any, limit: int = MAX_DEPTH) -> bool:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse JSON. Raises BadRequest that says where it breaks, and Invalid when it is nested too deep."""
+    """Parse JSON. Raises BadRequest with the place of the mistake, and Invalid for too deep nesting."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"this is not JSON: {error}") from error
-    # Text that opens no more brackets than the limit can't be too deep: the walk is for the rare rest.
+    # Text with fewer brackets than the limit can't be nested too deep, so the check is rarely needed.
     if _openings(data) > MAX_DEPTH and depth_exceeds(value):
         raise Invalid(f"JSON nested deeper than {MAX_DEPTH} levels")
     return value
 
 
 def parse_lines(data: bytes) -> list[Any]:
-    """Parse NDJSON; blank lines are passed over. Raises BadRequest or Invalid that names the line, counted from 1."""
+    """Parse NDJSON; blank lines are skipped. Raises BadRequest or Invalid that names the line, counted from 1."""
     values: list[Any] = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
@@ -113,7 +113,7 @@ def parse_lines(data: bytes) -> list[Any]:
 
 
 def check_size(body: bytes, limit: int, index: int | None = None) -> None:
-    """Raise TooLarge when one event's bytes are above ``limit``."""
+    """Raise TooLarge if an event has more than ``limit`` bytes. ``index``: its place in a batch, for the message."""
     if len(body) > limit:
         where = "the event" if index is None else f"event {index} of the batch"
         raise TooLarge(f"{where} has {len(body):,} bytes; the limit is {limit:,}", limit=limit)

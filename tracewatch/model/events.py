@@ -1,7 +1,7 @@
-"""Checking events and requests: what a recorder may send, and what may be restored from an export.
+"""The validation of events and requests from recorders, and of the lines of an export.
 
-Rule: ``validate_event`` is the only gate for what recorders send, ``validate_stored`` for what `export` wrote. Code
-      behind them may index without looking.
+Rule: every event of a recorder passes ``validate_event``, every line of an export ``validate_stored``. Code behind
+      these two may rely on the form of an event.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
-_ASSIGNED = frozenset({"event_id", "trace_id", "ts"})  # the log's own words: never taken from a recorder
+_ASSIGNED = frozenset({"event_id", "trace_id", "ts"})  # the log gives these; a recorder's are dropped
 
 MESSAGE_IDENTITY = ("message_id", "sequence", "role", "goal_id")
 
@@ -83,7 +83,7 @@ def _invalid(kind: type[Invalid], error: ValidationError, prefix: str = "") -> I
 
 
 def validate_trace(raw: Any) -> dict[str, Any]:
-    """Check the body of ``POST /api/traces`` and fill in what may be left out; ``trace_id`` may stay None.
+    """Check the body of ``POST /api/traces`` and fill in the optional fields; ``trace_id`` may stay None.
 
     Raises InvalidField with the path of each fault.
     """
@@ -121,11 +121,11 @@ def validate_answer(raw: Any) -> dict[str, Any]:
 
 
 def validate_event(raw: Any, index: int | None = None, *, by_server: bool = False) -> dict[str, Any]:
-    """Check one event a recorder sent and return it as the fold takes it.
+    """Check one event of a recorder and return it in the form that the fold takes.
 
     ``raw`` is parsed JSON; ``index`` is its place in a batch and begins the paths of the faults (``"3.goal.status"``).
+    ``by_server`` also accepts the events that only the server writes.
     The result is a new dict: ``event``, the named keys in the protocol's order, then the others.
-    ``by_server`` lets the events through that only the server writes.
     Raises Invalid (with the path of each fault) or ReservedEvent.
     """
     prefix = "" if index is None else f"{index}."
@@ -159,7 +159,7 @@ def _without_assigned(raw: dict[str, Any]) -> dict[str, Any]:
         try:
             raw["occurred_at"] = normalize_time(stamp)
         except ValueError:
-            pass  # an older producer's own idea of a time: the log's ts takes its place
+            pass  # an older producer's ts in another form: it is dropped
     return raw
 
 
@@ -172,7 +172,7 @@ def _check_message_update(event: dict[str, Any], prefix: str) -> None:
 
 
 def validate_stored(raw: Any, index: int | None = None) -> dict[str, Any]:
-    """Check a stored event (a line of `export`) so that the fold can apply it, and return it. Raises Invalid."""
+    """Check a stored event (a line of an export), so that the fold can apply it, and return it. Raises Invalid."""
     prefix = "" if index is None else f"{index}."
     if not isinstance(raw, dict):
         raise _refuse(prefix, "event", "a stored event is a JSON object")
@@ -203,7 +203,7 @@ def validate_stored(raw: Any, index: int | None = None) -> dict[str, Any]:
 
 
 def validate_header(raw: Any) -> dict[str, Any]:
-    """Check the ``trace`` of an export's first line: what is needed to restore it. Raises InvalidField."""
+    """Check the ``trace`` in an export's header line; returns the fields that restoring needs. Raises InvalidField."""
     if not isinstance(raw, dict):
         raise InvalidField('an export begins with a line {"trace": {…}}')
     spec = {key: raw.get(key) for key in ("trace_id", "task", "agent_type", "parent_trace_id", "parent_goal_id")}
@@ -212,7 +212,7 @@ def validate_header(raw: Any) -> dict[str, Any]:
     header["created_at"] = raw.get("created_at")
     header["first_event_id"] = raw.get("first_event_id", 1)
     header["last_event_id"] = raw.get("last_event_id", 0)
-    header["base"] = raw.get("base")  # of a trimmed log; ``read_base`` checks it
+    header["base"] = raw.get("base")  # only a trimmed log has one; ``read_base`` checks it
     for key in ("trace_id", "root_trace_id", "created_at"):
         if not isinstance(header[key], str):
             raise InvalidField(f"trace.{key}: is missing", details=[{"path": f"trace.{key}", "message": "is missing"}])

@@ -1,7 +1,7 @@
-"""The wire: cursors, control frames and how frames are put around stored bytes.
+"""The wire: cursors, control frames, and the frames around the stored bytes of events.
 
-Rule 1: control frames never carry ``event_id``, so a client can tell them from events by that alone.
-Rule 2: an event's frame is a function of its stored bytes only, so one frame serves every watcher.
+Rule 1: a control frame never has an ``event_id``, so a client can tell it from an event by that alone.
+Rule 2: an event's frame depends on its stored bytes only, so one frame serves every watcher.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .state import State
 
 PROTOCOL = 1
 CLOSE_NORMAL = 1000
-CLOSE_GOING_AWAY = 1012  # "service restart": what section 4 asks for with goaway
+CLOSE_GOING_AWAY = 1012  # "service restart", as the protocol's section 4 has it for goaway
 
 _POSITION = re.compile(r"(?:([A-Za-z0-9_-]{1,64})\.)?([0-9]{1,18})", re.ASCII)
 _LAST = re.compile(r"-([0-9]{1,18})", re.ASCII)
 
 
 def format_cursor(epoch: str, event_id: int) -> str:
-    """``<epoch>.<event_id>``: "I have everything up to and including this"."""
+    """``<epoch>.<event_id>``, the cursor of a client that has all events up to and including this one."""
     return f"{epoch}.{event_id}"
 
 
@@ -38,17 +38,17 @@ def parse_cursor(text: str) -> tuple[str | None, int]:
 
 
 class Start(NamedTuple):
-    """Where a watch begins: events after ``after``; ``gap`` says why that is not what was asked for."""
+    """The start of a watch: it gets the events after ``after``. ``gap``: why that is not the cursor it gave."""
 
     after: int
     gap: str | None = None  # trimmed, reset or ahead
-    explicit: bool = False  # the client named an event_id: it has been here before
+    explicit: bool = False  # the client named an event_id, so it has watched before
 
 
 def resolve_since(since: str | None, *, epoch: str, first_event_id: int, last_event_id: int) -> Start:
-    """Where ``since_event_id`` (protocol, section 4) begins in a log that holds ``first_event_id`` … ``last_event_id``.
+    """The start that ``since_event_id`` names in a log of the events ``first_event_id`` to ``last_event_id``.
 
-    Raises InvalidCursor for what is none of the forms.
+    Raises InvalidCursor if ``since`` has none of the forms of the protocol's section 4.
     """
     if since is None or since == "":
         since = "0"
@@ -81,7 +81,7 @@ def control(event: str, **values: Any) -> bytes:
 
 
 def snapshot_values(state: State, *, lease_alive: bool) -> dict[str, Any]:
-    """What ``connected``, ``snapshot`` and ``GET /api/traces/{id}`` say of a trace, as of ``state``."""
+    """The keys about a trace in ``connected``, ``snapshot`` and the answer of ``GET /api/traces/{id}``."""
     trace = state.trace(lease_alive=lease_alive)
     return {
         "current_event_id": state.last_event_id,
@@ -96,9 +96,9 @@ def snapshot_values(state: State, *, lease_alive: bool) -> dict[str, Any]:
 
 
 def with_tree_parts(frame: dict[str, Any], limit: int) -> Iterator[bytes]:
-    """A ``connected`` or ``snapshot`` frame as JSON; above ``limit`` bytes, its goal tree in ``goal_tree_part`` frames.
+    """A ``connected`` or ``snapshot`` frame as JSON.
 
-    A part is above ``limit`` only where one goal alone is.
+    Above ``limit`` bytes its goals follow in ``goal_tree_part`` frames. A part exceeds ``limit`` only if one goal does.
     """
     whole = orjson.dumps(frame)
     tree = frame["goal_tree"]
@@ -107,7 +107,7 @@ def with_tree_parts(frame: dict[str, Any], limit: int) -> Iterator[bytes]:
         return
     yield orjson.dumps({**frame, "goal_tree": None})
     tags = {"trace_id": frame["trace_id"]} if "trace_id" in frame else {}
-    most = len(tree["goals"])  # parts there may be
+    most = len(tree["goals"])  # the largest number of parts
     around = len(control("goal_tree_part", **tags, part=most, parts=most, **{**tree, "goals": []}))
     parts: list[list[dict[str, Any]]] = [[]]
     size = around
@@ -133,10 +133,10 @@ def ws_text(payload: bytes) -> bytes:
 
 
 def sse_event(epoch: str, event_id: int, body: bytes) -> bytes:
-    """A stored event as a server-sent event: canonical bytes never hold a line break, so one ``data`` line does."""
+    """A stored event as a server-sent event. Canonical bytes have no line break, so one ``data`` line is enough."""
     return b"id: %b.%d\nevent: %b\ndata: %b\n\n" % (epoch.encode(), event_id, event_name(body).encode(), body)
 
 
 def sse_control(payload: bytes) -> bytes:
-    """A control frame as a server-sent event: without an ``id``, so that it leaves the reader's cursor alone."""
+    """A control frame as a server-sent event. It has no ``id``, so that the reader's cursor stays."""
     return b"event: %b\ndata: %b\n\n" % (event_name(payload).encode(), payload)

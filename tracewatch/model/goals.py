@@ -1,8 +1,8 @@
-"""The goal tree's rules (protocol, section 2): what one change to one goal does to the others.
+"""The rules of the goal tree (protocol, section 2): the effects of one goal's change on the others.
 
 Rule 1: goals are dicts that are replaced, never changed in place, so that states can share them.
-Rule 2: functions here return what changes, ``{goal_id: {key: new value}}``; ``state.apply`` puts it in.
-Rule 3: nothing cascades downward.
+Rule 2: functions here return the changes, ``{goal_id: {key: new value}}``; ``state.apply`` makes them.
+Rule 3: changes go upward in the tree, never downward.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _ALLOWED = {
     "completed": frozenset[str](),
     "abandoned": frozenset[str](),
 }
-PREVIEW_GROUPS = 5  # as many as fit beside a goal on a phone
+PREVIEW_GROUPS = 5  # they fit beside a goal on a phone
 
 
 def may_become(old: str, new: str) -> bool:
-    """Whether a goal of status ``old`` may be updated to ``new``. Staying as it is always may."""
+    """Whether a goal of status ``old`` may be updated to ``new``; the same status is always allowed."""
     return old == new or new in _ALLOWED[old]
 
 
 def empty_stats() -> dict[str, Any]:
-    """Stats of a goal without messages."""
+    """The stats of a goal without messages."""
     return {"message_count": 0, "total_tokens": 0, "total_cost": 0.0, "preview": ""}
 
 
@@ -43,10 +43,10 @@ def ancestors(goals: Mapping[str, Goal], goal_id: str | None) -> Iterator[Goal]:
 
 
 def cascade_up(goals: Mapping[str, Goal], children: Children, goal_id: str, status: str) -> Changes:
-    """What completes because ``goal_id`` has just got the status ``status`` (completed or abandoned).
+    """The goals that become completed because ``goal_id`` gets the status ``status`` (completed or abandoned).
 
-    A parent whose children are all completed or abandoned, at least one of them completed, becomes completed, and
-    so on to the root. ``goals`` is the tree before the change.
+    A parent becomes completed when all its children are completed or abandoned, at least one of them completed; and so
+    on up to the root. ``goals`` is the tree before the change.
     """
     changed: Changes = {}
     now = {goal_id: status}
@@ -60,9 +60,10 @@ def cascade_up(goals: Mapping[str, Goal], children: Children, goal_id: str, stat
 
 
 def reopen_up(goals: Mapping[str, Goal], parent_id: str | None) -> Changes:
-    """What reopens because a child is added under ``parent_id``: it, if completed, and then its completed ancestors.
+    """The goals that reopen because a child is added to ``parent_id``, nearest first.
 
-    Nearest first. One that is open or abandoned between them stays as it is and hides nothing above it.
+    If the parent is completed, it and all its completed ancestors reopen. An open or abandoned goal between them stays
+    as it is; those above it reopen all the same.
     """
     if parent_id is None or goals[parent_id]["status"] != "completed":
         return {}
@@ -71,9 +72,9 @@ def reopen_up(goals: Mapping[str, Goal], parent_id: str | None) -> Changes:
 
 
 def current_after(goals: Mapping[str, Goal], current_id: str | None, started: str | None) -> str | None:
-    """The current goal once ``goals`` holds the change.
+    """The id of the current goal after a change; ``goals`` is the tree after it.
 
-    The one just ``started``, else the old one while it is in_progress, else its nearest in_progress ancestor.
+    It is the goal just ``started``, else the old one while it is in_progress, else its nearest in_progress ancestor.
     """
     if started is not None:
         return started
@@ -91,7 +92,10 @@ def add_to_stats(
     cost: float,
     tool: str | None,
 ) -> Changes:
-    """New stats of ``goal_id`` and all above it after a message came or changed by these differences."""
+    """The new stats of ``goal_id`` and all its ancestors after a message was added or changed.
+
+    ``messages``, ``tokens`` and ``cost`` (in dollars) are differences; ``tool`` is the name of a tool that was called.
+    """
     if goal_id is None or not (messages or tokens or cost or tool):
         return {}
     goal = goals[goal_id]
@@ -110,16 +114,16 @@ def _added(stats: Mapping[str, Any], messages: int, tokens: int, cost: float, to
     return {
         "message_count": stats["message_count"] + messages,
         "total_tokens": stats["total_tokens"] + tokens,
-        # 10 digits keep sums of floats from growing tails; never below zero through a correction
+        # Rounding to 10 digits keeps errors of floats out of the sums. A correction can't make one negative.
         "total_cost": max(0.0, round(stats["total_cost"] + cost, 10)),
         "preview": extend_preview(stats["preview"], tool) if tool else stats["preview"],
     }
 
 
 def extend_preview(preview: str, tool: str) -> str:
-    """``"read_file → edit_file"`` and ``"edit_file"`` give ``"read_file → edit_file × 2"``.
+    """A goal's preview with one more tool: ``"read_file → edit_file"`` becomes ``"read_file → edit_file × 2"``.
 
-    The last five different tools in a row stay.
+    It keeps the last five different tools in a row.
     """
     tool = tool.replace("→", ">").replace("×", "x")
     groups = preview.split(" → ") if preview else []
@@ -132,7 +136,7 @@ def extend_preview(preview: str, tool: str) -> str:
 
 
 def insert_child(siblings: tuple[str, ...], goal_id: str, after_id: str | None) -> tuple[str, ...]:
-    """``siblings`` with ``goal_id`` behind ``after_id``, or last."""
+    """``siblings`` with ``goal_id`` after ``after_id``, or at the end."""
     if after_id is None or after_id not in siblings:
         return (*siblings, goal_id)
     place = siblings.index(after_id) + 1
@@ -140,7 +144,7 @@ def insert_child(siblings: tuple[str, ...], goal_id: str, after_id: str | None) 
 
 
 def in_display_order(goals: Mapping[str, Goal], children: Children) -> list[Goal]:
-    """All goals, depth first."""
+    """All goals in the order of the tree, depth first."""
     ordered: list[Goal] = []
     waiting = list(reversed(children.get(None, ())))
     while waiting:

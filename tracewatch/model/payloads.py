@@ -1,6 +1,7 @@
-"""The payload of every event of the protocol's section 2, as a recorder sends it and as it is stored.
+"""The payload of every event of the protocol's section 2, as a recorder sends it and as the log stores it.
 
-Rule 1: objects are open (unknown keys are kept) but for a goal's patch, where a typo would be lost silently.
+Rule 1: objects are open: unknown keys are kept. Only a goal's patch and the bodies of requests are closed, because
+        there an unknown key is a typo.
 Rule 2: the order of the keys here is their order in the stored bytes.
 """
 
@@ -20,9 +21,9 @@ _LOOSE = ConfigDict(extra="allow", strict=True)
 _CLOSED = ConfigDict(extra="forbid", strict=True)
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
-Count = Annotated[int, Field(ge=0, lt=2**53)]  # what every JSON reader holds exactly
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # every JSON reader holds these exactly
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# One message's share is bounded, so that no sum over messages leaves what JSON can say
+# The numbers of one message are bounded, so that no sum over messages exceeds what JSON can hold
 Tokens = Annotated[int, Field(ge=0, le=10**9)]
 Cost = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
 
@@ -32,7 +33,7 @@ def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return value
 
 
-# A whole number stays one in the stored bytes. (A union of int and float would, too, but name every fault twice.)
+# A whole number stays one in the stored bytes. (A union of int and float would do that too, but report a fault twice.)
 Milliseconds = Annotated[float, Field(ge=0, le=2**53, allow_inf_nan=False), WrapValidator(_as_given)]
 LeaseSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), WrapValidator(_as_given)]
 ExpirySeconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False), WrapValidator(_as_given)]
@@ -62,7 +63,7 @@ class GoalInput(TypedDict):
 
 
 class GoalPatch(TypedDict, total=False):
-    """What may change in a goal. Closed: a typo here would be lost silently."""
+    """The keys of a goal that may change. Unknown keys are refused."""
 
     __pydantic_config__ = _CLOSED  # type: ignore[misc]
     status: GoalStatus
@@ -94,7 +95,7 @@ class MessageInput(TypedDict):
 
 
 class MessagePatch(TypedDict, total=False):
-    """What may change in a message; ``validate_event`` refuses its identity."""
+    """The keys of a message that may change. ``validate_event`` refuses those of its identity."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     content: Any
@@ -110,7 +111,7 @@ class MessagePatch(TypedDict, total=False):
 
 
 class Totals(TypedDict):
-    """A trace's own sums."""
+    """A trace's own sums, without its sub-traces. ``total_cost`` is in dollars."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     total_messages: Count
@@ -119,7 +120,7 @@ class Totals(TypedDict):
 
 
 class Stats(TypedDict):
-    """Sums over one goal's messages, or over its subtree's."""
+    """Sums over the messages of one goal, or of its whole subtree. ``total_cost`` is in dollars."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     message_count: Count
@@ -197,7 +198,7 @@ class SubTraceStarted(_Recorded):
 
 
 class SubTraceCompleted(_Recorded):
-    """``sub_trace_completed``, which the server writes. ``stats``: Totals, its own sub-traces included."""
+    """``sub_trace_completed``, which the server writes. ``stats``: sums of the sub-trace and all below it."""
 
     sub_trace_id: Id
     status: Status
@@ -244,7 +245,7 @@ SERVER: dict[str, TypeAdapter[Any]] = {
 }
 
 
-# --- what is stored: the same, with what the server added no longer optional ------------------------------------
+# --- as stored: the keys that the server adds are required ----------------------------------------------------------
 
 
 class StoredGoal(TypedDict):
@@ -285,7 +286,7 @@ class StoredMessage(TypedDict):
 
 
 class AffectedGoal(TypedDict):
-    """What changed in one goal."""
+    """The changes of one goal that the event itself does not name."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     goal_id: Id
@@ -347,7 +348,7 @@ TraceId = Annotated[str, Field(pattern=rf"^{TRACE_ID.pattern}$")]
 
 
 class TraceSpec(TypedDict):
-    """The body of ``POST /api/traces``. ``lease_s``: seconds without a sign of life until the trace is lost."""
+    """The body of ``POST /api/traces``. ``lease_s``: the trace is lost after so many seconds without a sign of life."""
 
     __pydantic_config__ = _CLOSED  # type: ignore[misc]
     trace_id: NotRequired[TraceId | None]

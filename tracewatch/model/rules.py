@@ -1,7 +1,7 @@
-"""What an event does: the checks and the additions of the protocol's section 2, made before it is stored.
+"""The rules of events: the checks and additions of the protocol's section 2, made before an event is stored.
 
-Rule 1: ``complete`` reads the state and never changes it; ``state.apply`` of what it returns does.
-Rule 2: everything a client needs to fold the event is written into it here.
+Rule 1: ``complete`` reads the state and never changes it. ``state.apply`` then applies the event that it returns.
+Rule 2: ``complete`` writes everything into the event that a client needs to fold it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .goals import Changes, add_to_stats, cascade_up, empty_stats, may_become, r
 from .state import State, describe, tool_name
 from .times import format_time, parse_time
 
-MAX_MESSAGE_TEXT = 4 * 1024 * 1024  # characters; a message that grows for ever would be rewritten for ever
+MAX_MESSAGE_TEXT = 4 * 1024 * 1024  # characters of one message; readers hold it whole
 _GENERATED = re.compile(r"[mr][0-9]+", re.ASCII)
 
 Raw = Mapping[str, Any]
@@ -34,10 +34,10 @@ Stored = dict[str, Any]
 
 
 def complete(state: State, raw: Raw, *, event_id: int, ts: str) -> Stored:
-    """The stored form of an event that ``validate_event`` passed, as the next one after ``state``.
+    """The stored form of the next event after ``state``. ``raw`` has passed ``validate_event``.
 
-    ``event_id`` is its place in the log and ``ts`` the time it is appended. ``state.messages`` must hold the
-    messages the event names, if they exist. Raises the refusals of errors.py (UnknownGoal, InvalidTransition …).
+    ``event_id`` is its place in the log and ``ts`` the time of the append (RFC 3339, UTC). ``state.messages`` must have
+    the messages that the event names, if they exist. Raises the refusals of errors.py (UnknownGoal and others).
     """
     stored: Stored = {"event": raw["event"], "event_id": event_id, "trace_id": state.trace_id, "ts": ts}
     if "occurred_at" in raw:
@@ -122,7 +122,7 @@ def _goal_added(state: State, stored: Stored) -> None:
         children = {**state.children, parent_id: (*state.children.get(parent_id, ()), goal_id)}
         ended = cascade_up(tree, children, goal_id, status)
         changed = {**changed, **ended}
-        # reopened and completed again: nothing happened to it
+        # A goal that reopens and completes again has not changed.
         changed = {g: c for g, c in changed.items() if c["status"] != state.goals[g]["status"]}
     stored["affected_goals"] = _affected(changed)
 
@@ -194,7 +194,7 @@ def _message_updated(state: State, stored: Stored) -> None:
     tokens = patch.get("tokens", message.get("tokens", 0)) - message.get("tokens", 0)
     cost = patch.get("cost", message.get("cost", 0.0)) - message.get("cost", 0.0)
     stored["goal_id"] = message["goal_id"]
-    stored.pop("totals", None)  # ours to say: a recorder's would be taken for the trace's sums
+    stored.pop("totals", None)  # only the server gives the trace's sums; a recorder's are dropped
     if tokens or cost:
         stored["totals"] = {
             "total_messages": state.total_messages,

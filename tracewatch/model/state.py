@@ -1,9 +1,9 @@
 """The fold: a trace's state, and how one stored event changes it.
 
-Rule 1: ``complete`` (rules.py) decides what an event does and writes it into the event; ``apply`` here only puts in
-        what a stored event says. So every client folds alike, whatever snapshot it begins from.
-Rule 2: ``apply`` never fails on an event that ``validate_stored`` passes, and counts only forward.
-Rule 3: values inside a state are replaced, never changed in place; ``State.copy`` is therefore shallow and cheap.
+Rule 1: ``complete`` (rules.py) decides the effects of an event and writes them into it. ``apply`` here only does as the
+        stored event says. So every client folds alike, whatever snapshot it begins from.
+Rule 2: ``apply`` never fails on an event that ``validate_stored`` passes, and an older event changes nothing.
+Rule 3: values inside a state are replaced, never changed in place. So ``State.copy`` is shallow and cheap.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .goals import Goal, current_after, in_display_order, insert_child
 
 Event = Mapping[str, Any]
 TOTALS = ("total_messages", "total_tokens", "total_cost")
-AFFECTED = ("status", "self_stats", "cumulative_stats")  # what an event may change in goals it does not name
-# Spelled out, and counted in code points, so that every language finds the same line
+AFFECTED = ("status", "self_stats", "cumulative_stats")  # keys that an event may change in goals it does not name
+# Spelled out, and counted in code points, so that clients in every language find the same line
 _FIRST_LINE = re.compile(r"[ \t\r\n]*([^\r\n]{0,200})")
 _TOOL_NAME_LENGTH = 128
 
@@ -44,8 +44,8 @@ class State:
     error: Any = None
     updated_at: str = ""
     completed_at: str | None = None
-    first_event_id: int = 1  # of the log; moves when the past is trimmed
-    last_event_id: int = 0  # this is the state after this event
+    first_event_id: int = 1  # the first event that the log still holds
+    last_event_id: int = 0  # the event that this state is after
     total_messages: int = 0
     total_tokens: int = 0
     total_cost: float = 0.0
@@ -59,7 +59,7 @@ class State:
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def copy(self) -> State:
-        """A state that can be changed without changing this one."""
+        """A copy that can be changed without changing this state."""
         return replace(
             self,
             goals=dict(self.goals),
@@ -75,10 +75,10 @@ class State:
         """Whether the trace is completed, failed or stopped."""
         return self.status in ENDED
 
-    # --- what the protocol shows of it ---
+    # --- as the protocol shows it ---
 
     def totals(self) -> dict[str, Any]:
-        """The trace's own sums."""
+        """The trace's own sums, without its sub-traces."""
         return {
             "total_messages": self.total_messages,
             "total_tokens": self.total_tokens,
@@ -95,7 +95,7 @@ class State:
         return sums
 
     def trace(self, *, lease_alive: bool = True) -> dict[str, Any]:
-        """``Trace``, the summary."""
+        """The trace's summary, ``Trace`` in the protocol. ``lease_alive``: its recorder is alive by its lease."""
         return {
             "trace_id": self.trace_id,
             "task": self.task,
@@ -119,7 +119,7 @@ class State:
         }
 
     def goal_tree(self) -> dict[str, Any]:
-        """``GoalTree``: goals depth first."""
+        """The goal tree, ``GoalTree`` in the protocol, with its goals depth first."""
         return {
             "mission": self.task,
             "current_id": self.current_goal_id,
@@ -127,10 +127,10 @@ class State:
             "as_of_event_id": self.last_event_id,
         }
 
-    # --- as it is kept ---
+    # --- as the log keeps it ---
 
     def to_json(self) -> dict[str, Any]:
-        """What a state snapshot in the log holds: everything but messages, which have a table of their own."""
+        """The state as the log keeps it in a snapshot: without messages, which have a table of their own."""
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("messages", "children")}
         kept["children"] = [[parent, list(ids)] for parent, ids in self.children.items()]
         return kept
@@ -141,11 +141,11 @@ class State:
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in kept.items() if name in known}
         values["children"] = {parent: tuple(ids) for parent, ids in kept["children"]}
-        return cls(**values).copy()  # folding on must not change what was kept
+        return cls(**values).copy()  # so that folding on does not change ``kept``
 
     @classmethod
     def from_snapshot(cls, frame: Mapping[str, Any]) -> State:
-        """The state in a ``connected`` or ``snapshot`` frame, its goal tree put together."""
+        """The state in a ``connected`` or ``snapshot`` frame whose goal tree is complete."""
         trace, tree = frame["trace"], frame["goal_tree"]
         named = {f.name for f in fields(cls)} & set(trace)
         state = cls(**{name: trace[name] for name in named})
@@ -161,21 +161,21 @@ class State:
 
 
 def apply(state: State, event: Event) -> State:
-    """The state after one stored event, ``state`` staying as it is. An event already applied changes nothing."""
+    """The state after one stored event; ``state`` itself stays as it is. An event already applied changes nothing."""
     after = state.copy()
     apply_into(after, event)
     return after
 
 
 def apply_into(state: State, event: Event) -> None:
-    """As ``apply``, but changes ``state``: for those who own it and fold many events."""
+    """As ``apply``, but change ``state`` itself. This is for callers that own it and fold many events."""
     if event["event_id"] <= state.last_event_id:
         return
     name = event["event"]
     state.last_event_id = event["event_id"]
     state.updated_at = event["ts"]
     if state.status == "lost" and name not in SERVER_EVENTS:
-        # Any append of a recorder says that it is alive
+        # An event of a recorder shows that it is alive
         state.status = "waiting" if state.pending_inputs else "running"
     handler = _HANDLERS.get(name)
     if handler is not None:
@@ -241,14 +241,14 @@ def updated_message(message: Mapping[str, Any], event: Event) -> dict[str, Any]:
     if "append" in event and isinstance(new["content"], str):
         new["content"] += event["append"]
     new.update(event.get("patch", {}))
-    # One that was derived follows the content: a text that is streamed begins with half a word
+    # A derived description follows the content, because a streamed text begins with half a word
     if "description" not in event.get("patch", {}) and message["description"] in ("", describe(message)):
         new["description"] = describe(new)
     return new
 
 
 def describe(message: Mapping[str, Any]) -> str:
-    """A message in one line: a tool's name, else the first non-blank line of its text, at most 200 characters."""
+    """A message's description: its tool's name, else the first non-blank line of its text, up to 200 characters."""
     content = message["content"]
     if message["role"] == "tool":
         tool = tool_name(message)
@@ -263,7 +263,7 @@ def describe(message: Mapping[str, Any]) -> str:
 
 
 def tool_name(message: Mapping[str, Any]) -> str | None:
-    """The tool that a tool message is about, or None."""
+    """The name of the tool in a tool message; None for other messages."""
     if message["role"] != "tool":
         return None
     content = message["content"]
@@ -308,7 +308,7 @@ def _set_status(state: State, event: Event) -> None:
         return
     if state.ended:
         if status == "lost":
-            return  # late: leaves an ended trace's status alone
+            return  # it comes too late: an ended trace keeps its status
         state.completed_at = state.summary = state.error = None
         state.cancel_requested = None
     if status in ("running", "waiting"):

@@ -1,4 +1,4 @@
-"""Times as the protocol writes them: RFC 3339, UTC, milliseconds, ``Z``. What is finer is cut off, not rounded."""
+"""Times as the protocol writes them: RFC 3339, UTC, milliseconds, ``Z``. Finer digits are cut off, not rounded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 _CLOCK = r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d"
 _CANONICAL = re.compile(_CLOCK.replace("[Tt ]", "T") + r"\.\d{3}Z", re.ASCII)
-# RFC 3339 allows a blank or lower case letters between the parts; what fromisoformat takes beyond that we do not.
+# RFC 3339 allows a blank or lower case letters between the parts. Other forms that fromisoformat takes are refused.
 _RFC3339 = re.compile(rf"({_CLOCK})(?:\.(\d{{1,9}}))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII)
 
 
@@ -22,9 +22,9 @@ def parse_time(text: str) -> float:
 
 
 def normalize_time(text: str) -> str:
-    """Any RFC 3339 time in the protocol's form (UTC, milliseconds). Raises ValueError."""
+    """An RFC 3339 time in the protocol's form (UTC, milliseconds). Raises ValueError for anything else."""
     if _CANONICAL.fullmatch(text):
-        datetime.fromisoformat(text)  # a 31st of February has the right form too
+        datetime.fromisoformat(text)  # refuses dates of the right form such as a 31st of February
         return text
     try:
         return _written(_moment(text).astimezone(UTC))
@@ -42,5 +42,5 @@ def _moment(text: str) -> datetime:
 
 
 def _written(moment: datetime) -> str:
-    # not strftime: it writes the year 999 with three digits
+    # strftime would write the year 999 with three digits
     return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
