@@ -1,6 +1,9 @@
-"""Record AI agents' runs in a replayable event log and watch them live: the public names, nothing else.
+"""Record AI agents' runs in a replayable event log, and watch them live. This module has the public names only.
 
-Each name is loaded when it is first used, so that ``import tracewatch`` costs an agent next to nothing.
+Example: ``with tracewatch.trace("Fix the login bug") as t: t.message("assistant", "Fixed.")`` records a run, and
+``for event in tracewatch.watch_sync("run-1"): print(event["event"])`` watches one.
+
+Rule: each name is loaded on its first use, so that ``import tracewatch`` costs an agent next to nothing.
 """
 
 from __future__ import annotations

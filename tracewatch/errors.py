@@ -1,9 +1,9 @@
-"""Every error tracewatch raises on purpose, in one tree.
+"""All errors that tracewatch raises on purpose, in one tree.
 
-Rule 1: each class has a ``code`` (the word in ``{"error": code}``), an HTTP ``status`` and a WebSocket ``close_code``;
-        the server maps errors to the wire from these and from nowhere else.
-Rule 2: the message is for a person and never holds internal text.
-Rule 3: ``facts`` are what a program needs from the error (``expected_seq`` …): JSON values only.
+Rule 1: each class has a ``code`` (the word in ``{"error": code}``), an HTTP ``status`` and a WebSocket ``close_code``.
+        The server answers an error by these three and by nothing else.
+Rule 2: the message is for a person and never contains internal text.
+Rule 3: ``facts`` are the values that a program needs (such as ``expected_seq``); they are JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from typing import Any
 
 
 class TracewatchError(Exception):
-    """Something went wrong in a way tracewatch knows about."""
+    """The base of all errors of tracewatch.
+
+    ``code`` is a word for programs, ``message`` a sentence for people, ``status`` the HTTP status that the server
+    answers with. ``details`` is a list of JSON objects, one for each fault; ``facts`` are further JSON values by name.
+    Example: ``except tracewatch.TracewatchError as error: print(error.code, error.message)``.
+    """
 
     code = "error"
     status = 500
@@ -21,15 +26,15 @@ class TracewatchError(Exception):
     def __init__(self, message: str, *, details: list[dict[str, Any]] | None = None, **facts: Any) -> None:
         super().__init__(message)
         self.message = message
-        self.facts = facts  # what a program needs: stands at the top level of the answer
+        self.facts = facts  # these stand at the top level of the answer
         self.details = details if details is not None else ([dict(facts)] if facts else [])
 
     def body(self) -> dict[str, Any]:
-        """The answer's JSON: ``{"error", "message", "details", …facts}``."""
+        """The JSON of the server's answer: ``{"error", "message", "details", …facts}``."""
         return {"error": self.code, "message": self.message, "details": self.details, **self.facts}
 
 
-# --- what the caller said can't be read or does not hold -------------------------------------------------------
+# --- the request can't be parsed or is not valid -----------------------------------------------------------------
 
 
 class BadRequest(TracewatchError):
@@ -40,20 +45,20 @@ class BadRequest(TracewatchError):
 
 
 class InvalidCursor(BadRequest):
-    """``since_event_id`` is none of the forms of the protocol's section 4."""
+    """``since_event_id`` has none of the forms of the protocol's section 4."""
 
     code = "invalid_cursor"
 
 
 class Invalid(TracewatchError):
-    """The request parses but does not validate. ``details``: ``[{"path": "0.goal.status", "message": …}]``."""
+    """The request can be parsed but is not valid. ``details``: ``[{"path": "0.goal.status", "message": …}]``."""
 
     code = "invalid_event"
     status = 422
 
 
 class InvalidField(Invalid):
-    """A parameter or field outside an event does not validate."""
+    """A parameter, or a field outside an event, is not valid."""
 
     code = "invalid"
 
@@ -65,13 +70,13 @@ class ReservedEvent(Invalid):
 
 
 class UnknownGoal(Invalid):
-    """The event names a goal that is not in the trace."""
+    """The event names a goal that the trace does not have."""
 
     code = "unknown_goal"
 
 
 class UnknownMessage(Invalid):
-    """The event names a message that is not in the trace."""
+    """The event names a message that the trace does not have."""
 
     code = "unknown_message"
 
@@ -83,7 +88,7 @@ class UnknownRequest(Invalid):
 
 
 class InvalidValue(Invalid):
-    """An answer does not match its question's options or schema."""
+    """The answer does not fit its question's options or schema."""
 
     code = "invalid_value"
 
@@ -102,7 +107,7 @@ class TooLarge(TracewatchError):
 
 
 class TooSlow(TracewatchError):
-    """A request's body did not come."""
+    """The body of the request did not arrive in time."""
 
     code = "timeout"
     status = 408
@@ -114,11 +119,11 @@ class MessageTooLarge(TooLarge):
     code = "message_too_large"
 
 
-# --- what the caller said does not fit what is there ---------------------------------------------------------
+# --- the request contradicts what the log holds ------------------------------------------------------------------
 
 
 class Conflict(TracewatchError):
-    """The request contradicts what is stored."""
+    """The request contradicts the state of the log."""
 
     code = "conflict"
     status = 409
@@ -143,7 +148,7 @@ class RequestExists(Conflict):
 
 
 class InvalidTransition(Conflict):
-    """A goal can't go from its status to the one asked for."""
+    """A goal can't change from its status to the requested one."""
 
     code = "invalid_transition"
 
@@ -155,13 +160,13 @@ class TraceConflict(Conflict):
 
 
 class SequenceGap(Conflict):
-    """A producer skipped a sequence number. ``expected_seq`` is the one to go on with."""
+    """A producer skipped a sequence number. ``expected_seq`` is the next one that the log takes."""
 
     code = "sequence_gap"
 
 
 class NotRunning(Conflict):
-    """The trace has ended, so there is nothing to cancel or to answer."""
+    """The trace has ended, so it can't be cancelled and its questions can't be answered."""
 
     code = "not_running"
 
@@ -179,27 +184,30 @@ class AlreadyOpen(Conflict):
 
 
 class AlreadyAnswered(Conflict):
-    """Somebody else's answer came first."""
+    """Another answer to the question came first."""
 
     code = "already_answered"
 
 
 class Expired(TracewatchError):
-    """The question's time has run out."""
+    """The question expired before it was answered: ``expires_in_s`` of ``ask`` has passed.
+
+    Example: ``try: answer = t.ask("Deploy?", expires_in_s=60)`` … ``except tracewatch.Expired: answer = "no"``.
+    """
 
     code = "expired"
     status = 410
 
 
 class UnexpectedLastEventId(TracewatchError):
-    """``Expected-Last-Event-Id`` no longer holds. ``last_event_id`` is where the log stands."""
+    """The log has another last event than ``Expected-Last-Event-Id`` names. ``last_event_id`` is the log's."""
 
     code = "unexpected_last_event_id"
     status = 412
 
 
 class NotFound(TracewatchError):
-    """What was asked for is not there."""
+    """The requested thing does not exist."""
 
     code = "not_found"
     status = 404
@@ -207,7 +215,7 @@ class NotFound(TracewatchError):
 
 
 class UnknownTrace(NotFound):
-    """There is no trace with this id."""
+    """There is no trace with this id. Example: ``except tracewatch.UnknownTrace: …`` around a ``watch``."""
 
     code = "unknown_trace"
 
@@ -231,7 +239,7 @@ class NoSuchRequest(NotFound):
 
 
 class NoSuchMessage(NotFound):
-    """No message with this id is in the trace."""
+    """The trace has no message with this id."""
 
     code = "unknown_message"
 
@@ -243,7 +251,7 @@ class TraceDeleted(NotFound):
 
 
 class Gap(TracewatchError):
-    """The events asked for can't follow the cursor. ``code`` is the reason: trimmed, reset or ahead."""
+    """The log can't continue from the cursor. ``code`` is the reason: trimmed, reset or ahead."""
 
     status = 410
 
@@ -256,7 +264,7 @@ class Gap(TracewatchError):
 
 
 class Unauthorized(TracewatchError):
-    """No token, or one that does not let in: unknown, revoked, expired."""
+    """The request has no token, or one that is unknown, revoked or expired."""
 
     code = "unauthorized"
     status = 401
@@ -264,7 +272,7 @@ class Unauthorized(TracewatchError):
 
 
 class Forbidden(TracewatchError):
-    """The request comes from where it may not come from, or asks for what its token is not for."""
+    """The request comes from an origin that is not allowed, or its token does not have the scope for it."""
 
     code = "forbidden"
     status = 403
@@ -272,7 +280,7 @@ class Forbidden(TracewatchError):
 
 
 class TooMany(TracewatchError):
-    """A limit on how many is reached; try again later."""
+    """A limit on the number of requests, connections or watchers is reached; try again later."""
 
     code = "too_many"
     status = 429
@@ -280,7 +288,7 @@ class TooMany(TracewatchError):
 
 
 class Unavailable(TracewatchError):
-    """The log can't take or give events now; try again later."""
+    """The log can't store or read events now; try again later."""
 
     code = "unavailable"
     status = 503
@@ -288,11 +296,11 @@ class Unavailable(TracewatchError):
 
 
 class Damaged(Unavailable):
-    """What was asked for lies in a damaged part of the log. Elsewhere it may go on; here only a repair helps."""
+    """The request needs a damaged part of the log. Other parts still work; this one needs a repair."""
 
 
 class LogError(TracewatchError):
-    """The log can't be opened: its message says why and what to do."""
+    """The log can't be opened. The message says why and how to mend it."""
 
     code = "log_error"
 
@@ -304,13 +312,13 @@ class LogInUse(LogError):
 
 
 class LogLocked(LogError):
-    """The log could not be opened because another program holds it locked: try again."""
+    """The log could not be opened because another program holds it locked; try again later."""
 
     code = "log_locked"
 
 
 class NeedsToken(LogError):
-    """A server that others can reach was to be started, and nobody of them could get in."""
+    """The server would be reachable from other machines, and there is no token that would let them in."""
 
     code = "needs_token"
 
@@ -321,11 +329,14 @@ class NewerDatabase(LogError):
     code = "newer_database"
 
 
-# --- raised by the client ------------------------------------------------------------------------------------
+# --- raised by the client ----------------------------------------------------------------------------------------
 
 
 class WatchError(TracewatchError):
-    """A watch can't go on and reconnecting would not help."""
+    """A watch can't go on, and reconnecting would not help. ``code`` and ``message`` say why.
+
+    Example: ``except tracewatch.WatchError as error: print(error.message)``.
+    """
 
     code = "watch_failed"
 
@@ -337,6 +348,6 @@ class WatchGap(WatchError):
 
 
 class ProtocolViolation(WatchError):
-    """The server sent something that breaks the protocol, such as a hole between two events."""
+    """The server broke the protocol, for example with a hole between two events."""
 
     code = "protocol_violation"

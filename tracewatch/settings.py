@@ -1,9 +1,9 @@
-"""Every option once: name, type, default, limits, help. Environment, flags and the table in the docs
-derive from it.
+"""The settings: each option with its name, type, default, limits and help.
 
-Rule 1: an option is a field of ``Settings`` and is written nowhere else; ``OPTIONS`` is read off the fields.
+Rule 1: an option is a field of ``Settings`` and stands nowhere else. The environment variables, the flags of
+        ``tracewatch serve`` and the table in the documents derive from the fields.
 Rule 2: only the wiring (server, cli, client) sees ``Settings``; components take plain keyword arguments.
-Rule 3: a value that can't be used is refused by name before anything starts, never replaced by a default.
+Rule 3: an unusable value is refused by the option's name before anything starts; no default takes its place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCHEMES = ("http://", "https://", "sqlite:///")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _SPOOL = "tracewatch/spool"
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.ASCII)
-_TEXTS = {  # kinds whose values are text, and what they must be
+_TEXTS = {  # kinds whose values are text, and the form of such a value
     "text": "not empty",
     "secret": "printable, without blanks",
     "url": f"an address that begins with {', '.join(_SCHEMES)}",
@@ -40,9 +40,10 @@ _TEXTS = {  # kinds whose values are text, and what they must be
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``kind``: text, choice, secret, url, redis, hosts, networks, count, seconds, milliseconds or bytes.
+    """One option: a field of ``Settings`` with its default, its limits and its help.
 
-    ``low`` and ``high`` are inclusive.
+    ``kind`` is text, choice, secret, url, redis, hosts, networks, count, seconds, milliseconds or bytes.
+    ``low`` and ``high`` are the smallest and the largest value, in the unit of the kind.
     """
 
     name: str
@@ -51,9 +52,9 @@ class Option:
     help: str
     low: float = 1
     high: float = math.inf
-    client: bool = False  # read by the recorder and the watch client rather than by the server
-    choices: tuple[str, ...] = ()  # of the kind choice
-    shown: str = ""  # the default as the table says it, where it is not a constant
+    client: bool = False  # read by recorders and watchers instead of the server
+    choices: tuple[str, ...] = ()  # the values of an option of the kind choice
+    shown: str = ""  # the default in the table of the documents, where it is no constant
 
     @property
     def env(self) -> str:
@@ -67,7 +68,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What a value must be, for a person: "a whole number from 0 to 65535"."""
+        """The expected form of a value, for a person: "a whole number from 0 to 65535"."""
         if self.kind == "choice":
             return f"one of {', '.join(self.choices)}"
         if self.kind in _TEXTS:
@@ -85,9 +86,9 @@ class Option:
         )
 
     def parse(self, value: object, source: str = "") -> str | int | float:
-        """The value in this option's type and unit, from text or from a value that has the type already.
+        """The value in this option's type and unit; ``value`` is text or has that type already.
 
-        Raises InvalidField, naming ``source`` (by default the option), the value and what is expected.
+        Raises InvalidField, whose message names ``source`` (by default the option), the value and the expected form.
         """
         if self.kind == "choice":
             parsed: str | int | float | None = value if isinstance(value, str) and value in self.choices else None
@@ -95,7 +96,7 @@ class Option:
             parsed = _text(self.kind, value) if self.kind in _TEXTS else _number(self.kind, value)
         if parsed is None or (not isinstance(parsed, str) and not self.low <= parsed <= self.high):
             source = source or self.name
-            shown = "" if self.kind in ("redis", "secret") else str(value)  # there may be a password in it
+            shown = "" if self.kind in ("redis", "secret") else str(value)  # these may contain a password
             fault = f"{shown!r} is not {self.expected}" if shown else f"must be {self.expected}"
             raise InvalidField(f"{source}: {fault}", details=[{"path": source, "message": fault}])
         return parsed
@@ -142,7 +143,7 @@ def _number(kind: str, value: object) -> int | float | None:
 
 
 def default_spool_dir(environ: Mapping[str, str]) -> str:
-    """``$XDG_STATE_HOME/tracewatch/spool``, or the same under ``~/.local/state``.
+    """The default spool folder: ``$XDG_STATE_HOME/tracewatch/spool``, or the same under ``~/.local/state``.
 
     A relative XDG path is ignored, as its specification asks.
     """
@@ -154,7 +155,7 @@ def default_spool_dir(environ: Mapping[str, str]) -> str:
 
 
 def _option(kind: str, default: str | int | float, help: str, **more: Any) -> Any:
-    shown = kind not in ("secret", "redis")  # a password may be in it
+    shown = kind not in ("secret", "redis")  # these may contain a password
     return dataclasses.field(
         default=default, repr=shown, metadata={"kind": kind, "default": default, "help": help, **more}
     )
@@ -162,14 +163,19 @@ def _option(kind: str, default: str | int | float, help: str, **more: Any) -> An
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All options with their values. ``_bytes``, ``_s`` and ``_ms`` in a name are its unit."""
+    """All options with their values, for ``tracewatch.server.create_app`` and the recorder.
 
-    db: str = _option("text", "tracewatch.db", "The database file. Its `-wal` and `-shm` files lie beside it")
+    An option whose name ends in ``_bytes``, ``_s`` or ``_ms`` has that unit: bytes, seconds or milliseconds. The
+    constructor takes values as they are and checks nothing; ``from_env`` reads the environment and checks.
+    Example: ``Settings(db="/var/lib/tracewatch/runs.db", keep_days=30)``.
+    """
+
+    db: str = _option("text", "tracewatch.db", "The database file, with its `-wal` and `-shm` files beside it")
     host: str = _option("text", "127.0.0.1", "Address to listen on; beyond loopback a token is required")
     port: int = _option("count", 8400, "Port to listen on; 0 takes a free one", low=0, high=65535)
     workers: int = _option("count", 1, "Processes that serve the one database")
     allowed_hosts: str = _option(
-        "hosts", "", "Names this server is reached by, `watch.example.org,…`; a token is then required", shown="none"
+        "hosts", "", "Further host names of this server, `watch.example.org,…`; a token is then required", shown="none"
     )
     proxy: str = _option(
         "networks",
@@ -180,24 +186,24 @@ class Settings:
     ssl_certfile: str = _option("text", "", "TLS: the certificate with its chain, PEM", shown="none")
     ssl_keyfile: str = _option("text", "", "TLS: its private key, if that is in another file", shown="none")
     ssl_keyfile_password: str = _option("secret", "", "TLS: the password of the private key", shown="none")
-    auth_failures: int = _option("count", 30, "Wrong tokens an address (IPv6: a /64) may send before it has to wait")
-    auth_retry_s: float = _option("seconds", 60.0, "It may then try once in this time", low=0.01)
+    auth_failures: int = _option("count", 30, "Wrong tokens that an address (IPv6: a /64) may send before it must wait")
+    auth_retry_s: float = _option("seconds", 60.0, "Time between two tries of an address that must wait", low=0.01)
     token_check_s: float = _option(
-        "seconds", 2.0, "Sockets of a token that was revoked or has expired end within this", low=0.01, high=4
+        "seconds", 2.0, "The sockets of a revoked or expired token are closed within this time", low=0.01, high=4
     )
-    heartbeat_s: float = _option("seconds", 15.0, "A watcher hears a heartbeat this often", low=0.01)
-    ws_ping_s: float = _option("seconds", 20.0, "A WebSocket ping this often, and this long for its answer", low=0.01)
-    poll_ms: int = _option("milliseconds", 20, "A process looks this often for what others wrote to the log")
+    heartbeat_s: float = _option("seconds", 15.0, "Time between two heartbeats to a watcher", low=0.01)
+    ws_ping_s: float = _option("seconds", 20.0, "Time between two WebSocket pings, and to wait for an answer", low=0.01)
+    poll_ms: int = _option("milliseconds", 20, "Time between two looks for events of other processes in the log")
     redis: str = _option(
         "redis",
         "",
-        "Processes tell each other of new events at once over this Redis: `redis://host:6379`",
+        "A Redis over which processes announce new events to each other at once: `redis://host:6379`",
         shown="none",
     )
     log_level: str = _option(
         "choice",
         "info",
-        "What goes to stderr: `debug`, `info`, `warning` or `error`. At `debug`, errors may quote what they failed on",
+        "Lowest level that is logged to stderr: `debug`, `info`, `warning` or `error`. `debug` may quote payloads",
         choices=("debug", "info", "warning", "error"),
     )
     access_log: str = _option(
@@ -207,40 +213,46 @@ class Settings:
         choices=("json", "text", "off"),
     )
     keep_days: int = _option(
-        "count", 0, "Traces that are over go after so many days, and events of those that go on", low=0, shown="off"
+        "count",
+        0,
+        "Ended traces are deleted after so many idle days, older events of others trimmed",
+        low=0,
+        shown="off",
     )
-    keep_events: int = _option("count", 0, "Of each trace at least the newest so many events stay", low=0, shown="off")
-    retention_s: float = _option("seconds", 60.0, "What is no longer kept is looked for this often", low=0.01)
-    max_event_bytes: int = _option("bytes", 256 * 1024, "The largest event taken", low=1024)
+    keep_events: int = _option(
+        "count", 0, "At least so many of each trace's newest events are kept", low=0, shown="off"
+    )
+    retention_s: float = _option("seconds", 60.0, "Time between two searches for old traces and events", low=0.01)
+    max_event_bytes: int = _option("bytes", 256 * 1024, "The largest event accepted", low=1024)
     max_batch_events: int = _option("count", 1000, "The most events in one append")
     max_batch_bytes: int = _option("bytes", 4 * 1024**2, "The largest append", low=1024)
     max_ws_record_bytes: int = _option("bytes", 4 * 1024**2, "The largest inbound message on a record socket", low=1024)
     max_ws_bytes: int = _option("bytes", 64 * 1024, "The largest inbound message on any other socket", low=1024)
     max_waiting_bytes: int = _option(
-        "bytes", 64 * 1024**2, "Appends that may wait to be written, before more are told to come later", low=1024
+        "bytes", 64 * 1024**2, "Appends that may wait to be written; further ones are refused with 503", low=1024
     )
     lock_wait_s: float = _option(
         "seconds", 10.0, "An append waits this long for another program's lock on the database", low=0
     )
     request_stall_s: float = _option(
-        "seconds", 10.0, "A request head, TLS handshake or body that gets no further for this long is cut", low=0.01
+        "seconds", 10.0, "A TLS handshake, request head or body without progress for this long is cut off", low=0.01
     )
     max_connections: int = _option("count", 12_000, "Connections per process, watchers and all others")
     max_accepts_per_second: int = _option(
-        "count", 400, "Connections taken in per second and process while more are waiting"
+        "count", 400, "Connections accepted per second and process while more are waiting"
     )
     max_watchers: int = _option("count", 10_000, "Watchers per process")
     max_subscriptions: int = _option("count", 100, "Subscriptions per socket of `/api/watch`")
-    watcher_bytes: int = _option("bytes", 256 * 1024, "Memory a watcher that reads slowly may cost", low=1024)
+    watcher_bytes: int = _option("bytes", 256 * 1024, "The most memory that a slow watcher costs", low=1024)
     frames_in_flight_bytes: int = _option(
-        "bytes", 256 * 1024**2, "What all watchers of a process together may have on its way to them", low=1024**2
+        "bytes", 256 * 1024**2, "Bytes on their way to all watchers of a process together", low=1024**2
     )
     write_stall_s: float = _option(
         "seconds", 10.0, "A reader that takes nothing for this long while data waits is disconnected", low=0.01
     )
     page_events: int = _option("count", 500, "Events in one page of a backfill")
     page_bytes: int = _option("bytes", 512 * 1024, "Bytes in one page of a backfill", low=1024)
-    shutdown_s: float = _option("seconds", 5.0, "Shutdown is over after this long, whatever is still connected", low=0)
+    shutdown_s: float = _option("seconds", 5.0, "The longest time that a shutdown takes, whatever is connected", low=0)
     goaway_ms: int = _option(
         "milliseconds", 2000, "Clients come back at a random time within this after a `goaway`", low=0
     )
@@ -255,17 +267,23 @@ class Settings:
         client=True,
     )
     token: str = _option(
-        "secret", "", "What `tracewatch token create` gave, for a server that asks for it", client=True, shown="none"
+        "secret",
+        "",
+        "The token, for a server that asks for one: see `tracewatch token create`",
+        client=True,
+        shown="none",
     )
     spool_dir: str = _option(
         "text",
         "",
-        "Where a recorder keeps events while the server is away",
+        "The folder in which a recorder keeps events while the server is away",
         client=True,
         shown=f"`$XDG_STATE_HOME/{_SPOOL}`, else `~/.local/state/{_SPOOL}`",
     )
-    spool_bytes: int = _option("bytes", 1024**3, "The most a spool may take on disk", low=1024, client=True)
-    flush_s: float = _option("seconds", 5.0, "How long `flush()` and the exit of the agent wait", low=0, client=True)
+    spool_bytes: int = _option("bytes", 1024**3, "The largest size of a spool on disk", low=1024, client=True)
+    flush_s: float = _option(
+        "seconds", 5.0, "The longest wait of `flush()` and at the agent's exit", low=0, client=True
+    )
 
     def __post_init__(self) -> None:
         if not self.spool_dir:
@@ -273,11 +291,12 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: object) -> Settings:
-        """Defaults, then ``TRACEWATCH_*`` of ``environ``, then ``overrides``.
+        """The settings by the defaults, the ``TRACEWATCH_*`` variables of ``environ`` and the ``overrides``.
 
-        An empty variable counts as unset, an override of None (a flag not given) too. Overrides may be text
-        or values.
-        Raises InvalidField for a value that can't be used and TypeError for an override that is no option.
+        A later source wins over an earlier one. An empty variable counts as unset, and so does an override of None
+        (a flag that was not given). An override is text or a value of the option's type.
+        Raises InvalidField for an unusable value, TypeError for an override that is no option.
+        Example: ``Settings.from_env(os.environ, port=8500, keep_days="30")``.
         """
         if unknown := overrides.keys() - {option.name for option in OPTIONS}:
             raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
@@ -295,7 +314,7 @@ OPTIONS: tuple[Option, ...] = tuple(Option(name=f.name, **f.metadata) for f in d
 
 
 def format_bytes(count: int) -> str:
-    """``262144`` as ``256 KiB``: the largest unit that leaves a whole number."""
+    """A size in the largest unit that gives a whole number: ``262144`` is ``256 KiB``."""
     for unit, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
         if count and count % size == 0:
             return f"{count // size} {unit}"
@@ -303,7 +322,7 @@ def format_bytes(count: int) -> str:
 
 
 def markdown_table() -> str:
-    """The table of every option for README and docs, without a final newline."""
+    """The table of all options in Markdown, as README.md and docs/operating.md have it; no newline at its end."""
     rows = ["| variable | default | for | what |", "| --- | --- | --- | --- |"]
     rows += [
         f"| `{option.env}` | {_shown(option)} | {'client' if option.client else 'server'} | {option.help} |"
