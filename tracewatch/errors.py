@@ -342,9 +342,28 @@ class WatchError(TracewatchError):
 
 
 class WatchGap(WatchError):
-    """The log no longer follows the cursor (``reason``: trimmed, reset or ahead)."""
+    """The log does not go on where a watch stood: what lies between is not to be had.
+
+    ``reason``: ``trimmed`` (the events were removed), ``reset`` (the log was restored from a backup, or is another one)
+    or ``ahead`` (the event that was asked for does not exist yet). ``resume_event_id``: the log goes on after this
+    event. ``cursor``: the same as ``<epoch>.<event_id>``; a watch ``since`` it goes on. ``state``: the trace as it is,
+    a ``tracewatch.model.state.State``.
+
+        except tracewatch.WatchGap as gap:
+            show(gap.state)
+            events = tracewatch.watch_sync(trace_id, since=gap.cursor)
+    """
 
     code = "gap"
+
+    def __init__(
+        self, message: str, *, reason: str, resume_event_id: int, cursor: str, state: Any, **facts: Any
+    ) -> None:
+        super().__init__(message, reason=reason, resume_event_id=resume_event_id, cursor=cursor, **facts)
+        self.reason = reason
+        self.resume_event_id = resume_event_id
+        self.cursor = cursor
+        self.state = state
 
 
 class ProtocolViolation(WatchError):

@@ -13,7 +13,7 @@ from tests.cli.conftest import Run, Spawned, done, record, thought
 from tests.support import ServerProcess
 from tracewatch.cli.sending import Pace, StepSender
 from tracewatch.client.api import Api
-from tracewatch.importers import Append, CreateTrace, Fault
+from tracewatch.importers import AppendEvent, CreateTrace, ImportFault
 from tracewatch.model.window import BATCH_EVENTS
 from tracewatch.server.page import OFFLINE, web_dir
 
@@ -112,8 +112,8 @@ def test_unreachable_is_69_before_anything_is_read(tw: Run) -> None:
 # --- sending ---------------------------------------------------------------------------------------------------
 
 
-def sent(api: Api, *steps: Any, pace: Pace | None = None) -> tuple[StepSender, list[Fault]]:
-    faults: list[Fault] = []
+def sent(api: Api, *steps: Any, pace: Pace | None = None) -> tuple[StepSender, list[ImportFault]]:
+    faults: list[ImportFault] = []
     sender = StepSender(api, pace or Pace(None), faults.append)
     for step in steps:
         sender.take(step)
@@ -124,11 +124,11 @@ def sent(api: Api, *steps: Any, pace: Pace | None = None) -> tuple[StepSender, l
 def test_an_event_that_is_refused_leaves_a_mark_and_a_repeat_is_still_harmless(api: Api) -> None:
     steps = [
         CreateTrace({"trace_id": "refused", "task": "t"}),
-        Append("refused", thought("one")),
-        Append("refused", {"event": "message_updated", "message_id": "nosuch", "append": "x"}),
-        Append("refused", {"event": "goal_added", "goal": {"description": 7}}),
-        Append("refused", {"event": "huge", "text": "x" * 300_000}),
-        Append("refused", thought("two")),
+        AppendEvent("refused", thought("one")),
+        AppendEvent("refused", {"event": "message_updated", "message_id": "nosuch", "append": "x"}),
+        AppendEvent("refused", {"event": "goal_added", "goal": {"description": 7}}),
+        AppendEvent("refused", {"event": "huge", "text": "x" * 300_000}),
+        AppendEvent("refused", thought("two")),
     ]
     sender, faults = sent(api, *steps)
     assert [fault.field for fault in faults] == [None, "goal.description", None]
@@ -156,8 +156,8 @@ class CountingApi(Api):
 
 def test_an_event_that_is_refused_among_many_is_found_in_halves(api: Api) -> None:
     counting = CountingApi(api.url)
-    events: list[Any] = [Append("halves", thought(str(n))) for n in range(BATCH_EVENTS)]
-    events[300] = Append("halves", {"event": "goal_added", "goal": {"description": 7}})
+    events: list[Any] = [AppendEvent("halves", thought(str(n))) for n in range(BATCH_EVENTS)]
+    events[300] = AppendEvent("halves", {"event": "goal_added", "goal": {"description": 7}})
     sender, faults = sent(counting, CreateTrace({"trace_id": "halves", "task": "t"}), *events)
     assert [str(fault).split(":")[0] for fault in faults] == ["goal.description"]
     assert (sender.counts.events, sender.counts.faults) == (BATCH_EVENTS, 1)
@@ -170,22 +170,22 @@ def test_a_trace_that_is_gone_meanwhile_is_given_up_alone(api: Api) -> None:
     counting = CountingApi(api.url)
     counting.loses = "gone"
     made = [CreateTrace({"trace_id": one, "task": "t"}) for one in ("gone", "there")]
-    sender, faults = sent(counting, *made, Append("gone", thought("a")), Append("there", thought("b")))
+    sender, faults = sent(counting, *made, AppendEvent("gone", thought("a")), AppendEvent("there", thought("b")))
     assert [fault.message.endswith("the events of trace gone are left out") for fault in faults] == [True]
     assert (sender.counts.events, counting.appends) == (1, 2)
 
 
 def test_the_order_between_traces_stays_and_batches_are_bounded(api: Api) -> None:
     goal = {"event": "goal_added", "goal": {"id": "g", "description": "d"}}
-    many = [Append("order", thought(str(n))) for n in range(BATCH_EVENTS + 1)]
+    many = [AppendEvent("order", thought(str(n))) for n in range(BATCH_EVENTS + 1)]
     sender, faults = sent(
         api,
         CreateTrace({"trace_id": "order", "task": "t"}),
         *many,
-        Append("order", goal),
+        AppendEvent("order", goal),
         CreateTrace({"trace_id": "order-sub", "task": "t", "parent_trace_id": "order", "parent_goal_id": "g"}),
-        Append("order-sub", done()),
-        Append("order", done()),
+        AppendEvent("order-sub", done()),
+        AppendEvent("order", done()),
     )
     assert not faults
     assert sender.counts.events == BATCH_EVENTS + 4
@@ -199,9 +199,9 @@ def test_a_conflicting_trace_is_given_up_alone(api: Api) -> None:
     sender, faults = sent(
         api,
         CreateTrace({"trace_id": "taken", "task": "t"}),
-        Append("taken", thought("lost")),
+        AppendEvent("taken", thought("lost")),
         CreateTrace({"trace_id": "free", "task": "t"}),
-        Append("free", thought("kept")),
+        AppendEvent("free", thought("kept")),
     )
     assert len(faults) == 1 and "taken" in faults[0].message
     assert (sender.counts.traces, sender.counts.events) == (1, 1)
@@ -215,8 +215,11 @@ def test_pace_follows_the_runs_own_times(api: Api) -> None:
     sent(
         api,
         CreateTrace({"trace_id": "pace", "task": "t"}),
-        *(Append("pace", {**thought("x"), "occurred_at": at.format(n)}) for n in times),
-        *(Append("pace", {"event": "message_added", "message": {"role": "user", "content": "x"}}) for _ in range(2)),
+        *(AppendEvent("pace", {**thought("x"), "occurred_at": at.format(n)}) for n in times),
+        *(
+            AppendEvent("pace", {"event": "message_added", "message": {"role": "user", "content": "x"}})
+            for _ in range(2)
+        ),
         pace=Pace(2.0, slept.append),
     )
     assert slept == [2.0, 0.5, 0.5, 0.5]

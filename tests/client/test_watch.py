@@ -15,9 +15,9 @@ import pytest
 from tests.client.proxy import proxy
 from tests.support import ServerProcess, Serving, serving, until
 from tracewatch.client.api import Api
-from tracewatch.client.errors import ApiError, Unreachable, WatchGap
+from tracewatch.client.errors import ApiError, Unreachable
 from tracewatch.client.watch import ConnectionStatus, SyncWatch, Watch, watch, watch_sync
-from tracewatch.errors import InvalidCursor, UnknownTrace
+from tracewatch.errors import InvalidCursor, UnknownTrace, WatchGap
 
 pytestmark = pytest.mark.anyio
 

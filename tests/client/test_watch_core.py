@@ -11,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.fake import TS, FakeLog, busy_log
-from tracewatch.client.errors import ApiError, WatchGap
+from tracewatch.client.errors import ApiError
 from tracewatch.client.watch_core import WatchCore
-from tracewatch.errors import Forbidden, InvalidCursor, ProtocolViolation, TraceDeleted, UnknownTrace, WatchError
+from tracewatch.errors import (
+    Forbidden,
+    InvalidCursor,
+    ProtocolViolation,
+    TraceDeleted,
+    UnknownTrace,
+    WatchError,
+    WatchGap,
+)
 from tracewatch.model.frames import control
 from tracewatch.model.state import State, apply_into
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.importers.folding import fold
 from tracewatch.errors import BadRequest
-from tracewatch.importers import FORMATS, Fault, open_import
+from tracewatch.importers import FORMATS, ImportFault, open_import
 
 CHAT: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
@@ -155,7 +155,7 @@ def import_it(data: bytes, format: str) -> None:
             assert refusal.message
             return
     for step in steps:
-        if isinstance(step, Fault):
+        if isinstance(step, ImportFault):
             assert str(step)
     if format != "tracewatch" and not any("Restore" in type(step).__name__ for step in steps):
         fold(steps)
@@ -184,4 +184,4 @@ def test_the_seeds_are_good_files(format: str, tmp_path: Path) -> None:
     path.write_bytes(b"\n".join(orjson.dumps(row) for row in rows) + b"\n")
     steps = list(open_import(path))
     assert len(steps) > 2
-    assert not [str(step) for step in steps if isinstance(step, Fault)]
+    assert not [str(step) for step in steps if isinstance(step, ImportFault)]

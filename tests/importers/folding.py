@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from tracewatch.importers import Append, CreateTrace, Fault, Step, open_import
+from tracewatch.importers import AppendEvent, CreateTrace, ImportFault, Step, open_import
 from tracewatch.model.events import canonical, depth_exceeds, validate_event, validate_stored, validate_trace
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into
@@ -25,7 +25,7 @@ class Imported:
     traces: dict[str, State] = field(default_factory=dict)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ImportFault] = field(default_factory=list)
 
     @property
     def root(self) -> State:
@@ -52,12 +52,12 @@ def fold(steps: Iterable[Step]) -> Imported:
     """Take the steps as a server would; any refusal, oversized event or trace left open fails the test."""
     done = Imported()
     for step in steps:
-        if isinstance(step, Fault):
+        if isinstance(step, ImportFault):
             done.faults.append(step)
         elif isinstance(step, CreateTrace):
             _create(done, step)
         else:
-            assert isinstance(step, Append)
+            assert isinstance(step, AppendEvent)
             assert len(orjson.dumps(step.event)) <= EVENT_LIMIT
             assert not depth_exceeds(step.event)
             _append(done, step.trace_id, step.event)

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from tracewatch.errors import BadRequest
-from tracewatch.importers import FORMATS, Fault, detect, open_import
+from tracewatch.importers import FORMATS, ImportFault, detect, open_import
 
 CHAT = [{"role": "user", "content": "hi"}]
 CLAUDE = {"type": "user", "uuid": "u1", "sessionId": "s", "message": {"role": "user", "content": "hi"}}
@@ -99,14 +99,14 @@ def test_a_named_format_that_does_not_fit_gives_faults_and_no_trace_of_garbage(t
     path = tmp_path / "file"
     path.write_bytes(b"[\n  1,\n  2\n")
     steps = list(open_import(path, format))
-    faults = [step for step in steps if isinstance(step, Fault)]
+    faults = [step for step in steps if isinstance(step, ImportFault)]
     assert faults
     assert all("JSON" in fault.message for fault in faults)
     assert faults[0].line is not None
 
 
 def test_a_fault_reads_as_one_line() -> None:
-    assert str(Fault("must be text", 3, "message.content", "agent-1.jsonl")) == (
+    assert str(ImportFault("must be text", 3, "message.content", "agent-1.jsonl")) == (
         "agent-1.jsonl: line 3: message.content: must be text"
     )
-    assert str(Fault("odd")) == "odd"
+    assert str(ImportFault("odd")) == "odd"

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from tracewatch.importers import Fault, RestoreEvent, RestoreTrace, Step, open_import
+from tracewatch.importers import ImportFault, RestoreEvent, RestoreTrace, Step, open_import
 
 
 def header(trace_id: str, **fields: Any) -> bytes:
@@ -43,7 +43,7 @@ def test_a_line_that_is_no_json_ends_its_trace_and_not_the_next(tmp_path: Path) 
     lines = [header("a"), event("a", 1), b'{"event": "thou', event("a", 3), header("b"), event("b", 1)]
     got = steps(tmp_path, *lines)
     fault = got[2]
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, ImportFault)
     assert fault.line == 3
     assert "this is not JSON" in fault.message
     assert "the rest of trace a is passed over" in fault.message
@@ -53,7 +53,7 @@ def test_a_line_that_is_no_json_ends_its_trace_and_not_the_next(tmp_path: Path) 
 def test_a_hole_is_named(tmp_path: Path) -> None:
     got = steps(tmp_path, header("a"), event("a", 1), event("a", 3), event("a", 4))
     fault = got[2]
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, ImportFault)
     assert (fault.line, fault.field) == (3, "event_id")
     assert fault.message.startswith("is 3 where 2 was expected")
     assert len(got) == 3
@@ -71,13 +71,13 @@ def test_what_is_no_stored_event_is_named_by_line_and_field(tmp_path: Path) -> N
         ]
     ):
         got = steps(tmp_path, header("a"), line)
-        assert isinstance(got[1], Fault), number
+        assert isinstance(got[1], ImportFault), number
         assert (got[1].line, got[1].field) == (2, field)
 
 
 def test_headers_are_checked(tmp_path: Path) -> None:
     got = steps(tmp_path, event("a", 1), b'{"trace": 4}', b'{"trace": {"task": "x"}}', header("a"), event("a", 1))
-    faults = [step for step in got if isinstance(step, Fault)]
+    faults = [step for step in got if isinstance(step, ImportFault)]
     assert [(fault.line, fault.field) for fault in faults] == [(1, "event"), (2, "trace"), (3, "trace.trace_id")]
     assert got[-1] == RestoreEvent(event("a", 1))
 

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tracewatch.errors import BadRequest
-from tracewatch.importers import Append, Fault, detect, open_import
+from tracewatch.importers import AppendEvent, ImportFault, detect, open_import
 
 from .folding import Imported, fold
 
@@ -105,7 +105,7 @@ def test_what_is_no_tape_is_refused(shared_data: Path) -> None:
     with pytest.raises(BadRequest, match="the formats are"):
         open_import(path)
     (fault,) = open_import(path, "tapeagents")
-    assert fault == Fault("this is not a tape: a tape has a list of steps", None, "steps")
+    assert fault == ImportFault("this is not a tape: a tape has a list of steps", None, "steps")
 
 
 def test_how_the_tapes_ended(shared_data: Path) -> None:
@@ -136,7 +136,7 @@ def test_claude_code(shared_data: Path, name: str) -> None:
     path = shared_data / "claude-code" / name
     assert detect(path) == "claude-code"
     done = imported(path)
-    steps = [step for step in open_import(path) if isinstance(step, Append)]
+    steps = [step for step in open_import(path) if isinstance(step, AppendEvent)]
     assert (len(done.traces), len(steps)) == CLAUDE[name]
     assert [(f.line, f.field) for f in done.faults] == (EDGE_CASES if name == "edge_cases.jsonl" else [])
     assert all("occurred_at" in step.event for step in steps)

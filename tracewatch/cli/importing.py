@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..client.api import Api
 from ..errors import BadRequest
-from ..importers import FORMATS, Fault, open_import
+from ..importers import FORMATS, ImportFault, open_import
 from . import text
 from .common import EXIT_FAILED, connect, examples, url_option
 from .sending import Counts, Pace, StepSender
@@ -87,7 +87,7 @@ def _import_file(api: Api, name: str, form: str, pace: Pace, report: Report) -> 
                 sender.take(step)
         except (BadRequest, OSError) as error:
             words = error.message if isinstance(error, BadRequest) else error.strerror or str(error)
-            sender.take(Fault(words.removeprefix(f"{path}: ").removeprefix(f"{path} ").replace(str(path), name)))
+            sender.take(ImportFault(words.removeprefix(f"{path}: ").removeprefix(f"{path} ").replace(str(path), name)))
         sender.flush()
     return sender.counts
 
@@ -133,7 +133,7 @@ class Report:
         elif self._many:
             self._say(f"{text.one_line(name)}: {summary(counts)}")
 
-    def fault(self, name: str, fault: Fault) -> None:
+    def fault(self, name: str, fault: ImportFault) -> None:
         """``FILE:LINE: field: message``."""
         if fault.file:
             folder = Path(name)

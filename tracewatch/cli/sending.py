@@ -4,7 +4,7 @@ Rule 1: steps are sent in their order; a batch ends where the trace changes, for
         parent's.
 Rule 2: an event's ``seq`` is its place among its trace's events in the file. One that is refused leaves an
         ``import_refused`` in its place (``model/window.py``), so that the numbers behind it stay what they were.
-Rule 3: what can't be imported is a Fault; the rest goes on.
+Rule 3: what can't be imported is a ImportFault; the rest goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import orjson
 
 from ..client.api import Api
 from ..client.errors import ApiError
-from ..importers import Append, CreateTrace, Fault, RestoreEvent, RestoreTrace, Step
+from ..importers import AppendEvent, CreateTrace, ImportFault, RestoreEvent, RestoreTrace, Step
 from ..model.times import parse_time
 from ..model.window import BATCH_EVENTS, Window, substitute
 
@@ -76,11 +76,11 @@ class Pace:
 
 @dataclass
 class StepSender:
-    """Sends the steps of one file. ``on_fault`` gets every Fault, ``on_progress`` the number of events sent."""
+    """Sends the steps of one file. ``on_fault`` gets every ImportFault, ``on_progress`` the number of events sent."""
 
     api: Api
     pace: Pace
-    on_fault: Callable[[Fault], None]
+    on_fault: Callable[[ImportFault], None]
     on_progress: Callable[[int], None] = lambda _: None
     counts: Counts = field(default_factory=Counts)
     _trace_id: str | None = None  # of the batch
@@ -92,7 +92,7 @@ class StepSender:
 
     def take(self, step: Step) -> None:
         """One step. Raises Unreachable."""
-        if isinstance(step, Fault):
+        if isinstance(step, ImportFault):
             self._fault(step)
         elif isinstance(step, CreateTrace):
             self.flush()
@@ -106,7 +106,7 @@ class StepSender:
             if self.pace.waiting:
                 self.pace.wait(orjson.loads(step.body))
             self._add(step.body)
-        elif isinstance(step, Append) and step.trace_id not in self._given_up:
+        elif isinstance(step, AppendEvent) and step.trace_id not in self._given_up:
             if step.trace_id != self._trace_id or self._header is not None:
                 self.flush()
                 self._trace_id, self._header = step.trace_id, None
@@ -146,7 +146,7 @@ class StepSender:
 
     def _give_up(self, trace_id: str, error: ApiError) -> None:
         self._given_up.add(trace_id)
-        self._fault(Fault(f"{error.message}; the events of trace {trace_id} are left out", field=_path(error)))
+        self._fault(ImportFault(f"{error.message}; the events of trace {trace_id} are left out", field=_path(error)))
 
     def _restore(self) -> None:
         assert self._header is not None and self._trace_id is not None
@@ -186,7 +186,7 @@ class StepSender:
 
     def _refused(self, trace_id: str, body: bytes, seq: int, error: ApiError) -> bytes:
         name = orjson.loads(body)["event"]
-        self._fault(Fault(f"event {seq} of trace {trace_id} ({name}): {error.message}", field=_path(error)))
+        self._fault(ImportFault(f"event {seq} of trace {trace_id} ({name}): {error.message}", field=_path(error)))
         return substitute(body, error.code, error.message, by=PRODUCER, whole_bytes=WHOLE_BYTES)
 
     def _count(self, sent: int, duplicates: int) -> None:
@@ -194,7 +194,7 @@ class StepSender:
         self.counts.duplicates += duplicates
         self.on_progress(sent)
 
-    def _fault(self, fault: Fault) -> None:
+    def _fault(self, fault: ImportFault) -> None:
         self.counts.faults += 1
         self.on_fault(fault)
 

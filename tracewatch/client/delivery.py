@@ -23,7 +23,7 @@ from .backoff import Backoff, patience_s
 from .control import Told
 from .encode import words
 from .errors import ApiError, Unreachable
-from .lines import Leaving, Line, NotYet, Uplink, Verdict
+from .lines import Leaving, NotYet, TraceLine, Uplink, Verdict
 from .outbox import Outbox
 from .spool import SpoolDir
 
@@ -214,7 +214,7 @@ class Delivery:
 
     # --- the events ---
 
-    async def _converse(self, line: Line) -> None:
+    async def _converse(self, line: TraceLine) -> None:
         outbox = self.outbox
         outbox.control.told(line.told, whole=True)
         outbox.control.look_again()
@@ -253,7 +253,7 @@ class Delivery:
             reader.cancel()
             await asyncio.wait([reader])
 
-    async def _send(self, line: Line, window: Window) -> None:
+    async def _send(self, line: TraceLine, window: Window) -> None:
         while (room := min(window.room(), self._not_held() - window.next + 1)) > 0:
             bodies = self.outbox.take(window.next, room, BATCH_BYTES)
             if not bodies:
@@ -270,7 +270,7 @@ class Delivery:
             self.held.popleft()
         return self.held[0][0] if self.held else self.outbox.next_seq
 
-    async def _take_answers(self, line: Line, window: Window) -> None:
+    async def _take_answers(self, line: TraceLine, window: Window) -> None:
         try:
             while True:
                 answer = await line.answer()

@@ -16,7 +16,7 @@ from ..errors import LogError, NoSuchRequest, SequenceGap, TracewatchError, Unav
 from ..model.events import validate_trace
 from .control import Told
 from .errors import ApiError, Unreachable
-from .lines import Line, Verdict
+from .lines import TraceLine, Verdict
 
 if TYPE_CHECKING:
     from ..log import Appended, EventLog
@@ -77,7 +77,7 @@ class FileUplink:
             raise _as_told(NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}"))
         return found[0]
 
-    async def open(self, trace_id: str, producer: str) -> Line:
+    async def open(self, trace_id: str, producer: str) -> TraceLine:
         """See Uplink.open."""
         log = await self._open_log()
         line = FileLine(log, trace_id, producer, self._lines)
@@ -146,7 +146,7 @@ class FileLine:
         self._seen = 0  # up to this event it is known what the log says
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
-        """See Line.send."""
+        """See TraceLine.send."""
         events = [orjson.loads(body) for body in bodies]
         try:
             appended = await self._log.append(self.trace_id, events, producer=self._producer, seq=seq, parsed=True)
@@ -176,19 +176,19 @@ class FileLine:
         return Told(state.cancel_requested, inputs)
 
     async def answer(self) -> Verdict | Told | None:
-        """See Line.answer."""
+        """See TraceLine.answer."""
         return await self._answers.get()
 
     async def heartbeat(self) -> None:
-        """See Line.heartbeat."""
+        """See TraceLine.heartbeat."""
         try:
             await self._log.renew_lease(self.trace_id)
         except TracewatchError:
             pass  # deleted meanwhile: the next append says so
 
     def suspect(self) -> None:
-        """See Line.suspect: there is no connection."""
+        """See TraceLine.suspect: there is no connection."""
 
     async def close(self) -> None:
-        """See Line.close."""
+        """See TraceLine.close."""
         self._lines.discard(self)

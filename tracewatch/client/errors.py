@@ -1,17 +1,23 @@
-"""What the client adds to the error tree: the server's refusals as it gave them, its absence, a gap's facts; and the
-one thing it raises that is no error."""
+"""What the client adds to the error tree: the server's refusals as it gave them, and its absence; and the one thing it
+raises that is no error."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .. import errors
 from ..errors import TracewatchError
-from ..model.state import State
 
 
 class ApiError(TracewatchError):
-    """The server refused: ``status``, ``code``, ``details`` and ``facts`` are its answer's."""
+    """The server refused a call.
+
+    ``status``: the HTTP status. ``code``: the error's name, such as ``unknown_trace``. ``details``: ``{path, message}``
+    of each fault in what was sent. ``facts``: what else the answer says, such as ``expected_seq``.
+
+        except tracewatch.ApiError as error:
+            if error.code != "not_running":
+                raise
+    """
 
     def __init__(
         self,
@@ -44,8 +50,9 @@ class Unreachable(TracewatchError):
 class Cancelled(BaseException):
     """Somebody wants the run to stop: ``reason`` and ``by`` say why and who, if that was said.
 
-    No error, and so no TracewatchError and no Exception: ``except Exception`` in an agent's loop lets it pass, as it
-    does asyncio's CancelledError.
+    Raised within ``t.cancel_scope()``, and by ``t.ask`` and ``t.raise_if_cancelled()``. It is no error, and so no
+    TracewatchError and no Exception: ``except Exception`` in an agent's loop lets it pass, as it does asyncio's
+    CancelledError.
     """
 
     def __init__(self, reason: str | None = None, by: str | None = None) -> None:
@@ -56,20 +63,3 @@ class Cancelled(BaseException):
     def __str__(self) -> str:
         words = f"cancelled by {self.by}" if self.by else "cancelled"
         return f"{words}: {self.reason}" if self.reason else words
-
-
-class WatchGap(errors.WatchGap):
-    """The log no longer follows the cursor.
-
-    ``reason`` is trimmed, reset or ahead; a watch ``since`` ``cursor`` (of ``resume_event_id``) goes on; ``state`` is
-    the trace as it is.
-    """
-
-    def __init__(
-        self, message: str, *, reason: str, resume_event_id: int, cursor: str, state: State, **facts: Any
-    ) -> None:
-        super().__init__(message, reason=reason, resume_event_id=resume_event_id, cursor=cursor, **facts)
-        self.reason = reason
-        self.resume_event_id = resume_event_id
-        self.cursor = cursor
-        self.state = state

@@ -64,7 +64,12 @@ def error_of(error: Any) -> Any:
 
 
 class Goal(SyncOrAsync):
-    """A goal of a trace."""
+    """A goal of a trace: what ``t.goal`` and ``t.add_goal`` give. ``id`` is its id.
+
+    step = t.add_goal("Write the test")
+    with step:
+        ...
+    """
 
     def __init__(
         self,
@@ -151,7 +156,12 @@ class Goal(SyncOrAsync):
 
 
 class Message(SyncOrAsync):
-    """A message of a trace."""
+    """A message of a trace: what ``t.message`` gives. ``id`` is its message_id.
+
+    with t.message("assistant") as m:
+        m.stream("It is ")
+        m.set(tokens=12, cost=0.001)
+    """
 
     def __init__(
         self, journal: Journal, role: str, goal: Goal | str | EllipsisType | None, values: dict[str, Any]
@@ -203,7 +213,10 @@ class Message(SyncOrAsync):
         return encode({"event": "message_updated", "message_id": self.id, "append": text}) if text else []
 
     def set(self, **values: Any) -> None:
-        """Tokens, cost, model and the like: said with the end of the message, at once if it has ended."""
+        """Set keys of the message: ``tokens`` (a count), ``cost`` (US dollars), ``model``, ``duration_ms`` or your own.
+
+        They are recorded with the end of the message, or at once if it has ended.
+        """
         with self._journal.lock:
             self._values |= _tidy(values)
             if self._added and self._complete and self._values:
@@ -234,7 +247,11 @@ class Message(SyncOrAsync):
 
 
 class ToolCall(SyncOrAsync):
-    """A tool's call and its result: one message, running in between."""
+    """A tool's call and its result: one message, running in between; what ``t.tool_call`` gives.
+
+    with t.tool_call("grep", {"pattern": "login"}) as call:
+        call.result("3 matches")
+    """
 
     def __init__(self, journal: Journal, name: str, arguments: Any, tool_call_id: str | None) -> None:
         values = {} if tool_call_id is None else {"tool_call_id": name_of(tool_call_id)}
@@ -247,7 +264,7 @@ class ToolCall(SyncOrAsync):
         self._began = time.perf_counter()
 
     def result(self, value: Any) -> None:
-        """What the tool gave."""
+        """What the tool gave: any JSON."""
         self._content["result"] = value
 
     def error(self, value: Any) -> None:

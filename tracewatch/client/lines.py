@@ -1,4 +1,4 @@
-"""What a delivery needs of the way into a log: an ``Uplink`` to create traces, and a ``Line`` for each it records into.
+"""What a delivery needs of the way into a log: an ``Uplink`` to create a trace, and a ``TraceLine`` to record into it.
 
 ``link.py`` leads to a server, ``direct.py`` into a file.
 """
@@ -41,7 +41,7 @@ class NotYet(Unreachable):
         self.wait_s = wait_s
 
 
-class Line(Protocol):
+class TraceLine(Protocol):
     """One producer's open line into one trace."""
 
     expected_seq: int  # the first seq the log does not have
@@ -75,7 +75,7 @@ class Uplink(Protocol):
     async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
         """How a question stands: ``{request_id, state, …}``. Raises ApiError, Unreachable."""
 
-    async def open(self, trace_id: str, producer: str) -> Line:
+    async def open(self, trace_id: str, producer: str) -> TraceLine:
         """Open a line. Raises Unreachable, ApiError."""
 
     def hurry(self) -> None:

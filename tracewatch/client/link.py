@@ -30,7 +30,7 @@ from .api import api_error
 from .backoff import Backoff, patience_s
 from .control import Told
 from .errors import ApiError, Unreachable
-from .lines import Leaving, Line, NotYet, Verdict
+from .lines import Leaving, NotYet, TraceLine, Verdict
 from .target import QUIET, Target
 
 CALL_TIMEOUT_S = 10.0
@@ -123,7 +123,7 @@ class ServerUplink:
 
     # --- sockets ---
 
-    async def open(self, trace_id: str, producer: str) -> Line:
+    async def open(self, trace_id: str, producer: str) -> TraceLine:
         """See Uplink.open."""
         shared = await self._socket()
         if shared is not None and not shared.has(trace_id):
@@ -306,25 +306,25 @@ class LoneLine:
         self.told = _told(frame["ready"])
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
-        """See Line.send."""
+        """See TraceLine.send."""
         events = b",".join(bodies)
         frame = b'{"append":{"producer":%b,"seq":%d,"events":[%b]}}' % (self._producer, seq, events)
         await _send_frame(self._connection, frame)
 
     async def answer(self) -> Verdict | Told | None:
-        """See Line.answer."""
+        """See TraceLine.answer."""
         frame = await _next_frame(self._connection)
         return _verdict(frame) or Told.of_event(frame)
 
     async def heartbeat(self) -> None:
-        """See Line.heartbeat."""
+        """See TraceLine.heartbeat."""
         await _send_frame(self._connection, b'{"heartbeat":{}}')
 
     def suspect(self) -> None:
-        """See Line.suspect: nobody else uses the connection."""
+        """See TraceLine.suspect: nobody else uses the connection."""
 
     async def close(self) -> None:
-        """See Line.close."""
+        """See TraceLine.close."""
         await self._connection.close()
 
 
@@ -420,7 +420,7 @@ class SharedSocket:
         self._room.set()
 
     def suspect(self) -> None:
-        """See Line.suspect."""
+        """See TraceLine.suspect."""
         if self._loop.time() - self._heard_at > SILENCE_S:
             self.fail(LineBroken("the server does not answer"))
 
@@ -551,13 +551,13 @@ class SharedLine:
         self._answers.put_nowait(answer)
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
-        """See Line.send."""
+        """See TraceLine.send."""
         events = b",".join(bodies)
         frame = b'{"append":{"trace_id":%b,"seq":%d,"events":[%b]}}' % (self._name, seq, events)
         await self._socket.append(self, frame)
 
     async def answer(self) -> Verdict | Told | None:
-        """See Line.answer."""
+        """See TraceLine.answer."""
         answer = await self._answers.get()
         if isinstance(answer, Exception):
             self._answers.put_nowait(answer)  # it stays so
@@ -565,15 +565,15 @@ class SharedLine:
         return answer
 
     async def heartbeat(self) -> None:
-        """See Line.heartbeat."""
+        """See TraceLine.heartbeat."""
         await self._socket.send(b'{"heartbeat":{"trace_id":%b}}' % self._name)
 
     def suspect(self) -> None:
-        """See Line.suspect."""
+        """See TraceLine.suspect."""
         self._socket.suspect()
 
     async def close(self) -> None:
-        """See Line.close."""
+        """See TraceLine.close."""
         if self._socket.failure is None:
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):

@@ -354,12 +354,21 @@ def trace(
     spool_dir: str | None = None,
     token: str | None = None,
 ) -> Trace:
-    """Record a run: ``with trace("Fix the login bug", agent_type="coder") as t: …``, or ``async with``.
+    """Record a run of an agent, in a ``with`` or ``async with`` block.
 
-    Entering creates the trace; leaving ends it as completed, as failed with the exception, or as stopped where it was
-    cancelled. ``trace_id``: chosen if none is given. ``url``: a server, or ``sqlite:///file.db``; None for
-    ``TRACEWATCH_URL``, else loopback. ``lease_s``: without a sign of life for so long the trace is lost; None: never.
-    ``token``: None for ``TRACEWATCH_TOKEN``.
+        with tracewatch.trace("Fix the login bug", agent_type="coder") as t:
+            t.message("user", "It fails since Monday")
+
+    Entering the block creates the trace. Leaving it ends the trace: completed, failed with the exception, or stopped
+    where it was cancelled. Nothing in it waits for the server: events go out in the background, and to disk while the
+    server is away.
+
+    ``task``: what the run is for, 1-10,000 characters. ``trace_id``: 1-128 of ``A-Z a-z 0-9 . _ : @ -``, chosen if none
+    is given. ``parent_trace_id``, ``parent_goal_id``: what it is a part of, where that is recorded elsewhere (else:
+    ``sub_trace``). ``metadata``: a JSON object. ``url``: a server, or ``sqlite:///file.db``; None for
+    ``TRACEWATCH_URL``, else loopback. ``lease_s``: without a sign of life for so many seconds the trace is lost; None:
+    never. ``spool_dir``: None for ``TRACEWATCH_SPOOL_DIR``. ``token``: None for ``TRACEWATCH_TOKEN``.
+
     Raises InvalidField if there is no such address; nothing afterwards.
     """
     settings = client_settings(url, spool_dir, token)
@@ -375,12 +384,15 @@ def resume(
     spool_dir: str | None = None,
     token: str | None = None,
 ) -> Trace:
-    """Go on recording a run that another process began: ``with tracewatch.resume(trace_id) as t: …``.
+    """Go on recording a run that another process began.
+
+        with tracewatch.resume(trace_id) as t:
+            answer = t.ask("Deploy?")
 
     The trace is running again, whatever it had become; only one that was stopped stays so, and the agent finds itself
     cancelled. A question that was open is still open: ``t.ask`` the same to get it, or the answer given meanwhile.
-    ``lease_s``: how often to show a sign of life; the lease itself is the one the trace was created with.
-    Raises InvalidField if there is no such address; nothing afterwards.
+    ``lease_s``: how often to show a sign of life, in seconds; the lease itself is the one the trace was created with.
+    The others as for ``trace``. Raises InvalidField if there is no such address; nothing afterwards.
     """
     settings = client_settings(url, spool_dir, token)
     spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}

@@ -171,7 +171,10 @@ class _Watching:
 
 
 class Watch(_Watching):
-    """An asynchronous iterator over a trace's events, parsed. Ends with the trace, or never with ``until=None``."""
+    """What ``tracewatch.watch`` gives: an asynchronous iterator over a trace's events, as dicts.
+
+    It ends with the trace, or never with ``until=None``. As ``async with`` it is closed at the end of the block.
+    """
 
     _socket: ClientConnection | None = None
     _waker: asyncio.Event | None = None  # ends a wait between two attempts
@@ -254,7 +257,10 @@ class Watch(_Watching):
 
 
 class SyncWatch(_Watching):
-    """An iterator over a trace's events, parsed. Ends with the trace, or never with ``until=None``."""
+    """What ``tracewatch.watch_sync`` gives: an iterator over a trace's events, as dicts.
+
+    It ends with the trace, or never with ``until=None``. As ``with`` it is closed at the end of the block.
+    """
 
     def __init__(self, trace_id: str, **options: Any) -> None:
         super().__init__(trace_id, **options)
@@ -340,15 +346,24 @@ def watch(
     max_retry_s: float | None = None,
     on_status: Callable[[ConnectionStatus], None] | None = None,
 ) -> Watch:
-    """Watch a trace: ``async for event in watch(trace_id)`` gives each stored event once, in order.
+    """Watch a trace: iterating gives each stored event once, in order, as a dict.
 
-    ``since``: a cursor, an event_id, ``"-50"`` (the last 50), ``"latest"``; None is the whole history. ``types``: only
-    these events. ``until``: ``"end"`` ends the iteration with the trace, None never. ``wait``: the trace may not exist
-    yet. ``children``: its sub-traces' events too. ``skip_trimmed``: where events are trimmed before this watch came to
-    them, ``on_status`` is told of the ``gap`` and what follows is given, else WatchGap is raised. ``max_retry_s``: give
-    up after so long without a connection.
-    ``token``: None for ``TRACEWATCH_TOKEN``.
-    Connects when iterated. Raises WatchGap, UnknownTrace, ProtocolViolation, Unreachable and the server's refusals.
+        async for event in tracewatch.watch(trace_id):
+            print(event["event_id"], event["event"])
+
+    It connects when it is iterated, and again whenever the connection breaks. Its ``state`` is the trace as of the last
+    event, its ``cursor`` what ``since`` takes to go on from there.
+
+    ``since``: a cursor, an event_id (what follows it is given), ``"-50"`` (the last 50) or ``"latest"``; None is the
+    whole history. ``url``: the server's; None for ``TRACEWATCH_URL``, else loopback. ``token``: None for
+    ``TRACEWATCH_TOKEN``. ``types``: only events of these names. ``until``: ``"end"`` ends the iteration with the trace,
+    None never. ``wait``: the trace may not exist yet. ``children``: the events of its sub-traces too, to any depth.
+    ``skip_trimmed``: where events were trimmed before this watch came to them, ``on_status`` is told of the ``gap`` and
+    what follows is given; without it WatchGap is raised. ``max_retry_s``: give up after so many seconds without a
+    connection; None never. ``on_status``: called with a ``ConnectionStatus`` whenever the connection has changed.
+
+    Raises InvalidField for an address that is none, and while it is iterated WatchGap, UnknownTrace, ProtocolViolation,
+    Unreachable after ``max_retry_s``, and the server's refusals.
     """
     return Watch(
         trace_id,
@@ -379,7 +394,11 @@ def watch_sync(
     max_retry_s: float | None = None,
     on_status: Callable[[ConnectionStatus], None] | None = None,
 ) -> SyncWatch:
-    """As ``watch``, for code without an event loop: ``for event in watch_sync(trace_id)``."""
+    """As ``watch``, for code without an event loop.
+
+    for event in tracewatch.watch_sync(trace_id, since="-50"):
+        print(event["event"])
+    """
     return SyncWatch(
         trace_id,
         since=since,

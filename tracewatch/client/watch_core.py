@@ -17,7 +17,7 @@ import orjson
 from .. import errors
 from ..model.frames import format_cursor, parse_cursor
 from ..model.state import State, apply_into, updated_message
-from .errors import WatchGap, unauthorized
+from .errors import unauthorized
 
 HEARTBEAT_S = 15.0  # until the server has said its own
 SILENT_HEARTBEATS = 2.5  # a socket silent for so many is dead
@@ -39,7 +39,10 @@ _BY_CLOSE_CODE = {4500: "bad_request", 4501: "unauthorized", 4503: "forbidden", 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionStatus:
-    """What happened to the connection: ``kind`` is connected, caught_up, lost, reconnected or gap."""
+    """What happened to a watch's connection, for its ``on_status``.
+
+    ``kind``: connected, caught_up, lost (it is tried again), reconnected or gap.
+    """
 
     kind: str
     last_event_id: int | None  # the last event handed out, of the watched trace
@@ -269,7 +272,7 @@ class WatchCore:
             track.position = resume
             return
         facts = {key: gap.get(key) for key in ("requested", "first_event_id", "current_event_id")}
-        raise WatchGap(
+        raise errors.WatchGap(
             f"the events after {gap.get('requested')} are not to be had ({reason}); the log goes on after {resume}",
             reason=reason,
             resume_event_id=resume,

@@ -1,12 +1,12 @@
 """Foreign formats, each turned into the same few steps.
 
 An importer is a generator over one file's contents that yields, in order, what a recorder would have done:
-``CreateTrace`` before the first ``Append`` to that trace, ``Fault`` for what could not be read (and goes on with
-the rest). It does no network or log I/O; who sends the steps, and how fast, is the caller's business.
+``CreateTrace`` before the first ``AppendEvent`` to that trace, and ``ImportFault`` for what could not be read, after
+which it goes on with the rest. It does no network or log I/O: the caller sends the steps, as fast as it likes.
 
 Rule 1: trace ids are a function of the file's contents, so importing a file twice changes nothing.
 Rule 2: nothing is lost silently: what has no place in the protocol is kept as an extra key, or named by a
-        ``Fault``.
+        ``ImportFault``.
 Rule 3: where the source has times, every event carries ``occurred_at``.
 """
 
@@ -19,13 +19,13 @@ from ..errors import BadRequest
 from . import claude_code, native, openai, tapeagents, tau_bench
 from .detect import FORMATS, detect
 from .reading import regular_file
-from .steps import Append, CreateTrace, Fault, RestoreEvent, RestoreTrace, Step
+from .steps import AppendEvent, CreateTrace, ImportFault, RestoreEvent, RestoreTrace, Step
 
 __all__ = [
     "FORMATS",
-    "Append",
+    "AppendEvent",
     "CreateTrace",
-    "Fault",
+    "ImportFault",
     "RestoreEvent",
     "RestoreTrace",
     "Step",

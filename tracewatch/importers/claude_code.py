@@ -18,7 +18,7 @@ from typing import Any
 
 from .claude_lines import CONSTANT, Session, Transcript, task_in
 from .reading import BadJson, digest, lines, load, time_of
-from .steps import Fault, Step
+from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
 
@@ -78,20 +78,20 @@ def _numbered(path: Path, name: str) -> tuple[str, Iterator[tuple[int, Any]]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each line's number and what it holds: an object, or a Fault."""
+    """Each line's number and what it holds: an object, or a ImportFault."""
     for number, line in lines(path):
         try:
             row = load(line)
         except BadJson as error:
-            row = Fault(error.message, number)
-        yield number, row if isinstance(row, (dict, Fault)) else Fault("a line is a JSON object", number)
+            row = ImportFault(error.message, number)
+        yield number, row if isinstance(row, (dict, ImportFault)) else ImportFault("a line is a JSON object", number)
 
 
 def overview(path: Path) -> Overview:
     """Read a transcript through once for what its import needs at the start."""
     seen = Overview()
     for _, row in _rows(path):
-        if isinstance(row, Fault):
+        if isinstance(row, ImportFault):
             continue
         if row.get("type") in ("user", "assistant"):
             if seen.sidechain is None:
@@ -130,6 +130,6 @@ def _agent_files(path: Path, session_ids: set[str]) -> dict[str, Path]:
 def _belongs(file: Path, session_ids: set[str]) -> bool:
     """Whether an agent's file is of one of these sessions; one that does not say is."""
     for _, row in _rows(file):
-        if not isinstance(row, Fault) and isinstance(row.get("sessionId"), str):
+        if not isinstance(row, ImportFault) and isinstance(row.get("sessionId"), str):
             return not session_ids or row["sessionId"] in session_ids
     return True

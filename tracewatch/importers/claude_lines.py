@@ -8,7 +8,7 @@ Rule 2: tokens are input, cache and output together, counted once for each answe
 Rule 3: TodoWrite makes goals (plans.py). Agent and Task calls make sub-traces, below the to-do in progress or,
         where there is none, below a goal of type ``agent_call``.
 Rule 4: a line of another type is an event ``line.<type>`` with the whole ``line``; so is one that is partly
-        unreadable, beside its Fault.
+        unreadable, beside its ImportFault.
 Rule 5: failed: the last answer is an API error. Stopped: interrupted by the user, or ends in the middle of a tool
         call.
 """
@@ -22,9 +22,9 @@ from typing import Any
 
 from ..model.fit import count
 from ..model.times import parse_time
-from .plans import Plan
+from .plans import ImportedPlan
 from .reading import first_line, name_of, text_of, time_of, without
-from .steps import Fault
+from .steps import ImportFault
 from .traces import TraceWriter
 
 CONSTANT = ("sessionId", "cwd", "version", "userType", "gitBranch", "agentId")
@@ -87,7 +87,7 @@ class Transcript:
         self._session = session
         self._file = file  # named in faults
         self._sidechain = sidechain  # all lines are marked isSidechain: they are this trace's own
-        self._plan = Plan(trace)
+        self._plan = ImportedPlan(trace)
         self._subs: dict[str, _Sub] = {}  # by the id of the call, or the first line's uuid
         self._chains: dict[str, _Sub] = {}  # whose a line inside the session is, by its uuid
         self._began: dict[str, str] = {}  # call id: when
@@ -102,8 +102,8 @@ class Transcript:
     # --- lines ---
 
     def line(self, number: int, row: Any) -> None:
-        """Write one line: a JSON object, or the Fault it is."""
-        if isinstance(row, Fault):
+        """Write one line: a JSON object, or the ImportFault it is."""
+        if isinstance(row, ImportFault):
             self.trace.out.append(replace(row, file=self._file))
             return
         at = self._at = time_of(row.get("timestamp")) or self._at
@@ -126,7 +126,7 @@ class Transcript:
             self._message(number, row, message, at)
 
     def _fault(self, number: int, path: str, message: str) -> None:
-        self.trace.out.append(Fault(message, number, path, self._file))
+        self.trace.out.append(ImportFault(message, number, path, self._file))
 
     def _keep(self, row: dict[str, Any], at: str | None) -> None:
         kind = row.get("type")

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import Invalid
 from ..model.events import validate_stored
 from .reading import BadJson, lines, load
-from .steps import Fault, RestoreEvent, RestoreTrace, Step
+from .steps import ImportFault, RestoreEvent, RestoreTrace, Step
 
 
 def read(path: Path) -> Iterator[Step]:
@@ -24,9 +24,9 @@ def read(path: Path) -> Iterator[Step]:
         try:
             yield reader.line(load(line), line)
         except BadJson as error:
-            yield reader.skip_rest(Fault(error.message, number))
+            yield reader.skip_rest(ImportFault(error.message, number))
         except _Refused as refused:
-            yield reader.skip_rest(Fault(refused.message, number, refused.field))
+            yield reader.skip_rest(ImportFault(refused.message, number, refused.field))
         except _Skipped:
             continue
 
@@ -83,12 +83,12 @@ class _Reader:
         if self._next_id is not None and row["event_id"] != self._next_id:
             raise _Refused(f"is {row['event_id']} where {self._next_id} was expected", "event_id")
 
-    def skip_rest(self, fault: Fault) -> Fault:
+    def skip_rest(self, fault: ImportFault) -> ImportFault:
         if self._trace_id is None or self._skipping:
             self._skipping = True
             return fault
         self._skipping = True
-        return Fault(
+        return ImportFault(
             f"{fault.message}; the rest of trace {self._trace_id} is passed over, since a log has no holes",
             fault.line,
             fault.field,

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from .reading import BadJson, digest, documents, name_of, text_of, without
-from .steps import Fault, Step
+from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
 _MAPPED = ("role", "content", "tool_calls", "tool_call_id", "name", "function_call", "reasoning_content")
@@ -26,7 +26,7 @@ def read(path: Path) -> Iterator[Step]:
     out: list[Step] = []
     loose: list[tuple[int | None, str, Any]] = []  # messages that stand alone on their lines
     for index, (line, value, where) in enumerate(_conversations(path, loose), 1):
-        if isinstance(value, Fault):
+        if isinstance(value, ImportFault):
             yield value
             continue
         extra = without(value, "messages") if isinstance(value, dict) else {}
@@ -39,10 +39,10 @@ def read(path: Path) -> Iterator[Step]:
 
 
 def _conversations(path: Path, loose: list[tuple[int | None, str, Any]]) -> Iterator[tuple[int | None, Any, str]]:
-    """Each conversation with its line and the path of its messages; what is none as a Fault."""
+    """Each conversation with its line and the path of its messages; what is none as a ImportFault."""
     for line, value in documents(path):
         if isinstance(value, BadJson):
-            yield line, Fault(value.message, value.line), ""
+            yield line, ImportFault(value.message, value.line), ""
         elif _is_conversation(value):
             yield line, value, _where(value)
         elif isinstance(value, dict) and "role" in value and line is not None:
@@ -52,10 +52,10 @@ def _conversations(path: Path, loose: list[tuple[int | None, str, Any]]) -> Iter
                 if _is_conversation(item):
                     yield line, item, f"[{index}]{_where(item)}"
                 else:
-                    yield line, Fault("neither a message nor a conversation", line, f"[{index}]"), ""
+                    yield line, ImportFault("neither a message nor a conversation", line, f"[{index}]"), ""
         else:
             message = 'neither a list of chat messages nor an object with "messages"'
-            yield line, Fault(message, line, "messages" if isinstance(value, dict) else None), ""
+            yield line, ImportFault(message, line, "messages" if isinstance(value, dict) else None), ""
 
 
 def _where(conversation: Any) -> str:
@@ -92,11 +92,11 @@ def add_message(
     ``fields`` are further keys of the message as it is stored, of the first one where it becomes several.
     """
     if not isinstance(message, dict):
-        trace.out.append(Fault("a message is a JSON object", line, path or None))
+        trace.out.append(ImportFault("a message is a JSON object", line, path or None))
         return
     role = name_of(message.get("role"))
     if role is None:
-        trace.out.append(Fault("must be a role such as user or assistant", line, _join(path, "role")))
+        trace.out.append(ImportFault("must be a role such as user or assistant", line, _join(path, "role")))
         trace.event("import.message", {"message": message}, at=at)
         return
     source = without(message, *_MAPPED)
@@ -134,7 +134,7 @@ def _calls(trace: TraceWriter, message: dict[str, Any], line: int | None, path: 
     """The tool calls of a message that can be read; a fault for each other one."""
     given = message.get("tool_calls") or []
     if not isinstance(given, list):
-        trace.out.append(Fault("must be a list", line, _join(path, "tool_calls")))
+        trace.out.append(ImportFault("must be a list", line, _join(path, "tool_calls")))
         given = []
     calls = []
     for index, call in enumerate(given):
@@ -142,7 +142,7 @@ def _calls(trace: TraceWriter, message: dict[str, Any], line: int | None, path: 
             calls.append(call)
         else:
             where = _join(path, f"tool_calls[{index}].function")
-            trace.out.append(Fault("must be an object with name and arguments", line, where))
+            trace.out.append(ImportFault("must be an object with name and arguments", line, where))
     legacy = message.get("function_call")
     if isinstance(legacy, dict):
         calls.append({"id": legacy.get("name"), "function": legacy})  # its answer is found by the function's name

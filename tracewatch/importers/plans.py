@@ -34,7 +34,7 @@ class _Item:
     listed: str  # in the list, which may go back where a goal can't
 
 
-class Plan:
+class ImportedPlan:
     """One agent's to-do list."""
 
     def __init__(self, trace: TraceWriter) -> None:

@@ -1,6 +1,6 @@
 """What an importer yields: the few steps a recorder would have taken.
 
-Rule: in order. ``CreateTrace`` comes before the first ``Append`` to its trace, a parent's before its children's.
+Rule: in order. ``CreateTrace`` comes before the first ``AppendEvent`` to its trace, a parent's before its children's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class CreateTrace:
 
 
 @dataclass(frozen=True)
-class Append:
-    """Append one recorder's event (``{"event": …, …}``) to ``trace_id``."""
+class AppendEvent:
+    """AppendEvent one recorder's event (``{"event": …, …}``) to ``trace_id``."""
 
     trace_id: str
     event: dict[str, Any]
@@ -39,7 +39,7 @@ class RestoreEvent:
 
 
 @dataclass(frozen=True)
-class Fault:
+class ImportFault:
     """Something in the file that can't be imported.
 
     ``line`` counts from 1; ``field`` is a path such as ``steps[3].kind``; ``file`` is the name of the file when it is
@@ -57,4 +57,4 @@ class Fault:
         return ": ".join(part for part in (self.file, line, self.field, self.message) if part)
 
 
-Step = CreateTrace | Append | RestoreTrace | RestoreEvent | Fault
+Step = CreateTrace | AppendEvent | RestoreTrace | RestoreEvent | ImportFault

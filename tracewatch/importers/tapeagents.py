@@ -22,7 +22,7 @@ from typing import Any
 from ..model.fit import amount, count
 from .openai import add_message
 from .reading import BadJson, clip, digest, documents, first_line, time_of, without
-from .steps import Fault, Step
+from .steps import ImportFault, Step
 from .tape_frames import Frames, TapeFrame
 from .traces import TraceWriter, drain
 
@@ -39,13 +39,13 @@ def read(path: Path) -> Iterator[Step]:
     index = 0
     for line, value in documents(path):
         if isinstance(value, BadJson):
-            yield Fault(value.message, value.line)
+            yield ImportFault(value.message, value.line)
             continue
         for place, tape in enumerate(value) if isinstance(value, list) else [(None, value)]:
             index += 1
             where = "" if place is None else f"[{place}]."
             if not is_tape(tape):
-                yield Fault("this is not a tape: a tape has a list of steps", line, f"{where}steps")
+                yield ImportFault("this is not a tape: a tape has a list of steps", line, f"{where}steps")
                 continue
             _Tape(out, f"{prefix}-{index:04d}", tape, line, where).write()
             yield from drain(out)
@@ -76,10 +76,10 @@ class _Tape:
     def _readable(self, index: int, step: Any) -> bool:
         field = f"{self.where}steps[{index}]"
         if not isinstance(step, dict):
-            self.out.append(Fault("a step is a JSON object", self.line, field))
+            self.out.append(ImportFault("a step is a JSON object", self.line, field))
             return False
         if not isinstance(step.get("kind"), str) or not step["kind"]:
-            self.out.append(Fault("must be the step's kind", self.line, f"{field}.kind"))
+            self.out.append(ImportFault("must be the step's kind", self.line, f"{field}.kind"))
             return False
         return True
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..model.fit import amount
 from .openai import add_message, task_of
 from .reading import BadJson, clip, digest, documents, text_of, without
-from .steps import Fault, Step
+from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
 Run = tuple[int, dict[str, Any]]  # its place in the file, and the run
@@ -29,7 +29,7 @@ def read(path: Path) -> Iterator[Step]:
     found = 0
     for line, value in documents(path):
         if isinstance(value, BadJson):
-            yield Fault(value.message, value.line)
+            yield ImportFault(value.message, value.line)
         elif isinstance(value, list) or line is not None:  # a list, or a run a line
             for run in value if isinstance(value, list) else [value]:
                 if fault := _fault(run, found, line):
@@ -38,19 +38,19 @@ def read(path: Path) -> Iterator[Step]:
                     runs.append((found, run))
                 found += 1
         else:
-            yield Fault("a tau-bench file is a JSON list of runs")
+            yield ImportFault("a tau-bench file is a JSON list of runs")
     if not found:
         return
     yield from _evaluation(f"tau-{digest([path])}", runs)
 
 
-def _fault(run: Any, index: int, line: int | None) -> Fault | None:
+def _fault(run: Any, index: int, line: int | None) -> ImportFault | None:
     if not isinstance(run, dict):
-        return Fault("a run is a JSON object", line, f"[{index}]")
+        return ImportFault("a run is a JSON object", line, f"[{index}]")
     if not isinstance(run.get("traj"), list):
-        return Fault("must be the list of the run's messages", line, f"[{index}].traj")
+        return ImportFault("must be the list of the run's messages", line, f"[{index}].traj")
     if _reward(run) is None:
-        return Fault("must be a number", line, f"[{index}].reward")
+        return ImportFault("must be a number", line, f"[{index}].reward")
     return None
 
 

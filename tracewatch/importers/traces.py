@@ -16,7 +16,7 @@ from typing import Any
 
 from ..model import fit
 from .reading import clip
-from .steps import Append, CreateTrace, Step
+from .steps import AppendEvent, CreateTrace, Step
 
 
 @dataclass
@@ -117,7 +117,7 @@ class TraceWriter:
         fields = {"tool_call_id": fit.name(call_id) if call_id else None, "status": "running", **fields}
         message_id = self._add("tool", content, at, fields)
         added = self.out[place]
-        assert isinstance(added, Append)
+        assert isinstance(added, AppendEvent)
         key = call_id if call_id is not None and call_id not in self.calls else message_id
         self.calls[key] = Call(message_id, added.event["message"]["content"])
         return message_id
@@ -166,11 +166,11 @@ class TraceWriter:
     # --- every event goes through here ---
 
     def event(self, name: str, payload: dict[str, Any], *, at: str | None = None) -> None:
-        """Append an event, made to fit. ``at``: when it happened, where the source says."""
+        """AppendEvent an event, made to fit. ``at``: when it happened, where the source says."""
         event: dict[str, Any] = {"event": name, **payload}
         if at is not None:
             event["occurred_at"] = at
-        self.out += [Append(self.trace_id, one) for one in fit.fit(event, self._new_message_id)]
+        self.out += [AppendEvent(self.trace_id, one) for one in fit.fit(event, self._new_message_id)]
 
 
 def drain(out: list[Step]) -> Iterator[Step]:
