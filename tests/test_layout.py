@@ -189,6 +189,16 @@ def foreign_private_names(paths: list[Path], package_root: Path) -> dict[str, se
     return foreign
 
 
+def classes(paths: list[Path], package_root: Path) -> dict[str, list[str]]:
+    """The modules that define each class at their top level, by the class's name. A private name is its file's own."""
+    homes: dict[str, list[str]] = {}
+    for path in paths:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not is_private(node.name):
+                homes.setdefault(node.name, []).append(module_of(path, package_root))
+    return homes
+
+
 def size_faults(path: Path, package_root: Path) -> list[str]:
     """Missing module docstring, too long a file, too long functions."""
     text, name = path.read_text(), path.relative_to(package_root.parent)
@@ -234,6 +244,11 @@ def test_only_one_file_knows_uvicorn() -> None:
     }
     assert found == {"tracewatch.server.uvicorn"}
     assert re.search(r'"uvicorn>=[^"]*,<', (ROOT / "pyproject.toml").read_text())
+
+
+def test_a_class_name_names_one_thing() -> None:
+    homes = classes(modules(), PACKAGE)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
 
 
 def test_modules_say_what_they_are_and_fit_a_reader() -> None:
@@ -377,6 +392,16 @@ def test_a_private_name_of_another_package_is_found(tmp_path: Path) -> None:
     paths = [made_up(tmp_path, name, text)[0] for name, text in texts.items()]
     found = foreign_private_names(paths, tmp_path / "tracewatch")
     assert found == {"log/a.py": {"_conn"}, "log/d.py": {"_hidden"}}
+
+
+def test_a_class_name_that_is_there_twice_is_found(tmp_path: Path) -> None:
+    texts = {
+        "log/a.py": "class Plan:\n    class Step: ...\n\n\nclass _Row: ...",
+        "live/b.py": "class Plan: ...\n\n\nclass Step: ...\n\n\nclass _Row: ...",
+    }
+    paths = [made_up(tmp_path, name, text)[0] for name, text in texts.items()]
+    homes = classes(paths, tmp_path / "tracewatch")
+    assert homes == {"Plan": ["tracewatch.log.a", "tracewatch.live.b"], "Step": ["tracewatch.live.b"]}
 
 
 def test_what_is_too_long_is_found(tmp_path: Path) -> None:

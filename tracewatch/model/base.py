@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from ..errors import Invalid, InvalidField
 from .canonical import canonical
-from .payloads import Count, Id, Status, StoredGoal, Time, Totals, TraceId
+from .payloads import Count, FullGoal, Id, Status, Time, Totals, TraceId
 from .state import State
 
 _LOOSE = ConfigDict(extra="allow", strict=True)
@@ -55,7 +55,7 @@ class Base(Totals):
     completed_at: Time | None
     summary: str | None
     error: Any
-    goals: list[StoredGoal]
+    goals: list[FullGoal]
     sub_traces: list[SubTrace]
     pending_inputs: list[OpenQuestion]
 

@@ -248,8 +248,8 @@ SERVER: dict[str, TypeAdapter[Any]] = {
 # --- as stored: the keys that the server adds are required ----------------------------------------------------------
 
 
-class StoredGoal(TypedDict):
-    """A goal as ``goal_added`` stores it."""
+class FullGoal(TypedDict):
+    """A goal with all its keys, as ``goal_added`` stores it."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     id: Id
@@ -265,8 +265,8 @@ class StoredGoal(TypedDict):
     sub_trace_ids: list[Id]
 
 
-class StoredMessage(TypedDict):
-    """A message as ``message_added`` stores it."""
+class FullMessage(TypedDict):
+    """A message with all its keys, as ``message_added`` stores it."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     message_id: Id
@@ -298,7 +298,7 @@ class AffectedGoal(TypedDict):
 class StoredGoalAdded(_Recorded):
     """``goal_added`` as stored."""
 
-    goal: StoredGoal
+    goal: FullGoal
     affected_goals: list[AffectedGoal]
 
 
@@ -311,7 +311,7 @@ class StoredGoalUpdated(GoalUpdated):
 class StoredMessageAdded(_Recorded):
     """``message_added`` as stored."""
 
-    message: StoredMessage
+    message: FullMessage
     affected_goals: list[AffectedGoal]
 
 

@@ -45,7 +45,7 @@ T = TypeVar("T")
 ROOM_BYTES = 1024**2  # a disk with less room is full, even though a small append may find a place
 
 
-class Seen(NamedTuple):
+class ChangesSeen(NamedTuple):
     """How far the changes of a file have been told."""
 
     data_version: int  # differs when another connection has written
@@ -278,13 +278,13 @@ class SQLiteStorage:
         with told():
             # The version first: what is written after it shows up as another one next time
             version = await run(self._probe, lambda db: int(db.execute("PRAGMA data_version").fetchone()[0]))
-        if isinstance(seen, Seen) and seen.data_version == version:
+        if isinstance(seen, ChangesSeen) and seen.data_version == version:
             return [], seen
-        since = seen.change_seq if isinstance(seen, Seen) else None
+        since = seen.change_seq if isinstance(seen, ChangesSeen) else None
         grown, newest = await self._read(lambda db: read.changes(db, since))
         if traces is not None:
             grown = [one for one in grown if one.trace_id in traces]
-        return grown, Seen(version, newest)
+        return grown, ChangesSeen(version, newest)
 
     async def verify(self) -> None:
         """See Storage.verify."""
