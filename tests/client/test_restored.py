@@ -52,7 +52,7 @@ async def test_a_recorder_tells_what_is_lost_and_goes_on(
 ) -> None:
     at = Restorable(tmp_path)
     with at.server:
-        t = new_trace(at.url)
+        t = new_trace(at.url, lease_s=600)
         say(t, 1, 20)
         assert await t.aflush(60)
         await at.backup()
@@ -79,7 +79,7 @@ async def test_a_trace_that_is_not_in_the_backup(tmp_path: Path, new_trace: New)
     at = Restorable(tmp_path)
     with at.server:
         await at.backup()
-        t = new_trace(at.url)
+        t = new_trace(at.url, lease_s=600)
         child = t.sub_trace("child")
         with t.goal("a goal"):
             say(t, 1, 5)
@@ -105,7 +105,7 @@ async def test_a_trace_that_is_not_in_the_backup(tmp_path: Path, new_trace: New)
 async def test_a_recorder_with_nothing_to_say_tells_it_as_well(tmp_path: Path, new_trace: New) -> None:
     at = Restorable(tmp_path)
     with at.server:
-        t = new_trace(at.url)
+        t = new_trace(at.url, lease_s=600)
         say(t, 1, 3)
         assert await t.aflush(60)
         await at.backup()
@@ -123,7 +123,7 @@ async def test_a_recorder_with_nothing_to_say_tells_it_as_well(tmp_path: Path, n
 async def test_a_question_that_is_lost_is_asked_again(tmp_path: Path, new_trace: New, named: bool) -> None:
     at = Restorable(tmp_path)
     with at.server:
-        t = new_trace(at.url)
+        t = new_trace(at.url, lease_s=600)
         say(t, 1, 3)
         assert await t.aflush(60)
         await at.backup()

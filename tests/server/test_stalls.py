@@ -134,6 +134,7 @@ async def test_others_get_everything_meanwhile(tmp_path: Path) -> None:
                 assert await watch.until_events(161) == await stored(log, "t")
 
 
+@pytest.mark.alone  # where it does not get its turn in time, it is slower than may be
 async def test_a_slow_reader_is_not_cut(tmp_path: Path) -> None:
     """Its system says that there is room again only now and then, less often than ``write_stall_s`` in the end."""
     async with serving(tmp_path / "log.db", write_stall_s=STALL_S) as server:
