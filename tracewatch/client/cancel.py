@@ -1,6 +1,6 @@
 """Being asked to stop: ``t.cancelled``, and the scope that raises ``Cancelled``.
 
-Rule 1: a cancel is a wish of somebody's; nothing ends the agent's code but a scope that the agent has opened itself.
+Rule 1: a cancel is a request. Nothing ends the agent's code but a scope that the agent has opened itself.
 Rule 2: in a task a scope does what ``asyncio.timeout`` does: it cancels the task and turns the CancelledError that
         comes out into ``Cancelled``, unless somebody else has cancelled the task as well.
 Rule 3: elsewhere the next call of the recorder raises, once in each scope, so that ``finally`` can record.
@@ -27,7 +27,11 @@ def cancelled_error(control: Control) -> Cancelled:
 
 
 class Cancellation:
-    """Whether somebody wants the run to stop: ``if t.cancelled:``, ``await t.cancelled.wait()``."""
+    """Whether somebody wants the run to stop, and why: what ``t.cancelled`` gives.
+
+    if t.cancelled:
+        print(t.cancelled.reason, t.cancelled.by)
+    """
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -52,16 +56,18 @@ class Cancellation:
         return (self._control.cancel or {}).get("by")
 
     def wait_sync(self, timeout_s: float | None = None) -> bool:
-        """Wait for it, at most so long: the ``sleep`` of a run that can be stopped. Whether it has come."""
+        """Wait for a cancel, at most ``timeout_s`` seconds; whether it has come. The ``sleep`` of a run that can be
+        stopped: ``if t.cancelled.wait_sync(60): return``.
+        """
         return bool(self._control.wait_for(lambda: True if self else None, timeout_s))
 
     async def wait(self) -> None:
-        """Wait for it."""
+        """Wait for a cancel, in a task."""
         await self._control.await_for(lambda: True if self else None)
 
 
 class CancelScope(SyncOrAsync):
-    """A block that ends with ``Cancelled`` when somebody wants the run to stop."""
+    """A block that ends with ``Cancelled`` when somebody wants the run to stop: what ``t.cancel_scope()`` gives."""
 
     def __init__(self, control: Control) -> None:
         self._control = control

@@ -2,9 +2,9 @@
 
 The background thread tells a ``Control`` what the log holds; the agent's threads and tasks look, or wait for a change.
 
-Rule 1: what is told twice changes nothing: every connection begins with all that the log says.
-Rule 2: a cancel is never taken back, and a question once closed stays as it was closed.
-Rule 3: nobody's code is called while the lock is held.
+Rule 1: telling the same twice changes nothing: every connection begins with all that the log says.
+Rule 2: a cancel is never taken back, and a question that was closed stays as it was closed.
+Rule 3: no callback is called while the lock is held.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Control:
         self._notify()
 
     def lost(self, request_id: str) -> None:
-        """The log does not have this question any more: whoever waits for it asks it again."""
+        """The log does not have this question any more: the agent that waits for it asks it again."""
         with self._changed:
             if self.inputs.get(request_id, {}).get("state") in ("asked", "open"):
                 self.inputs[request_id] = {"request_id": request_id, "state": "lost"}

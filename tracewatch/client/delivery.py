@@ -2,10 +2,10 @@
 
 Runs in the loop of the background thread, one task for each outbox.
 
-Rule 1: no fault of the line or the server ends a delivery before the process does: it waits and tries again.
+Rule 1: no fault of the line or the server ends a delivery before the process ends. It waits and tries again.
 Rule 2: a fault of one event costs that event only, and one warning.
-Rule 3: what the log says of a cancel and of questions goes to the outbox's ``Control``; whoever waits there for a
-        question has its state asked for from time to time as well, so that a command that went astray is only late.
+Rule 3: what the log says of a cancel and of questions goes to the outbox's ``Control``. While a question is waited for
+        there, its state is asked for from time to time as well, so that a command that was lost is only late.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ class Delivery:
         outbox.replace(culprit, substitute(body, answer.error, answer.message))
 
     def _question_refused(self, seq: int, body: bytes, answer: Verdict) -> bool:
-        """Whoever waits for it has to know; True if it is only that it was asked before."""
+        """Tell the agent that waits for the question; True if it was refused only because it was asked before."""
         request_id = str(orjson.loads(body).get("request_id"))
         if answer.error != "request_exists":
             self.outbox.control.refused(request_id, str(answer.error), answer.message)
@@ -332,7 +332,7 @@ class Delivery:
         """Questions of which too little was said."""
         control = self.outbox.control
         for request_id in list(control.unclear):
-            with self.outbox.lock:  # whoever asks holds it until the event is accepted
+            with self.outbox.lock:  # an agent that asks holds it until the event is accepted
                 acked, last = self.outbox.acked, self.outbox.next_seq - 1
             if acked < self._not_there.get(request_id, 0):
                 continue

@@ -1,10 +1,10 @@
 """A recorder's events on their way to the log: numbered when accepted, forgotten when acknowledged.
 
-Rule 1: what is acknowledged is a prefix. Behind it come the spooled events, behind them those in memory:
-        acked < spool < memory, without a hole, so sending in order is reading in order.
-Rule 2: ``accept`` is called by the agent's threads and does no I/O; all that touches the spool runs in the
-        background thread.
-Rule 3: when there is no room, the newest events are not accepted, counted, and later told of by ``recorder_dropped``.
+Rule 1: the acknowledged events are a prefix. Behind them come the events in the spool, and then those in memory:
+        acked < spool < memory, without a hole. So events are sent in their order by reading them in their order.
+Rule 2: ``accept`` is called by the agent's threads and does no I/O. Only the background thread touches the spool.
+Rule 3: when there is no room, the newest events are not accepted. They are counted, and an event
+        ``recorder_dropped`` tells of them later.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Rule 1: a question has an id that a restarted agent finds again: the one given, 
         the same again attaches to the question that is open, or gives the answer that came meanwhile.
 Rule 2: without an id given, each question is attached to once in a process: asking its text again is another question.
         With an id given it is always the same.
-Rule 3: the log decides whether an answer came in time; nobody looks at the clock here.
+Rule 3: the log decides whether an answer came in time. The clock of this process has no say.
 """
 
 from __future__ import annotations
@@ -104,10 +104,10 @@ class QuestionBook:
         return found if found.get("state") in (*CLOSED, "refused", "lost") else None
 
     def ask_again(self, question: Question) -> bool:
-        """Whether a question that the log has lost has to be asked again by whoever looks now."""
+        """Whether the caller has to ask a question again that the log has lost."""
         request_id = question.request_id or ""
         if self._control.inputs.get(request_id, {}).get("state") != "lost":
-            return False  # another one who waits for it was quicker
+            return False  # another caller that waits for it was quicker
         self._control.inputs[request_id] = {"request_id": request_id, "state": "asked"}
         return True
 

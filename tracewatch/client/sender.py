@@ -1,10 +1,11 @@
 """The background thread: one for each url of a process, shared by all its traces, started with the first event.
 
-Rule 1: the agent's threads only append to an outbox and poke; everything that can wait happens in this thread.
-Rule 2: a forked child starts over with a thread and producers of its own. ``SENDERS`` is the one thing in the client
-        that belongs to the process, because threads, forks and exits do.
-Rule 3: at exit what can be sent within ``flush_s`` is; the rest is on disk before the process ends. What is recorded
-        even later, by exit handlers and threads that outlive all this, goes to disk at once.
+Rule 1: the agent's threads only append to an outbox and wake this thread. Everything that may have to wait happens
+        here.
+Rule 2: a forked child starts over with a thread and producers of its own. ``SENDERS`` is the one global object of the
+        client, because threads, forks and exits belong to the process.
+Rule 3: at exit, events are sent for at most ``flush_s``; the others are on disk before the process ends. Events that
+        are recorded even later, by exit handlers and by threads that live longer, go to disk at once.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Sender:
             self._put_on_disk(outbox)
 
     def _put_on_disk(self, outbox: Outbox) -> None:
-        with outbox.lock:  # first, as whoever records may hold it already
+        with outbox.lock:  # first, as a thread that records may hold it already
             if outbox.memory_bytes:
                 outbox.spill(self.directory, self.url)
             if outbox.spool is not None:

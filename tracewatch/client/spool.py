@@ -2,8 +2,9 @@
 
 The file: a first line ``{"url", "spec", "producer", "after"}``, then ``{"seq":n,"event":{…}}`` a line, in order.
 
-Rule 1: whoever has a file open holds its flock; a process that dies, however it dies, lets go of it, and the next one
-        that can lock it delivers it. Sending again from the first line is harmless: the server knows the seq.
+Rule 1: a process holds the flock of each file it has open, and loses it when it dies, however it dies. The next
+        process that gets the lock delivers the file. Sending it again from its first line is harmless: the server
+        knows the seq.
 Rule 2: a last line that is not whole was never accepted: it is cut off.
 Rule 3: used by the background thread only. Every OSError becomes a SpoolError.
 """
@@ -241,7 +242,7 @@ class Spool:
             os.close(fd)
 
     def damaged(self) -> None:
-        """It can't be read on: keep it under another name for whoever wants to look."""
+        """It can't be read on: keep it under another name, for a person to look at."""
         try:
             self.path.rename(self.path.with_suffix(".damaged"))
         except OSError:

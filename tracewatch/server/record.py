@@ -228,7 +228,7 @@ class RecordSocket:
         self._answers.put_nowait((orjson.dumps(value), then))
 
     async def _send_answers(self) -> None:
-        # Goes on when the recorder has gone: who hands in appends must never wait for room that nobody makes
+        # Goes on when the recorder has gone: a message that waits for room must never wait in vain
         while True:
             frame, then = await self._answers.get()
             with suppress(SinkClosed):
@@ -300,7 +300,7 @@ def _refusal(trace_id: str, of: str, error: TracewatchError) -> dict[str, Any]:
 
 
 def _let_go(error: TracewatchError) -> None:
-    """Whoever keeps the error, such as a future, does not keep the socket with it."""
+    """Let an error that is kept somewhere, such as in a future, not keep the socket with its traceback."""
     error.__traceback__ = None
 
 
