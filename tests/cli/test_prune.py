@@ -148,6 +148,6 @@ def test_a_file_from_before_it_could_shrink(tmp_path: Path, capsysbinary: pytest
     code, _, err = pruned(capsysbinary, "--db", str(db), "--keep-events", "1")
     assert code == 0 and "prune --vacuum" in err
     assert db.stat().st_size >= before
-    code, _, err = pruned(capsysbinary, "--db", str(db), "--vacuum")
+    code, _, err = pruned(capsysbinary, "--db", f"sqlite:///{db}", "--vacuum")  # as `serve` takes it, too
     assert (code, err) == (0, "")
     assert db.stat().st_size < before / 2

@@ -15,7 +15,7 @@ from ..log import Outdated, Policy, open_log
 from ..settings import Settings
 from . import text
 from .common import CliError, examples
-from .database import db_option
+from .database import database, db_option
 
 EXAMPLES = examples("""
     tracewatch prune --keep-days 30 --dry-run       what would go, trace by trace
@@ -50,22 +50,23 @@ def command(
         chosen = Settings.from_env(os.environ, db=db, keep_days=keep_days, keep_events=keep_events)
     except InvalidField as error:
         raise CliError(error.message) from error
-    if not Path(chosen.db).is_file():
+    path = database(chosen.db)
+    if not path.is_file():
         raise CliError(f"there is no file {chosen.db}; --db names the database")
     if dry_run and vacuum:
         raise CliError("--dry-run and --vacuum exclude each other")
     if not (chosen.keep_days or chosen.keep_events or vacuum):
         raise CliError("nothing to go by: give --keep-days, --keep-events or both")
-    answer = asyncio.run(_prune(chosen, dry_run=dry_run, vacuum=vacuum))
+    answer = asyncio.run(_prune(path, chosen, dry_run=dry_run, vacuum=vacuum))
     if as_json:
         sys.stdout.buffer.write(text.json_document(answer))
     else:
         _print(answer)
 
 
-async def _prune(chosen: Settings, *, dry_run: bool, vacuum: bool) -> dict[str, Any]:
+async def _prune(path: Path, chosen: Settings, *, dry_run: bool, vacuum: bool) -> dict[str, Any]:
     days, count = chosen.keep_days, chosen.keep_events
-    before = _size(chosen.db)
+    before = _size(path)
     log = await open_log(chosen.db)
     try:
         pruned = await log.prune(Policy(keep_days=days, keep_events=count, rewrite=vacuum), dry_run=dry_run)
@@ -80,12 +81,12 @@ async def _prune(chosen: Settings, *, dry_run: bool, vacuum: bool) -> dict[str, 
             "events": sum(one.events for one in pruned.gone),
             "bytes": sum(one.bytes for one in pruned.gone),
         },
-        "file": {"bytes_before": before, "bytes": _size(chosen.db), "gives_space_back": pruned.gives_back},
+        "file": {"bytes_before": before, "bytes": _size(path), "gives_space_back": pruned.gives_back},
     }
 
 
-def _size(db: str) -> int:
-    return sum(path.stat().st_size for path in (Path(db), Path(f"{db}-wal")) if path.exists())
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}-wal")) if file.exists())
 
 
 def _entry(going: Outdated) -> dict[str, Any]:
