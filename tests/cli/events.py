@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from tracewatch.model.events import canonical, validate_event
+from tracewatch.model.canonical import canonical
+from tracewatch.model.events import validate_event
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from tracewatch.model.events import canonical, validate_event
+from tracewatch.model.canonical import canonical
+from tracewatch.model.events import validate_event
 from tracewatch.model.frames import control, format_cursor, resolve_since, snapshot_values, with_tree_parts
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from tests.client.fake import TS
 from tracewatch.client.encode import dumps, encode, name_of, words
-from tracewatch.model.events import parse_json, validate_event
+from tracewatch.model.canonical import parse_json
+from tracewatch.model.events import validate_event
 from tracewatch.model.fit import amount, count, marker
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into

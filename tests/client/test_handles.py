@@ -20,7 +20,8 @@ from tracewatch.client.outbox import Outbox
 from tracewatch.client.sender import Sender
 from tracewatch.client.trace import Trace, trace
 from tracewatch.errors import InvalidField
-from tracewatch.model.events import parse_json, validate_event, validate_trace
+from tracewatch.model.canonical import parse_json
+from tracewatch.model.events import validate_event, validate_trace
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into
 from tracewatch.settings import Settings

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tracewatch.client import outbox as outbox_module
 from tracewatch.client.outbox import Outbox
 from tracewatch.client.spool import SpoolDir
-from tracewatch.model.events import parse_json, validate_event
+from tracewatch.model.canonical import parse_json
+from tracewatch.model.events import validate_event
 from tracewatch.model.window import BATCH_EVENTS, IN_FLIGHT, LineBroken, Window, substitute
 
 URL = "http://127.0.0.1:1"

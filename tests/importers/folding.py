@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from tracewatch.importers import AppendEvent, CreateTrace, ImportFault, Step, open_import
-from tracewatch.model.events import canonical, depth_exceeds, validate_event, validate_stored, validate_trace
+from tracewatch.model.canonical import canonical, depth_exceeds
+from tracewatch.model.events import validate_event, validate_stored, validate_trace
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into
 

@@ -23,7 +23,7 @@ from tracewatch.errors import (
     UnknownTrace,
 )
 from tracewatch.log import Appended, EventLog
-from tracewatch.model.events import canonical
+from tracewatch.model.canonical import canonical
 
 pytestmark = pytest.mark.anyio
 

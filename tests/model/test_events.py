@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracewatch.errors import BadRequest, Invalid, InvalidField, ReservedEvent, TooLarge
-from tracewatch.model.events import (
+from tracewatch.model.canonical import (
     MAX_DEPTH,
     SERVER_EVENTS,
     canonical,
@@ -20,10 +20,8 @@ from tracewatch.model.events import (
     event_name,
     parse_json,
     parse_lines,
-    validate_event,
-    validate_stored,
-    validate_trace,
 )
+from tracewatch.model.events import validate_event, validate_stored, validate_trace
 from tracewatch.model.payloads import SERVER
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State

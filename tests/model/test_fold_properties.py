@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.model.vectors_run import shown, without_messages
 from tracewatch.errors import TracewatchError
-from tracewatch.model.events import STATUSES, canonical, parse_json, validate_event, validate_stored
+from tracewatch.model.canonical import STATUSES, canonical, parse_json
+from tracewatch.model.events import validate_event, validate_stored
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply, apply_into
 from tracewatch.model.times import format_time

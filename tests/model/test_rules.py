@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tracewatch.errors import Invalid, InvalidTransition, MessageTooLarge, TracewatchError, UnknownGoal
-from tracewatch.model.events import canonical, parse_json, validate_event, validate_stored
+from tracewatch.model.canonical import canonical, parse_json
+from tracewatch.model.events import validate_event, validate_stored
 from tracewatch.model.rules import MAX_MESSAGE_TEXT, complete
 from tracewatch.model.state import State, apply, apply_into
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.model.vectors_run import HEAD, REFUSED_TS, Case, mismatches, read_cases, shown, without_messages
 from tracewatch.errors import TracewatchError
-from tracewatch.model.events import SERVER_EVENTS, STATUSES, canonical, parse_json, validate_event, validate_stored
+from tracewatch.model.canonical import SERVER_EVENTS, STATUSES, canonical, parse_json
+from tracewatch.model.events import validate_event, validate_stored
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply, apply_into
 

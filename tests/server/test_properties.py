@@ -19,7 +19,7 @@ from tests.server.flaky import Follower, Proxy, Recorder
 from tests.server.wire import http, make_trace, stored
 from tests.support import ServerProcess, serving
 from tracewatch.log import open_log
-from tracewatch.model.events import event_name
+from tracewatch.model.canonical import event_name
 
 pytestmark = pytest.mark.anyio
 EXAMPLE_S = 120

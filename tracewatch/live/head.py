@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ..errors import Damaged, Unavailable, UnknownTrace
 from ..log import EventLog, Grown
-from ..model.events import ENDED
+from ..model.canonical import ENDED
 from .budget import Budget
 from .sink import Frame, Sink
 

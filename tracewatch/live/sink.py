@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..model.events import event_name
+from ..model.canonical import event_name
 from ..model.frames import sse_event, ws_text
 
 

@@ -18,7 +18,7 @@ import orjson
 
 from ..errors import Unavailable
 from ..log import Grown, Snapshot, TraceQuery
-from ..model.events import event_name
+from ..model.canonical import event_name
 from .hub import Hub
 from .watcher import WatchRequest
 

@@ -31,7 +31,7 @@ from ..errors import (
     UnknownParentGoal,
     UnknownTrace,
 )
-from ..model.events import ENDED, canonical, check_size
+from ..model.canonical import ENDED, canonical, check_size
 from ..model.rules import complete
 from .cache import at_first
 from .storage import Needs, TraceRow

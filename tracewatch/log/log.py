@@ -13,7 +13,8 @@ import orjson
 
 from ..errors import Invalid, InvalidField, TooLarge, TracewatchError
 from ..model.base import read_base
-from ..model.events import canonical, validate_event, validate_stored
+from ..model.canonical import canonical
+from ..model.events import validate_event, validate_stored
 from .cache import StateCache
 from .counts import LogCounts, LogLook
 from .group import Group

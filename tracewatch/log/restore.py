@@ -13,7 +13,7 @@ import orjson
 
 from ..errors import Invalid, TraceConflict
 from ..model.base import put_base
-from ..model.events import canonical
+from ..model.canonical import canonical
 from .jobs import Job, check_above, have_messages, need_named, new_row
 from .storage import Needs, SnapshotRow
 from .unit import Draft, Plan, Unit

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from ..model.events import canonical
+from ..model.canonical import canonical
 from ..model.state import TOTALS, Event, State, apply_into
 from ..model.times import format_time
 from . import project

@@ -13,40 +13,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import Invalid, InvalidField, ReservedEvent
-from .canonical import (
-    ENDED,
-    MAX_DEPTH,
-    SERVER_EVENTS,
-    STATUSES,
-    canonical,
-    check_size,
-    depth_exceeds,
-    event_name,
-    parse_json,
-    parse_lines,
-)
+from .canonical import SERVER_EVENTS
 from .payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
 from .times import normalize_time
-
-__all__ = [
-    "ENDED",
-    "MAX_DEPTH",
-    "MESSAGE_IDENTITY",
-    "SERVER_EVENTS",
-    "STATUSES",
-    "canonical",
-    "check_size",
-    "depth_exceeds",
-    "event_name",
-    "parse_json",
-    "parse_lines",
-    "validate_answer",
-    "validate_cancel",
-    "validate_event",
-    "validate_header",
-    "validate_stored",
-    "validate_trace",
-]
 
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 _ASSIGNED = frozenset({"event_id", "trace_id", "ts"})  # the log gives these; a recorder's are dropped

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..errors import BadRequest, TooLarge, TracewatchError
 from ..live.sink import Sink, SinkClosed
-from ..model.events import parse_json
+from ..model.canonical import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
 from .metrics.seen import because
 from .socket import REST_S, SMALL_TALK, WebSocketProtocol

@@ -20,8 +20,7 @@ from ..errors import BadRequest, InvalidField, TooLarge, TooSlow, TracewatchErro
 from ..live.hints import PollHints
 from ..live.hub import Hub
 from ..log import EventLog
-from ..model.canonical import parse_json
-from ..model.events import STATUSES
+from ..model.canonical import STATUSES, parse_json
 from ..settings import Settings
 from .auth.tokens import Gate
 from .metrics.seen import Observed

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from ..model.events import STATUSES
+from ..model.canonical import STATUSES
 from ..model.payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, TRACE_ID, TRACE_SPEC
 from .http import JSON, MAX_ID, MAX_LIMIT
 

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from ..errors import BadRequest, TracewatchError
 from ..live.sink import SinkClosed
 from ..live.watcher import WatchRequest, gap_error
-from ..model.events import ENDED, event_name
+from ..model.canonical import ENDED, event_name
 from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
 from .endpoint import error_frame

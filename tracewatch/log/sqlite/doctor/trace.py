@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from ....errors import TracewatchError
-from ....model.events import canonical
+from ....model.canonical import canonical
 from ....model.state import State, apply_into
 from ....model.times import parse_time
 from ...project import SNAPSHOT_EVERY, Noted
