@@ -69,7 +69,7 @@ class Application(Starlette):
     Any ASGI server can serve it: its lifespan opens the log, and closes it at the end. uvicorn serves it best, as its
     watchers are then written to directly; ``tracewatch serve`` runs uvicorn as it should be run.
 
-    To mount it into a Starlette or FastAPI application, give that one its lifespan::
+    To mount it into a Starlette or FastAPI application, give that one its lifespan:
 
         tracewatch = create_app()
         host = FastAPI(lifespan=tracewatch.lifespan)
@@ -88,23 +88,16 @@ class Application(Starlette):
     async def lifespan(self, host: Any = None) -> AsyncIterator[None]:
         """Run the application within the block: for a host, which does not run the lifespan of what it mounts.
 
-        The log is opened at the begin of the block. At its end watchers are told to come back later, and the log is
-        closed. An application served by itself needs none of this.
-
-        Args:
-            host: The application that this one is mounted in. It is not used: it is there so that the method fits
-                ``FastAPI(lifespan=app.lifespan)``.
-
-        Raises:
-            RuntimeError: It runs already.
-            LogError: The log can't be opened. The message says why.
-
-        In a lifespan of the host's own::
-
             @asynccontextmanager
             async def lifespan(host):
                 async with tracewatch.lifespan():
                     yield
+
+        The log is opened at the begin of the block. At its end watchers are told to come back later, and the log is
+        closed. An application served by itself needs none of this. ``host`` is not used: it is there so that the method
+        fits ``FastAPI(lifespan=app.lifespan)``.
+
+        Raises RuntimeError if it runs already, LogError if the log can't be opened; its message says why.
         """
         if self.started:
             raise RuntimeError("this tracewatch application runs already; make another one with create_app()")
@@ -161,30 +154,23 @@ class Application(Starlette):
 
 
 def create_app(settings: Settings | None = None, place: Place | None = None) -> Application:
-    """Make the ASGI application: the whole server, but for the port and the process.
+    """The ASGI application: the whole server, but for the port and the process.
 
-    Nothing is opened yet. The log is opened when the application's lifespan begins.
-
-    Args:
-        settings: All options, such as ``Settings(db="runs.db")``. Without them they come from the environment
-            (``TRACEWATCH_DB`` …, docs/operating.md). Those of the port and the process (``port``, ``workers``
-            …) have no effect here, but ``host``, ``allowed_hosts`` and ``proxy`` say by which names
-            the application may be reached, and whether it needs tokens even while none was ever made.
-        place: Which of several worker processes this one is. ``tracewatch serve`` gives it.
-
-    Returns:
-        The application, to be served by uvicorn or mounted into another one (see ``Application``).
-
-    Raises:
-        InvalidField: The environment has an option that can't be used.
-        LogError: The setting ``redis`` can't be used, or the extra ``tracewatch[redis]`` is not installed.
-
-    Example, in a file ``server.py`` for ``uvicorn server:app``::
-
+        # server.py, for `uvicorn server:app`
         from tracewatch.server import create_app
         from tracewatch.settings import Settings
 
         app = create_app(Settings(db="runs.db", keep_days=30))
+
+    Nothing is opened yet: the log is opened when the application's lifespan begins. To mount it, see ``Application``.
+
+    ``settings``: the options; None: ``TRACEWATCH_DB`` and all others from the environment (docs/operating.md). Those of
+    the port and the process (``port``, ``workers`` …) have no effect here, but ``host``, ``allowed_hosts``, ``proxy``
+    say by which names the application may be reached, and whether a token is needed even while none was ever made.
+    ``place``: which of several worker processes this one is; only ``tracewatch serve`` gives it.
+
+    Raises InvalidField for a variable of the environment that can't be used, and LogError if the setting ``redis``
+    can't be, or the extra ``tracewatch[redis]`` is not installed.
     """
     chosen = settings or Settings.from_env(os.environ)
     redis_hints = load_redis(chosen.redis) if chosen.redis else None

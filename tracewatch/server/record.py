@@ -42,7 +42,7 @@ from ..model.frames import CLOSE_GOING_AWAY
 from .auth.tokens import grant_of
 from .endpoint import accept, close, close_with_error, messages
 from .http import Services, services
-from .metrics.seen import Seen
+from .metrics.seen import Opened
 from .rest import appended_json, checked_producer, created_json
 from .sinks import websocket_sink
 
@@ -322,7 +322,7 @@ class Recording:
         self._grown_to = 0  # the last event there is, as far as was heard
         self._gone = False  # the trace was deleted: there is no lease to renew
         self._observed = ExitStack()
-        self._seen_open: Seen | None = None  # as the metrics and the access log see it
+        self._seen_open: Opened | None = None  # as the metrics and the access log see it
         self._unlisten: Callable[[], None] | None = socket.served.hub.on_growth(self._grown, trace_id)
 
     async def ready(self) -> dict[str, Any]:

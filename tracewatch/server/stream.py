@@ -21,7 +21,7 @@ from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
 from .endpoint import error_frame
 from .http import JSON, NDJSON, SSE, Services, json_response, limit_param, services
-from .metrics.seen import Seen
+from .metrics.seen import Opened
 from .sinks import StreamSink
 from .watch import watch_request
 
@@ -128,7 +128,7 @@ class EventStream(Response):
             with suppress(asyncio.CancelledError, SinkClosed):
                 await watching
 
-    async def _run(self, sink: StreamSink, seen: Seen) -> None:
+    async def _run(self, sink: StreamSink, seen: Opened) -> None:
         watch, epoch = self._watch, self._served.log.epoch
         if watch.wait:  # the reader hears that it is connected before there is anything to say
             resolve_since(watch.since, epoch=epoch, first_event_id=1, last_event_id=0)

@@ -25,7 +25,7 @@ from .auth.tokens import grant_of
 from .control import COMMANDS, obey
 from .endpoint import CLOSE_INTERNAL, accept, close, close_with_error, close_with_outcome, error_frame, messages
 from .http import MAX_LIMIT, Services, checked_statuses, listed, services
-from .metrics.seen import Seen
+from .metrics.seen import Opened
 from .sinks import websocket_sink
 
 OnStart = Callable[[Snapshot], None]
@@ -70,7 +70,7 @@ async def watch_trace(websocket: WebSocket) -> None:
 
 
 async def _watch_and_read(
-    served: Services, websocket: WebSocket, sink: Sink, request: WatchRequest, seen: Seen
+    served: Services, websocket: WebSocket, sink: Sink, request: WatchRequest, seen: Opened
 ) -> None:
     task = asyncio.create_task(_watch_one(served, websocket, sink, request, seen))
     try:
@@ -86,7 +86,7 @@ async def _watch_and_read(
             await task
 
 
-async def _watch_one(served: Services, websocket: WebSocket, sink: Sink, request: WatchRequest, seen: Seen) -> None:
+async def _watch_one(served: Services, websocket: WebSocket, sink: Sink, request: WatchRequest, seen: Opened) -> None:
     try:
         await close_with_outcome(websocket, await served.hub.watch(request, sink, progress=seen.progress))
     except TracewatchError as error:

@@ -39,7 +39,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:@/{}-]+", re.ASCII)
 
 
 @dataclass(slots=True)
-class Seen:
+class Opened:
     """One open socket, stream or subscription, and why it ends."""
 
     kind: str
@@ -56,7 +56,7 @@ class Seen:
 
 def because(scope: Scope, reason: str, code: int | None = None) -> None:
     """Note why the socket or stream of this scope ends, if it is observed."""
-    seen: Seen | None = scope.get(_SEEN)
+    seen: Opened | None = scope.get(_SEEN)
     if seen is not None:
         seen.because(reason, code)
 
@@ -114,13 +114,13 @@ class Observed:
     # --- sockets, streams and subscriptions ---
 
     @contextmanager
-    def socket(self, kind: str, connection: HTTPConnection, since: str | None = None) -> Iterator[Seen]:
+    def socket(self, kind: str, connection: HTTPConnection, since: str | None = None) -> Iterator[Opened]:
         """Within the block a socket or a stream is open: it is counted, and its begin and end are written down.
 
         ``kind``: one of ``KINDS``. ``since``: the ``since_event_id`` it asked for.
         """
         values = {**_who(connection.scope), **_trace(connection.scope), **_since(since)}
-        with self._seen(Seen(kind, values)) as seen:
+        with self._seen(Opened(kind, values)) as seen:
             connection.scope[_SEEN] = seen
             try:
                 yield seen
@@ -130,20 +130,20 @@ class Observed:
                 raise
 
     @contextmanager
-    def subscription(self, connection: HTTPConnection, trace_id: str, since: str | None) -> Iterator[Seen]:
+    def subscription(self, connection: HTTPConnection, trace_id: str, since: str | None) -> Iterator[Opened]:
         """The same for one subscription on a socket."""
         values = {**_who(connection.scope), "trace_id": trace_id, **_since(since)}
-        with self._seen(Seen("subscription", values)) as seen:
+        with self._seen(Opened("subscription", values)) as seen:
             yield seen
 
     @contextmanager
-    def recording(self, connection: HTTPConnection, trace_id: str) -> Iterator[Seen]:
+    def recording(self, connection: HTTPConnection, trace_id: str) -> Iterator[Opened]:
         """The same for one trace that is open on a record_many socket."""
-        with self._seen(Seen("recording", {**_who(connection.scope), "trace_id": trace_id})) as seen:
+        with self._seen(Opened("recording", {**_who(connection.scope), "trace_id": trace_id})) as seen:
             yield seen
 
     @contextmanager
-    def _seen(self, seen: Seen) -> Iterator[Seen]:
+    def _seen(self, seen: Opened) -> Iterator[Opened]:
         began = time.perf_counter()
         self.open[seen.kind] += 1
         self._write("opened", kind=seen.kind, **seen.values)
