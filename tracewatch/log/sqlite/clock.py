@@ -1,12 +1,13 @@
-"""The steady clock: what leases and the expiry of questions are counted by.
+"""The steady clock, by which leases and questions run out.
 
 The system's clock may be set an hour back, or stand an hour further when a laptop wakes up. Then a recorder that died
-would be alive for an hour, or everything would run out at once. So durations are counted by a clock that nobody sets.
+would count as alive for an hour, or all leases would run out at once. So durations are counted by a clock that is
+never set.
 
-Rule 1: it is the machine's monotonic clock plus a base. The base is in the database, so that all processes, those to
-        come too, count alike; it holds for one boot of one machine. It begins as the system's time, and drifts from it
-        only by what the system's clock is set and the machine sleeps.
-Rule 2: what people read (``ts``, ``expires_at``) is the system's time. Order is by event_id and nothing else.
+Rule 1: the steady clock is the machine's monotonic clock plus a base. The base is in the database, so that all
+        processes count alike, those to come too; it holds for one boot of one machine. The clock begins as the
+        system's time, and differs from it only by how far the system's clock is set and how long the machine sleeps.
+Rule 2: the times that people read (``ts``, ``expires_at``) are the system's. Order is by event_id and nothing else.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _base(db: sqlite3.Connection, boot: str) -> float | None:
 
 
 def _begin(db: sqlite3.Connection, boot: str, base: float, now: float) -> float:
-    """The first of this boot: leave a base for the others, and take over what was counted by another one."""
+    """As the first process of this boot, store a base, and move the times that were counted by another one to it."""
     db.execute("BEGIN IMMEDIATE")
     try:
         known = _base(db, boot)

@@ -1,6 +1,6 @@
 """Which files a log has open (the database, its -wal and its -shm), and which history they hold.
 
-Rule 1: what is written into a file that has lost its name is lost with the process. So the writer asks here before it
+Rule 1: events written into a file that has lost its name are lost with the process. So the writer asks here before it
         acknowledges anything; it costs three ``stat`` calls.
 Rule 2: a log whose file was replaced stays replaced, also if the old file is put back: the process opens nothing anew.
         It can only be closed.

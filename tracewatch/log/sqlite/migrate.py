@@ -1,6 +1,9 @@
 """Numbered SQL migrations: applied in order, one transaction each, recorded, and checked at every start.
 
-Rule 1: a migration that has been released never changes; what it was is checked by its number and name.
+All of it is plain functions of a ``sqlite3.Connection``: the server opens its log with them, and backup, restore and
+the doctor check files with them.
+
+Rule 1: a migration that has been released never changes. Each database has the numbers and names of those it has seen.
 Rule 2: a database that has seen a migration this code does not know is refused, never guessed at.
 """
 

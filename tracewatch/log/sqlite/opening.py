@@ -2,7 +2,7 @@
 
 What is done with a connection is a plain function of a ``sqlite3.Connection``, called in that connection's thread.
 
-Rule: what is up to date is opened without a lock on writing, so that another program that holds it costs only appends.
+Rule: a file that is up to date is opened without the lock on writing: another program that holds it costs only appends.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ async def open_sqlite(
     clock: Callable[[], float] = time.time,
     steady: Callable[[], float] | None = None,
 ) -> Log:
-    """Open or create the file and bring its schema up to date.
+    """Open the log in a file, or create it, and bring its schema up to date.
 
-    ``lock_wait_s``: an append, and the opening, wait so long for another program's lock.
-    ``max_waiting_bytes``: of what waits to be written.
-    ``steady``: by default the machine's (clock.py), or ``clock`` if that is not the system's.
+    ``max_event_bytes``: of one event. ``max_batch_events``: in one append. ``lock_wait_s``: seconds for which an
+    append, and the opening, wait for another program's lock. ``max_waiting_bytes``: of all that waits to be written.
+    ``clock``: Unix time in seconds. ``steady``: by default the machine's (clock.py), or ``clock`` if that was given.
     Raises LogError, NewerDatabase, LogLocked.
     """
     path = Path(path)

@@ -9,7 +9,7 @@ Rule 2: a -wal belongs to the file it was written for; SQLite would play it into
 Rule 3: an old file that SQLite can't read can't take its -wal back. Both are kept, under names that belong together.
 Rule 4: tokens are not history. One that was revoked since the backup stays revoked, one that was made since stays,
         wherever the log that is replaced can be read. Those that only the backup has come back as they were, and are
-        named to whoever restores.
+        named in the result.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _check_places(backup: Path, log: Path, replace: bool) -> None:
 
 
 def _own_as(copy: Path, log: Path) -> None:
-    """Owner and mode of the log that was there: the server may run as another user than whoever restores."""
+    """Give the copy owner and mode of the log that is there: the server may run as another user than this command."""
     if not log.exists():
         return
     was = log.stat()
@@ -113,7 +113,7 @@ def _own_as(copy: Path, log: Path) -> None:
     copy.chmod(was.st_mode & 0o777)
 
 
-# --- nobody else ---
+# --- the lock -------------------------------------------------------------------------------------------------
 
 
 def _in_use(log: Path) -> LogInUse:
@@ -174,7 +174,7 @@ def _take_in_wal(log: Path) -> bool:
         return False  # a fault of the disk's, perhaps: kept as it is
 
 
-# --- what the copy takes over ---
+# --- the new log -----------------------------------------------------------------------------------------------
 
 
 def _prepare(copy: Path, epoch: str, replaced: Path | None) -> KeptTokens:
@@ -222,7 +222,7 @@ def _tokens(db: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
     return {row[0]: row for row in db.execute(f"SELECT {_TOKENS} FROM tokens")}
 
 
-# --- the old one ---
+# --- the old log -----------------------------------------------------------------------------------------------
 
 
 def _set_aside(log: Path, keep: bool) -> Path | None:

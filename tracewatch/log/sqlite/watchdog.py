@@ -1,4 +1,4 @@
-"""The look after a log once a second: whether its files are in their places, and whether what was wrong is over.
+"""The watchdog looks once a second whether a log's files are in their places, and whether a fault is over.
 
 Rule 1: the watchdog runs also when nobody reads or writes, so that a fault is known before it costs anybody anything,
         and its end without anybody having to try.

@@ -1,10 +1,10 @@
-"""Is this log, and what it lies on, as it should be? ``check`` looks at everything and says what to do.
+"""The doctor: ``check`` looks at a log and the machine it is on, and says what is wrong and what to do.
 
-Rule 1: it only reads, beside any server: a log in use is judged as well as one at rest.
+Rule 1: the doctor only reads, beside any server: a log in use is judged as well as one at rest.
 Rule 2: it trusts nothing that can be worked out again. The events are the truth; states, rows and sums are folded anew
-        from them and compared.
-Rule 3: each trace is read in a read transaction of its own, row by row: the -wal is not held for longer than one trace
-        takes, and memory does not grow with what agents say.
+        from them and compared with the stored ones.
+Rule 3: each trace is read in a read transaction of its own, row by row. So the -wal is not held for longer than one
+        trace takes, and memory does not grow with the length of what agents say.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ def check(
     now: float | None = None,
     progress: Progress | None = None,
 ) -> list[Finding]:
-    """Look at a log and its machine; what is in order is among the findings, too.
+    """Look at a log and its machine. Returns the findings; things that are in order are among them.
 
-    ``full``: SQLite compares its indexes with their tables as well. ``machine``: look at what the log lies on, too.
-    ``now``: Unix time in seconds. Raises LogError where there is no file.
+    ``full``: SQLite compares its indexes with their tables as well. ``machine``: look at SQLite, the file system and
+    the machine's limits, too; ``max_watchers`` is how many its open files should do for. ``now``: Unix time in
+    seconds. ``progress`` is called with what is being done ("file", "events"), and how much of how much is done.
+    Raises LogError where there is no file.
+
+    ``[one for one in check(Path("tracewatch.db")) if one.severity == ERROR]`` is what is broken.
     """
     found = Findings()
     tell = progress or (lambda what, done, total: None)
@@ -58,5 +62,5 @@ def check(
 
 
 def errors(path: Path) -> list[Finding]:
-    """What is broken in a log, wherever it lies; for tests that end with a judgement."""
+    """The errors in a log, whatever machine it is on: for tests that end with a judgement."""
     return [finding for finding in check(path, full=True, machine=False) if finding.severity == ERROR]

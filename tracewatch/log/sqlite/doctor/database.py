@@ -1,4 +1,4 @@
-"""The database as a whole: is it sound, is it ours, do its tables belong together?"""
+"""The database as a whole: whether SQLite finds it sound, whether it is ours, whether its tables fit together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OF_A_TRACE = ("events", "messages", "producers", "snapshots", "inputs")  # table
 
 
 def check_database(found: Findings, connection: sqlite3.Connection, path: Path, *, full: bool, now: float) -> bool:
-    """Everything but the traces; whether these can be looked at."""
+    """Look at everything but the traces. False if these can't be looked at."""
     _wal(found, path)
     try:
         schema = schema_of(connection)

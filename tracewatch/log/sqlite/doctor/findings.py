@@ -1,4 +1,4 @@
-"""What was found, and how bad it is."""
+"""The doctor's findings, and how bad each is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log lies on: SQLite, the file system, its room, who may read it, and the machine's limits."""
+"""The machine under a log: SQLite, the file system and the room on it, permissions, open files, the accept queue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FLEETING = {"tmpfs": "memory", "ramfs": "memory", "overlay": "a container's own
 
 
 def check_machine(found: Findings, path: Path, *, max_watchers: int) -> None:
-    """Everything but the content."""
+    """Look at everything but the content of the file."""
     _sqlite(found)
     _file_system(found, path)
     _room(found, path)

@@ -1,4 +1,4 @@
-"""What stands in the tables about a trace, against the rows that the writer would make of its events.
+"""The rows of a trace in all tables, compared with the rows that the writer would make of its events.
 
 Rule: the rows to compare with are made by ``log/project.py``, as the writer's are.
 """

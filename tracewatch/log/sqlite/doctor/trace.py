@@ -1,4 +1,4 @@
-"""The traces, each in a read transaction of its own: its events in order and whole, and all that follows from them."""
+"""The traces, each in a read transaction of its own: its events, whole and in order, and all that is made of them."""
 
 from __future__ import annotations
 
