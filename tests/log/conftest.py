@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.log.helpers import Clock
-from tracewatch.log import EventLog, open_log
+from tests.log.helpers import MEMORIES, Clock, open_any
+from tracewatch.log import EventLog
 
-BACKENDS = ("sqlite",)
+BACKENDS = ("sqlite", "memory")
 Hold = Callable[[], AbstractContextManager[None]]
 
 
@@ -20,6 +20,13 @@ Hold = Callable[[], AbstractContextManager[None]]
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a log can be made."""
     return f"{request.param}:///{tmp_path / 'log.db'}"
+
+
+@pytest.fixture(autouse=True)
+def forget_memories() -> Iterator[None]:
+    """Logs in memory end with their test."""
+    yield
+    MEMORIES.clear()
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def log(url: str, clock: Clock) -> AsyncIterator[EventLog]:
     """A new log whose clock stands still."""
-    opened = await open_log(url, clock=clock)
+    opened = await open_any(url, clock=clock)
     yield opened
     await opened.close()
 
@@ -44,7 +51,7 @@ async def log(url: str, clock: Clock) -> AsyncIterator[EventLog]:
 @pytest.fixture
 async def other(url: str, clock: Clock, log: EventLog) -> AsyncIterator[EventLog]:
     """The same log opened once more, as another process would."""
-    opened = await open_log(url, clock=clock)
+    opened = await open_any(url, clock=clock)
     yield opened
     await opened.close()
 
@@ -55,6 +62,14 @@ def hold(url: str, log: EventLog) -> Hold:
 
     @contextmanager
     def gate() -> Iterator[None]:
+        if url.startswith("memory:"):
+            memory = MEMORIES[url]
+            memory.holder = gate
+            try:
+                yield
+            finally:
+                memory.holder = None
+            return
         connection = sqlite3.connect(url.split(":///")[1], isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
         try:

@@ -6,12 +6,14 @@ Rule: ``check_trace`` knows nothing of how a log stores things: it reads everyth
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import orjson
 
+from tests.log.contract.memory import Memory, MemoryStorage
 from tracewatch.log import EventLog, Grown, Outdated, Policy, open_log
 from tracewatch.log.jobs import Claim
 from tracewatch.log.log import Log
@@ -36,10 +38,21 @@ class Clock:
         return self.now
 
 
+MEMORIES: dict[str, Memory] = {}  # by url
+
+
+async def open_any(url: str, **options: Any) -> EventLog:
+    """Open a log of whatever engine: ``memory://name`` is the one of contract/memory.py."""
+    if not url.startswith("memory://"):
+        return await open_log(url, **options)
+    clock = options.pop("clock", time.time)
+    return Log(MemoryStorage(MEMORIES.setdefault(url, Memory()), clock), **options)
+
+
 @asynccontextmanager
 async def opened(url: str, **options: Any) -> AsyncIterator[EventLog]:
     """A log that is closed at the end."""
-    log = await open_log(url, **options)
+    log = await open_any(url, **options)
     try:
         yield log
     finally:

@@ -291,9 +291,10 @@ class Group:
                 return None
             states[trace_id], loaded.rows[trace_id] = known, known.row
         try:
-            return _Planned(Unit(loaded, states, optimistic=True), group)
+            planned = _Planned(Unit(loaded, states, optimistic=True), group)
         except Missing:
             return None
+        return planned if planned.changes.is_of_known_traces else None
 
     async def _commit(self, changes: Changes) -> Written:
         if not changes:

@@ -130,6 +130,7 @@ class Append(Job):
 
     def need(self, needs: Needs) -> None:
         needs.traces.add(self.trace_id)
+        needs.growth[self.trace_id] = needs.growth.get(self.trace_id, 0) + len(self.raws)
         need_named(needs, self.trace_id, self.raws)
         if self.producer is not None:
             needs.producers.add((self.trace_id, self.producer))
@@ -583,7 +584,7 @@ class Claim(Job):
         needs.claims.add(self.name)
 
     def run(self, unit: Unit) -> bool:
-        until = unit.load(unit.loaded.claims, self.name, "claims") or 0.0
+        until = unit.claims.get(self.name) or unit.load(unit.loaded.claims, self.name, "claims") or 0.0
         # A time further ahead than anybody claims was written by a clock that has been put back since
         if not self.held and unit.steady <= until <= unit.steady + 2 * self.for_s:
             return False

@@ -14,7 +14,7 @@ Rule 3: a message that streams is not written at each update, which would write 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -68,21 +68,34 @@ class Noted:
 
 def trace_row(row: TraceRow, state: State, log_bytes: int, lease_expires_at: float | None) -> TraceRow:
     """The row of a trace whose state is now ``state``."""
-    return replace(
-        row,
-        status=state.status,
-        current_goal_id=state.current_goal_id,
-        first_event_id=state.first_event_id,
-        last_event_id=state.last_event_id,
-        log_bytes=log_bytes,
-        total_messages=state.total_messages,
-        total_tokens=state.total_tokens,
-        total_cost=state.total_cost,
-        updated_at=state.updated_at,
-        completed_at=state.completed_at,
-        summary=state.summary,
-        error=None if state.error is None else orjson.dumps(state.error).decode(),
-        lease_expires_at=lease_expires_at,
+    return TraceRow(  # in the order of its fields: dataclasses.replace takes five times as long, at every append
+        row.trace_key,
+        row.trace_id,
+        row.spec,
+        row.task,
+        row.agent_type,
+        row.parent_trace_id,
+        row.parent_goal_id,
+        row.root_trace_id,
+        row.metadata,
+        state.status,
+        state.current_goal_id,
+        state.first_event_id,
+        state.last_event_id,
+        log_bytes,
+        state.total_messages,
+        state.total_tokens,
+        state.total_cost,
+        row.tree_messages,
+        row.tree_tokens,
+        row.tree_cost,
+        row.created_at,
+        state.updated_at,
+        state.completed_at,
+        state.summary,
+        None if state.error is None else orjson.dumps(state.error).decode(),
+        row.lease_s,
+        lease_expires_at,
     )
 
 

@@ -251,6 +251,7 @@ class Needs:
     tokens: set[str] = field(default_factory=set)  # token_ids
     claims: set[str] = field(default_factory=set)
     heads: dict[str, Head] = field(default_factory=dict)  # what of ``traces`` is known
+    growth: dict[str, int] = field(default_factory=dict)  # how many events the jobs bring for a trace
 
     def add(self, other: Needs) -> None:
         """Put in what ``other`` needs."""
@@ -344,6 +345,12 @@ class Changes:
     revoked: dict[str, str] = field(default_factory=dict)  # token_id: when
     claims: dict[str, float] = field(default_factory=dict)
     probe: bool = False  # write something that changes nothing, to see whether that can be done
+
+    @property
+    def is_of_known_traces(self) -> bool:
+        """Whether all that changes has a head, which can be compared."""
+        rest = self.deleted or self.absent or self.tokens or self.revoked or self.claims or self.probe
+        return not rest and all(change.before is not None for change in self.traces)
 
     def __bool__(self) -> bool:
         return bool(self.traces or self.deleted or self.tokens or self.revoked or self.claims or self.probe)

@@ -291,6 +291,8 @@ class Unit:
 
     def _count_told(self, changed: list[Draft]) -> None:
         """A sub-trace that is not here (not restored, deleted) counts in its parent as the parent's log tells of it."""
+        if not any(draft.new or draft.noted.told for draft in changed):
+            return
         new = {draft.row.trace_id for draft in changed if draft.new}
         pairs = {(draft.row.trace_id, sub_id) for draft in changed for sub_id in draft.noted.told}
         pairs |= {(self._drafts[sub_id].row.parent_trace_id or "", sub_id) for sub_id in new}
@@ -342,12 +344,18 @@ def known_heads(needs: Needs, states: dict[str, Cached], cache: StateCache) -> N
         if known is None:
             continue
         states[trace_id] = known
-        needs.heads[trace_id] = known.head
+        needs.heads[trace_id] = head = known.head
+        if trace_id in needs.growth and _reaches_snapshot(head.event_id, needs.growth[trace_id]):
+            needs.behind.add(trace_id)  # it would be found missing: that is known beforehand
         if trace_id in needs.above and known.state.parent_trace_id is not None:
             parent = states.get(known.state.parent_trace_id) or cache.find(known.state.parent_trace_id)
             if parent is not None:
                 states[parent.state.trace_id] = parent
                 needs.heads[parent.state.trace_id] = parent.head
+
+
+def _reaches_snapshot(event_id: int, events: int) -> bool:
+    return (event_id + events) // project.SNAPSHOT_EVERY > event_id // project.SNAPSHOT_EVERY
 
 
 def bring_up(loaded: Loaded, states: dict[str, Cached]) -> set[str]:

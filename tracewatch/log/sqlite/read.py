@@ -70,8 +70,13 @@ def _ids(values: Iterable[str]) -> str:
 
 def trace_rows(db: sqlite3.Connection, trace_ids: Iterable[str]) -> Rows:
     """The rows of those of ``trace_ids`` that exist, by trace_id."""
-    sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))"
-    return {row[1]: TraceRow(*row) for row in db.execute(sql, (_ids(trace_ids),))}
+    ids = list(trace_ids)
+    if len(ids) == 1:  # most often, at each append
+        found = db.execute(f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_id = ?", ids)
+    else:
+        sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))"
+        found = db.execute(sql, (_ids(ids),))
+    return {row[1]: TraceRow(*row) for row in found}
 
 
 def rows_above(db: sqlite3.Connection, trace_ids: Iterable[str]) -> Rows:

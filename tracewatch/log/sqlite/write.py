@@ -1,7 +1,7 @@
 """What is loaded and written in one transaction of a SQLite log: functions of a ``sqlite3.Connection``.
 
 Rule 1: nothing is decided here: ``load`` gets what was asked for, ``write`` puts what was planned, each table once.
-Rule 2: the sums of a trace with its sub-traces are in its row; each difference is added to all rows above.
+Rule 2: the sums of a trace with its sub-traces are in its row; each difference is added to it and to all rows above.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _INSERT_TRACE = (
 _UPDATE_TRACE = (
     "UPDATE traces SET status = ?, current_goal_id = ?, first_event_id = ?, last_event_id = ?, log_bytes = ?,"
     " total_messages = ?, total_tokens = ?, total_cost = ?, updated_at = ?, completed_at = ?, summary = ?, error = ?,"
-    f" lease_expires_at = ?, change_seq = {_SEQ} WHERE trace_key = ?"
+    " lease_expires_at = ?,"
+    " tree_messages = tree_messages + ?, tree_tokens = tree_tokens + ?, tree_cost = tree_cost + ?,"
+    f" change_seq = {_SEQ} WHERE trace_key = ?"
 )
 _UPDATE_TREE = (
     "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
@@ -193,6 +195,7 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
     for change in changes.traces:
         row, before = change.after, change.before
         key = keys[row.trace_id] if before is None else before.trace_key
+        difference = change.difference
         rows.append(
             (
                 row.status,
@@ -208,14 +211,14 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
                 row.summary,
                 row.error,
                 row.lease_expires_at,
+                *difference,
                 key,
             )
         )
         if before is not None and row.first_event_id != before.first_event_id:
             db.execute("INSERT OR REPLACE INTO leftovers VALUES (?, ?)", (key, row.first_event_id - 1))
-        difference = change.difference
-        if any(difference):
-            trees.append((row.trace_id, *difference))
+        if row.parent_trace_id is not None and any(difference):
+            trees.append((row.parent_trace_id, *difference))
     if rows:
         db.executemany(_UPDATE_TRACE, rows)
     if trees:

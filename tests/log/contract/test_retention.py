@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -327,74 +326,6 @@ async def test_one_process_at_a_time(log: EventLog, other: EventLog, clock: Cloc
     assert not await claim(log, 60)
     clock.now -= 3600  # the clock is put back: nobody waits an hour
     assert await claim(log, 60)
-
-
-def size(db: Path) -> int:
-    return db.stat().st_size
-
-
-@pytest.mark.slow
-async def test_the_file_shrinks(url: str, db: Path) -> None:
-    async with opened(url) as log:
-        await create(log)
-        for _ in range(20):
-            await log.append("t", notes(500, "x" * 500))
-        await create(log, "gone")
-        await log.append("gone", notes(900, "x" * 500))
-        await log.delete_trace("gone")
-    large = size(db)
-    async with opened(url) as log:
-        await prune(log, keep_events=5000, keep_free_share=0.9)
-        assert await log.append("t", notes(1))
-    assert size(db) == large  # it will be filled again
-    async with opened(url) as log:
-        await prune(log, keep_events=5000)
-    half = size(db)
-    assert large * 0.3 < half < large * 0.7
-    async with opened(url) as log:
-        await prune(log, keep_events=500)
-        assert len(await bodies(log)) == 501
-    assert size(db) < half / 3
-    assert sqlite3.connect(db).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-async def test_a_wal_that_a_long_read_let_grow(log: EventLog, db: Path) -> None:
-    wal = db.with_name(f"{db.name}-wal")
-    await create(log)
-    reader = sqlite3.connect(db, isolation_level=None)
-    reader.execute("BEGIN")
-    reader.execute("SELECT * FROM traces").fetchall()
-    for _ in range(20):
-        await log.append("t", notes(500, "x" * 500))
-    large = size(wal)
-    assert large > 5 << 20
-    await prune(log, wal_bytes=1 << 20)
-    assert size(wal) == large  # and nobody has waited for long
-    reader.close()
-    await prune(log, wal_bytes=1 << 30)
-    assert size(wal) == large
-    await prune(log, wal_bytes=1 << 20)
-    assert size(wal) == 0
-    assert (await log.append("t", notes(1))).last_event_id == 10_001
-
-
-def _rows(db: Path) -> dict[str, int]:
-    connection = sqlite3.connect(db)
-    try:
-        names = ("events", "messages", "snapshots", "leftovers")
-        return {name: connection.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in names}
-    finally:
-        connection.close()
-
-
-async def test_nothing_of_what_was_trimmed_stays(log: EventLog, db: Path) -> None:
-    await fill(log, count=2000)
-    await trim(log, "t", 500)
-    await trim(log, "t", 1500)
-    assert _rows(db)["events"] == 2000  # gone for readers, not yet from the file
-    assert await check_trimmed(log) == 1501
-    await swept(log)
-    assert _rows(db) == {"events": 500, "messages": 1, "snapshots": 2, "leftovers": 0}
 
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)

@@ -20,7 +20,6 @@ from tests.log.helpers import (
     opened,
     say,
     summary,
-    sweep,
 )
 from tracewatch.errors import Invalid, TooLarge, TraceConflict, UnknownTrace
 from tracewatch.log import Appended, EventLog
@@ -208,21 +207,3 @@ async def test_a_deleted_sub_trace_made_again(log: EventLog) -> None:
     for trace_id in ("t", "r"):
         await check_trace(log, trace_id)
         assert (await summary(log, trace_id))["tree_totals"]["total_tokens"] == 70
-
-
-async def test_nothing_of_it_stays_in_the_file(url: str, db: Path) -> None:
-    import sqlite3
-
-    async with opened(url) as log:
-        await fill(log)
-        await log.append("t", notes(600), producer="p", seq=1)
-        await log.delete_trace("t")
-        while await sweep(log):
-            pass
-    connection = sqlite3.connect(db)
-    for table in ("traces", "events", "messages", "producers", "snapshots", "inputs", "leftovers", "traces_text"):
-        sql = f"SELECT COUNT(*) FROM {table}" + (" WHERE traces_text MATCH 'Task'" if table == "traces_text" else "")
-        assert connection.execute(sql).fetchone() == (0,), table
-    assert connection.execute("SELECT COUNT(*) FROM deleted_traces").fetchone() == (2,)
-    connection.execute("INSERT INTO traces_text (traces_text) VALUES ('integrity-check')")
-    connection.close()

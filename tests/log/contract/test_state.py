@@ -12,26 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.log.helpers import Clock, Json, check_trace, create, events, fetch, goal, notes, opened, say
+from tests.log.helpers import Clock, Json, check_trace, create, events, goal, notes, opened, say
 from tests.model.test_fold_properties import MOVES, Run
 from tests.support import run_checked
 from tracewatch.errors import Gap, UnknownTrace
 from tracewatch.log import EventLog
 from tracewatch.model.state import State
-
-
-@pytest.mark.anyio
-async def test_a_state_is_kept_every_500_events(log: EventLog) -> None:
-    await create(log)
-    await log.append("t", [goal(id="g", status="in_progress")])
-    for _ in range(5):
-        await log.append("t", [say("x", tokens=1) for _ in range(330)])
-    kept = await fetch(log, "SELECT event_id FROM snapshots ORDER BY event_id")
-    assert [row[0] for row in kept] == [500, 1000, 1500]
-    for at in (0, 1, 499, 500, 501, 999, 1000, 1234, 1500, 1651):
-        state = (await log.snapshot("t", at)).state
-        assert (state.last_event_id, state.total_messages) == (at, max(0, at - 1))
-    await check_trace(log)
 
 
 @pytest.mark.anyio

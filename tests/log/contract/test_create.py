@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
 
 import pytest
 
-from tests.log.helpers import Heard, check_trace, create, events, goal, names, notes, opened, summary
+from tests.log.helpers import Heard, check_trace, create, events, goal, names, notes, summary
 from tracewatch.errors import Invalid, TraceConflict, UnknownParent, UnknownParentGoal, UnknownTrace
 from tracewatch.log import EventLog
 from tracewatch.model.events import validate_header, validate_trace
 
 pytestmark = pytest.mark.anyio
 AT = "2026-01-01T00:00:00.000Z"
-
-
-async def test_a_new_log_is_its_owners(tmp_path: Path) -> None:
-    """What agents said, and the hashes of tokens; the -wal and the -shm have the mode of the file they belong to."""
-    async with opened(str(tmp_path / "new.db")) as log:
-        await create(log)
-        for side in ("", "-wal", "-shm"):
-            assert os.stat(f"{tmp_path}/new.db{side}").st_mode & 0o777 == 0o600  # noqa: PTH116
 
 
 async def test_a_new_trace_has_no_events(log: EventLog) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -93,9 +92,3 @@ async def test_the_inbox_of_one_trace(log: EventLog) -> None:
     assert [one["trace_id"] for one in await log.inputs(10, "a")] == ["a", "a1"]
     assert [one["trace_id"] for one in await log.inputs(10, "b")] == ["b"]
     assert len(await log.inputs(10)) == 3
-
-
-async def test_a_hash_is_not_to_be_had_by_asking(log: EventLog, db: Path) -> None:
-    await log.tokens.create(["read"])
-    (row,) = sqlite3.connect(db).execute("SELECT hash FROM tokens").fetchall()
-    assert isinstance(row[0], bytes) and len(row[0]) == 32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -317,28 +316,6 @@ async def test_restored_questions(log: EventLog, clock: Clock, tmp_path: Path) -
         assert await copy.inputs_of("t") == await log.inputs_of("t")
         clock.now += 6
         assert await copy.expire_inputs() == [("t", "a")]
-
-
-async def test_questions_from_before_the_table(log: EventLog, tmp_path: Path) -> None:
-    """As after the migration: the table is empty and the traces wait."""
-    await create(log)
-    await log.append("t", [ask("a"), ask("b"), ask("closed"), *notes(600)])
-    await log.answer("t", "closed", 1)
-    await create(log, "ended")
-    await log.append("ended", [ask("c"), end()])
-    before = await log.inputs(10)
-    with sqlite3.connect(tmp_path / "log.db") as file:
-        file.execute("DELETE FROM inputs")
-        file.execute("INSERT INTO meta VALUES ('inputs_unfilled', '1')")
-    file.close()
-    url = f"sqlite:///{tmp_path / 'log.db'}"
-    async with opened(url) as one, opened(url) as two:
-        assert await one.inputs(10) == await two.inputs(10) == before
-        await one.answer("t", "a", 1)
-        assert [asked["request_id"] for asked in await two.inputs(10)] == ["b"]
-    with sqlite3.connect(tmp_path / "log.db") as file:
-        assert not file.execute("SELECT * FROM meta WHERE key = 'inputs_unfilled'").fetchall()
-    file.close()
 
 
 async def test_a_refusal_writes_nothing(log: EventLog, clock: Clock) -> None:

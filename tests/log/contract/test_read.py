@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.log.helpers import bodies, create, fetch, notes, sqlite
+from tests.log.helpers import bodies, create, notes
 from tracewatch.errors import UnknownTrace
 from tracewatch.log import EventLog
 
@@ -54,19 +54,3 @@ async def test_every_cut_by_bytes(log: EventLog) -> None:
             while fits < min(9, len(stored) - after) and sum(sizes[after : after + fits + 1]) <= max_bytes:
                 fits += 1
             assert page.bodies == stored[after : after + fits]
-
-
-async def test_a_page_is_one_range_of_the_clustered_table(log: EventLog) -> None:
-    """What ``read`` costs does not depend on how long the log is."""
-    seen: list[str] = []
-    connection = sqlite(log)._readers._connections[-1]
-    await connection.set_trace_callback(seen.append)
-    await create(log)
-    for _ in range(3):
-        await log.read("t", 0, max_events=1, max_bytes=1)
-    sql = next(statement for statement in seen if "end_offset" in statement)
-    plan = [row[3] for row in await fetch(log, f"EXPLAIN QUERY PLAN {sql}")]
-    assert not [line for line in plan if line.startswith("SCAN") or "TEMP B-TREE" in line]
-    assert any(
-        "SEARCH events USING PRIMARY KEY (trace_key=? AND event_id>? AND event_id<?)" in line for line in plan
-    ), plan

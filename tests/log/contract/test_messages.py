@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.log.helpers import all_messages, check_trace, create, goal, opened, say, summary
+from tests.log.helpers import Json, all_messages, check_trace, create, goal, notes, opened, say, summary, sweep, trim
 from tracewatch.errors import MessageExists, NotText, UnknownMessage, UnknownTrace
 from tracewatch.log import EventLog
 
@@ -91,4 +91,54 @@ async def test_a_new_message_updated_in_its_own_batch(log: EventLog) -> None:
     await log.append("t", [say("d"), update("m4", "e")])
     found = await all_messages(log)
     assert [(m["content"], m.get("model")) for m in found] == [("abc", "m"), ("de", None)]
+    await check_trace(log)
+
+
+def piece(**more: Any) -> Json:
+    """A ``message_updated`` of ``m``; by default a piece of text."""
+    return {"event": "message_updated", "message_id": "m", **(more or {"append": "0123456789"})}
+
+
+async def test_a_text_that_streams_is_read_whole_at_every_moment(log: EventLog, other: EventLog) -> None:
+    """Its row is behind most of the time; whoever reads does not notice, in whatever process, nor does who goes on."""
+    await create(log)
+    await log.append("t", [say("", message_id="m", status="streaming"), say("other", status="streaming")])
+    text = ""
+    for n in range(60):
+        await (log if n % 7 else other).append("t", [piece()])
+        text += "0123456789"
+        for one in (log, other):
+            assert (await one.message("t", "m"))[1]["content"] == text
+    assert [m["content"] for m in await all_messages(log)] == [text, "other"]
+    await log.append("t", [piece(patch={"tokens": 7})])
+    assert (await other.message("t", "m"))[1]["tokens"] == 7
+    await other.append("t", [piece(append="end", patch={"status": "complete"}), piece(patch={"tokens": 8})])
+    for one in (log, other):
+        assert (await one.message("t", "m"))[1]["content"] == text + "end"
+        await check_trace(one)
+
+
+async def test_a_snapshot_brings_up_what_is_behind(log: EventLog, other: EventLog) -> None:
+    """Also where the process that reaches it has never heard of the message; then the past may go."""
+    await create(log)
+    await log.append("t", [say("x" * 1000, message_id="m", status="streaming"), *notes(100)])
+    await log.append("t", [piece()])  # less than an eighth: it is only in its event
+    await other.append("t", notes(398))  # event 500
+    assert await trim(log, "t", 500)
+    while await sweep(log):
+        pass
+    await other.append("t", [piece()])
+    for one in (log, other):
+        assert (await one.message("t", "m"))[1]["content"] == "x" * 1000 + "0123456789" * 2
+
+
+async def test_a_text_that_becomes_something_else(log: EventLog) -> None:
+    await create(log)
+    await log.append("t", [say("x" * 100, message_id="m", status="streaming")])
+    for one in (piece(), piece(patch={"content": {"a": 1}}), piece(patch={"content": "short"}), piece()):
+        await log.append("t", [one])
+    assert (await log.message("t", "m"))[1]["content"] == "short0123456789"
+    for status in ("complete", "running", "complete", "streaming"):
+        await log.append("t", [piece(append="!", patch={"status": status})])
+        assert (await log.message("t", "m"))[1]["status"] == status
     await check_trace(log)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 
 import pytest
 
-from tests.log.helpers import Clock, check_trace, create, end, events, names, notes, opened, summary
-from tracewatch.errors import TracewatchError
+from tests.log.helpers import Clock, check_trace, create, end, events, names, notes, summary
 from tracewatch.log import EventLog
 
 pytestmark = pytest.mark.anyio
@@ -95,22 +93,3 @@ async def test_the_ended_do_not_come_back(log: EventLog, clock: Clock) -> None:
     assert await log.cancel("t") == "stopped"
     await log.renew_lease("t")
     assert await status(log, "t") == ["stopped"]
-
-
-async def test_a_damaged_trace_holds_up_no_other(log: EventLog, clock: Clock, url: str) -> None:
-    """Its lease and its question can't be marked: those of the others are."""
-    for name in ("a", "damaged", "z"):
-        await create(log, name, lease_s=10)
-        await log.append(name, [{"event": "input_requested", "question": "?", "expires_in_s": 10}, *notes(3)])
-    file = sqlite3.connect(url.split(":///")[1], isolation_level=None)
-    file.execute("DELETE FROM events WHERE event_id = 2 AND trace_key = 2")
-    file.close()
-    async with opened(url, clock=clock) as fresh:  # nothing is remembered here
-        clock.now += 11
-        for expire in (fresh.expire_leases, fresh.expire_inputs):
-            with pytest.raises(TracewatchError):
-                await expire()
-        assert await status(fresh, "a", "damaged", "z") == ["lost", "waiting", "lost"]
-        for name in ("a", "z"):
-            assert (await names(fresh, name))[-2:] == ["trace_status_changed", "input_expired"]
-            await check_trace(fresh, name)

@@ -1,0 +1,433 @@
+"""An engine in memory: what the log asks of a storage, as plainly as it can be said, and unlike SQLite where it may be.
+
+It compares heads when it commits, adds up the sums of a tree when they are read, keeps no counter over all traces that
+the log could lean on, and can be told to lose the answer to a commit. Each ``MemoryStorage`` on one ``Memory`` is a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from tracewatch.log import project
+from tracewatch.log.counts import LIVE, LogLook
+from tracewatch.log.storage import (
+    Busy,
+    Changes,
+    Closing,
+    EventRow,
+    Head,
+    InDoubt,
+    InputRow,
+    Loaded,
+    MessageRow,
+    Needs,
+    OpenInput,
+    StateParts,
+    StoredMessage,
+    TraceChange,
+    TraceInput,
+    TraceRow,
+    View,
+    Written,
+)
+from tracewatch.log.views import Grown, Page, Token, TraceQuery
+
+
+@dataclass
+class Trace:
+    """One trace's rows."""
+
+    row: TraceRow
+    events: dict[int, EventRow] = field(default_factory=dict)
+    snapshots: dict[int, bytes] = field(default_factory=dict)
+    messages: dict[str, MessageRow] = field(default_factory=dict)
+    inputs: dict[str, InputRow] = field(default_factory=dict)
+    producers: dict[str, int] = field(default_factory=dict)
+    absent: tuple[int, int, float] = (0, 0, 0.0)
+
+
+@dataclass
+class Memory:
+    """What all processes share."""
+
+    traces: dict[str, Trace] = field(default_factory=dict)
+    deleted: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, Token] = field(default_factory=dict)
+    claims: dict[str, float] = field(default_factory=dict)
+    told: list[Grown] = field(default_factory=list)
+    keys: int = 0
+    holder: object | None = None  # who has it locked
+    written: set[int] = field(default_factory=set)  # write_ids
+    cuts: list[str] = field(default_factory=list)  # of the next commits: "landed" or "lost" without an answer
+    unknown: bool = False  # what became of a commit can't be found out
+    commits: list[Changes] = field(default_factory=list)
+
+
+class MemoryStorage:
+    """One process's way to a ``Memory``."""
+
+    epoch = "memory"
+    engine_version = "0"
+    optimistic = True
+
+    def __init__(self, memory: Memory, clock: Callable[[], float]) -> None:
+        self.memory = memory
+        self.now = self.steady = clock
+        self._closed = False
+
+    # --- writing ---
+
+    async def begin(self, needs: Needs) -> Loaded:
+        await asyncio.sleep(0)
+        if self.memory.holder not in (None, self):
+            await asyncio.sleep(0.005)
+            raise Busy
+        self.memory.holder = self
+        return self._load(needs)
+
+    def _load(self, needs: Needs) -> Loaded:
+        loaded, there = Loaded(needs, self.now(), self.steady()), self.memory.traces
+        wanted = needs.traces | needs.rows
+        for root_id in needs.trees:
+            loaded.trees[root_id] = self._below(root_id)
+            wanted |= set(loaded.trees[root_id])
+        parents = {there[one].row.parent_trace_id or "" for one in needs.above if one in there}
+        wanted |= {above for one in needs.above for above in self._above(one)}
+        loaded.rows = {one: self._row(one) for one in wanted if one in there}
+        for one in (needs.traces | parents) & loaded.rows.keys():
+            row = loaded.rows[one]
+            if needs.heads.get(one) != (row.trace_key, row.last_event_id):
+                loaded.parts[one] = self._parts(row, row.last_event_id, needs.heads.get(one))
+        for one, name in needs.messages:
+            if one in there and name in there[one].messages:
+                loaded.messages[one, name] = self._message(there[one], name)
+        for one in needs.behind & loaded.rows.keys():
+            found = [self._message(there[one], name) for name in there[one].messages]
+            loaded.behind[one] = [m for m in found if m.as_of is not None and m.later]
+        for one, producer in needs.producers:
+            if one in there and producer in there[one].producers:
+                loaded.producers[one, producer] = there[one].producers[producer]
+        for one, request_id in needs.questions:
+            if one in there and request_id in there[one].inputs:
+                loaded.questions[one, request_id] = there[one].inputs[request_id].expires_at
+        for one in needs.sequences & loaded.rows.keys():
+            loaded.sequences[one] = max((m.sequence for m in there[one].messages.values()), default=0)
+        for one, first, last in needs.events:
+            events = there[one].events if one in there else {}
+            loaded.events[one] = {e.event_id: e.body for e in events.values() if first <= e.event_id <= last}
+        loaded.used_ids = {one: self.memory.deleted[one] for one in needs.used_ids if one in self.memory.deleted}
+        loaded.snapshots = {(one, at) for one, at in needs.snapshots if one in there and at in there[one].snapshots}
+        loaded.tokens = {one: self.memory.tokens[one] for one in needs.tokens if one in self.memory.tokens}
+        loaded.claims = {name: self.memory.claims[name] for name in needs.claims if name in self.memory.claims}
+        return loaded
+
+    async def commit(self, changes: Changes) -> Written:
+        await asyncio.sleep(0)
+        cut = self.memory.cuts.pop(0) if self.memory.cuts else ""
+        try:
+            written = Written(nothing=True) if cut == "lost" else self._write(changes)
+        finally:
+            await self.rollback()
+        await asyncio.sleep(0)
+        if cut:
+            raise InDoubt
+        return written
+
+    async def rollback(self) -> None:
+        if self.memory.holder is self:
+            self.memory.holder = None
+
+    async def settle(self, changes: Changes) -> Written:
+        await asyncio.sleep(0)
+        if self.memory.unknown:
+            raise InDoubt
+        if changes.write_id not in self.memory.written:
+            return Written(nothing=True)
+        there = self.memory.traces
+        return Written({c.after.trace_id: there[c.after.trace_id].row.trace_key for c in changes.traces})
+
+    def _write(self, changes: Changes) -> Written:
+        memory = self.memory
+        again = {c.after.trace_id for c in changes.traces if changes.optimistic and not self._is_head(c)}
+        keys = {c.after.trace_id: self._put(c) for c in changes.traces if c.after.trace_id not in again}
+        for row in changes.deleted:
+            del memory.traces[row.trace_id]
+            memory.deleted[row.trace_id] = row.last_event_id
+            memory.told.append(Grown(row.trace_id, row.last_event_id, "deleted", deleted=True))
+        for parent_id, *more in changes.absent:
+            parent = memory.traces[parent_id]
+            parent.absent = tuple(a + b for a, b in zip(parent.absent, more, strict=True))  # type: ignore[assignment]
+        memory.tokens.update({token.token_id: token for token in changes.tokens})
+        for token_id, when in changes.revoked.items():
+            memory.tokens[token_id] = replace(memory.tokens[token_id], revoked_at=when)
+        memory.claims.update(changes.claims)
+        memory.written.add(changes.write_id)
+        memory.commits.append(changes)
+        return Written(keys, frozenset(again))
+
+    def _is_head(self, change: TraceChange) -> bool:
+        found, before = self.memory.traces.get(change.after.trace_id), change.before
+        locked = self.memory.holder not in (None, self)
+        if locked or found is None or before is None:
+            return False
+        return (found.row.trace_key, found.row.last_event_id) == (before.trace_key, before.last_event_id)
+
+    def _put(self, change: TraceChange) -> int:
+        memory, row = self.memory, replace(change.after)
+        if change.before is None:
+            memory.keys += 1
+            row.trace_key = memory.keys
+            memory.deleted.pop(row.trace_id, None)
+            memory.traces[row.trace_id] = Trace(row)
+        trace = memory.traces[row.trace_id]
+        trace.row = row
+        trace.events.update({event.event_id: event for event in change.events})
+        trace.snapshots.update(dict(change.snapshots))
+        trace.messages.update({message.message_id: message for message in change.messages})
+        for message_id, as_of, body in change.bodies:
+            trace.messages[message_id] = trace.messages[message_id]._replace(as_of=as_of, body=body)
+        trace.inputs.update({question.request_id: question for question in change.inputs})
+        for request_id, state, answer in change.closed_inputs:
+            trace.inputs[request_id] = trace.inputs[request_id]._replace(state=state, body=None, answer=answer)
+        trace.producers.update(change.producers)
+        if change.before is not None and row.first_event_id > change.before.first_event_id:
+            self._trim(trace)
+        memory.told.append(Grown(row.trace_id, row.last_event_id, row.status))
+        return row.trace_key
+
+    def _trim(self, trace: Trace) -> None:
+        first = trace.row.first_event_id
+        for name, message in list(trace.messages.items()):
+            now = project.message_of(self._message(trace, name)) if message.event_id < first else None
+            if now is not None and now["status"] == "complete":
+                del trace.messages[name]
+            elif now is not None:
+                as_of = None if message.as_of is None else trace.row.last_event_id
+                trace.messages[name] = message._replace(as_of=as_of, body=orjson.dumps(now))
+        trace.events = {at: event for at, event in trace.events.items() if at >= first}
+        trace.snapshots = {at: body for at, body in trace.snapshots.items() if at >= first - 1}
+
+    async def tend(self, keep_free_share: float, wal_bytes: int) -> bool:
+        return False
+
+    async def rewrite(self) -> None:
+        return None
+
+    def has_room(self) -> bool:
+        return True
+
+    # --- rows ---
+
+    def _row(self, trace_id: str) -> TraceRow:
+        trace = self.memory.traces[trace_id]
+        row = trace.row
+        below = [self._row(sub) for sub in self._subs(trace_id)]
+        return replace(
+            row,
+            tree_messages=row.total_messages + trace.absent[0] + sum(sub.tree_messages for sub in below),
+            tree_tokens=row.total_tokens + trace.absent[1] + sum(sub.tree_tokens for sub in below),
+            tree_cost=row.total_cost + trace.absent[2] + sum(sub.tree_cost for sub in below),
+        )
+
+    def _subs(self, trace_id: str) -> list[str]:
+        return [one for one, trace in self.memory.traces.items() if trace.row.parent_trace_id == trace_id]
+
+    def _below(self, trace_id: str) -> list[str]:
+        found = [trace_id] if trace_id in self.memory.traces else []
+        for one in found:
+            found.extend(sub for sub in self._subs(one) if sub not in found)
+        return found
+
+    def _above(self, trace_id: str | None) -> list[str]:
+        found: list[str] = []
+        while trace_id in self.memory.traces and trace_id not in found:
+            found.append(trace_id)
+            trace_id = self.memory.traces[trace_id].row.parent_trace_id
+        return found
+
+    def _parts(self, row: TraceRow, upto: int, known: Head | None) -> StateParts:
+        trace = self.memory.traces[row.trace_id]
+        base = known.event_id if known is not None and known.trace_key == row.trace_key else -1
+        if not row.first_event_id - 1 <= base <= upto:
+            base = -1
+        kept = [at for at in trace.snapshots if base < at <= upto and at >= row.first_event_id - 1]
+        if base == -1 or upto - base > project.SNAPSHOT_EVERY:
+            base = max(kept, default=max(base, row.first_event_id - 1))
+        snapshot = trace.snapshots[base] if base in kept else None
+        return StateParts(base, snapshot, [trace.events[at].body for at in range(base + 1, min(upto, base + 500) + 1)])
+
+    def _message(self, trace: Trace, message_id: str) -> StoredMessage:
+        row = trace.messages[message_id]
+        body = trace.events[row.event_id].body if row.body is None else row.body
+        later = []
+        for at in sorted(trace.events) if row.as_of is not None else ():
+            event = orjson.loads(trace.events[at].body)
+            if at > (row.as_of or 0) and (event["event"], event.get("message_id")) == ("message_updated", message_id):
+                later.append(trace.events[at].body)
+        return StoredMessage(message_id, row.sequence, row.event_id, row.as_of, body, row.body is None, later)
+
+    async def _turn(self) -> None:
+        """Let others run, as a real engine would."""
+        await asyncio.sleep(0)
+        if self._closed:
+            raise Closing
+
+    # --- reading ---
+
+    async def page(self, trace_id: str, after: int, max_events: int, max_bytes: int) -> Page | None:
+        await self._turn()
+        trace = self.memory.traces.get(trace_id)
+        if trace is None:
+            return None
+        bodies: list[bytes] = []
+        while len(bodies) < max_events and after + len(bodies) + 1 in trace.events:
+            body = trace.events[after + len(bodies) + 1].body
+            if bodies and sum(map(len, bodies)) + len(body) > max_bytes:
+                break
+            bodies.append(body)
+        row = trace.row
+        return Page(bodies, after, row.first_event_id, row.last_event_id, row.status, row.trace_key)
+
+    async def view(self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View | None:
+        await self._turn()
+        if trace_id not in self.memory.traces:
+            return None
+        row = self._row(trace_id)
+        below = [self._row(sub) for sub in self._subs(trace_id)] if subs else []
+        current = known is not None and known.trace_key == row.trace_key and known.event_id >= row.last_event_id
+        at = row.last_event_id if upto is None else upto
+        if (upto is None and current) or not row.first_event_id - 1 <= at <= row.last_event_id:
+            return View(row, None, below)
+        return View(row, self._parts(row, at, known), below)
+
+    async def messages(
+        self, trace_id: str, goal_id: str | None, before: int | None, limit: int
+    ) -> list[StoredMessage] | None:
+        await self._turn()
+        trace = self.memory.traces.get(trace_id)
+        if trace is None:
+            return None
+        rows = sorted(trace.messages.values(), key=lambda row: -row.sequence)
+        chosen = [r for r in rows if (before is None or r.sequence < before) and goal_id in (None, r.goal_id)]
+        return [self._message(trace, row.message_id) for row in chosen[:limit]]
+
+    async def message(self, trace_id: str, message_id: str) -> list[StoredMessage] | None:
+        await self._turn()
+        trace = self.memory.traces.get(trace_id)
+        if trace is None:
+            return None
+        return [self._message(trace, message_id)] if message_id in trace.messages else []
+
+    async def list_traces(self, query: TraceQuery) -> list[TraceRow]:
+        await self._turn()
+        below = None if query.below is None else self._below(query.below)
+        text = (query.q or "").replace("\0", "").lower()
+
+        def fits(row: TraceRow) -> bool:
+            words = (row.trace_id, row.task, row.agent_type)
+            return (
+                (not query.status or row.status in query.status)
+                and query.agent_type in (None, row.agent_type)
+                and query.parent_trace_id in (None, row.parent_trace_id)
+                and query.root_trace_id in (None, row.root_trace_id)
+                and (below is None or row.trace_id in below)
+                and (query.before is None or row.trace_key < query.before)
+                and any(text in word.lower() for word in words)
+            )
+
+        rows = [self._row(one) for one in self.memory.traces]
+        return sorted(filter(fits, rows), key=lambda row: -row.trace_key)[: query.limit + 1]
+
+    async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:
+        await self._turn()
+        allowed = self.memory.traces if below is None else self._below(below)
+        return [self._row(one) for one in dict.fromkeys(trace_ids) if one in self.memory.traces and one in allowed]
+
+    async def is_below(self, root_id: str, trace_id: str) -> bool:
+        return root_id in self._above(trace_id)
+
+    async def last_seq(self, trace_id: str, producer: str) -> int:
+        trace = self.memory.traces.get(trace_id)
+        return 0 if trace is None else trace.producers.get(producer, 0)
+
+    def _inputs(self, state: str = "open") -> list[tuple[Trace, InputRow]]:
+        found = [(t, one) for t in self.memory.traces.values() for one in t.inputs.values() if one.state == state]
+        return sorted(found, key=lambda pair: (pair[1].asked_at, pair[0].row.trace_key, pair[1].event_id))
+
+    async def open_inputs(self, limit: int, below: str | None) -> list[OpenInput]:
+        allowed = self.memory.traces if below is None else self._below(below)
+        return [
+            OpenInput(one.body or b"", t.row.trace_id, t.row.task, t.row.agent_type, t.row.root_trace_id, t.row.status)
+            for t, one in self._inputs()
+            if t.row.trace_id in allowed
+        ][:limit]
+
+    async def inputs_of(self, trace_id: str, request_id: str | None, limit: int) -> list[TraceInput]:
+        trace = self.memory.traces.get(trace_id)
+        rows = [] if trace is None else sorted(trace.inputs.values(), key=lambda one: one.event_id)
+        if request_id is not None:
+            rows = [one for one in rows if one.request_id == request_id]
+        others = [one for one in rows if one.state != "open"][-limit:]
+        return [TraceInput(o.request_id, o.state, o.body, o.answer) for o in rows if o.state == "open" or o in others]
+
+    async def expired_leases(self) -> list[str]:
+        rows = [trace.row for trace in self.memory.traces.values()]
+        live = [row for row in rows if row.status in ("running", "waiting")]
+        return [row.trace_id for row in live if not row.lease_alive(self.steady())]
+
+    async def expired_inputs(self) -> list[tuple[str, str]]:
+        due = [p for p in self._inputs() if p[1].expires_at is not None and p[1].expires_at <= self.steady()]
+        due.sort(key=lambda pair: pair[1].expires_at or 0)
+        return [(trace.row.trace_id, one.request_id) for trace, one in due]
+
+    async def long(self, events: int) -> list[TraceRow]:
+        rows = [trace.row for trace in self.memory.traces.values()]
+        return [row for row in rows if row.last_event_id - row.first_event_id >= events]
+
+    async def untouched(self, before: str, statuses: Sequence[str]) -> list[list[TraceRow]]:
+        rows = [t.row for t in self.memory.traces.values() if t.row.status in statuses]
+        tops = [row for row in rows if row.created_at < before and row.updated_at < before]
+        tops.sort(key=lambda row: (row.created_at, row.trace_key))
+        return [[self._row(one) for one in self._below(row.trace_id)] for row in tops]
+
+    def _events(self, trace_key: int) -> dict[int, EventRow]:
+        return next((t.events for t in self.memory.traces.values() if t.row.trace_key == trace_key), {})
+
+    async def event_head(self, trace_key: int, event_id: int) -> bytes | None:
+        event = self._events(trace_key).get(event_id)
+        return None if event is None else event.body[:512]
+
+    async def size(self, trace_key: int, first: int, last: int) -> int:
+        return sum(len(event.body) for at, event in self._events(trace_key).items() if first <= at <= last)
+
+    async def tokens(self, token_ids: Collection[str] | None = None, limit: int | None = None) -> list[Token]:
+        found = [t for t in self.memory.tokens.values() if token_ids is None or t.token_id in token_ids]
+        return sorted(found, key=lambda token: (token.created_at, token.token_id))[:limit]
+
+    async def look(self) -> LogLook:
+        rows = [trace.row for trace in self.memory.traces.values()]
+        live = [row for row in rows if row.status in ("running", "waiting") and row.lease_expires_at is not None]
+        statuses = {status: sum(row.status == status for row in rows) for status in LIVE}
+        return LogLook(0, 0, 0, statuses, sum(r.lease_alive(self.steady()) for r in live), len(self._inputs()))
+
+    async def gives_back(self) -> bool:
+        return True
+
+    async def changes(self, seen: Any, traces: Collection[str] | None) -> tuple[list[Grown], Any]:
+        await self._turn()
+        told = self.memory.told
+        since = len(told) if seen is None else seen
+        newest = {grown.trace_id: grown for grown in told[since:]}
+        return [grown for one, grown in newest.items() if traces is None or one in traces], len(told)
+
+    async def verify(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        self._closed = True
