@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from tests.cli.events import stored
 from tracewatch.cli.lines import Narrator
 from tracewatch.cli.screen import Screen
-from tracewatch.cli.sink import EventWriter, Filter
+from tracewatch.cli.writer import EventWriter, Filter
 
 RUN: tuple[dict[str, Any], ...] = (
     {"event": "goal_added", "goal": {"id": "g", "description": "Find the cause", "reason": "it is red"}},

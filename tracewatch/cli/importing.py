@@ -1,4 +1,4 @@
-"""``tracewatch import``: files of several formats into a server, at full speed or as fast as the runs were."""
+"""``tracewatch import``: import files of several formats, at full speed or as fast as the runs were."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXAMPLES = examples("""
 
 
 class Speed(click.ParamType[float | None]):
-    """``real``, ``max`` or how many times as fast as the run was."""
+    """The type of ``--speed``: ``real``, ``max``, or a factor such as 10 for ten times as fast as the run was."""
 
     name = "speed"
 
@@ -49,18 +49,19 @@ class Speed(click.ParamType[float | None]):
 @click.command("import", epilog=EXAMPLES)
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option(
-    "--format", "form", type=click.Choice(["auto", *FORMATS]), default="auto", show_default=True, help="What they are."
+    "--format", "form", type=click.Choice(["auto", *FORMATS]), default="auto", show_default=True, help="Format of FILE."
 )
-@click.option("--speed", type=Speed(), metavar="real|N|max", help="Take as long as the run did, or an Nth. [max]")
+@click.option("--speed", type=Speed(), metavar="real|N|max", help="As fast as the run was, or N times. [max]")
 @url_option
 @click.pass_context
 def command(ctx: click.Context, /, files: tuple[str, ...], form: str, speed: float | None, url: str | None) -> None:
     """Import runs from files; - is stdin. Importing a file again changes nothing.
 
-    What can't be read is named (FILE:LINE: field: message) and the rest imported; then the exit code is 1.
+    Each part that can't be read is reported (FILE:LINE: field: message) and the rest is imported. The exit code is 1
+    then.
     """
     api = connect(url)
-    api.health()  # before the first file is read: is there a server at all?
+    api.health()  # without a server this fails now, before the first file is read
     total = Counts()
     with _reporting(len(files)) as report:
         for name in files:
@@ -73,7 +74,7 @@ def command(ctx: click.Context, /, files: tuple[str, ...], form: str, speed: flo
 
 
 def summary(counts: Counts) -> str:
-    """``12 traces, 4,321 events imported, 3 already there``, and how much could not be."""
+    """``12 traces, 4,321 events imported, 3 already there``, and the number of faults, if any."""
     words = f"{text.count(counts.traces, 'trace')}, {text.count(counts.events, 'event')} imported"
     words += f", {text.count(counts.duplicates)} already there"
     return words + (f", {text.count(counts.faults, 'fault')}" if counts.faults else "")
@@ -94,7 +95,7 @@ def _import_file(api: Api, name: str, form: str, pace: Pace, report: Report) -> 
 
 @contextmanager
 def _on_disk(name: str) -> Iterator[Path]:
-    """The file; stdin is copied to one first, for formats are told from the whole."""
+    """The file. Stdin is first copied to a file, because the format is detected by the whole contents."""
     if name != "-":
         yield Path(name)
         return
@@ -106,7 +107,7 @@ def _on_disk(name: str) -> Iterator[Path]:
 
 
 class Report:
-    """What is said while files are imported: one line each, faults as they are found."""
+    """The report of an import: a line or a progress bar for the files, and each fault when it is found."""
 
     def __init__(self, say: Callable[[str], None], progress: Progress | None, files: int) -> None:
         self._say = say
@@ -116,25 +117,25 @@ class Report:
         self._many = files > 1
 
     def begin(self, name: str) -> None:
-        """A file is about to be read."""
+        """Show that a file is about to be read."""
         if self._progress and self._files is not None:
             self._progress.update(self._files, description=text.cut(text.one_line(name), 40))
 
     def progress(self, events: int) -> None:
-        """So many more events have been sent."""
+        """Count ``events`` more as sent."""
         self._events += events
         if self._progress and self._files is not None:
             self._progress.update(self._files, events=self._events)
 
     def end(self, name: str, counts: Counts) -> None:
-        """A file is done."""
+        """Report a file that is done."""
         if self._progress and self._files is not None:
             self._progress.advance(self._files)
         elif self._many:
             self._say(f"{text.one_line(name)}: {summary(counts)}")
 
     def fault(self, name: str, fault: ImportFault) -> None:
-        """``FILE:LINE: field: message``."""
+        """Report a fault: ``FILE:LINE: field: message``."""
         if fault.file:
             folder = Path(name)
             name = str((folder if folder.is_dir() else folder.parent) / fault.file)

@@ -1,7 +1,7 @@
-"""An importer's steps to a server: in batches, at a pace, so that sending them again changes nothing.
+"""The sender of an importer's steps to a server: in batches, at a pace, and so that a second time changes nothing.
 
-Rule 1: steps are sent in their order; a batch ends where the trace changes, for a sub-trace may need a goal of its
-        parent's.
+Rule 1: steps are sent in their order. A batch ends where the trace changes, because a sub-trace may need a goal of its
+        parent's trace.
 Rule 2: an event's ``seq`` is its place among its trace's events in the file. One that is refused leaves an
         ``import_refused`` in its place (``model/window.py``), so that the numbers behind it stay what they were.
 Rule 3: what can't be imported is a ImportFault; the rest goes on.
@@ -24,18 +24,18 @@ from ..model.window import BATCH_EVENTS, Window, substitute
 
 PRODUCER = "import"
 MAX_BYTES = 2 * 1024 * 1024  # of a batch
-ABOUT_THE_TRACE = frozenset({"unknown_trace", "sequence_gap"})  # refusals that are the fault of no event
+ABOUT_THE_TRACE = frozenset({"unknown_trace", "sequence_gap"})  # refusals that no single event has caused
 WHOLE_BYTES = 100_000  # a refused event up to this size is kept whole in its substitute
 MESSAGE_S = 1.0  # between two messages at real speed where the file has no times
 
 
 @dataclass
 class Counts:
-    """What has been done so far."""
+    """The numbers of an import so far."""
 
     traces: int = 0
-    events: int = 0  # new
-    duplicates: int = 0
+    events: int = 0  # events that the log did not have
+    duplicates: int = 0  # events that it had already
     faults: int = 0
 
     def add(self, other: Counts) -> None:
@@ -47,7 +47,7 @@ class Counts:
 
 
 class Pace:
-    """Waits as long as the run did. ``speed``: 1 is real time, 10 ten times as fast, None does not wait."""
+    """Waits between events as the run did. ``speed``: 1 is real time, 10 ten times as fast, None does not wait."""
 
     def __init__(self, speed: float | None, sleep: Callable[[float], None] = time.sleep) -> None:
         self._speed = speed
@@ -56,7 +56,7 @@ class Pace:
 
     @property
     def waiting(self) -> bool:
-        """Whether events go out one by one."""
+        """Whether there is a wait between events, so that they are sent one by one."""
         return self._speed is not None
 
     def wait(self, event: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class StepSender:
     _given_up: set[str] = field(default_factory=set)
 
     def take(self, step: Step) -> None:
-        """One step. Raises Unreachable."""
+        """Take one step, and send it at the latest at ``flush``. Raises Unreachable."""
         if isinstance(step, ImportFault):
             self._fault(step)
         elif isinstance(step, CreateTrace):
@@ -101,7 +101,7 @@ class StepSender:
             self.flush()
             self._trace_id, self._header = step.header["trace_id"], orjson.dumps({"trace": step.header})
             self.counts.traces += 1
-            self._restore()  # so that a trace without events is put back too
+            self._restore()  # so that a trace without events is restored too
         elif isinstance(step, RestoreEvent):
             if self.pace.waiting:
                 self.pace.wait(orjson.loads(step.body))
@@ -114,7 +114,7 @@ class StepSender:
             self._add(orjson.dumps(step.event))
 
     def flush(self) -> None:
-        """Send what is waiting."""
+        """Send the steps that wait."""
         if not self._batch:
             return
         if self._header is not None:
@@ -200,7 +200,7 @@ class StepSender:
 
 
 def _raise_if_ours(error: ApiError) -> None:
-    """A refusal of what was sent is a fault of the file; anything else ends the import."""
+    """Raise an error that ends the import. A refusal of the data sent is the file's fault, and the import goes on."""
     if error.status >= 500 or error.status in (401, 403, 429):
         raise error
 

@@ -24,8 +24,8 @@ from . import text
 from .common import CliError
 from .position import CursorFile, Position
 from .prompt import Prompter
-from .sink import EventWriter
 from .traces import all_events, subtree
+from .writer import EventWriter
 
 FLUSH_S = 0.05  # time between two flushes while catching up; live events are flushed one by one
 
@@ -60,7 +60,7 @@ class Tail:
     url: str
     trace_id: str
     start: Position
-    sink: EventWriter
+    writer: EventWriter
     output: Output
     follow: bool
     children: bool
@@ -97,7 +97,7 @@ class Tail:
             finally:
                 if self.prompter is not None:
                     self.prompter.close()
-                self.sink.finish()
+                self.writer.finish()
                 self.output.settle()
             return "waiting" if self._waits else self.watching.state.status
 
@@ -107,7 +107,7 @@ class Tail:
         if self.prompter is not None:
             self.prompter.hide()
         if event["event_id"] > self.start.sub_traces.get(trace_id, 0):
-            self.sink.take(event, watching.last_bytes)
+            self.writer.take(event, watching.last_bytes)
         if trace_id != self.trace_id:
             self.output.sub_traces[trace_id] = event["event_id"]
         self.output.cursor = watching.cursor
@@ -118,17 +118,17 @@ class Tail:
             self.output.settle_sometimes()
 
     def _introduce(self, trace_id: str, watching: Watch) -> None:
-        """Tell the sink the parents of a sub-trace, from its snapshot.
+        """Tell the writer the parents of a sub-trace, from its snapshot.
 
         Its events may come before its parent's event that announces it.
         """
-        if self.sink.knows_agent(trace_id):
+        if self.writer.knows_agent(trace_id):
             return
         state = watching.states[trace_id]
         above = state.parent_trace_id or self.trace_id
         if above in watching.states:
             self._introduce(above, watching)
-        self.sink.know_agents(above, [{"trace_id": trace_id, "agent_type": state.agent_type}])
+        self.writer.know_agents(above, [{"trace_id": trace_id, "agent_type": state.agent_type}])
 
     def _on_status(self, news: ConnectionStatus) -> None:
         assert self.watching is not None
@@ -166,12 +166,12 @@ class Tail:
     def _say(self, words: str) -> None:
         if self.prompter is not None:
             self.prompter.hide()
-        self.sink.pause()
+        self.writer.pause()
         self.output.settle()
         click.echo(words, err=True)
 
 
-def print_merged(api: Api, trace: dict[str, Any], start: Position, sink: EventWriter, output: Output) -> str:
+def print_merged(api: Api, trace: dict[str, Any], start: Position, writer: EventWriter, output: Output) -> str:
     """Print the events that a trace and its sub-traces have now, in order of time; returns the trace's status."""
 
     def parsed(found: dict[str, Any], since: str | None) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -180,9 +180,9 @@ def print_merged(api: Api, trace: dict[str, Any], start: Position, sink: EventWr
 
     streams = [parsed(found, start.since if depth == 0 else None) for found, depth in subtree(api, trace["trace_id"])]
     for event, body in heapq.merge(*streams, key=lambda pair: str(pair[0]["ts"])):
-        sink.take(event, body)
+        writer.take(event, body)
         output.settle_sometimes()
-    sink.finish()
+    writer.finish()
     output.settle()
     return str(trace["status"])
 

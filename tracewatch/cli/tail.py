@@ -27,9 +27,9 @@ from .position import DEFAULT_EVENTS, CursorFile, Position, choose_start
 from .prompt import Prompter, can_prompt
 from .screen import Screen
 from .signals import run_to_the_end
-from .sink import EventWriter, Filter
 from .stream import Output, Tail, print_merged
 from .traces import find_trace
+from .writer import EventWriter, Filter
 
 EXAMPLES = examples("""
     tracewatch tail                                 choose from a list, then follow
@@ -139,24 +139,24 @@ def _events(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
         children=given["children"],
         now_s=now(),
     )
-    sink = _sink(given, trace, Filter(given["types"], given["grep"], given["errors"], start.from_s))
+    writer = _writer(given, trace, Filter(given["types"], given["grep"], given["errors"], start.from_s))
     if start.since is not None:
         found = api.trace(trace["trace_id"])
-        sink.narrator(trace["trace_id"]).know(
+        writer.narrator(trace["trace_id"]).know(
             found["goal_tree"]["goals"], api.messages(trace["trace_id"], limit=100)["messages"]
         )
-        sink.know_agents(trace["trace_id"], found["sub_traces"])
+        writer.know_agents(trace["trace_id"], found["sub_traces"])
     output = Output(sys.stdout.buffer, cursor_file)
     if given["children"] and not given["follow"]:
         if cursor_file is not None:
             raise CliError("--cursor-file with --children needs following: leave --no-follow out")
-        return print_merged(api, trace, start, sink, output)
+        return print_merged(api, trace, start, writer, output)
     _introduce(trace, start, given)
     tail = Tail(
         url=api.url,
         trace_id=trace["trace_id"],
         start=start,
-        sink=sink,
+        writer=writer,
         output=output,
         follow=given["follow"],
         children=given["children"],
@@ -173,7 +173,7 @@ def _prompts(given: dict[str, Any]) -> bool:
     return here and not given["no_prompt"] and not given["until_waiting"] and can_prompt()
 
 
-def _sink(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> EventWriter:
+def _writer(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> EventWriter:
     out = sys.stdout.buffer
     encoding = sys.stdout.encoding or "utf-8"
     screen = Screen(

@@ -1,13 +1,13 @@
-"""Foreign formats, each turned into the same few steps.
+"""Importers: files of foreign formats become the same few steps, whatever their format.
 
-An importer is a generator over one file's contents that yields, in order, what a recorder would have done:
-``CreateTrace`` before the first ``AppendEvent`` to that trace, and ``ImportFault`` for what could not be read, after
-which it goes on with the rest. It does no network or log I/O: the caller sends the steps, as fast as it likes.
+An importer is a generator over one file. It yields the steps of a recorder in their order: ``CreateTrace`` before the
+first ``AppendEvent`` to that trace. For an unreadable part of the file it yields an ``ImportFault`` and goes on with
+the rest. It does no network or log I/O: the caller sends the steps, as fast as it likes.
 
 Rule 1: trace ids are a function of the file's contents, so importing a file twice changes nothing.
-Rule 2: nothing is lost silently: what has no place in the protocol is kept as an extra key, or named by a
+Rule 2: nothing is lost silently. Data without a place in the protocol is kept under an extra key, or named by an
         ``ImportFault``.
-Rule 3: where the source has times, every event carries ``occurred_at``.
+Rule 3: where the source has times, every event has ``occurred_at``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ _READERS: dict[str, Callable[[Path], Iterator[Step]]] = {
 def open_import(path: Path | str, format: str = "auto") -> Iterator[Step]:
     """The steps that import the file at ``path``; for ``claude-code`` it may be a directory of sessions.
 
-    ``format`` is one of FORMATS, or "auto" to tell it from the contents. The file is looked at here and read while
-    the steps are taken. Raises BadRequest at once when there is nothing to read or the format is not known.
+    ``format`` is one of FORMATS, or "auto" to detect it by the contents. The file is read while the steps are taken.
+    Raises BadRequest at once if there is nothing to read or the format is not known.
+    Example: ``for step in open_import("run.ndjson"): …``.
     """
     path = Path(path)
     if format == "auto":

@@ -1,12 +1,12 @@
-"""Claude Code sessions: a transcript, one JSON object a line, with its sub-agents' transcripts in files beside it.
+"""Claude Code sessions: a transcript has one JSON object a line; transcripts of sub-agents are files beside it.
 
 Rule 1: a session is a trace and each sub-agent a sub-trace, nested as they called each other. The transcripts of
         sub-agents are ``subagents/agent-*.jsonl`` beside the session or in ``<session>/subagents/``,
         ``agent-*.jsonl`` beside it, or lines marked ``isSidechain`` in the session itself.
 Rule 2: trace ids come from the contents of all these files together, so a session that has grown is imported anew.
-Rule 3: a directory is all the sessions in it.
+Rule 3: a directory stands for all sessions in it.
 
-How lines become events is told in claude_lines.py.
+The file claude_lines.py turns the lines into events.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from .traces import TraceWriter, drain
 
 @dataclass
 class Overview:
-    """What must be known of a transcript before its first line is written."""
+    """Facts of a transcript that its import needs before the first line."""
 
-    task: str = ""  # what the user asked first
-    constant: dict[str, Any] = field(default_factory=dict)  # what most lines repeat, such as cwd
-    links: dict[str, str] = field(default_factory=dict)  # the id of a call that began a sub-agent: the agent's id
+    task: str = ""  # the user's first question
+    constant: dict[str, Any] = field(default_factory=dict)  # values that most lines repeat, such as cwd
+    links: dict[str, str] = field(default_factory=dict)  # id of the call that began a sub-agent → the agent's id
     session_ids: set[str] = field(default_factory=set)
-    sidechain: bool | None = None  # the file is a sub-agent's: its first line says so
+    sidechain: bool | None = None  # the file is a sub-agent's, by its first line
     began_at: str | None = None
 
 
 def sessions(directory: Path) -> list[Path]:
-    """The transcripts of sessions in ``directory``, by name; those of sub-agents are not among them."""
+    """The transcripts of the sessions in ``directory``, by name, without those of sub-agents."""
     return sorted(p for p in directory.glob("*.jsonl") if p.is_file() and not p.name.startswith("agent-"))
 
 
 def read(path: Path) -> Iterator[Step]:
-    """The steps of a session, or of each in a directory."""
+    """The steps of a session, or of all sessions in a directory."""
     if path.is_dir():
         for session in sessions(path):
             yield from _read_session(session, session.name)
@@ -78,7 +78,7 @@ def _numbered(path: Path, name: str) -> tuple[str, Iterator[tuple[int, Any]]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each line's number and what it holds: an object, or a ImportFault."""
+    """The number of each line with its object, or with an ImportFault."""
     for number, line in lines(path):
         try:
             row = load(line)
@@ -88,7 +88,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def overview(path: Path) -> Overview:
-    """Read a transcript through once for what its import needs at the start."""
+    """Read a transcript once for the facts that its import needs at the start."""
     seen = Overview()
     for _, row in _rows(path):
         if isinstance(row, ImportFault):
@@ -128,7 +128,7 @@ def _agent_files(path: Path, session_ids: set[str]) -> dict[str, Path]:
 
 
 def _belongs(file: Path, session_ids: set[str]) -> bool:
-    """Whether an agent's file is of one of these sessions; one that does not say is."""
+    """Whether an agent's file belongs to one of these sessions; a file without a session id does."""
     for _, row in _rows(file):
         if not isinstance(row, ImportFault) and isinstance(row.get("sessionId"), str):
             return not session_ids or row["sessionId"] in session_ids

@@ -1,16 +1,16 @@
-"""The lines of one Claude Code transcript, written into its trace.
+"""The lines of one Claude Code transcript become events of its trace.
 
-Rule 1: one content block is one message: text, thinking (``kind: thought``), a tool's call and result together.
-        What else a line and its message say is kept in the message's ``source`` (of a result: ``result_source``),
-        but for what the whole session repeats, which stands in the trace's metadata.
-Rule 2: tokens are input, cache and output together, counted once for each answer of the model: one answer is spread
-        over several lines that each repeat its usage.
-Rule 3: TodoWrite makes goals (plans.py). Agent and Task calls make sub-traces, below the to-do in progress or,
-        where there is none, below a goal of type ``agent_call``.
-Rule 4: a line of another type is an event ``line.<type>`` with the whole ``line``; so is one that is partly
-        unreadable, beside its ImportFault.
-Rule 5: failed: the last answer is an API error. Stopped: interrupted by the user, or ends in the middle of a tool
-        call.
+Rule 1: one content block is one message: text, thinking (``kind: thought``), a tool's call and result together. Other
+        keys of a line and its message are kept in the message's ``source`` (for a result: ``result_source``). Values
+        that the whole session repeats stand in the trace's metadata instead.
+Rule 2: tokens are input, cache and output together, counted once for each answer of the model. One answer is spread
+        over several lines, and each of them repeats its usage.
+Rule 3: TodoWrite makes goals (plans.py). Agent and Task calls make sub-traces, below the to-do in progress or, if
+        there is none, below a goal of type ``agent_call``.
+Rule 4: a line of another type is an event ``line.<type>`` with the whole ``line``. So is a partly unreadable line,
+        beside its ImportFault.
+Rule 5: a transcript whose last answer is an API error has failed. One that the user interrupted, or that ends in the
+        middle of a tool call, is stopped.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Rows = Iterator[tuple[int, Any]]
 
 @dataclass
 class Session:
-    """What all transcripts of a session share."""
+    """One session: the data that all its transcripts share."""
 
     constant: dict[str, Any]
-    links: dict[str, str]  # call id: agent id
-    files: dict[str, tuple[str, Rows]]  # agent id: its file's name and lines; taken out when written
-    tasks: dict[str, str]  # agent id: what it was asked first
+    links: dict[str, str]  # call id → agent id
+    files: dict[str, tuple[str, Rows]]  # agent id → its file's name and lines, until they are written
+    tasks: dict[str, str]  # agent id → its task
 
 
 @dataclass
@@ -52,12 +52,12 @@ class _Sub:
 
     transcript: Transcript
     prompt: str
-    goal_id: str | None  # a goal made for it alone
-    claimed: bool = False  # its lines have been found
+    goal_id: str | None  # the goal that was made for it alone
+    claimed: bool = False  # whether its lines were found
 
 
 def task_in(row: dict[str, Any]) -> str:
-    """What the user asks in a line, if anything: not what a program wrote in the user's name."""
+    """The question of the user in a line; "" if there is none, or if a program wrote the line in the user's name."""
     message = row.get("message")
     if row.get("type") != "user" or row.get("isMeta") or not isinstance(message, dict):
         return ""
@@ -66,7 +66,7 @@ def task_in(row: dict[str, Any]) -> str:
 
 
 def _answer(value: Any) -> str:
-    """What a sub-agent told its caller, without the note on how to call it again."""
+    """A sub-agent's answer to its caller, without the note on how to call it again."""
     if isinstance(value, list):
         value = [part for part in value if not (isinstance(part, dict) and text_of([part]).startswith("agentId: "))]
     return text_of(value)
@@ -78,21 +78,21 @@ def _tokens(message: dict[str, Any]) -> int:
 
 
 class Transcript:
-    """One agent's lines on their way into its trace."""
+    """Writes one agent's lines into its trace."""
 
     def __init__(
         self, session: Session, trace: TraceWriter, file: str | None, *, sidechain: bool, at: str | None = None
     ) -> None:
         self.trace = trace
         self._session = session
-        self._file = file  # named in faults
-        self._sidechain = sidechain  # all lines are marked isSidechain: they are this trace's own
+        self._file = file  # its name, for faults
+        self._sidechain = sidechain  # all lines are marked isSidechain and are this trace's own
         self._plan = ImportedPlan(trace)
         self._subs: dict[str, _Sub] = {}  # by the id of the call, or the first line's uuid
-        self._chains: dict[str, _Sub] = {}  # whose a line inside the session is, by its uuid
-        self._began: dict[str, str] = {}  # call id: when
-        self._usage: dict[str, tuple[str, int]] = {}  # the model's answer: our message, its tokens
-        self._at = at  # the last time a line gave: what has none of its own happened then
+        self._chains: dict[str, _Sub] = {}  # uuid of a line inside the session → the sub-agent that wrote it
+        self._began: dict[str, str] = {}  # call id → time
+        self._usage: dict[str, tuple[str, int]] = {}  # id of the model's answer → (our message_id, tokens)
+        self._at = at  # the last time in a line; a line without a time gets it
         self._summary = ""
         self._error: str | None = None
         self._interrupted = False
@@ -102,7 +102,7 @@ class Transcript:
     # --- lines ---
 
     def line(self, number: int, row: Any) -> None:
-        """Write one line: a JSON object, or the ImportFault it is."""
+        """Write one line: its object, or its ImportFault."""
         if isinstance(row, ImportFault):
             self.trace.out.append(replace(row, file=self._file))
             return
@@ -174,7 +174,7 @@ class Transcript:
     def _block(
         self, number: int, index: int, role: str, block: dict[str, Any], at: str | None, first: dict[str, Any]
     ) -> str | None:
-        """Write one block; returns the id of its message, or None if it is a result and went into the call's."""
+        """Write one block; returns the id of its message. A result goes into its call's message and returns None."""
         kind = block.get("type")
         if kind == "tool_result":
             self._calling = False
@@ -223,7 +223,7 @@ class Transcript:
             value = value[0]["text"]
         source = dict(source or {})
         if isinstance(value, str) and source.get("toolUseResult") in (value, f"Error: {value}"):
-            del source["toolUseResult"]  # the same text again
+            del source["toolUseResult"]  # it repeats the text
         took = None
         if at and call_id in self._began:
             took = max(0, round((parse_time(at) - parse_time(self._began.pop(call_id))) * 1000))
@@ -244,7 +244,7 @@ class Transcript:
             first = {**first, "goal_id": goal_id}
         trace = self.trace.child()
         message_id = self.trace.call(tool, given, call_id=call_id, at=at, sub_trace_id=trace.trace_id, **first)
-        # An id that comes twice is the first call's, so that each sub-agent is ended
+        # An id that comes twice belongs to the first call, so that each sub-agent is ended
         key = call_id if call_id and call_id not in self._subs else trace.trace_id
         self._subs[key] = self._begin_sub(
             trace,
@@ -257,7 +257,7 @@ class Transcript:
         return message_id
 
     def _by_task(self, prompt: str) -> str | None:
-        """The agent whose transcript begins with this prompt, for sessions whose results name no agent."""
+        """The id of the agent whose transcript begins with ``prompt``, for sessions whose results name no agent."""
         taken = set(self._session.links.values())
         for agent_id in self._session.files:
             if agent_id not in taken and self._session.tasks[agent_id] == prompt.strip():
@@ -274,7 +274,7 @@ class Transcript:
         goal_id: str | None = None,
         at: str | None = None,
     ) -> _Sub:
-        """Create a sub-agent's trace and write its own file into it, if there is one."""
+        """Create a sub-agent's trace and write the sub-agent's file into it, if there is one."""
         file, rows = self._session.files.pop(agent_id or "", (self._file, None))
         metadata = {"format": "claude-code"} | ({"agent_id": agent_id} if agent_id else {})
         parent_goal = goal_id or self._plan.current
@@ -287,7 +287,7 @@ class Transcript:
         return _Sub(transcript, prompt, goal_id, claimed=rows is not None)
 
     def _of_sub_agent(self, row: dict[str, Any]) -> Transcript:
-        """Whose a sub-agent's line in this transcript is: it follows one of theirs, or is the prompt of a call."""
+        """The transcript of the sub-agent that wrote this line, found by the line before it, its id or its prompt."""
         uuid, agent_id = row.get("uuid"), row.get("agentId")
         sub = self._chains.get(str(row.get("parentUuid"))) or self._chains.get(f"agent {agent_id}")
         if sub is None:
@@ -306,16 +306,16 @@ class Transcript:
         return sub.transcript
 
     def adopt_unclaimed(self) -> None:
-        """Write the transcripts that no call was found for as sub-traces of this one."""
+        """Write the transcripts without a known call as sub-traces of this one."""
         for agent_id in list(self._session.files):
-            if agent_id in self._session.files:  # one adopted before may have called it
+            if agent_id in self._session.files:  # a transcript adopted before may have called it
                 task = self._session.tasks[agent_id]
                 sub = self._begin_sub(self.trace.child(), task, agent_type="sidechain", agent_id=agent_id, at=self._at)
                 self._subs[f"file {agent_id}"] = sub
 
     def _end_sub(self, sub: _Sub, answer: str, failed: bool, at: str | None) -> None:
         child = sub.transcript
-        if child._empty:  # its transcript is not there: what its caller knows of it is all there is
+        if child._empty:  # without its transcript, the caller's prompt and answer are all that is known
             child.trace.message("user", sub.prompt, at=at, no_transcript=True)
             if answer.strip():
                 child.trace.message("assistant", answer, at=at, no_transcript=True)
@@ -327,8 +327,8 @@ class Transcript:
     # --- the end ---
 
     def finish(self, answer: str = "", *, failed: bool = False, at: str | None = None) -> str:
-        """End the trace and what is open below it; returns its status. ``answer`` is what its caller was told."""
-        at = max((t for t in (at, self._at) if t), default=None)  # a transcript may go on after its caller was told
+        """End the trace and its open sub-traces; returns its status. ``answer`` is the answer that its caller got."""
+        at = max((t for t in (at, self._at) if t), default=None)  # a transcript may go on after its answer
         for key in list(self._subs):
             self._end_sub(self._subs.pop(key), "", False, at)
         summary = answer or self._summary or self.trace.last_text
@@ -336,7 +336,7 @@ class Transcript:
         if failed or self._error is not None:
             status, error = "failed", (answer if failed else self._error)
         elif answer:
-            pass  # its caller got an answer, whatever its own last line looks like
+            pass  # the caller got an answer, so it is completed, whatever its last line is
         elif self._interrupted:
             status, summary = "stopped", "interrupted by the user"
         elif self._calling or self._empty:

@@ -1,7 +1,7 @@
-"""Which format a file is in, told by its contents alone.
+"""The detection of a file's format by its contents.
 
-Rule: JSONL is known by its lines (the first few, as one of them may be broken), everything else by the whole
-        document.
+Rule: JSONL is detected by its first lines, several of them because one may be broken; any other file by the whole
+      document.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _CLAUDE_KEYS = frozenset({"sessionId", "uuid", "leafUuid", "messageId", "isSidec
 
 
 def detect(path: Path | str) -> str:
-    """The name of the format of the file (or directory of Claude Code sessions) at ``path``.
+    """The name of the format of the file at ``path``, or of the directory of Claude Code sessions.
 
-    Raises BadRequest when there is nothing to read or no format fits.
+    Raises BadRequest if there is nothing to read or no format fits.
     """
     path = Path(path)
     if path.is_dir():
@@ -81,7 +81,7 @@ def _of_document(path: Path) -> str:
     try:
         found = _of_value(load(path.read_bytes()))
     except BadJson as error:
-        # Perhaps it is JSONL of which just the first line is broken
+        # It may be JSONL with a broken first line
         found = _of_lines(path)
         if found is None:
             raise BadRequest(f"{path}: line {error.line}: {error.message}; {_KNOWN}", line=error.line) from error

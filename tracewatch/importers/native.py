@@ -1,8 +1,8 @@
-"""Our own NDJSON, as `export` writes it: ``{"trace": …}``, then its stored events, then perhaps the next trace.
+"""Exports of tracewatch: ``{"trace": …}``, then the stored events of this trace, then perhaps the next trace.
 
-Rule 1: read line by line; the bytes of an event go through untouched, so that an export round-trips byte for byte.
-Rule 2: a log has no holes. After an event that can't be read the rest of its trace is passed over, and one fault
-        says so.
+Rule 1: the file is read line by line. The bytes of an event go through untouched, so that a restored trace exports to
+        the same bytes.
+Rule 2: a log has no holes. After an unreadable event the rest of its trace is left out, and one fault says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .steps import ImportFault, RestoreEvent, RestoreTrace, Step
 
 
 def read(path: Path) -> Iterator[Step]:
-    """The steps that put the traces of an export back."""
+    """The steps that restore the traces of an export."""
     reader = _Reader()
     for number, line in lines(path):
         try:
@@ -39,15 +39,15 @@ class _Refused(Exception):
 
 
 class _Skipped(Exception):
-    """The line belongs to a trace that was given up, and a fault has said so."""
+    """The line belongs to a trace that was given up with a fault."""
 
 
 class _Reader:
-    """Where the reading stands: the trace, and the event_id that comes next in it."""
+    """Turns lines into steps. It knows the current trace and the event_id that comes next in it."""
 
     def __init__(self) -> None:
         self._trace_id: str | None = None  # None: no trace has begun, or it was given up
-        self._next_id: int | None = None  # None: the trace's first event may have any id, for a log may be trimmed
+        self._next_id: int | None = None  # None: any, because the first event of a trimmed trace may have any id
         self._skipping = False
 
     def line(self, row: Any, line: bytes) -> Step:

@@ -1,4 +1,4 @@
-"""OpenAI chat messages: a list of messages, an object with ``messages``, several of these in a list, or one a line.
+"""OpenAI chat messages: a list of messages, an object with ``messages``, a list of several of these, or one a line.
 
 Rule 1: one conversation is one trace. JSONL whose lines are bare messages is one conversation.
 Rule 2: a call in ``tool_calls`` and the ``tool`` message that answers it become one message.
@@ -24,7 +24,7 @@ def read(path: Path) -> Iterator[Step]:
     """The steps of each conversation in the file."""
     prefix = f"chat-{digest([path])}"
     out: list[Step] = []
-    loose: list[tuple[int | None, str, Any]] = []  # messages that stand alone on their lines
+    loose: list[tuple[int | None, str, Any]] = []  # messages on a line of their own
     for index, (line, value, where) in enumerate(_conversations(path, loose), 1):
         if isinstance(value, ImportFault):
             yield value
@@ -39,7 +39,7 @@ def read(path: Path) -> Iterator[Step]:
 
 
 def _conversations(path: Path, loose: list[tuple[int | None, str, Any]]) -> Iterator[tuple[int | None, Any, str]]:
-    """Each conversation with its line and the path of its messages; what is none as a ImportFault."""
+    """Each conversation with its line and the path of its messages; anything else as an ImportFault."""
     for line, value in documents(path):
         if isinstance(value, BadJson):
             yield line, ImportFault(value.message, value.line), ""
@@ -78,7 +78,7 @@ def _trace(out: list[Step], trace_id: str, messages: list[tuple[int | None, str,
 
 
 def task_of(messages: list[Any]) -> str:
-    """The text of the first user message, else of the first message of all, else nothing."""
+    """The text of the first user message, else of the first message; "" if there is none."""
     rows = [m for m in messages if isinstance(m, dict)]
     asked = [text for m in rows if m.get("role") == "user" and (text := text_of(m.get("content")).strip())]
     return asked[0] if asked else text_of(rows[0].get("content")) if rows else ""
@@ -87,9 +87,9 @@ def task_of(messages: list[Any]) -> str:
 def add_message(
     trace: TraceWriter, message: Any, *, line: int | None, path: str, at: str | None = None, **fields: Any
 ) -> None:
-    """Write one chat message into ``trace``. ``line`` and ``path`` say where it stands, for faults.
+    """Write one chat message into ``trace``. ``line`` and ``path`` are its place in the file, for faults.
 
-    ``fields`` are further keys of the message as it is stored, of the first one where it becomes several.
+    ``fields`` are further keys of the stored message; of the first one, if it becomes several.
     """
     if not isinstance(message, dict):
         trace.out.append(ImportFault("a message is a JSON object", line, path or None))
@@ -131,7 +131,7 @@ def add_message(
 
 
 def _calls(trace: TraceWriter, message: dict[str, Any], line: int | None, path: str) -> list[dict[str, Any]]:
-    """The tool calls of a message that can be read; a fault for each other one."""
+    """The readable tool calls of a message; each of the others becomes a fault."""
     given = message.get("tool_calls") or []
     if not isinstance(given, list):
         trace.out.append(ImportFault("must be a list", line, _join(path, "tool_calls")))
@@ -150,7 +150,7 @@ def _calls(trace: TraceWriter, message: dict[str, Any], line: int | None, path: 
 
 
 def _arguments(arguments: Any) -> Any:
-    """The model writes arguments as JSON text; what is no JSON stays the text it is."""
+    """The arguments of a call. Models write them as JSON text; other text stays text."""
     if isinstance(arguments, str):
         try:
             return orjson.loads(arguments)

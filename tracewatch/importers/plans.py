@@ -1,10 +1,9 @@
-"""A to-do list that an agent writes anew each time, as goals that only move forward.
+"""Plans: a to-do list that an agent rewrites at each change becomes goals, which only move forward.
 
-Rule 1: a to-do is known by its id, else by its text. Goals go pending → in_progress → completed; one that jumps is
-        started first.
-Rule 2: a to-do that is taken from the list before it is done is abandoned. One that is done and comes back is a new
-        goal.
-Rule 3: what ends is written before what begins, so that the goal just begun is the current one.
+Rule 1: a to-do is recognized by its id, else by its text. Its goal goes pending → in_progress → completed; a to-do that
+        skips a status gets the one between, too.
+Rule 2: a to-do that leaves the list before it is done is abandoned. One that was done and comes back is a new goal.
+Rule 3: goals that end are written before goals that begin, so that the goal begun last is the current one.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ _OPEN = ("pending", "in_progress")
 class _Item:
     goal_id: str
     text: str
-    status: str  # of the goal
-    listed: str  # in the list, which may go back where a goal can't
+    status: str  # the goal's status
+    listed: str  # the status in the list, which may go back where a goal can't
 
 
 class ImportedPlan:
-    """One agent's to-do list."""
+    """The to-do list of one agent."""
 
     def __init__(self, trace: TraceWriter) -> None:
         self._trace = trace
@@ -43,7 +42,7 @@ class ImportedPlan:
         self.current: str | None = None  # the goal in progress that began last
 
     def write(self, todos: list[Any], at: str | None) -> list[tuple[str, str]]:
-        """The list is now ``todos``. Returns a fault as (path, message) for each entry that can't be read."""
+        """Take ``todos`` as the new list. Returns (path, message) for each unreadable entry."""
         faults: list[tuple[str, str]] = []
         listed: dict[str, dict[str, Any]] = {}
         for index, todo in enumerate(todos):
@@ -54,7 +53,7 @@ class ImportedPlan:
             while key in listed:
                 key += "'"
             listed[key] = todo
-        # An unreadable entry may be any of the old ones, so nothing is taken for removed then.
+        # An unreadable entry may be any of the old ones, so beside one nothing counts as removed.
         gone = [] if faults else [key for key in self._items if key not in listed]
         for key in gone:
             item = self._items.pop(key)

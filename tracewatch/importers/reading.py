@@ -1,8 +1,8 @@
-"""Files into parsed JSON, as real programs write it, and small questions about what was parsed.
+"""Reading files as parsed JSON, also the JSON that real programs write; and small functions on parsed values.
 
-Rule 1: what is not strictly JSON but plain in meaning (NaN, half a surrogate pair, numbers beyond 64 bits) is read
-        and kept as text, for Python's own json module writes it.
-Rule 2: every failure says where it is.
+Rule 1: values that are not strictly JSON but clear in meaning (NaN, half a surrogate pair, numbers beyond 64 bits) are
+        kept as text: Python's own json module writes such values.
+Rule 2: every failure names its place.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?", re.ASCII)
 
 @dataclass(frozen=True)
 class BadJson(Exception):
-    """``message`` says what is wrong with the text, ``line`` where, counted from 1."""
+    """The text is not JSON. ``message`` says why; ``line`` counts from 1."""
 
     message: str
     line: int
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """16 hex digits of the files' contents, in this order: what makes an import's trace ids."""
+    """16 hex digits from the contents of the files in this order, for the trace ids of an import."""
     sha = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -60,7 +60,7 @@ def _whole(digits: str) -> int | str:
 
 
 def _scrubbed(value: Any) -> Any:
-    """``value`` with lone surrogates, which no UTF-8 can hold, as U+FFFD."""
+    """``value`` with U+FFFD for each lone surrogate, which UTF-8 can't hold."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
@@ -71,7 +71,7 @@ def _scrubbed(value: Any) -> Any:
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The file's lines that are not blank, without their ends, and their numbers from 1."""
+    """The number (from 1) and the stripped text of each line that is not blank."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if stripped := line.removeprefix(_BOM).strip():
@@ -79,14 +79,14 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def documents(path: Path) -> Iterator[tuple[int | None, Any | BadJson]]:
-    """A JSON document as ``(None, value)``, or JSONL as each line's number with its value or what is wrong with it."""
+    """A JSON document as ``(None, value)``; JSONL as each line's number with its value, or with a BadJson."""
     data = path.read_bytes()
     try:
         yield None, load(data)
         return
     except BadJson as error:
         whole = error
-    # Lines of which the first is no value of its own are a broken document, and one fault says so.
+    # If the first line is no JSON by itself, the file is a broken document, which is one fault.
     if not starts_with_a_value(data):
         yield whole.line, whole
         return
@@ -108,7 +108,7 @@ def starts_with_a_value(data: bytes) -> bool:
 
 
 def regular_file(path: Path) -> Path:
-    """``path`` if there is text in it to read. Raises BadRequest that says what is there instead."""
+    """``path``, if it is a file with text in it. Raises BadRequest otherwise, saying what it is."""
     if not path.exists():
         raise BadRequest(f"{path}: there is no such file")
     if path.is_dir():
@@ -127,23 +127,26 @@ def regular_file(path: Path) -> Path:
     return path
 
 
-# --- small questions ---------------------------------------------------------------------------------------------
+# --- functions on parsed values ----------------------------------------------------------------------------------
 
 
 def time_of(value: Any) -> str | None:
-    """A time as the protocol writes it, from RFC 3339, the same without an offset (taken as UTC) or Unix seconds."""
+    """A time in the protocol's form. ``value``: RFC 3339, also without an offset (then UTC), or Unix seconds.
+
+    Returns None for anything else.
+    """
     try:
         if isinstance(value, str):
             return normalize_time(f"{value}Z" if _NAIVE.fullmatch(value) else value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return format_time(value)
     except (ValueError, OverflowError, OSError):
-        pass  # not a time: the caller keeps the value where it was
+        pass  # it is no time; the caller keeps the value
     return None
 
 
 def text_of(content: Any) -> str:
-    """What a person reads in ``content``: text, or the texts among content parts; else nothing."""
+    """The readable text of ``content``: itself, or the texts of its content parts; else ""."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -154,21 +157,21 @@ def text_of(content: Any) -> str:
 
 
 def name_of(value: Any) -> str | None:
-    """``value`` if it can be an id or a name in the protocol."""
+    """``value`` if it can be an id or a name in the protocol, else None."""
     return value if isinstance(value, str) and 0 < len(value) <= 256 else None
 
 
 def clip(text: str, length: int) -> str:
-    """``text`` without blanks around it, at most ``length`` characters."""
+    """``text`` stripped and cut to ``length`` characters."""
     text = text.strip()
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def first_line(text: str, length: int = 200) -> str:
-    """The first line of ``text`` that is not blank, at most ``length`` characters."""
+    """The first line of ``text`` that is not blank, cut to ``length`` characters."""
     return clip(next((line for line in text.splitlines() if line.strip()), ""), length)
 
 
 def without(row: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """What else is in ``row``."""
+    """A copy of ``row`` without ``keys``."""
     return {key: value for key, value in row.items() if key not in keys}

@@ -1,6 +1,6 @@
-"""What an importer yields: the few steps a recorder would have taken.
+"""The steps that an importer yields: those that a recorder would have taken.
 
-Rule: in order. ``CreateTrace`` comes before the first ``AppendEvent`` to its trace, a parent's before its children's.
+Rule: ``CreateTrace`` comes before the first ``AppendEvent`` to its trace, and a parent's before its children's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class CreateTrace:
 
 @dataclass(frozen=True)
 class AppendEvent:
-    """AppendEvent one recorder's event (``{"event": …, …}``) to ``trace_id``."""
+    """Append one event of a recorder (``{"event": …, …}``) to ``trace_id``."""
 
     trace_id: str
     event: dict[str, Any]
@@ -26,24 +26,24 @@ class AppendEvent:
 
 @dataclass(frozen=True)
 class RestoreTrace:
-    """Put back a trace that `export` wrote. ``header`` is its first line's ``trace``."""
+    """Restore a trace of an export. ``header`` is the ``trace`` of its header line."""
 
     header: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RestoreEvent:
-    """Put back one stored event of the last ``RestoreTrace``, ``body`` being its canonical bytes."""
+    """Restore one stored event of the last ``RestoreTrace``. ``body`` are its canonical bytes."""
 
     body: bytes
 
 
 @dataclass(frozen=True)
 class ImportFault:
-    """Something in the file that can't be imported.
+    """A part of the file that can't be imported. ``message`` says why.
 
-    ``line`` counts from 1; ``field`` is a path such as ``steps[3].kind``; ``file`` is the name of the file when it is
-    not the one being imported but one beside it.
+    ``line`` counts from 1; ``field`` is a path such as ``steps[3].kind``; ``file`` is the file's name, if it is not the
+    imported file but one beside it.
     """
 
     message: str
@@ -52,7 +52,7 @@ class ImportFault:
     file: str | None = None
 
     def __str__(self) -> str:
-        """``agent-1.jsonl: line 4: message.content: …``, as far as each is known."""
+        """The fault in one line, ``agent-1.jsonl: line 4: message.content: …``; unknown parts are left out."""
         line = None if self.line is None else f"line {self.line}"
         return ": ".join(part for part in (self.file, line, self.field, self.message) if part)
 

@@ -1,8 +1,8 @@
-"""Which agent of a tape is at work: the stack of its sub-traces, each with its goal in the parent.
+"""The agents of a tape that are at work: a stack of sub-traces, each with its goal in its parent's trace.
 
-Rule 1: a path that goes deeper than the stack opens what is missing; one that leaves it closes what is left behind.
-Rule 2: an agent that was called but has not acted yet stays while its caller goes on writing: TapeAgents hands over
-        the input as steps of the caller.
+Rule 1: a step of a deeper path opens the missing frames; a step of another path closes the frames that it leaves.
+Rule 2: an agent that was called and has not acted yet stays on the stack while its caller goes on writing, because
+        TapeAgents passes the input to it by steps of the caller.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .traces import TraceWriter
 
 @dataclass
 class TapeFrame:
-    """One agent's run."""
+    """The run of one agent."""
 
     trace: TraceWriter
-    path: str  # of the agent, from the tape's first one
-    goal_id: str | None = None  # in the parent's trace
-    acted: bool = False
+    path: str  # of the agent, beginning with the tape's own
+    goal_id: str | None = None  # of its goal in the parent's trace
+    acted: bool = False  # whether the agent has taken a step
 
 
 class Frames:
@@ -28,8 +28,8 @@ class Frames:
 
     def __init__(self, root: TapeFrame) -> None:
         self._stack = [root]
-        self.last = root  # whose step came last: what the environment answers is for it
-        self.answer = ""  # what a sub-agent answered last
+        self.last = root  # the frame of the last step, which gets the environment's answer
+        self.answer = ""  # the last answer of a sub-agent
 
     @property
     def root(self) -> TapeFrame:
@@ -37,14 +37,14 @@ class Frames:
         return self._stack[0]
 
     def of(self, path: str, at: str | None) -> TapeFrame:
-        """The frame of the agent ``path``, which takes its step now."""
+        """The frame of the agent ``path``, which takes a step now."""
         while True:
             top = self._stack[-1]
             if path == top.path:
                 break
             if path.startswith(f"{top.path}/"):
                 self._open(top, path[len(top.path) + 1 :].split("/")[0], "", at)
-            elif len(self._stack) == 1:  # a second agent beside the tape's own: below it, there is one trace at the top
+            elif len(self._stack) == 1:  # an agent beside the tape's own goes below it: a tape is one trace at the top
                 self._push(top, path, path, "", at)
             elif not top.acted and path == self._stack[-2].path:
                 top = self._stack[-2]
@@ -56,13 +56,13 @@ class Frames:
         return top
 
     def call(self, caller: TapeFrame, name: str, content: object, at: str | None) -> None:
-        """``caller`` calls the agent ``name`` with ``content``."""
+        """Open a frame for the agent ``name``, which ``caller`` calls with ``content``."""
         while self._stack[-1] is not caller:
             self._close("stopped", "", at)
         self._open(caller, name, content if isinstance(content, str) else "", at)
 
     def respond(self, frame: TapeFrame, answer: str, at: str | None) -> None:
-        """``frame`` gives its caller the answer and is done. The tape's own agent is done with the tape only."""
+        """Close ``frame`` with its answer to its caller. The tape's own agent stays until the end of the tape."""
         self.answer = answer
         if frame is self.root:
             return
@@ -71,7 +71,7 @@ class Frames:
         self._close("completed", answer, at)
 
     def close_all(self) -> None:
-        """The tape is at its end."""
+        """Close all frames but the tape's own, at the end of the tape."""
         while len(self._stack) > 1:
             top = self._stack[-1]
             self._close("completed" if top.acted else "stopped", top.trace.last_text, None)

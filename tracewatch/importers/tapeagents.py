@@ -1,15 +1,15 @@
 """TapeAgents tapes: ``{metadata, context, steps: [{kind, metadata: {agent, node, …}, …}]}``, one or a list of them.
 
 Rule 1: ``metadata.agent`` is a path (``Manager/Coder``). The first name is the tape's own trace, each further one a
-        sub-trace, begun by its parent's ``call`` (or by the agent's first step) and ended by its ``respond`` (or
-        when the tape has gone on elsewhere). In the parent each stands below a goal of type ``agent_call``.
-Rule 2: actions and the observation that follows are one tool message. What an agent says or thinks is an assistant
-        message; thoughts have ``kind`` ending in ``thought``.
-Rule 3: nothing of a step is lost: a message's ``step`` has the kind, the metadata and each key that is not its
-        content; control steps are events ``tape.<kind>`` with the whole ``step``.
-Rule 4: the only times are those of model calls and browser actions (without an offset: UTC); other steps have none.
-Rule 5: the tape is failed where it says so (``metadata.error``, a final answer with ``success: false``), stopped
-        where it ends before the agent answered, else completed. Whether an answer is right is not judged here.
+        sub-trace. It begins with its parent's ``call`` or the agent's first step, and ends with its ``respond`` or when
+        the tape goes on elsewhere. In its parent it stands below a goal of type ``agent_call``.
+Rule 2: an action and the observation after it are one tool message. Words and thoughts of an agent are assistant
+        messages; the ``kind`` of a thought ends in ``thought``.
+Rule 3: every part of a step is kept. The ``step`` of a message has the kind, the metadata and each key that is not its
+        content; a control step is an event ``tape.<kind>`` with the whole ``step``.
+Rule 4: only model calls and browser actions have times (without an offset: UTC).
+Rule 5: a tape has failed if it says so (``metadata.error``, a final answer with ``success: false``), is stopped if it
+        ends before the agent answered, and is completed otherwise. No answer is judged here.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def read(path: Path) -> Iterator[Step]:
 
 
 def is_tape(value: Any) -> bool:
-    """Whether ``value`` has a tape's form: a list of steps beside its metadata or context."""
+    """Whether ``value`` has the form of a tape: a list of steps, and metadata or a context."""
     return (
         isinstance(value, dict) and isinstance(value.get("steps"), list) and ("metadata" in value or "context" in value)
     )
 
 
 class _Tape:
-    """One tape on its way into a trace and its sub-traces."""
+    """Writes one tape into a trace and its sub-traces."""
 
     def __init__(self, out: list[Step], trace_id: str, tape: dict[str, Any], line: int | None, where: str) -> None:
         self.out = out
@@ -85,7 +85,7 @@ class _Tape:
 
     def write(self) -> None:
         trace = self.frames.root.trace
-        # Faults of steps were found before the trace exists; they may stand before it.
+        # Faults of steps were found before, and may stand before the trace.
         context = self.tape.get("context")
         task = self._task()
         metadata = {"format": "tapeagents", "tape": self.metadata, **without(self.tape, "metadata", "context", "steps")}
@@ -149,7 +149,7 @@ class _Tape:
         self.frames.respond(frame, answer, at)
 
     def _from_outside(self, index: int, step: dict[str, Any], at: str | None) -> None:
-        """A step of no agent: what the user asked, or what the environment answered."""
+        """A step without an agent: a question of the user, or an answer of the environment."""
         kind, frame = step["kind"], self.frames.last
         kept = {"kind": kind, "metadata": step.get("metadata")}
         if kind in _ASKING:
@@ -199,7 +199,7 @@ def _is_action(kind: str) -> bool:
 
 
 def _said(step: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """What a step says, as text where it has one text above all, and everything else of it."""
+    """The content of a step, as text if it has one main text, and the rest of the step."""
     payload = without(step, "kind", "metadata")
     kept = {"kind": step["kind"], "metadata": step.get("metadata")}
     for key in _TEXT_KEYS:
@@ -252,7 +252,7 @@ def _time(step: dict[str, Any]) -> str | None:
 
 
 def _usage(step: dict[str, Any]) -> dict[str, Any]:
-    """Tokens, cost and model of the model call that made a step, where the tape kept it."""
+    """Tokens, cost and model of the model call that made a step, if the tape has it."""
     call = _other(step).get("llm_call")
     if not isinstance(call, dict):
         return {}

@@ -1,10 +1,10 @@
 """tau-bench result files: a JSON list of ``{task_id, reward, info, traj, trial}``; ``traj`` are chat messages.
 
 Rule 1: the file is one parent trace, the evaluation, with a goal for each task and a sub-trace for each run.
-Rule 2: reward 1 is a completed run, less a failed one. The evaluation itself is completed: ``84 of 200 passed``.
-Rule 3: ``info.user_cost`` is what the simulated user cost over the whole run. It stands as ``cost`` on the run's
-        last user message (``cost_of: simulated user, whole run``), so that the totals are true, and in the run's
-        metadata.
+Rule 2: a run with reward 1 is completed, any other one has failed. The evaluation is completed: ``84 of 200 passed``.
+Rule 3: ``info.user_cost`` is the cost of the simulated user over the whole run. It becomes the ``cost`` of the run's
+        last user message (``cost_of: simulated user, whole run``), so that the totals are true. The run's metadata
+        has it too.
 Rule 4: the format has no times: ``occurred_at`` is left out.
 """
 
@@ -20,7 +20,7 @@ from .reading import BadJson, clip, digest, documents, text_of, without
 from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
-Run = tuple[int, dict[str, Any]]  # its place in the file, and the run
+Run = tuple[int, dict[str, Any]]  # (its place in the file, the run)
 
 
 def read(path: Path) -> Iterator[Step]:
@@ -30,7 +30,7 @@ def read(path: Path) -> Iterator[Step]:
     for line, value in documents(path):
         if isinstance(value, BadJson):
             yield ImportFault(value.message, value.line)
-        elif isinstance(value, list) or line is not None:  # a list, or a run a line
+        elif isinstance(value, list) or line is not None:  # a list of runs, or one run on each line
             for run in value if isinstance(value, list) else [value]:
                 if fault := _fault(run, found, line):
                     yield fault
@@ -128,6 +128,6 @@ def _run(evaluation: TraceWriter, index: int, run: dict[str, Any], goal_id: str)
 
 
 def _last_user(messages: list[Any]) -> int | None:
-    """Where the last thing the simulated user said stands."""
+    """The place of the last message with words of the simulated user."""
     places = [i for i, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user"]
     return next((i for i in reversed(places) if text_of(messages[i].get("content")).strip()), None)

@@ -1,11 +1,10 @@
-"""One trace being written: turns "the agent said", "a tool was called" into steps that fit the protocol's limits.
+"""The writer of one trace: messages, tool calls and goals become steps that fit the protocol's limits.
 
-Rule 1: ids are counted, so the same file always gives the same: ``msg-1``, ``goal-1``, ``<trace>-s1``.
+Rule 1: ids are counted (``msg-1``, ``goal-1``, ``<trace>-s1``), so a file always gives the same ids.
 Rule 2: every event is made to fit by ``model/fit.py``, and nothing of it is lost. Text goes on in ``append`` chunks,
-        then in a further message of the same role. What is too large elsewhere (a tool's result, an unknown key) moves
-        as text into a message of role ``attachment`` that names where it belongs.
-Rule 3: a tool's call and result are one message. A call still open at the end is closed without a result, saying
-        so.
+        then in a further message of the same role. Another large value (a tool's result, an unknown key) moves as text
+        into a message of role ``attachment``, which names its place.
+Rule 3: a tool's call and result are one message. A call that is still open at the end is closed with ``no_result``.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ class Call:
     """A tool's call that waits for its result."""
 
     message_id: str
-    content: dict[str, Any]  # as it was added: what is too large already moved out
+    content: dict[str, Any]  # as it was added, without the large values that moved out
 
 
 @dataclass
 class TraceWriter:
-    """Writes one trace's steps into ``out``, which the importer hands on and empties."""
+    """Writes one trace's steps into ``out``, from which the importer yields them."""
 
     out: list[Step]
     trace_id: str
-    calls: dict[str, Call] = field(default_factory=dict)  # open ones, by the source's id, oldest first
-    last_text: str = ""  # what the agent said last
+    calls: dict[str, Call] = field(default_factory=dict)  # open calls by the source's id, oldest first
+    last_text: str = ""  # the agent's last words
     ended: bool = False
-    root: TraceWriter | None = None  # whose sub-trace this is, directly or not; it counts them all
+    root: TraceWriter | None = None  # the writer of the topmost trace, which counts all sub-traces
     _messages: int = 0
     _goals: int = 0
     _children: int = 0
@@ -111,7 +110,7 @@ class TraceWriter:
         return message_id
 
     def call(self, tool: str, arguments: Any, *, call_id: str | None, at: str | None = None, **fields: Any) -> str:
-        """A tool's call begins: one message, running. Returns its id. ``call_id`` is how ``result`` finds it."""
+        """Add the running message of a tool's call and return its id. ``result`` finds the call by ``call_id``."""
         content = {"tool_name": tool} | ({} if arguments is None else {"arguments": arguments})
         place = len(self.out)
         fields = {"tool_call_id": fit.name(call_id) if call_id else None, "status": "running", **fields}
@@ -132,7 +131,7 @@ class TraceWriter:
         at: str | None = None,
         **fields: Any,
     ) -> None:
-        """The result of a call, or a tool message of its own where there is no such call."""
+        """Add the result to its call's message, or add a tool message of its own if there is no such call."""
         outcome = {"error" if failed else "result": value}
         given = {key: item for key, item in fields.items() if item is not None and item != {}}
         call = self.calls.pop(call_id, None) if call_id is not None else None
@@ -166,7 +165,7 @@ class TraceWriter:
     # --- every event goes through here ---
 
     def event(self, name: str, payload: dict[str, Any], *, at: str | None = None) -> None:
-        """AppendEvent an event, made to fit. ``at``: when it happened, where the source says."""
+        """Append an event, made to fit. ``at``: its time (RFC 3339), if the source has it."""
         event: dict[str, Any] = {"event": name, **payload}
         if at is not None:
             event["occurred_at"] = at
@@ -174,6 +173,6 @@ class TraceWriter:
 
 
 def drain(out: list[Step]) -> Iterator[Step]:
-    """Hand on what has been written so far."""
+    """Yield the steps written so far, and empty ``out``."""
     yield from out
     out.clear()

@@ -1,7 +1,7 @@
-"""From events to stdout: the filters and the forms of `tail`.
+"""The writer of `tail`: it filters events and prints them in the form that the user wants.
 
-Rule 1: every event passes through its trace's narrator, shown or not, so that later ones can be told.
-Rule 2: ``ndjson`` writes the stored bytes and a line feed, nothing else.
+Rule 1: the narrator of a trace gets every event, shown or not, because it needs them to tell later ones.
+Rule 2: ``ndjson`` is the stored bytes of an event and a line feed, nothing else.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .text import json_document
 
 @dataclass(frozen=True)
 class Filter:
-    """Which events are shown. All that is set must hold."""
+    """A filter of events. An event is shown if all conditions hold that are set."""
 
-    types: frozenset[str] = frozenset()  # empty: all
-    grep: re.Pattern[str] | None = None  # searched in what the text form says of the event
-    errors: bool = False
-    from_s: float | None = None  # Unix time
+    types: frozenset[str] = frozenset()  # names of events; empty: all
+    grep: re.Pattern[str] | None = None  # searched in the event's text form
+    errors: bool = False  # failures only
+    from_s: float | None = None  # the Unix time of the first event
 
     @property
     def narrowing(self) -> bool:
@@ -32,7 +32,7 @@ class Filter:
         return bool(self.types or self.grep or self.errors)
 
     def matches(self, event: Mapping[str, Any], line: EventLine) -> bool:
-        """Whether ``event``, told as ``line``, is to be shown."""
+        """Whether ``event``, whose text form is ``line``, is shown."""
         if self.types and event["event"] not in self.types:
             return False
         if self.errors and not line.error:
@@ -43,7 +43,7 @@ class Filter:
 
 
 class EventWriter:
-    """Takes events in order and writes those that match. ``write`` takes bytes; ``screen`` is for the text form."""
+    """Takes events in order and writes those that match. ``write`` takes bytes; ``screen`` prints the text form."""
 
     def __init__(
         self, form: str, filter_: Filter, write: Callable[[bytes], object], screen: Screen, trace_id: str
@@ -52,30 +52,30 @@ class EventWriter:
         self._filter = filter_
         self._write = write
         self._screen = screen
-        # Text that streams in by pieces can only be searched, or be called an error, when it is whole.
+        # A streamed text can only be searched once it is whole.
         self._whole = form == "text" and filter_.grep is not None
         self._narrators: dict[str, Narrator] = {trace_id: Narrator(trace_id, whole=self._whole)}
         self._screen.agents[trace_id] = (0, "")
 
     def narrator(self, trace_id: str) -> Narrator:
-        """The one that tells this trace."""
+        """The narrator of a trace."""
         narrator = self._narrators.get(trace_id)
         if narrator is None:
             narrator = self._narrators[trace_id] = Narrator(trace_id, whole=self._whole)
         return narrator
 
     def knows_agent(self, trace_id: str) -> bool:
-        """Whether it is known whose sub-trace this is."""
+        """Whether the agent of this trace, and so its parent, is known."""
         return trace_id in self._screen.agents
 
     def know_agents(self, trace_id: str, sub_traces: Iterable[Mapping[str, Any]]) -> None:
-        """Learn the sub-traces of ``trace_id`` that were started before the first event taken."""
+        """Learn the sub-traces of ``trace_id`` that began before the first event."""
         depth, _ = self._screen.agents.get(trace_id, (0, ""))
         for sub in sub_traces:
             self._screen.agents[sub["trace_id"]] = (depth + 1, str(sub["agent_type"]))
 
     def take(self, event: Mapping[str, Any], body: bytes) -> None:
-        """One event and its stored bytes."""
+        """Take one event and its stored bytes, and write it if it matches."""
         narrator = self.narrator(event["trace_id"])
         if event["event"] == "sub_trace_started":
             sub = {"trace_id": event["sub_trace_id"], "agent_type": event.get("agent_type", "agent")}
@@ -98,9 +98,9 @@ class EventWriter:
             self._screen.show(line)
 
     def pause(self) -> None:
-        """Something else is about to be written to the terminal: end the line that text was being put behind."""
+        """End the row of a streaming message, before something else is written to the terminal."""
         self._screen.close()
 
     def finish(self) -> None:
-        """No more events come: write what was held back."""
+        """Write the lines that were held back, after the last event."""
         self._screen.finish()
