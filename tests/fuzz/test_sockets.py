@@ -92,6 +92,15 @@ APPEND = st.fixed_dictionaries(
         )
     }
 )
+RECORDER = st.one_of(
+    st.fixed_dictionaries({"create": shaped("trace_id", "task", "parent_trace_id", "lease_s", "metadata") | VALUES}),
+    st.fixed_dictionaries({"open": shaped("trace_id", "producer") | VALUES}),
+    st.fixed_dictionaries({"append": shaped("trace_id", "seq", "producer", "events") | VALUES}),
+    st.fixed_dictionaries({"close": shaped("trace_id") | VALUES}),
+    st.fixed_dictionaries({"heartbeat": shaped("trace_id") | VALUES}),
+    st.just({"open": {"trace_id": "t", "producer": "p"}}),
+    APPEND.map(lambda said: {"append": {"trace_id": "t", **said["append"]}}),
+)
 COMMAND = (
     st.fixed_dictionaries({"cancel": shaped("reason", "by", "id", "trace_id") | VALUES})
     | st.fixed_dictionaries({"answer": shaped("request_id", "value", "by", "id", "trace_id") | VALUES})
@@ -110,14 +119,17 @@ def as_text(value: Any) -> str:
 
 
 MESSAGES = st.lists(
-    (APPEND | COMMAND | VALUES).map(as_text)
+    (APPEND | RECORDER | COMMAND | VALUES).map(as_text)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
     | st.binary(max_size=60),
     min_size=1,
     max_size=5,
 )
 PATHS = st.sampled_from(
-    ["/api/traces/t/record", "/api/traces/t/watch", "/api/watch", "/api/traces/t/record?producer=p"]
+    [
+        *("/api/traces/t/record", "/api/traces/t/record?producer=p", "/api/record", "/api/record"),
+        *("/api/traces/t/watch", "/api/watch"),
+    ]
 )
 
 

@@ -85,6 +85,7 @@ class RecordSocket:
         self._turns: dict[str, asyncio.Task[None]] = {}  # by trace_id: the last create, open or close of it
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._in_flight = 0
+        self._left = False
         self._all_answered = asyncio.Event()
         # Of what is in flight, and so bounded; and what to do once it is sent
         self._answers: asyncio.Queue[tuple[bytes, Callable[[], None] | None]] = asyncio.Queue()
@@ -105,7 +106,8 @@ class RecordSocket:
             works = (self._send_answers(), self._keep_leases(), self._send_commands(), self._leave())
             self._tasks = [asyncio.create_task(work) for work in works]
             async for message in messages(self.websocket, self._sink, limit, work=WORK):
-                await handle(message)
+                if not self._left:
+                    await handle(message)
         except TracewatchError as error:
             await close_with_error(self.websocket, self._sink, error)
         except SinkClosed:
@@ -278,8 +280,9 @@ class RecordSocket:
         after_ms = await self.served.hub.left()
         with suppress(SinkClosed):
             await self._sink.send_control(orjson.dumps({"goaway": {"after_ms": after_ms}}))
-        if self._in_flight:  # what is in flight still gets its answer
+        while self._in_flight:  # what is in flight still gets its answer
             await self._all_answered.wait()
+        self._left = True  # and what comes from now on is not handed to the log: nobody could be told
         await close(self.websocket, CLOSE_GOING_AWAY)
 
     async def _end(self) -> None:
