@@ -42,7 +42,7 @@ ALL = {
     "trim": trim.run,
     "streamed": streamed.run,
 }
-NAMED_ONLY = {"hostile": hostile.run, "soak": soak.run}  # six minutes and half an hour: not part of all
+NAMED_ONLY = {"hostile": hostile.run, "soak": soak.run}  # run only by name: they take six minutes and half an hour
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("the benchmarks read /proc, so they need Linux")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all processes started here are stopped
     report = Report()
     print(
         f"{platform.python_implementation()} {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "

@@ -1,7 +1,6 @@
 """append: the log in process against ``executemany`` of the same bytes in transactions of the same sizes.
 
-What ours wrote, commit by commit, is what the raw side writes afterwards: same bodies, same transactions, same table,
-same pragmas.
+The raw side writes what our log has written before, commit by commit: the same bodies, transactions, table and pragmas.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ Commits = list[list[bytes]]  # the bodies of each transaction
 
 
 def step(number: int) -> dict[str, Any]:
-    """An event that is stored and shown only."""
+    """A plain event, without an effect on the state."""
     return {"event": "step", "number": number, "tool": "grep", "arguments": {"pattern": "login"}, "text": TEXT}
 
 
 def message(number: int) -> dict[str, Any]:
-    """An event that moves totals and a goal's stats."""
+    """A message, which changes the totals and a goal's stats."""
     said = {"role": "assistant", "content": f"{number}: {TEXT}", "status": "complete", "tokens": 120, "cost": 0.0012}
     return {"event": "message_added", "message": said}
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much is appended, and how."""
+    """The load of one measurement: the number, size and kind of its appends."""
 
     label: str
     kind: Any  # ``step`` or ``message``
@@ -56,14 +55,14 @@ class Load:
     at_least: float | None = None
 
     def batches(self) -> list[list[dict[str, Any]]]:
-        """What the appenders append."""
+        """The batches that the appenders append."""
         events = [self.kind(number) for number in range(self.events)]
         return [events[i : i + self.batch] for i in range(0, self.events, self.batch)]
 
 
 @asynccontextmanager
 async def opened(db: Path, *trace_ids: str) -> AsyncIterator[EventLog]:
-    """A log with these traces; closed even when interrupted, for its threads would outlive us."""
+    """A log with these traces. It is closed even after an interrupt, because its threads would go on."""
     log = await open_log(str(db))
     try:
         for trace_id in trace_ids:
@@ -74,7 +73,7 @@ async def opened(db: Path, *trace_ids: str) -> AsyncIterator[EventLog]:
 
 
 async def ours(path: Path, load: Load) -> tuple[float, Commits]:
-    """Append through the log; events a second and what each commit wrote."""
+    """Append through the log. Returns events per second, and the bodies of each commit."""
     async with opened(path, TRACE) as log:
         await log.append(TRACE, [GOAL])
         commits: list[Sequence[Grown]] = []
@@ -95,7 +94,7 @@ async def ours(path: Path, load: Load) -> tuple[float, Commits]:
 
 
 async def verify(log: EventLog, written: Commits, events: int) -> None:
-    """What the log holds is what its commits told, without a hole."""
+    """Check that the log holds the events of its commits, without a hole."""
     told = [body for bodies in written for body in bodies]
     check(len(told) == events, f"{len(told)} events told of {events}")
     held: list[bytes] = []
@@ -109,7 +108,7 @@ async def verify(log: EventLog, written: Commits, events: int) -> None:
 
 
 def raw(path: Path, schema: str, commits: Commits) -> float:
-    """``executemany`` of the same bodies in the same transactions; events a second."""
+    """``executemany`` of the same bodies in the same transactions. Returns events per second."""
     transactions, event_id, offset = [], 0, 0
     for bodies in commits:
         rows = []
@@ -137,7 +136,7 @@ def raw(path: Path, schema: str, commits: Commits) -> float:
 
 @contextmanager
 def settled() -> Iterator[None]:
-    """Within, what the benchmark itself holds is not looked at by the garbage collector."""
+    """Within the block the garbage collector leaves out the benchmark's own objects."""
     gc.collect()
     gc.freeze()
     try:
@@ -147,14 +146,14 @@ def settled() -> Iterator[None]:
 
 
 def schema_of(path: Path, table: str) -> str:
-    """The statement that made a table."""
+    """The statement that creates a table."""
     with closing(sqlite3.connect(path)) as connection:
         found = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
     return str(found[0])
 
 
 def compare(bench: Bench, load: Load, rounds: int) -> None:
-    """Ours and raw in turn."""
+    """Measure ours and raw in turn."""
     one, other, sizes = [], [], list[int]()
     for number in range(rounds + 1):
         path = bench.folder / f"{load.kind.__name__}-{load.batch}-{number}.db"
@@ -174,7 +173,7 @@ def compare(bench: Bench, load: Load, rounds: int) -> None:
 
 
 def over_record_socket(server: Server, batches: Sequence[Sequence[dict[str, Any]]], in_flight: int = 32) -> float:
-    """All batches over one record socket, some in flight; events a second."""
+    """Send all batches over one record socket, some in flight. Returns events per second."""
     server.create_trace("ws")
     messages = [orjson.dumps({"append": {"seq": None, "events": batch}}) for batch in batches]
     count = sum(map(len, batches))
@@ -194,7 +193,7 @@ def over_record_socket(server: Server, batches: Sequence[Sequence[dict[str, Any]
 
 
 def over_http(server: Server, batches: Sequence[Sequence[dict[str, Any]]], connections: int = 4) -> float:
-    """All batches as POSTs over a few connections kept alive; events a second."""
+    """Send all batches as POSTs over a few kept connections. Returns events per second."""
     server.create_trace("http")
     bodies = iter([orjson.dumps(batch) for batch in batches])
     count = sum(map(len, batches))
@@ -217,7 +216,7 @@ def _post(port: int, bodies: Iterator[bytes]) -> int:
 
 
 def run(bench: Bench) -> None:
-    """Batches by many, singles by one, then what the sockets make of it."""
+    """Batches by several appenders, single events by one, then the same over sockets."""
     bench.report.title("append: events a second into the log, against executemany of the same bytes")
     rounds = bench.pick(5, 1)
     many, few = bench.pick(40_000, 4_000), bench.pick(500, 100)

@@ -27,7 +27,7 @@ async def fill(db: Path, events: int) -> None:
 
 
 def copy_framed(source: Path, target: Path) -> None:
-    """The same rows in the same table, but each body a WebSocket frame: the loop has nothing left to do to them."""
+    """Copy the rows into the same table with each body as a WebSocket frame, which the bare loop only has to send."""
     with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
         here.execute("PRAGMA journal_mode = WAL")
         here.execute(schema_of(source, "events"))
@@ -37,7 +37,7 @@ def copy_framed(source: Path, target: Path) -> None:
 
 
 def read_all(port: int) -> tuple[float, bytes]:
-    """Connect, ask for everything, read until caught up: seconds and the bytes."""
+    """Read all events over a new connection until caught up. Returns the seconds and the bytes."""
     chunks: list[bytes] = []
     start = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port), 60) as reader:
@@ -52,7 +52,7 @@ def read_all(port: int) -> tuple[float, bytes]:
 
 
 def verify(data: bytes, events: int) -> None:
-    """Each event once, in order, then ``caught_up``."""
+    """Check that each event came once and in order, and then ``caught_up``."""
     last = 0
     caught_up = False
     for payload in Frames().feed(data.partition(b"\r\n\r\n")[2]):
@@ -66,14 +66,14 @@ def verify(data: bytes, events: int) -> None:
 
 
 def measure(port: int, events: int) -> float:
-    """Events a second of one verified backfill."""
+    """Events per second of one backfill, which is checked."""
     taken, data = read_all(port)
     verify(data, events)
     return events / taken
 
 
 def run(bench: Bench) -> None:
-    """Ours and the bare loop in turn, same client."""
+    """Measure ours and the bare loop in turn, with the same client."""
     events = bench.pick(100_000, 10_000)
     bench.report.title(f"backfill: {events:,} events over one WebSocket, against SELECT plus socket")
     db, framed = bench.folder / "log.db", bench.folder / "framed.db"

@@ -1,8 +1,8 @@
 """The raw limits over sockets, each a process: ``python -m benchmarks.bare fanout LAST_EVENT_ID | backfill DB``.
 
-``fanout``: an asyncio server (uvloop) that writes pre-built bytes to every socket, nothing else. ``backfill``: a
-blocking loop that selects pages and writes their pre-framed bytes to one socket after the other. Both greet like the
-server under test, so that one client serves both sides; both say their port first and end with SIGTERM.
+``fanout``: an asyncio server (uvloop) that does nothing but write pre-built bytes to every socket. ``backfill``: a
+blocking loop that selects pages and writes their pre-framed bytes to one socket after the other. Both greet as the
+server under test does, so that one client serves both sides. Both print their port first and end with SIGTERM.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Fanout:
     def __init__(self, last_event_id: int) -> None:
         self.last_event_id = last_event_id
         self.watchers: list[asyncio.Transport] = []
-        self.paused = 0  # sockets that take no more for now
+        self.paused = 0  # number of sockets whose buffers are full
         self.free = asyncio.Event()
         self.free.set()
 
@@ -92,7 +92,7 @@ class Fanout:
 
 
 def backfill(db: str) -> None:
-    """Send the whole of ``events`` to whoever connects, one after the other."""
+    """Send all of ``events`` to each client, one client after the other."""
     connection = sqlite3.connect(db, isolation_level=None)
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)

@@ -1,4 +1,4 @@
-"""connect: what it costs to open a long trace against a short one, and what a watcher costs that has nothing to do."""
+"""connect: the time to open a long trace beside a short one, and the memory of an idle watcher."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def open_ms(server: Server, trace_id: str, events: int) -> float:
 
 
 def opening(bench: Bench, db: Path, sizes: dict[str, int]) -> None:
-    """Long and short in turn: known to the server, and seen for the first time since it started."""
+    """Open the long and the short trace in turn: known to the server, and for the first time since its start."""
     cold: dict[str, list[float]] = {trace_id: [] for trace_id in sizes}
     warm: dict[str, list[float]] = {trace_id: [] for trace_id in sizes}
     for number in range(bench.pick(9, 2)):
         with Server(db) as server:
             for _ in range(3):
-                open_ms(server, "other", sizes["other"])  # what a server does once is not counted
+                open_ms(server, "other", sizes["other"])  # the server's work for its first watch is not counted
             names = ("long", "short") if number % 2 else ("short", "long")
             for trace_id in names:
                 cold[trace_id].append(open_ms(server, trace_id, sizes[trace_id]))
@@ -80,7 +80,7 @@ def settled_rss(pid: int) -> float:
 
 
 def per_watcher(pid: int, port: int, watchers: int) -> float:
-    """KiB a watcher: resident memory with all of them, less that with a few (so that what is loaded once is loaded)."""
+    """Resident KiB of each watcher: with all of them less with a few, for which the server has loaded its code."""
     few = 20
     with crowd(port, few):
         before = settled_rss(pid)
@@ -103,9 +103,9 @@ def memory(bench: Bench, db: Path) -> None:
 
 
 def run(bench: Bench) -> None:
-    """Time, then memory."""
+    """Measure the times, then the memory."""
     bench.report.title("connect: from connecting to caught_up with since=latest, and memory while idle")
-    # Half a snapshot interval past the last snapshot: neither the best nor the worst case of a first opening
+    # Half a snapshot interval after the last snapshot: neither the best nor the worst case of a first opening
     sizes = {"long": bench.pick(100_250, 10_250), "short": 100, "other": 120, "bench": 100}
     db = bench.folder / "log.db"
     uvloop.run(fill(db, sizes))

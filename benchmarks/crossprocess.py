@@ -1,6 +1,6 @@
 """crossprocess: from a recorder of one server to a watcher of another one on the same file, by the poll and with Redis.
 
-The watcher of the recorder's own server is what is compared with: it has all that is the same, the commit above all.
+The comparison is a watcher of the recorder's own server, which waits for the same commit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Pair:
     def latencies(self, count: int) -> tuple[list[float], list[float]]:
         """Milliseconds from sending an event to its arrival, at the recorder's server and at the other one.
 
-        One watcher after the other is listened to, so that neither waits while the other's event is read.
+        The watchers are measured one after the other, so that neither waits while the other's event is read.
         """
         found: tuple[list[float], list[float]] = ([], [])
         for number in range(2 * count):
@@ -54,7 +54,7 @@ class Pair:
         return found
 
     def measure_idle(self, seconds: float) -> None:
-        """CPU of the second server with a watcher and nothing to do."""
+        """CPU of the second server with an idle watcher, in percent."""
         before = cpu_s(self.servers[1].pid)
         time.sleep(seconds)
         self.idle.append((cpu_s(self.servers[1].pid) - before) / seconds * 100)
@@ -62,7 +62,7 @@ class Pair:
 
 @contextmanager
 def pair(bench: Bench, name: str, **settings: str) -> Iterator[Pair]:
-    """Two servers, and all who talk to them."""
+    """Two servers on one file with a recorder and watchers."""
     with ExitStack() as stack:
         db = bench.folder / f"{name}.db"
         one, other = (stack.enter_context(Server(db, **settings)) for _ in range(2))
@@ -78,7 +78,7 @@ def pair(bench: Bench, name: str, **settings: str) -> Iterator[Pair]:
 
 
 def run(bench: Bench) -> None:
-    """Without Redis and with it, in turn."""
+    """Measure without Redis and with it, in turn."""
     report = bench.report
     report.title("crossprocess: recorder to watcher of another process, against the watcher of its own")
     binary = on_path() or in_wheel()

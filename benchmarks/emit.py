@@ -1,7 +1,7 @@
-"""emit: what recording one event takes of the agent's own thread, with the server there and away.
+"""emit: the time that recording one event takes in the agent's own thread, with a server and without one.
 
-The agent is a process of its own (``python -m benchmarks.emit URL SPOOL WAIT_S ROUNDS PACED RUSHED``), for a recorder
-finishes its work when its process ends. It says its measurements as one line of JSON.
+The agent is a process of its own (``python -m benchmarks.emit URL SPOOL WAIT_S ROUNDS PACED RUSHED``), because a
+recorder finishes its work when its process ends. The agent prints its measurements as one line of JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RATE = 500  # calls a second, paced
 
 
 def paced(emit: Emit, count: int) -> list[float]:
-    """Microseconds of each call, made as an agent makes them: now and then."""
+    """Microseconds of each call, with a pause between the calls as an agent has."""
     taken = []
     start = time.perf_counter()
     for number in range(count):
@@ -38,7 +38,7 @@ def paced(emit: Emit, count: int) -> list[float]:
 
 
 def rushed(emit: Emit, count: int) -> float:
-    """Microseconds a call, one right after the other."""
+    """Microseconds of each call, made right after each other."""
     before = time.perf_counter_ns()
     for number in range(count):
         emit(number)
@@ -46,13 +46,13 @@ def rushed(emit: Emit, count: int) -> float:
 
 
 def raw() -> Emit:
-    """The least there is to do: the event's JSON into a queue."""
+    """The least possible work: the event's JSON goes into a queue."""
     queue: deque[bytes] = deque(maxlen=1000)
     return lambda number: queue.append(orjson.dumps({"event": "step", "number": number, "tool": "grep", "text": TEXT}))
 
 
 def emitters(trace: tracewatch.Trace) -> dict[str, Emit]:
-    """The two calls agents make most."""
+    """The two calls that agents make most."""
     return {
         "event()": lambda number: trace.event("step", number=number, tool="grep", text=TEXT),
         "message()": lambda number: trace.message("assistant", TEXT, tokens=120, cost=0.0012),
@@ -61,7 +61,7 @@ def emitters(trace: tracewatch.Trace) -> dict[str, Emit]:
 
 def agent(url: str, spool: str, wait_s: float, rounds: int, few: int, many: int) -> dict[str, Any]:
     """Both calls, paced and back to back, ours and raw in turn: lists of microseconds by name."""
-    logging.getLogger("tracewatch").setLevel(logging.ERROR)  # it says once that the server is away, and it is
+    logging.getLogger("tracewatch").setLevel(logging.ERROR)  # no warning that the server is away, as it shall be
     result: dict[str, Any] = {}
     trace = tracewatch.trace("benchmark", trace_id="emit", url=url, spool_dir=spool)
     with trace:
@@ -82,9 +82,9 @@ def agent(url: str, spool: str, wait_s: float, rounds: int, few: int, many: int)
 
 
 def measure(bench: Bench, where: str, url: str) -> int:
-    """Run an agent and tell what it found; how many events it has recorded."""
+    """Run an agent and report its measurements; returns the number of events that it has recorded."""
     sizes = [bench.pick(5, 1), bench.pick(500, 200), bench.pick(5_000, 500)]
-    # With nobody there a flush would wait in vain, and so would the end of the process
+    # Without a server a flush would wait in vain, and so would the end of the process
     wait_s = "20" if where == "there" else "0.1"
     arguments = (url, str(bench.folder / f"spool-{where}"), wait_s, *map(str, sizes))
     with Process("-m", "benchmarks.emit", *arguments, env={"TRACEWATCH_FLUSH_S": wait_s}) as process:
@@ -99,7 +99,7 @@ def measure(bench: Bench, where: str, url: str) -> int:
 
 
 def run(bench: Bench) -> None:
-    """With a server, then with nobody at the port."""
+    """Measure with a server, then with an unused port."""
     bench.report.title("emit: time of one call in the agent's thread, against orjson.dumps into a deque")
     with Server(bench.folder / "log.db") as server:
         emitted = measure(bench, "there", server.url)

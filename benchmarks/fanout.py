@@ -1,4 +1,4 @@
-"""fanout: the server's CPU for one event at one of many watchers against a loop that writes the same bytes."""
+"""fanout: the server's CPU for one delivery among many watchers, beside a loop that writes the same bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BURST_BATCH = 100  # events in one append of the burst
 
 
 def crowd(port: int, watchers: int) -> Process:
-    """That many watchers at the head, in a process of their own."""
+    """Start ``watchers`` watchers in a process of their own and wait until they are at the head."""
     path = f"/api/traces/{TRACE}/watch?since_event_id=latest"
     process = Process("-m", "benchmarks.watchers", str(port), path, str(watchers))
     try:
@@ -33,7 +33,7 @@ def crowd(port: int, watchers: int) -> Process:
 
 @dataclass
 class Side:
-    """A server, its watchers, and what an event cost it in each round."""
+    """A server, its watchers, and the cost of a delivery in each round."""
 
     pid: int
     crowd: Process
@@ -41,17 +41,17 @@ class Side:
     idle: float = 0.0  # CPU seconds a second with all connected and nothing to do
     steady: list[float] = field(default_factory=list)  # µs a delivery
     burst: list[float] = field(default_factory=list)
-    late: list[float] = field(default_factory=list)  # seconds until everybody had everything
+    late: list[float] = field(default_factory=list)  # seconds until all watchers had all events
     fell_behind: int = 0
 
     def measure_idle(self, seconds: float) -> None:
-        """What is not to be counted."""
+        """Measure the CPU of the idle servers, which is not counted as delivery."""
         before = cpu_s(self.pid)
         time.sleep(seconds)
         self.idle = (cpu_s(self.pid) - before) / seconds
 
     def deliver(self, events: int, send: Callable[[], None], costs: list[float]) -> None:
-        """Have events sent and wait until each watcher has each of them."""
+        """Send events and wait until each watcher has all of them."""
         before, start = cpu_s(self.pid), time.monotonic()
         self.crowd.tell(f"expect {events}")
         send()
@@ -66,7 +66,7 @@ class Side:
 
 
 def record(recorder: Socket, events: int, rate: float, batch: int) -> None:
-    """Append at a rate, or (0) as fast as it is acknowledged; returns when all is acknowledged."""
+    """Append at a rate, or (rate 0) as fast as the acks come; returns when all events are acknowledged."""
     start = time.monotonic()
     for number in range(0, events, batch):
         if rate:
@@ -98,14 +98,14 @@ class Fanout:
         self.last_event_id = 0
 
     def recording_us(self, events: int) -> float:
-        """CPU of taking one event nobody watches, at the steady rate, in µs."""
+        """CPU of recording one event of a trace without watchers, at the steady rate, in µs."""
         before, start = cpu_s(self.server.pid), time.monotonic()
         record(self.unwatched, events, RATE, 1)
         spent = cpu_s(self.server.pid) - before - self.sides[0].idle * (time.monotonic() - start)
         return spent / events * 1e6
 
     def round(self, events: int, rate: float, batch: int, costs: str) -> None:
-        """Ours, then the same bytes bare."""
+        """Measure ours, then the bare server with the same bytes."""
         ours, raw = self.sides
         ours.deliver(events, lambda: record(self.recorder, events, rate, batch), getattr(ours, costs))
         bodies = self.server.bodies(TRACE, self.last_event_id)
@@ -121,7 +121,7 @@ class Fanout:
 
 
 def run(bench: Bench) -> None:
-    """A steady rate, then bursts."""
+    """Measure a steady rate, then bursts."""
     report = bench.report
     with ExitStack() as stack:
         fanout = Fanout(bench, stack)

@@ -1,6 +1,6 @@
-"""What the benchmarks share: the report, processes that are measured from outside, and what Linux says of them.
+"""Parts that all benchmarks share: the report, processes that are measured from outside, and Linux's numbers of them.
 
-Rule 1: everything is on loopback and in one temporary folder, and what was started is stopped.
+Rule 1: everything is on loopback and in one temporary folder, and all processes are stopped at the end.
 Rule 2: every wait for a process has a deadline.
 """
 
@@ -32,7 +32,7 @@ SERVE = (
 
 
 class WrongDelivery(Exception):
-    """What was delivered is not what was stored. The only thing a benchmark fails for."""
+    """The delivered events are not the stored ones. A benchmark fails for nothing else."""
 
 
 def check(condition: bool, what: str) -> None:
@@ -45,7 +45,7 @@ def check(condition: bool, what: str) -> None:
 
 
 def number(value: float) -> str:
-    """Three digits that matter, thousands apart."""
+    """A number with three significant digits and separators of thousands."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -56,17 +56,17 @@ def spread(values: Sequence[float]) -> str:
 
 
 class Report:
-    """Prints results as they come and keeps the ones with a target for the end."""
+    """Prints results as they come, and those with a target once more at the end."""
 
     def __init__(self) -> None:
         self.summary: list[str] = []
 
     def title(self, text: str) -> None:
-        """A benchmark begins."""
+        """Print the title of a benchmark."""
         print(f"\n{text}", flush=True)
 
     def note(self, text: str) -> None:
-        """Something worth knowing that is compared with nothing."""
+        """Print a figure without a comparison."""
         print(f"    {text}", flush=True)
 
     def ratio(
@@ -80,14 +80,14 @@ class Report:
         at_most: float | None = None,
         names: tuple[str, str] = ("ours", "raw"),
     ) -> None:
-        """Ours beside raw, one of each per round, and the ratio of each round."""
+        """Print ours beside raw, each with one figure per round, and the ratio of each round."""
         ratios = [one / other if other else float("nan") for one, other in zip(ours, raw, strict=True)]
         print(f"  {label}")
         print(f"    {names[0]} {spread(ours)} {unit}   {names[1]} {spread(raw)} {unit}")
         self._verdict(label, "ratio", ratios, "", at_least, at_most)
 
     def absolute(self, label: str, values: Sequence[float], unit: str, *, at_most: float | None = None) -> None:
-        """A figure whose target is a number of its own."""
+        """Print a figure whose target is an absolute number."""
         print(f"  {label}")
         self._verdict(label, "", values, f" {unit}", None, at_most)
 
@@ -108,14 +108,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a benchmark is given."""
+    """The environment of one benchmark."""
 
     report: Report
     folder: Path  # empty, its own, removed afterwards
     quick: bool
 
     def pick(self, full: int, quick: int) -> int:
-        """A size: the one of this run."""
+        """The size for this run, quick or full."""
         return quick if self.quick else full
 
 
@@ -123,7 +123,7 @@ class Bench:
 
 
 class Process:
-    """A process that says lines on stdout and is told lines on stdin."""
+    """A process that we talk to in lines on its stdin and stdout."""
 
     def __init__(self, *argv: str, env: dict[str, str] | None = None) -> None:
         self._popen = subprocess.Popen(
@@ -132,12 +132,12 @@ class Process:
             env={**os.environ, **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is ours: we stop it
+            start_new_session=True,  # Ctrl-C reaches only us, and we stop the process
         )
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._popen.pid
 
     def tell(self, line: str) -> None:
@@ -147,7 +147,7 @@ class Process:
         self._popen.stdin.flush()
 
     def line(self, deadline_s: float = DEADLINE_S) -> str:
-        """Its next line. Raises RuntimeError if it has died or says nothing until the deadline."""
+        """The next line from its stdout. Raises RuntimeError if it has died, or if none comes before the deadline."""
         assert self._popen.stdout is not None
         timer = threading.Timer(deadline_s, self._popen.kill)
         timer.start()
@@ -160,11 +160,11 @@ class Process:
         return text.decode().strip()
 
     def wait(self, deadline_s: float = DEADLINE_S) -> int:
-        """Wait until it has ended by itself; its exit code. Raises TimeoutExpired."""
+        """Wait until the process ends by itself, and return its exit code. Raises TimeoutExpired."""
         return self._popen.wait(deadline_s)
 
     def stop(self) -> None:
-        """End it; by force if it does not go."""
+        """End the process, by SIGKILL if it does not end by itself."""
         self._popen.send_signal(signal.SIGTERM)
         try:
             self._popen.wait(15)
@@ -185,7 +185,7 @@ class Process:
 
 
 class Server(Process):
-    """The server under test on a free port. Pings and heartbeats are off, for they would be counted as deliveries."""
+    """The server under test on a free port. Pings and heartbeats are off: they would count as deliveries."""
 
     def __init__(self, db: Path, program: str = SERVE, /, **settings: Any) -> None:
         settings = {"db": db, "port": 0, "heartbeat_s": 3600, "ws_ping_s": 3600, **settings}

@@ -1,6 +1,6 @@
-"""hostile: what fifty good watchers wait for an event while somebody misbehaves, beside the same without.
+"""hostile: the delay of an event at fifty good watchers while a hostile client is at work, beside a quiet time.
 
-The abuses are those of tests/hostile; there it is checked that nothing is missed and nothing stays behind.
+The hostile clients are those of tests/hostile, where tests check that no event is missed and nothing stays behind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .soak import percentile
 
 
 def run(bench: Bench) -> None:
-    """One abuse after the other, in rounds, each beside a quiet time just before it."""
+    """Measure one hostile client after the other in rounds, each beside a quiet time just before it."""
     events, rounds = bench.pick(6, 2) * RATE, bench.pick(3, 1)
     report = bench.report
     report.title(f"hostile: delay from append to 50 watchers, {events} events at {RATE} a second, during each abuse")

@@ -1,4 +1,4 @@
-"""leak: what is left in the server's memory of runs that were recorded, watched and finished."""
+"""leak: the memory that the server still uses after runs were recorded, watched and finished."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def one_run(client: httpx.AsyncClient, ws_url: str, trace_id: str) -> None
 
 
 async def runs(url: str, first: int, count: int) -> None:
-    """This many runs, some at a time."""
+    """Record this many runs, several at a time."""
     room = asyncio.Semaphore(AT_ONCE)
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
 
@@ -57,13 +57,13 @@ async def runs(url: str, first: int, count: int) -> None:
 
 
 def settled_kib(pid: int) -> float:
-    """Resident memory once nothing that is aged out by time is left."""
-    time.sleep(12)  # the hub forgets a channel's frames within ten seconds
+    """Resident memory after all caches that age by time have emptied."""
+    time.sleep(12)  # the hub drops the frames of an unwatched trace within ten seconds
     return rss_kib(pid)
 
 
 def run(bench: Bench) -> None:
-    """Memory after the first runs, and after many more."""
+    """Measure the memory after the first runs, and after many more."""
     first, more = bench.pick(1000, 200), bench.pick(10_000, 400)
     bench.report.title(f"leak: the server's memory after {more:,} more runs, recorded, watched and finished")
     with Server(bench.folder / "log.db") as server:

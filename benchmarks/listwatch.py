@@ -1,6 +1,6 @@
-"""listwatch: what the live list costs the server: SQL reads a second and CPU, with one watcher of it and with many.
+"""listwatch: the server's cost of the live list, as SQL reads a second and CPU, with one watcher and with many.
 
-Every viewer tab watches the list. One trace grows at a steady rate; each watcher must be told its last state.
+Every viewer tab watches the list. One trace grows at a steady rate, and each watcher must get its last state.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .wire import Socket
 TRACE = "bench"
 RATE = 17  # events a second: not a divisor of the list's ten
 WATCHERS = 200
-OTHERS = 300  # traces that are there and stay as they are
-# Counts the reads of the connections that only read, and says their number for each line on stdin
+OTHERS = 300  # other traces, which do not change
+# Counts the reads of the read-only connections, and prints the number for each line on stdin
 COUNTED = (
     "import sqlite3, sys, threading\nreads = 0\nreal = sqlite3.connect\n"
     "def connect(*args, **more):\n    made = real(*args, **more)\n    reader = False\n"
@@ -33,7 +33,7 @@ COUNTED = (
 
 
 class Scene:
-    """A server, a recorder, and the watchers of the list that have come so far."""
+    """A server, a recorder, and the watchers of the list so far."""
 
     def __init__(self, bench: Bench, stack: ExitStack) -> None:
         self.stack = stack
@@ -47,7 +47,7 @@ class Scene:
         self.sent = 0
 
     def watch(self, watchers: int) -> None:
-        """Have that many."""
+        """Connect further watchers until there are ``watchers``."""
         while len(self.watchers) < watchers:
             socket = self.stack.enter_context(Socket(self.server.port, "/api/watch"))
             socket.send(b'{"subscribe_traces":{}}')
@@ -55,12 +55,12 @@ class Scene:
             self.watchers.append(socket)
 
     def reads(self) -> int:
-        """SQL reads of the server so far."""
+        """The number of SQL reads of the server so far."""
         self.server.tell("")
         return int(self.server.line())
 
     def measure(self, seconds: int) -> tuple[float, float]:
-        """``(reads a second, CPUs)`` while the trace grows; checks that everybody is told its last state."""
+        """``(reads a second, CPUs)`` while the trace grows. Checks that each watcher gets the trace's last state."""
         reads, cpu, start = self.reads(), cpu_s(self.server.pid), time.monotonic()
         for number in range(RATE * seconds):
             time.sleep(max(0.0, start + number / RATE - time.monotonic()))
@@ -81,7 +81,7 @@ class Scene:
 
 
 def run(bench: Bench) -> None:
-    """Nobody, one watcher, many."""
+    """Measure without a watcher, with one and with many."""
     report, rounds = bench.report, bench.pick(3, 1)
     report.title(f"listwatch: SQL reads and CPU while one trace grows by {RATE} events a second")
     found: dict[int, list[tuple[float, float]]] = {}

@@ -1,6 +1,6 @@
-"""soak: half an hour of recorders and watchers that come and go while the past is trimmed: what grows, what slows.
+"""soak: half an hour of recorders and watchers that come and go while old events are trimmed; does memory or time grow?
 
-Rule: every watcher checks what it gets: the next id after its cursor, or a ``gap`` that says where to go on.
+Rule: every watcher checks its frames: the next id after its cursor, or a ``gap`` with the cursor to go on from.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAYLOAD = "x" * 200
 
 @dataclass
 class Sample:
-    """What one window of SAMPLE_S seconds gave."""
+    """The figures of one window of SAMPLE_S seconds."""
 
     rss_kib: float
     descriptors: int
@@ -43,7 +43,7 @@ class Sample:
 
 @dataclass
 class Soak:
-    """The crowd, and what it has seen."""
+    """The recorders and watchers, and their counts."""
 
     url: str
     current: dict[int, str] = field(default_factory=dict)  # lane → its trace
@@ -57,11 +57,11 @@ class Soak:
 
     @property
     def ws_url(self) -> str:
-        """Where the sockets are."""
+        """The base of the URLs of sockets."""
         return self.url.replace("http", "ws", 1)
 
     async def lane(self, client: httpx.AsyncClient, number: int) -> None:
-        """One trace after the other; the one before the last is deleted."""
+        """Record one trace after the other, and delete the one before the last."""
         finished: list[str] = []
         for count in range(1_000_000):
             if self.over:
@@ -96,7 +96,7 @@ class Soak:
             await asyncio.gather(acks, return_exceptions=True)
 
     async def watcher(self) -> None:
-        """Comes, stays a while, goes without a word or politely, comes back to the same trace or to another one."""
+        """Watch for a while, leave with or without a close, and come back to the same trace or to another one."""
         trace_id, cursor = "", 0
         while not self.over:
             if not trace_id or random.random() < 0.5:
@@ -109,7 +109,7 @@ class Soak:
             self.visits += 1
 
     async def _visit(self, trace_id: str, since: str, stay_s: float) -> int:
-        """Watch until the time is over or the trace has gone; the cursor, or -1."""
+        """Watch until the time is over or the trace is deleted. Returns the cursor, or -1."""
         url = f"{self.ws_url}/api/traces/{trace_id}/watch?until=end&since_event_id={since}"
         async with connect(url, compression=None, max_size=None) as socket:
             leaving = asyncio.get_running_loop().call_later(stay_s, socket.transport.abort)
@@ -140,7 +140,7 @@ class Soak:
             return cursor if cursor > 0 else -1
 
     async def run(self, pid: int, db: Path, seconds: float) -> list[Sample]:
-        """Everybody at once for this long; a sample of each window."""
+        """Run all recorders and watchers for this long. Returns a sample of each window."""
         samples: list[Sample] = []
         async with httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False) as client:
             lanes = [asyncio.create_task(self.lane(client, number)) for number in range(LANES)]
@@ -151,7 +151,7 @@ class Soak:
                 await asyncio.sleep(min(SAMPLE_S, seconds / 6))
                 for task in (*lanes, *crowd):
                     if task.done():
-                        task.result()  # raises what it died of
+                        task.result()  # raises the task's error
                 delays, self.delays_ms = self.delays_ms, []
                 disk = sum(path.stat().st_size for path in db.parent.glob(f"{db.name}*")) / 1024
                 samples.append(Sample(rss_kib(pid), descriptors(pid), disk, sorted(delays)))
@@ -174,7 +174,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def run(bench: Bench) -> None:
-    """The second third beside the last one: what is flat has a ratio near 1."""
+    """Compare the last third with the second one: a figure that does not grow has a ratio near 1."""
     seconds = bench.pick(1800, 60)
     report = bench.report
     report.title(

@@ -1,6 +1,6 @@
-"""streamed: what is written for a text that streams in small pieces, beside as many plain events of the same size.
+"""streamed: the bytes written for a text that streams in small pieces, beside as many plain events of the same size.
 
-Counted are the bytes that this process hands to the kernel (``wchar``), so that a busy disk does not matter.
+The figure is the bytes that this process hands to the kernel (``wchar``), so that a busy disk does not matter.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PIECE = "It reads the cookie before the store is "  # 40 characters
 
 
 def written() -> int:
-    """Bytes that this process has written so far."""
+    """The bytes that this process has written so far."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["wchar"])
 
 
 def plain(number: int) -> dict[str, Any]:
-    """An event that is stored and shown only, as large as an update."""
+    """A plain event, as large as an update."""
     return {"event": "message_noted", "message_id": "text", "append": PIECE, "affected_goals": [], "number": number}
 
 
@@ -33,7 +33,7 @@ def update(number: int) -> dict[str, Any]:
 
 
 async def appends(db: Path, make: Callable[[int], dict[str, Any]], count: int) -> float:
-    """Append ``count`` events, each for itself; megabytes written."""
+    """Append ``count`` events one by one. Returns the megabytes written."""
     async with opened(db, TRACE) as log:
         message = {"role": "assistant", "content": "", "message_id": "text", "status": "streaming"}
         await log.append(TRACE, [{"event": "message_added", "message": message}])
@@ -44,7 +44,7 @@ async def appends(db: Path, make: Callable[[int], dict[str, Any]], count: int) -
 
 
 def run(bench: Bench) -> None:
-    """The benchmark."""
+    """Measure streamed text and plain events in turn."""
     bench.report.title("streamed: a text in 1,000 pieces of 40 characters")
     count = bench.pick(1000, 200)
     ours, raw = [], []

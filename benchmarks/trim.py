@@ -1,7 +1,7 @@
-"""trim: what an append waits while hundreds of thousands of events are trimmed, beside the same appends without that.
+"""trim: the time of an append while hundreds of thousands of events are trimmed, beside the same appends without that.
 
-Another trace is appended to at an even pace all the while. Both halves are of one run: first nothing else is done, then
-the past of a large trace goes, is swept from the file, and the file shrinks: by this process, or by another one.
+Another trace gets appends at an even pace all the time. Both halves belong to one run: in the first one nothing else
+happens; in the second one this process or another one trims a large trace, sweeps its rows, and shrinks the file.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from tracewatch.log import EventLog, Policy
 from .append import message, opened, step
 from .harness import Bench, Process
 
-EVERY_S = 0.01  # an append
+EVERY_S = 0.01  # time between two appends
 LARGE, SMALL = "large", "small"
 
 
 async def fill(log: EventLog, count: int) -> None:
-    """A trace of ``count`` events, every fourth a message."""
+    """Fill a trace with ``count`` events, every fourth of them a message."""
     for start in range(0, count, 500):
         await log.append(LARGE, [(step if n % 4 else message)(n) for n in range(start, start + 500)])
 
 
 async def appending(log: EventLog, until: asyncio.Event) -> list[float]:
-    """Append a small batch every ``EVERY_S`` and write down how long each took, in milliseconds."""
+    """Append a small batch every ``EVERY_S``, and note the milliseconds that each one took."""
     took: list[float] = []
     number = 0
     while not until.is_set():
@@ -39,14 +39,14 @@ async def appending(log: EventLog, until: asyncio.Event) -> list[float]:
 
 
 async def quiet(log: EventLog, seconds: float) -> list[float]:
-    """Appends while nothing else is done."""
+    """Measure appends while nothing else happens."""
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, over.set)
     return await appending(log, over)
 
 
 async def trimming(log: EventLog, keep: int, db: Path | None) -> tuple[list[float], float]:
-    """Appends while all but ``keep`` events go, by this process or (``db``) another one; and how long that took."""
+    """Measure appends, and the trimming, while all but ``keep`` events go, here or (``db``) in another process."""
     over = asyncio.Event()
     appends = asyncio.create_task(appending(log, over))
     began = time.perf_counter()
@@ -89,7 +89,7 @@ async def rounds(bench: Bench, events: int, *, other: bool) -> None:
 
 
 def run(bench: Bench) -> None:
-    """Report what trimming costs an append."""
+    """Report the cost of trimming for an append."""
     bench.report.title("trim: append latency while the past goes")
     events = bench.pick(200_000, 20_000)
     for other in (False, True):

@@ -1,10 +1,10 @@
-"""viewer: the page in a real Chromium: what it loads, how soon a long trace can be read, what a fast run does to it,
-what it does when nothing happens, and ten thousand traces.
+"""viewer: the page in a real Chromium: its size, the time until a long trace can be read, a fast run, an idle page, and
+a list of ten thousand traces.
 
-Rule 1: what is measured is measured by the page itself; the browser, the server and the recorder share the machine.
-Rule 2: a slowest frame is the median over rounds of each round's slowest, so that one hiccup of the machine is not it;
-        each round's is printed. Beside it stands the longest task of the page's thread in processor time, which a
-        busy machine does not stretch.
+Rule 1: the page measures itself; the browser, the server and the recorder share the machine.
+Rule 2: the slowest frame is the median of the slowest frames of all rounds, so that one hiccup of the machine does not
+        count; each round's is printed. Beside it stands the longest task of the page's thread in processor time, which
+        does not grow on a busy machine.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ DELAY = """async () => { const at = performance.now();
 
 
 def events_of(goals: int, each: int) -> list[dict[str, Any]]:
-    """Goals in families of ten, each with messages and tool calls and their updates."""
+    """Events of goals in families of ten, each with messages, tool calls and updates of both."""
     events: list[dict[str, Any]] = []
     for number in range(goals):
         parent = {"parent_id": f"g{number - number % 10}"} if number % 10 else {}
@@ -114,7 +114,7 @@ async def fill_list(db: Path, traces: int) -> None:
 
 
 def slowest(bench: Bench, label: str, rounds: list[list[float]], at_most: float) -> None:
-    """Report each round's slowest frame, the median of which counts, and the frames' median."""
+    """Report each round's slowest frame, their median, and the median of all frames."""
     frames = sorted(frame for one in rounds for frame in one)
     bench.report.note(f"{label}: {len(frames)} frames, median {frames[len(frames) // 2]:.1f} ms")
     bench.report.absolute(f"{label}, the slowest of each round", [one[-1] for one in rounds], "ms", at_most=at_most)
@@ -122,7 +122,7 @@ def slowest(bench: Bench, label: str, rounds: list[list[float]], at_most: float)
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Page]:
-    """A page that may be measured from outside."""
+    """A page of a Chromium whose frames and memory can be measured."""
     named = os.environ.get("TRACEWATCH_CHROMIUM") or shutil.which("chromium")
     arguments = [*ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else ARGUMENTS
     with sync_playwright() as playwright:
@@ -132,7 +132,7 @@ def chromium() -> Iterator[Page]:
 
 
 def opening(bench: Bench, page: Page, url: str, events: int) -> None:
-    """From asking for the page to rows that can be read and a header that is live."""
+    """Measure the time from the request of the page to readable rows and a live header."""
     taken = []
     for _ in range(bench.pick(7, 2)):
         start = time.perf_counter()
@@ -175,7 +175,7 @@ def longest_task(bench: Bench, page: Page, label: str, run: Callable[[], object]
 
 
 def far_back(bench: Bench, page: Page, url: str) -> None:
-    """From asking for a link to an event near the beginning until one sees it."""
+    """Measure the time from following a link to an early event until the event is visible."""
     for name, link in (("an event", "event=444"), ("a message", "message=xm3.3"), ("a goal", "goal=g3")):
         taken = []
         for _ in range(bench.pick(5, 2)):
@@ -197,7 +197,7 @@ def heap_mb(page: Page) -> float:
 
 
 def processor_s(page: Page) -> float:
-    """Processor time of all processes of the browser: what its thread does not do, drawing does."""
+    """The processor time of all processes of the browser, because other ones than the page's do the drawing."""
     browser = page.context.browser
     assert browser is not None
     devtools = browser.new_browser_cdp_session()
@@ -207,7 +207,7 @@ def processor_s(page: Page) -> float:
 
 
 def idle(bench: Bench, page: Page, url: str) -> None:
-    """What the page does when nothing happens."""
+    """Measure an idle page."""
     seconds = bench.pick(10, 3)
     for name, path in (("a run that has ended", "idle"), ("a run that says nothing", "fast"), ("the list", "")):
         page.goto(f"{url}/traces/{path}" if path else url)
@@ -236,7 +236,7 @@ def idle(bench: Bench, page: Page, url: str) -> None:
 
 
 def ten_thousand(bench: Bench, page: Page, url: str, traces: int) -> None:
-    """The list of many traces: until all are there, scrolled, filtered."""
+    """Measure the list of many traces: until all are loaded, while it is scrolled, while it is filtered."""
     start = time.perf_counter()
     page.goto(url)
     page.wait_for_selector(".tbody .tr")
@@ -256,7 +256,7 @@ def ten_thousand(bench: Bench, page: Page, url: str, traces: int) -> None:
 
 
 def record(port: int, seconds: float) -> None:
-    """RATE events a second into ``fast``: messages that stream."""
+    """Record RATE events a second into ``fast``: messages that stream."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     start, sent = time.monotonic(), 0
     while time.monotonic() - start < seconds:
@@ -279,7 +279,7 @@ def record(port: int, seconds: float) -> None:
 
 
 def fast(bench: Bench, page: Page, server: Server) -> None:
-    """How long the page takes to come round to something new while events rain, and what it keeps."""
+    """Measure the page's frames while many events arrive, and the memory that it keeps."""
     seconds = bench.pick(60, 5)
     page.goto(f"http://127.0.0.1:{server.port}/traces/fast")
     page.wait_for_selector(".pill.live")

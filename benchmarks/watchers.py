@@ -1,10 +1,10 @@
-"""Many watchers in one process, reading only: ``python -m benchmarks.watchers PORT PATH COUNT``.
+"""Many watchers in one process, which only read: ``python -m benchmarks.watchers PORT PATH COUNT``.
 
-Says ``ready`` when all have caught up. Told ``expect N``, reads until each has N events more and says what came as JSON
-(``delivered``, ``fell_behind``, ``seconds`` until the last). Checks that ids are contiguous; says ``wrong: …`` else.
+The process prints ``ready`` when all watchers have caught up. On a line ``expect N`` it reads until each has N events
+more, and prints the result as JSON (``delivered``, ``fell_behind``, ``seconds`` until the last). It checks that ids are
+contiguous, and prints ``wrong: …`` otherwise.
 
-Looks at the sockets every 20 ms rather than at every byte: the less the readers take of the machine, the less they
-disturb what is measured.
+It looks at the sockets every 20 ms instead of at every byte, so that it takes little of the machine that is measured.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ class Wrong(Exception):
 
 
 class Watcher:
-    """One socket and how far it is."""
+    """One socket and its progress."""
 
     def __init__(self, port: int, path: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
         self.socket.sendall(handshake(path, port))
         self.socket.setblocking(False)
-        self.caught_up = 0  # how often
+        self.caught_up = 0  # number of caught_up frames
         self.fell_behind = 0
         self.last_event_id = 0
         self._frames = Frames()
         self._head: bytes | None = b""  # of HTTP, until it is complete
 
     def read(self) -> None:
-        """Take what is there."""
+        """Read the bytes that are there."""
         try:
             data = self.socket.recv(1 << 18)
         except BlockingIOError:
@@ -74,7 +74,7 @@ class Watcher:
 
 
 class Crowd:
-    """All of them."""
+    """All watchers of the process."""
 
     def __init__(self, port: int, path: str, count: int) -> None:
         self._poll = select.epoll()
@@ -102,7 +102,7 @@ class Crowd:
             time.sleep(LOOK_S)
 
     def expect(self, events: int) -> dict[str, float]:
-        """Read until each has ``events`` more."""
+        """Read until each watcher has ``events`` more."""
         start = time.monotonic()
         before = [watcher.last_event_id for watcher in self.watchers]
         behind = sum(watcher.fell_behind for watcher in self.watchers)
@@ -116,7 +116,7 @@ class Crowd:
 
 
 def main(port: int, path: str, count: int) -> None:
-    """Connect, then do as told until stdin ends."""
+    """Connect all watchers, then do as the lines on stdin say until it ends."""
     try:
         crowd = Crowd(port, path, count)
         print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""WebSockets by hand, so that a benchmark's client costs next to nothing and shares no code with what it measures."""
+"""WebSockets by hand: a client that costs next to nothing and shares no code with the server that it measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 NAME = re.compile(rb'\{"event":"([a-z0-9_.]+)"')
-STEP = b'{"event":"step","event_id":%d,'  # how every event of these benchmarks begins
+STEP = b'{"event":"step","event_id":%d,'  # the beginning of every event of these benchmarks
 
 
 def handshake(path: str, port: int) -> bytes:
@@ -39,13 +39,13 @@ def _head(size: int, mask: int) -> bytes:
 
 
 class Frames:
-    """Takes a server's bytes apart into payloads, keeping what is incomplete."""
+    """Splits a server's bytes into payloads, and keeps an incomplete frame."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The payloads that are complete now. Must be exhausted before the next call."""
+        """The payloads that are complete now. The iterator must be exhausted before the next call."""
         data = self._rest + data if self._rest else data
         at, end = 0, len(data)
         while end - at >= 2:
@@ -95,7 +95,7 @@ class Socket:
         return self._ready.pop(0)
 
     def until(self, name: bytes) -> bytes:
-        """Read up to the first message whose event (or only key) is ``name``."""
+        """Read messages up to the first one whose event (or only key) is ``name``."""
         while True:
             payload = self.receive()
             if payload.startswith((b'{"event":"%b"' % name, b'{"%b":' % name)):

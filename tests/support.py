@@ -1,6 +1,6 @@
-"""What tests run on: a loop, a server in this process or in one that can be killed, and a way to wait for things.
+"""Support for all tests: a loop, a server in this process or in one that can be killed, and waits for conditions.
 
-Rule: no sleeps where a condition can be waited for, and every wait has a deadline.
+Rule: a test waits for a condition instead of sleeping, and every wait has a deadline.
 """
 
 from __future__ import annotations

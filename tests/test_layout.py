@@ -1,7 +1,7 @@
-"""Imports point one way, each room uses the packages it may use, and nothing grows beyond what a reader can hold.
+"""The law of the layout: imports point one way, rooms use only their packages, files and functions stay readable.
 
-The checker walks the syntax trees and is itself tested on made-up violations. ``ROOMS`` is the law: change it when
-the picture in ``docs/architecture.md`` changes, and the picture with it.
+The checker walks the syntax trees and is itself tested on made-up violations. ``ROOMS`` is the law: it and the picture
+in ``docs/architecture.md`` change together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The wheel has the migrations and the page, and the installed package finds them; a checkout finds its own."""
+"""Packaging: the wheel has the migrations and the page, and both an installed package and a checkout find theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: each option once, in the environment, as override and in the docs; refused by name when wrong."""
+"""Settings: each option in the environment, as an override and in the documents; a wrong value is refused by name."""
 
 from __future__ import annotations
 

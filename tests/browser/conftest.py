@@ -1,7 +1,7 @@
-"""A Chromium for all tests, a server for each module, a page for each test that fails it on any error.
+"""One Chromium for all tests, a server for each module, and a page for each test.
 
-Rule 1: the page may ask nobody but the server; a request elsewhere or an error in its scripts fails the test.
-Rule 2: what a test waits for is in the page; nothing sleeps.
+Rule 1: an error in the page's scripts, or a request to anything but the server, fails the test.
+Rule 2: a test waits for something in the page; nothing sleeps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accessibility: axe's rules, all of them, over every view in light and dark; and what rules can't see."""
+"""Accessibility: all of axe's rules over every view in light and dark, and checks that axe does not make."""
 
 from __future__ import annotations
 

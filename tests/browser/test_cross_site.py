@@ -1,7 +1,7 @@
 """A page of another origin, in a real browser: it can't read, can't write, can't open a socket, can't frame the viewer.
 
-Two kinds: one that speaks to our address from its own, and one whose own name is made to point at our address (DNS
-rebinding).
+There are two kinds of such pages: one sends requests to our address from its own; the other has a name of its own that
+is made to point at our address (DNS rebinding).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Whatever agents say does nothing but show: in every place of the page, and in an export opened from a file.
+"""Text of agents is only ever shown, in every place of the page and in an export opened from a file.
 
-The trap: dialogs, windows, requests elsewhere, errors in scripts, reports of the Content-Security-Policy, a variable.
+The tests notice dialogs, windows, requests elsewhere, errors in scripts, reports of the Content-Security-Policy and a
+changed variable.
 """
 
 from __future__ import annotations

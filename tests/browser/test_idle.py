@@ -1,4 +1,4 @@
-"""A page on which nothing happens: one clock that ticks once a second, and nothing that has frames drawn."""
+"""An idle page: one clock ticks once a second, and nothing has frames drawn."""
 
 from __future__ import annotations
 

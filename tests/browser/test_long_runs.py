@@ -1,4 +1,4 @@
-"""Runs that are too long or too heavy to be read at once: links far back, pages cut by bytes, contents let go."""
+"""Runs that are too large to be read at once: links far back, pages cut by bytes, contents that the page drops."""
 
 from __future__ import annotations
 

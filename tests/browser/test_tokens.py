@@ -1,4 +1,4 @@
-"""A server that wants a token: the page asks for it, keeps it in the tab, and says why one is no longer taken."""
+"""A server that asks for a token: the page asks the user, keeps the token in its tab, and says why one is refused."""
 
 from __future__ import annotations
 

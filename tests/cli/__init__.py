@@ -1,1 +1,1 @@
-"""Tests of the command line: what is pure first, then the commands on a real server."""
+"""Tests of the command line: its pure parts by themselves, and the commands on a real server."""

@@ -1,4 +1,4 @@
-"""``tracewatch backup``, ``restore`` and ``doctor``, and what clients of the old history are told afterwards."""
+"""``tracewatch backup``, ``restore`` and ``doctor``, and the gap that clients of the old history get afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``demo`` and ``serve``: processes that come up, work and leave nothing behind."""
+"""``demo`` and ``serve``: their processes start, work, and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events told in lines, into a pipe and on a terminal."""
+"""Events as lines of text, in a pipe and on a terminal."""
 
 from __future__ import annotations
 

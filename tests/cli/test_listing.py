@@ -1,4 +1,4 @@
-"""``ls`` and ``show``, and which trace is meant."""
+"""``ls`` and ``show``, and the ways to name a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a tail begins, and its cursor file."""
+"""The position at which a tail begins, and its cursor file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answering at the terminal: a real one, with somebody at it."""
+"""Answering questions at a terminal: a real pseudo-terminal on which a user types."""
 
 from __future__ import annotations
 

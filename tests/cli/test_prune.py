@@ -1,4 +1,4 @@
-"""``tracewatch prune`` on the file of a running server: what it says, what goes, and that watchers hear of it."""
+"""``tracewatch prune`` on the file of a running server: its output, the data it deletes, and the news to watchers."""
 
 from __future__ import annotations
 

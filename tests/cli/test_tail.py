@@ -1,4 +1,4 @@
-"""``tail`` on a real server: where it begins, how it ends, what it says and what it survives."""
+"""``tail`` on a real server: its beginning, its end, its output, and restarts of the server in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorders that end with their test: senders of its own, and a spool in its own folder."""
+"""Recorders for one test: each test has its own sender, which ends with it, and its own spool folder."""
 
 from __future__ import annotations
 

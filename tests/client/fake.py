@@ -1,4 +1,4 @@
-"""A log in memory that says what the protocol says, for tests of the client without a server."""
+"""A log in memory that answers by the protocol, for tests of the client without a server."""
 
 from __future__ import annotations
 

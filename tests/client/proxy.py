@@ -1,4 +1,4 @@
-"""A TCP proxy that does to connections what networks do to them."""
+"""A TCP proxy that treats connections as networks do: it delays, cuts and drops them."""
 
 from __future__ import annotations
 

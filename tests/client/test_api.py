@@ -1,4 +1,4 @@
-"""The REST calls against a server that answers what the test says."""
+"""The REST calls against a server whose answers the test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking: the answer comes whatever happens in between, once, checked, and from whoever was first."""
+"""Questions of an agent: the first answer arrives, once and checked, whatever happens in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cancel reaches the agent whatever stands between, and ends what the agent lets it end."""
+"""A cancel reaches the agent through every trouble of the connection, and ends the code that the agent allows it to."""
 
 from __future__ import annotations
 

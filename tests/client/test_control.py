@@ -1,4 +1,4 @@
-"""What a recorder knows of commands, and which question is meant: the rules, without a line."""
+"""A recorder's knowledge of commands and questions: its rules, without a connection."""
 
 from __future__ import annotations
 

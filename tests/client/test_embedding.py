@@ -1,6 +1,6 @@
-"""Recording from wherever frameworks call back: before a loop runs, in it, while it shuts down, and after everything.
+"""Recording from the callbacks of frameworks: before a loop runs, in it, during its shutdown, and after it.
 
-Each program runs with warnings as errors, must say nothing and exit as it should, and all its steps must be in the log.
+Each program runs with warnings as errors, prints nothing, exits with its own code, and has all its steps in the log.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ends of processes: at an exit all is sent or on disk, after kill -9 what was on disk is, a fork is two recorders."""
+"""Ends of processes: an exit leaves all events sent or on disk, a kill -9 those on disk, a fork makes two recorders."""
 
 from __future__ import annotations
 

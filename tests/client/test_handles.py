@@ -1,4 +1,4 @@
-"""Goals, messages, tool calls and traces, without a line: what was said is what the log's own rules make of it."""
+"""Goals, messages, tool calls and traces without a connection: the rules of the log accept every event of theirs."""
 
 from __future__ import annotations
 

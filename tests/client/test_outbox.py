@@ -1,4 +1,4 @@
-"""The outbox and the window without a line: any faults of a line and of a disk, and the log has each event once."""
+"""The outbox and the window without a connection: whatever faults line and disk have, the log gets each event once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recording into a real server: what was said is in the log once and in order, whatever the line does."""
+"""Recording into a real server: every event is in the log once and in order, whatever the connection does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database restored from a backup under agents that go on: nothing is stuck, and what is lost is told."""
+"""A database restored from a backup under agents that go on: no agent is stuck, and lost events are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents that die while they wait and are started again: the question is still there, and so is its answer."""
+"""Agents that die while they wait for an answer and start again: they find their question, and its answer."""
 
 from __future__ import annotations
 

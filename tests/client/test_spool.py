@@ -1,4 +1,4 @@
-"""The spool file: bounded, in order, mended where a process died in the middle of a line, delivered by one only."""
+"""The spool file: it is bounded and in order, a half-written line is repaired, and one process only delivers it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients with a token, without one, and with a bad one: a clear error, nothing lost, and the token told to nobody."""
+"""Clients with a token, without one and with a bad one: a clear error, no lost event, and no token in any output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch without a socket: for any cuts exactly the log's slice, the state of the log, and news said once."""
+"""The watch without a socket: any cuts give exactly the log's slice, the log's state, and each piece of news once."""
 
 from __future__ import annotations
 

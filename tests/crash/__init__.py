@@ -1,1 +1,1 @@
-"""``kill -9`` in the middle of everything: what was acknowledged is there once, and the file is whole."""
+"""``kill -9`` at any moment: every acknowledged event is in the log once, and the file is whole."""

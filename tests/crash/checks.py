@@ -1,4 +1,4 @@
-"""What must hold of a file after any number of deaths."""
+"""The checks of a file that must hold after any number of kills."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Servers that are killed between a question and its answer, an answer and its delivery, a cancel and its
-acknowledgement; and in the middle of a storm of commands. A command that was answered is there, and there once.
+acknowledgement, and in the middle of a storm of commands. An acknowledged command is in the log, once.
 """
 
 from __future__ import annotations

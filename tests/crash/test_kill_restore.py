@@ -1,4 +1,4 @@
-"""A restore that is killed at any step leaves the old log or the new one, whole, and can be done again."""
+"""A restore that is killed at any step leaves the whole old log or the whole new one, and can be run again."""
 
 # ruff: noqa: ASYNC220 (nothing else runs in these loops)
 

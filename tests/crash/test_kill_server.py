@@ -1,4 +1,4 @@
-"""A server that is killed while recorders append over HTTP and try again until they are answered."""
+"""A server that is killed while recorders append over HTTP and retry until they get an answer."""
 
 from __future__ import annotations
 

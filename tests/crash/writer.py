@@ -1,7 +1,7 @@
-"""A process that appends as fast as it can and says what was acknowledged: ``python -m tests.crash.writer FILE NAME``.
+"""A process that appends as fast as it can and prints each acknowledgement: ``python -m tests.crash.writer FILE NAME``.
 
-Each line on stdout is one answer: producer, seq of the first event, number of events, first_event_id. It is written
-with one system call after the answer, so whatever stands there was acknowledged, however the process ends.
+Each line on stdout is one answer: producer, seq of the first event, number of events, first_event_id. A line is written
+with one system call after its answer, so every line stands for acknowledged events, however the process ends.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Tests with real faults of disks, files, locks and descriptors."""

@@ -1,7 +1,7 @@
-"""Where real faults can be had: a small disk of its own, a program that holds a lock, a file that takes no more.
+"""Real faults for tests: a small disk of its own, a program that holds a lock, a file that takes no more.
 
-Rule: a fault is made with the system's own means and never mocked. What is not permitted is skipped with the reason; in
-      CI it fails, so that nothing is left out unnoticed.
+Rule: a fault is made with the system's own means and never mocked. Where the system does not permit it, the test is
+      skipped with the reason; in CI it fails, so that no test is left out unnoticed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every file descriptor in use: the log goes on, it is said, and it is over when some are free again."""
+"""All file descriptors are in use: the log goes on, the server reports it, and recovers when some are free again."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A disk that is full, that gives errors, that is read-only: appends are told so, all else goes on, and it is over
-when it is over."""
+"""A disk that is full, gives errors or is read-only: appends are refused with the reason, everything else goes on, and
+the server recovers when the disk does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database file that is deleted, moved, replaced or damaged while it is served."""
+"""A database file that is deleted, moved, replaced or damaged while a server uses it."""
 
 from __future__ import annotations
 

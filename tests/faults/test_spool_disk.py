@@ -1,5 +1,5 @@
-"""The recorder's own disk is full while the server is away: the agent is neither broken nor slowed, and what could not
-be kept is told of."""
+"""The recorder's own disk is full while the server is away: the agent is neither broken nor slowed, and the log says
+how many events were dropped."""
 
 from __future__ import annotations
 

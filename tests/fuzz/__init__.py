@@ -1,0 +1,1 @@
+"""Tests with random and damaged input, for the API, the sockets and the importers."""

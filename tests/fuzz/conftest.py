@@ -1,4 +1,4 @@
-"""The server that is fuzzed: a process of its own, of which anything it complains of is kept."""
+"""The server under test: a process of its own whose complaints are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The REST API driven from its own description, every check on: no 500, no answer the description does not know.
+"""The REST API, driven from its own description with every check on: no 500, and no answer beyond the description.
 
 The budget is fixed (examples per operation), and in CI the examples are the same each time.
 """

@@ -1,6 +1,6 @@
-"""Files that were damaged, in every format: what is left of them is imported, what is not is named, nothing breaks.
+"""Damaged files of every format: the readable parts are imported, the others reported, and no importer fails.
 
-What "imported" means is in tests/importers/folding.py: each step passes the validation and the fold of a server.
+Imported means that each step passes the validation and the fold of a server: see tests/importers/folding.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Anything said on any WebSocket is answered in frames of the protocol, or closed with a code of it."""
+"""The server answers anything on a WebSocket with frames of the protocol, or closes with one of its codes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Tests with hostile clients: the server serves all other clients as before."""

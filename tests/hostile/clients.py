@@ -1,9 +1,9 @@
-"""Clients that mean harm, each as one coroutine that goes on until it is told to stop: for the tests and the benchmark.
+"""Hostile clients for tests and a benchmark: each is a coroutine that goes on until it is cancelled.
 
-``python -m tests.hostile.clients NAME PORT TRACE_ID`` is one of them in a process of its own, until stdin ends.
+``python -m tests.hostile.clients NAME PORT TRACE_ID`` runs one of them in a process of its own, until stdin ends.
 
-Rule 1: they speak over bare sockets, so that no library's good manners get in the way.
-Rule 2: being cut off is what they deserve: they come again, and report nothing. Who watches the victims judges.
+Rule 1: they use bare sockets, because libraries would not let them misbehave.
+Rule 2: a hostile client that is disconnected connects again and reports nothing. The tests look at the other clients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The clients here are as quick as they can be: asyncio's debug mode would make them the slow ones."""
+"""Fixtures of the hostile clients. asyncio's debug mode is off, because it would slow these clients down."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A server, fifty good watchers and one recorder, while somebody misbehaves: what the watchers got, and what it cost.
+"""A server with fifty good watchers, one recorder and a hostile client: the watchers' events, and the server's cost.
 
-Rule: the good ones are ordinary clients in this process; what they miss is the server's doing.
+Rule: the good watchers are ordinary clients in this process, so the server is to blame for any event that they miss.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever one client does, the others get every event, memory stays bounded, and afterwards nothing is left of it."""
+"""Whatever one client does, the others get every event, memory stays bounded, and the server keeps nothing of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every importer test does with the steps: fold them through the model as a server would, refusing nothing."""
+"""Folding for importer tests: the steps go through the model as in a server, which must refuse none of them."""
 
 from __future__ import annotations
 

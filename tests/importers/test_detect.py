@@ -1,4 +1,4 @@
-"""Which format a file is in, and what is said of files that are none."""
+"""The detection of a file's format, and the error for a file of no known format."""
 
 from __future__ import annotations
 

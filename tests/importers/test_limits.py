@@ -1,4 +1,4 @@
-"""What is too large or too deep for one event is split or moved, and nothing of it is lost."""
+"""Values that are too large or too deep for one event are split or moved, and nothing of them is lost."""
 
 from __future__ import annotations
 

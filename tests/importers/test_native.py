@@ -1,4 +1,4 @@
-"""tracewatch's own NDJSON: bytes go through untouched, faults name the line, holes end a trace."""
+"""tracewatch's own exports: bytes go through untouched, faults name the line, holes end a trace."""
 
 from __future__ import annotations
 

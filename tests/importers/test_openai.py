@@ -1,4 +1,4 @@
-"""OpenAI chat messages: the forms files come in, tool calls paired with their results, faults with their paths."""
+"""OpenAI chat messages: every form of file, tool calls paired with their results, faults with their paths."""
 
 from __future__ import annotations
 

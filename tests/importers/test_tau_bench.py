@@ -1,4 +1,4 @@
-"""tau-bench result files: one evaluation, a goal a task, a sub-trace a run, rewards as outcomes."""
+"""tau-bench result files: one evaluation, a goal for each task, a sub-trace for each run, rewards as outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of hints over Redis share."""
+"""Fixtures for the tests of hints over Redis."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A log whose reads can be held, hints that can be kept back, and a reader's end that writes down what it gets.
+"""Parts for tests of races: a log whose reads can be held, hints that can be held back, a sink that keeps its frames.
 
-Rule: a race is a list of steps. Nothing here sleeps; a step ends when what it waits for is there.
+Rule: a race is a list of steps. Nothing here sleeps; a step ends when its condition holds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Two logs on one file with a hub each, which stand for two processes that give each other hints over a Redis.
 
-``SLOW`` is a poll that never comes: what arrives then has come through Redis.
+``SLOW`` is a poll that never comes, so that every event that arrives has come by a hint of Redis.
 """
 
 from __future__ import annotations

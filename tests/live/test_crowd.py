@@ -1,4 +1,4 @@
-"""A trace with more watchers than are written to at once: others have their turn, and nothing is missed in between."""
+"""A trace with more watchers than one turn writes to: other work gets its turn in between, and no event is missed."""
 
 from __future__ import annotations
 

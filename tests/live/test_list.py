@@ -1,4 +1,4 @@
-"""The live list: what changes is read once for all who watch it, and each is told it once, in the order it was."""
+"""The live list: a change is read once for all its watchers, and each watcher gets it once and in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The poll that notices what other processes wrote."""
+"""The poll that notices the events of other processes."""
 
 from __future__ import annotations
 

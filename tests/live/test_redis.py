@@ -1,4 +1,4 @@
-"""Hints over a real Redis: they carry without a poll, only to those who watch, and nobody believes them."""
+"""Hints over a real Redis: they work without the poll, reach only processes with watchers, and are always checked."""
 
 from __future__ import annotations
 

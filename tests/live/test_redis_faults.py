@@ -1,4 +1,4 @@
-"""Whatever happens to Redis, nothing is lost, doubled or left half-working.
+"""Whatever happens to Redis, no event is lost or doubled, and hints work again afterwards.
 
 Events are appended at both sides all the time, and each side has a watcher that must get every one of them once.
 """

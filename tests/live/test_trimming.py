@@ -1,4 +1,4 @@
-"""The past goes while somebody reads it: a gap where something is missing, and only there."""
+"""Events are trimmed while a watcher reads them: it gets a gap where events are missing, and only there."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tests of the model: pure, without a loop, a socket or a file but the vectors."""
+"""Tests of the model: pure, without a loop or a socket, and with the vectors as their only files."""

@@ -1,4 +1,4 @@
-"""The gates: what is let in, the path of what is not, and the bytes of what is kept."""
+"""The validation: accepted events, the paths of faults in others, and the bytes of stored events."""
 
 from __future__ import annotations
 

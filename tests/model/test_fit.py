@@ -1,4 +1,4 @@
-"""Whatever comes in, what comes out is taken by the log; and where ids can be made, nothing of it is lost."""
+"""Fitting: any event becomes events that the log accepts; and where ids can be made, nothing of it is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever recorders send: what is let in can be folded, and the protocol's sums and shapes hold after each event."""
+"""The fold of any accepted events: it never fails, and the protocol's sums and shapes hold after each event."""
 
 from __future__ import annotations
 

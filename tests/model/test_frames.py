@@ -1,4 +1,4 @@
-"""The wire: where a watch starts, how a large tree is cut, and the bytes around a frame."""
+"""The wire: the start of a watch, the parts of a large goal tree, and the bytes around a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The goal tree's rules on their own; what they do to whole traces stands in the vectors."""
+"""The rules of the goal tree on their own; the vectors test their effects on whole traces."""
 
 from __future__ import annotations
 

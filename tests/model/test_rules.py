@@ -1,4 +1,4 @@
-"""What the vectors can't hold: megabytes, states of the writer's own, and the facts an error carries."""
+"""Rules that vectors can't hold: megabytes of text, states that only the writer has, and the facts of an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times: every RFC 3339 form in, one form out, and nothing else in."""
+"""Times: every form of RFC 3339 is accepted and becomes one form; anything else is refused."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The server over real sockets: what a client sees, and nothing else."""
+"""Tests of the server over real sockets: they see only the things that a client sees."""

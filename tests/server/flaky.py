@@ -1,4 +1,4 @@
-"""A network that breaks at any byte, and clients that come back: what the property tests are made of."""
+"""A network that breaks at any byte, and clients that reconnect, for the property tests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Clients that misbehave at the socket: raw, so that nothing reads or answers behind their backs.
+"""Clients that misbehave at the socket. They are raw sockets, so that no library reads or answers for them.
 
-Rule: what the kernel still has of a connection is read from /proc/net/tcp, the server's side of it.
+Rule: the state of a connection is the server's side of it in /proc/net/tcp.
 """
 
 from __future__ import annotations

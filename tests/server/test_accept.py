@@ -1,4 +1,4 @@
-"""Where connections come in: requests that never end are cut, there are only so many, and running out hurts nobody."""
+"""Accepting connections: requests that never end are cut off, the number is limited, and the limit hurts no client."""
 
 from __future__ import annotations
 

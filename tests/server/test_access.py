@@ -1,4 +1,4 @@
-"""Who may do what: every route the application has, with every kind of token. A route nobody has thought of fails."""
+"""Access: every route of the application with every kind of token. A route that the test does not know fails it."""
 
 from __future__ import annotations
 

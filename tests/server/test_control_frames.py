@@ -1,4 +1,4 @@
-"""Each control frame of the protocol's section 4: when it comes and what it says."""
+"""Each control frame of the protocol's section 4: its moment and its contents."""
 
 from __future__ import annotations
 

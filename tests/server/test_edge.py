@@ -1,4 +1,4 @@
-"""The edge of the server: methods, who may come in, what an error may say, and the API's own description."""
+"""The edge of the server: methods, origins and hosts, the contents of errors, and the API's own description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection that has gone leaves nothing to the garbage collector, which is rarely let through all there is."""
+"""A closed connection leaves nothing to the garbage collector, because full collections are rare in the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By which names a server may be called, from whose pages, and what every answer tells browsers."""
+"""The names that a server answers to, the pages that may use it, and the headers for browsers in every answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all watchers together have in flight is bounded, however many stop reading; those that read notice nothing."""
+"""The bytes in flight of all watchers together are bounded, however many stop reading; the others notice nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients send without end: bounded in memory, and others have their turn."""
+"""Clients that send without end: they cost bounded memory, and other clients get their turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases with real sockets, real time and servers that are away: lost in time, declared once, and back."""
+"""Leases with real sockets, real time and absent servers: a trace is lost in time, once, and comes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of runs that are over: late subscribers, re-runs under the same id, memory. And many at once."""
+"""Runs after their end: late subscribers, new runs under the same id, memory. And many runs at once."""
 
 from __future__ import annotations
 

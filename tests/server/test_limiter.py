@@ -1,4 +1,4 @@
-"""Guessing goes at one a minute, from one IPv4 address or one IPv6 /64, and costs a bounded amount of memory."""
+"""Guessing tokens: one IPv4 address or IPv6 /64 has one try a minute, and the limiter has bounded memory."""
 
 from __future__ import annotations
 

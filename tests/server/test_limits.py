@@ -1,8 +1,8 @@
-"""The table of limits, protocol section 6: each is a setting, and going beyond it gives its error on each transport.
+"""The table of limits, protocol section 6: each is a setting, and exceeding it gives its error on each transport.
 
-What needs more than a line to go beyond has tests of its own: watchers per process (test_control_frames), a watcher's
-memory (test_slow_readers), the memory of all (test_in_flight), stalls (test_stalls), requests and connections
-(test_accept), floods (test_inbound).
+Limits that take more to exceed have tests of their own: watchers per process (test_control_frames), a watcher's memory
+(test_slow_readers), the memory of all (test_in_flight), stalls (test_stalls), requests and connections (test_accept),
+floods (test_inbound).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is written down: who, which trace, how far and why; never a payload or a token, and no line that is not ours."""
+"""The server's logs: they have client, trace, progress and reason, and never a payload, a token or a forged line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A token of one trace, used against every other one, over every transport, by somebody who tries."""
+"""A token of one trace, tried on every other trace and over every transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The viewer as it is served: only what was built, nothing inline, nothing from elsewhere, under a strict policy."""
+"""The viewer as the server gives it: built files only, nothing inline, nothing from elsewhere, a strict policy."""
 
 from __future__ import annotations
 

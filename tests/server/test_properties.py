@@ -1,5 +1,5 @@
-"""For any mix of appends, disconnects at any byte, slow readers and restarts: each watcher's events are exactly the
-log's slice after its cursor, and each acknowledged event is there once."""
+"""For any mix of appends, disconnects at any byte, slow readers and restarts, each watcher's events are exactly the
+log's slice after its cursor, and the log has each acknowledged event once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/api/record``, a socket for many traces: each message names its trace, and what happens to one touches no other."""
+"""``/api/record``, a socket for many traces: each message names its trace, and no trace disturbs another."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where a reader begins: every form of ``since_event_id`` over every transport, in whole logs and in trimmed ones
-(protocol, sections 4 and 7)."""
+"""The start of a reader: every form of ``since_event_id`` over every transport, in whole logs and in trimmed ones
+(protocol, section 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that keeps only so much, and several on one file: what goes is seen by all, and told to who watches."""
+"""Retention in one server and in several on one file: every reader sees it, and watchers get a gap."""
 
 from __future__ import annotations
 

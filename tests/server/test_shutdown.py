@@ -1,4 +1,4 @@
-"""The server leaves: everybody is told, and it is gone in time whoever is connected."""
+"""The shutdown: every client gets a goaway, and the server ends in time, whatever is connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A watcher that reads slowly, or not at all: bounded memory, nobody else waits, and nothing is lost."""
+"""A watcher that reads slowly or not at all: it costs bounded memory, delays no other one, and loses no event."""
 
 from __future__ import annotations
 

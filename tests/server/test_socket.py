@@ -1,4 +1,4 @@
-"""The WebSocket protocol class over a transport that is only written down: every byte it gives, and every state."""
+"""The WebSocket protocol class over a recording transport: every byte that it writes, and every state."""
 
 from __future__ import annotations
 

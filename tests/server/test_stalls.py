@@ -1,6 +1,6 @@
-"""Readers that stop reading are freed, whatever they read over; those that are slow, or have nothing to read, are not.
+"""Readers that stop reading are disconnected on every transport; slow ones, and those with nothing to read, are not.
 
-Each kind of server is one that uvicorn can be: its HTTP and WebSocket protocols, both event loops, TLS.
+The servers are all that uvicorn can be: each of its HTTP and WebSocket protocols, both event loops, TLS.
 """
 
 from __future__ import annotations

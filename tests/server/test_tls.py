@@ -1,4 +1,4 @@
-"""TLS of our own: the same bytes by the same paths, on both event loops; and what a browser is told."""
+"""TLS in the server itself: the same bytes under the same paths, on both event loops; and the headers for browsers."""
 
 from __future__ import annotations
 

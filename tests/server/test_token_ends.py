@@ -1,4 +1,4 @@
-"""What a token has opened ends with it, on every transport and in every process; and guessing is slow."""
+"""The end of a token closes its connections, on every transport and in every process; and guessing is slow."""
 
 from __future__ import annotations
 

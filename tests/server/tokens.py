@@ -1,6 +1,6 @@
 """Two runs side by side, each with a sub-trace, and tokens of every kind for them.
 
-Rule: nothing here knows what a token may do.
+Rule: this file does not know the rights of a token.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Clients for tests that show every frame as it came, and the log itself to compare with.
+"""Clients that give tests every frame as it came, and the log itself to compare with.
 
-Rule: nothing here knows what is right but that an answer is one that is described; it only reads, with a deadline.
+Rule: a client here only reads, with a deadline. It checks nothing except that the API's description has the answer.
 """
 
 from __future__ import annotations

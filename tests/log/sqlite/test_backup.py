@@ -1,4 +1,4 @@
-"""Backups are whole while others write, and what goes wrong leaves nothing behind."""
+"""Backups are whole while other processes write, and a failed one leaves nothing behind."""
 
 # ruff: noqa: ASYNC220 (nothing else runs in these loops)
 

@@ -1,4 +1,4 @@
-"""The system's clock is set back or forward: order, leases, questions and retention do not depend on it."""
+"""A system clock that is set back or forward: order, leases, questions and retention do not depend on it."""
 
 from __future__ import annotations
 

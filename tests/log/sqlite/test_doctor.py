@@ -1,4 +1,4 @@
-"""The doctor: a healthy log is clean, whatever has happened to it; each damage is found, and named for what it is."""
+"""The doctor: a healthy log has no findings, whatever its history; each kind of damage is found by its name."""
 
 # ruff: noqa: ASYNC240 (nothing else runs in these loops)
 

@@ -1,4 +1,4 @@
-"""SQLite's troubles: files that can't be opened, disks that are full, databases that are damaged or held by others."""
+"""Faults of SQLite: files that can't be opened, full disks, damaged databases, and databases that others lock."""
 
 from __future__ import annotations
 

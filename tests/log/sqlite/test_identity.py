@@ -1,4 +1,4 @@
-"""Which file a log is in: one epoch for each history, and nothing told of a file that was replaced."""
+"""The identity of a log's file: each history has one epoch, and a replaced file is served no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Migrations: in order, whole or not at all, once, and never guessed at."""
+"""Migrations: they run in order, once, and whole or not at all; an unknown database is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backup becomes the log: another epoch, the old one kept, nobody else in it, nothing of the old beside the new."""
+"""A backup becomes the log: it gets a new epoch, the old file is kept, and no process has the database open."""
 
 # ruff: noqa: ASYNC221, ASYNC240 (nothing else runs in these loops)
 
