@@ -203,7 +203,7 @@ class Settings:
     log_level: str = _option(
         "choice",
         "info",
-        "Lowest level that is logged to stderr: `debug`, `info`, `warning` or `error`. `debug` may quote payloads",
+        "Lowest level in the log on stderr: `debug`, `info`, `warning` or `error`. `debug` may quote payloads",
         choices=("debug", "info", "warning", "error"),
     )
     access_log: str = _option(
