@@ -11,6 +11,8 @@ Rule 3: what the log says of a cancel and of questions goes to the outbox's ``Co
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 from collections import deque
 from typing import Any, NoReturn
@@ -30,7 +32,7 @@ from .spool import SpoolDir
 GATHER_S = 0.005  # a batch is sent this long after its first event: events come in flocks
 FLOCK = 100  # so many need not wait for more
 ANSWER_TIMEOUT_S = 15.0  # an append unanswered for so long: the line is dead
-PARENT_LOOK_S = 0.25
+PARENT_LOOK_S = 10.0  # a sub-trace is woken when its turn comes; this often it looks by itself as well
 _MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
 _MISSING_TRIES = 3
 
@@ -48,7 +50,8 @@ class Delivery:
         self.down_since: float | None = None  # loop time; None before the first attempt
         self.finished = False  # there will be no further attempt
         self.closing = False  # the process ends: one more attempt, then leave the rest to the spool
-        self.followers: set[Delivery] = set()  # sub-traces that wait for this one
+        self._followers: list[tuple[int, int, Delivery]] = []  # a heap: sub-traces that wait for this one, by seq
+        self._follows = itertools.count()  # the second in it: deliveries have no order
         self.held: deque[tuple[int, Delivery]] = deque()  # events behind this seq wait for this sub-trace to be created
         self.parent: Delivery | None = None
         self.tried = False  # to create the trace: created or not, nobody has to wait for it
@@ -124,13 +127,21 @@ class Delivery:
         if self.outbox.after is None or self.parent is None:
             return
         parent, seq = self.outbox.after
-        self.parent.followers.add(self)
-        try:
-            while not self.parent.finished and not (parent.created and parent.acked >= seq):
-                self._awake()
-                await self._sleep(PARENT_LOOK_S)
-        finally:
-            self.parent.followers.discard(self)
+        self.parent.follow(seq, self)
+        while not self.parent.finished and not (parent.created and parent.acked >= seq):
+            self._awake()
+            await self._sleep(PARENT_LOOK_S)
+
+    def follow(self, seq: int, follower: Delivery) -> None:
+        """Wake the follower when this trace is there and acknowledged up to ``seq``, or when no more is to come."""
+        heapq.heappush(self._followers, (seq, next(self._follows), follower))
+
+    def finish(self) -> None:
+        """There will be no further attempt."""
+        self.finished = True
+        for _, _, follower in self._followers:
+            follower.wake.set()
+        self._followers.clear()
 
     async def _create(self) -> None:
         outbox, again = self.outbox, self.outbox.created
@@ -209,8 +220,9 @@ class Delivery:
         return True
 
     def _wake_followers(self) -> None:
-        for follower in self.followers:
-            follower.wake.set()
+        # Only those whose turn has come: to wake all of them at each ack would take the square of their number
+        while self.outbox.created and self._followers and self._followers[0][0] <= self.outbox.acked:
+            heapq.heappop(self._followers)[2].wake.set()
 
     # --- the events ---
 

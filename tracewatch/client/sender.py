@@ -209,7 +209,7 @@ class Sender:
                 if not delivery.closing:
                     await asyncio.sleep(1.0)
                     continue
-            delivery.finished = True
+            delivery.finish()
             if delivery.closing:
                 return
             with self._lock:
