@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "web" / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "web" / "README.md"]
 
 
 def anchors(text: str) -> set[str]:
@@ -25,6 +25,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{path} is not there"
         if anchor:
             assert anchor in anchors(target.read_text()), f"{path}#{anchor} is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_lines_of_prose_fit(page: Path) -> None:
+    """A row of a table is one line, and so is a line of code."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 150 and not line.startswith("|")] == []
 
 
 def test_the_contract_has_a_table_of_contents_and_lines_that_fit() -> None:

@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tracewatch"
 FILE_LINES = 700
+LINE_CHARACTERS = 120
 FUNCTION_LINES = 50  # without its docstring
 
 
@@ -216,6 +217,11 @@ def size_faults(path: Path, package_root: Path) -> list[str]:
     return faults
 
 
+def long_lines(text: str) -> list[int]:
+    """The numbers of the lines with more than LINE_CHARACTERS characters."""
+    return [number for number, line in enumerate(text.splitlines(), 1) if len(line) > LINE_CHARACTERS]
+
+
 def modules(package_root: Path = PACKAGE) -> list[Path]:
     return sorted(package_root.rglob("*.py"))
 
@@ -254,6 +260,13 @@ def test_a_class_name_names_one_thing() -> None:
 def test_modules_say_what_they_are_and_fit_a_reader() -> None:
     faults = [fault for path in modules() for fault in size_faults(path, PACKAGE)]
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("folder", ["tracewatch", "tests", "benchmarks"])
+def test_no_line_is_longer_than_a_reader_can_follow(folder: str) -> None:
+    """The linter leaves out lines that end in a comment for it, or have no blank."""
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert [f"{path}:{number}" for path in paths for number in long_lines(path.read_text())] == []
 
 
 def test_every_package_a_room_may_use_is_a_dependency() -> None:

@@ -234,7 +234,8 @@ def test_streamed_text_is_gathered_and_keeps_its_place(t: Trace) -> None:
 
 
 def test_numbers_that_are_none_do_not_cost_the_message(t: Trace) -> None:
-    t.message("user", "hi", tokens="many", cost=float("nan"), model=7, temperature=0.5, status="odd", role_hint=None)  # type: ignore[arg-type]
+    wrong: dict[str, Any] = {"tokens": "many", "cost": float("nan"), "model": 7, "status": "odd"}
+    t.message("user", "hi", temperature=0.5, role_hint=None, **wrong)
     with t.message("assistant") as m:
         m.set(tokens=12, cost=0.25, message_id="mine")
         m.stream("x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -74,7 +75,8 @@ def entry(trace_id: str, status: str = "running") -> Cached:
 
 
 def row(trace_id: str) -> TraceRow:
-    return TraceRow(*[1 if name == "trace_key" else trace_id for name in TraceRow.__dataclass_fields__])  # type: ignore[arg-type]
+    values: list[Any] = [1 if name == "trace_key" else trace_id for name in TraceRow.__dataclass_fields__]
+    return TraceRow(*values)
 
 
 def test_the_states_of_ended_traces_go_first() -> None:

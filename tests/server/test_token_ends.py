@@ -249,8 +249,10 @@ async def test_an_address_can_not_be_made_up(tmp_path: Path) -> None:
     async with serving(tmp_path / "log.db", proxy="10.0.0.1", **more) as server, http(server) as client:
         assert await guesses(client, 5, lambda n: {"X-Forwarded-For": f"192.0.2.{n}"}) == [401] * 3 + [429] * 2
     async with serving(tmp_path / "log.db", proxy="127.0.0.0/8", **more) as server, http(server) as client:
-        forged: Callable[[int], dict[str, str]] = lambda n: {"X-Forwarded-For": f"192.0.2.{n}, 198.51.100.1"}  # noqa: E731
-        assert await guesses(client, 5, forged) == [401] * 3 + [429] * 2
+        assert (
+            await guesses(client, 5, lambda n: {"X-Forwarded-For": f"192.0.2.{n}, 198.51.100.1"})
+            == [401] * 3 + [429] * 2
+        )
         other = bearer("wrong") | {"X-Forwarded-For": "198.51.100.2"}
         assert (await client.get("/api/traces", headers=other)).status_code == 401
         network: Callable[[int], dict[str, str]] = lambda n: {"X-Forwarded-For": f"2001:db8::{n}"}  # noqa: E731

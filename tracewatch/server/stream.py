@@ -87,7 +87,8 @@ async def _page(request: Request, served: Services, watch: WatchRequest) -> Resp
     bodies = [body for body in page.bodies if watch.types is None or event_name(body) in watch.types]
     more = "true" if page.upto < page.last_event_id else "false"
     return json_response(
-        b'{"events":[%b],"next_since_event_id":%d,"cursor":"%b","current_event_id":%d,"first_event_id":%d,"has_more":%b}'
+        b'{"events":[%b],"next_since_event_id":%d,"cursor":"%b",'
+        b'"current_event_id":%d,"first_event_id":%d,"has_more":%b}'
         % (
             b",".join(bodies),
             page.upto,

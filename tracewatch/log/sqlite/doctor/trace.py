@@ -37,14 +37,18 @@ def check_traces(found: Findings, connection: sqlite3.Connection, tell: Progress
     before = found.count(ERROR)
     total = connection.execute("SELECT SUM(last_event_id - first_event_id + 1) FROM traces").fetchone()[0] or 0
     traces = events = 0
+
+    def tick(folded: int) -> None:
+        tell("events", events + folded, total)
+
     for key in _keys(connection):
         connection.execute("BEGIN")
         try:
             values = connection.execute(f"SELECT {TRACE_COLUMNS} FROM traces WHERE trace_key = ?", (key,)).fetchone()
             if values is None:
                 continue  # deleted meanwhile
-            row, done = TraceRow(*values), events
-            _Trace(found, connection, row, lambda n, done=done: tell("events", done + n, total)).check()  # type: ignore[misc]
+            row = TraceRow(*values)
+            _Trace(found, connection, row, tick).check()
             traces += 1
             events += row.last_event_id - row.first_event_id + 1
             tell("events", events, total)
