@@ -28,6 +28,7 @@ _SCHEMES = ("http://", "https://", "sqlite:///")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _SPOOL = "tracewatch/spool"
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.ASCII)
+_ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?", re.ASCII)
 _TEXTS = {  # kinds whose values are text, and the form of such a value
     "text": "not empty",
     "secret": "printable, without blanks",
@@ -35,6 +36,7 @@ _TEXTS = {  # kinds whose values are text, and the form of such a value
     "redis": f"an address that begins with {', '.join(_REDIS_SCHEMES)}",
     "hosts": "host names with commas between them, such as watch.example.org",
     "networks": "IP addresses or networks with commas between them, such as 10.0.0.7, 192.168.1.0/24",
+    "path": "a path such as /watch, of letters, digits and . _ ~ -",
 }
 
 
@@ -42,7 +44,7 @@ _TEXTS = {  # kinds whose values are text, and the form of such a value
 class Option:
     """One option: a field of ``Settings`` with its default, its limits and its help.
 
-    ``kind`` is text, choice, secret, url, redis, hosts, networks, count, seconds, milliseconds or bytes.
+    ``kind`` is text, choice, secret, url, redis, hosts, networks, path, count, seconds, milliseconds or bytes.
     ``low`` and ``high`` are the smallest and the largest value, in the unit of the kind.
     """
 
@@ -108,6 +110,8 @@ def _text(kind: str, value: object) -> str | None:
         return text.rstrip("/") if text.startswith(_SCHEMES) and text not in _SCHEMES else None
     if kind == "redis":
         return text if text.startswith(_REDIS_SCHEMES) and text not in _REDIS_SCHEMES else None
+    if kind == "path":
+        return text.rstrip("/") if _ROOT_PATH.fullmatch(text) else None
     if kind == "secret":
         return text if text.isascii() and text.isprintable() and " " not in text and text else None
     if kind in ("hosts", "networks"):
@@ -181,6 +185,12 @@ class Settings:
         "networks",
         "",
         "Reverse proxies, as addresses or networks, whose `X-Forwarded-For` is believed; a token is then required",
+        shown="none",
+    )
+    root_path: str = _option(
+        "path",
+        "",
+        "The path below which a reverse proxy serves it, `/watch`, if the proxy leaves that path on the requests",
         shown="none",
     )
     ssl_certfile: str = _option("text", "", "TLS: the certificate with its chain, PEM", shown="none")

@@ -22,7 +22,7 @@ EXAMPLES = examples("""
     tracewatch serve --host 0.0.0.0 --ssl-certfile cert.pem --ssl-keyfile key.pem
     TRACEWATCH_PORT=8500 tracewatch serve --heartbeat-s 5
 """)
-_MAIN = ("db", "host", "port", "workers", "keep_days", "keep_events", "redis", "allowed_hosts", "proxy")
+_MAIN = ("db", "host", "port", "workers", "keep_days", "keep_events", "redis", "allowed_hosts", "proxy", "root_path")
 _TLS = ("ssl_certfile", "ssl_keyfile", "ssl_keyfile_password")
 
 

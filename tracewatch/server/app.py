@@ -2,7 +2,8 @@
 
 Rule 1: every answer has the headers that keep browsers from doing more with it than it is meant for.
 Rule 2: an application whose lifespan was not run says so at the first request, to the client and in the log.
-Rule 3: components take plain arguments. Settings are read here, and by handlers, which find them in ``Services``.
+Rule 3: no answer names the path below which the application is reached: a proxy may have cut it off the request.
+Rule 4: components take plain arguments. Settings are read here, and by handlers, which find them in ``Services``.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import TracewatchError, Unavailable
@@ -76,12 +80,16 @@ class Application(Starlette):
         host.mount("/tracewatch", tracewatch)
     """
 
-    def __init__(self, *, secure: bool = False, **parts: Any) -> None:
+    def __init__(self, *, secure: bool = False, root_path: str = "", **parts: Any) -> None:
         """``secure``: the connections have TLS of our own, so that browsers are told to insist on it.
 
+        ``root_path``: a path that a proxy may have left before ours, such as ``/watch``.
         ``parts``: the arguments of Starlette's class.
         """
         super().__init__(**parts)
+        self.router.redirect_slashes = False  # it would name the whole address, which only the proxy knows
+        self.router.default = self._no_route
+        self._root_path = root_path
         self._headers = HEADERS | HSTS if secure else HEADERS
 
     @asynccontextmanager
@@ -121,6 +129,9 @@ class Application(Starlette):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         served: Services = self.state.services
+        below = scope.get("root_path", "") + self._root_path
+        if scope["path"] == below or scope["path"].startswith(f"{below}/"):
+            scope["root_path"] = below
         # Here ``send`` and ``receive`` are still the server's own bound methods; further in they are wrapped
         transport = transport_of(scope, send, receive)
         scope["tracewatch.transport"] = transport
@@ -140,6 +151,24 @@ class Application(Starlette):
             # each connection, which would wait for the garbage collector
             for key in [key for key in scope if key.startswith("tracewatch.")]:
                 del scope[key]
+
+    async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a path that is none of ours: a redirect where only a slash is missing or too many, else a 404."""
+        path, elsewhere = scope["path"].removeprefix(scope.get("root_path", "")), None
+        if scope["type"] == "http" and path == "":
+            elsewhere = f"./{quote(scope['path'].rpartition('/')[2])}/"
+        elif scope["type"] == "http" and path.rstrip("/"):
+            bare: str = scope["path"].rstrip("/")
+            if bare != scope["path"] and any(
+                route.matches({**scope, "path": bare})[0] is not Match.NONE for route in self.routes
+            ):
+                elsewhere = "../" * (len(scope["path"]) - len(bare)) + quote(bare.rpartition("/")[2], safe=":@")
+        if elsewhere is None:
+            await self.router.not_found(scope, receive, send)
+            return
+        query = scope["query_string"].decode("latin-1")
+        headers = {"Location": f"{elsewhere}?{query}" if query else elsewhere}
+        await Response(status_code=307, headers=headers)(scope, receive, send)
 
     def _with_headers(self, send: Send) -> Send:
         async def sending(message: Message) -> None:
@@ -192,6 +221,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
 
     return Application(
         secure=bool(chosen.ssl_certfile),
+        root_path=chosen.root_path,
         routes=starlette_routes(),
         lifespan=lifespan,
         middleware=[_origin(chosen)],

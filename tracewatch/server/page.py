@@ -1,11 +1,11 @@
 """The viewer's built files: the page, and its assets, whose names change with their content.
 
-Rule: the page loads only from this server, and runs no script and no style that stands in its markup.
+Rule 1: the page loads only from this server, and runs no script and no style that stands in its markup.
+Rule 2: its links to assets are relative: below which path a browser finds the page, a proxy may have kept to itself.
 """
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -34,8 +34,8 @@ async def page(request: Request) -> Response:
     index = web_dir() / "index.html"
     if not index.is_file():
         return PlainTextResponse(NOT_BUILT, 503, headers=PAGE_HEADERS)
-    prefix = escape(request.scope.get("root_path", ""))  # the path at which the application is mounted
-    html = index.read_text(encoding="utf-8").replace('="/static/', f'="{prefix}/static/')
+    up = "../" if "trace_id" in request.path_params else ""
+    html = index.read_text(encoding="utf-8").replace('="/static/', f'="{up}static/')
     return Response(html, media_type="text/html", headers=PAGE_HEADERS)
 
 

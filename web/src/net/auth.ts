@@ -7,9 +7,10 @@
 // Rule 3: the name is kept in this browser, and goes to the server only with an answer or a cancel.
 
 import { signal } from "@preact/signals";
+import { PREFIX } from "./route";
 import { store, stored } from "./storage";
 
-const KEY = "tracewatch.token";
+const KEY = `tracewatch.token${PREFIX}`; // of each server, where one host has several below paths of their own
 const NAME_KEY = "tracewatch.name";
 /** What a token may consist of: it travels as a header and as a WebSocket's subprotocol. */
 export const isToken = (text: string): boolean => /^[!#$%&'*+\-.^_`|~0-9A-Za-z]{8,512}$/.test(text);

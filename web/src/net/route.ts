@@ -1,8 +1,8 @@
 // The page's address: where the server is mounted, and the view: which trace, the selection in it, the filter. So the
 // browser's back button and pasted links work.
 //
-// Rule: every address that the page uses begins with PREFIX. The server writes it into the links of the page it
-//       serves; here it is taken from the address of this script.
+// Rule: every address that the page uses begins with PREFIX. The page's own links are relative, so it is the address
+//       of this script that says what PREFIX is; the server need not know.
 
 import { computed, signal } from "@preact/signals";
 
@@ -12,7 +12,7 @@ const onServer =
   location.protocol !== "file:" &&
   import.meta.url.startsWith("http");
 
-/** Where the server is mounted: "" at the root of its host, else as "/tracewatch". */
+/** Where the server is mounted, or a proxy puts it: "" at the root of its host, else as "/tracewatch". */
 export const PREFIX = onServer ? new URL(/* @vite-ignore */ "..", import.meta.url).pathname.replace(/\/$/, "") : "";
 
 // A page that is one file has its address behind the #
@@ -76,6 +76,9 @@ export const wholeLink = (href: string): string =>
   behindHash ? `${location.href.split("#")[0]}#${href}` : location.origin + href;
 
 export function startRouting(): void {
+  // The browser resolves this link again whenever the address changes; by then it leads elsewhere
+  const icon = document.querySelector<HTMLLinkElement>("link[rel=icon]");
+  icon?.setAttribute("href", icon.href);
   window.addEventListener("popstate", () => {
     address.value = readAddress();
   });
