@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -13,7 +12,6 @@ from tests.log.helpers import inside
 from tests.server.wire import append, end, http, make_trace, socket, stored, thought, watching
 from tests.support import ServerProcess, Serving, serving, until
 from tracewatch.log.cache import Cached, StateCache
-from tracewatch.log.storage import TraceRow
 from tracewatch.model.state import State
 
 pytestmark = pytest.mark.anyio
@@ -74,11 +72,6 @@ def entry(trace_id: str, status: str = "running") -> Cached:
     return Cached(1, State(trace_id, status=status))
 
 
-def row(trace_id: str) -> TraceRow:
-    values: list[Any] = [1 if name == "trace_key" else trace_id for name in TraceRow.__dataclass_fields__]
-    return TraceRow(*values)
-
-
 def test_the_states_of_ended_traces_go_first() -> None:
     cache = StateCache(size=3, ended_size=2)
     cache.put(entry("running"))
@@ -86,13 +79,13 @@ def test_the_states_of_ended_traces_go_first() -> None:
         cache.put(entry(f"r{n}"))
         cache.put(entry(f"r{n}", "completed"))
     assert len(cache) == 3
-    assert cache.get(row("running")) is not None
-    assert cache.get(row("r99")) is not None
-    assert cache.get(row("r97")) is None
+    assert cache.find("running") is not None
+    assert cache.find("r99") is not None
+    assert cache.find("r97") is None
     cache.put(entry("r99"))  # it goes on
     for n in range(100):
         cache.put(entry(f"e{n}", "stopped"))
-    assert cache.get(row("r99")) is not None
+    assert cache.find("r99") is not None
     cache.drop(["r99", "running", "e99"])
     assert len(cache) == 1
 

@@ -46,22 +46,20 @@ class StateCache:
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
 
-    def find(self, trace_id: str) -> Cached | None:
-        """What is known of the trace, however old, and even if it was deleted since."""
+    def _find(self, trace_id: str) -> Cached | None:
         return self._running.get(trace_id) or self._ended.get(trace_id)
 
-    def get(self, row: TraceRow) -> Cached | None:
-        """What is known of the trace, however old; None if it is another trace of the same id."""
-        entry = self.find(row.trace_id)
-        if entry is None or entry.trace_key != row.trace_key:
-            return None
-        (self._ended if entry.state.ended else self._running).move_to_end(row.trace_id)
+    def find(self, trace_id: str) -> Cached | None:
+        """What is known of the trace, however old, and even if it was deleted since."""
+        entry = self._find(trace_id)
+        if entry is not None:
+            (self._ended if entry.state.ended else self._running).move_to_end(trace_id)
         return entry
 
     def put(self, entry: Cached) -> None:
         """Remember, unless something newer is remembered already."""
         trace_id = entry.state.trace_id
-        old = self.find(trace_id)
+        old = self._find(trace_id)
         if old is not None and old.trace_key == entry.trace_key and old.state.last_event_id > entry.state.last_event_id:
             return
         self.drop([trace_id])

@@ -67,17 +67,23 @@ def needed(unit: Unit, trace_id: str) -> Draft:
     return draft
 
 
-def need_named(needs: Needs, trace_id: str, events: Sequence[dict[str, Any]]) -> None:
-    """The messages that events name, where they exist; and the parent of a trace that they may end."""
+def need_named(needs: Needs, trace_id: str, events: Sequence[dict[str, Any]]) -> list[str]:
+    """The messages that events name, where they exist; and the parent of a trace that they may end.
+
+    Returns the message_ids.
+    """
+    named = []
     for event in events:
         name = event["event"]
         if name == "message_updated":
-            needs.messages.add((trace_id, event["message_id"]))
+            named.append(event["message_id"])
         elif name == "message_added":
             if "message_id" in event["message"]:
-                needs.messages.add((trace_id, event["message"]["message_id"]))
+                named.append(event["message"]["message_id"])
         elif name == "trace_completed" or (name == "trace_status_changed" and event["status"] in ENDED):
             needs.above.add(trace_id)
+    needs.messages.update((trace_id, message_id) for message_id in named)
+    return named
 
 
 def put(plan: Plan, raw: dict[str, Any], ts: str) -> None:
@@ -127,11 +133,12 @@ class Append(Job):
     by_server: bool = False
     parsed: bool = False  # read from JSON, which has no NaN
     max_event_bytes: int
+    named: list[str] = field(init=False)  # messages
 
     def need(self, needs: Needs) -> None:
         needs.traces.add(self.trace_id)
         needs.growth[self.trace_id] = needs.growth.get(self.trace_id, 0) + len(self.raws)
-        need_named(needs, self.trace_id, self.raws)
+        self.named = need_named(needs, self.trace_id, self.raws)
         if self.producer is not None:
             needs.producers.add((self.trace_id, self.producer))
 
@@ -149,7 +156,8 @@ class Append(Job):
                 f"the log has moved on: its last event is {last}, not {self.expected_last_event_id}",
                 last_event_id=last,
             )
-        have_messages(unit, draft, fresh)
+        for message_id in self.named:
+            unit.message(draft, message_id)
         plan, ended = Plan(unit, draft), False
         for index, raw in enumerate(fresh, duplicates):
             try:
@@ -186,15 +194,6 @@ class Append(Job):
                 f"producer {self.producer!r} sent seq {self.seq}; {stored + 1} comes next", expected_seq=stored + 1
             )
         return min(len(self.raws), stored + 1 - self.seq)
-
-
-def have_messages(unit: Unit, draft: Draft, events: Sequence[dict[str, Any]]) -> None:
-    """Have the messages that the events name in the draft's state, where the fold looks for them."""
-    for event in events:
-        if event["event"] == "message_updated":
-            unit.message(draft, event["message_id"])
-        elif event["event"] == "message_added" and "message_id" in event["message"]:
-            unit.message(draft, event["message"]["message_id"])
 
 
 def _at(error: TracewatchError, index: int) -> TracewatchError:

@@ -27,6 +27,14 @@ SNAPSHOT_EVERY = 500  # events; the protocol's page, so that opening a trace fol
 GROWTH = 8  # a text is written again when it has grown by one part in so many
 
 
+NOTED = frozenset(
+    {
+        *("message_added", "message_updated", "sub_trace_started", "sub_trace_completed"),
+        *("input_requested", "input_provided"),
+    }
+)
+
+
 @dataclass(slots=True)
 class Noted:
     """What new events of a trace did, as far as the states before and after do not say it."""

@@ -6,7 +6,7 @@ Rule: what was exported is believed as far as the fold can take it; what would c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ import orjson
 from ..errors import Invalid, TraceConflict
 from ..model.base import put_base
 from ..model.canonical import canonical
-from .jobs import Job, check_above, have_messages, need_named, new_row
+from .jobs import Job, check_above, need_named, new_row
 from .storage import Needs, SnapshotRow
 from .unit import Draft, Plan, Unit
 from .views import Appended
@@ -28,6 +28,7 @@ class Restore(Job):
 
     header: dict[str, Any]
     stored: Sequence[dict[str, Any]]
+    named: list[str] = field(init=False)  # messages
     exclusive: bool = True
 
     def need(self, needs: Needs) -> None:
@@ -35,7 +36,7 @@ class Restore(Job):
         needs.traces.add(trace_id)
         needs.used_ids.add(trace_id)
         needs.sequences.add(trace_id)
-        need_named(needs, trace_id, self.stored)
+        self.named = need_named(needs, trace_id, self.stored)
         if self.stored:
             needs.events.append((trace_id, self.stored[0]["event_id"], self.stored[-1]["event_id"]))
         if parent_id is not None:
@@ -54,7 +55,8 @@ class Restore(Job):
         present = [event for event in self.stored if event["event_id"] <= last]
         self._compare_events(unit, draft, present)
         fresh = self.stored[len(present) :]
-        have_messages(unit, draft, fresh)
+        for message_id in self.named if fresh else ():
+            unit.message(draft, message_id)
         plan = Plan(unit, draft)
         there = unit.load(unit.loaded.sequences, header["trace_id"], "sequences") or 0
         sequence = max(there, draft.state.total_messages)  # those that were trimmed have had theirs

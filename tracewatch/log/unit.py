@@ -100,7 +100,7 @@ class Plan:
         self.state = draft.state.copy()
         self.events: list[EventRow] = []
         self.snapshots: list[SnapshotRow] = []
-        self.noted = Noted()
+        self.noted: Noted | None = None  # most events have nothing to note
         self._unit = unit
         self._offset = draft.log_bytes
 
@@ -111,7 +111,9 @@ class Plan:
         apply_into(state, event)
         self._offset += len(body)
         self.events.append(EventRow(event_id, self._offset, body))
-        self.noted.note(event, state.messages)
+        if event["event"] in project.NOTED:
+            self.noted = self.noted or Noted()
+            self.noted.note(event, state.messages)
         if event_id % project.SNAPSHOT_EVERY == 0:
             self._unit.require_behind(self.draft)
             self.snapshots.append(SnapshotRow(event_id, orjson.dumps(state.to_json())))
@@ -122,7 +124,8 @@ class Plan:
         draft.state = self.state
         draft.events.extend(self.events)
         draft.snapshots.extend(self.snapshots)
-        draft.noted.extend(self.noted)
+        if self.noted is not None:
+            draft.noted.extend(self.noted)
 
 
 class Unit:

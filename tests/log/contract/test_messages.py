@@ -127,6 +127,8 @@ async def test_a_snapshot_brings_up_what_is_behind(log: EventLog, other: EventLo
     assert await trim(log, "t", 500)
     while await sweep(log):
         pass
+    for one in (log, other):
+        assert (await one.message("t", "m"))[1]["content"] == "x" * 1000 + "0123456789"
     await other.append("t", [piece()])
     for one in (log, other):
         assert (await one.message("t", "m"))[1]["content"] == "x" * 1000 + "0123456789" * 2
