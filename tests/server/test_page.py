@@ -66,7 +66,9 @@ async def test_the_page_is_asked_for_again_and_its_assets_never(client: httpx.As
     assert "immutable" in (await client.get(script)).headers["cache-control"]
 
 
-@pytest.mark.parametrize("name", ["index.html", ".built", "..%2Fpy.typed", "%2Fetc%2Fpasswd", "nothing.js", ""])
+@pytest.mark.parametrize(
+    "name", ["index.html", ".built", "..%2Fpy.typed", "%2Fetc%2Fpasswd", "nothing.js", "", "a" * 300, "a%00.js", "%FF"]
+)
 async def test_nothing_but_assets_is_served(client: httpx.AsyncClient, name: str) -> None:
     assert (await client.get(f"/static/{name}")).status_code == 404
 

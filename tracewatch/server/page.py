@@ -41,9 +41,10 @@ async def page(request: Request) -> Response:
 
 async def asset(request: Request) -> Response:
     """``GET /static/{name}``: a built file. Its name has a hash of its content, so the file never changes."""
-    path = web_dir() / request.path_params["name"]
-    if path == web_dir() / OFFLINE and path.is_file():
-        return FileResponse(path, media_type="text/plain; charset=utf-8", headers=PAGE_HEADERS)
-    if path.name.startswith(".") or path.suffix == ".html" or path.parent != web_dir() or not path.is_file():
+    # Looked up among the names that are there: the file system never gets a name that a client made up
+    path = {there.name: there for there in web_dir().glob("*.*")}.get(request.path_params["name"])
+    if path is None or path.name.startswith(".") or (path.suffix == ".html" and path.name != OFFLINE):
         raise HTTPException(404, "Not Found")
+    if path.name == OFFLINE:
+        return FileResponse(path, media_type="text/plain; charset=utf-8", headers=PAGE_HEADERS)
     return FileResponse(path, headers=ASSET_HEADERS)
