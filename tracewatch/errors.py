@@ -16,7 +16,9 @@ class TracewatchError(Exception):
 
     ``code`` is a word for programs, ``message`` a sentence for people, ``status`` the HTTP status that the server
     answers with. ``details`` is a list of JSON objects, one for each fault; ``facts`` are further JSON values by name.
-    Example: ``except tracewatch.TracewatchError as error: print(error.code, error.message)``.
+
+        except tracewatch.TracewatchError as error:
+            print(error.code, error.message)
     """
 
     code = "error"
@@ -192,7 +194,10 @@ class AlreadyAnswered(Conflict):
 class Expired(TracewatchError):
     """The question expired before it was answered: ``expires_in_s`` of ``ask`` has passed.
 
-    Example: ``try: answer = t.ask("Deploy?", expires_in_s=60)`` … ``except tracewatch.Expired: answer = "no"``.
+    try:
+        answer = t.ask("Deploy?", expires_in_s=60)
+    except tracewatch.Expired:
+        answer = "no"
     """
 
     code = "expired"
@@ -215,7 +220,13 @@ class NotFound(TracewatchError):
 
 
 class UnknownTrace(NotFound):
-    """There is no trace with this id. Example: ``except tracewatch.UnknownTrace: …`` around a ``watch``."""
+    """There is no trace with this id. A watch raises it, unless it is to ``wait`` for the trace.
+
+    try:
+        events = list(tracewatch.watch_sync("run-1"))
+    except tracewatch.UnknownTrace:
+        events = []
+    """
 
     code = "unknown_trace"
 
@@ -335,19 +346,20 @@ class NewerDatabase(LogError):
 class WatchError(TracewatchError):
     """A watch can't go on, and reconnecting would not help. ``code`` and ``message`` say why.
 
-    Example: ``except tracewatch.WatchError as error: print(error.message)``.
+    except tracewatch.WatchError as error:
+        print(error.message)
     """
 
     code = "watch_failed"
 
 
 class WatchGap(WatchError):
-    """The log does not go on where a watch stood: what lies between is not to be had.
+    """The log can't continue from a watch's cursor: the events between are not available.
 
     ``reason``: ``trimmed`` (the events were removed), ``reset`` (the log was restored from a backup, or is another one)
-    or ``ahead`` (the event that was asked for does not exist yet). ``resume_event_id``: the log goes on after this
-    event. ``cursor``: the same as ``<epoch>.<event_id>``; a watch ``since`` it goes on. ``state``: the trace as it is,
-    a ``tracewatch.model.state.State``.
+    or ``ahead`` (the event of the cursor does not exist yet). ``resume_event_id``: the log goes on after this event.
+    ``cursor``: the same as ``<epoch>.<event_id>``; a watch with this ``since`` goes on. ``state``: the trace as it is
+    now, a ``tracewatch.model.state.State``.
 
         except tracewatch.WatchGap as gap:
             show(gap.state)

@@ -67,7 +67,7 @@ class Cancellation:
 
 
 class CancelScope(SyncOrAsync):
-    """A block that ends with ``Cancelled`` when somebody wants the run to stop: what ``t.cancel_scope()`` gives."""
+    """A block in which a cancel of the run raises ``Cancelled``, as ``t.cancel_scope()`` returns it."""
 
     def __init__(self, control: Control) -> None:
         self._control = control

@@ -1,5 +1,4 @@
-"""What the client adds to the error tree: the server's refusals as it gave them, and its absence; and the one thing it
-raises that is no error."""
+"""The client's own exceptions: a refusal of the server, an unreachable server, and a cancel, which is no error."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ class ApiError(TracewatchError):
     """The server refused a call.
 
     ``status``: the HTTP status. ``code``: the error's name, such as ``unknown_trace``. ``details``: ``{path, message}``
-    of each fault in what was sent. ``facts``: what else the answer says, such as ``expected_seq``.
+    for each fault in the request. ``facts``: further values of the answer, such as ``expected_seq``.
 
         except tracewatch.ApiError as error:
             if error.code != "not_running":
@@ -41,18 +40,25 @@ def unauthorized(message: str) -> ApiError:
 
 
 class Unreachable(TracewatchError):
-    """No answer: the server is not there, or the connection broke or timed out."""
+    """The server did not answer: it is not there, or the connection broke or timed out.
+
+    except tracewatch.Unreachable as error:
+        print(error.message)
+    """
 
     code = "unreachable"
     status = 503
 
 
 class Cancelled(BaseException):
-    """Somebody wants the run to stop: ``reason`` and ``by`` say why and who, if that was said.
+    """The run was cancelled. ``reason`` and ``by`` are the words and the name given with the cancel, or None.
 
-    Raised within ``t.cancel_scope()``, and by ``t.ask`` and ``t.raise_if_cancelled()``. It is no error, and so no
+    It is raised within ``t.cancel_scope()``, and by ``t.ask`` and ``t.raise_if_cancelled()``. It is no error, and so no
     TracewatchError and no Exception: ``except Exception`` in an agent's loop lets it pass, as it does asyncio's
     CancelledError.
+
+        except tracewatch.Cancelled as cancelled:
+            print(cancelled.reason, cancelled.by)
     """
 
     def __init__(self, reason: str | None = None, by: str | None = None) -> None:

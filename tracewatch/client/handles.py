@@ -29,17 +29,17 @@ def current_goal(journal: Journal) -> str | None:
 
 
 def goal_id(goal: Goal | str | EllipsisType | None, journal: Journal) -> str | None:
-    """The goal's id; that of the innermost goal open here if it was left to the recorder (``...``)."""
+    """The id of ``goal``; for ``...`` that of the innermost goal that is open here."""
     return current_goal(journal) if isinstance(goal, EllipsisType) else id_of(goal)
 
 
 def id_of(goal: Goal | str | None) -> str | None:
-    """A goal's id, from the goal or the id itself."""
+    """The id of a goal that is given as itself or by its id."""
     return goal.id if isinstance(goal, Goal) else None if goal is None else name_of(goal)
 
 
 def stops(error: BaseException) -> bool:
-    """Whether this ends a run because somebody wants it to end, rather than because something is wrong."""
+    """Whether an exception stops a run because a user or the program wants that, and not because of a failure."""
     if isinstance(error, BaseExceptionGroup):
         return all(stops(one) for one in error.exceptions)
     return isinstance(error, Cancelled | KeyboardInterrupt | asyncio.CancelledError | GeneratorExit)
@@ -64,7 +64,7 @@ def error_of(error: Any) -> Any:
 
 
 class Goal(SyncOrAsync):
-    """A goal of a trace: what ``t.goal`` and ``t.add_goal`` give. ``id`` is its id.
+    """A goal of a trace, as ``t.goal`` and ``t.add_goal`` return it. ``id`` is its id.
 
     step = t.add_goal("Write the test")
     with step:
@@ -85,7 +85,7 @@ class Goal(SyncOrAsync):
         self.journal = journal
         self.id = journal.new_id("g") if id is None else name_of(id)
         self._after = id_of(after)
-        # Behind a sibling, the parent is the sibling's.
+        # After a sibling, the parent is the sibling's.
         self._parent = id_of(parent) or (None if self._after else current_goal(journal))
         self._added = False
         self._goal = {"id": self.id, "description": words(description), "type": words(type, 64)}
@@ -105,19 +105,19 @@ class Goal(SyncOrAsync):
             self.journal.emit({"event": "goal_added", "goal": {k: v for k, v in goal.items() if v is not None}})
 
     def start(self) -> None:
-        """It is being worked on: in_progress, and the current goal."""
+        """Make the goal in_progress and the current goal of the trace."""
         self._become("in_progress")
 
     def complete(self, summary: str | None = None) -> None:
-        """It is reached."""
+        """Make the goal completed. ``summary``: its result in words."""
         self._become("completed", summary)
 
     def abandon(self, summary: str | None = None) -> None:
-        """It is given up."""
+        """Make the goal abandoned. ``summary``: the reason in words."""
         self._become("abandoned", summary)
 
     def update(self, *, description: str | None = None, reason: str | None = None, summary: str | None = None) -> None:
-        """Say it in other words."""
+        """Change the goal's texts; those that are None stay as they are."""
         self._patch({"description": description, "reason": reason, "summary": summary})
 
     def _become(self, status: str, summary: str | None = None) -> None:
@@ -156,7 +156,7 @@ class Goal(SyncOrAsync):
 
 
 class Message(SyncOrAsync):
-    """A message of a trace: what ``t.message`` gives. ``id`` is its message_id.
+    """A message of a trace, as ``t.message`` returns it. ``id`` is its message_id.
 
     with t.message("assistant") as m:
         m.stream("It is ")
@@ -172,8 +172,8 @@ class Message(SyncOrAsync):
         belongs_to = goal_id(goal, journal)
         if belongs_to is not None or goal is None:
             self._message["goal_id"] = belongs_to
-        self._values = _tidy(values)  # to be said with the next event of the message
-        self._text: list[str] = []  # streamed, not yet an event
+        self._values = _tidy(values)  # they go out with the next event of the message
+        self._text: list[str] = []  # streamed text that is not yet an event
         self._told_at = 0.0  # monotonic, of the last event with text
         self._added = False
         self._complete = False
@@ -189,7 +189,7 @@ class Message(SyncOrAsync):
             self._journal.emit({"event": "message_added", "message": message})
 
     def stream(self, text: str) -> None:
-        """More text of the message. It becomes an event at once or within 50 ms."""
+        """Append text to the message. It becomes an event at once or within 50 ms."""
         self._journal.check()
         try:
             with self._journal.lock:
@@ -207,7 +207,7 @@ class Message(SyncOrAsync):
             self._journal.own_fault(error)
 
     def take_text(self) -> list[bytes]:
-        """The events of the text that waits; for the trace, which puts them in their place."""
+        """Take the events of the waiting text; the trace calls this to put them into their place."""
         text, self._text = clean("".join(self._text)), []
         self._told_at = time.monotonic()
         return encode({"event": "message_updated", "message_id": self.id, "append": text}) if text else []
@@ -223,7 +223,7 @@ class Message(SyncOrAsync):
                 self._update({})
 
     def complete(self) -> None:
-        """There is no more of it."""
+        """Make the message complete. The end of its ``with`` block does this by itself."""
         with self._journal.lock:
             self.add("", "streaming")
             if not self._complete:
@@ -247,7 +247,7 @@ class Message(SyncOrAsync):
 
 
 class ToolCall(SyncOrAsync):
-    """A tool's call and its result: one message, running in between; what ``t.tool_call`` gives.
+    """A tool's call and its result in one message, which is running in between, as ``t.tool_call`` returns it.
 
     with t.tool_call("grep", {"pattern": "login"}) as call:
         call.result("3 matches")
@@ -264,15 +264,15 @@ class ToolCall(SyncOrAsync):
         self._began = time.perf_counter()
 
     def result(self, value: Any) -> None:
-        """What the tool gave: any JSON."""
+        """Set the tool's result, any JSON."""
         self._content["result"] = value
 
     def error(self, value: Any) -> None:
-        """What went wrong: an exception, or any JSON."""
+        """Set the tool's error, an exception or any JSON. An exception in the block does this by itself."""
         self._content["error"] = error_of(value)
 
     def set(self, **values: Any) -> None:
-        """Tokens, cost and the like."""
+        """Set further keys of the message, as ``Message.set`` does."""
         self._message.set(**values)
 
     def __enter__(self) -> Self:
@@ -289,7 +289,7 @@ class ToolCall(SyncOrAsync):
 
 
 def _tidy(values: dict[str, Any]) -> dict[str, Any]:
-    """A message's values, without those whose type would have the whole message refused."""
+    """A message's values, without those of a wrong type, for which the server would refuse the whole message."""
     tidy: dict[str, Any] = {}
     for key, value in values.items():
         if value is None or key in ("message_id", "role", "sequence", "goal_id"):

@@ -42,11 +42,12 @@ _log = logging.getLogger("tracewatch")
 
 
 class Trace(SyncOrAsync):
-    """One run of one agent, being recorded. ``tracewatch.trace``, ``resume`` and ``sub_trace`` make it.
+    """The recording of one run of one agent. ``tracewatch.trace``, ``resume`` and ``sub_trace`` return it.
 
-    Used with ``with`` or ``async with``: entering creates the trace, leaving ends it. Every method may be called from
-    any thread and any task, returns at once, and raises nothing because of what it is given: values that JSON can't
-    say become text, what is too large is shortened with a marker. Where a method waits or raises, it says so.
+    A trace is used with ``with`` or ``async with``: entering creates the trace, leaving ends it. Every method may be
+    called from any thread and any task, and returns at once. No argument makes a method raise: values that JSON can't
+    hold become text, and too large ones are shortened with a marker. The docstring of a method that waits or raises
+    says so.
 
         with tracewatch.trace("Fix the login bug") as t:
             t.message("user", "It fails since Monday")
@@ -81,10 +82,10 @@ class Trace(SyncOrAsync):
         id: str | None = None,
         type: str = "normal",
     ) -> Goal:
-        """A goal to work on in a ``with`` block: in_progress within, completed behind it, abandoned by an exception.
+        """A goal for a ``with`` block: it is in_progress within, completed at its end, or abandoned by an exception.
 
-        ``parent``: a goal or its id; by default the innermost goal open here. ``after``: the sibling to stand behind.
-        ``id``: 1-256 characters, made if none is given. ``type``: normal or agent_call.
+        ``parent``: a goal or its id; by default the innermost goal that is open here. ``after``: the sibling before it.
+        ``id``: 1-256 characters; without one the recorder makes one. ``type``: normal or agent_call.
 
             with t.goal("Find the cause"):
                 ...
@@ -103,9 +104,9 @@ class Trace(SyncOrAsync):
         reason: str | None = None,
         type: str = "normal",
     ) -> Goal:
-        """A goal added at once, for plans: ``start()``, ``complete()`` or ``abandon()`` it when the time comes.
+        """Add a goal at once, as part of a plan, and ``start()``, ``complete()`` or ``abandon()`` it later.
 
-        ``status``: pending, in_progress, completed or abandoned. The others as for ``goal``.
+        ``status``: pending, in_progress, completed or abandoned. The other arguments are those of ``goal``.
 
             plan = [t.add_goal(step) for step in ("Read", "Write", "Test")]
         """
@@ -143,7 +144,7 @@ class Trace(SyncOrAsync):
         return message
 
     def tool_call(self, name: str, arguments: Any = None, *, tool_call_id: str | None = None) -> ToolCall:
-        """A tool at work in a ``with`` block; say ``.result(value)`` or ``.error(value)`` in it.
+        """A tool's call for a ``with`` block, in which ``.result(value)`` or ``.error(value)`` gives its outcome.
 
         ``arguments``: any JSON. ``tool_call_id``: the model's own id of the call, 1-256 characters.
 
@@ -154,9 +155,9 @@ class Trace(SyncOrAsync):
         return ToolCall(self._journal, name, arguments, tool_call_id)
 
     def event(self, name: str, /, **payload: Any) -> None:
-        """Any other event: stored and shown as it is.
+        """Record an event of another kind, which is stored and shown as it is.
 
-        ``name``: 1-64 of ``a-z 0-9 _ .``, a letter first. ``payload``: any JSON.
+        ``name``: 1-64 of ``a-z 0-9 _ .``, beginning with a letter. ``payload``: any JSON.
 
             t.event("thought", text="hm")
         """
@@ -164,7 +165,7 @@ class Trace(SyncOrAsync):
         self._journal.emit({**payload, "event": words(name, 64)})
 
     def status(self, status: str, reason: str | None = None) -> None:
-        """The trace's status changes: running, waiting, or one that ends it (completed, failed, stopped).
+        """Change the trace's status: to running, to waiting, or to completed, failed or stopped, which end it.
 
         t.status("waiting", "for the build")
         """
@@ -173,15 +174,21 @@ class Trace(SyncOrAsync):
         self._journal.over = self._outbox.ended = status in ENDED
 
     def complete(self, summary: str | None = None) -> None:
-        """The run has done what it was for. A ``with`` block that is left does this by itself."""
+        """End the trace as completed. The end of its ``with`` block does this by itself.
+
+        t.complete("The cookie is fixed.")
+        """
         self._end("completed", summary)
 
     def fail(self, error: Any, summary: str | None = None) -> None:
-        """The run has failed. ``error``: an exception, or any JSON."""
+        """End the trace as failed. ``error``: an exception, or any JSON. An exception in its block does this by itself.
+
+        t.fail("no access to the repository")
+        """
         self._end("failed", summary, error=error_of(error))
 
     def stop(self, summary: str | None = None) -> None:
-        """The run was stopped before its end, because somebody wanted that."""
+        """End the trace as stopped: its run ends early because a user wanted that. A cancel does this by itself."""
         self._end("stopped", summary)
 
     def _end(self, status: str, summary: str | None, **more: Any) -> None:
@@ -197,9 +204,9 @@ class Trace(SyncOrAsync):
         goal: Goal | str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Trace:
-        """A sub-agent's run: a trace of its own, shown below ``goal`` (by default the innermost goal open here).
+        """The trace of a sub-agent's run, shown below ``goal`` (by default the innermost goal that is open here).
 
-        It is cancelled along with this trace, and recorded over the same connection. The other arguments as for
+        It is cancelled along with this trace, and recorded over the same connection. The other arguments are those of
         ``tracewatch.trace``.
 
             with t.sub_trace("Write a test", agent_type="tester") as child:
@@ -218,7 +225,13 @@ class Trace(SyncOrAsync):
     # --- getting it there ---
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait, at most ``timeout_s`` seconds, until everything recorded so far is in the log; whether it is."""
+        """Wait until everything recorded so far is in the log, for at most ``timeout_s`` seconds.
+
+        Returns whether it is. Events that are not there yet go on being sent in the background.
+
+            if not t.flush(10):
+                print(t.pending, "events are still on their way")
+        """
         self._journal.flush_streams()
         seq = self._outbox.next_seq - 1
         return self._outbox.wait_acked(seq, timeout_s)
@@ -229,33 +242,33 @@ class Trace(SyncOrAsync):
 
     @property
     def pending(self) -> int:
-        """How many events are recorded and not yet in the log."""
+        """The number of recorded events that are not yet in the log."""
         return self._outbox.pending
 
     @property
     def dropped(self) -> int:
-        """How many events there was no room for, in memory and on disk."""
+        """The number of events that were dropped because there was no room for them, neither in memory nor on disk."""
         return self._outbox.dropped
 
     # --- cancelled ---
 
     @property
     def cancelled(self) -> Cancellation:
-        """Whether somebody wants the run to stop: ``if t.cancelled:``, ``await t.cancelled.wait()``."""
+        """Whether the run was cancelled: ``if t.cancelled:``, or ``await t.cancelled.wait()``."""
         if not self._journal.begun:
             self._journal.begin()
         return Cancellation(self._outbox.control)
 
     def raise_if_cancelled(self) -> None:
-        """Raise Cancelled if somebody wants the run to stop."""
+        """Raise Cancelled if the run was cancelled."""
         if self.cancelled:
             raise cancelled_error(self._outbox.control)
 
     def cancel_scope(self) -> CancelScope:
-        """A block that ends with ``Cancelled`` when somebody wants the run to stop; ``with`` or ``async with``.
+        """A block, ``with`` or ``async with``, in which a cancel of the run raises ``Cancelled``.
 
-        In a task at its next ``await``, as with ``asyncio.timeout``; in other code when it next records something (or
-        calls ``raise_if_cancelled``). An agent that lets it pass ends its trace as stopped.
+        A task gets it at its next ``await``, as with ``asyncio.timeout``; other code when it next records something or
+        calls ``raise_if_cancelled``. If the agent does not catch it, its trace ends as stopped.
 
             async with t.cancel_scope():
                 await work()
@@ -264,8 +277,10 @@ class Trace(SyncOrAsync):
         return CancelScope(self._outbox.control)
 
     def on_cancel(self, callback: Callable[[], Any]) -> Callable[[], None]:
-        """Call ``callback()`` once when somebody wants the run to stop, in a thread of its own; here and now if that
-        has happened already. The result takes it back. What the callback raises is logged.
+        """Call ``callback()`` once when the run is cancelled, in a thread of its own.
+
+        If it was cancelled already, the callback is called here and now. An exception of the callback is logged.
+        Returns a function that removes the callback.
 
             forget = t.on_cancel(process.terminate)
         """
@@ -285,16 +300,21 @@ class Trace(SyncOrAsync):
         expires_in_s: float | None = None,
         timeout_s: float | None = None,
     ) -> Any:
-        """Ask whoever watches, and wait for the answer: one of ``options`` or a value for ``schema`` (JSON Schema, or a
-        pydantic model class, of which an instance is returned); any JSON if neither is given.
+        """Ask the users who watch the run, and wait for the answer. In asyncio use ``aask``.
 
-        The question is in the log: it survives every restart. An agent that was restarted (``tracewatch.resume``) asks
-        the same again, by the same ``request_id`` or without one by the same text, and gets the question that is open
-        or the answer given meanwhile.
+        ``options``: the possible answers, any JSON. ``schema``: a JSON Schema for the answer, or a pydantic model
+        class, of which an instance is returned. Without both the answer is any JSON. ``goal``: a goal or its id; by
+        default the innermost goal that is open here. ``request_id``: an id for the question, 1-256 characters.
+        ``expires_in_s``: the question's life in seconds, counted by the server. ``timeout_s``: the longest wait here,
+        in seconds.
 
-        Raises Expired after ``expires_in_s`` (counted by the server), Cancelled, NotRunning when the trace was ended by
-        somebody else, InvalidValue when a model refuses the answer, ApiError when the server refuses the question, and
-        TimeoutError after ``timeout_s`` of waiting here; the question then stays open. In asyncio: ``aask``.
+        The question is in the log and survives every restart. An agent that was restarted (``tracewatch.resume``) asks
+        the same again, with the same ``request_id`` or without one with the same text. It gets the question that is
+        still open, or the answer given meanwhile.
+
+        Returns the answer. Raises Expired after ``expires_in_s``, Cancelled, NotRunning if the trace was ended by
+        another client, InvalidValue if a model refuses the answer, ApiError if the server refuses the question, and
+        TimeoutError after ``timeout_s``; the question stays open then.
 
             if t.ask("Deploy?", options=["yes", "no"], expires_in_s=600) == "yes":
                 deploy()
@@ -314,7 +334,10 @@ class Trace(SyncOrAsync):
         expires_in_s: float | None = None,
         timeout_s: float | None = None,
     ) -> Any:
-        """As ``ask``, in a task."""
+        """As ``ask``, in a task: other tasks go on while it waits.
+
+        answer = await t.aask("Deploy?", options=["yes", "no"])
+        """
         asked = self._questions.question(question, options, schema, goal, request_id, expires_in_s)
         self._journal.begin()
         return await self._questions.aask(asked, timeout_s)
@@ -359,17 +382,19 @@ def trace(
         with tracewatch.trace("Fix the login bug", agent_type="coder") as t:
             t.message("user", "It fails since Monday")
 
-    Entering the block creates the trace. Leaving it ends the trace: completed, failed with the exception, or stopped
-    where it was cancelled. Nothing in it waits for the server: events go out in the background, and to disk while the
-    server is away.
+    Entering the block creates the trace. Leaving it ends the trace: as completed, as failed with the exception, or as
+    stopped after a cancel. Nothing in it waits for the server: events are sent in the background, and kept on disk
+    while the server is away.
 
-    ``task``: what the run is for, 1-10,000 characters. ``trace_id``: 1-128 of ``A-Z a-z 0-9 . _ : @ -``, chosen if none
-    is given. ``parent_trace_id``, ``parent_goal_id``: what it is a part of, where that is recorded elsewhere (else:
-    ``sub_trace``). ``metadata``: a JSON object. ``url``: a server, or ``sqlite:///file.db``; None for
-    ``TRACEWATCH_URL``, else loopback. ``lease_s``: without a sign of life for so many seconds the trace is lost; None:
-    never. ``spool_dir``: None for ``TRACEWATCH_SPOOL_DIR``. ``token``: None for ``TRACEWATCH_TOKEN``.
+    ``task``: the purpose of the run, 1-10,000 characters. ``agent_type``: the kind of agent, 1-256 characters.
+    ``trace_id``: 1-128 of ``A-Z a-z 0-9 . _ : @ -``; without one the recorder makes one. ``parent_trace_id``,
+    ``parent_goal_id``: the trace and goal that the run is part of, if another process records them (in the same one
+    use ``sub_trace``). ``metadata``: a JSON object. ``url``: a server, or ``sqlite:///file.db``; None takes
+    ``TRACEWATCH_URL``, else loopback. ``lease_s``: the trace is lost after so many seconds without a sign of life;
+    None: never. ``spool_dir``: the folder for events while the server is away; None takes ``TRACEWATCH_SPOOL_DIR``.
+    ``token``: None takes ``TRACEWATCH_TOKEN``.
 
-    Raises InvalidField if there is no such address; nothing afterwards.
+    Raises InvalidField if ``url`` is no usable address. Nothing is raised later.
     """
     settings = client_settings(url, spool_dir, token)
     spec = _spec(task, agent_type, trace_id, parent_trace_id, parent_goal_id, metadata, lease_s)
@@ -389,10 +414,12 @@ def resume(
         with tracewatch.resume(trace_id) as t:
             answer = t.ask("Deploy?")
 
-    The trace is running again, whatever it had become; only one that was stopped stays so, and the agent finds itself
-    cancelled. A question that was open is still open: ``t.ask`` the same to get it, or the answer given meanwhile.
-    ``lease_s``: how often to show a sign of life, in seconds; the lease itself is the one the trace was created with.
-    The others as for ``trace``. Raises InvalidField if there is no such address; nothing afterwards.
+    The trace is running again, whatever its status was. Only a stopped one stays stopped, and the agent finds itself
+    cancelled. An open question is still open: ``t.ask`` the same again to get it, or the answer given meanwhile.
+
+    ``lease_s``: the time between signs of life in seconds; the lease itself is the one that the trace was created with.
+    The other arguments are those of ``trace``. Raises InvalidField if ``url`` is no usable address. Nothing is raised
+    later.
     """
     settings = client_settings(url, spool_dir, token)
     spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}
@@ -403,7 +430,7 @@ def resume(
 
 
 def new_trace_id() -> str:
-    """Time-ordered: the milliseconds, then 40 random bits."""
+    """A new trace_id: the time in milliseconds, so that ids are ordered, and 40 random bits."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(5)}"
 
 
@@ -416,7 +443,7 @@ def _spec(
     metadata: Any,
     lease_s: Any,
 ) -> dict[str, Any]:
-    """The body of ``POST /api/traces``, such that the server will take it."""
+    """The body of ``POST /api/traces``, made to fit the server's limits."""
     spec: dict[str, Any] = {
         "trace_id": _trace_id(trace_id) or new_trace_id(),
         "task": fit.task(words(task)),

@@ -1,8 +1,8 @@
-"""Watching a trace: ``watch`` for asyncio, ``watch_sync`` for everybody else. Thin edges around ``watch_core``.
+"""Watching a trace: ``watch`` for asyncio and ``watch_sync`` for other code, two thin edges around ``watch_core``.
 
-Rule 1: a frame is read when the caller asks for the next event and not before, so a caller that stops reading
-        costs nothing and the cursor is always that of the last event handed out.
-Rule 2: a connection that breaks or falls silent is made again, for ever unless ``max_retry_s`` says otherwise; what
+Rule 1: a frame is read when the caller asks for the next event and not before. So a caller that stops reading costs
+        nothing, and the cursor is always that of the last event handed out.
+Rule 2: a connection that breaks or falls silent is made again, for ever or for ``max_retry_s``. An error that
         reconnecting can't mend is raised.
 """
 
@@ -37,7 +37,7 @@ _FAILURES = (OSError, WebSocketException)
 
 
 class _Watching:
-    """What both forms share: everything but the reading."""
+    """The common part of both forms: everything but the reading."""
 
     def __init__(
         self,
@@ -68,12 +68,15 @@ class _Watching:
 
     @property
     def url(self) -> str:
-        """The server watched."""
+        """The address of the server."""
         return self._target.url
 
     @property
     def state(self) -> State:
-        """The watched trace as of what the server has said. With ``types`` it folds only those after the snapshot."""
+        """The newest state of the watched trace: the snapshot of the last connect, and the events after it.
+
+        It may be ahead of the event handed out last. With ``types`` only events of these names are folded into it.
+        """
         return self._core.root.state
 
     @property
@@ -83,24 +86,24 @@ class _Watching:
 
     @property
     def status(self) -> str:
-        """connecting, catching_up, live, reconnecting, ended or closed."""
+        """The status of the watch: connecting, catching_up, live, reconnecting, ended or closed."""
         return "closed" if self._closed and self._core.status != "ended" else self._core.status
 
     @property
     def cursor(self) -> str | None:
-        """``<epoch>.<event_id>`` of the last event handed out: what ``since`` takes to go on from there."""
+        """``<epoch>.<event_id>`` of the last event handed out. A watch with it as ``since`` goes on from there."""
         track = self._core.root
         return track.cursor if track.epoch is not None else None
 
     @property
     def cursors(self) -> dict[str, str]:
-        """The same of every trace watched."""
+        """The cursors of all traces watched, by trace_id; more than one with ``children``."""
         tracks = self._core.tracks.values()
         return {t.trace_id: t.cursor for t in tracks if t.epoch is not None and t.cursor is not None}
 
     @property
     def current_event_id(self) -> int | None:
-        """The last event of the watched trace there is, as the server said last."""
+        """The event_id of the watched trace's last event in the log, as the server last said."""
         return self._core.current_event_id
 
     def _address(self) -> str:
@@ -125,7 +128,7 @@ class _Watching:
         return self._closed or self._core.status == "ended"
 
     def _take(self, data: bytes) -> dict[str, Any] | None:
-        """One frame; the event if it is one."""
+        """Take one frame, and return its event if it has one."""
         try:
             event = self._core.receive(data)
             if event is not None:
@@ -139,7 +142,7 @@ class _Watching:
         return event
 
     def _failed(self, error: Exception) -> float:
-        """Seconds until the next attempt. Raises what reconnecting would not mend, Unreachable after long enough."""
+        """Seconds until the next attempt. Raises an error that reconnecting can't mend; Unreachable after too long."""
         if isinstance(error, ConnectionClosed) and error.rcvd is not None:
             self._core.closed_with(error.rcvd.code, error.rcvd.reason)
         if isinstance(error, InvalidStatus):
@@ -171,9 +174,13 @@ class _Watching:
 
 
 class Watch(_Watching):
-    """What ``tracewatch.watch`` gives: an asynchronous iterator over a trace's events, as dicts.
+    """An asynchronous iterator over a trace's events, as dicts; ``tracewatch.watch`` returns it.
 
-    It ends with the trace, or never with ``until=None``. As ``async with`` it is closed at the end of the block.
+    It ends with the trace, or never with ``until=None``. Used with ``async with``, it is closed at the block's end.
+
+        async with tracewatch.watch("run-1") as watching:
+            async for event in watching:
+                print(watching.cursor, event["event"])
     """
 
     _socket: ClientConnection | None = None
@@ -241,7 +248,7 @@ class Watch(_Watching):
             self._socket.transport.abort()
 
     async def aclose(self) -> None:
-        """Stop watching and say goodbye to the server."""
+        """Stop watching, and close the connection in order."""
         self._closed = True
         if self._waker is not None:
             self._waker.set()
@@ -257,9 +264,13 @@ class Watch(_Watching):
 
 
 class SyncWatch(_Watching):
-    """What ``tracewatch.watch_sync`` gives: an iterator over a trace's events, as dicts.
+    """An iterator over a trace's events, as dicts; ``tracewatch.watch_sync`` returns it.
 
-    It ends with the trace, or never with ``until=None``. As ``with`` it is closed at the end of the block.
+    It ends with the trace, or never with ``until=None``. Used with ``with``, it is closed at the end of the block.
+
+        with tracewatch.watch_sync("run-1") as watching:
+            for event in watching:
+                print(watching.cursor, event["event"])
     """
 
     def __init__(self, trace_id: str, **options: Any) -> None:
@@ -295,7 +306,7 @@ class SyncWatch(_Watching):
 
     def _read(self) -> bytes:
         if self._socket is None:
-            # As a context manager: what this function gives otherwise is about to change in the library.
+            # As a context manager, because the library is about to change the other form.
             self._socket = connect_sync(self._address(), **self._options()).__enter__()
             self._core.opened()
             if self._core.children:
@@ -318,7 +329,7 @@ class SyncWatch(_Watching):
             socket.close()
 
     def close(self) -> None:
-        """Stop watching; from any thread."""
+        """Stop watching. It may be called from any thread."""
         self._closed = True
         self._stop.set()
         self._disconnect()
@@ -351,19 +362,19 @@ def watch(
         async for event in tracewatch.watch(trace_id):
             print(event["event_id"], event["event"])
 
-    It connects when it is iterated, and again whenever the connection breaks. Its ``state`` is the trace as of the last
-    event, its ``cursor`` what ``since`` takes to go on from there.
+    The watch connects when it is iterated, and again whenever the connection breaks. Its ``state`` is the trace's
+    newest state, its ``cursor`` the place of the last event: another watch with it as ``since`` goes on from there.
 
-    ``since``: a cursor, an event_id (what follows it is given), ``"-50"`` (the last 50) or ``"latest"``; None is the
-    whole history. ``url``: the server's; None for ``TRACEWATCH_URL``, else loopback. ``token``: None for
-    ``TRACEWATCH_TOKEN``. ``types``: only events of these names. ``until``: ``"end"`` ends the iteration with the trace,
-    None never. ``wait``: the trace may not exist yet. ``children``: the events of its sub-traces too, to any depth.
-    ``skip_trimmed``: where events were trimmed before this watch came to them, ``on_status`` is told of the ``gap`` and
-    what follows is given; without it WatchGap is raised. ``max_retry_s``: give up after so many seconds without a
-    connection; None never. ``on_status``: called with a ``ConnectionStatus`` whenever the connection has changed.
+    ``since``: a cursor or an event_id (the events after it), ``"-50"`` (the last 50) or ``"latest"`` (new ones only);
+    None gives the whole history. ``url``: the server's; None takes ``TRACEWATCH_URL``, else loopback. ``token``: None
+    takes ``TRACEWATCH_TOKEN``. ``types``: only events of these names. ``until``: ``"end"`` ends the iteration with the
+    trace, None never. ``wait``: wait for the trace if it does not exist yet. ``children``: also the events of its
+    sub-traces, to any depth. ``skip_trimmed``: if events were trimmed before the watch came to them, ``on_status`` gets
+    the ``gap`` and the watch goes on after it; otherwise WatchGap is raised. ``max_retry_s``: give up after so many
+    seconds without a connection; None: never. ``on_status``: called with a ``ConnectionStatus`` at each change.
 
-    Raises InvalidField for an address that is none, and while it is iterated WatchGap, UnknownTrace, ProtocolViolation,
-    Unreachable after ``max_retry_s``, and the server's refusals.
+    Raises InvalidField if ``url`` is no usable address. The iteration raises WatchGap, UnknownTrace, ProtocolViolation,
+    Unreachable after ``max_retry_s``, and refusals of the server such as Forbidden or ApiError.
     """
     return Watch(
         trace_id,

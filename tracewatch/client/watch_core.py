@@ -1,9 +1,9 @@
-"""What a watch is, without I/O: which events may follow which, the fold, the cursor, what a reconnect asks for.
+"""The core of a watch, without I/O: the order of events, the fold, the cursor, and the request of a reconnect.
 
 Rule 1: an unfiltered watch hands out position + 1 and nothing else; a hole or a repeat is a ProtocolViolation.
-Rule 2: the position moves only with what is handed out, so a reconnect from it can't skip or repeat.
-Rule 3: the state comes from the snapshot of each connect and takes only events above it. Messages, which no
-        snapshot holds, are folded from every event seen, and carried over a reconnect.
+Rule 2: the position moves only with the events handed out, so a reconnect from it can't skip or repeat one.
+Rule 3: the state comes from the snapshot of each connect, and only events after it are folded into it. No snapshot has
+        messages, so these are folded from every event, and carried over a reconnect.
 """
 
 from __future__ import annotations
@@ -39,17 +39,22 @@ _BY_CLOSE_CODE = {4500: "bad_request", 4501: "unauthorized", 4503: "forbidden", 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionStatus:
-    """What happened to a watch's connection, for its ``on_status``.
+    """A change of a watch's connection, as its ``on_status`` gets it.
 
-    ``kind``: connected, caught_up, lost (it is tried again), reconnected or gap.
+    ``kind``: connected, caught_up, lost (the watch reconnects), reconnected or gap. ``last_event_id``: the last event
+    of the watched trace that was handed out. ``replayed``: the number of events from the connect to the log's end.
+    ``retry_in_s``: seconds until the next attempt. ``error``: the reason of a loss or a gap. ``resume_event_id``: for a
+    gap, the event that the next one follows.
+
+        tracewatch.watch_sync("run-1", on_status=lambda news: print(news.kind))
     """
 
     kind: str
-    last_event_id: int | None  # the last event handed out, of the watched trace
-    replayed: int | None = None  # events sent between the connect and the log's end
+    last_event_id: int | None
+    replayed: int | None = None
     retry_in_s: float | None = None
-    error: str | None = None  # of a gap: its reason
-    resume_event_id: int | None = None  # of a gap: what comes is what follows this
+    error: str | None = None
+    resume_event_id: int | None = None
 
 
 class Track:
