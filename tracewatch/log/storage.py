@@ -356,7 +356,7 @@ class Changes:
         return bool(self.traces or self.deleted or self.tokens or self.revoked or self.claims or self.probe)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Written:
     """What became of a commit."""
 
