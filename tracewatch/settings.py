@@ -3,7 +3,9 @@
 Rule 1: an option is a field of ``Settings`` and stands nowhere else. The environment variables, the flags of
         ``tracewatch serve`` and the table in the documents derive from the fields.
 Rule 2: only the wiring (server, cli, client) sees ``Settings``; components take plain keyword arguments.
-Rule 3: an unusable value is refused by the option's name before anything starts; no default takes its place.
+Rule 3: an unusable value is refused by the option's name before anything starts, and no default takes its place. Only
+        a recorder is given defaults instead, as it must not break its agent.
+Rule 4: a program reads only the variables that are meant for it. Others may hold anything.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,11 @@ _SIZE = re.compile(r"([0-9]+) ?(b|kib|mib|gib)?", re.IGNORECASE | re.ASCII)
 _SCHEMES = ("http://", "https://", "sqlite:///")
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _SPOOL = "tracewatch/spool"
+_SERVICE_SCHEMES = ("tcp://", "udp://", "sctp://")
+_SERVICE_HINT = (
+    ". Kubernetes sets it so for a Service of this name: put enableServiceLinks: false into the pod's spec, rename the "
+    "Service, or set the variable itself"
+)
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.ASCII)
 _ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?", re.ASCII)
 _TEXTS = {  # kinds whose values are text, and the form of such a value
@@ -92,6 +99,8 @@ class Option:
 
         Raises InvalidField, whose message names ``source`` (by default the option), the value and the expected form.
         """
+        if isinstance(value, str) and self.kind != "text":
+            value = value.strip()  # a file that a variable was set from ends with a newline
         if self.kind == "choice":
             parsed: str | int | float | None = value if isinstance(value, str) and value in self.choices else None
         else:
@@ -100,6 +109,8 @@ class Option:
             source = source or self.name
             shown = "" if self.kind in ("redis", "secret") else str(value)  # these may contain a password
             fault = f"{shown!r} is not {self.expected}" if shown else f"must be {self.expected}"
+            if shown.startswith(_SERVICE_SCHEMES):
+                fault += _SERVICE_HINT
             raise InvalidField(f"{source}: {fault}", details=[{"path": source, "message": fault}])
         return parsed
 
@@ -131,12 +142,11 @@ def _is_network(text: str) -> bool:
 
 def _number(kind: str, value: object) -> int | float | None:
     if isinstance(value, str):
-        text = value.strip()
         if kind == "bytes":
-            size = _SIZE.fullmatch(text)
+            size = _SIZE.fullmatch(value)
             return int(size[1]) * _UNITS[(size[2] or "b").lower()] if size else None
         try:
-            value = float(text) if kind == "seconds" else int(text)
+            value = float(value) if kind == "seconds" else int(value)
         except ValueError:
             return None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -149,12 +159,16 @@ def _number(kind: str, value: object) -> int | float | None:
 def default_spool_dir(environ: Mapping[str, str]) -> str:
     """The default spool folder: ``$XDG_STATE_HOME/tracewatch/spool``, or the same under ``~/.local/state``.
 
-    A relative XDG path is ignored, as its specification asks.
+    A relative XDG path is ignored, as its specification asks. "" where the user has no home folder, as in containers
+    that run as a user id without a name.
     """
     state = Path(environ.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():
         home = environ.get("HOME")
-        state = (Path(home) if home else Path.home()) / ".local" / "state"
+        try:
+            state = (Path(home) if home else Path.home()) / ".local" / "state"
+        except (RuntimeError, KeyError):
+            return ""
     return str(state / _SPOOL)
 
 
@@ -300,11 +314,20 @@ class Settings:
             object.__setattr__(self, "spool_dir", default_spool_dir(os.environ))
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], **overrides: object) -> Settings:
+    def from_env(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        only: Collection[str] = (),
+        unusable: Callable[[InvalidField], object] | None = None,
+        **overrides: object,
+    ) -> Settings:
         """The settings by the defaults, the ``TRACEWATCH_*`` variables of ``environ`` and the ``overrides``.
 
         A later source wins over an earlier one. An empty variable counts as unset, and so does an override of None
         (a flag that was not given). An override is text or a value of the option's type.
+        ``only``: the options whose variables are read; () is all. ``unusable``: called with the error of each variable
+        whose value can't be used, and the default is taken; None: the error is raised.
         Raises InvalidField for an unusable value, TypeError for an override that is no option.
         Example: ``Settings.from_env(os.environ, port=8500, keep_days="30")``.
         """
@@ -315,12 +338,18 @@ class Settings:
             given = overrides.get(option.name)
             if given is not None:
                 values[option.name] = option.parse(given, option.name)
-            elif environ.get(option.env):
-                values[option.name] = option.parse(environ[option.env], option.env)
+            elif (not only or option.name in only) and environ.get(option.env, "").strip():
+                try:
+                    values[option.name] = option.parse(environ[option.env], option.env)
+                except InvalidField as error:
+                    if unusable is None:
+                        raise
+                    unusable(error)
         return cls(**values)
 
 
 OPTIONS: tuple[Option, ...] = tuple(Option(name=f.name, **f.metadata) for f in dataclasses.fields(Settings))
+CLIENT_OPTIONS = tuple(option.name for option in OPTIONS if option.client)
 
 
 def format_bytes(count: int) -> str:

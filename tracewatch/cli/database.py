@@ -35,7 +35,7 @@ def db_option(command: F) -> F:
 def database(db: str | None) -> Path:
     """The database file that ``--db`` or the environment names. Raises CliError where that is no file's name."""
     try:
-        return log_path(db or Settings.from_env(os.environ).db)
+        return log_path(db or Settings.from_env(os.environ, only=("db",)).db)
     except LogError as error:
         raise CliError(error.message) from error
 

@@ -42,7 +42,8 @@ def command(ctx: click.Context, db: str | None, full: bool, as_json: bool) -> No
     words = {"file": "SQLite's own check", "events": "folding all events again"}
     try:
         with progress(words) as tell:
-            found = check(path, full=full, max_watchers=Settings.from_env(os.environ).max_watchers, progress=tell)
+            watchers = Settings.from_env(os.environ, only=("max_watchers",)).max_watchers
+            found = check(path, full=full, max_watchers=watchers, progress=tell)
     except LogError as error:
         raise CliError(error.message) from error
     counts = Counter(finding.severity for finding in found)

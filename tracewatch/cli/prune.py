@@ -47,7 +47,9 @@ def command(
     at a time, and keeps its goals, totals and open questions.
     """
     try:
-        chosen = Settings.from_env(os.environ, db=db, keep_days=keep_days, keep_events=keep_events)
+        chosen = Settings.from_env(
+            os.environ, only=("db", "keep_days", "keep_events"), db=db, keep_days=keep_days, keep_events=keep_events
+        )
     except InvalidField as error:
         raise CliError(error.message) from error
     path = database(chosen.db)

@@ -136,7 +136,7 @@ def revoke(token_id: str, db: str | None) -> None:
 
 def _path(db: str | None, *, must_exist: bool = False) -> str:
     try:
-        path = Settings.from_env(os.environ, db=db).db
+        path = Settings.from_env(os.environ, only=("db",), db=db).db
     except InvalidField as error:
         raise CliError(error.message) from error
     if must_exist and "://" not in path and not Path(path).exists():

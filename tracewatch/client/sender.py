@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -26,13 +27,18 @@ from .lines import Uplink
 from .link import ServerUplink
 from .outbox import SPILL_BYTES, Outbox
 from .spool import SpoolDir, SpoolError
-from .target import parse_target
+from .target import target_of
 
 TICK_S = 0.25
 AWAY_S = 0.5  # no connection for so long: what is in memory goes to disk
 ORPHANS_S = 30.0  # how often to look for spools of processes that have died
 ORPHANS = 100  # delivered at the same time, at most
 EXIT_GRACE_S = 3.0  # beyond flush_s, for writing the spool
+RESTART_S = 0.5  # between two tries to start the thread
+NO_SPOOL = (
+    "tracewatch has no place for a spool, as this user has no home folder: while the server is away, events are kept "
+    "in memory only. Set TRACEWATCH_SPOOL_DIR to a folder"
+)
 
 _log = logging.getLogger("tracewatch")
 
@@ -63,6 +69,8 @@ class Sender:
         self._deliveries: dict[Outbox, Delivery] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._waiting: set[Outbox] = set()  # until the thread has started
+        self._start_at = 0.0  # monotonic: not tried again before
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._over = False  # the process ends
@@ -105,29 +113,48 @@ class Sender:
             self._known.add(outbox)
             if self._over:
                 return
-            if self._loop is None or self._loop.is_closed():
-                self._start()
-            if outbox not in self._deliveries:
+            if (self._loop is None or self._loop.is_closed()) and not self._start():
+                self._waiting.add(outbox)
+            elif outbox not in self._deliveries:
                 self._begin(outbox)
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start the thread; False if the system lets none start now: a later event tries again."""
+        if time.monotonic() < self._start_at:
+            return False
         self._on_start()
-        self._loop = asyncio.new_event_loop()
-        self._tasks = set()
-        self._wake = asyncio.Event()
-        self._uplink: Uplink = self._make_uplink()
-        name = f"tracewatch {self.url}"
-        self._thread = threading.Thread(target=self._run, args=(self._loop,), name=name, daemon=True)
-        self._thread.start()
-        for outbox in list(self._deliveries):  # of a thread that has failed
+        uplink = self._make_uplink()
+        loop = None
+        try:
+            loop = asyncio.new_event_loop()
+            name = f"tracewatch {self.url}"
+            thread = threading.Thread(target=self._run, args=(loop,), name=name, daemon=True)
+            self._loop, self._thread, self._tasks, self._wake = loop, thread, set(), asyncio.Event()
+            self._uplink: Uplink = uplink
+            thread.start()
+        except (RuntimeError, OSError) as error:  # no more threads, or no more descriptors
+            self._loop = self._thread = None
+            if loop is not None:
+                loop.close()
+            self._not_started(error)
+            return False
+        waiting, self._waiting = self._waiting, set()
+        for outbox in {*self._deliveries, *waiting}:  # of a thread that has failed, or could not start
             self._begin(outbox)
+        return True
+
+    def _not_started(self, error: Exception) -> None:
+        if not self._start_at:
+            said = "tracewatch: the background thread for %s can't start, which is tried again: %s"
+            _log.warning(said, self.url, error)
+        self._start_at = time.monotonic() + RESTART_S
 
     def _make_uplink(self) -> Uplink:
         if self.direct:
             from .direct import FileUplink
 
             return FileUplink(self.url)
-        return ServerUplink(parse_target(self.url, self._token or None))
+        return ServerUplink(target_of(self.url, self._token))
 
     def _begin(self, outbox: Outbox) -> None:
         assert self._loop is not None
@@ -281,7 +308,7 @@ class Sender:
         if kept or lost:
             _log.warning(
                 "%d events of %d traces did not reach %s: %d are kept in %s for the next recorder, %d are lost",
-                *(kept + lost, traces, self.url, kept, self.directory.path, lost),
+                *(kept + lost, traces, self.url, kept, self.directory, lost),
             )
 
 
@@ -291,13 +318,20 @@ class Senders:
     def __init__(self) -> None:
         self._senders: dict[tuple[str, str, str], Sender] = {}
         self._lock = threading.Lock()
+        self._told_no_spool = False
         self._hooked = 0  # the process whose exit is hooked
 
     def get(self, settings: Settings) -> Sender:
         """The sender for the url, spool directory and token of these settings."""
         url = settings.url
         if url.startswith("sqlite:///"):
-            url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).absolute()}"
+            try:
+                url = f"sqlite:///{Path(url.removeprefix('sqlite:///')).absolute()}"
+            except OSError:
+                pass  # the working directory is gone: the background thread will say that the file can't be opened
+        if not settings.spool_dir and not self._told_no_spool:
+            self._told_no_spool = True
+            _log.warning(NO_SPOOL)
         with self._lock:
             key = (url, settings.spool_dir, settings.token)
             if key not in self._senders:

@@ -30,13 +30,17 @@ class SpoolError(Exception):
 
 
 class SpoolDir:
-    """Where spools lie, and how much more may go there."""
+    """Where spools lie, and how much more may go there. ``path``: "" where there is no such place."""
 
     def __init__(self, path: str | Path, limit_bytes: int) -> None:
+        self.missing = path == ""
         self.path = Path(path)
         self.limit_bytes = limit_bytes
         self._used = 0
         self._looked = -_LOOK_S
+
+    def __str__(self) -> str:
+        return "no spool" if self.missing else str(self.path)
 
     def room(self) -> int:
         """Bytes that may still be written; other processes' files count as well."""
@@ -51,6 +55,8 @@ class SpoolDir:
 
     def files(self) -> list[Path]:
         """All spools, oldest first; none if the directory can't be read."""
+        if self.missing:
+            return []
         try:
             return sorted(path for path in self.path.iterdir() if path.suffix == SUFFIX)
         except OSError:
@@ -70,6 +76,8 @@ class SpoolDir:
 
     def create(self, header: dict[str, Any], first_seq: int) -> Spool:
         """A new spool whose first event will be ``first_seq``. Raises SpoolError."""
+        if self.missing:
+            raise SpoolError("there is no place for a spool")
         line = orjson.dumps(header) + b"\n"
         path = self.path / f"{time.time_ns() // 1_000_000:013d}-{header['producer']}{SUFFIX}"
         try:

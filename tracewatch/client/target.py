@@ -9,16 +9,30 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from ..errors import InvalidField
-from ..settings import Settings
+from ..settings import CLIENT_OPTIONS, Settings
 
 # websockets writes the headers it sends, the token among them, to its logger while that one is at DEBUG
 QUIET = logging.getLogger("tracewatch.client.socket")
 QUIET.setLevel(logging.INFO)
 
+_log = logging.getLogger("tracewatch")
+_told: set[str] = set()  # of variables that can't be used
 
-def client_settings(url: str | None, spool_dir: str | None = None, token: str | None = None) -> Settings:
-    """The settings of this process's environment with those given here. Raises InvalidField."""
-    return Settings.from_env(os.environ, url=url, spool_dir=spool_dir, token=token)
+
+def recorder_settings(url: str | None, spool_dir: str | None = None, token: str | None = None) -> Settings:
+    """The settings of this process's environment with those given here.
+
+    A variable that can't be used is told of once, and its default is taken. Raises InvalidField for what is given here.
+    """
+    return Settings.from_env(
+        os.environ, only=CLIENT_OPTIONS, unusable=_tell_once, url=url, spool_dir=spool_dir, token=token
+    )
+
+
+def _tell_once(error: InvalidField) -> None:
+    if error.message not in _told:
+        _told.add(error.message)
+        _log.warning("%s; the default is used", error.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +70,12 @@ class Target:
 
 def parse_target(url: str | None, token: str | None = None) -> Target:
     """The server to talk to. Raises InvalidField for what is no ``http(s)://`` address."""
-    settings = client_settings(url, token=token)
-    url = settings.url
+    settings = Settings.from_env(os.environ, only=("url", "token"), url=url, token=token)
+    return target_of(settings.url, settings.token)
+
+
+def target_of(url: str, token: str) -> Target:
+    """The server at an address, whatever the environment says. Raises as ``parse_target``."""
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
@@ -66,4 +84,4 @@ def parse_target(url: str | None, token: str | None = None) -> Target:
     if parts.scheme not in ("http", "https") or not host:
         raise InvalidField(f"url: {url!r} is not a server's address such as http://127.0.0.1:8400")
     secure = parts.scheme == "https"
-    return Target(url, secure, host, port or (443 if secure else 80), parts.path.rstrip("/"), settings.token)
+    return Target(url, secure, host, port or (443 if secure else 80), parts.path.rstrip("/"), token)

@@ -1,8 +1,8 @@
 """Recording an agent's run: ``with tracewatch.trace("Fix the login bug") as t: …``.
 
 Rule 1: nothing here raises into the agent, waits for the network or the disk, or changes what the agent does. The
-        exceptions: an address in ``trace(url=…)`` or the environment that is none is refused at once; and what the
-        agent asks for, a ``cancel_scope`` and ``ask``.
+        exceptions: an address in ``trace(url=…)`` that is none is refused at once; and what the agent asks for, a
+        ``cancel_scope`` and ``ask``.
 Rule 2: an exception of the agent's passes through every ``with`` and is told of on its way.
 """
 
@@ -33,7 +33,7 @@ from .journal import Journal
 from .outbox import Outbox
 from .questions import Questions
 from .sender import SENDERS, Sender
-from .target import client_settings
+from .target import recorder_settings
 
 __all__ = ["Goal", "Message", "ToolCall", "Trace", "resume", "trace"]
 
@@ -67,7 +67,7 @@ class Trace(SyncOrAsync):
         self._sender = sender
         self._settings = settings
         self._outbox = Outbox(spec, after=after, control=Control(primed=fresh))
-        self._journal = Journal(self._outbox, sender, (self.url, settings.spool_dir))
+        self._journal = Journal(self._outbox, sender, (self.url, settings.spool_dir or "memory"))
         self._questions = Questions(self._journal)
 
     # --- what happened ---
@@ -394,9 +394,10 @@ def trace(
     None: never. ``spool_dir``: the folder for events while the server is away; None takes ``TRACEWATCH_SPOOL_DIR``.
     ``token``: None takes ``TRACEWATCH_TOKEN``.
 
-    Raises InvalidField if ``url`` is no usable address. Nothing is raised later.
+    Raises InvalidField for a ``url``, ``spool_dir`` or ``token`` given here that can't be used. A variable of the
+    environment that can't be used is logged once, and its default is taken. Nothing is raised later.
     """
-    settings = client_settings(url, spool_dir, token)
+    settings = recorder_settings(url, spool_dir, token)
     spec = _spec(task, agent_type, trace_id, parent_trace_id, parent_goal_id, metadata, lease_s)
     return Trace(spec, SENDERS.get(settings), settings, fresh=trace_id is None)
 
@@ -418,10 +419,9 @@ def resume(
     cancelled. An open question is still open: ``t.ask`` the same again to get it, or the answer given meanwhile.
 
     ``lease_s``: the time between signs of life in seconds; the lease itself is the one that the trace was created with.
-    The other arguments are those of ``trace``. Raises InvalidField if ``url`` is no usable address. Nothing is raised
-    later.
+    The other arguments are those of ``trace``. Raises InvalidField as ``trace`` does. Nothing is raised later.
     """
-    settings = client_settings(url, spool_dir, token)
+    settings = recorder_settings(url, spool_dir, token)
     spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}
     seconds = min(fit.amount(lease_s, math.inf) or 0, 86_400)
     resumed = Trace(spec | ({"lease_s": seconds} if seconds else {}), SENDERS.get(settings), settings)
