@@ -336,6 +336,8 @@ class Group:
         fault = error.fault if isinstance(error, StorageFault) else None
         if isinstance(error, orjson.JSONDecodeError):
             fault = NO_JSON
+        if isinstance(error, Busy):  # for longer than anybody waits
+            fault = LOCKED
         if len(group) > 1 and (fault is None or fault.own):
             # Not the disk's doing: what one job brought with it (a damaged trace, a defect) must not cost the others
             for job in group:

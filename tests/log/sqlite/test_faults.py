@@ -245,3 +245,25 @@ async def test_settings_of_the_connections(log: EventLog) -> None:
         assert await pragma(reader, "query_only") == 1
         assert await pragma(reader, "wal_autocheckpoint") == 0
         assert await pragma(reader, "mmap_size") in (None, 0)
+
+
+async def test_a_commit_that_finds_the_file_locked_for_too_long(tmp_path: Path) -> None:
+    """COMMIT is refused although the transaction has its lock: nothing is stored, and the reason is said."""
+    async with opened(str(tmp_path / "log.db"), lock_wait_s=0.05) as log:
+        await create(log)
+        busy = sqlite3.OperationalError("database is locked")
+        busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+
+        def refusing(db: sqlite3.Connection, changes: object) -> dict[str, int]:
+            raise busy
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tracewatch.log.sqlite.write.write", refusing)
+            with pytest.raises(Unavailable) as caught:
+                await log.append("t", [say("x")])
+            assert caught.value.facts["reason"] == "locked"
+            patch.setattr("tracewatch.log.sqlite.read.rows", lambda *_: refusing(*_[:2]))
+            with pytest.raises(Unavailable) as caught:
+                await log.summaries(["t"])
+            assert caught.value.facts["reason"] == "locked"
+        assert (await log.append("t", [say("x")])).last_event_id == 1

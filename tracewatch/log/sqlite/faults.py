@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..health import DISK_FULL, LOCKED, Fault, damage
-from ..storage import Busy, Defect, StorageFault
+from ..storage import Defect, StorageFault
 
 GONE = Fault(
     "file_gone",
@@ -79,8 +79,6 @@ def told(free_bytes: int | None = None) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if is_busy(error):
-            raise Busy from error
         fault = fault_of(error, free_bytes)
         if fault is None:
             raise Defect(str(error)) from error
