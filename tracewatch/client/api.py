@@ -1,7 +1,7 @@
 """The REST calls, over the standard library's HTTP client.
 
-Rule 1: every call is a connection of its own: safe from any thread, and no stale keep-alive to guess about.
-Rule 2: a refusal is an ApiError with the server's own words, everything without an answer an Unreachable.
+Rule 1: every call is a connection of its own. So calls are safe from any thread, and no kept connection can be stale.
+Rule 2: a refusal is an ApiError with the server's own words; a call without an answer is an Unreachable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NDJSON = "application/x-ndjson"
 
 
 class Api:
-    """The server's REST calls. ``url``: None for ``TRACEWATCH_URL``, else loopback; ``token``: ``TRACEWATCH_TOKEN``."""
+    """The REST calls of a server. ``url``: None takes ``TRACEWATCH_URL``, else loopback; ``token``: likewise."""
 
     def __init__(self, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> None:
         self._target = parse_target(url, token)
@@ -31,7 +31,7 @@ class Api:
     def create_trace(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Create a trace (``{trace_id?, task, …}``, protocol section 3) and return its summary.
 
-        The same fields again are fine.
+        A second call with the same fields returns the same trace.
         """
         answer = self._call("POST", self._target.path("api", "traces"), orjson.dumps(spec))
         trace: dict[str, Any] = answer.get("trace", answer)
@@ -60,7 +60,7 @@ class Api:
         return self._call("POST", self._target.path("api", "traces", trace_id, "events"), body, headers)
 
     def import_lines(self, lines: list[bytes]) -> dict[str, Any]:
-        """Import an export: ``{"trace":…}`` first, then stored events. Any length: sent in as many batches as it takes.
+        """Import an export of any length: ``{"trace":…}`` first, then stored events. It is sent in batches.
 
         Returns ``{first_event_id, last_event_id, duplicates}`` over all of them.
         """
@@ -111,11 +111,11 @@ class Api:
     def events(self, trace_id: str, since: str | None = None, *, follow: bool = False) -> Iterator[bytes]:
         """The stored bytes of each event after ``since``, to the log's end; with ``follow`` until the trace ends.
 
-        Raises Unreachable when the connection breaks: go on from the last event's id.
+        Raises Unreachable if the connection breaks; another call with the last event's id as ``since`` goes on.
         """
         query = {"since_event_id": since, "follow": 1 if follow else None}
         path = self._target.path("api", "traces", trace_id, "events", **query)
-        # Following, silence is normal and only the trace's end ends it.
+        # While following, silence is normal, and only the end of the trace ends the answer.
         connection = self._connect(None if follow else self._timeout_s)
         try:
             response = self._request(connection, "GET", path, None, {"Accept": _NDJSON})
@@ -128,7 +128,7 @@ class Api:
             connection.close()
 
     def cancel(self, trace_id: str, reason: str | None = None, by: str | None = None) -> dict[str, Any]:
-        """Ask a run to stop: ``{status}`` is cancelling, or stopped where nobody records it any more.
+        """Ask a run to stop. Returns ``{status}``: cancelling, or stopped if its recorder is gone.
 
         Raises ApiError 409 ``not_running`` for a trace that has ended.
         """
@@ -157,7 +157,7 @@ class Api:
         return self._call("GET", self._target.path("healthz"))
 
     def close(self) -> None:
-        """Nothing is held between calls; here so that callers need not know."""
+        """Do nothing: no connection is kept between calls. The method is there for callers that close what they use."""
 
     # --- one call ---
 
@@ -204,7 +204,7 @@ class Api:
 
 
 def api_error(status: int, body: bytes) -> ApiError:
-    """The error in an answer's body, or one that says that the body holds none."""
+    """The error in an answer's body, or a general one if the body has none."""
     try:
         answer = orjson.loads(body)
         code, message = str(answer.pop("error")), str(answer.pop("message", ""))
@@ -217,7 +217,7 @@ def api_error(status: int, body: bytes) -> ApiError:
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """The lines of a body as they come. A last line without its line break was cut off and is an error."""
+    """The lines of a body as they arrive. A last line without its line break was cut off, which is an error."""
     rest = b""
     while chunk := response.read1(65536):
         *lines, rest = (rest + chunk).split(b"\n")

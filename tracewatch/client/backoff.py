@@ -1,5 +1,5 @@
-"""How long to wait before connecting again: full jitter, 0.5 s doubling to 20 s, so that the first retry is quick
-and a thousand clients of one server do not come back as one."""
+"""The wait before a reconnect: random up to 0.5 s at first, doubling to 20 s. So the first retry is quick, and a
+thousand clients of one server do not come back at the same moment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from .errors import ApiError
 
 FIRST_S, LONGEST_S = 0.5, 20.0
-REFUSED_S = 60.0  # a token that was refused is tried again this seldom
+REFUSED_S = 60.0  # time between two attempts with a refused token
 
 
 class Backoff:
@@ -24,12 +24,12 @@ class Backoff:
         return random.uniform(0, longest)
 
     def succeeded(self) -> None:
-        """The connection works: the next failure is a first one."""
+        """Note that the connection works: the next failure counts as the first one."""
         self.failures = 0
 
 
 def patience_s(error: Exception) -> float:
-    """How long to leave a server alone at the least: one that refuses our token will do so again."""
+    """The least seconds until the next attempt: a server that refuses our token will refuse it again."""
     if not isinstance(error, ApiError):
         return 0.0
     if error.status in (401, 403):

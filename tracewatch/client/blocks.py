@@ -1,7 +1,6 @@
-"""What the blocks of a recorder have in common: ``with`` and ``async with``, and knowing which of them are open here.
+"""The blocks of a recorder: they work with ``with`` and ``async with``, and know which of them are open here.
 
-A goal, a message, a tool call, a trace and a cancel scope are blocks. None of them waits for anything when it is
-entered or left.
+A goal, a message, a tool call, a trace and a cancel scope are blocks. Entering or leaving one never waits.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ Block = TypeVar("Block")
 
 
 class SyncOrAsync:
-    """``async with`` for what has ``with``: both do the same."""
+    """Gives a class with ``with`` an ``async with`` that does the same."""
 
     def __enter__(self) -> Self:
         raise NotImplementedError
@@ -35,16 +34,16 @@ class OpenBlocks(Generic[Block]):
         self._open: ContextVar[tuple[Block, ...]] = ContextVar(name, default=())
 
     def all(self) -> tuple[Block, ...]:
-        """Those open here."""
+        """The blocks that are open here."""
         return self._open.get()
 
     def enter(self, block: Block) -> None:
-        """A block is entered."""
+        """Note that a block is entered."""
         self._open.set((*self._open.get(), block))
 
     def leave(self, block: Block) -> None:
-        """A block is left; it may not be the innermost.
+        """Note that a block is left, which may not be the innermost one.
 
-        Nothing is done by a token: a generator or task may leave in another context than it entered in.
+        Context variables' tokens are of no use here: a generator or task may leave in another context than it entered.
         """
         self._open.set(tuple(one for one in self._open.get() if one is not block))

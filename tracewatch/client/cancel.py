@@ -1,9 +1,9 @@
-"""Being asked to stop: ``t.cancelled``, and the scope that raises ``Cancelled``.
+"""Cancels in the agent: ``t.cancelled``, and the scope that raises ``Cancelled``.
 
-Rule 1: a cancel is a request. Nothing ends the agent's code but a scope that the agent has opened itself.
-Rule 2: in a task a scope does what ``asyncio.timeout`` does: it cancels the task and turns the CancelledError that
-        comes out into ``Cancelled``, unless somebody else has cancelled the task as well.
-Rule 3: elsewhere the next call of the recorder raises, once in each scope, so that ``finally`` can record.
+Rule 1: a cancel is a request. Only a scope that the agent has opened itself ends the agent's code.
+Rule 2: in a task a scope works like ``asyncio.timeout``: it cancels the task and turns the CancelledError into
+        ``Cancelled``, unless other code has cancelled the task as well.
+Rule 3: in other code the next call of the recorder raises, once in each scope, so that ``finally`` can record.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _scopes: OpenBlocks[CancelScope] = OpenBlocks("tracewatch_cancel_scopes")
 
 
 def cancelled_error(control: Control) -> Cancelled:
-    """The exception that says who wants the run to stop, and why."""
+    """The Cancelled with the reason and the name of a cancel."""
     control.seen = True
     cancel = control.cancel or {}
     return Cancelled(cancel.get("reason"), cancel.get("by"))
 
 
 class Cancellation:
-    """Whether somebody wants the run to stop, and why: what ``t.cancelled`` gives.
+    """Whether the run was cancelled, and the cancel's reason and name, as ``t.cancelled`` returns it.
 
     if t.cancelled:
         print(t.cancelled.reason, t.cancelled.by)
@@ -47,17 +47,21 @@ class Cancellation:
 
     @property
     def reason(self) -> str | None:
-        """Why, if somebody said so."""
+        """The reason given with the cancel, or None."""
         return (self._control.cancel or {}).get("reason")
 
     @property
     def by(self) -> str | None:
-        """Who wants it, if that was said."""
+        """The name given with the cancel, or None."""
         return (self._control.cancel or {}).get("by")
 
     def wait_sync(self, timeout_s: float | None = None) -> bool:
-        """Wait for a cancel, at most ``timeout_s`` seconds; whether it has come. The ``sleep`` of a run that can be
-        stopped: ``if t.cancelled.wait_sync(60): return``.
+        """Wait for a cancel, for at most ``timeout_s`` seconds (None: for ever). Returns whether it has come.
+
+        A run that can be stopped sleeps with it:
+
+            if t.cancelled.wait_sync(60):
+                return
         """
         return bool(self._control.wait_for(lambda: True if self else None, timeout_s))
 
@@ -74,9 +78,9 @@ class CancelScope(SyncOrAsync):
         self._thread = 0
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._cancelling = 0  # how often others had cancelled the task before
-        self._sent = False  # we have cancelled it
-        self._raised = False  # a recorder's call has raised
+        self._cancelling = 0  # the number of cancels of the task from other code, at the beginning
+        self._sent = False  # whether we have cancelled the task
+        self._raised = False  # whether a call of the recorder has raised
         self._over = False
 
     def __enter__(self) -> Self:
@@ -97,7 +101,7 @@ class CancelScope(SyncOrAsync):
         if self._control.cancel is None or self._loop is None:
             return
         try:
-            # Callbacks run while the task stands at an await, which is then where it ends
+            # Callbacks run while the task stands at an await, so it ends there
             self._loop.call_soon_threadsafe(self._cancel)
         except RuntimeError:
             pass  # the loop is closed
@@ -108,7 +112,7 @@ class CancelScope(SyncOrAsync):
             self._task.cancel()
 
     def check(self) -> None:
-        """A call of the recorder. Raises Cancelled, the first time after the cancel."""
+        """Check for a cancel at a call of the recorder. Raises Cancelled at the first call after it."""
         if self._over or self._sent or self._raised or self._thread != threading.get_ident():
             return
         try:
@@ -130,7 +134,7 @@ class CancelScope(SyncOrAsync):
 
 
 def check_scopes(control: Control) -> None:
-    """What every call of the recorder does first. Raises Cancelled in a scope of a cancelled trace."""
+    """Check for a cancel, before every call of the recorder. Raises Cancelled in a scope of a cancelled trace."""
     if control.cancel is not None:
         for scope in _scopes.all():
             if scope._control is control:

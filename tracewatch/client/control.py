@@ -1,9 +1,10 @@
-"""What others say to a running agent: that it shall stop, and the answers to its questions. No I/O.
+"""The commands for a running agent: cancels, and answers to its questions. No I/O.
 
-The background thread tells a ``Control`` what the log holds; the agent's threads and tasks look, or wait for a change.
+The background thread puts the commands of the log into a ``Control``. The agent's threads and tasks look at it, or wait
+for a change.
 
-Rule 1: telling the same twice changes nothing: every connection begins with all that the log says.
-Rule 2: a cancel is never taken back, and a question that was closed stays as it was closed.
+Rule 1: a command that comes twice changes nothing, because every connection begins with all commands of the log.
+Rule 2: a cancel is never taken back, and a closed question stays as it was closed.
 Rule 3: no callback is called while the lock is held.
 """
 
@@ -26,14 +27,14 @@ _log = logging.getLogger("tracewatch")
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a log says of a trace's control. An input is ``{request_id, state, value?, by?, expires_at? …}``."""
+    """The commands of a trace in the log. An input is ``{request_id, state, value?, by?, expires_at? …}``."""
 
-    cancel: dict[str, Any] | None = None  # {reason, by} of a cancel that was not yet acknowledged
+    cancel: dict[str, Any] | None = None  # {reason, by} of a cancel that is not yet acknowledged
     inputs: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of_event(cls, event: dict[str, Any]) -> Told | None:
-        """What a command's event says; None for other events."""
+        """The command in an event; None for other events."""
         name = event.get("event")
         if name == "cancel_requested":
             return cls(cancel={"reason": event.get("reason"), "by": event.get("by")})
@@ -46,22 +47,22 @@ class Told:
 
 
 class Control:
-    """The commands for one trace, as far as this process knows of them."""
+    """The commands for one trace that this process knows."""
 
     def __init__(self, *, primed: bool = False) -> None:
         self.cancel: dict[str, Any] | None = None  # {reason, by}
-        self.seen = False  # the agent has looked at the cancel, or was told of it
-        self.primed = primed  # the log has said what it holds, or can't hold anything yet
+        self.seen = False  # whether the agent knows of the cancel
+        self.primed = primed  # whether the log's commands are known, or there can't be any yet
         self.inputs: dict[str, dict[str, Any]] = {}
-        self.waiting: dict[str, int] = {}  # request_id: how many wait for its end
-        self.unclear: set[str] = set()  # questions whose state has to be asked for
-        self._below: weakref.WeakSet[Control] = weakref.WeakSet()  # of sub-traces: cancelled along with this one
+        self.waiting: dict[str, int] = {}  # request_id → number of calls that wait for its end
+        self.unclear: set[str] = set()  # questions whose state the background thread has to ask for
+        self._below: weakref.WeakSet[Control] = weakref.WeakSet()  # of sub-traces, which are cancelled with this one
         self._listeners: dict[object, Callable[[], None]] = {}  # called after each change
-        self._callbacks: list[Callable[[], Any]] = []  # the agent's: called once, when cancelled
+        self._callbacks: list[Callable[[], Any]] = []  # of the agent, called once at a cancel
         self._changed = threading.Condition(threading.RLock())
 
     def after_fork(self) -> None:
-        """In a child: what is known stays, nobody waits, and the log has to be asked anew."""
+        """Prepare for use in a forked child: known commands stay, no call waits, and the log has to be asked anew."""
         self._changed = threading.Condition(threading.RLock())
         self._listeners.clear()
         self.waiting.clear()
@@ -70,7 +71,7 @@ class Control:
     # --- from the background thread ---
 
     def told(self, told: Told, *, whole: bool = False) -> None:
-        """Take what a log says. ``whole``: it is the beginning of a connection."""
+        """Take commands of the log. ``whole``: all of them, at the beginning of a connection."""
         with self._changed:
             for one in told.inputs:
                 self._note(one)
@@ -91,7 +92,7 @@ class Control:
             self.unclear.discard(request_id)
 
     def cancelled_by(self, cancel: dict[str, Any]) -> None:
-        """Somebody wants the run to stop."""
+        """Take a cancel."""
         with self._changed:
             if self.cancel is not None:
                 return
@@ -117,18 +118,18 @@ class Control:
                 _log.exception("tracewatch: a function given to on_cancel has failed")
 
     def look_again(self, request_ids: Iterable[str] | None = None) -> None:
-        """Have the states of these questions asked for; by default of those somebody waits for."""
+        """Have the states of these questions asked for; by default of those that a call waits for."""
         with self._changed:
             self.unclear.update(self.waiting if request_ids is None else request_ids)
 
     def refused(self, request_id: str, code: str, message: str) -> None:
-        """The log does not take this question."""
+        """Note that the log refuses this question."""
         with self._changed:
             self.inputs[request_id] = {"request_id": request_id, "state": "refused", "code": code, "message": message}
         self._notify()
 
     def lost(self, request_id: str) -> None:
-        """The log does not have this question any more: the agent that waits for it asks it again."""
+        """Note that the log does not have this question any more. The agent that waits for it asks it again."""
         with self._changed:
             if self.inputs.get(request_id, {}).get("state") in ("asked", "open"):
                 self.inputs[request_id] = {"request_id": request_id, "state": "lost"}
@@ -144,7 +145,7 @@ class Control:
     # --- from the agent ---
 
     def link(self, below: Control) -> None:
-        """A sub-trace's: it is cancelled along."""
+        """Link the control of a sub-trace, which is cancelled along with this one."""
         with self._changed:
             self._below.add(below)
             cancel = self.cancel
@@ -152,7 +153,7 @@ class Control:
             below.cancelled_by(cancel)
 
     def on_cancel(self, callback: Callable[[], Any]) -> Callable[[], None]:
-        """Call this once when cancelled; at once if that has happened. The result takes it back."""
+        """Call ``callback`` once at a cancel, or now if it has come. Returns a function that removes the callback."""
         with self._changed:
             late = self.cancel is not None
             if not late:
@@ -175,7 +176,7 @@ class Control:
         listener()
 
     def unlisten(self, key: object) -> None:
-        """Call it no more."""
+        """Remove a listener."""
         with self._changed:
             self._listeners.pop(key, None)
 
@@ -192,14 +193,14 @@ class Control:
             try:
                 loop.call_soon_threadsafe(changed.set)
             except RuntimeError:
-                pass  # the loop is closed: nobody waits any more
+                pass  # the loop is closed, so no task waits any more
 
         self.listen(key, wake)
         end = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(None if end is None else max(end - time.monotonic(), 0)):
                 while True:
-                    changed.clear()  # before looking, or a change in between would be lost
+                    changed.clear()  # before the look, because a change in between would be lost otherwise
                     with self._changed:
                         found = outcome()
                     if found is not None:

@@ -1,11 +1,11 @@
-"""Getting one outbox into the log: create the trace, open a line, send, take answers; again until it is all there.
+"""The delivery of one outbox into the log: create the trace, open a line, send, take answers; again until all is there.
 
-Runs in the loop of the background thread, one task for each outbox.
+It runs in the loop of the background thread, with one task for each outbox.
 
 Rule 1: no fault of the line or the server ends a delivery before the process ends. It waits and tries again.
 Rule 2: a fault of one event costs that event only, and one warning.
-Rule 3: what the log says of a cancel and of questions goes to the outbox's ``Control``. While a question is waited for
-        there, its state is asked for from time to time as well, so that a command that was lost is only late.
+Rule 3: commands of the log (cancels and answers) go to the outbox's ``Control``. While a call waits there for an
+        answer, the state of its question is also asked for from time to time, so that a lost command is only late.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .lines import Leaving, NotYet, TraceLine, Uplink, Verdict
 from .outbox import Outbox
 from .spool import SpoolDir
 
-GATHER_S = 0.005  # a batch is sent this long after its first event: events come in flocks
-FLOCK = 100  # so many need not wait for more
-ANSWER_TIMEOUT_S = 15.0  # an append unanswered for so long: the line is dead
+GATHER_S = 0.005  # a batch is sent this long after its first event, because events come in groups
+FLOCK = 100  # a batch of so many events does not wait for more
+ANSWER_TIMEOUT_S = 15.0  # a line with an append unanswered for so long is dead
 PARENT_LOOK_S = 10.0  # a sub-trace is woken when its turn comes; this often it looks by itself as well
 _MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
 _MISSING_TRIES = 3
@@ -44,7 +44,7 @@ class Delivery:
 
     def __init__(self, outbox: Outbox, uplink: Uplink, directory: SpoolDir) -> None:
         self.outbox = outbox
-        self.poked = False  # a wake-up is on its way
+        self.poked = False  # whether a wake-up is on its way
         self.wake = asyncio.Event()
         self.connected = False
         self.down_since: float | None = None  # loop time; None before the first attempt
@@ -102,14 +102,14 @@ class Delivery:
             await line.close()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait; new events do not shorten it, the end of the process does."""
+        """Wait. New events do not shorten the wait; the end of the process does."""
         until = asyncio.get_running_loop().time() + seconds
         while not self.closing and (left := until - asyncio.get_running_loop().time()) > 0:
             self._awake()
             await self._sleep(left)
 
     def _awake(self) -> None:
-        """Everything said so far is about to be looked at. Always before looking, or a wake-up would be lost."""
+        """Clear the wake-up, always before looking at the outbox, because one in between would be lost otherwise."""
         self.wake.clear()
         self.poked = False
 
@@ -123,7 +123,7 @@ class Delivery:
     # --- the trace ---
 
     async def _parent_is_there(self) -> None:
-        """A sub-trace names its parent and a goal of it: they have to be in the log first."""
+        """Wait until the parent of a sub-trace, and the goal that it names, are in the log."""
         if self.outbox.after is None or self.parent is None:
             return
         parent, seq = self.outbox.after
@@ -137,7 +137,7 @@ class Delivery:
         heapq.heappush(self._followers, (seq, next(self._follows), follower))
 
     def finish(self) -> None:
-        """There will be no further attempt."""
+        """Note that there will be no further attempt."""
         self.finished = True
         for _, _, follower in self._followers:
             follower.wake.set()
@@ -162,7 +162,7 @@ class Delivery:
         self._was_tried()
 
     async def _look(self) -> dict[str, Any]:
-        """The trace as it is; nothing, where our token lets us write and not read."""
+        """The summary of the trace; {} if our token lets us write but not read."""
         try:
             return await self._uplink.find(self.outbox.trace_id)
         except ApiError as error:
@@ -171,7 +171,7 @@ class Delivery:
             return {}
 
     async def _find(self) -> dict[str, Any]:
-        """A trace that another process began; begun anew if it is nowhere."""
+        """Find the trace that another process began, or create it if it does not exist."""
         spec = self.outbox.spec
         try:
             return await self._uplink.find(spec["trace_id"])
@@ -185,11 +185,11 @@ class Delivery:
         return await self._uplink.create(self.outbox.spec)
 
     def _found(self, status: Any, again: bool) -> None:
-        """Look at how the trace stood before this connection."""
+        """Act on the trace's status from before this connection."""
         outbox = self.outbox
         resumed = "resume" in outbox.spec
         if status == "stopped" and (again or resumed) and not outbox.ended:
-            # It was cancelled while nobody was there to acknowledge it
+            # It was cancelled while it had no recorder that could acknowledge it
             outbox.control.cancelled_by({})
         if resumed and outbox.acked == 0 and (status == "stopped" or (outbox.orphaned and status in ENDED)):
             outbox.replace(1, b'{"event":"recorder_resumed"}')  # and not trace_status_changed: it stays ended
@@ -200,7 +200,7 @@ class Delivery:
             self.parent.wake.set()
 
     def _relaxed(self, error: ApiError) -> bool:
-        """Ask for less of the trace, where asking the same again can't help; False if there is nothing to leave out."""
+        """Ask for a trace with fewer fields, after a refusal. Returns False if another try with fewer can't help."""
         spec = self.outbox.spec
         if error.code in _MISSING and "parent_trace_id" in spec:
             self._missing += 1
@@ -220,7 +220,7 @@ class Delivery:
         return True
 
     def _wake_followers(self) -> None:
-        # Only those whose turn has come: to wake all of them at each ack would take the square of their number
+        # Only those whose turn has come: waking all at each ack would take time by the square of their number
         while self.outbox.created and self._followers and self._followers[0][0] <= self.outbox.acked:
             heapq.heappop(self._followers)[2].wake.set()
 
@@ -233,7 +233,7 @@ class Delivery:
         stored = outbox.own_seq(line.expected_seq - 1)
         if stored < outbox.acked:
             self._lost(stored)
-        outbox.ack(stored)  # though the ack may never have come
+        outbox.ack(stored)  # its ack may have been lost
         self._wake_followers()
         window = Window(outbox.acked)
         reader = asyncio.create_task(self._take_answers(line, window))
@@ -277,7 +277,7 @@ class Delivery:
                 self._progress_at = asyncio.get_running_loop().time()
 
     def _not_held(self) -> int:
-        """The last seq that may be sent: what the agent did after it began a sub-trace belongs behind its beginning."""
+        """The last seq that may be sent: events after the start of a sub-trace wait until that is created."""
         while self.held and self.held[0][1].tried:
             self.held.popleft()
         return self.held[0][0] if self.held else self.outbox.next_seq
@@ -331,7 +331,7 @@ class Delivery:
         return True
 
     def _lost(self, stored: int) -> NoReturn:
-        """The log holds less than it had acknowledged. What is lost is told once, and the rest goes on."""
+        """The log has fewer events than it acknowledged. Report the loss once, and go on with the rest."""
         outbox = self.outbox
         count = outbox.acked - stored
         _log.warning(
@@ -341,10 +341,10 @@ class Delivery:
         raise LineBroken("the server has lost what it had acknowledged")
 
     async def _ask_how_it_stands(self) -> None:
-        """Questions of which too little was said."""
+        """Ask for the states of unclear questions."""
         control = self.outbox.control
         for request_id in list(control.unclear):
-            with self.outbox.lock:  # an agent that asks holds it until the event is accepted
+            with self.outbox.lock:  # an agent that asks a question holds it until the event is accepted
                 acked, last = self.outbox.acked, self.outbox.next_seq - 1
             if acked < self._not_there.get(request_id, 0):
                 continue
@@ -362,7 +362,7 @@ class Delivery:
             self._not_there.pop(request_id, None)
 
     def _settled(self, window: Window) -> None:
-        """All that was in flight is answered, one of it with a refusal."""
+        """Take note of a gap that the server has named, once all appends in flight are answered."""
         self._unsure = {seq: times for seq, times in self._unsure.items() if seq > self.outbox.acked}
         if window.expected is None:
             return

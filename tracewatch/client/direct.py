@@ -1,7 +1,7 @@
-"""The recorder's way into a file, ``sqlite:///path.db``, without a server; exactly once like over a socket.
+"""The recorder's way into a file, ``sqlite:///path.db``, without a server; each event is stored once, as over a socket.
 
-Rule 1: one poller for all traces of the file notices what other processes wrote: cancels and answers.
-Rule 2: where no server looks after the file, questions of this process expire all the same.
+Rule 1: one poller for all traces of the file notices cancels and answers from other processes.
+Rule 2: questions of this process expire in time, also if no server runs on the file.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class FileUplink:
         log = await self._open_log()
         line = FileLine(log, trace_id, producer, self._lines)
         try:
-            await log.renew_lease(trace_id)  # a cancel from now on is its own to end with
+            await log.renew_lease(trace_id)  # from now on the recorder ends the trace after a cancel
             line.told = await line.look()
             line.expected_seq = await log.last_seq(trace_id, producer) + 1
         except TracewatchError as error:
@@ -101,10 +101,10 @@ class FileUplink:
                 if grown:
                     await self._tell({one.trace_id: one.last_event_id for one in grown})
                 if loop.time() >= look_at and any(line.may_expire for line in self._lines):
-                    look_at = loop.time() + EXPIRY_LOOK_S  # the log knows when: it does not go by the system's clock
+                    look_at = loop.time() + EXPIRY_LOOK_S  # only the log knows the time of expiry, by its own clock
                     await log.expire_inputs()
             except TracewatchError:
-                wait_s = RETRY_S  # the log can't be read now; asked again in a moment
+                wait_s = RETRY_S  # the log can't be read now, so try again in a moment
             await asyncio.sleep(wait_s)
 
     async def _tell(self, grown: dict[str, int]) -> None:
@@ -112,7 +112,7 @@ class FileUplink:
             await line.grown(grown.get(line.trace_id, 0))
 
     def hurry(self) -> None:
-        """See Uplink.hurry: nothing is waited for."""
+        """See Uplink.hurry: there are no waits here."""
 
     async def close(self) -> None:
         """See Uplink.close."""
@@ -125,7 +125,7 @@ class FileUplink:
 
 
 def _as_told(error: TracewatchError) -> Unreachable | ApiError:
-    """The error as a server would have given it."""
+    """The error in the form of a server's answer."""
     if isinstance(error, Unavailable):
         return Unreachable(error.message)
     return ApiError(error.status, error.code, error.message, error.details)
@@ -138,12 +138,12 @@ class FileLine:
         self.expected_seq = 1
         self.told = Told()
         self.trace_id = trace_id
-        self.may_expire = False  # whether an open question has a time to be answered in
+        self.may_expire = False  # whether an open question has a time of expiry
         self._log = log
         self._producer = producer
         self._lines = lines
         self._answers: asyncio.Queue[Verdict | Told] = asyncio.Queue()
-        self._seen = 0  # up to this event it is known what the log says
+        self._seen = 0  # the last event whose commands are known
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
         """See TraceLine.send."""
@@ -160,15 +160,15 @@ class FileLine:
     def _own(self, appended: Appended, events: list[dict[str, Any]]) -> None:
         asked = any(event["event"] == "input_requested" for event in events)
         if appended.first_event_id == self._seen + 1 and not asked:
-            self._seen = appended.last_event_id  # the usual case: nobody else's events in between
+            self._seen = appended.last_event_id  # the usual case: no events of other writers in between
 
     async def grown(self, last_event_id: int) -> None:
-        """The trace's log has grown up to this event."""
+        """Note that the trace's log has grown up to this event."""
         if last_event_id > self._seen:
             self._answers.put_nowait(await self.look())
 
     async def look(self) -> Told:
-        """What the log says of cancel and questions. Raises UnknownTrace, Unavailable."""
+        """Read the commands of the log: cancel and answers. Raises UnknownTrace, Unavailable."""
         state = (await self._log.snapshot(self.trace_id)).state
         inputs = await self._log.inputs_of(self.trace_id)
         self._seen = state.last_event_id
@@ -184,7 +184,7 @@ class FileLine:
         try:
             await self._log.renew_lease(self.trace_id)
         except TracewatchError:
-            pass  # deleted meanwhile: the next append says so
+            pass  # deleted meanwhile; the next append fails with that
 
     def suspect(self) -> None:
         """See TraceLine.suspect: there is no connection."""

@@ -1,8 +1,8 @@
-"""From what an agent hands over to the bytes of events the server takes.
+"""Encoding: any Python values of an agent become the bytes of events that the server accepts.
 
-Rule 1: nothing here raises because of a value. What JSON can't say becomes its repr; what is too large or too deep for
-        an event is made to fit by ``model/fit.py``.
-Rule 2: bytes are made in the caller's thread, at once: what the agent changes later does not change what was said.
+Rule 1: no value makes anything here raise. A value that JSON can't hold becomes its repr; one that is too large or too
+        deep for an event is made to fit by ``model/fit.py``.
+Rule 2: bytes are made at once, in the caller's thread. If the agent changes a value later, the event stays as it was.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..model import fit
 from ..model.canonical import MAX_DEPTH, depth_exceeds
 from ..model.times import format_time
 
-_DEEPEST = 60  # where a value that is too deep, or contains itself, is cut
+_DEEPEST = 60  # levels; a deeper value, or one that contains itself, is cut there
 
 
 def encode(event: dict[str, Any], at: float | None = None) -> list[bytes]:
-    """The event as JSON, with ``occurred_at``; more than one where a message's text had to be split.
+    """The event as JSON with ``occurred_at``; several events if a message's text has to be split.
 
-    ``at``: when it happened, in Unix seconds; None is now.
+    ``at``: its time in Unix seconds; None is now.
     """
     body = dumps({**event, "occurred_at": format_time(time.time() if at is None else at)})
     if len(body) <= fit.EVENT_BYTES:
@@ -32,13 +32,13 @@ def encode(event: dict[str, Any], at: float | None = None) -> list[bytes]:
 
 
 def dumps(value: Any) -> bytes:
-    """JSON of anything."""
+    """Any value as JSON."""
     try:
         body = orjson.dumps(value, default=_default)
         if body.count(b"[") + body.count(b"{") <= MAX_DEPTH or not depth_exceeds(orjson.loads(body)):
             return body
     except (TypeError, ValueError, RecursionError):
-        pass  # non-text keys, lone surrogates, huge numbers, cycles: the slow way knows them all
+        pass  # non-text keys, lone surrogates, huge numbers, cycles: the slow way below takes them all
     return orjson.dumps(plain(value))
 
 
@@ -49,7 +49,7 @@ def _default(value: Any) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """``repr`` that can't raise and that JSON can say."""
+    """The ``repr`` of a value, which never raises here and which JSON can hold."""
     try:
         text = repr(value)
     except Exception:
@@ -58,12 +58,12 @@ def text_of(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """The text without what UTF-8 can't say."""
+    """The text without characters that UTF-8 can't hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def plain(value: Any, depth: int = _DEEPEST) -> Any:
-    """The value in the types of JSON, however strange it is."""
+    """Any value in the types of JSON."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -83,14 +83,14 @@ def plain(value: Any, depth: int = _DEEPEST) -> Any:
         return text_of(value)[: fit.EVENT_BYTES]
 
 
-# --- text and names from whatever was given ----------------------------------------------------------------------
+# --- text and names from any value -------------------------------------------------------------------------------
 
 
 def words(value: Any, longest: int = 100_000) -> str:
-    """Text for a person, about ``longest`` characters at most."""
+    """Any value as text for a person, of about ``longest`` characters at most."""
     return fit.shortened_text(clean(value) if isinstance(value, str) else text_of(value), longest)
 
 
 def name_of(value: Any) -> str:
-    """An id or name: text of 1-256 characters."""
+    """Any value as an id or name: text of 1-256 characters."""
     return fit.name(clean(value) if isinstance(value, str) else text_of(value))

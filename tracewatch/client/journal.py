@@ -1,7 +1,7 @@
-"""The events of one trace in the order in which they happened: what goals, messages and questions write into.
+"""The journal of one trace: goals, messages and questions write their events into it, in the order of their calls.
 
-Rule 1: nothing here raises into the agent because of what it is given, or waits for the network or the disk.
-Rule 2: text that streams becomes an event at intervals, and in any case before the next event of the trace.
+Rule 1: no argument makes anything here raise into the agent, and nothing waits for the network or the disk.
+Rule 2: streamed text becomes an event at intervals, and in any case before the next event of the trace.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ class Background(Protocol):
     """The background thread, as far as a journal needs it: ``client/sender.py``."""
 
     def poke(self, outbox: Outbox) -> None:
-        """There is something to deliver."""
+        """Wake the thread: there are events to deliver."""
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call this in the background thread after a while; never, if the process ends before."""
+        """Call a function in the background thread after some seconds, or never if the process ends before."""
 
 
 class TextStream(Protocol):
-    """A message whose text is still coming."""
+    """A message that still streams."""
 
     def take_text(self) -> list[bytes]:
-        """The events of the text that waits."""
+        """Take the events of the waiting text."""
 
 
 class Journal:
-    """What one recorder says of one trace.
+    """The events of one recorder for one trace.
 
-    ``no_room`` is the warning for when events are dropped, and the values it mentions.
+    ``no_room`` is the warning for dropped events, with the values that it mentions.
     """
 
     def __init__(self, outbox: Outbox, background: Background, no_room: tuple[object, ...]) -> None:
         self.outbox = outbox
         self.book = GoalBook()
-        self.begun = False  # the background thread knows of the trace
-        self.over = False  # an end of the trace was recorded
+        self.begun = False  # whether the background thread knows of the trace
+        self.over = False  # whether an end of the trace was recorded
         self._background = background
         self._no_room = no_room
         self._numbers = itertools.count(1)
-        self._streams: dict[TextStream, None] = {}  # with text that is not yet an event
-        self._failed = False  # an error of the recorder's own was told of
+        self._streams: dict[TextStream, None] = {}  # messages with text that is not yet an event
+        self._failed = False  # whether an error of the recorder's own was logged
 
     @property
     def trace_id(self) -> str:
@@ -62,20 +62,20 @@ class Journal:
 
     @property
     def control(self) -> Control:
-        """What others want of the trace."""
+        """The commands for the trace."""
         return self.outbox.control
 
     @property
     def lock(self) -> Any:
-        """Holds the order of events together with what they are made of."""
+        """The lock under which an event is made and put into its place."""
         return self.outbox.lock
 
     def check(self) -> None:
-        """A call of the recorder. Raises Cancelled within a ``cancel_scope`` of the trace, and nothing elsewhere."""
+        """Check for a cancel, before a call of the recorder. Raises Cancelled in a ``cancel_scope`` of the trace."""
         check_scopes(self.control)
 
     def begin(self) -> None:
-        """Have the trace created, and whatever is recorded delivered."""
+        """Have the trace created, and its events delivered."""
         try:
             self.begun = True
             self._background.poke(self.outbox)
@@ -83,7 +83,7 @@ class Journal:
             self.own_fault(error)
 
     def emit(self, event: dict[str, Any]) -> None:
-        """Record one event as the protocol's section 2 has it, behind all text streamed before it."""
+        """Record one event in the form of the protocol's section 2, after all text streamed before it."""
         try:
             bodies = encode(event)
             with self.lock:
@@ -100,30 +100,30 @@ class Journal:
         self.begin()
 
     def accept(self, bodies: list[bytes]) -> None:
-        """Put events into the outbox; where there is no room they are dropped, with a warning."""
+        """Put events into the outbox. Without room they are dropped, with a warning."""
         if bodies and not self.outbox.accept(bodies):
             said = "trace %s: events are dropped: %s is away and there is no more room in %s"
             self.outbox.warn_once("dropped", said, self.trace_id, *self._no_room)
 
     def new_id(self, kind: str) -> str:
-        """An id for a goal or message that no other recorder of the trace chooses. ``kind``: its first letter."""
+        """A new id for a goal or message, which no other recorder of the trace makes. ``kind``: its first letter."""
         return f"{kind}{self.outbox.producer[:6]}-{next(self._numbers)}"
 
-    # --- text that streams ---
+    # --- streamed text ---
 
     def stream_later(self, message: TextStream, seconds: float) -> None:
-        """The message has text: make it an event after ``seconds``, or before the next event."""
+        """Make an event of the message's text after ``seconds``, or before the next event."""
         self._streams[message] = None
         self._background.later(seconds, self.flush_streams)
 
     def stream_now(self, message: TextStream) -> None:
-        """The message has text: make it an event, behind that of other messages."""
+        """Make an event of the message's text now, after that of other messages."""
         self._flush_streams()
         self.accept(message.take_text())
         self._background.poke(self.outbox)
 
     def flush_streams(self) -> None:
-        """Make events of the text that waits."""
+        """Make events of all waiting text."""
         try:
             with self.lock:
                 self._flush_streams()
@@ -138,17 +138,17 @@ class Journal:
                 self.accept(message.take_text())
 
     def own_fault(self, error: Exception) -> None:
-        """An error of the recorder's own: told of once, and kept from the agent."""
+        """Log an error of the recorder's own, once, and keep it from the agent."""
         if not self._failed:
             self._failed = True
             _log.warning("trace %s: an event could not be recorded: %r", self.trace_id, error, exc_info=error)
 
 
 class GoalBook:
-    """The goals this recorder has added, with their statuses as the log will have them.
+    """The goals of this recorder, with the statuses that they will have in the log.
 
-    By the protocol's own rules, so that the recorder asks for no transition that is refused: such as abandoning, on an
-    exception, a goal that its last child's completion has completed already.
+    It follows the protocol's own rules, so that the recorder asks for no transition that the log refuses. For example,
+    an exception must not abandon a goal that became completed with its last child.
     """
 
     def __init__(self) -> None:
@@ -156,17 +156,17 @@ class GoalBook:
         self._children: dict[str | None, tuple[str, ...]] = {}
 
     def status_of(self, goal_id: str) -> str | None:
-        """The status, None for a goal that is not known."""
+        """The status of a goal; None for an unknown one."""
         goal = self._goals.get(goal_id)
         return goal["status"] if goal else None
 
     def parent_of(self, goal_id: str) -> str | None:
-        """The parent, None for a root or a goal that is not known."""
+        """The parent of a goal; None for a root or an unknown goal."""
         goal = self._goals.get(goal_id)
         return goal["parent_id"] if goal else None
 
     def add(self, goal_id: str, parent_id: str | None, status: str) -> None:
-        """A goal is added."""
+        """Add a goal."""
         parent_id = parent_id if parent_id in self._goals else None
         for above, change in reopen_up(self._goals, parent_id).items():
             self._goals[above] = {**self._goals[above], **change}
@@ -176,10 +176,10 @@ class GoalBook:
             self._cascade(goal_id, status)
 
     def become(self, goal_id: str, status: str) -> bool:
-        """A goal gets a status; False if it can't, or has it already."""
+        """Give a goal a status. Returns False if it can't have it, or has it already."""
         goal = self._goals.get(goal_id)
         if goal is None:
-            return True  # another recorder's: the server decides
+            return True  # a goal of another recorder; the server decides
         if goal["status"] == status or not may_become(goal["status"], status):
             return False
         if status in _DONE:

@@ -1,6 +1,6 @@
-"""What a delivery needs of the way into a log: an ``Uplink`` to create a trace, and a ``TraceLine`` to record into it.
+"""The way into a log, as a delivery sees it: an ``Uplink`` creates traces, and a ``TraceLine`` records into one.
 
-``link.py`` leads to a server, ``direct.py`` into a file.
+``link.py`` has the way to a server, ``direct.py`` that into a file.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from .errors import Unreachable
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came back for an append. ``seq``: an ack's is that of the last event, a nack's that of the first."""
+    """The answer to an append. ``seq``: for an ack that of the last event, for a nack that of the first."""
 
     seq: int
-    error: str | None = None  # a nack's code
+    error: str | None = None  # the code of a nack
     message: str = ""
     expected_seq: int | None = None
 
 
 class Leaving(LineBroken):
-    """The server is going away. ``wait_s``: come back after so many seconds."""
+    """The server is shutting down. ``wait_s``: seconds after which to come back."""
 
     def __init__(self, wait_s: float) -> None:
         super().__init__("the server is going away")
@@ -42,10 +42,10 @@ class NotYet(Unreachable):
 
 
 class TraceLine(Protocol):
-    """One producer's open line into one trace."""
+    """The open line of one producer into one trace."""
 
     expected_seq: int  # the first seq the log does not have
-    told: Told  # what it said at the beginning
+    told: Told  # the commands that it had at the beginning
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
         """Append without waiting for the answer. Raises LineBroken."""
@@ -54,32 +54,32 @@ class TraceLine(Protocol):
         """The next answer or command; None for a frame that is neither. Raises LineBroken, Leaving."""
 
     async def heartbeat(self) -> None:
-        """Say that the recorder lives. Raises LineBroken."""
+        """Send a sign of life of the recorder. Raises LineBroken."""
 
     def suspect(self) -> None:
-        """Nothing was answered for too long: if the connection is to blame, have it broken for all that use it."""
+        """Check the connection, because an answer is too late. If it is dead, break it for all lines that use it."""
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the line."""
 
 
 class Uplink(Protocol):
     """The way to one log."""
 
     async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """Create the trace, or find it there; its summary. Raises ApiError, Unreachable."""
+        """Create the trace, or find it, and return its summary. Raises ApiError, Unreachable."""
 
     async def find(self, trace_id: str) -> dict[str, Any]:
-        """The summary of a trace that is there. Raises ApiError, Unreachable."""
+        """The summary of an existing trace. Raises ApiError, Unreachable."""
 
     async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
-        """How a question stands: ``{request_id, state, …}``. Raises ApiError, Unreachable."""
+        """The state of a question: ``{request_id, state, …}``. Raises ApiError, Unreachable."""
 
     async def open(self, trace_id: str, producer: str) -> TraceLine:
         """Open a line. Raises Unreachable, ApiError."""
 
     def hurry(self) -> None:
-        """The process ends: what is asked for next is tried at once, however recently it failed."""
+        """Try all further calls at once, however recently they failed, because the process ends."""
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Close all lines and connections."""

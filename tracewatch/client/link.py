@@ -3,10 +3,10 @@
 Rule 1: everything here runs in the loop of the background thread and uses no executor: at the interpreter's exit, when
         the last events are sent, executors are gone already.
 Rule 2: nothing waits without a limit.
-Rule 3: all traces share the socket of ``/api/record``, and the attempts to connect it: while a server is away, one
-        attempt at a time is made, whatever number of traces wait. Two cases take the socket of one trace: a server
-        that does not have the shared one yet, and a second recorder of a trace that is open on it.
-Rule 4: traces take turns on the shared socket, one batch each, and what is unanswered on it is bounded.
+Rule 3: all traces share the socket of ``/api/record``, and the attempts to connect it: while a server is away, there
+        is one attempt at a time for all waiting traces. Two cases take a socket for one trace: an older server that
+        does not have the shared one, and a second recorder of a trace that is open on it.
+Rule 4: traces take turns on the shared socket, one batch each, and the unanswered bytes on it are bounded.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ CALL_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 10.0
 SEND_TIMEOUT_S = 20.0
 CLOSE_TIMEOUT_S = 1.0
-GOODBYE_S = 0.25  # for the server's answer when the shared socket is closed: the process may be about to end
-SILENCE_S = 15.0  # a shared socket on which something is unanswered and nothing was heard for so long is dead
+GOODBYE_S = 0.25  # wait for the server's answer to a close; it is short, because the process may be about to end
+SILENCE_S = 15.0  # a shared socket with an unanswered message and nothing received for so long is dead
 IDLE_S = 10.0  # a shared socket without a trace is kept for so long, for the next one
 UNANSWERED_BYTES = 4 * 1024 * 1024  # of appends, on the shared socket
 ALONE_S = 300.0  # a server that has no shared socket is asked for it again after so long
-_NO_ROUTE = frozenset({403, 404, 405, 426})  # what servers and proxies say to a WebSocket they do not know
-_REFUSED = {"unauthorized": 401, "forbidden": 403, "too_many": 429}  # said on a socket: of whom, not of what
+_NO_ROUTE = frozenset({403, 404, 405, 426})  # answers of servers and proxies to a WebSocket that they do not know
+_REFUSED = {"unauthorized": 401, "forbidden": 403, "too_many": 429}  # refusals of the client, not of a message
 
 
 class ServerUplink:
@@ -57,7 +57,7 @@ class ServerUplink:
         self._backoff = Backoff()
         self._failure: Exception | None = None  # of the last attempt to connect
         self._again_at = 0.0  # loop time of the next one
-        self._alone_until = 0.0  # loop time until which the server is taken to have no shared socket
+        self._alone_until = 0.0  # loop time until which the server is assumed to have no shared socket
 
     # --- calls ---
 
@@ -174,7 +174,7 @@ class ServerUplink:
         return await asyncio.shield(self._connecting)
 
     def _note_failure(self, now: float) -> None:
-        """See why the shared socket has ended, if it has."""
+        """Keep the reason why the shared socket has ended, if it has."""
         shared, self._shared = self._shared, None
         if shared is None or shared.failure is None:
             return
@@ -226,7 +226,7 @@ def _part(answer: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 class _Received:
-    """Bytes that have come, in the one method http.client asks of a socket."""
+    """Received bytes, with the one method of a socket that http.client uses."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -248,7 +248,7 @@ async def _send_frame(connection: ClientConnection, frame: bytes) -> None:
 
 
 async def _next_frame(connection: ClientConnection) -> dict[str, Any]:
-    """The next frame. Raises LineBroken; Leaving where the server says that it goes."""
+    """The next frame. Raises LineBroken, and Leaving if the server shuts down."""
     try:
         frame = orjson.loads(await connection.recv(decode=False))
     except (OSError, WebSocketException, ValueError) as error:
@@ -262,7 +262,7 @@ async def _next_frame(connection: ClientConnection) -> dict[str, Any]:
 
 
 def _refusal(frame: dict[str, Any]) -> ApiError | None:
-    """The error of a frame that says that we may not use this socket."""
+    """The error of a frame that refuses this client the socket."""
     status = _REFUSED.get(frame.get("code", "")) if frame.get("event") == "error" else None
     return None if status is None else api_error(status, orjson.dumps({**frame, "error": frame["code"]}))
 
@@ -321,7 +321,7 @@ class LoneLine:
         await _send_frame(self._connection, b'{"heartbeat":{}}')
 
     def suspect(self) -> None:
-        """See TraceLine.suspect: nobody else uses the connection."""
+        """See TraceLine.suspect: no other line uses the connection."""
 
     async def close(self) -> None:
         """See TraceLine.close."""
@@ -335,7 +335,7 @@ class SharedSocket:
     """The record socket of this process."""
 
     def __init__(self, connection: ClientConnection) -> None:
-        self.failure: Exception | None = None  # why it is of no more use: LineBroken, Leaving or ApiError
+        self.failure: Exception | None = None  # the end of its use: LineBroken, Leaving or ApiError
         self.failed_at = 0.0  # loop time
         self.worked = False  # the server has answered something
         self._connection = connection
@@ -415,7 +415,7 @@ class SharedSocket:
         await _send_frame(self._connection, frame)
 
     def answered(self, size: int) -> None:
-        """So many bytes of appends are answered, or nobody waits for the answer any more."""
+        """Note that so many bytes of appends are answered, or that no line waits for their answers any more."""
         self._unanswered -= size
         self._room.set()
 
@@ -424,7 +424,7 @@ class SharedSocket:
         if self._loop.time() - self._heard_at > SILENCE_S:
             self.fail(LineBroken("the server does not answer"))
 
-    # --- what comes ---
+    # --- receiving ---
 
     async def _read(self) -> None:
         try:
@@ -479,7 +479,7 @@ class SharedSocket:
         answer.set_result(said)
 
     def fail(self, error: Exception) -> None:
-        """It is of no more use: tell everybody who uses it."""
+        """End the use of the socket, and tell all its lines."""
         if self.failure is not None:
             return
         self.failure, self.failed_at = error, self._loop.time()
@@ -498,7 +498,7 @@ class SharedSocket:
     # --- its end ---
 
     def forget(self, line: SharedLine) -> None:
-        """A line is of no more use."""
+        """Remove a line."""
         if self._lines.get(line.trace_id) is line:
             del self._lines[line.trace_id]
         self.answered(sum(line.unanswered))
@@ -519,7 +519,7 @@ class SharedSocket:
             self._closing = self._loop.create_task(self.close())
 
     async def close(self) -> None:
-        """Say goodbye."""
+        """Close the socket, and wait a moment for the server's close."""
         if self.failure is None:
             self.failure, self.failed_at = LineBroken("it was closed"), float("-inf")
         try:
@@ -547,7 +547,7 @@ class SharedLine:
         self._answers: asyncio.Queue[Verdict | Told | Exception] = asyncio.Queue()
 
     def put(self, answer: Verdict | Told | Exception) -> None:
-        """Something has come for this line."""
+        """Take an answer for this line."""
         self._answers.put_nowait(answer)
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:

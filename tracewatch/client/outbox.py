@@ -1,10 +1,10 @@
-"""A recorder's events on their way to the log: numbered when accepted, forgotten when acknowledged.
+"""The outbox: a recorder's events on their way to the log. They get a number when accepted and leave when acknowledged.
 
-Rule 1: the acknowledged events are a prefix. Behind them come the events in the spool, and then those in memory:
-        acked < spool < memory, without a hole. So events are sent in their order by reading them in their order.
+Rule 1: the acknowledged events are a prefix. After them come the events in the spool, and then those in memory:
+        acked < spool < memory, without a hole. So reading in this order sends the events in their order.
 Rule 2: ``accept`` is called by the agent's threads and does no I/O. Only the background thread touches the spool.
-Rule 3: when there is no room, the newest events are not accepted. They are counted, and an event
-        ``recorder_dropped`` tells of them later.
+Rule 3: without room the newest events are not accepted. They are counted, and an event ``recorder_dropped`` reports
+        them later.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .control import Control
 from .spool import Spool, SpoolDir, SpoolError
 
 SPILL_BYTES = 8 * 1024 * 1024  # more than this in memory goes to disk
-HARD_BYTES = 64 * 1024 * 1024  # a burst faster than the disk may take so much
+HARD_BYTES = 64 * 1024 * 1024  # the most in memory, for bursts that are faster than the disk
 
 _log = logging.getLogger("tracewatch")
 
 
 def new_producer() -> str:
-    """A recorder's name for itself."""
+    """A new producer id, by which the log knows a recorder."""
     return secrets.token_hex(8)
 
 
 class Outbox:
-    """One producer's events for one trace."""
+    """The events of one producer for one trace."""
 
     def __init__(
         self,
@@ -73,16 +73,16 @@ class Outbox:
 
     @property
     def pending(self) -> int:
-        """Accepted and not acknowledged."""
+        """The number of events that are accepted and not acknowledged."""
         return self.next_seq - 1 - self.acked
 
     @property
     def memory_bytes(self) -> int:
-        """What lies in memory."""
+        """The bytes of the events in memory."""
         return self._bytes
 
     def warn_once(self, about: str, text: str, *values: object) -> None:
-        """Log a warning, but only the first one about this."""
+        """Log a warning, but only the first one of its kind."""
         if about not in self._warned:
             self._warned.add(about)
             _log.warning(text, *values)
@@ -90,7 +90,7 @@ class Outbox:
     # --- the agent's side ---
 
     def accept(self, bodies: Sequence[bytes]) -> bool:
-        """Take events, all or none; False when there is no room for them."""
+        """Take events, all or none. Returns False if there is no room for them."""
         size = sum(map(len, bodies))
         with self.lock:
             if self._bytes + size > (SPILL_BYTES if self.closed_to_new else HARD_BYTES):
@@ -114,15 +114,15 @@ class Outbox:
     # --- the background thread's side ---
 
     def wire_seq(self, seq: int) -> int:
-        """The number of an event as the server is told it."""
+        """The number of an event on the wire."""
         return seq - self._base
 
     def own_seq(self, wire_seq: int) -> int:
-        """The number of an event the server tells."""
+        """The number here of an event that the server names."""
         return wire_seq + self._base
 
     def take(self, seq: int, max_events: int, max_bytes: int) -> list[bytes]:
-        """Events from ``seq`` on, from disk or from memory: at most so many and so large, but one if there is one."""
+        """Events from ``seq`` on, from disk or memory: at most so many and so large, but one if there is any."""
         if self._lost and seq == self._base + 1:
             return [b'{"event":"recorder_lost","count":%d}' % self._lost]
         taken = self._read(seq, max_events, max_bytes)
@@ -150,7 +150,7 @@ class Outbox:
         return taken
 
     def ack(self, seq: int) -> None:
-        """Everything up to ``seq`` is stored by the server."""
+        """Drop all events up to ``seq``, which the log has."""
         with self._done:
             if seq <= self.acked:
                 return
@@ -169,13 +169,13 @@ class Outbox:
                 self.spool.forget(self.acked)
 
     def mark_created(self) -> None:
-        """The trace is there."""
+        """Note that the trace exists in the log."""
         with self._done:
             self.created = True
             self._done.notify_all()
 
     def spill(self, directory: SpoolDir, url: str) -> bool:
-        """Move what is in memory to disk; False, with one warning, when the disk does not take it."""
+        """Move the events in memory to disk. Returns False, with one warning, if the disk does not take them."""
         with self._disk:
             return self._spill(directory, url)
 
@@ -210,8 +210,10 @@ class Outbox:
         return {"url": url, "spec": self.spec, **name, "after": after}
 
     def lost(self, count: int) -> None:
-        """The server has lost so many of the events it had acknowledged, the last ones (the trace was deleted, or the
-        database restored from a backup), and that is told in the place of the last: what is left is all there is."""
+        """Report in the place of the last one that the server has lost the last ``count`` acknowledged events.
+
+        The trace was deleted, or the database restored from a backup. The lost events are nowhere else.
+        """
         with self.lock:
             self.renumber()
             self._base -= 1
@@ -224,11 +226,11 @@ class Outbox:
         self._lost = 0
 
     def replaced(self, seq: int) -> bool:
-        """Whether this one stands in the place of a refused event already."""
+        """Whether the event with this seq already stands in the place of a refused one."""
         return seq in self._replaced
 
     def replace(self, seq: int, body: bytes) -> None:
-        """Put another event in the place of one the server refuses: a seq may not be missing."""
+        """Put another event in the place of a refused one, because no seq may be missing."""
         self._replaced[seq] = body
 
     def _give_up_spool(self, error: SpoolError) -> None:
@@ -246,7 +248,7 @@ class Outbox:
 
     @classmethod
     def adopted(cls, spool: Spool, after: tuple[Outbox, int] | None = None) -> Outbox:
-        """The outbox of a process that is gone, from the spool it left."""
+        """The outbox of a dead process, from the spool that it left."""
         outbox = cls(spool.header["spec"], spool.header["producer"], after=after)
         outbox.spool = spool
         outbox._base, outbox._lost = spool.header.get("base", 0), spool.header.get("lost", 0)
@@ -256,7 +258,7 @@ class Outbox:
         return outbox
 
     def start_over(self) -> None:
-        """In a forked child: what was accepted before is the parent's to send; what comes now is another producer's."""
+        """Start anew in a forked child. The parent sends the events accepted so far; the child is another producer."""
         if self.spool is not None:
             self.spool.close()
         ended, control = self.ended, self.control

@@ -1,12 +1,12 @@
-"""Asking people: which question is meant, what became of it, what the agent gets.
+"""Questions of an agent to users: their ids, their outcomes, and the wait for their answers.
 
-Waiting for an answer is the one thing in a recorder that blocks, because the agent asked for it.
+The wait for an answer is the only call of a recorder that blocks, because the agent wants it to.
 
-Rule 1: a question has an id that a restarted agent finds again: the one given, else one made from its text. So asking
-        the same again attaches to the question that is open, or gives the answer that came meanwhile.
-Rule 2: without an id given, each question is attached to once in a process: asking its text again is another question.
-        With an id given it is always the same.
-Rule 3: the log decides whether an answer came in time. The clock of this process has no say.
+Rule 1: a question has an id that a restarted agent finds again: the given one, else one made from its text. So asking
+        the same again finds the open question, or the answer that came meanwhile.
+Rule 2: without a given id, a process finds each question once: the same text again is another question. With a given
+        id it is always the same question.
+Rule 3: the log decides whether an answer came in time; the clock of this process does not count.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LONGEST_EXPIRY_S = 10 * 366 * 86_400.0
 
 @dataclass(slots=True)
 class Question:
-    """One call of ``ask``: its event, and how it is found again."""
+    """One call of ``ask``: its event, and the id by which it is found again."""
 
     event: dict[str, Any]
     schema: Any  # a model class, JSON Schema or None
-    base: str  # its request_id, but for a number behind it
-    named: bool  # the agent gave the id
-    request_id: str | None = None  # once it is chosen
+    base: str  # its request_id without the number at its end
+    named: bool  # whether the agent gave the id
+    request_id: str | None = None  # None until it is chosen
 
     @classmethod
     def of(
@@ -51,7 +51,7 @@ class Question:
         request_id: Any,
         expires_in_s: Any,
     ) -> Question:
-        """From what ``ask`` was given."""
+        """The question from the arguments of ``ask``."""
         text = words(question, 20_000)
         digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
         event: dict[str, Any] = {"event": "input_requested", "question": text}
@@ -69,20 +69,20 @@ class Question:
 
 
 class QuestionBook:
-    """Which questions one recorder has asked, and what became of them."""
+    """The questions of one recorder and their outcomes."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._taken: set[str] = set()  # questions without a name that this process waits or has waited for
+        self._taken: set[str] = set()  # ids of questions without a given id that this process has waited for
 
     def choose(self, question: Question) -> bool:
-        """Choose the question's id; whether it has to be asked, because no such question is open or answered."""
+        """Choose the question's id. Returns whether it must be asked, because none like it is open or answered."""
         inputs = self._control.inputs
         number = max((_number(one, question.base) for one in list(inputs)), default=0) or 1
         name, follower = _numbered(question.base, number), _numbered(question.base, number + 1)
         state = inputs[name]["state"] if name in inputs else None
         if question.named:
-            again = state in ("closed", "refused")  # closed by an end of the trace that was not the last one
+            again = state in ("closed", "refused")  # closed: the trace had ended, and goes on now
         else:
             again = state is not None and (name in self._taken or state not in ("open", "asked", "answered"))
         if again:
@@ -95,7 +95,7 @@ class QuestionBook:
         return state is None
 
     def outcome(self, question: Question) -> dict[str, Any] | None:
-        """What became of a question: its state, None while it is open. Raises Cancelled."""
+        """The final state of a question; None while it is open. Raises Cancelled."""
         if self._control.cancel is not None:
             raise cancelled_error(self._control)
         found = self._control.inputs.get(question.request_id or "", {})
@@ -104,7 +104,7 @@ class QuestionBook:
         return found if found.get("state") in (*CLOSED, "refused", "lost") else None
 
     def ask_again(self, question: Question) -> bool:
-        """Whether the caller has to ask a question again that the log has lost."""
+        """Whether the caller must ask a question again, because the log has lost it."""
         request_id = question.request_id or ""
         if self._control.inputs.get(request_id, {}).get("state") != "lost":
             return False  # another caller that waits for it was quicker
@@ -117,7 +117,7 @@ def _numbered(base: str, number: int) -> str:
 
 
 def _number(request_id: str, base: str) -> int:
-    """Which of the questions of this base it is; 0: none."""
+    """The number of a question among those of this base; 0 if it is none of them."""
     if request_id == base:
         return 1
     head, _, tail = request_id.rpartition(".")
@@ -145,11 +145,11 @@ def answer_of(question: Question, outcome: dict[str, Any]) -> Any:
         ) from error
 
 
-Outcome = Callable[[], Any]  # what is waited for: None until it is there
+Outcome = Callable[[], Any]  # returns None until the outcome is there
 
 
 class Questions:
-    """What a trace asks people."""
+    """The questions of a trace: it asks them and waits for the answers."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -157,7 +157,7 @@ class Questions:
         self._book = QuestionBook(journal.control)
 
     def ask(self, question: Question, timeout_s: float | None) -> Any:
-        """Ask, and wait for the answer at most ``timeout_s``. See Trace.ask."""
+        """Ask, and wait for the answer for at most ``timeout_s``. See Trace.ask."""
         steps, left = self._steps(question, timeout_s), _countdown(timeout_s)
         try:
             wanted = next(steps)
@@ -189,7 +189,7 @@ class Questions:
         request_id: Any,
         expires_in_s: Any,
     ) -> Question:
-        """The question for what ``ask`` was given. Raises Cancelled, NotRunning."""
+        """The question for the arguments of ``ask``. Raises Cancelled, NotRunning."""
         if self._control.cancel is not None:
             raise cancelled_error(self._control)
         trace_id = self._journal.trace_id
@@ -198,7 +198,7 @@ class Questions:
         return Question.of(question, options, schema, goal_id(goal, self._journal), request_id, expires_in_s)
 
     def _steps(self, question: Question, timeout_s: float | None) -> Generator[Outcome, Any, Any]:
-        """Yields what has to be waited for, is sent what came of it (None: time is up); returns the answer."""
+        """The steps of a call: yields each outcome to wait for, gets it sent (None: time is up), returns the answer."""
         if (yield self._may_ask) is None:
             raise TimeoutError(f"{self._journal.trace_id}: no server to ask")
         self._ask(question)
@@ -214,7 +214,7 @@ class Questions:
         return answer_of(question, outcome)
 
     def _may_ask(self) -> bool | None:
-        """Whether it is known what was asked before. Raises Cancelled."""
+        """Whether the questions asked before are known. Raises Cancelled."""
         if self._control.cancel is not None:
             raise cancelled_error(self._control)
         return True if self._control.primed else None
@@ -243,6 +243,6 @@ class Questions:
 
 
 def _countdown(timeout_s: float | None) -> Callable[[], float | None]:
-    """Gives the seconds that are left of ``timeout_s``."""
+    """A function that returns the seconds left of ``timeout_s``."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
     return lambda: None if end is None else end - time.monotonic()

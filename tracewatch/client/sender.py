@@ -30,11 +30,11 @@ from .spool import SpoolDir, SpoolError
 from .target import target_of
 
 TICK_S = 0.25
-AWAY_S = 0.5  # no connection for so long: what is in memory goes to disk
-ORPHANS_S = 30.0  # how often to look for spools of processes that have died
-ORPHANS = 100  # delivered at the same time, at most
-EXIT_GRACE_S = 3.0  # beyond flush_s, for writing the spool
-RESTART_S = 0.5  # between two tries to start the thread
+AWAY_S = 0.5  # events in memory go to disk after so long without a connection
+ORPHANS_S = 30.0  # time between two looks for spools of dead processes
+ORPHANS = 100  # the most such spools that are delivered at the same time
+EXIT_GRACE_S = 3.0  # time after flush_s to write the spool
+RESTART_S = 0.5  # time between two tries to start the thread
 NO_SPOOL = (
     "tracewatch has no place for a spool, as this user has no home folder: while the server is away, events are kept "
     "in memory only. Set TRACEWATCH_SPOOL_DIR to a folder"
@@ -73,11 +73,11 @@ class Sender:
         self._start_at = 0.0  # monotonic: not tried again before
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        self._over = False  # the process ends
-        self._late = False  # the thread has ended, and will not start again
+        self._over = False  # whether the process ends
+        self._late = False  # whether the thread has ended for good
 
     def after_fork(self) -> None:
-        """In the child: nothing of the parent's threads is here, and what they had to send is theirs."""
+        """Start anew in a forked child: it has none of the parent's threads, and the parent sends its own events."""
         for delivery in self._deliveries.values():
             delivery.outbox.start_over()
         for outbox in self._known:
@@ -88,7 +88,7 @@ class Sender:
     # --- from any thread ---
 
     def poke(self, outbox: Outbox) -> None:
-        """There is something to deliver."""
+        """Wake the thread: there are events to deliver."""
         if self._late:
             self._put_on_disk(outbox)
             return
@@ -103,7 +103,7 @@ class Sender:
                 pass  # the process ends: ``spill_rest`` is about to come by
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call this in the background thread after a while; never, if the process ends before."""
+        """Call a function in the background thread after some seconds, or never if the process ends before."""
         loop = self._loop
         if loop is not None:
             loop.call_soon_threadsafe(loop.call_later, seconds, call)
@@ -181,7 +181,7 @@ class Sender:
         thread.join(self.flush_s + EXIT_GRACE_S)
 
     def spill_rest(self) -> None:
-        """After ``shutdown``: what came since goes to disk, from whatever thread this is, and all files are let go."""
+        """After ``shutdown``, write later events to disk, in any thread, and close all files."""
         self._late = True
         for outbox in list(self._known):
             self._put_on_disk(outbox)
@@ -270,7 +270,7 @@ class Sender:
             self._register(outbox)
 
     async def _finish(self) -> None:
-        """The process ends."""
+        """Send and write the rest, because the process ends."""
         await asyncio.sleep(0)  # a delivery begun just now becomes a task first
         deliveries = list(self._deliveries.values())
         for delivery in deliveries:
@@ -346,7 +346,7 @@ class Senders:
         if not self._hooked:
             os.register_at_fork(after_in_child=self._after_fork)
             atexit.register(self._at_exit)
-            # Threads of the log's driver are joined before atexit runs: a file has to be let go of before that.
+            # Threads of the log's driver are joined before atexit runs, so a log file has to be closed before that.
             getattr(threading, "_register_atexit", atexit.register)(self._before_threads_end)
         self._hooked = os.getpid()
         multiprocessing = sys.modules.get("multiprocessing.util")

@@ -22,15 +22,15 @@ import orjson
 
 SUFFIX = ".spool"
 _TAIL_BYTES = 1024 * 1024  # more than any line
-_LOOK_S = 1.0  # how old the known size of the directory may be
+_LOOK_S = 1.0  # the oldest that the known size of the directory may be
 
 
 class SpoolError(Exception):
-    """The disk does not take it: full, not writable, or the spool has its allowed size."""
+    """The disk does not take the events: it is full or not writable, or the spool has its largest size."""
 
 
 class SpoolDir:
-    """Where spools lie, and how much more may go there. ``path``: "" where there is no such place."""
+    """The folder of the spools, and the room that is left in it. ``path``: "" if there is no such folder."""
 
     def __init__(self, path: str | Path, limit_bytes: int) -> None:
         self.missing = path == ""
@@ -63,7 +63,7 @@ class SpoolDir:
             return []
 
     def holds(self, trace_id: str, but: str = "") -> bool:
-        """Whether any spool, of whatever process, has events of this trace; that of the producer ``but`` aside."""
+        """Whether a spool of any process has events of this trace, other than that of the producer ``but``."""
         for path in self.files():
             try:
                 with path.open("rb") as file:
@@ -97,7 +97,7 @@ class SpoolDir:
         return spool
 
     def adopt(self, path: Path, url: str) -> Spool | None:
-        """A spool that a dead process left for ``url``, locked; None if it is not ours to deliver."""
+        """A spool that a dead process left for ``url``, locked; None if another process delivers it."""
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -164,8 +164,8 @@ class Spool:
         self.last_seq = last_seq or first_seq - 1
         self._directory = directory
         self._fd = fd
-        self._size = size  # up to here all lines are whole
-        self._marks = {first_seq: begin}  # where the line of a seq begins, for those a read began or ended with
+        self._size = size  # the bytes of whole lines
+        self._marks = {first_seq: begin}  # seq → offset of its line, where a read began or ended
 
     def write(self, data: bytes) -> None:
         """Append bytes, all or none. Raises SpoolError."""
@@ -226,13 +226,13 @@ class Spool:
         return lines
 
     def forget(self, seq: int) -> None:
-        """Everything up to ``seq`` is acknowledged: it will not be read again."""
+        """Note that the events up to ``seq`` are acknowledged, and will not be read again."""
         below = [mark for mark in self._marks if mark <= seq]
         for mark in sorted(below)[:-1]:
             del self._marks[mark]
 
     def sync(self) -> None:
-        """Make sure that it is on the disk. Raises SpoolError."""
+        """Make sure that the file is on the disk. Raises SpoolError."""
         try:
             os.fsync(self._fd)
         except OSError as error:
@@ -240,17 +240,17 @@ class Spool:
 
     @property
     def closed(self) -> bool:
-        """Whether it has been let go of."""
+        """Whether the file is closed."""
         return self._fd < 0
 
     def close(self) -> None:
-        """Let go of it; it stays for the next process."""
+        """Close and unlock the file, which stays for the next process."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def damaged(self) -> None:
-        """It can't be read on: keep it under another name, for a person to look at."""
+        """Keep the file, which can't be read on, under another name for a person to look at."""
         try:
             self.path.rename(self.path.with_suffix(".damaged"))
         except OSError:
@@ -258,7 +258,7 @@ class Spool:
         self.close()
 
     def remove(self) -> None:
-        """Everything is delivered."""
+        """Remove the file, because all its events are delivered."""
         try:
             self.path.unlink()
         except OSError:

@@ -1,4 +1,4 @@
-"""Where a client connects to: the address given, else ``TRACEWATCH_URL``, else loopback."""
+"""The target of a client's connections: the given address, else ``TRACEWATCH_URL``, else loopback."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _told: set[str] = set()  # of variables that can't be used
 
 
 def recorder_settings(url: str | None, spool_dir: str | None = None, token: str | None = None) -> Settings:
-    """The settings of this process's environment with those given here.
+    """The settings of the environment, overridden by the given ones.
 
-    A variable that can't be used is told of once, and its default is taken. Raises InvalidField for what is given here.
+    For an unusable variable its default is taken, with one warning. Raises InvalidField for an unusable argument.
     """
     return Settings.from_env(
         os.environ, only=CLIENT_OPTIONS, unusable=_tell_once, url=url, spool_dir=spool_dir, token=token
@@ -37,7 +37,7 @@ def _tell_once(error: InvalidField) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server's address, taken apart."""
+    """The parts of a server's address."""
 
     url: str  # as the user knows it, without a final slash
     secure: bool
@@ -48,16 +48,16 @@ class Target:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What says who we are."""
+        """The headers with our token, if there is one."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     @property
     def loopback(self) -> bool:
-        """Whether it is on this machine, where no proxy belongs in between."""
+        """Whether the server is on this machine, which is reached without a proxy."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
     def path(self, *parts: str, **query: Any) -> str:
-        """``path("api", "traces", trace_id, limit=5)``: each part quoted; parameters of None left out."""
+        """A path with quoted parts, such as ``path("api", "traces", trace_id, limit=5)``; None values are left out."""
         path = self.prefix + "/" + "/".join(quote(part, safe=":@") for part in parts)
         given = {key: value for key, value in query.items() if value is not None}
         return f"{path}?{urlencode(given)}" if given else path
@@ -69,13 +69,13 @@ class Target:
 
 
 def parse_target(url: str | None, token: str | None = None) -> Target:
-    """The server to talk to. Raises InvalidField for what is no ``http(s)://`` address."""
+    """The target for an address. Raises InvalidField if it is no ``http(s)://`` address."""
     settings = Settings.from_env(os.environ, only=("url", "token"), url=url, token=token)
     return target_of(settings.url, settings.token)
 
 
 def target_of(url: str, token: str) -> Target:
-    """The server at an address, whatever the environment says. Raises as ``parse_target``."""
+    """The target for an address, without a look at the environment. Raises as ``parse_target``."""
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname

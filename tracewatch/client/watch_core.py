@@ -62,13 +62,13 @@ class Track:
 
     def __init__(self, trace_id: str, since: str | None) -> None:
         self.trace_id = trace_id
-        self.since = since  # what is asked for until the server has said where that is
-        self.position: int | None = None  # the last event handed out, or the one the watch begins after
+        self.since = since  # the request until the server has named its position
+        self.position: int | None = None  # the last event handed out, or the one before the watch's first
         self.epoch: str | None = None
         self.state = State(trace_id)
         self.caught_up = False  # on this connection
-        self.begun = False  # there was something of it: it once stood at the end, or handed out an event
-        self.ended = False  # its `end` frame came
+        self.begun = False  # whether it was at the end once, or has handed out an event
+        self.ended = False  # whether its `end` frame came
         self.gap: dict[str, Any] | None = None  # the frame, until its snapshot is complete
         self.snapshot: dict[str, Any] | None = None  # a frame whose goal tree is still coming in parts
         if not since or since.isdecimal():
@@ -78,7 +78,7 @@ class Track:
 
     @property
     def cursor(self) -> str | None:
-        """Where a reconnect goes on."""
+        """The cursor that a reconnect goes on from."""
         if self.epoch is None or self.position is None:
             return self.since or None
         return format_cursor(self.epoch, self.position)
@@ -102,17 +102,17 @@ class WatchCore:
         self.tracks = {trace_id: self.root}
         self.children = children
         self.status = "connecting"
-        self.current_event_id: int | None = None  # of the watched trace, as the server said last
+        self.current_event_id: int | None = None  # the last event in the log of the watched trace, by the server
         self.heartbeat_s = HEARTBEAT_S
-        self.goaway_ms: int | None = None  # the server is leaving: come back within this
+        self.goaway_ms: int | None = None  # the time to come back within, after a goaway
         self.news: deque[ConnectionStatus] = deque()  # for the edge to hand on
-        self.alive = False  # the server has said something on this connection
+        self.alive = False  # whether the server has sent a frame on this connection
         self._types = types
         self._until = until
         self._wait = wait
         self._skip_trimmed = skip_trimmed
-        self._connected = False  # once at least
-        self._outage = False  # told of, and not over
+        self._connected = False  # whether there was a connection
+        self._outage = False  # whether a lost connection was reported and is not back
         self._replayed = 0  # events since the connect, of all traces
         self._error: dict[str, Any] | None = None  # the frame that explains the close to come
 
@@ -137,7 +137,7 @@ class WatchCore:
         return orjson.dumps({"subscribe": {key: value for key, value in asked.items() if value is not None}})
 
     def opened(self) -> None:
-        """A new connection stands."""
+        """Note a new connection."""
         self.alive = False
         self.goaway_ms = self._error = None
         self._replayed = 0
@@ -146,14 +146,14 @@ class WatchCore:
             track.snapshot = track.gap = None
 
     def lost(self, error: str, retry_in_s: float) -> None:
-        """The connection broke and is tried again in ``retry_in_s``; news only once per outage."""
+        """Note that the connection broke and is tried again in ``retry_in_s``; news only once for each outage."""
         self.status = "reconnecting" if self._connected else "connecting"
         if not self._outage:
             self._outage = True
             self.news.append(ConnectionStatus("lost", self.last_event_id, retry_in_s=retry_in_s, error=error))
 
     def closed_with(self, code: int, reason: str) -> None:
-        """The server closed. Raises what is the matter where reconnecting would not help."""
+        """Note that the server closed the connection. Raises an error if reconnecting would not help."""
         if 4500 <= code <= 4999:
             frame = self._error or {}
             raise refusal(str(frame.get("code") or _BY_CLOSE_CODE.get(code)), str(frame.get("message") or reason), code)
@@ -162,18 +162,18 @@ class WatchCore:
 
     @property
     def last_event_id(self) -> int | None:
-        """The last event of the watched trace handed out, or the one the watch began after."""
+        """The last event of the watched trace that was handed out, or the one before the watch's first."""
         return self.root.position
 
     @property
     def silence_s(self) -> float:
-        """A connection that says nothing for so long is dead."""
+        """Seconds without a frame after which a connection is dead."""
         return self.heartbeat_s * SILENT_HEARTBEATS
 
     def receive(self, data: bytes) -> dict[str, Any] | None:
         """Take one frame; returns the event if it is one.
 
-        Raises ProtocolViolation, WatchGap, and what an ``error`` frame that closes nothing says.
+        Raises ProtocolViolation, WatchGap, and the error of an ``error`` frame that does not close the connection.
         """
         try:
             frame: dict[str, Any] = orjson.loads(data)
@@ -236,7 +236,7 @@ class WatchCore:
             self.goaway_ms = int(frame["after_ms"])
         elif name == "error":
             self._refused(track, frame)
-        # heartbeat and pong say that the line is alive; a name of a later protocol is not ours to judge
+        # heartbeat and pong show that the line is alive; names of later protocols are ignored
 
     def _began(self, track: Track, frame: dict[str, Any]) -> None:
         if frame["goal_tree"] is None:
@@ -251,7 +251,7 @@ class WatchCore:
             self._pass_gap(track, gap, frame["cursor"])
         self.heartbeat_s = float(frame.get("heartbeat_s") or self.heartbeat_s)
         epoch, begin = _place(frame["cursor"])
-        track.epoch = track.epoch or epoch  # another one: a gap frame follows, and it needs ours to say so
+        track.epoch = track.epoch or epoch  # ours stays: if the server's differs, a gap frame follows
         if track.position is None:
             track.position = begin
         if track is self.root:
@@ -269,7 +269,7 @@ class WatchCore:
             self._began(track, track.snapshot)
 
     def _pass_gap(self, track: Track, gap: dict[str, Any], cursor: str) -> None:
-        """Tell of a gap. Raises WatchGap unless nothing that was asked for by its id is missing, or it may be."""
+        """Report a gap. Raises WatchGap, unless no requested event is missing or ``skip_trimmed`` allows it."""
         reason, resume = gap["reason"], gap["resume_event_id"]
         news = ConnectionStatus("gap", track.position, error=reason, resume_event_id=resume)
         self.news.append(news)
@@ -298,7 +298,7 @@ class WatchCore:
         self.news.append(ConnectionStatus(kind, track.position, replayed=replayed))
 
     def _skip_to(self, track: Track, cursor: str) -> None:
-        """The server says that the watch stands here. Only a filter lets it stand beyond what was handed out."""
+        """Take the position that the server names. Only with a filter may it be beyond the last event handed out."""
         event_id = _place(cursor)[1]
         if event_id > (track.position or 0):
             if not self._types:
@@ -320,7 +320,7 @@ class WatchCore:
             self.status = "ended"
             return
         if any(track.state.sub_traces.keys() - self.tracks.keys() for track in self.tracks.values()):
-            return  # named in a log, but the server has not come to them yet
+            return  # there are sub-traces that the server has not come to yet
         if all(t.ended or (t.caught_up and t.state.status == "lost") for t in self.tracks.values()):
             self.status = "ended"
 
@@ -339,7 +339,7 @@ class WatchCore:
 
 
 def refusal(code: str, message: str, close_code: int) -> errors.TracewatchError:
-    """The error for a refusal's code, of the class that the server raised where there is one."""
+    """The error for the code of a refusal, of the server's own class if that is known here."""
     kind = _RAISED.get(code)
     if kind is not None:
         return kind(message or code)
@@ -349,7 +349,7 @@ def refusal(code: str, message: str, close_code: int) -> errors.TracewatchError:
 
 
 def _place(cursor: str) -> tuple[str | None, int]:
-    """A cursor the server sent."""
+    """The epoch and event_id of a cursor from the server."""
     try:
         return parse_cursor(cursor)
     except errors.InvalidCursor as error:
@@ -357,7 +357,7 @@ def _place(cursor: str) -> tuple[str | None, int]:
 
 
 def _fold_message(state: State, event: dict[str, Any]) -> None:
-    """What a snapshot leaves out of an event it already holds."""
+    """Fold the message of an event that a snapshot already has, because snapshots have no messages."""
     if event["event"] == "message_added":
         state.messages[event["message"]["message_id"]] = event["message"]
     elif event["event"] == "message_updated":

@@ -1,15 +1,14 @@
-"""Making events, messages' values and traces' fields fit the protocol's limits. Pure: JSON in, JSON out.
+"""Fitting: events, values of messages and fields of traces become small enough for the protocol. Pure: JSON in and out.
 
-The recorder, the importers, and whatever takes in runs of another make all come through here. (What turns an agent's
-Python objects into JSON is ``client/encode.py``.)
+The recorder and the importers use it. (``client/encode.py`` turns an agent's Python objects into JSON.)
 
-Rule 1: ``fit`` never raises because of a value, and what it gives is never too large or too deep for the log.
-Rule 2: a caller that can make message ids loses nothing. The text of a message goes on in appends, then in further
-        messages; what is too large elsewhere moves as text into a message of role ``attachment``.
-Rule 3: without them, text is cut where a message is full, and what is too large elsewhere is shortened. A marker says
-        how much is missing. That costs as much work as what is kept, not as what is left out.
-Rule 4: for a value of a wrong type or size the log refuses the whole event: ``count``, ``amount``, ``name`` and
-        ``task`` give what it takes.
+Rule 1: no value makes ``fit`` raise, and its events are never too large or too deep for the log.
+Rule 2: for a caller that can make message ids nothing is lost. The text of a message goes on in appends, then in
+        further messages; another large value moves as text into a message of role ``attachment``.
+Rule 3: without such ids, text is cut where a message is full, and other large values are shortened. A marker says how
+        much is missing. The work grows with the size of the part that is kept, not of the part left out.
+Rule 4: the log refuses a whole event for a value of a wrong type or size. ``count``, ``amount``, ``name`` and ``task``
+        return values that it accepts.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ import orjson
 
 from .canonical import depth_exceeds
 
-EVENT_BYTES = 252 * 1024  # the log takes 256 KiB as sent; the rest is margin
+EVENT_BYTES = 252 * 1024  # the log takes 256 KiB; the rest is a margin
 PART_BYTES = 128 * 1024  # of a text in one of several events, as JSON
-MESSAGE_PARTS = 24  # × PART_BYTES is below what a message may hold (4 MiB), whatever the text
+MESSAGE_PARTS = 24  # × PART_BYTES is below the limit of a message (4 MiB), for any text
 MESSAGE_CHARS = 4_000_000  # a message may hold 4 MiB of characters
-MOVED_BYTES = 2048  # what is smaller is not worth a message of its own
-METADATA_BYTES = 64 * 1024  # a trace's: every list of traces carries it
+MOVED_BYTES = 2048  # a smaller value is not worth a message of its own
+METADATA_BYTES = 64 * 1024  # of a trace; every list of traces contains it
 TASK_CHARS = 10_000
 NAME_CHARS = 256
 DEPTH = 180  # the log takes 200 levels
@@ -40,8 +39,8 @@ NewId = Callable[[], str]
 def fit(event: Event, new_id: NewId | None = None) -> list[Event]:
     """The event as one or more events that the log takes.
 
-    ``event``: as a recorder sends it, of JSON's types only; left as it is. ``new_id`` gives an id for one more message
-    of the trace: then nothing is lost. Without it, what is too large is shortened.
+    ``event``: as a recorder sends it, of JSON's types only; it is not changed. ``new_id`` returns an id for one more
+    message of the trace: then nothing is lost. Without it, large values are shortened.
 
         >>> fit({"event": "thought", "text": "hm"})
         [{'event': 'thought', 'text': 'hm'}]
@@ -63,7 +62,7 @@ def fit(event: Event, new_id: NewId | None = None) -> list[Event]:
 
 
 def json_bytes(value: Any) -> int:
-    """How large the value is as JSON."""
+    """The size of the value as JSON."""
     return len(orjson.dumps(value))
 
 
@@ -71,19 +70,19 @@ def json_bytes(value: Any) -> int:
 
 
 def marker(omitted: int) -> str:
-    """What stands where so many bytes were left out."""
+    """The marker in the place of so many bytes."""
     return f"…[shortened by the recorder: {omitted} bytes]"
 
 
 def shortened_text(text: str, chars: int) -> str:
-    """The text, cut behind so many characters; then a marker says how much is missing."""
+    """The text, cut after so many characters, with a marker that says how much is missing."""
     if len(text) <= chars:
         return text
     return text[:chars] + marker(len(text[chars:].encode("utf-8", "replace")))
 
 
 def text_parts(text: str) -> Iterator[str]:
-    """The text in parts, each of at most PART_BYTES as JSON; one at least."""
+    """The text in parts, each of at most PART_BYTES as JSON; there is at least one."""
     start = 0
     while start < len(text) or not start:
         length = PART_BYTES - 2  # the quotes
@@ -142,12 +141,12 @@ def _appends(event: Event, message_id: str, parts: list[str], patch: dict[str, A
         yield {"event": "message_updated", "message_id": message_id, "append": part, **last, **stamp}
 
 
-# --- what is too large elsewhere: moved --------------------------------------------------------------------------
+# --- large values are moved --------------------------------------------------------------------------------------
 
 
 def _moved(event: Event, new_id: NewId) -> list[Event]:
-    """The event with its heaviest parts moved into attachments, and those behind it."""
-    event = orjson.loads(orjson.dumps(event))  # a copy of our own: what is moved out stays in what was given
+    """The event with its largest parts moved into attachments, and then the attachments."""
+    event = orjson.loads(orjson.dumps(event))  # a copy, so that the caller's event stays whole
     moved: list[tuple[str, str, str]] = []
     while (size := json_bytes(event)) > EVENT_BYTES:
         path = _heaviest(event)
@@ -168,7 +167,7 @@ def _moved(event: Event, new_id: NewId) -> list[Event]:
 
 
 def _heaviest(event: Event) -> list[Any]:
-    """The path to what weighs most in ``event``, [] if that is not worth moving. The text of a message stays."""
+    """The path to the largest part of ``event``; [] if it is not worth moving. The text of a message stays."""
     container: Any = event
     path: list[Any] = []
     while True:
@@ -186,7 +185,7 @@ def _heaviest(event: Event) -> list[Any]:
 
 
 def _move(event: Event, path: list[Any], message_id: str) -> str:
-    """Put a note in the place of what is at ``path``; returns that as text."""
+    """Put a note in the place of the value at ``path``; returns the value as text."""
     container: Any = event
     for key in path[:-1]:
         container = container[key]
@@ -206,7 +205,7 @@ def _children(container: Any, path: list[Any]) -> list[tuple[Any, Any]]:
     return list(enumerate(container)) if isinstance(container, list) else []
 
 
-# --- what is too large elsewhere: shortened ----------------------------------------------------------------------
+# --- large values are shortened ----------------------------------------------------------------------------------
 
 
 def _shortened(event: Event, size: int) -> Event:
@@ -219,9 +218,9 @@ def _shortened(event: Event, size: int) -> Event:
 
 
 def _cut(value: Any, longest: int, room: list[int], depth: int = 0) -> Any:
-    """The value with texts and lists of at most ``longest``, and less of them once ``room[0]`` characters are kept.
+    """The value with texts and lists of at most ``longest``, and shorter ones after ``room[0]`` kept characters.
 
-    The two outer levels keep all their keys, and short texts stay whole: they are what the event is about.
+    The two outer levels keep all their keys, and short texts stay whole, because they are the essence of the event.
     """
     if isinstance(value, str):
         kept = shortened_text(value, max(64, min(longest, room[0])))
@@ -252,7 +251,7 @@ _BONES = {
 
 
 def _bones(event: Event, note: str) -> Event:
-    """What is left of an event that is large in every part: still one that the log takes."""
+    """The rest of an event that is large in every part: an event that the log still takes."""
     kind = event["event"]
     kept = {key: event[key] for key in ("event", "goal_id", "message_id", "request_id", "status", "occurred_at")
             if isinstance(event.get(key), str)}  # fmt: skip
@@ -265,11 +264,11 @@ def _bones(event: Event, note: str) -> Event:
     return kept | {"shortened": note}
 
 
-# --- what is too deep --------------------------------------------------------------------------------------------
+# --- deep values -------------------------------------------------------------------------------------------------
 
 
 def flattened(value: Any, levels: int) -> Any:
-    """The value with what lies deeper than ``levels`` as its JSON text."""
+    """The value with all parts deeper than ``levels`` as their JSON text."""
     if not isinstance(value, (dict, list)):
         return value
     if levels <= 1:
@@ -280,7 +279,7 @@ def flattened(value: Any, levels: int) -> Any:
 
 
 def _json_text(value: Any) -> str:
-    """The value as JSON however deep it is: neither json nor orjson writes a thousand levels."""
+    """The value as JSON at any depth; neither json nor orjson writes a thousand levels."""
     written: list[str] = []
     waiting: list[tuple[bool, Any]] = [(False, value)]  # from the end; True: text that is JSON already
     while waiting:
@@ -304,15 +303,15 @@ def _json_text(value: Any) -> str:
 
 
 def task(text: str) -> str:
-    """What a trace is for: text of 1-10,000 characters."""
+    """The task of a trace: text of 1-10,000 characters."""
     text = text.strip()
     return (text if len(text) <= TASK_CHARS else shortened_text(text, TASK_CHARS - 100)) or "(no task)"
 
 
 def split_metadata(metadata: dict[str, Any], limit: int = METADATA_BYTES) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of a trace's metadata can stand in its header, ``limit`` bytes at most, and the rest.
+    """The part of a trace's metadata that fits into its header, of at most ``limit`` bytes, and the rest.
 
-    If it can't be all of it, it is the keys with at most 1 KiB each, as many as there is room for.
+    If not all of it fits, the part has keys of at most 1 KiB each, as many as there is room for.
     """
     if depth_exceeds(metadata, DEPTH):
         metadata = flattened(metadata, DEPTH)
@@ -331,7 +330,7 @@ def split_metadata(metadata: dict[str, Any], limit: int = METADATA_BYTES) -> tup
 
 
 def count(value: Any, most: int = 10**9) -> int | None:
-    """A whole number from 0 to ``most`` (that of tokens by default), or None for what is none."""
+    """``value`` as a whole number from 0 to ``most`` (by default that of tokens); None for anything else."""
     try:
         number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
     except (TypeError, ValueError):
@@ -340,7 +339,7 @@ def count(value: Any, most: int = 10**9) -> int | None:
 
 
 def amount(value: Any, most: float = 1e9) -> float | None:
-    """A finite number from 0 to ``most`` (that of a cost by default), or None for what is none."""
+    """``value`` as a finite number from 0 to ``most`` (by default that of a cost); None for anything else."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
