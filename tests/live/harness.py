@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -199,7 +199,7 @@ async def bench(tmp_path: Path, **limits: Any) -> AsyncIterator[Bench]:
     """A bench with the trace ``t``."""
     log, other = await open_log(str(tmp_path / "log.db")), await open_log(str(tmp_path / "log.db"))
     gated = GatedLog(log)
-    hub = Hub(gated, limits=WatchLimits(**limits))
+    hub = Hub(cast("EventLog", gated), limits=WatchLimits(**limits))
     made = Bench(log, other, gated, hub)
     try:
         await log.create_trace(validate_trace({"trace_id": "t", "task": "x"}))

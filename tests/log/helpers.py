@@ -16,7 +16,6 @@ import orjson
 from tests.log.contract.memory import Memory, MemoryStorage
 from tracewatch.log import EventLog, Grown, Outdated, Policy, open_log
 from tracewatch.log.jobs import Claim
-from tracewatch.log.log import Log
 from tracewatch.log.sqlite.connections import run
 from tracewatch.log.sqlite.storage import SQLiteStorage
 from tracewatch.model.events import validate_trace
@@ -46,7 +45,7 @@ async def open_any(url: str, **options: Any) -> EventLog:
     if not url.startswith("memory://"):
         return await open_log(url, **options)
     clock = options.pop("clock", time.time)
-    return Log(MemoryStorage(MEMORIES.setdefault(url, Memory()), clock), **options)
+    return EventLog(MemoryStorage(MEMORIES.setdefault(url, Memory()), clock), **options)
 
 
 @asynccontextmanager
@@ -156,12 +155,6 @@ async def check_trace(log: EventLog, trace_id: str = "t") -> State:
 # --- what no caller asks of a log, and only its own retention does ---------------------------------------------
 
 
-def inside(log: EventLog) -> Log:
-    """The log with its parts."""
-    assert isinstance(log, Log)
-    return log
-
-
 async def prune(log: EventLog, **policy: Any) -> list[Outdated]:
     """Prune by a policy; what went."""
     return (await log.prune(Policy(**policy))).gone
@@ -174,27 +167,27 @@ async def outdated(log: EventLog, **policy: Any) -> list[Outdated]:
 
 async def trim(log: EventLog, trace_id: str, upto: int) -> bool:
     """Let a trace's log begin after ``upto``."""
-    return await inside(log).retention.trim(trace_id, upto)
+    return await log.retention.trim(trace_id, upto)
 
 
 async def delete_outdated(log: EventLog, trace_id: str, keep_days: float) -> list[str]:
     """Delete a trace that is over and in which nothing has happened for so long."""
-    return await inside(log).retention.delete_outdated(trace_id, keep_days)
+    return await log.retention.delete_outdated(trace_id, keep_days)
 
 
 async def claim(log: EventLog, for_s: float, *, held: bool = False) -> bool:
     """Have retention to oneself."""
-    return bool(await inside(log).group.do(Claim(name="retention", for_s=for_s, held=held)))
+    return bool(await log.group.do(Claim(name="retention", for_s=for_s, held=held)))
 
 
 async def sweep(log: EventLog) -> bool:
     """Remove a piece of what was trimmed or deleted. False if there was nothing."""
-    return await inside(log).storage.tend(1.0, 2**62)
+    return await log.storage.tend(1.0, 2**62)
 
 
 def sqlite(log: EventLog) -> SQLiteStorage:
     """The log's SQLite file."""
-    storage = inside(log).storage
+    storage = log.storage
     assert isinstance(storage, SQLiteStorage)
     return storage
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.log.helpers import inside
 from tests.server.wire import append, end, http, make_trace, socket, stored, thought, watching
 from tests.support import ServerProcess, Serving, serving, until
 from tracewatch.log.cache import Cached, StateCache
@@ -94,7 +93,7 @@ def kept(server: Serving) -> dict[str, int]:
     """How much a server remembers in each place where it could remember a run; and its tasks."""
     log, hub = server.services.log, server.services.hub
     found = {name: len(getattr(hub, name)) for name in ("_heads", "_watchers", "_growth_listeners")}
-    return {**found, "states": len(inside(log).reader._cache), "tasks": len(asyncio.all_tasks())}
+    return {**found, "states": len(log.reader._cache), "tasks": len(asyncio.all_tasks())}
 
 
 async def one_run(server: Serving | str, trace_id: str, events: int = 10) -> None:

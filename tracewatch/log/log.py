@@ -1,6 +1,9 @@
-"""The one EventLog there is: the rules of the log over whatever engine stores it.
+"""The log: the append-only store and the only order there is, over whatever engine keeps the rows (storage.py).
 
-Rule: what comes in is validated here, before it waits for its turn, so that every way in has the same gate.
+Rule 1: an append is acknowledged after its transaction has reached the disk, never before.
+Rule 2: an answer about a state is of one moment, and says the event_id that it is as of.
+Rule 3: listeners are told after the commit. What they are told is a convenience; the log is the truth.
+Rule 4: events are validated here, before they wait for their turn, so that every way in has the same gate.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ from .tokens import Tokens
 from .views import Appended, Grown, Listener, Page, Snapshot, TraceQuery
 
 
-class Log:
-    """An EventLog (see there for its methods) over a storage. ``close`` closes the storage as well."""
+class EventLog:
+    """A store of traces and their events. All methods may be called from many tasks of one event loop at once."""
 
     def __init__(
         self,
@@ -42,9 +45,9 @@ class Log:
     ) -> None:
         self.storage = storage
         self.epoch = storage.epoch
-        self.engine_version = storage.engine_version
-        self.health = Health()
-        self.replaced = asyncio.Event()
+        self.engine_version = storage.engine_version  # of what stores it: SQLite's
+        self.health = Health()  # what is wrong with it now
+        self.replaced = asyncio.Event()  # set when another file stands in its place: nothing is served any more
         self.stop_watching: Callable[[], Awaitable[None]] | None = None  # ends what looks after the storage
         self._max_event_bytes = max_event_bytes
         self._max_batch_events = max_batch_events
@@ -59,13 +62,16 @@ class Log:
 
     @property
     def waiting(self) -> int:
-        """See EventLog.waiting."""
+        """Appends and other jobs of this process that wait for the transaction being written."""
         return self.group.waiting
 
     # --- writing ---
 
     async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
-        """See EventLog.create_trace."""
+        """Create a trace from what ``validate_trace`` returned; False if it was there already with the same fields.
+
+        Raises TraceConflict, UnknownParent, UnknownParentGoal.
+        """
         canonical(spec["metadata"])  # refuses here what JSON can't say
         trace_id, created = await self.group.do(Create(spec=spec))
         return await self.snapshot(trace_id), created
@@ -81,7 +87,12 @@ class Log:
         by_server: bool = False,
         parsed: bool = False,
     ) -> Appended:
-        """See EventLog.append."""
+        """Append events as recorders send them, all or none; returns once they are on disk.
+
+        ``seq`` is the first event's number by ``producer``, from 1. ``parsed``: the events were read from JSON, so
+        nobody has to look for NaN and Infinity in them. Raises the refusals of errors.py, TooLarge,
+        UnknownTrace, SequenceGap, UnexpectedLastEventId, Unavailable.
+        """
         try:
             self._check_count(events)
             if (producer is None) != (seq is None) or (seq is not None and seq < 1):
@@ -118,7 +129,10 @@ class Log:
             )
 
     async def restore(self, header: dict[str, Any], events: Sequence[Any]) -> Appended:
-        """See EventLog.restore. ``header`` is what ``validate_header`` returned."""
+        """Put back events as `export` wrote them. Raises TraceConflict where the log has others, Invalid.
+
+        ``header`` is what ``validate_header`` returned.
+        """
         if len(events) > self._max_batch_events:
             self._check_count(events)
         if header.get("base") is not None:
@@ -132,99 +146,134 @@ class Log:
         return answer
 
     async def delete_trace(self, trace_id: str) -> list[str]:
-        """See EventLog.delete_trace."""
+        """Remove a trace and its sub-traces; returns their ids. Raises UnknownTrace."""
         deleted: list[str] = await self.group.do(Delete(trace_id=trace_id))
         return deleted
 
     async def renew_lease(self, trace_id: str) -> None:
-        """See EventLog.renew_lease. Looks first: most traces have no lease, and the writer is not troubled for them."""
+        """Count the recorder's lease from now; a lost trace is running again. Raises UnknownTrace.
+
+        Looks first: most traces have no lease, and the writer is not troubled for them.
+        """
         if not await self.reader.is_renewed_for_nothing(trace_id):
             await self.group.do(Renew(trace_id=trace_id))
 
     async def expire_leases(self) -> list[str]:
-        """See EventLog.expire_leases. Looks first: the writer is not troubled while no lease has run out."""
+        """Mark as lost what no recorder keeps alive, sub-traces included; returns the ids of those traces.
+
+        Looks first: the writer is not troubled while no lease has run out.
+        """
         lost = await self.group.do_all([Expire(trace_id=one) for one in await self.reader.expired_leases()])
         return [trace_id for marked in lost for trace_id in marked]
 
     async def cancel(self, trace_id: str, *, reason: str | None = None, by: str | None = None) -> str:
-        """See EventLog.cancel."""
+        """Ask the recorder to stop: ``"cancelling"``; where there is none any more the trace ends: ``"stopped"``.
+
+        Asking again changes nothing. Raises UnknownTrace, NotRunning.
+        """
         status: str = await self.group.do(Cancel(trace_id=trace_id, reason=reason, by=by))
         return status
 
     async def answer(self, trace_id: str, request_id: str, value: Any, *, by: str | None = None) -> None:
-        """See EventLog.answer."""
+        """Answer a question; the first answer wins. ``value`` is checked by the caller.
+
+        Raises UnknownTrace, NoSuchRequest, AlreadyAnswered, Expired, NotRunning.
+        """
         canonical({"value": value})  # refuses here what JSON can't say
         await self.group.do(Answer(trace_id=trace_id, request_id=request_id, value=value, by=by))
 
     async def expire_inputs(self) -> list[tuple[str, str]]:
-        """See EventLog.expire_inputs. Looks first, like expire_leases."""
+        """Close the questions whose time has run out; returns their ``(trace_id, request_id)``.
+
+        Looks first, like expire_leases.
+        """
         expired = await self.reader.expired_inputs()
         jobs = [ExpireInput(trace_id=one, request_id=request_id) for one, request_id in expired]
         closed = await self.group.do_all(jobs)
         return [one for one, was_open in zip(expired, closed, strict=True) if was_open]
 
     async def prune(self, policy: Policy, *, dry_run: bool = False) -> Pruned:
-        """See EventLog.prune."""
+        """Let go what the policy does not keep, sweep up what earlier removals left, and give the space back.
+
+        Appends go on meanwhile, but for ``policy.rewrite``. ``dry_run``: only say what would go.
+        """
         return await self.retention.prune(policy, dry_run=dry_run)
 
     async def tend(self, policy: Policy, every_s: float) -> bool:
-        """See EventLog.tend."""
+        """As prune, unless another process has begun to in the last ``every_s`` seconds: then False."""
         return await self.retention.tend(policy, every_s)
 
     # --- reading ---
 
     async def read(self, trace_id: str, after: int, *, max_events: int, max_bytes: int) -> Page:
-        """See EventLog.read."""
+        """Events after ``after``: at most ``max_events`` and ``max_bytes``, but at least one. Raises UnknownTrace."""
         return await self.reader.read(trace_id, after, max_events=max_events, max_bytes=max_bytes)
 
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
-        """See EventLog.snapshot."""
+        """The trace now, or as it was after ``at_event_id``.
+
+        Raises UnknownTrace, or Gap if the log does not hold it.
+        """
         return await self.reader.snapshot(trace_id, at_event_id)
 
     async def messages(
         self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
     ) -> tuple[list[dict[str, Any]], bool]:
-        """See EventLog.messages."""
+        """The last ``limit`` messages of a sequence below ``before`` as they now stand, and whether there are more."""
         return await self.reader.messages(trace_id, goal_id=goal_id, before=before, limit=limit)
 
     async def message(self, trace_id: str, message_id: str) -> tuple[int, dict[str, Any]]:
-        """See EventLog.message."""
+        """The event_id a message was added with, and the message as it now stands.
+
+        Raises UnknownTrace and NoSuchMessage.
+        """
         return await self.reader.message(trace_id, message_id)
 
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
-        """See EventLog.traces."""
+        """Summaries, newest first, and the ``before`` of the next page or None."""
         return await self.reader.traces(query)
 
     async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
-        """See EventLog.summaries."""
+        """Summaries of those of these traces that exist (and are ``below`` or one of its sub-traces)."""
         return await self.reader.summaries(trace_ids, below)
 
     async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
-        """See EventLog.inputs."""
+        """The open questions of all traces, oldest first, each with ``trace_id``, ``task``, ``agent_type`` …
+
+        ``below``: only those of this trace and its sub-traces.
+        """
         return await self.reader.inputs(limit, below)
 
     async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """See EventLog.inputs_of."""
+        """A trace's questions, oldest first, or the one named: ``{request_id, state, …}``.
+
+        All that are open, and the newest ``limit`` of the others. ``state`` is open (then the question is in it),
+        answered (then ``value`` and ``by``), expired or closed.
+        """
         return await self.reader.inputs_of(trace_id, request_id, limit)
 
     async def last_seq(self, trace_id: str, producer: str) -> int:
-        """See EventLog.last_seq."""
+        """The last sequence number stored for a producer of a trace, 0 if none."""
         return await self.reader.last_seq(trace_id, producer)
 
     async def changes(self, seen: Any = None, traces: Collection[str] | None = None) -> tuple[list[Grown], Any]:
-        """See EventLog.changes."""
+        """What any process has changed since ``seen``, without bodies, and the ``seen`` to go on with. Cheap.
+
+        ``seen``: what the last call returned, and nothing else can be done with it; None: from now on, so nothing is
+        told. ``traces``: only these; None: all. What was committed while an earlier call looked is told by a later one.
+        """
         return await self.reader.changes(seen, traces)
 
     async def look(self) -> LogLook:
-        """See EventLog.look."""
+        """How the log stands now: its size, live traces, leases, open questions. Raises Unavailable."""
         return await self.reader.look()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """See EventLog.listen."""
+        """Call ``listener`` after each commit of this process; the result takes it back."""
         return self.group.listen(listener)
 
     async def close(self) -> None:
-        """See EventLog.close."""
+        """Finish what is being written and close the storage."""
         if self.stop_watching is not None:
             await self.stop_watching()
         await self.group.close()

@@ -19,7 +19,6 @@ from tests.log.helpers import (
     check_trace,
     create,
     end,
-    inside,
     names,
     notes,
     open_any,
@@ -53,7 +52,7 @@ async def test_a_known_trace_is_appended_to_without_a_look(log: EventLog, memory
     await create(log)
     await log.append("t", [say(message_id="m", status="streaming")], producer="p", seq=1)
     memory.commits.clear()
-    storage = inside(log).storage
+    storage = log.storage
 
     async def looked(*args: object) -> None:
         raise AssertionError("begin")

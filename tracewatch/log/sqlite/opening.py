@@ -18,7 +18,7 @@ from pathlib import Path
 import aiosqlite
 
 from ...errors import LogError, LogLocked
-from ..log import Log
+from ..log import EventLog
 from .clock import steady_clock
 from .connections import WorkConnection, connect, run
 from .faults import fault_of, is_busy
@@ -43,7 +43,7 @@ async def open_sqlite(
     max_waiting_bytes: int = 64 * 1024**2,
     clock: Callable[[], float] = time.time,
     steady: Callable[[], float] | None = None,
-) -> Log:
+) -> EventLog:
     """Open the log in a file, or create it, and bring its schema up to date.
 
     ``max_event_bytes``: of one event. ``max_batch_events``: in one append. ``lock_wait_s``: seconds for which an
@@ -78,7 +78,7 @@ async def open_sqlite(
         clock=clock,
         steady=steady or machine or clock,
     )
-    log = Log(
+    log = EventLog(
         storage,
         max_event_bytes=max_event_bytes,
         max_batch_events=max_batch_events,
