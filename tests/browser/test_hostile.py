@@ -222,3 +222,15 @@ async def test_nor_does_an_export(server: ServerProcess, page: Page, exported: P
     found["links"] = [link for link in found["links"] if not link.startswith("/traces/")]
     assert found == NOTHING
     assert asked == []
+
+
+async def test_markdown_that_takes_a_parser_down_or_long_is_shown(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url)
+    run.add(said(">" * 2400 + " after the quotes"), said("**drawn** " + "_a" * 99_500 + "\n\nthe end of it"))
+    await page.goto(run.url)
+    await expect(page.get_by_text("after the quotes")).to_be_visible()
+    await expect(page.locator("blockquote").first).to_be_visible()
+    await page.get_by_role("button", name="Show all").last.click()
+    await expect(page.get_by_text("the end of it")).to_be_attached()
+    await page.get_by_role("button", name="Show less").last.click()  # the page is awake
+    await expect(page.get_by_text("the end of it")).to_have_count(0)

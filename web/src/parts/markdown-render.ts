@@ -1,21 +1,8 @@
 // The part of markdown.ts that is loaded lazily.
 
 import DOMPurify from "dompurify";
-import { Marked } from "marked";
+import { parse } from "./markdown-parse";
 
-const marked = new Marked({ gfm: true, breaks: true, async: false });
-// HTML in an agent's text is something it says, not something to draw
-const escaped = (text: string) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
-marked.use({
-  renderer: {
-    html: ({ text }) => escaped(text),
-    // Below the page's own headings
-    heading({ tokens, depth }) {
-      const level = Math.min(6, depth + 2);
-      return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
-    },
-  },
-});
 const purify = DOMPurify(window);
 
 purify.addHook("uponSanitizeElement", (node, data) => {
@@ -35,8 +22,22 @@ purify.addHook("afterSanitizeAttributes", (node) => {
   if (address) node.setAttribute("title", address);
 });
 
+/** The text as nodes; as plain text if no markdown can be made of it. */
 export function render(text: string): DocumentFragment {
-  return purify.sanitize(marked.parse(text) as string, {
+  try {
+    return sanitised(parse(text));
+  } catch {
+    const fragment = document.createDocumentFragment();
+    const plain = document.createElement("div");
+    plain.className = "plain";
+    plain.textContent = text;
+    fragment.append(plain);
+    return fragment;
+  }
+}
+
+function sanitised(html: string): DocumentFragment {
+  return purify.sanitize(html, {
     RETURN_DOM_FRAGMENT: true,
     ALLOWED_TAGS: [
       ..."a b blockquote br code del dd dl dt em h1 h2 h3 h4 h5 h6 hr i img kbd li ol p pre s strong sub sup".split(
