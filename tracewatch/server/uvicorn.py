@@ -2,7 +2,9 @@
 
 Rule 1: pyproject.toml caps uvicorn's version, because another one may have these parts under other names.
 Rule 2: What a client sends of an HTTP request has a limit until something of it is complete.
-Rule 3: Compression is off. A compressed frame can't be shared by watchers, and each connection would take four times
+Rule 3: A connection is one answer ahead of its reader, however many requests it has sent. The next one is parsed when
+        the answer before it is complete and the reader has taken most of it. Until then the connection is not read.
+Rule 4: Compression is off. A compressed frame can't be shared by watchers, and each connection would take four times
         the memory.
 """
 
@@ -12,11 +14,15 @@ import asyncio
 import importlib.util
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ..settings import Settings
@@ -24,7 +30,11 @@ from .accept import Acceptor
 from .http import Services
 from .process import room_for
 from .sinks import DirectSocket
-from .socket import MAX_HEAD_BYTES, SOCKET, Turns, WebSocketProtocol
+from .socket import FREE_BYTES, MAX_HEAD_BYTES, SOCKET, Turns, WebSocketProtocol
+
+MAX_HEADERS = 128  # of one request; a WebSocket's handshake has the same limit
+PIECE_BYTES = 16 * 1024  # parsed at once, so that a head above its limit is found out
+HEAD_END = b"\r\n\r\n"
 
 
 class Server(uvicorn.Server):
@@ -55,8 +65,10 @@ class Server(uvicorn.Server):
             )
 
         def asking(connection: Any) -> bool:
-            # A WebSocket has had its request. Between requests uvicorn's own timer runs, until the next byte
+            # A WebSocket has had its request. Between requests uvicorn's own timer runs, until the next byte. A request
+            # that waits for the reader of the answer before it has come; the guard of stalled readers has that one
             timed = getattr(connection, "timeout_keep_alive_task", self) is not None
+            timed = timed or bool(getattr(connection, "unread", b""))
             return not timed and not served.stalls.busy(connection.transport)
 
         room = room_for(served.settings.max_connections)
@@ -94,7 +106,7 @@ def uvicorn_config(settings: Settings, app: Any, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         ws=websocket_protocol(settings.max_waiting_bytes),
-        http=http_protocol,
+        http=http_protocol("auto", settings.max_waiting_bytes),
         ws_max_size=2 * max(settings.max_ws_record_bytes, settings.max_ws_bytes),  # until the endpoint says its own
         ws_ping_interval=settings.ws_ping_s,
         ws_ping_timeout=settings.ws_ping_s,
@@ -137,32 +149,161 @@ def websocket_protocol(max_unfinished: int) -> Any:
     return make
 
 
+@dataclass(slots=True)
+class Unread:
+    """The bytes that all HTTP connections of a server hold of requests whose turn has not come."""
+
+    bytes: int = 0
+
+
+class _Flow(FlowControl):
+    """Whether a connection is read: not while requests wait, whatever uvicorn would do."""
+
+    held = False
+
+    def hold(self) -> None:
+        """Read nothing until ``release``."""
+        self.held = self.read_paused = True
+        if self._transport.is_reading():  # uvicorn's h11 resumes it behind this one's back
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Leave it to uvicorn again."""
+        if self.held:
+            self.held = False
+            self.resume_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, unless requests wait."""
+        if not self.held:
+            super().resume_reading()
+
+
+class _InTurn(asyncio.Protocol):
+    """What is put in front of uvicorn's two HTTP protocols: a request is parsed when its turn has come.
+
+    A read may bring thousands of requests. uvicorn would parse them all, and read more after each answer.
+    """
+
+    transport: asyncio.Transport
+    flow: FlowControl
+    cycle: Any  # the last request that was parsed, with its answer; None before the first
+    _unset_keepalive_if_required: Callable[[], None]
+
+    def __init__(self, unread: Unread, max_unread: int, **options: Any) -> None:
+        """``unread`` is the whole server's. Beyond ``max_unread`` connections are closed that have much of it."""
+        super().__init__(**options)
+        self.unread = bytearray()  # came, and was not parsed yet
+        self._all_unread = unread
+        self._max_unread = max_unread
+        self._counted = 0  # of the server's unread bytes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """There is a connection."""
+        super().connection_made(transport)
+        self.flow = _Flow(self.transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and parse it if its turn has come."""
+        self.unread += data
+        self._go_on()
+        if self._counted > FREE_BYTES and self._all_unread.bytes > self._max_unread:
+            self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """An answer is written."""
+        super().on_response_complete()  # type: ignore[misc]  # it is uvicorn's, not asyncio's
+        self._go_on()
+
+    def resume_writing(self) -> None:
+        """The reader has taken most of what was written."""
+        super().resume_writing()
+        self._go_on()
+
+    def handle_websocket_upgrade(self, *request: Any) -> None:
+        """Hand the connection over, without what was sent before the handshake's answer."""
+        self._drop()
+        super().handle_websocket_upgrade(*request)  # type: ignore[misc]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has gone, and so does what it held."""
+        self._drop()
+        super().connection_lost(exc)
+
+    def take(self, piece: bytes) -> None:
+        """Parse a piece."""
+        super().data_received(piece)
+
+    def _drop(self) -> None:
+        self.unread.clear()
+        self._count()
+
+    def _count(self) -> None:
+        self._all_unread.bytes += len(self.unread) - self._counted
+        self._counted = len(self.unread)
+
+    def may_parse(self) -> bool:
+        """Whether it is the next piece's turn."""
+        now = self.cycle
+        return now is None or now.more_body or (now.response_complete and not self.flow.write_paused)
+
+    def _go_on(self) -> None:
+        if not self.unread:
+            return
+        flow = self.flow
+        assert isinstance(flow, _Flow)
+        flow.release()
+        while self.unread and self.may_parse():
+            if self.transport.is_closing():
+                self._drop()
+                return
+            end = self.unread.find(HEAD_END, 0, PIECE_BYTES) + len(HEAD_END)
+            size = end if end >= len(HEAD_END) else PIECE_BYTES  # it has the end of one head at most
+            piece = bytes(self.unread[:size])
+            del self.unread[:size]
+            self.take(piece)
+        self._count()
+        if self.unread:
+            self._unset_keepalive_if_required()
+            flow.hold()
+
+
+class HttpByH11(_InTurn, H11Protocol):
+    """HTTP by h11, which has a limit for a head."""
+
+
 if TYPE_CHECKING or importlib.util.find_spec("httptools") is not None:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    class HttpProtocol(HttpToolsProtocol):
-        """HTTP by httptools, which would collect a head, or what follows a body, without end. (h11 has a limit.)"""
+    class HttpByHttptools(_InTurn, HttpToolsProtocol):
+        """HTTP by httptools, which would collect a head, or what follows a body, without end."""
 
         _incomplete = 0  # bytes since anything of a request was complete
-        _whole = False  # whether something of a request was completed by what came last
+        _whole = False  # whether something of a request was completed by the last piece
 
-        def data_received(self, data: bytes) -> None:
-            """Take what came, unless there is too much of nothing."""
-            super().data_received(data)
-            self._incomplete += len(data)
+        def take(self, piece: bytes) -> None:
+            """Parse a piece, unless there is too much of nothing."""
+            super().take(piece)
+            self._incomplete += len(piece)
             if self._whole:
                 self._incomplete, self._whole = 0, False
             elif self._incomplete > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The request's head is too large.")
 
-        def handle_websocket_upgrade(self) -> None:
+        def may_parse(self) -> bool:
+            """Whether it is the next piece's turn. A piece may have had the end of a body, and the next head."""
+            return not self.pipeline and super().may_parse()
+
+        def handle_websocket_upgrade(self, *request: Any) -> None:
             """Hand the connection over."""
-            super().handle_websocket_upgrade()
+            super().handle_websocket_upgrade(*request)
             # They hold each other: kilobytes that would wait for the garbage collector, which counts objects
             self.parser = None  # type: ignore[assignment]
 
         def on_headers_complete(self) -> None:
             """A head is complete."""
+            if len(self.headers) > MAX_HEADERS:
+                raise ValueError("too many headers")  # uvicorn answers 400
             self._whole = True
             super().on_headers_complete()
 
@@ -171,9 +312,16 @@ if TYPE_CHECKING or importlib.util.find_spec("httptools") is not None:
             self._whole = True
             super().on_body(body)
 
-    http_protocol: type[asyncio.Protocol] | str = HttpProtocol
-else:
-    http_protocol = "h11"
+
+def http_protocol(kind: str, max_unread: int) -> Any:
+    """What makes the HTTP connections of one server, for uvicorn's option ``http``.
+
+    ``kind``: httptools, h11, or auto for the first of them that is installed. ``max_unread``: bytes that all
+    connections together hold of requests whose turn has not come.
+    """
+    fast = importlib.util.find_spec("httptools") is not None and kind != "h11"
+    chosen: Any = HttpByHttptools if fast else HttpByH11
+    return partial(chosen, Unread(), max_unread)
 
 
 # --- what a mounted application finds behind ASGI ---
