@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from .canonical import ENDED, SERVER_EVENTS
@@ -60,15 +61,14 @@ class State:
 
     def copy(self) -> State:
         """A copy that can be changed without changing this state."""
-        return replace(
-            self,
-            goals=dict(self.goals),
-            children=dict(self.children),
-            sub_traces=dict(self.sub_traces),
-            pending_inputs=dict(self.pending_inputs),
-            closed_inputs=dict(self.closed_inputs),
-            messages=dict(self.messages),
-        )
+        after = State(*_VALUES(self))  # a fifth of the time of dataclasses.replace, and each append makes a copy
+        after.goals = dict(self.goals)
+        after.children = dict(self.children)
+        after.sub_traces = dict(self.sub_traces)
+        after.pending_inputs = dict(self.pending_inputs)
+        after.closed_inputs = dict(self.closed_inputs)
+        after.messages = dict(self.messages)
+        return after
 
     @property
     def ended(self) -> bool:
@@ -158,6 +158,9 @@ class State:
         state.sub_traces = {sub["trace_id"]: sub for sub in frame["sub_traces"]}
         state.pending_inputs = {asked["request_id"]: asked for asked in frame["pending_inputs"]}
         return state
+
+
+_VALUES = attrgetter(*(one.name for one in fields(State)))  # in the order in which State takes them
 
 
 def apply(state: State, event: Event) -> State:
