@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -52,6 +52,7 @@ def test_no_escaped_text_can_move_the_cursor_or_hide(hostile: str) -> None:
     assert "\n" not in one_line(hostile)
 
 
+@example("a\x7f\x9b\u202e\U000e0041")
 @given(st.text().filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
 def test_json_for_people_is_the_same_json_and_plainly_visible(hostile: str) -> None:
     document = json_document({"text": hostile})

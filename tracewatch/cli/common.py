@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from ..client.api import Api
+from .text import escape_json
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -103,6 +104,12 @@ def out_console(*, color: str = "auto") -> Console:
         force_terminal=colored,
         color_system="standard" if colored else None,
     )
+
+
+def json_writer() -> Callable[[bytes], object]:
+    """Writes JSON to stdout: as it is, or on a terminal with all that is not plainly visible as escapes."""
+    write = sys.stdout.buffer.write
+    return (lambda data: write(escape_json(data))) if sys.stdout.isatty() else write
 
 
 def use_color(color: str, stream: IO[str]) -> bool:

@@ -18,7 +18,7 @@ import orjson
 from ..client.api import Api
 from ..model.base import make_base
 from ..server.page import NOT_BUILT, OFFLINE, web_dir
-from .common import CliError, examples, url_option
+from .common import CliError, examples, json_writer, url_option
 from .traces import TRACE_HELP, all_events, find_trace, subtree
 
 EXAMPLES = examples("""
@@ -57,8 +57,9 @@ def command(trace: str | None, output_file: Path | None, children: bool, html: b
     api, found = find_trace(trace, url)
     parts = (export_page if html else export_lines)(api, found["trace_id"], children=children)
     if output_file is None or str(output_file) == "-":
+        write = json_writer()
         for part in parts:
-            sys.stdout.buffer.write(part)
+            write(part)
         sys.stdout.buffer.flush()
         return
     unfinished = output_file.with_name(f"{output_file.name}.part")

@@ -12,7 +12,7 @@ import orjson
 from rich.text import Text
 
 from . import text
-from .common import connect, examples, now, out_console, output_option, url_option
+from .common import connect, examples, json_writer, now, out_console, output_option, url_option
 from .questions import choices
 
 EXAMPLES = examples("""
@@ -32,8 +32,9 @@ def command(output: str, url: str | None) -> None:
     if output == "json":
         sys.stdout.buffer.write(text.json_document(found["inputs"]))
     elif output == "ndjson":
+        write = json_writer()
         for one in found["inputs"]:
-            sys.stdout.buffer.write(orjson.dumps(one) + b"\n")
+            write(orjson.dumps(one) + b"\n")
     else:
         _print(found["inputs"], api.url)
     if found.get("has_more"):

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..client.api import Api
 from . import text
-from .common import STATUSES, connect, examples, now, out_console, output_option, url_option
+from .common import STATUSES, connect, examples, json_writer, now, out_console, output_option, url_option
 from .lines import STATUS_GLYPHS, STATUS_STYLES
 from .traces import every_trace, find_trace, subtree
 
@@ -57,8 +57,9 @@ def command(
     rows = _with_children(api, found) if children and not any(filters.values()) else ((t, 0) for t in found)
     rows = islice(rows, limit)
     if output == "ndjson":
+        write = json_writer()
         for trace, _ in rows:
-            sys.stdout.buffer.write(orjson.dumps(trace) + b"\n")
+            write(orjson.dumps(trace) + b"\n")
     elif output == "json":
         listed = [trace for trace, _ in rows]
         sys.stdout.buffer.write(text.json_document(listed))

@@ -17,6 +17,7 @@ from .common import (
     STATUSES,
     CliError,
     examples,
+    json_writer,
     login_name,
     now,
     url_option,
@@ -182,7 +183,7 @@ def _writer(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> Ev
         width=text.terminal_width if sys.stdout.isatty() else None,
         by_agent=given["children"],
     )
-    return EventWriter(given["form"], filter_, out.write, screen, trace["trace_id"])
+    return EventWriter(given["form"], filter_, json_writer(), screen, trace["trace_id"])
 
 
 def _introduce(trace: dict[str, Any], start: Position, given: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ Rule 2: a width is a number of terminal cells, not of characters.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -36,10 +35,19 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(_visible, text)
 
 
+def escape_json(written: bytes) -> bytes:
+    """The same JSON with every character that is not plainly visible as its escape, such as ``\\u202e``."""
+    return _UNSAFE.sub(_in_json, written.decode("utf-8", "replace")).encode()
+
+
+def _in_json(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
 def json_document(value: Any) -> bytes:
     """``value`` as indented JSON for people. An invisible character is written as its escape, such as ``\\u202e``."""
-    document = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
-    return _UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1], document).encode()
+    return escape_json(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def one_line(text: str) -> str:

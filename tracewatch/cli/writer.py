@@ -1,7 +1,8 @@
 """The writer of `tail`: it filters events and prints them in the form that the user wants.
 
 Rule 1: the narrator of a trace gets every event, shown or not, because it needs them to tell later ones.
-Rule 2: ``ndjson`` is the stored bytes of an event and a line feed, nothing else.
+Rule 2: ``ndjson`` is the stored bytes of an event and a line feed, nothing else; a terminal gets escapes for what is
+        not plainly visible.
 """
 
 from __future__ import annotations
