@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.errors import ApiError, Cancelled, Unreachable
+    from .client.handles import carry
     from .client.trace import Trace, resume, trace
     from .client.watch import ConnectionStatus, SyncWatch, Watch, watch, watch_sync
     from .errors import Expired, ProtocolViolation, TracewatchError, UnknownTrace, WatchError, WatchGap
@@ -33,6 +34,7 @@ _HOME = {
     "Watch": "client.watch",
     "WatchError": "errors",
     "WatchGap": "errors",
+    "carry": "client.handles",
     "resume": "client.trace",
     "trace": "client.trace",
     "watch": "client.watch",
@@ -54,6 +56,7 @@ __all__ = [
     "WatchError",
     "WatchGap",
     "__version__",
+    "carry",
     "resume",
     "trace",
     "watch",

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 def asked(text: str = "Go?", request_id: str | None = None, **more: Any) -> Question:
-    return Question.of(text, None, None, None, request_id, None, **more)
+    return Question.of(text, None, None, {}, request_id, None, **more)
 
 
 def told(control: Control, **states: str) -> None:
@@ -184,7 +184,7 @@ def test_the_schema_of_a_dictionary_and_of_a_model_go_into_the_question() -> Non
             return {"type": "object"}
 
     for schema in (Model, {"type": "object"}):
-        event = Question.of("?", ("a",), schema, "g", None, 5).event
+        event = Question.of("?", ("a",), schema, {"goal_id": "g"}, None, 5).event
         assert orjson.loads(orjson.dumps(event)) == {
             "event": "input_requested",
             "question": "?",

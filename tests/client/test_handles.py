@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.fake import TS
-from tracewatch.client.handles import Goal
+from tracewatch.client.handles import Goal, carry
 from tracewatch.client.outbox import Outbox
 from tracewatch.client.sender import Sender
 from tracewatch.client.trace import Trace, trace
@@ -197,6 +199,102 @@ def test_goals_of_tasks_and_threads_do_not_mix(t: Trace) -> None:
     for goal_id, message_id in pairs:
         assert now.messages[message_id]["goal_id"] == goal_id
         assert now.goals[now.goals[goal_id]["parent_id"]]["description"] == "both"
+
+
+def alice_and_bob(t: Trace, carried: Any = lambda function: function) -> dict[str, str | None]:
+    """Two threads of a pool at the same time, one in a goal of its own: where their messages belong."""
+    met = threading.Barrier(2)
+
+    def alice() -> None:
+        with t.goal("alice"):
+            met.wait(60)
+            t.message("assistant", "of alice")
+            met.wait(60)
+
+    def bob() -> None:
+        met.wait(60)
+        t.message("assistant", "of bob")
+        with t.tool_call("grep"):
+            pass
+        met.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(carried(alice)), pool.submit(carried(bob))]:
+            future.result(60)
+    said = [event["message"] for event in events(t) if event["event"] == "message_added"]
+    tool, of_bob = (next(one for one in said if one["content"] == c) for c in ({"tool_name": "grep"}, "of bob"))
+    assert tool["goal_id"] == of_bob["goal_id"]
+    descriptions = {goal_id: goal["description"] for goal_id, goal in state(t).goals.items()}
+    return {one["content"]: descriptions.get(one["goal_id"]) for one in said if one["role"] != "tool"}
+
+
+def test_a_thread_without_a_goal_is_in_that_of_where_the_trace_was_entered(t: Trace) -> None:
+    with t, t.goal("outer"):
+        assert alice_and_bob(t) == {"of alice": "alice", "of bob": "outer"}
+    outer, alice = state(t).goals.values()
+    assert alice["parent_id"] == outer["id"]
+
+
+def test_a_thread_without_a_goal_is_never_in_another_threads(t: Trace) -> None:
+    with t:
+        assert alice_and_bob(t) == {"of alice": "alice", "of bob": None}
+        assert "goal_id" not in t.message("assistant", "then")._message  # the log chooses
+
+
+def test_a_goal_started_without_a_block_is_that_of_all_threads(t: Trace) -> None:
+    t.add_goal("plan").start()
+    assert alice_and_bob(t) == {"of alice": "alice", "of bob": "plan"}
+
+
+def test_carry_takes_the_open_goals_into_another_thread(t: Trace) -> None:
+    def work() -> dict[str, str | None]:
+        with t.goal("in a thread"):
+            return alice_and_bob(t, carry)
+
+    with t, t.goal("outer"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result(60) == {"of alice": "alice", "of bob": "in a thread"}
+        assert pool.submit(lambda: t.message("user", "bare")._message).result(60)["goal_id"] is not None
+
+
+def test_carry_of_an_async_function_and_of_any_callable(t: Trace) -> None:
+    async def work(name: str) -> Any:
+        await asyncio.sleep(0)
+        return t.message("user", name)._message["goal_id"]
+
+    with t.goal("carried") as goal:
+        carried, partial = carry(work), carry(functools.partial(t.message, "user"))
+    with t.goal("other") as other:
+        assert asyncio.run(carried("x")) == goal.id
+        assert partial("y")._message["goal_id"] == goal.id
+        assert t.message("user", "z")._message["goal_id"] == other.id
+    assert carried.__name__ == "work"
+
+
+def test_a_task_without_a_goal_is_never_in_another_tasks(t: Trace) -> None:
+    async def alice(met: asyncio.Barrier) -> None:
+        async with t.goal("alice"):
+            await met.wait()
+            await met.wait()
+
+    async def bob(met: asyncio.Barrier) -> Any:
+        await met.wait()
+        goal_id = t.message("user", "of bob")._message["goal_id"]
+        await met.wait()
+        return goal_id
+
+    async def main() -> None:
+        met = asyncio.Barrier(2)
+        async with t:
+            _, goal_id = await asyncio.gather(alice(met), bob(met))
+            assert goal_id is None
+
+    asyncio.run(main())
+
+
+def test_a_question_of_no_goal(t: Trace) -> None:
+    with t.goal("open"):
+        asked = t._questions.question("Deploy?", None, None, None, None, None)
+    assert asked.event["goal_id"] is None
 
 
 def test_a_goal_left_in_another_context_than_it_was_entered_in(t: Trace) -> None:

@@ -5,6 +5,11 @@ A goal, a message, a tool call, a trace and a cancel scope are blocks. Entering 
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, Self, TypeVar
 
@@ -47,3 +52,28 @@ class OpenBlocks(Generic[Block]):
         Context variables' tokens are of no use here: a generator or task may leave in another context than it entered.
         """
         self._open.set(tuple(one for one in self._open.get() if one is not block))
+
+    @contextmanager
+    def instead(self, blocks: tuple[Block, ...]) -> Iterator[None]:
+        """Have these open here, for a while."""
+        before = self._open.get()
+        self._open.set(blocks)
+        try:
+            yield
+        finally:
+            self._open.set(before)
+
+
+def here() -> tuple[int, object]:
+    """The current thread and its current task of asyncio or trio: a block that is entered is open in these."""
+    try:
+        task: object = asyncio.current_task()
+    except RuntimeError:  # no loop of asyncio's runs
+        task = None
+    trio = sys.modules.get("trio")
+    if task is None and trio is not None:
+        try:
+            task = trio.lowlevel.current_task()
+        except RuntimeError:
+            pass
+    return threading.get_ident(), task

@@ -6,10 +6,13 @@ Rule: no method raises because of what it is given; a second end of something is
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import time
 import traceback
+from collections.abc import Callable
 from types import EllipsisType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from ..model.fit import amount, count, shortened_text
 from .blocks import OpenBlocks, SyncOrAsync
@@ -19,18 +22,56 @@ from .journal import Journal
 
 STREAM_S = 0.05  # text becomes an event at most this often: 20 a second
 _TRACEBACK_CHARS = 8000
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _open_goals: OpenBlocks[Goal] = OpenBlocks("tracewatch_open_goals")
 
 
 def current_goal(journal: Journal) -> str | None:
-    """The id of the trace's innermost goal that is open in this thread or task."""
-    return next((goal.id for goal in reversed(_open_goals.all()) if goal.journal is journal), None)
+    """The id of the trace's innermost goal that is open in this thread or task, else where the trace was entered."""
+    here = (goal.id for goal in reversed(_open_goals.all()) if goal.journal is journal)
+    return next(here, None) or journal.entered.innermost()
 
 
-def goal_id(goal: Goal | str | EllipsisType | None, journal: Journal) -> str | None:
-    """The id of ``goal``; for ``...`` that of the innermost goal that is open here."""
-    return current_goal(journal) if isinstance(goal, EllipsisType) else id_of(goal)
+def belongs_to(goal: Goal | str | EllipsisType | None, journal: Journal) -> dict[str, str | None]:
+    """The ``goal_id`` of an event: that of ``goal``; for ``...`` that of the current goal.
+
+    Without a current goal the log may choose, but not while another thread is in a goal: that would be its choice.
+    """
+    if not isinstance(goal, EllipsisType):
+        return {"goal_id": id_of(goal)}
+    current = current_goal(journal)
+    if current is not None:
+        return {"goal_id": current}
+    return {"goal_id": journal.entered.shared()} if journal.entered.elsewhere() else {}
+
+
+def carry(function: Callable[P, R]) -> Callable[P, R]:
+    """A function for another thread: what it records belongs to the goals that are open here and now.
+
+    Python hands nothing on to the threads of a pool, so what they record belongs to the innermost goal that is open
+    where the trace was entered. ``function``: any callable, also an ``async def``. The result takes and returns the
+    same, and may be called often and at the same time.
+
+        with t.goal("Read the files"), ThreadPoolExecutor() as pool:
+            texts = list(pool.map(tracewatch.carry(read), paths))
+    """
+    goals = _open_goals.all()
+    if inspect.iscoroutinefunction(function):
+
+        async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
+            with _open_goals.instead(goals):
+                return await function(*args, **kwargs)
+
+        return cast("Callable[P, R]", functools.wraps(function)(awaited))
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _open_goals.instead(goals):
+            return function(*args, **kwargs)
+
+    return called
 
 
 def id_of(goal: Goal | str | None) -> str | None:
@@ -106,6 +147,7 @@ class Goal(SyncOrAsync):
 
     def start(self) -> None:
         """Make the goal in_progress and the current goal of the trace."""
+        self.journal.entered.started = self.id
         self._become("in_progress")
 
     def complete(self, summary: str | None = None) -> None:
@@ -136,13 +178,15 @@ class Goal(SyncOrAsync):
 
     def __enter__(self) -> Self:
         if self._added:
-            self.start()
+            self._become("in_progress")
         self.add("in_progress")
+        self.journal.entered.enter(self.id)
         _open_goals.enter(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         _open_goals.leave(self)
+        self.journal.entered.leave(self.id)
         if error is None:
             self._become_at_exit("completed", None)
         else:
@@ -169,9 +213,7 @@ class Message(SyncOrAsync):
         self.id = journal.new_id("a")
         self._journal = journal
         self._message: dict[str, Any] = {"message_id": self.id, "role": name_of(role)}
-        belongs_to = goal_id(goal, journal)
-        if belongs_to is not None or goal is None:
-            self._message["goal_id"] = belongs_to
+        self._message |= belongs_to(goal, journal)
         self._values = _tidy(values)  # they go out with the next event of the message
         self._text: list[str] = []  # streamed text that is not yet an event
         self._told_at = 0.0  # monotonic, of the last event with text

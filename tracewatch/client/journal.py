@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..model.goals import Goal, cascade_up, may_become, reopen_up
+from .blocks import here
 from .cancel import check_scopes
 from .control import Control
 from .encode import encode
@@ -47,6 +48,7 @@ class Journal:
     def __init__(self, outbox: Outbox, background: Background, no_room: tuple[object, ...]) -> None:
         self.outbox = outbox
         self.book = GoalBook()
+        self.entered = EnteredGoals(self.book)
         self.begun = False  # whether the background thread knows of the trace
         self.over = False  # whether an end of the trace was recorded
         self._background = background
@@ -142,6 +144,45 @@ class Journal:
         if not self._failed:
             self._failed = True
             _log.warning("trace %s: an event could not be recorded: %r", self.trace_id, error, exc_info=error)
+
+
+class EnteredGoals:
+    """The goals whose ``with`` blocks are open in any thread or task: for threads that have no goal of their own.
+
+    Such a thread belongs to the innermost goal that is open where the trace was entered, and never to another thread's.
+    Python hands no context on to a thread, so its own context can't say that.
+    """
+
+    def __init__(self, book: GoalBook) -> None:
+        self.home = here()  # where the trace was entered, or made
+        self.started: str | None = None  # by ``start``, without a block: a goal of all threads
+        self._book = book
+        # goal_id: whether it was entered at home; outermost first. Each use is one step, so no lock is needed, which a
+        # forked child would inherit in the taken state.
+        self._open: dict[str, bool] = {}
+
+    def enter(self, goal_id: str) -> None:
+        """A block is entered, here."""
+        self._open[goal_id] = here() == self.home
+
+    def leave(self, goal_id: str) -> None:
+        """A block is left, wherever that is."""
+        self._open.pop(goal_id, None)
+
+    def innermost(self) -> str | None:
+        """The innermost goal that is open at home."""
+        return next((goal_id for goal_id, at_home in reversed(self._open.copy().items()) if at_home), None)
+
+    def elsewhere(self) -> bool:
+        """Whether goals are being worked on in blocks: one of them may be the trace's current goal."""
+        return any(self._book.status_of(goal_id) == "in_progress" for goal_id in self._open.copy())
+
+    def shared(self) -> str | None:
+        """The goal that is being worked on without a block."""
+        goal_id = self.started
+        while goal_id is not None and self._book.status_of(goal_id) != "in_progress":
+            goal_id = self._book.parent_of(goal_id)
+        return goal_id if goal_id not in self._open else None
 
 
 class GoalBook:

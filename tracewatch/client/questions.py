@@ -25,7 +25,7 @@ from .cancel import cancelled_error
 from .control import CLOSED, Control
 from .encode import name_of, words
 from .errors import ApiError
-from .handles import Goal, goal_id
+from .handles import Goal, belongs_to
 from .journal import Journal
 
 LONGEST_EXPIRY_S = 10 * 366 * 86_400.0
@@ -47,20 +47,18 @@ class Question:
         question: Any,
         options: Any,
         schema: Any,
-        goal_id: str | None,
+        belongs: dict[str, str | None],
         request_id: Any,
         expires_in_s: Any,
     ) -> Question:
         """The question from the arguments of ``ask``."""
         text = words(question, 20_000)
         digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        event: dict[str, Any] = {"event": "input_requested", "question": text}
+        event: dict[str, Any] = {"event": "input_requested", "question": text, **belongs}
         if options is not None:
             event["options"] = list(options)
         if schema is not None:
             event["schema"] = schema.model_json_schema() if hasattr(schema, "model_json_schema") else schema
-        if goal_id is not None:
-            event["goal_id"] = goal_id
         seconds = amount(expires_in_s, math.inf)
         if seconds is not None:
             event["expires_in_s"] = min(seconds, LONGEST_EXPIRY_S)
@@ -195,7 +193,7 @@ class Questions:
         trace_id = self._journal.trace_id
         if self._journal.over:
             raise NotRunning(f"trace {trace_id!r} has ended: nobody would be asked", trace_id=trace_id)
-        return Question.of(question, options, schema, goal_id(goal, self._journal), request_id, expires_in_s)
+        return Question.of(question, options, schema, belongs_to(goal, self._journal), request_id, expires_in_s)
 
     def _steps(self, question: Question, timeout_s: float | None) -> Generator[Outcome, Any, Any]:
         """The steps of a call: yields each outcome to wait for, gets it sent (None: time is up), returns the answer."""

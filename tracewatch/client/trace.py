@@ -23,7 +23,7 @@ import orjson
 from ..model import fit
 from ..model.canonical import ENDED
 from ..settings import Settings
-from .blocks import SyncOrAsync
+from .blocks import SyncOrAsync, here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
 from .encode import dumps, encode, name_of, words
@@ -113,6 +113,8 @@ class Trace(SyncOrAsync):
         self._journal.check()
         goal = Goal(self._journal, description, reason=reason, parent=parent, after=after, id=id, type=type)
         goal.add(status)
+        if status == "in_progress":
+            self._journal.entered.started = goal.id
         return goal
 
     def message(
@@ -345,6 +347,7 @@ class Trace(SyncOrAsync):
     # --- the block ---
 
     def __enter__(self) -> Self:
+        self._journal.entered.home = here()
         self._journal.begin()
         return self
 
