@@ -1,1 +1,1 @@
-"""The contract suite: what every log must keep, whatever it stores its events in; and what is SQLite's own."""
+"""Tests of the log: the contract suite, which every storage engine must pass, and tests of SQLite's own parts."""

@@ -1,4 +1,4 @@
-"""The logs the contract suite runs against. Another backend: one more entry in ``BACKENDS``, and a ``hold`` for it."""
+"""The logs that the contract suite runs on. Another backend is an entry in ``BACKENDS``, and a ``hold`` for it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Events to append, and the checks that hold for every log at every moment.
 
-Rule: ``check_trace`` knows nothing of how a log stores things: it reads everything and folds it again.
+Rule: ``check_trace`` does not depend on the storage: it reads everything and folds it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that can happen to a log, at random: what must hold of one afterwards holds of all."""
+"""A random workload with everything that can happen to a log, for checks that must hold of any log."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The contract suite: tests that any storage engine must pass."""

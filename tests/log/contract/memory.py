@@ -1,8 +1,7 @@
-"""An engine in memory: what the log asks of a storage, as plainly as it can be said, and unlike SQLite where it may be.
+"""An engine in memory: a storage in its plainest form, and different from SQLite wherever the contract allows it.
 
-It compares heads when it commits, adds up the sums of a tree when they are read, keeps no counter over all traces that
-the log could lean on, and can be told to lose the answer to a commit. Each ``MemoryStorage`` on one ``Memory`` is a
-process of its own.
+It compares heads at a commit, adds up the sums of a tree when they are read, has no counter over all traces, and can
+lose the answer to a commit on demand. Each ``MemoryStorage`` on one ``Memory`` stands for a process of its own.
 """
 
 from __future__ import annotations

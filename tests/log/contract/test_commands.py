@@ -1,4 +1,4 @@
-"""Commands: what each does in each state of a trace, once, whichever process it comes through."""
+"""Commands: the effect of each one in each state of a trace, once, through any process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Creating traces: the same again, conflicts, parents."""
+"""Creating traces: the same trace a second time, conflicts, parents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Families of traces under anything: made, told, ended, deleted, made again, by two processes, many at once."""
+"""Families of traces: created, ended, deleted and created again, by two processes and many at once."""
 
 from __future__ import annotations
 

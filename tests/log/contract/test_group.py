@@ -1,4 +1,4 @@
-"""Group commit: what waits while a transaction is written goes into one; a refusal is its own; listeners; the end."""
+"""Group commit: jobs that wait during a transaction share the next one; each refusal is its own; listeners; the end."""
 
 from __future__ import annotations
 

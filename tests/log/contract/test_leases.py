@@ -1,4 +1,4 @@
-"""Leases: kept by signs of life, run out once."""
+"""Leases: signs of life keep them, and each runs out once."""
 
 from __future__ import annotations
 

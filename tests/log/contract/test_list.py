@@ -1,4 +1,4 @@
-"""Lists of traces: filters, pages, search; always by index."""
+"""Lists of traces: filters, pages and search, always by an index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lost with its parent: sub-traces that nobody else keeps alive, once, and back again each by itself."""
+"""Sub-traces without a lease of their own are lost with their parent, once, and each comes back by itself."""
 
 from __future__ import annotations
 

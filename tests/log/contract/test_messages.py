@@ -1,4 +1,4 @@
-"""Messages as they now stand."""
+"""Messages in their present state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two logs on one file, as two processes have it: who sees what, and who writes what."""
+"""Two logs on one file, as in two processes: each sees the other's events, and both write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What any engine must keep, whatever happens at once."""
+"""The promises of any engine under concurrent work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Restoring what was exported, and deleting."""
+"""Restoring exported traces, and deleting traces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trimming, deleting what is old, sweeping, and what must hold all the while."""
+"""Retention: trimming, deleting old traces, sweeping, and the checks that hold all the time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""An engine that compares heads when it commits, and may lose an answer: what the log makes of it.
+"""The log on an engine that compares heads at a commit, and may lose the answer to one.
 
-Rule: what was planned from memory counts only where the commit found the heads it was planned for.
+Rule: a plan made from memory is valid only if the commit found the heads that it was made for.
 """
 
 from __future__ import annotations

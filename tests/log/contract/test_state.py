@@ -1,4 +1,4 @@
-"""States: the same as the fold of the events, at any event, whatever is kept, forgotten or written by others."""
+"""States: each is the fold of the events at any event, whatever is cached, dropped, or written by other processes."""
 
 from __future__ import annotations
 

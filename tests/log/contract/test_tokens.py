@@ -1,4 +1,4 @@
-"""Tokens in the log: made once, kept as a hash, revoked for every process at once, and which traces they cover."""
+"""Tokens in the log: made once, kept as a hash, revoked for every process at once, valid for their traces only."""
 
 from __future__ import annotations
 

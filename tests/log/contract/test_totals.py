@@ -1,4 +1,4 @@
-"""Sums over a trace and over its tree: in the row, in the snapshot, in the parent's log."""
+"""Totals of a trace and of its tree: in the row, in the snapshot, in the parent's log."""
 
 from __future__ import annotations
 

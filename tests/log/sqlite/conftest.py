@@ -1,4 +1,4 @@
-"""The file's own tests run on SQLite only."""
+"""Fixtures of the tests of SQLite's file, which run on SQLite only."""
 
 from __future__ import annotations
 

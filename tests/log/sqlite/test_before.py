@@ -1,8 +1,8 @@
-"""A database that the version before migration 5 made is opened, and holds the same as it did.
+"""A database of the version before migration 5 can be opened, and has the same contents as before.
 
-``before_0005.db.gz`` is such a file: goals, streamed and trimmed messages, questions in every state, sub-traces to
-three levels, a deleted trace, a lost one, and what a random workload left. The hashes are of what that version gave
-out: each trace's export, its messages, its summary and its questions.
+``before_0005.db.gz`` is such a file. It has goals, streamed and trimmed messages, questions in every state, sub-traces
+to three levels, a deleted trace, a lost one, and the traces of a random workload. The hashes are those of that
+version's output: each trace's export, its messages, its summary and its questions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How SQLite answers what is asked: by an index, and from one range of a table."""
+"""The query plans of SQLite: each query uses an index, and reads one range of a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tables of a file hold, and what of it leaves the file."""
+"""The contents of a file's tables, and the rows that leave it."""
 
 from __future__ import annotations
 
