@@ -125,8 +125,10 @@ def size(number_of_bytes: int) -> str:
     return f"{number_of_bytes:,} bytes" if units[0] == "bytes" else f"{number:.1f} {units[0]}"
 
 
-def dollars(cost: float) -> str:
-    """``$1.23``, ``$0.0042``, ``<$0.0001``."""
+def dollars(cost: float | None) -> str:
+    """``$1.23``, ``$0.0042``, ``<$0.0001``; ``$?`` for the sum that an older server could not hold."""
+    if cost is None:
+        return "$?"
     if 0 < cost < 0.0001:
         return "<$0.0001"
     return f"${cost:,.2f}" if cost >= 0.1 or cost == 0 else f"${cost:.4f}"

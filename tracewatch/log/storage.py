@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from ..model.state import State
+from ..model.state import State, summed
 from .counts import LogLook
 from .health import Fault
 from .views import Grown, Page, Token, TraceQuery
@@ -153,11 +153,9 @@ class TraceRow:
 
     def tree_totals(self) -> dict[str, Any]:
         """The trace's sums with its sub-traces'."""
-        return {
-            "total_messages": self.tree_messages,
-            "total_tokens": self.tree_tokens,
-            "total_cost": max(0.0, round(self.tree_cost, 10)),  # differences of floats may miss zero
-        }
+        return summed(
+            {"total_messages": self.tree_messages, "total_tokens": self.tree_tokens, "total_cost": self.tree_cost}
+        )
 
     def initial_state(self) -> State:
         """The state before the first event."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import orjson
 
 from ..model.canonical import canonical
-from ..model.state import TOTALS, Event, State, apply_into
+from ..model.state import TOTALS, Event, State, apply_into, summed
 from ..model.times import format_time
 from . import project
 from .cache import Cached, StateCache, at_first, forget_complete, unfold
@@ -211,8 +211,7 @@ class Unit:
                 now, before = (state if other is draft else other.state), other.row
                 for key in TOTALS:
                     sums[key] += getattr(now, key) - getattr(before, key)
-        sums["total_cost"] = max(0.0, round(sums["total_cost"], 10))
-        return sums
+        return summed(sums)
 
     def _is_below(self, row: TraceRow | None, trace_id: str) -> bool:
         while row is not None and row.parent_trace_id is not None:

@@ -14,6 +14,7 @@ import orjson
 
 from ..errors import BadRequest, Invalid, TooLarge
 
+MAX_TOTAL = 10**14  # of what is summed over messages or traces; a higher sum is shown as this, and marked
 ORJSON_DEPTH = 254  # the most levels that orjson writes
 MAX_DEPTH = 200  # of an event; the server wraps some more levels around it
 

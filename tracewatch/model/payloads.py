@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
 from typing_extensions import TypedDict
 
+from .canonical import MAX_TOTAL
 from .times import normalize_time
 
 Status = Literal["running", "waiting", "completed", "failed", "stopped", "lost"]
@@ -22,7 +23,9 @@ _CLOSED = ConfigDict(extra="forbid", strict=True)
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # every JSON reader holds these exactly
-Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# A sum that an export brings is bounded too, so that a database holds the sums over many thousands of traces
+Total = Annotated[int, Field(ge=0, le=MAX_TOTAL)]
+Dollars = Annotated[float, Field(ge=0, le=MAX_TOTAL, allow_inf_nan=False)]
 # The numbers of one message are bounded, so that no sum over messages exceeds what JSON can hold
 Tokens = Annotated[int, Field(ge=0, le=10**9)]
 Cost = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
@@ -114,8 +117,8 @@ class Totals(TypedDict):
     """A trace's own sums, without its sub-traces. ``total_cost`` is in dollars."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
-    total_messages: Count
-    total_tokens: Count
+    total_messages: Total
+    total_tokens: Total
     total_cost: Dollars
 
 
@@ -123,8 +126,8 @@ class Stats(TypedDict):
     """Sums over the messages of one goal, or of its whole subtree. ``total_cost`` is in dollars."""
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
-    message_count: Count
-    total_tokens: Count
+    message_count: Total
+    total_tokens: Total
     total_cost: Dollars
     preview: str
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
-from .canonical import ENDED, SERVER_EVENTS
+from .canonical import ENDED, MAX_TOTAL, SERVER_EVENTS
 from .goals import Goal, current_after, in_display_order, insert_child
 
 Event = Mapping[str, Any]
@@ -23,6 +23,17 @@ AFFECTED = ("status", "self_stats", "cumulative_stats")  # keys that an event ma
 # Spelled out, and counted in code points, so that clients in every language find the same line
 _FIRST_LINE = re.compile(r"[ \t\r\n]*([^\r\n]{0,200})")
 _TOOL_NAME_LENGTH = 128
+
+
+def summed(sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums over a tree as the protocol shows them: none above ``MAX_TOTAL``, marked ``saturated`` where one was.
+
+    None and NaN are what a database has of a sum that had overflowed.
+    """
+    over = [key for key in TOTALS if sums[key] is None or not sums[key] <= MAX_TOTAL]
+    shown = {key: MAX_TOTAL if key in over else sums[key] for key in TOTALS}
+    shown["total_cost"] = max(0.0, round(float(shown["total_cost"]), 10))  # differences of floats may miss zero
+    return {**shown, "saturated": True} if over or sums.get("saturated") else shown
 
 
 @dataclass(slots=True)
@@ -91,8 +102,9 @@ class State:
         for sub in self.sub_traces.values():
             for key in TOTALS:
                 sums[key] += sub["stats"][key]
-        sums["total_cost"] = round(sums["total_cost"], 10)
-        return sums
+            if sub["stats"].get("saturated"):
+                sums["saturated"] = True
+        return summed(sums)
 
     def trace(self, *, lease_alive: bool = True) -> dict[str, Any]:
         """The trace's summary, ``Trace`` in the protocol. ``lease_alive``: its recorder is alive by its lease."""

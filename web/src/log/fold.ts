@@ -11,6 +11,7 @@ import {
   isEnded,
   isObject,
   type Json,
+  MAX_TOTAL,
   type Message,
   type PendingInput,
   type Snapshot,
@@ -95,14 +96,21 @@ export class State {
 
   treeTotals(): Totals {
     const { total_messages, total_tokens, total_cost } = this.head;
-    const sums = { total_messages, total_tokens, total_cost };
+    const sums: Totals = { total_messages, total_tokens, total_cost };
+    let over = false;
     for (const sub of this.subTraces.values()) {
       sums.total_messages += sub.stats.total_messages;
       sums.total_tokens += sub.stats.total_tokens;
       sums.total_cost += sub.stats.total_cost;
+      over ||= sub.stats.saturated === true;
     }
-    sums.total_cost = round10(sums.total_cost);
-    return sums;
+    for (const key of ["total_messages", "total_tokens", "total_cost"] as const)
+      if (!(sums[key] <= MAX_TOTAL)) {
+        sums[key] = MAX_TOTAL;
+        over = true;
+      }
+    sums.total_cost = Math.max(0, round10(sums.total_cost));
+    return over ? { ...sums, saturated: true } : sums;
   }
 
   /** `Trace`, the summary. */

@@ -4,10 +4,14 @@ export type Json = null | boolean | number | string | Json[] | { [key: string]: 
 export type TraceStatus = "running" | "waiting" | "completed" | "failed" | "stopped" | "lost";
 export type GoalStatus = "pending" | "in_progress" | "completed" | "abandoned";
 
+/** A sum over traces that would be higher is this, and marked. */
+export const MAX_TOTAL = 1e14;
+
 export interface Totals {
   total_messages: number;
   total_tokens: number;
   total_cost: number;
+  saturated?: true;
 }
 
 export interface Trace extends Totals {
