@@ -468,6 +468,29 @@ def test_an_address_that_is_none_is_refused_at_once() -> None:
         trace("x", url="localhost:8400")
 
 
+@pytest.mark.parametrize(
+    ("chunks", "text"),
+    [
+        (["smile \ud83d", "\ude00 done"], "smile \U0001f600 done"),
+        (["\ud83d", "\ude00", "\ud83d", "\ude00"], "\U0001f600\U0001f600"),
+        (["a\ud83d\ude00b"], "a\U0001f600b"),
+        (["half \ud83d", "of one"], "half ?of one"),
+        (["the other \ude00", "half"], "the other ?half"),
+        (["at the end \ud83d"], "at the end ?"),
+        (["\ud83d", "", "\ude00"], "\U0001f600"),
+    ],
+)
+@pytest.mark.parametrize("pause", [False, True])
+def test_half_a_surrogate_pair_waits_for_the_other_half(t: Trace, chunks: list[str], text: str, pause: bool) -> None:
+    with t.message("assistant") as m:
+        for chunk in chunks:
+            m.stream(chunk)
+            if pause:  # each chunk is an event of its own
+                t.event("thought")
+    assert state(t).messages[m.id]["content"] == text
+    assert t.message("user", "\ud83d\ude00")._message and events(t)[-1]["message"]["content"] == "\U0001f600"
+
+
 def test_fifty_threads_at_once_keep_the_order_of_each(t: Trace) -> None:
     def work(number: int) -> None:
         for step in range(40):

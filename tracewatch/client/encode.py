@@ -58,8 +58,13 @@ def text_of(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """The text without characters that UTF-8 can't hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """The text without characters that UTF-8 can't hold. The two halves of a surrogate pair become one character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return joined.encode("utf-8", "replace").decode()
+    return text
 
 
 def plain(value: Any, depth: int = _DEEPEST) -> Any:

@@ -216,6 +216,7 @@ class Message(SyncOrAsync):
         self._message |= belongs_to(goal, journal)
         self._values = _tidy(values)  # they go out with the next event of the message
         self._text: list[str] = []  # streamed text that is not yet an event
+        self._half = ""  # of a surrogate pair, at the end of the text that became an event last
         self._told_at = 0.0  # monotonic, of the last event with text
         self._added = False
         self._complete = False
@@ -250,7 +251,10 @@ class Message(SyncOrAsync):
 
     def take_text(self) -> list[bytes]:
         """Take the events of the waiting text; the trace calls this to put them into their place."""
-        text, self._text = clean("".join(self._text)), []
+        text, self._text = self._half + "".join(self._text), []
+        waits = not self._complete and "\ud800" <= text[-1:] <= "\udbff"  # the other half comes with the next text
+        text, self._half = (text[:-1], text[-1]) if waits else (text, "")
+        text = clean(text)
         self._told_at = time.monotonic()
         return encode({"event": "message_updated", "message_id": self.id, "append": text}) if text else []
 
@@ -270,6 +274,8 @@ class Message(SyncOrAsync):
             self.add("", "streaming")
             if not self._complete:
                 self._complete = True
+                if self._half:
+                    self._journal.stream_now(self)
                 self._update({"status": "complete"})
 
     def _update(self, patch: dict[str, Any]) -> None:
