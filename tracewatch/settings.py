@@ -326,8 +326,8 @@ class Settings:
 
         A later source wins over an earlier one. An empty variable counts as unset, and so does an override of None
         (a flag that was not given). An override is text or a value of the option's type.
-        ``only``: the options whose variables are read; () is all. ``unusable``: called with the error of each variable
-        whose value can't be used, and the default is taken; None: the error is raised.
+        ``only``: the options whose variables are read; () is all. ``unusable``: gets the error of each unusable
+        variable, whose default is then taken; without it the error is raised.
         Raises InvalidField for an unusable value, TypeError for an override that is no option.
         Example: ``Settings.from_env(os.environ, port=8500, keep_days="30")``.
         """

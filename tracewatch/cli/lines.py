@@ -53,7 +53,7 @@ class EventLine:
 
 @dataclass(slots=True)
 class _Told:
-    """The parts of a message that its updates are told with."""
+    """The parts of a message that are needed to tell its updates."""
 
     role: str
     goal_id: str | None

@@ -2,9 +2,9 @@
 
 Rule 1: steps are sent in their order. A batch ends where the trace changes, because a sub-trace may need a goal of its
         parent's trace.
-Rule 2: an event's ``seq`` is its place among its trace's events in the file. One that is refused leaves an
-        ``import_refused`` in its place (``model/window.py``), so that the numbers behind it stay what they were.
-Rule 3: what can't be imported is an ImportFault; the rest goes on.
+Rule 2: an event's ``seq`` is its place among its trace's events in the file. A refused event leaves an
+        ``import_refused`` in its place (``model/window.py``), so that the numbers after it stay the same.
+Rule 3: data that can't be imported becomes an ImportFault, and the import goes on.
 """
 
 from __future__ import annotations
