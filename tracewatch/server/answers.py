@@ -1,8 +1,9 @@
 """Whether an answer fits its question's options and JSON Schema. Both come from an agent and are not trusted.
 
 Rule 1: nothing is fetched. A ``$ref`` finds what is in the schema itself.
-Rule 2: no schema costs more than ``MAX_CHECKS``, and patterns are matched in linear time. Patterns that can't be
-        (with look-around or back-references) are not checked here; the agent's own model still checks them.
+Rule 2: neither the check of a schema nor that of a value by it costs more than ``MAX_CHECKS`` steps.
+Rule 3: patterns are matched in linear time. Those that can't be (with look-around or back-references) are not checked
+        here; the agent's own model still checks them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError as BrokenSchema
-from jsonschema.exceptions import ValidationError
+from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend, validator_for
 from pydantic_core import SchemaError, SchemaValidator
 from pydantic_core import ValidationError as NoMatch
@@ -23,6 +24,8 @@ from referencing import Registry
 from ..errors import InvalidValue
 
 MAX_CHECKS = 100_000  # keywords applied to values, as a chain of references can ask for any number
+STEP_BYTES = 64  # of a value that is compared as a whole
+SEARCH_STEPS = 100  # of a reference that is no path: the library looks through the schema for it each time
 MAX_FAULTS = 20  # told in one answer
 Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
 
@@ -65,12 +68,34 @@ def _invalid(faults: list[dict[str, Any]]) -> InvalidValue:
 
 def _faults(schema: Any, value: Any) -> Iterator[dict[str, Any]]:
     named = validator_for(schema, default=Draft202012Validator)
-    named.check_schema(schema)
-    limited = extend(named, _Keywords().over(named.VALIDATORS, schema))  # type: ignore[no-untyped-call]
+    _check_schema(named, schema)
+    limited = _limited(named, schema, search_steps=SEARCH_STEPS)
     validator = limited(schema, registry=Registry())  # an empty one, which fetches nothing
     for error in islice(validator.iter_errors(value), MAX_FAULTS):
         path = ".".join(["value", *(str(part) for part in error.absolute_path)])
         yield {"path": path, "message": error.message[:500]}
+
+
+def _check_schema(named: Any, schema: Any) -> None:
+    """As the library's ``check_schema``, but with its work counted. Raises BrokenSchema, _TooMuch."""
+    meta = validator_for(named.META_SCHEMA, default=named)
+    error = best_match(islice(_limited(meta, named.META_SCHEMA)(named.META_SCHEMA).iter_errors(schema), MAX_FAULTS))
+    if error is not None:
+        raise BrokenSchema.create_from(error)
+
+
+def _limited(named: Any, schema: Any, *, search_steps: int = 0) -> Any:
+    """The validator class with its work counted, in all of the schema. ``search_steps``: see ``SEARCH_STEPS``."""
+    keywords = _Keywords(search_steps).over(named.VALIDATORS, schema)
+    limited: Any = extend(named, keywords)  # type: ignore[no-untyped-call]
+    names = [(field.name, field.alias) for field in limited.__attrs_attrs__ if field.init]
+
+    def evolve(self: Any, **changes: Any) -> Any:
+        # The library's own would take another class, which counts nothing, where a part of a schema has a ``$schema``
+        return limited(**{alias: getattr(self, name) for name, alias in names} | changes)
+
+    limited.evolve = evolve
+    return limited
 
 
 class _Keywords:
@@ -79,8 +104,10 @@ class _Keywords:
     Python's engine for patterns can be made to search for years. Rust's, which pydantic has, takes linear time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, search_steps: int) -> None:
+        self._search_steps = search_steps
         self._left = MAX_CHECKS
+        self._enums: dict[int, set[bytes]] = {}
         self._matchers: dict[str, SchemaValidator | None] = {}
 
     def over(self, keywords: Mapping[str, Keyword], schema: Any) -> dict[str, Keyword]:
@@ -89,19 +116,24 @@ class _Keywords:
             "pattern": self._pattern,
             "patternProperties": self._pattern_properties,
             "additionalProperties": self._additional_properties,
+            "uniqueItems": self._unique_items,
+            "enum": self._enum,
+            "const": self._const,
         }
         if b'"patternProperties"' in orjson.dumps(schema):
             ours["unevaluatedProperties"] = _unchecked  # the library matches patterns for it with Python's engine
-        return {name: self._counted(check) for name, check in {**keywords, **ours}.items()}
+        return {name: self._counted(name, check) for name, check in {**keywords, **ours}.items()}
 
-    def _spend(self) -> None:
-        self._left -= 1
+    def _spend(self, steps: int = 1) -> None:
+        self._left -= steps
         if self._left < 0:
             raise _TooMuch(f"more than {MAX_CHECKS:,} steps")
 
-    def _counted(self, check: Keyword) -> Keyword:
+    def _counted(self, name: str, check: Keyword) -> Keyword:
         def counted(validator: Any, given: Any, instance: Any, schema: Any) -> Iterable[ValidationError] | None:
             self._spend()
+            if name in ("$ref", "$dynamicRef") and given != "#" and not str(given).startswith("#/"):
+                self._spend(self._search_steps)
             return check(validator, given, instance, schema)
 
         return counted
@@ -122,6 +154,27 @@ class _Keywords:
         except NoMatch:
             return False
         return True
+
+    def _form(self, value: Any) -> bytes:
+        """A form that equal JSON values share. Its making is a step for each ``STEP_BYTES``."""
+        form = orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
+        self._spend(1 + len(form) // STEP_BYTES)
+        return form
+
+    def _unique_items(self, validator: Any, given: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        """In one pass: the library compares each item with each other one."""
+        if given and isinstance(instance, list) and len(set(map(self._form, instance))) < len(instance):
+            yield ValidationError(f"{str(instance)[:80]} has non-unique elements")
+
+    def _enum(self, validator: Any, given: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if id(given) not in self._enums:
+            self._enums[id(given)] = set(map(self._form, given))
+        if self._form(instance) not in self._enums[id(given)]:
+            yield ValidationError(f"{str(instance)[:80]!r} is not one of {str(given)[:200]}")
+
+    def _const(self, validator: Any, given: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if self._form(given) != self._form(instance):
+            yield ValidationError(f"{str(given)[:200]!r} was expected")
 
     def _pattern(self, validator: Any, given: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
         if isinstance(instance, str) and self._matches(given, instance) is False:
@@ -145,6 +198,15 @@ class _Keywords:
                 yield ValidationError(f"{key[:80]!r} is not a property there may be")
             else:
                 yield from validator.descend(value, given, path=key)
+
+
+def _plain(value: Any) -> Any:
+    """The value with whole floats as integers: to JSON Schema 1.0 is 1."""
+    if isinstance(value, dict):
+        return {key: _plain(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_plain(below) for below in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _unchecked(validator: Any, given: Any, instance: Any, schema: Any) -> None:
