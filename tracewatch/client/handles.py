@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from ..model.fit import amount, count, shortened_text
 from .blocks import OpenBlocks, SyncOrAsync
-from .encode import clean, encode, name_of, words
+from .encode import clean, encode, name_of, settled, words
 from .errors import Cancelled
 from .journal import Journal
 
@@ -135,6 +135,7 @@ class Goal(SyncOrAsync):
 
     def add(self, status: str) -> None:
         """Record the goal with this status, if it is not there yet."""
+        status = words(status, 64)  # before the lock is held
         with self.journal.lock:
             if self._added:
                 return
@@ -142,7 +143,7 @@ class Goal(SyncOrAsync):
             book = self.journal.book
             parent = self._parent or (book.parent_of(self._after) if self._after else None)
             book.add(self.id, parent, status)
-            goal = {**self._goal, "status": words(status, 64), "parent_id": self._parent, "after_id": self._after}
+            goal = {**self._goal, "status": status, "parent_id": self._parent, "after_id": self._after}
             self.journal.emit({"event": "goal_added", "goal": {k: v for k, v in goal.items() if v is not None}})
 
     def start(self) -> None:
@@ -163,6 +164,7 @@ class Goal(SyncOrAsync):
         self._patch({"description": description, "reason": reason, "summary": summary})
 
     def _become(self, status: str, summary: str | None = None) -> None:
+        summary = None if summary is None else words(summary)  # before the lock is held
         with self.journal.lock:
             if not self._added:
                 self.add("in_progress")
@@ -223,13 +225,14 @@ class Message(SyncOrAsync):
 
     def add(self, content: Any, status: str = "complete") -> None:
         """Record the message with this content, if it is not there yet."""
+        content = settled(content)  # before the lock is held
         with self._journal.lock:
             if self._added:
                 return
             self._added, self._complete = True, status == "complete"
             values, self._values = self._values, {}
             message = {**values, **self._message, "content": content, "status": status}
-            self._journal.emit({"event": "message_added", "message": message})
+            self._journal.emit({"event": "message_added", "message": message}, own=True)
 
     def stream(self, text: str) -> None:
         """Append text to the message. It becomes an event at once or within 50 ms."""
@@ -263,8 +266,9 @@ class Message(SyncOrAsync):
 
         They are recorded with the end of the message, or at once if it has ended.
         """
+        tidy = _tidy(values)
         with self._journal.lock:
-            self._values |= _tidy(values)
+            self._values |= tidy
             if self._added and self._complete and self._values:
                 self._update({})
 
@@ -280,7 +284,8 @@ class Message(SyncOrAsync):
 
     def _update(self, patch: dict[str, Any]) -> None:
         values, self._values = self._values, {}
-        self._journal.emit({"event": "message_updated", "message_id": self.id, "patch": {**values, **patch}})
+        event = {"event": "message_updated", "message_id": self.id, "patch": {**values, **patch}}
+        self._journal.emit(event, own=True)
 
     def __enter__(self) -> Self:
         self.add("", "streaming")
@@ -353,5 +358,5 @@ def _tidy(values: dict[str, Any]) -> dict[str, Any]:
         elif key == "status" and value not in ("streaming", "running", "complete"):
             continue
         if value is not None:
-            tidy[key] = value
+            tidy[key] = settled(value)
     return tidy

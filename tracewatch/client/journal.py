@@ -84,10 +84,10 @@ class Journal:
         except Exception as error:
             self.own_fault(error)
 
-    def emit(self, event: dict[str, Any]) -> None:
+    def emit(self, event: dict[str, Any], *, own: bool = False) -> None:
         """Record one event in the form of the protocol's section 2, after all text streamed before it."""
         try:
-            bodies = encode(event)
+            bodies = encode(event, own=own)
             with self.lock:
                 self._flush_streams()
                 self.accept(bodies)

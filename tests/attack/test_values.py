@@ -1,0 +1,60 @@
+"""Values of an agent that do harm: each is recorded by a process of its own, which has to end by itself and in time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEGIN = """
+import enum, sys, threading
+import tracewatch
+t = tracewatch.trace("run", url=f"sqlite:///{sys.argv[1]}/t.db", spool_dir=sys.argv[1])
+"""
+VALUES = {
+    "a list that a repr changes": """
+grown = []
+class Shrinks:
+    def __repr__(self):
+        del grown[1:]
+        grown.extend(bytes(10) for _ in range(20_000))
+        return "x"
+for _ in range(5):
+    grown[:] = [Shrinks()] + [str(n) * 10 for n in range(1_000)]
+    t.message("user", grown)
+    t.event("e", value=grown)
+""",
+    "links to parents": """
+nodes = [{} for _ in range(20)]
+for node in nodes: node["all"] = nodes
+t.message("user", nodes)
+""",
+    "a tuple of 50,000 levels": """
+deep = ()
+for _ in range(50_000): deep = (deep,)
+t.message("user", deep)
+t.event("e", value=[deep, object()])
+""",
+    "50 MB of bytes": "t.message('user', bytes(50_000_000))",
+    "an integer of 10,000 digits": "t.message('user', {'n': 10**10_000})\nt.event('e', n=[10**10_000])",
+    "a repr that waits for another thread which records": """
+class Waits:
+    def __repr__(self):
+        other = threading.Thread(target=lambda: t.message("user", "of another"))
+        other.start(); other.join()
+        return "waited"
+t.message("user", [Waits()])
+with t.message("assistant") as m: m.set(own=[Waits()])
+t.add_goal("g").complete(Waits())
+with t.tool_call("tool", [Waits()]) as call: call.result(Waits())
+""",
+}
+
+
+@pytest.mark.parametrize("code", VALUES.values(), ids=VALUES)
+def test_a_value_does_no_harm(code: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", f"{BEGIN}{code}\nt.complete()\nprint('done')", str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
