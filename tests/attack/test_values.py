@@ -37,6 +37,12 @@ for _ in range(50_000): deep = (deep,)
 t.message("user", deep)
 t.event("e", value=[deep, object()])
 """,
+    "metadata without a truth": """
+class Array:
+    def __bool__(self): raise ValueError("ambiguous")
+    __len__ = __bool__
+with t.sub_trace("child", metadata=Array()) as child: pass
+""",
     "50 MB of bytes": "t.message('user', bytes(50_000_000))",
     "an integer of 10,000 digits": "t.message('user', {'n': 10**10_000})\nt.event('e', n=[10**10_000])",
     "a repr that waits for another thread which records": """

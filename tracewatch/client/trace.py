@@ -456,8 +456,8 @@ def _spec(
         "lease_s": min(fit.amount(lease_s, math.inf) or 0, 86_400) or None,
         "metadata": None,
     }
-    if metadata:
-        given = orjson.loads(dumps(metadata))
+    given = None if metadata is None else orjson.loads(dumps(metadata))  # its truth is the agent's code, and may raise
+    if given:
         kept, rest = fit.split_metadata(given if isinstance(given, dict) else {"metadata": given}, fit.EVENT_BYTES)
         spec["metadata"] = kept | ({"shortened": fit.marker(fit.json_bytes(rest))} if rest else {})
     return {key: value for key, value in spec.items() if value is not None}
