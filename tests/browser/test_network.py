@@ -231,9 +231,12 @@ async def test_what_was_missed_comes_in_one_paint(tmp_path: Path, page: Page) ->
 
 
 def put_back(backup: Path, db: Path) -> None:
-    """Restore a log as somebody does who knows no better: its file is copied back."""
-    for path in db.parent.glob(f"{db.name}*"):
-        path.unlink()
+    """Restore a log as somebody does who knows no better: its file is copied back, into the same file (as cp does).
+
+    So it is no copy that the log could know, and goes on under the same epoch.
+    """
+    for side in db.parent.glob(f"{db.name}-*"):
+        side.unlink()
     shutil.copyfile(backup, db)
 
 

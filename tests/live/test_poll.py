@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,20 @@ from tracewatch.model.events import validate_trace
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("error", [Unavailable("not now"), TracewatchError("a defect")], ids=["now", "defect"])
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable("not now"), TracewatchError("a defect"), RuntimeError("a defect of ours")],
+    ids=["now", "defect", "ours"],
+)
 @pytest.mark.parametrize("which", [1, 2])
 async def test_it_goes_on_after_a_read_that_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int, error: TracewatchError
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int, error: Exception
 ) -> None:
     monkeypatch.setattr("tracewatch.live.hints.RETRY_S", 0.01)
     log, other = await open_log(str(tmp_path / "log.db")), None
     heard: list[str] = []
     failed: list[int] = []
+    said: list[Any] = []
     asked = log.changes
 
     async def failing(*args: Any) -> Any:
@@ -38,6 +44,9 @@ async def test_it_goes_on_after_a_read_that_failed(
         heard.extend(one.trace_id for one in grown)
 
     monkeypatch.setattr(log, "changes", failing)
+    loop = asyncio.get_running_loop()
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: said.append(context["exception"]))
     bell = PollHints(log, ring, poll_ms=1)
     try:
         other = await open_log(str(tmp_path / "log.db"))
@@ -45,7 +54,9 @@ async def test_it_goes_on_after_a_read_that_failed(
         await until(lambda: len(failed) > which and bell.looked_at > looked)
         await other.create_trace(validate_trace({"trace_id": "t", "task": "x"}))
         await until(lambda: "t" in heard)
+        assert said == ([] if isinstance(error, TracewatchError) else [error])
     finally:
+        loop.set_exception_handler(handler)
         await bell.close()
         await log.close()
         if other is not None:

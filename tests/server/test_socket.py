@@ -224,8 +224,10 @@ async def test_nor_does_it_stay_connected_to_a_server(tmp_path: Any, why: str) -
     async with serving(tmp_path / "log.db") as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
         writer.write(REFUSED[why][0])
+        # So many headers are refused before the request is known to be for a WebSocket
+        expected = b"HTTP/1.1 400 " if why == "many lines" else REFUSED[why][1]
         async with asyncio.timeout(60):
-            assert (await reader.read()).startswith(REFUSED[why][1])
+            assert (await reader.read()).startswith(expected)
         writer.close()
 
 

@@ -173,7 +173,8 @@ async def test_own_commits_are_no_reason_to_look_for_sub_traces(tmp_path: Path) 
         log = server.services.log
         await make_trace(log, "own")
         watches = await whole_trees(server, stack, "own", 10)
-        polled = server.services.poll.hints
+        looked, polled = server.services.poll.looked_at, server.services.poll.hints
+        await until(lambda: server.services.poll.looked_at > looked)  # what comes before the first look is no news
         await append(log, "own", 1)  # the hint at this one is looked at: nobody knows what came before it
         await until(lambda: server.services.poll.hints > polled)
         polled = server.services.poll.hints
@@ -193,7 +194,8 @@ async def test_looks_at_what_another_process_wrote_are_shared(tmp_path: Path) ->
         watches = await whole_trees(server, stack, "far", 10)
         other = await open_log(str(tmp_path / "log.db"))
         stack.push_async_callback(other.close)
-        polled = server.services.poll.hints
+        looked, polled = server.services.poll.looked_at, server.services.poll.hints
+        await until(lambda: server.services.poll.looked_at > looked)
         looks = Looks(server)
         for number in range(1, 6):
             await append(other, "far", 1)

@@ -42,7 +42,13 @@ class PollHints:
                     self.hints += len(grown)
                     self._ring(grown)
                 await asyncio.sleep(self._poll_s)
-            except TracewatchError:  # a defect included: without the poll nothing would be heard of other processes
+            except TracewatchError:
+                await asyncio.sleep(RETRY_S)
+            except (
+                Exception
+            ) as error:  # a defect of ours is said, and without the poll other processes would be unheard
+                context = {"message": "the poll of the log failed; it goes on", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
                 await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
