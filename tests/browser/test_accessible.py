@@ -145,11 +145,13 @@ async def test_nothing_sticks_out(server: ServerProcess, page: Page, size: tuple
     await expect(page.locator(".inspector .block")).to_be_visible()
     await fits(page)
     await page.keyboard.press("Escape")
+    await expect(page.locator(".inspector .block")).to_have_count(0)
     for key in ("x", "?"):
         await page.keyboard.press(key)
         await expect(page.get_by_role("dialog")).to_be_visible()
         await fits(page)
         await page.keyboard.press("Escape")
+        await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 async def test_times_are_those_of_the_reader(server: ServerProcess, browser: Browser) -> None:

@@ -221,7 +221,7 @@ async def test_ready_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             {"ready": True, "degraded": False, "reasons": [], "problems": []},
         )
 
-        async def broken() -> int:
+        async def broken(*_: object) -> int:
             raise Unavailable("the log can't be read: disk I/O error")
 
         monkeypatch.setattr(server.services.log, "changes", broken)
