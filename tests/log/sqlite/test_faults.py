@@ -19,6 +19,7 @@ from tests.log.helpers import Heard, bodies, check_trace, create, fetch, notes, 
 from tracewatch.errors import LogError, Unavailable
 from tracewatch.log import Appended, EventLog, open_log
 from tracewatch.log.sqlite.connections import run
+from tracewatch.log.sqlite.faults import fault_of
 
 pytestmark = pytest.mark.anyio
 
@@ -267,3 +268,10 @@ async def test_a_commit_that_finds_the_file_locked_for_too_long(tmp_path: Path) 
                 await log.summaries(["t"])
             assert caught.value.facts["reason"] == "locked"
         assert (await log.append("t", [say("x")])).last_event_id == 1
+
+
+def test_a_process_that_stopped_with_the_locks_of_the_wal_is_a_lock() -> None:
+    error = sqlite3.OperationalError("locking protocol")
+    error.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
+    fault = fault_of(error)
+    assert fault is not None and fault.code == "locked"

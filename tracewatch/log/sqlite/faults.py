@@ -35,6 +35,7 @@ _BY_CODE = {
     sqlite3.SQLITE_FULL: DISK_FULL,
     sqlite3.SQLITE_BUSY: LOCKED,
     sqlite3.SQLITE_LOCKED: LOCKED,
+    sqlite3.SQLITE_PROTOCOL: LOCKED,  # another process holds the -wal's own locks and does not go on
     sqlite3.SQLITE_READONLY: Fault("read_only", "the file, its folder or the file system is read-only", 10),
     sqlite3.SQLITE_PERM: Fault("read_only", "the file or its folder may not be written to by this user", 10),
     sqlite3.SQLITE_CANTOPEN: Fault("cant_open", "a file of the database can't be opened", 5),
