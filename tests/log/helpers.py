@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import orjson
+import pytest
 
 from tests.log.contract.memory import Memory, MemoryStorage
+from tracewatch.errors import Gap
 from tracewatch.log import EventLog, Grown, Outdated, Policy, open_log
 from tracewatch.log.jobs import Claim
 from tracewatch.log.sqlite.connections import run
@@ -224,3 +226,49 @@ class Heard:
             if grown.trace_id == trace_id
             for body in grown.bodies
         ]
+
+
+def ask(request_id: str = "q", **more: Any) -> Json:
+    """An ``input_requested``."""
+    return {"event": "input_requested", "request_id": request_id, "question": f"{request_id}?", **more}
+
+
+async def status(log: EventLog, *trace_ids: str) -> list[str]:
+    return [(await summary(log, trace_id))["status"] for trace_id in trace_ids]
+
+
+async def fill(log: EventLog, trace_id: str = "t", count: int = 1600) -> None:
+    """A trace with goals, messages and notes."""
+    await create(log, trace_id)
+    for start in range(0, count, 400):
+        batch: list[Json] = [goal(f"goal {start}", status="in_progress"), say("hello", tokens=3)]
+        await log.append(trace_id, [*batch, *notes(min(400, count - start) - 2)])
+
+
+async def check_trimmed(log: EventLog, trace_id: str = "t") -> int:
+    """The log's ids have no hole, each state from its first on can be had, and the last is the state now."""
+    row = await summary(log, trace_id)
+    first, last = row["first_event_id"], row["last_event_id"]
+    stored = await events(log, trace_id)
+    assert [event["event_id"] for event in stored] == list(range(first, last + 1))
+    state = (await log.snapshot(trace_id, first - 1)).state.copy()
+    assert (state.last_event_id, state.first_event_id) == (first - 1, first)
+    for event in stored:
+        apply_into(state, event)
+        if event["event_id"] % 97 == 0:
+            assert (await log.snapshot(trace_id, event["event_id"])).state.to_json() == state.to_json()
+    now = await log.snapshot(trace_id)
+    assert now.state.to_json() == state.to_json()
+    assert now.state.trace(lease_alive=now.lease_alive) == row
+    if first > 1:
+        with pytest.raises(Gap, match="the log holds"):
+            await log.snapshot(trace_id, first - 2)
+    page = await log.read(trace_id, 0, max_events=5, max_bytes=1 << 20)
+    assert page.first_event_id == first and (first == 1) == bool(page.bodies)
+    return int(first)
+
+
+async def swept(log: EventLog) -> None:
+    """Remove what was trimmed or deleted from the file."""
+    while await sweep(log):
+        pass

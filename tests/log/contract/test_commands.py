@@ -13,7 +13,7 @@ from tests.log.conftest import Hold
 from tests.log.helpers import (
     Clock,
     Heard,
-    Json,
+    ask,
     check_trace,
     create,
     end,
@@ -28,11 +28,6 @@ from tracewatch.errors import AlreadyAnswered, NoSuchRequest, NotRunning, Tracew
 from tracewatch.log import EventLog
 
 pytestmark = pytest.mark.anyio
-
-
-def ask(request_id: str = "q", **more: Any) -> Json:
-    """An ``input_requested``."""
-    return {"event": "input_requested", "request_id": request_id, "question": f"{request_id}?", **more}
 
 
 async def states(log: EventLog, trace_id: str = "t") -> dict[str, str]:

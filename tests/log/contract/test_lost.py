@@ -6,14 +6,19 @@ import asyncio
 
 import pytest
 
-from tests.log.helpers import Clock, check_trace, create, end, events, names, notes, summary
+from tests.log.helpers import (
+    Clock,
+    check_trace,
+    create,
+    end,
+    events,
+    names,
+    notes,
+    status,
+)
 from tracewatch.log import EventLog
 
 pytestmark = pytest.mark.anyio
-
-
-async def status(log: EventLog, *trace_ids: str) -> list[str]:
-    return [(await summary(log, trace_id))["status"] for trace_id in trace_ids]
 
 
 async def family(log: EventLog) -> None:

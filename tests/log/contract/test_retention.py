@@ -17,11 +17,13 @@ from tests.log.helpers import (
     Json,
     all_messages,
     bodies,
+    check_trimmed,
     claim,
     create,
     delete_outdated,
     end,
     events,
+    fill,
     goal,
     notes,
     opened,
@@ -30,14 +32,14 @@ from tests.log.helpers import (
     say,
     summary,
     sweep,
+    swept,
     trim,
 )
-from tracewatch.errors import Gap, TraceConflict, UnknownMessage, UnknownTrace
+from tracewatch.errors import TraceConflict, UnknownMessage, UnknownTrace
 from tracewatch.log import EventLog
 from tracewatch.model.base import make_base
 from tracewatch.model.events import validate_header
 from tracewatch.model.frames import snapshot_values
-from tracewatch.model.state import apply_into
 
 pytestmark = pytest.mark.anyio
 DAY = 86_400
@@ -46,43 +48,6 @@ DAY = 86_400
 def updated(message_id: str, **more: Any) -> Json:
     """A ``message_updated``."""
     return {"event": "message_updated", "message_id": message_id, **more}
-
-
-async def swept(log: EventLog) -> None:
-    """Remove what was trimmed or deleted from the file."""
-    while await sweep(log):
-        pass
-
-
-async def fill(log: EventLog, trace_id: str = "t", count: int = 1600) -> None:
-    """A trace with goals, messages and notes."""
-    await create(log, trace_id)
-    for start in range(0, count, 400):
-        batch: list[Json] = [goal(f"goal {start}", status="in_progress"), say("hello", tokens=3)]
-        await log.append(trace_id, [*batch, *notes(min(400, count - start) - 2)])
-
-
-async def check_trimmed(log: EventLog, trace_id: str = "t") -> int:
-    """The log's ids have no hole, each state from its first on can be had, and the last is the state now."""
-    row = await summary(log, trace_id)
-    first, last = row["first_event_id"], row["last_event_id"]
-    stored = await events(log, trace_id)
-    assert [event["event_id"] for event in stored] == list(range(first, last + 1))
-    state = (await log.snapshot(trace_id, first - 1)).state.copy()
-    assert (state.last_event_id, state.first_event_id) == (first - 1, first)
-    for event in stored:
-        apply_into(state, event)
-        if event["event_id"] % 97 == 0:
-            assert (await log.snapshot(trace_id, event["event_id"])).state.to_json() == state.to_json()
-    now = await log.snapshot(trace_id)
-    assert now.state.to_json() == state.to_json()
-    assert now.state.trace(lease_alive=now.lease_alive) == row
-    if first > 1:
-        with pytest.raises(Gap, match="the log holds"):
-            await log.snapshot(trace_id, first - 2)
-    page = await log.read(trace_id, 0, max_events=5, max_bytes=1 << 20)
-    assert page.first_event_id == first and (first == 1) == bool(page.bodies)
-    return int(first)
 
 
 async def test_what_keep_events_lets_go(log: EventLog) -> None:
