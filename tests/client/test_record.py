@@ -302,6 +302,7 @@ async def test_a_spool_that_cannot_be_written_costs_one_warning(
     await until(lambda: t._outbox.closed_to_new)
     say(t, 501, 1000)
     assert (t.pending, t.dropped) == (1000, 0)
+    await until(lambda: len(told(caplog)) > 0)  # the sender's thread says it, some time after it has closed the outbox
     assert len(told(caplog)) == 1
     with server:
         assert await t.aflush(60)
