@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from websockets.asyncio.client import connect
 
 from tests.server.wire import append, end, http, make_trace, socket, sse, stored, thought, watching
 from tests.support import Serving, serving, until
+from tracewatch.model.times import format_time, parse_time
 
 pytestmark = pytest.mark.anyio
 
@@ -23,13 +25,15 @@ async def test_connected_says_everything_a_page_needs(server: Serving) -> None:
     await log.append("parent", [{"event": "goal_added", "goal": {"description": "fix", "status": "in_progress"}}])
     await make_trace(log, "child", parent_trace_id="parent", agent_type="tester")
     await log.append("parent", [{"event": "input_requested", "question": "Deploy?", "options": ["yes", "no"]}])
+    began = parse_time(format_time(time.time()))  # in whole milliseconds
     async with watching(server, "parent", since="latest") as watch:
         connected = await watch.frame()
     assert list(connected) == [
-        *("event", "protocol", "epoch", "cursor", "current_event_id", "first_event_id", "trace", "trace_status"),
+        *("event", "protocol", "epoch", "cursor", "ts", "current_event_id", "first_event_id", "trace", "trace_status"),
         *("is_running", "goal_tree", "sub_traces", "pending_inputs", "heartbeat_s"),
     ]
     assert connected["heartbeat_s"] == 15
+    assert began <= parse_time(connected["ts"]) <= time.time()
     assert connected["trace_status"] == connected["trace"]["status"] == "waiting"
     assert connected["is_running"] is True
     assert connected["trace"]["metadata"] == {"repo": "x"}
@@ -197,6 +201,7 @@ async def test_a_message_above_the_limit_closes_with_a_reason(tmp_path: Path) ->
 
 async def test_pong(server: Serving) -> None:
     await make_trace(server.services.log, "pinged")
+    before = parse_time(format_time(time.time()))  # in whole milliseconds
     for path in ("/api/traces/pinged/watch", "/api/traces/pinged/record", "/api/watch"):
         async with socket(server, path) as watch:
             for said, heard in (
@@ -207,7 +212,9 @@ async def test_pong(server: Serving) -> None:
                 ('{"id":null,"event":"ping"}', {"event": "pong", "id": None}),
             ):
                 await watch.ws.send(said)
-                assert await watch.until("pong") == heard
+                pong = await watch.until("pong")
+                assert before <= parse_time(pong.pop("ts")) <= time.time()
+                assert pong == heard
 
 
 async def test_a_watcher_may_say_other_things(server: Serving) -> None:

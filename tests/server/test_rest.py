@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.server.wire import append, end, http, make_trace, post, refused, socket, stored, thought
 from tests.support import Serving, serving
+from tracewatch.model.times import format_time, parse_time
 
 pytestmark = pytest.mark.anyio
 
@@ -186,6 +188,21 @@ async def test_a_trace_now_and_as_it_was(server: Serving, client: httpx.AsyncCli
         refused(await client.get(f"/api/traces/was?at_event_id={bad}"), status, code)
     refused(await client.get("/api/traces/nobody"), 404, "unknown_trace")
     refused(await client.get("/api/traces/%00%ff"), 404, "unknown_trace")
+
+
+async def test_what_holds_state_names_its_history_and_the_servers_clock(
+    server: Serving, client: httpx.AsyncClient
+) -> None:
+    log = server.services.log
+    await make_trace(log, "held")
+    await log.append("held", [{"event": "message_added", "message": {"role": "user", "content": "hi"}}])
+    await log.append("held", [{"event": "input_requested", "question": "?"}])
+    paths = ("", "/held", "/held/messages", "/held/messages/m1", "/held/inputs/r2")
+    for path in (*(f"/api/traces{path}" for path in paths), "/api/traces?q=x", "/api/inputs", "/healthz"):
+        before = parse_time(format_time(time.time()))  # in whole milliseconds
+        answer = (await client.get(path)).json()
+        assert answer["epoch"] == log.epoch, path
+        assert before <= parse_time(answer["ts"]) <= time.time(), path
 
 
 async def test_messages(server: Serving, client: httpx.AsyncClient) -> None:

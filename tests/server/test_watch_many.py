@@ -354,19 +354,22 @@ async def test_the_list_of_traces(tmp_path: Path) -> None:
             await make_trace(log, f"t{n}", lease_s=None)
         async with socket(server, "/api/watch") as watch:
             await watch.say({"subscribe_traces": {}})
-            assert await watch.frame() == {
-                "event": "traces",
-                "traces": (await client.get("/api/traces")).json()["traces"],
-            }
+            first, read = await watch.frame(), (await client.get("/api/traces")).json()
+            assert list(first) == ["event", "epoch", "ts", "traces"]
+            assert (first["event"], first["epoch"], first["traces"]) == ("traces", log.epoch, read["traces"])
+            assert (read["epoch"], first["ts"] <= read["ts"]) == (log.epoch, True)
             await append(log, "t1", 3)
             changed = await watch.until("trace_changed")
             while changed["trace"]["last_event_id"] < 3:
                 changed = await watch.until("trace_changed")
             assert changed["trace"] == (await client.get("/api/traces/t1")).json()["trace"]
+            assert (changed["epoch"], first["ts"] <= changed["ts"]) == (log.epoch, True)
             await make_trace(log, "new")
             assert (await watch.until("trace_changed"))["trace"]["trace_id"] == "new"
             await log.delete_trace("t0")
-            assert await watch.until("trace_deleted") == {"event": "trace_deleted", "trace_id": "t0"}
+            deleted = await watch.until("trace_deleted")
+            assert list(deleted) == ["event", "epoch", "ts", "trace_id"]
+            assert (deleted["epoch"], deleted["trace_id"]) == (log.epoch, "t0")
 
 
 async def test_a_filtered_list(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ Rule 3: reads follow one another, so what was read later is newer. A watcher is 
 Rule 4: of the traces that a client has seen, the newest MOST_KNOWN are remembered. A forgotten one may be told again,
         also when it does not match the filter: the client is told too much rather than too little.
 Rule 5: a deletion is a hint like any other: a trace that the log still holds is there.
+Rule 6: every frame names the log's epoch and the server's time, so that a client never mixes two histories, and ages
+        are by one clock.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -23,6 +26,7 @@ import orjson
 
 from ..errors import TracewatchError, Unavailable
 from ..log import EventLog, Grown, TraceQuery
+from ..model.times import format_time
 from .budget import Budget
 from .shared import SharedReads
 from .sink import Frame, Sink
@@ -224,7 +228,7 @@ class ListHead:
                 if lineage:
                     change.lineage = _lineage(trace_id, found)
             elif deleted is not None and deleted[trace_id]:
-                body = orjson.dumps({"event": "trace_deleted", "trace_id": trace_id})
+                body = b'%b,"trace_id":%b}' % (self._begun("trace_deleted"), orjson.dumps(trace_id))
                 changes.append(change := Change(trace_id, self._reads, Frame(self._log.epoch, 0, body)))
                 change.deleted = True
         return changes
@@ -242,10 +246,18 @@ class ListHead:
 
     def _change(self, summary: dict[str, Any]) -> Change:
         body = orjson.dumps(summary)
-        payload = b'{"event":"trace_changed","trace":%b}' % body
+        payload = b'%b,"trace":%b}' % (self._begun("trace_changed"), body)
         change = Change(summary["trace_id"], self._reads, Frame(self._log.epoch, 0, payload))
         change.summary, change.digest = summary, hash(body)
         return change
+
+    def _begun(self, event: str) -> bytes:
+        """The first keys of a frame."""
+        return b'{"event":"%b","epoch":"%b","ts":"%b"' % (
+            event.encode(),
+            self._log.epoch.encode(),
+            format_time(time.time()).encode(),
+        )
 
     async def _read_first(self, query: TraceQuery) -> tuple[int, bytes, list[tuple[str, int]]]:
         """The ``traces`` frame of a filter: the number of its read, its bytes, and the digest of each trace in it."""
@@ -255,7 +267,7 @@ class ListHead:
             traces, _ = await self._log.traces(query)
         bodies = [orjson.dumps(trace) for trace in traces]
         digests = [(trace["trace_id"], hash(body)) for trace, body in zip(traces, bodies, strict=True)]
-        return read, b'{"event":"traces","traces":[%b]}' % b",".join(bodies), digests
+        return read, b'%b,"traces":[%b]}' % (self._begun("traces"), b",".join(bodies)), digests
 
     # --- for one watcher ---
 

@@ -258,6 +258,7 @@ class Watcher:
             "protocol": PROTOCOL,
             "epoch": self._log.epoch,
             "cursor": self.cursor_token,
+            "ts": format_time(time.time()),
             **snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive),
             "heartbeat_s": self._limits.heartbeat_s,
         }

@@ -19,7 +19,7 @@ from ..model.frames import control
 from .answers import check_value
 from .auth.tokens import Grant, grant_of
 from .endpoint import error_frame
-from .http import MAX_LIMIT, Services, json_response, limit_param, read_json, services
+from .http import MAX_LIMIT, Services, json_response, limit_param, read_json, services, state_response
 
 COMMANDS = ("cancel", "answer")  # the messages of a watcher that are commands
 
@@ -44,19 +44,21 @@ async def answer_input(request: Request) -> Response:
 async def get_input(request: Request) -> Response:
     """``GET /api/traces/{id}/inputs/{request_id}``: how a question stands."""
     trace_id, request_id = request.path_params["trace_id"], request.path_params["request_id"]
-    log = services(request).log
+    served = services(request)
+    log = served.log
     found = await log.inputs_of(trace_id, request_id)
     if not found:
         await log.read(trace_id, 0, max_events=1, max_bytes=1)  # raises if there is not even the trace
         raise NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}", request_id=request_id)
-    return json_response({"trace_id": trace_id, **found[0]})
+    return state_response(served, {"trace_id": trace_id, **found[0]})
 
 
 async def list_inputs(request: Request) -> Response:
     """``GET /api/inputs``."""
     limit = limit_param(request, MAX_LIMIT)
-    inputs = await services(request).hub.inputs((limit + 1, grant_of(request).trace_id))
-    return json_response({"inputs": inputs[:limit], "has_more": len(inputs) > limit})
+    served = services(request)
+    inputs = await served.hub.inputs((limit + 1, grant_of(request).trace_id))
+    return state_response(served, {"inputs": inputs[:limit], "has_more": len(inputs) > limit})
 
 
 async def answer(log: EventLog, trace_id: str, request_id: str, *, value: Any, by: str | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..errors import BadRequest, TooLarge, TracewatchError
 from ..live.sink import Sink, SinkClosed
 from ..model.canonical import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
+from ..model.times import format_time
 from .metrics.seen import because
 from .socket import REST_S, SMALL_TALK, WebSocketProtocol
 
@@ -68,14 +70,14 @@ async def messages(
             raise TooLarge(f"the message is above the limit of {limit:,} bytes", limit=limit)
         talk += 1
         if text == "ping":
-            await sink.send_control(control("pong"))
+            await sink.send_control(control("pong", ts=format_time(time.time())))
             continue
         value = parse_json(text)
         if not isinstance(value, dict):
             raise BadRequest("a message is a JSON object")
         if value.get("event") == "ping":
             echo = {"id": value["id"]} if "id" in value else {}
-            await sink.send_control(control("pong", **echo))
+            await sink.send_control(control("pong", ts=format_time(time.time()), **echo))
             continue
         if not work.isdisjoint(value):
             talk -= 1

@@ -6,6 +6,7 @@ Rule: handlers raise. ``error_response`` is the only place that makes an answer 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ from ..live.hints import PollHints
 from ..live.hub import Hub
 from ..log import EventLog
 from ..model.canonical import STATUSES, parse_json
+from ..model.times import format_time
 from ..settings import Settings
 from .auth.tokens import Gate
 from .metrics.seen import Observed
@@ -150,6 +152,11 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     """A JSON answer. Bytes are JSON already."""
     body = value if isinstance(value, bytes) else orjson.dumps(value)
     return Response(body, status, headers, media_type=JSON)
+
+
+def state_response(served: Services, values: dict[str, Any]) -> Response:
+    """An answer that holds state: it names the log's epoch, and the server's time at which it was read."""
+    return json_response({**values, "epoch": served.log.epoch, "ts": format_time(time.time())})
 
 
 def error_response(error: TracewatchError) -> Response:

@@ -35,19 +35,19 @@ _USUAL_ERRORS = (400, 401, 403, 429, 503)  # of any route
 _BODY_ERRORS = (408, 413)  # of any route with a body
 _ANSWERS = {  # the keys that are always there
     "Created": ("trace_id", "cursor", "trace"),
-    "Traces": ("traces", "next_page_token"),
-    "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers"),
+    "Traces": ("traces", "next_page_token", "epoch", "ts"),
+    "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers", "epoch", "cursor", "ts"),
     "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),
-    "Messages": ("messages", "has_more"),
-    "Message": ("trace_id", "event_id", "message"),
+    "Messages": ("messages", "has_more", "epoch", "ts"),
+    "Message": ("trace_id", "event_id", "message", "epoch", "ts"),
     "Deleted": ("deleted",),
-    "Health": ("status", "version", "epoch"),
+    "Health": ("status", "version", "epoch", "ts"),
     "Ready": ("ready", "degraded", "reasons", "problems"),
     "Renewed": ("trace_id",),
     "Cancelled": ("trace_id", "status"),
     "Answered": ("trace_id", "request_id", "status"),
-    "Input": ("trace_id", "request_id", "state"),
-    "Inputs": ("inputs", "has_more"),
+    "Input": ("trace_id", "request_id", "state", "epoch", "ts"),
+    "Inputs": ("inputs", "has_more", "epoch", "ts"),
 }
 
 # --- the words to describe a route with -------------------------------------------------------------------------

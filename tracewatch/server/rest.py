@@ -29,6 +29,7 @@ from .http import (
     read_body,
     read_json,
     services,
+    state_response,
     whole_number,
 )
 
@@ -71,7 +72,7 @@ async def list_traces(request: Request) -> Response:
             below=grant_of(request).trace_id,
         )
     )
-    return json_response({"traces": traces, "next_page_token": None if before is None else str(before)})
+    return state_response(served, {"traces": traces, "next_page_token": None if before is None else str(before)})
 
 
 async def get_trace(request: Request) -> Response:
@@ -80,16 +81,16 @@ async def get_trace(request: Request) -> Response:
     at_event_id = int_param(request, "at_event_id", low=0, high=MAX_ID, default=None)
     snapshot = await served.log.snapshot(trace_id, at_event_id)
     values = snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive)
-    return json_response(
+    return state_response(
+        served,
         {
             "trace": values["trace"],
             "goal_tree": values["goal_tree"],
             "sub_traces": values["sub_traces"],
             "pending_inputs": values["pending_inputs"],
             "watchers": served.hub.watchers(trace_id),
-            "epoch": served.log.epoch,
             "cursor": format_cursor(served.log.epoch, snapshot.state.last_event_id),
-        }
+        },
     )
 
 
@@ -101,20 +102,21 @@ async def delete_trace(request: Request) -> Response:
 
 async def get_messages(request: Request) -> Response:
     """``GET /api/traces/{id}/messages``."""
-    messages, has_more = await services(request).log.messages(
+    served = services(request)
+    messages, has_more = await served.log.messages(
         request.path_params["trace_id"],
         goal_id=request.query_params.get("goal_id") or None,
         before=int_param(request, "before", low=0, high=MAX_ID, default=None),
         limit=limit_param(request, 100),
     )
-    return json_response({"messages": messages, "has_more": has_more})
+    return state_response(served, {"messages": messages, "has_more": has_more})
 
 
 async def get_message(request: Request) -> Response:
     """``GET /api/traces/{id}/messages/{message_id}``."""
-    trace_id, message_id = request.path_params["trace_id"], request.path_params["message_id"]
-    event_id, message = await services(request).log.message(trace_id, message_id)
-    return json_response({"trace_id": trace_id, "event_id": event_id, "message": message})
+    served, trace_id = services(request), request.path_params["trace_id"]
+    event_id, message = await served.log.message(trace_id, request.path_params["message_id"])
+    return state_response(served, {"trace_id": trace_id, "event_id": event_id, "message": message})
 
 
 def _header_number(request: Request, name: str, low: int) -> int | None:
@@ -200,7 +202,7 @@ async def heartbeat(request: Request) -> Response:
 async def healthz(request: Request) -> Response:
     """``GET /healthz``: whether the process answers. It asks nothing of the log."""
     served = services(request)
-    return json_response({"status": "ok", "version": version("tracewatch"), "epoch": served.log.epoch})
+    return state_response(served, {"status": "ok", "version": version("tracewatch")})
 
 
 async def readyz(request: Request) -> Response:
