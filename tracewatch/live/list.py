@@ -104,20 +104,24 @@ class ListWatcher:
             if change.frame is None or (frames and size + len(change.frame.body) > room):
                 break
             self.changes.popitem(last=False)
-            if self._is_news(change):
-                frames.append(change.frame)
-                size += len(change.frame.body)
+            news = self._news(change, change.frame)
+            if news is not None:
+                frames.append(news)
+                size += len(news.body)
         return frames
 
-    def _is_news(self, change: Change) -> bool:
+    def _news(self, change: Change, frame: Frame) -> Frame | None:
+        """What the client is to be told of a change; None: it knows that already, or may not see it."""
         trace_id = change.trace_id
         if change.deleted:  # one that was forgotten might be one that this client may not know of
             told = self._forgot and not self.below
-            return self._shown.pop(trace_id, None) is not None or told
+            return frame if self._shown.pop(trace_id, None) is not None or told else None
         if self.below is not None and self.below not in change.lineage:
-            return False
+            # Between two reads it may have been deleted, and another one made elsewhere under its id
+            return None if self._shown.pop(trace_id, None) is None else _deletion(frame.epoch, trace_id)
         known = self._forgot or trace_id in self._shown
-        return (known or self._matches(change.summary)) and self._saw(trace_id, change.digest)
+        news = (known or self._matches(change.summary)) and self._saw(trace_id, change.digest)
+        return frame if news else None
 
     def _matches(self, trace: dict[str, Any]) -> bool:
         query = self._query
@@ -219,45 +223,28 @@ class ListHead:
     ) -> list[Change]:
         """How these traces stand; those that the log no longer holds only where they are said to be ``deleted``."""
         self._reads += 1
-        found = await self._summaries(trace_ids, above=lineage)
+        found: dict[str, tuple[dict[str, Any], frozenset[str]]]
+        if lineage:
+            found = await self._log.lines(tuple(trace_ids))
+        else:
+            found = {one["trace_id"]: (one, frozenset()) for one in await self._log.summaries(tuple(trace_ids))}
         changes: list[Change] = []
         for trace_id in trace_ids:
-            summary = found.get(trace_id)
-            if summary is not None:
+            if trace_id in found:
+                summary, line = found[trace_id]
                 changes.append(change := self._change(summary))
-                if lineage:
-                    change.lineage = _lineage(trace_id, found)
+                change.lineage = line
             elif deleted is not None and deleted[trace_id]:
-                body = b'%b,"trace_id":%b}' % (self._begun("trace_deleted"), orjson.dumps(trace_id))
-                changes.append(change := Change(trace_id, self._reads, Frame(self._log.epoch, 0, body)))
+                changes.append(change := Change(trace_id, self._reads, _deletion(self._log.epoch, trace_id)))
                 change.deleted = True
         return changes
 
-    async def _summaries(self, trace_ids: Iterable[str], *, above: bool) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        asked: set[str] = set()
-        wanted = set(trace_ids)
-        while wanted:
-            asked |= wanted
-            found.update({trace["trace_id"]: trace for trace in await self._log.summaries(tuple(wanted))})
-            parents = {trace["parent_trace_id"] for trace in found.values()} if above else set()
-            wanted = parents - asked - {None}
-        return found
-
     def _change(self, summary: dict[str, Any]) -> Change:
         body = orjson.dumps(summary)
-        payload = b'%b,"trace":%b}' % (self._begun("trace_changed"), body)
+        payload = b'%b,"trace":%b}' % (_begun("trace_changed", self._log.epoch), body)
         change = Change(summary["trace_id"], self._reads, Frame(self._log.epoch, 0, payload))
         change.summary, change.digest = summary, hash(body)
         return change
-
-    def _begun(self, event: str) -> bytes:
-        """The first keys of a frame."""
-        return b'{"event":"%b","epoch":"%b","ts":"%b"' % (
-            event.encode(),
-            self._log.epoch.encode(),
-            format_time(time.time()).encode(),
-        )
 
     async def _read_first(self, query: TraceQuery) -> tuple[int, bytes, list[tuple[str, int]]]:
         """The ``traces`` frame of a filter: the number of its read, its bytes, and the digest of each trace in it."""
@@ -267,7 +254,7 @@ class ListHead:
             traces, _ = await self._log.traces(query)
         bodies = [orjson.dumps(trace) for trace in traces]
         digests = [(trace["trace_id"], hash(body)) for trace, body in zip(traces, bodies, strict=True)]
-        return read, b'%b,"traces":[%b]}' % (self._begun("traces"), b",".join(bodies)), digests
+        return read, b'%b,"traces":[%b]}' % (_begun("traces", self._log.epoch), b",".join(bodies)), digests
 
     # --- for one watcher ---
 
@@ -360,10 +347,11 @@ def _pieces(trace_ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield trace_ids[start : start + TRACES_AT_ONCE]
 
 
-def _lineage(trace_id: str | None, found: dict[str, dict[str, Any]]) -> frozenset[str]:
-    """A trace and all above it, whether the uppermost one is there or not."""
-    ids: set[str] = set()
-    while trace_id is not None and trace_id not in ids:
-        ids.add(trace_id)
-        trace_id = found[trace_id]["parent_trace_id"] if trace_id in found else None
-    return frozenset(ids)
+def _begun(event: str, epoch: str) -> bytes:
+    """The first keys of a frame."""
+    ts = format_time(time.time())
+    return b'{"event":"%b","epoch":"%b","ts":"%b"' % (event.encode(), epoch.encode(), ts.encode())
+
+
+def _deletion(epoch: str, trace_id: str) -> Frame:
+    return Frame(epoch, 0, b'%b,"trace_id":%b}' % (_begun("trace_deleted", epoch), orjson.dumps(trace_id)))

@@ -37,14 +37,19 @@ class Subtree:
         *,
         start: Callable[[WatchRequest, Callable[[Snapshot], None]], None],
         looked: Callable[[], None],
+        below: str | None,
     ) -> None:
-        """``start`` watches one more trace; ``looked`` is told whenever all members have been looked at."""
+        """``start`` watches one more trace; ``looked`` is told whenever all members have been looked at.
+
+        ``below``: the socket may see this trace, and what is below it, only.
+        """
         self.looking = False  # whether sub-traces may still turn up in what is being looked at
         self._hub = hub
         self._request = request
         self._cursors = cursors  # where each sub-trace begins
         self._start = start
         self._looked = looked
+        self._below = below
         # By trace_id: what takes its listener back; None: not looked at yet
         self._members: dict[str, Callable[[], None] | None] = {request.trace_id: None}
         self._complete: set[str] = set()  # members of which every older sub-trace is known
@@ -112,7 +117,7 @@ class Subtree:
     async def _watch_sub_traces(self, trace_id: str) -> None:
         before: int | None = None
         while True:
-            query = TraceQuery(parent_trace_id=trace_id, limit=SUB_TRACES_AT_ONCE, before=before)
+            query = TraceQuery(parent_trace_id=trace_id, limit=SUB_TRACES_AT_ONCE, before=before, below=self._below)
             traces, before = await self._hub.traces(query)
             new = [trace["trace_id"] for trace in traces if trace["trace_id"] not in self._members]
             for sub_id in new:

@@ -101,11 +101,12 @@ def one_event(unit: Unit, draft: Draft, raw: dict[str, Any]) -> Plan:
 def tell_parent(unit: Unit, draft: Draft, plan: Plan) -> Plan | None:
     """The plan for the log of the parent, if there is one, of a trace that this plan ends."""
     row, state = draft.row, plan.state
-    if row.parent_trace_id is None:
+    above = unit.above(row)
+    if above is None:
         return None
     if row.trace_id not in unit.loaded.needs.above:
         raise Missing(Needs(traces={row.trace_id}, above={row.trace_id}))
-    parent = unit.draft(row.parent_trace_id)
+    parent = unit.draft(above)
     if parent is None:
         return None
     raw = {
@@ -208,6 +209,7 @@ class Create(Job):
     """Create a trace and tell its parent. The answer: its id, and whether it is new."""
 
     spec: dict[str, Any]  # as ``validate_trace`` returned it
+    below: str | None = None  # who asks may do so below this trace only
 
     def need(self, needs: Needs) -> None:
         if self.spec["trace_id"] is not None:
@@ -244,7 +246,7 @@ class Create(Job):
             created_at=unit.ts,
             lease_expires_at=None if spec["lease_s"] is None else unit.steady + spec["lease_s"],
         )
-        unit.add(Draft(row, row.initial_state(), {}, {}, new=True, renewed=True))
+        unit.add(Draft(row, row.initial_state(), {}, {}, new=True, renewed=True, adopts=self.below is None))
         return trace_id, True
 
     def _started(self, trace_id: str, parent_goal_id: str | None) -> dict[str, Any]:
@@ -263,7 +265,7 @@ class Create(Job):
                 raise Invalid("parent_goal_id: needs a parent_trace_id")
             return None, None
         parent = unit.draft(parent_id)
-        if parent is None:
+        if parent is None or not (self.below is None or unit.stands_below(parent_id, self.below)):
             raise UnknownParent(f"there is no trace {parent_id!r} to be the parent", parent_trace_id=parent_id)
         if goal_id is None:
             return parent, parent.state.current_goal_id
@@ -277,7 +279,7 @@ def check_above(unit: Unit, trace_id: str, parent_trace_id: str | None) -> None:
 
     Raises Invalid.
     """
-    if unit.stands_below(parent_trace_id, trace_id):
+    if unit.would_stand_below(parent_trace_id, trace_id):
         raise Invalid(f"parent_trace_id: {parent_trace_id!r} is a sub-trace of {trace_id!r}, or it itself")
 
 
@@ -290,6 +292,7 @@ def new_row(
     first_event_id: int,
     created_at: str,
     lease_expires_at: float | None,
+    apart: bool = False,
 ) -> TraceRow:
     """The row of a trace without events. ``fields``: task, agent_type, parent_trace_id, parent_goal_id, metadata …"""
     return TraceRow(
@@ -320,6 +323,7 @@ def new_row(
         error=None,
         lease_s=fields["lease_s"],
         lease_expires_at=lease_expires_at,
+        apart=apart,
     )
 
 
@@ -522,9 +526,9 @@ class Delete(Job):
         rows = [row for one in tree if (row := unit.row(one)) is not None]
         if self.idle_since is not None and any(r.status not in OVER or r.updated_at >= self.idle_since for r in rows):
             return []
-        if not rows:
+        if unit.row(self.trace_id) is None:
             raise UnknownTrace(f"there is no trace {self.trace_id!r}", trace_id=self.trace_id)
-        parent_id = rows[0].parent_trace_id
+        parent_id = unit.above(rows[0])
         parent = None if parent_id is None or parent_id in tree else unit.draft(parent_id)
         if parent is not None:
             unit.count_absent(parent, self.trace_id)

@@ -67,13 +67,16 @@ class EventLog:
 
     # --- writing ---
 
-    async def create_trace(self, spec: dict[str, Any]) -> tuple[Snapshot, bool]:
+    async def create_trace(self, spec: dict[str, Any], below: str | None = None) -> tuple[Snapshot, bool]:
         """Create a trace from what ``validate_trace`` returned; False if it was there already with the same fields.
+
+        ``below``: who asks may do so for this trace, and below it, only. What was restored before its parent, and names
+        the new trace as that, is below it from now on only where ``below`` is None.
 
         Raises TraceConflict, UnknownParent, UnknownParentGoal.
         """
         canonical(spec["metadata"])  # refuses here what JSON can't say
-        trace_id, created = await self.group.do(Create(spec=spec))
+        trace_id, created = await self.group.do(Create(spec=spec, below=below))
         return await self.snapshot(trace_id), created
 
     async def append(
@@ -128,10 +131,10 @@ class EventLog:
                 limit=self._max_batch_events,
             )
 
-    async def restore(self, header: dict[str, Any], events: Sequence[Any]) -> Appended:
+    async def restore(self, header: dict[str, Any], events: Sequence[Any], below: str | None = None) -> Appended:
         """Put back events as `export` wrote them. Raises TraceConflict where the log has others, Invalid.
 
-        ``header`` is what ``validate_header`` returned.
+        ``header`` is what ``validate_header`` returned. ``below`` is as for ``create_trace``.
         """
         if len(events) > self._max_batch_events:
             self._check_count(events)
@@ -141,7 +144,7 @@ class EventLog:
         for index, event in enumerate(stored):
             if event["trace_id"] != header["trace_id"]:
                 raise Invalid(f"{index}.trace_id: is {event['trace_id']!r}, not {header['trace_id']!r} of the header")
-        job = Restore(events=len(stored), size=_size(stored), header=header, stored=stored)
+        job = Restore(events=len(stored), size=_size(stored), header=header, stored=stored, below=below)
         answer: Appended = await self.group.do(job)
         return answer
 
@@ -236,6 +239,10 @@ class EventLog:
     async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
         """Summaries of those of these traces that exist (and are ``below`` or one of its sub-traces)."""
         return await self.reader.summaries(trace_ids, below)
+
+    async def lines(self, trace_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], frozenset[str]]]:
+        """Of those of these traces that exist: the summary, and the ids of the trace itself and of all above it."""
+        return await self.reader.lines(trace_ids)
 
     async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
         """The open questions of all traces, oldest first, each with ``trace_id``, ``task``, ``agent_type`` …

@@ -104,6 +104,7 @@ def trace_row(row: TraceRow, state: State, log_bytes: int, lease_expires_at: flo
         None if state.error is None else orjson.dumps(state.error).decode(),
         row.lease_s,
         lease_expires_at,
+        row.apart,
     )
 
 

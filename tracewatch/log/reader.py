@@ -155,6 +155,12 @@ class Reader:
             steady = storage.steady()
             return [row.trace(steady) for row in await storage.rows(trace_ids, below)]
 
+    async def lines(self, trace_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], frozenset[str]]]:
+        """See EventLog.lines."""
+        async with self.reading() as storage:
+            steady, rows = storage.steady(), {row.trace_id: row for row in await storage.lines(trace_ids)}
+        return {one: (rows[one].trace(steady), _line(rows, one)) for one in trace_ids if one in rows}
+
     async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
         """See EventLog.inputs."""
         async with self.reading() as storage:
@@ -212,6 +218,14 @@ class Reader:
             after = page.upto
         await self.messages(trace_id, goal_id=None, before=None, limit=1000)
         await self.snapshot(trace_id)
+
+
+def _line(rows: dict[str, TraceRow], trace_id: str | None) -> frozenset[str]:
+    ids: set[str] = set()
+    while trace_id is not None and trace_id not in ids:
+        ids.add(trace_id)
+        trace_id = rows[trace_id].above if trace_id in rows else None
+    return frozenset(ids)
 
 
 def _check_held(row: TraceRow, at_event_id: int) -> None:

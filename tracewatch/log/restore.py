@@ -1,6 +1,8 @@
 """Restoring: stored events put back as they were exported, ids, times and all.
 
-Rule: what was exported is believed as far as the fold can take it; what would contradict a table's keys is refused.
+Rule 1: what was exported is believed as far as the fold can take it; what would contradict a table's keys is refused.
+Rule 2: a trace whose parent is not there is ``apart``, below nothing, until somebody who may see every trace puts the
+        parent there. A client that may only work below one trace can't take it in by making up a trace of that name.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Restore(Job):
 
     header: dict[str, Any]
     stored: Sequence[dict[str, Any]]
+    below: str | None = None  # who asks may do so for this trace, and below it, only
     named: list[str] = field(init=False)  # messages
     exclusive: bool = True
 
@@ -83,6 +86,8 @@ class Restore(Job):
                 last_event_id=used,
             )
         check_above(unit, header["trace_id"], header["parent_trace_id"])
+        parent_id = header["parent_trace_id"]
+        here = parent_id is None or unit.draft(parent_id) is not None
         names = ("task", "agent_type", "parent_trace_id", "parent_goal_id", "metadata")
         spec = {**{key: header.get(key) for key in names}, "lease_s": None}
         row = new_row(
@@ -93,8 +98,9 @@ class Restore(Job):
             first_event_id=first,
             created_at=header["created_at"],
             lease_expires_at=None,
+            apart=not here and parent_id != self.below,
         )
-        draft = Draft(row, row.initial_state(), {}, {}, new=True)
+        draft = Draft(row, row.initial_state(), {}, {}, new=True, adopts=self.below is None)
         if header.get("base") is not None and first > 1:
             self._put_base(draft, first - 1)
         return draft

@@ -146,6 +146,12 @@ class TraceRow:
     error: str | None  # JSON
     lease_s: float | None
     lease_expires_at: float | None  # by the steady clock
+    apart: bool  # its parent was not there when it came, and nobody who may has put it there since
+
+    @property
+    def above(self) -> str | None:
+        """The trace that it is below; None where there is none, or only one that came to have its parent's id."""
+        return None if self.apart else self.parent_trace_id
 
     def lease_alive(self, steady: float) -> bool:
         """Whether the recorder has no lease, or one that has not run out."""
@@ -306,6 +312,7 @@ class TraceChange:
     inputs: list[InputRow]
     closed_inputs: list[ClosedInput]
     producers: dict[str, int]
+    adopts: bool = False  # new: the traces that are ``apart`` and name it as their parent are below it from now on
 
     @property
     def difference(self) -> tuple[int, int, float]:
@@ -455,6 +462,9 @@ class Storage(Protocol):
 
     async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:
         """Those that exist (and are ``below`` or one of its sub-traces)."""
+
+    async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
+        """Those that exist, and all that are above them."""
 
     async def is_below(self, root_id: str, trace_id: str) -> bool:
         """Whether ``trace_id`` is a sub-trace of ``root_id``, to any depth."""

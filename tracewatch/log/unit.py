@@ -59,6 +59,7 @@ class Draft:
     noted: Noted = field(default_factory=Noted)
     changed_producers: set[str] = field(default_factory=set)
     renewed: bool = False
+    adopts: bool = False  # it is new, and what named it as its parent before is below it from now on
     trimmed: bool = False  # its first_event_id has moved: whoever lists it is told
     logged: dict[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
     pending: dict[str, dict[str, Any]] = field(init=False)  # the questions that were open before
@@ -213,21 +214,36 @@ class Unit:
                     sums[key] += getattr(now, key) - getattr(before, key)
         return summed(sums)
 
+    def _row_now(self, trace_id: str) -> TraceRow | None:
+        draft = self._drafts.get(trace_id)
+        return draft.row if draft is not None else self.loaded.rows.get(trace_id)
+
+    def above(self, row: TraceRow) -> str | None:
+        """The trace that it is below, or will be with this unit."""
+        if row.above is None and row.parent_trace_id is not None:
+            parent = self._drafts.get(row.parent_trace_id)
+            return row.parent_trace_id if parent is not None and parent.adopts else None
+        return row.above
+
     def _is_below(self, row: TraceRow | None, trace_id: str) -> bool:
-        while row is not None and row.parent_trace_id is not None:
-            if row.parent_trace_id == trace_id:
+        while row is not None and (above := self.above(row)) is not None:
+            if above == trace_id:
                 return True
-            above = self._drafts.get(row.parent_trace_id)
-            row = above.row if above is not None else self.loaded.rows.get(row.parent_trace_id)
+            row = self._row_now(above)
         return False
 
     def stands_below(self, trace_id: str | None, above_id: str) -> bool:
         """Whether the trace of ``trace_id`` is ``above_id`` or below it; its line must have been needed."""
         if trace_id is None:
             return False
-        draft = self._drafts.get(trace_id)
-        row = draft.row if draft is not None else self.loaded.rows.get(trace_id)
-        return trace_id == above_id or self._is_below(row, above_id)
+        return trace_id == above_id or self._is_below(self._row_now(trace_id), above_id)
+
+    def would_stand_below(self, trace_id: str | None, above_id: str) -> bool:
+        """As ``stands_below``; also where the uppermost of the line names ``above_id``, which is not there yet."""
+        row = None if trace_id is None else self._row_now(trace_id)
+        while row is not None and (above := self.above(row)) is not None:
+            row = self._row_now(above)
+        return self.stands_below(trace_id, above_id) or (row is not None and row.parent_trace_id == above_id)
 
     # --- what is planned ---
 
@@ -289,6 +305,7 @@ class Unit:
             inputs=inputs,
             closed_inputs=closed,
             producers={name: draft.producers[name] for name in draft.changed_producers},
+            adopts=draft.adopts,
         )
 
     def _count_told(self, changed: list[Draft]) -> None:
@@ -297,12 +314,13 @@ class Unit:
             return
         new = {draft.row.trace_id for draft in changed if draft.new}
         pairs = {(draft.row.trace_id, sub_id) for draft in changed for sub_id in draft.noted.told}
-        pairs |= {(self._drafts[sub_id].row.parent_trace_id or "", sub_id) for sub_id in new}
+        pairs |= {(self.above(self._drafts[sub_id].row) or "", sub_id) for sub_id in new}
         for parent_id, sub_id in pairs:
             parent = self.draft(parent_id)
             if parent is None:
                 continue
-            here = sub_id in self._drafts or self.load(self.loaded.rows, sub_id, "rows") is not None
+            row = self._drafts[sub_id].row if sub_id in self._drafts else self.load(self.loaded.rows, sub_id, "rows")
+            here = row is not None and self.above(row) == parent_id
             before = stats_of(parent.logged, sub_id) if not here or sub_id in new else (0, 0, 0.0)
             now = stats_of(parent.state.sub_traces, sub_id) if not here else (0, 0, 0.0)
             if now != before:
@@ -325,7 +343,8 @@ class Unit:
                 forget_complete(draft.state)
                 row = rows.get(trace_id, draft.row)
                 lengths = {name: length for name, length in draft.lengths.items() if name in draft.state.messages}
-                cache.put(Cached(row.trace_key, draft.state, row, draft.producers, lengths))
+                row_kept = None if row.apart else row  # another process may put its parent there
+                cache.put(Cached(row.trace_key, draft.state, row_kept, draft.producers, lengths))
         gone = [row.trace_id for row in self.deleted]
         cache.drop([*written.again, *gone])
         grown += [Grown(row.trace_id, row.last_event_id, "deleted", deleted=True) for row in self.deleted]

@@ -80,6 +80,7 @@ class RecordSocket:
     def __init__(self, served: Services, websocket: WebSocket) -> None:
         self.served = served
         self.websocket = websocket
+        self.grant = grant_of(websocket)
         self._sink: Sink = websocket_sink(websocket, served.settings.watcher_bytes)
         self._recordings: dict[str, Recording] = {}  # by trace_id
         self._turns: dict[str, asyncio.Task[None]] = {}  # by trace_id: the last create, open or close of it
@@ -149,8 +150,8 @@ class RecordSocket:
             if len(orjson.dumps(asked)) > limit:
                 raise TooLarge(f"the trace's fields are above the limit of {limit:,} bytes", limit=limit)
             spec = validate_trace(asked)
-            await self.served.gate.check_create(grant_of(self.websocket), spec)
-            snapshot, _ = await self.served.log.create_trace(spec)
+            await self.served.gate.check_create(self.grant, spec)
+            snapshot, _ = await self.served.log.create_trace(spec, below=self.grant.trace_id)
             self.answer({"created": created_json(self.served, snapshot)})
 
         await self._in_turn(trace_id, "create", create)
@@ -167,7 +168,7 @@ class RecordSocket:
             if recording is None:
                 raise TooMany(f"a socket has at most {OPEN_TRACES:,} traces open", limit=OPEN_TRACES)
             try:
-                await self.served.gate.check_trace(grant_of(self.websocket), trace_id)
+                await self.served.gate.check_trace(self.grant, trace_id)
                 self.answer({"ready": await recording.ready()}, recording.begin)
             except BaseException:
                 self._forget(recording)
@@ -319,6 +320,8 @@ class Recording:
         self._log = socket.served.log
         self._producer = producer
         self._tag = tag
+        # The trace may be deleted, and another one made under its id, which the socket's token does not cover
+        self._looks_each_time = socket.grant.trace_id not in (None, trace_id)
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._appends: deque[tuple[int | None, int, asyncio.Task[Appended]]] = deque()  # not answered, in their order
         self._seen = 0  # the last event that was looked at for commands
@@ -370,9 +373,15 @@ class Recording:
             await self._socket.enter()
             self.append(asked)
         elif "heartbeat" in message:
+            await self._check()
             await self._log.renew_lease(self.trace_id)
         else:
             raise BadRequest('a message is {"append": {"seq", "events"}}, {"heartbeat": {}} or ping')
+
+    async def _check(self) -> None:
+        """Raise UnknownTrace where the socket's token does not cover the trace any more."""
+        if self._looks_each_time:
+            await self._socket.served.gate.check_trace(self._socket.grant, self.trace_id)
 
     def append(self, asked: dict[str, Any]) -> None:
         """Hand a batch to the log; the answer follows. Raises BadRequest, InvalidField for what is none."""
@@ -391,6 +400,7 @@ class Recording:
             await asyncio.wait([self._begun])
         if self._begun.cancelled():
             raise NotOpen(f"trace {self.trace_id!r} could not be opened on this socket")
+        await self._check()
         return await self._log.append(self.trace_id, events, producer=producer, seq=seq, parsed=True)
 
     def _answer(self, _: object) -> None:
@@ -423,6 +433,7 @@ class Recording:
         if self._gone or not self._begun.done():
             return
         try:
+            await self._check()
             await self._log.renew_lease(self.trace_id)
         except UnknownTrace:
             self._gone = True
@@ -445,6 +456,7 @@ class Recording:
     async def send_new_commands(self, sink: Sink) -> None:
         """Send the commands that were not sent yet. Raises UnknownTrace, Unavailable, SinkClosed."""
         page_bytes = self._socket.served.settings.page_bytes
+        await self._check()
         while self._unlisten is not None:
             page = await self._log.read(self.trace_id, self._seen, max_events=500, max_bytes=page_bytes)
             for body in page.bodies:

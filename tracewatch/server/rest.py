@@ -38,8 +38,9 @@ async def create_trace(request: Request) -> Response:
     """``POST /api/traces``."""
     served = services(request)
     spec = validate_trace(await read_json(request, served.settings.max_event_bytes))
-    await served.gate.check_create(grant_of(request), spec)
-    snapshot, created = await served.log.create_trace(spec)
+    grant = grant_of(request)
+    await served.gate.check_create(grant, spec)
+    snapshot, created = await served.log.create_trace(spec, below=grant.trace_id)
     return json_response(created_json(served, snapshot), 201 if created else 200)
 
 
@@ -187,8 +188,9 @@ async def import_trace(request: Request) -> Response:
     if not lines or not isinstance(lines[0], dict) or "trace" not in lines[0]:
         raise BadRequest('an import begins with the line {"trace": {…}} that export wrote')
     header = validate_header(lines[0]["trace"])
-    await served.gate.check_import(grant_of(request), header)
-    appended = await served.log.restore(header, lines[1:])
+    grant = grant_of(request)
+    await served.gate.check_import(grant, header)
+    appended = await served.log.restore(header, lines[1:], below=grant.trace_id)
     return json_response({"trace_id": header["trace_id"], **appended_json(appended)})
 
 

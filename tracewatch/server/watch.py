@@ -165,7 +165,14 @@ class WatchSession:
         cursors = checked_cursors(asked.get("cursors"))
         if trace_id in self._roots:
             self._roots.pop(trace_id).close()
-        subtree = Subtree(self._served.hub, request, cursors, start=self._start_sub_trace, looked=self._prune)
+        subtree = Subtree(
+            self._served.hub,
+            request,
+            cursors,
+            start=self._start_sub_trace,
+            looked=self._prune,
+            below=self._grant.trace_id,
+        )
         self._roots[trace_id] = subtree
         subtree.run_in(self._spawn(subtree.run()))
         self._start(request, subtree.begin)

@@ -96,7 +96,7 @@ class MemoryStorage:
         for root_id in needs.trees:
             loaded.trees[root_id] = self._below(root_id)
             wanted |= set(loaded.trees[root_id])
-        parents = {there[one].row.parent_trace_id or "" for one in needs.above if one in there}
+        parents = {there[one].row.above or "" for one in needs.above if one in there}
         wanted |= {above for one in needs.above for above in self._above(one)}
         loaded.rows = {one: self._row(one) for one in wanted if one in there}
         for one in (needs.traces | parents) & loaded.rows.keys():
@@ -184,6 +184,9 @@ class MemoryStorage:
             row.trace_key = memory.keys
             memory.deleted.pop(row.trace_id, None)
             memory.traces[row.trace_id] = Trace(row)
+            for other in memory.traces.values() if change.adopts else ():
+                if other.row.parent_trace_id == row.trace_id:
+                    other.row = replace(other.row, apart=False)
         trace = memory.traces[row.trace_id]
         trace.row = row
         trace.events.update({event.event_id: event for event in change.events})
@@ -235,19 +238,19 @@ class MemoryStorage:
         )
 
     def _subs(self, trace_id: str) -> list[str]:
-        return [one for one, trace in self.memory.traces.items() if trace.row.parent_trace_id == trace_id]
+        return [one for one, trace in self.memory.traces.items() if trace.row.above == trace_id]
 
     def _below(self, trace_id: str) -> list[str]:
-        found = [trace_id] if trace_id in self.memory.traces else []
+        found = [trace_id]
         for one in found:
             found.extend(sub for sub in self._subs(one) if sub not in found)
-        return found
+        return [one for one in found if one in self.memory.traces]
 
     def _above(self, trace_id: str | None) -> list[str]:
         found: list[str] = []
-        while trace_id in self.memory.traces and trace_id not in found:
+        while trace_id is not None and trace_id not in found:
             found.append(trace_id)
-            trace_id = self.memory.traces[trace_id].row.parent_trace_id
+            trace_id = self.memory.traces[trace_id].row.above if trace_id in self.memory.traces else None
         return found
 
     def _parts(self, row: TraceRow, upto: int, known: Head | None) -> StateParts:
@@ -347,6 +350,11 @@ class MemoryStorage:
         await self._turn()
         allowed = self.memory.traces if below is None else self._below(below)
         return [self._row(one) for one in dict.fromkeys(trace_ids) if one in self.memory.traces and one in allowed]
+
+    async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
+        await self._turn()
+        names = {above for one in trace_ids for above in self._above(one)}
+        return [self._row(one) for one in names if one in self.memory.traces]
 
     async def is_below(self, root_id: str, trace_id: str) -> bool:
         return root_id in self._above(trace_id)

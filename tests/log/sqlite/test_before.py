@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import sqlite3
 from pathlib import Path
 
 import orjson
@@ -85,3 +86,12 @@ async def test_it_goes_on(db: Path) -> None:
         await log.append("root", [say("x") for _ in range(500)])
         await check_trace(log, "root")
     assert errors(db) == []
+
+
+async def test_what_came_without_its_parent_is_below_nothing(db: Path) -> None:
+    with sqlite3.connect(db) as connection:
+        connection.execute("UPDATE traces SET parent_trace_id = 'lost' WHERE trace_id = 'failed'")
+    connection.close()
+    async with opened(str(db), clock=Clock(NOW)) as log:
+        assert not await log.tokens.covers("lost", "failed")
+        assert await log.tokens.covers("root", "subsub")

@@ -25,15 +25,15 @@ PAGE_EVENTS = 500  # read at once to fold a state
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
 SHORT_SEARCH_ROWS = 10_000
 
-# ``?1`` and all below it; a trace that was restored before the one above it is below it all the same
+# ``?1`` and all below it
 BELOW = (
     "WITH RECURSIVE down (trace_id) AS (SELECT ?1 UNION SELECT t.trace_id FROM traces AS t"
-    " JOIN down ON t.parent_trace_id = down.trace_id) SELECT trace_id FROM down"
+    " JOIN down ON t.parent_trace_id = down.trace_id AND NOT t.apart) SELECT trace_id FROM down"
 )
 # The trace_ids in the JSON array ``?1``, and all above them
 _ABOVE = (
     "WITH RECURSIVE up (trace_id) AS (SELECT value FROM json_each(?1) UNION SELECT t.parent_trace_id FROM traces AS t"
-    " JOIN up USING (trace_id) WHERE t.parent_trace_id IS NOT NULL)"
+    " JOIN up USING (trace_id) WHERE t.parent_trace_id IS NOT NULL AND NOT t.apart)"
 )
 # The trace's row, then its events, in one statement: no ORDER BY, which would sort what the tree has in order already;
 # what comes back is checked to be consecutive.
@@ -149,7 +149,7 @@ def view(db: sqlite3.Connection, trace_id: str, known: Head | None, upto: int | 
         return None
     below: list[TraceRow] = []
     if subs:
-        sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE parent_trace_id = ?"
+        sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE parent_trace_id = ? AND NOT apart"
         below = [TraceRow(*values) for values in db.execute(sql, (trace_id,))]
     if upto is None:
         if known is not None and known.trace_key == row.trace_key and known.event_id >= row.last_event_id:

@@ -214,6 +214,10 @@ class SQLiteStorage:
         """See Storage.rows."""
         return await self._read(lambda db: read.rows(db, trace_ids, below))
 
+    async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
+        """See Storage.lines."""
+        return await self._read(lambda db: list(read.rows_above(db, trace_ids).values()))
+
     async def is_below(self, root_id: str, trace_id: str) -> bool:
         """See Storage.is_below. Of a file that was replaced as well: it is asked for tokens."""
         return await self._read(lambda db: read.is_below(db, root_id, trace_id), always=True)

@@ -32,13 +32,17 @@ _UPDATE_TRACE = (
 )
 _UPDATE_TREE = (
     "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
-    " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL)"
+    " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL AND NOT apart)"
     " UPDATE traces SET tree_messages = tree_messages + ?2, tree_tokens = tree_tokens + ?3,"
     f" tree_cost = tree_cost + ?4, change_seq = {_SEQ} WHERE trace_id IN (SELECT trace_id FROM up)"
 )
+# Of all above a trace that is named by its key; what is above it may have come in this very transaction
+_UPDATE_ABOVE = _UPDATE_TREE.replace(
+    "SELECT ?1", "SELECT parent_trace_id FROM traces WHERE trace_key = ?1 AND NOT apart"
+)
 _TREE_BELOW = (
     "SELECT COALESCE(SUM(tree_messages), 0), COALESCE(SUM(tree_tokens), 0), COALESCE(SUM(tree_cost), 0)"
-    " FROM traces WHERE parent_trace_id = ?"
+    " FROM traces WHERE parent_trace_id = ? AND NOT apart"
 )
 
 # --- loading ---------------------------------------------------------------------------------------------------
@@ -68,7 +72,7 @@ def _load_parts(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
     rows = loaded.rows
     states = set(needs.traces)
     for trace_id in needs.above & rows.keys():
-        parent_id = rows[trace_id].parent_trace_id
+        parent_id = rows[trace_id].above
         if parent_id is not None:
             states.add(parent_id)
     for trace_id in states & rows.keys():
@@ -124,7 +128,7 @@ def write(db: sqlite3.Connection, changes: Changes) -> dict[str, int]:
     keys = {}
     for change in changes.traces:
         if change.before is None:
-            keys[change.after.trace_id] = _insert(db, change.after)
+            keys[change.after.trace_id] = _insert(db, change)
     _write_rows(db, changes.traces, keys)
     _write_traces(db, changes, keys)
     if changes.deleted:
@@ -144,8 +148,11 @@ def write(db: sqlite3.Connection, changes: Changes) -> dict[str, int]:
     return keys
 
 
-def _insert(db: sqlite3.Connection, row: TraceRow) -> int:
+def _insert(db: sqlite3.Connection, change: TraceChange) -> int:
     """A new trace's row. What is below it already, having been restored before it, counts in its sums and above."""
+    row = change.after
+    if change.adopts:
+        db.execute("UPDATE traces SET apart = 0 WHERE parent_trace_id = ? AND apart", (row.trace_id,))
     values = [0 if name.startswith(("total_", "tree_")) else getattr(row, name) for name in _NEW]
     (key,) = db.execute(_INSERT_TRACE, values).fetchone()
     db.execute("DELETE FROM deleted_traces WHERE trace_id = ?", (row.trace_id,))
@@ -218,18 +225,18 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
         if before is not None and row.first_event_id != before.first_event_id:
             db.execute("INSERT OR REPLACE INTO leftovers VALUES (?, ?)", (key, row.first_event_id - 1))
         if row.parent_trace_id is not None and any(difference):
-            trees.append((row.parent_trace_id, *difference))
+            trees.append((key, *difference))
     if rows:
         db.executemany(_UPDATE_TRACE, rows)
     if trees:
-        db.executemany(_UPDATE_TREE, trees)
+        db.executemany(_UPDATE_ABOVE, trees)
 
 
 def _delete(db: sqlite3.Connection, gone: list[TraceRow]) -> None:
     """Remove the rows by which these traces are found. What else there is of them follows in pieces."""
     top = gone[0]
-    if top.parent_trace_id is not None:
-        db.execute(_UPDATE_TREE, (top.parent_trace_id, -top.tree_messages, -top.tree_tokens, -top.tree_cost))
+    if top.above is not None:
+        db.execute(_UPDATE_TREE, (top.above, -top.tree_messages, -top.tree_tokens, -top.tree_cost))
     keys = [(row.trace_key,) for row in gone]
     for table in ("producers", "inputs", "traces"):
         db.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)

@@ -46,7 +46,7 @@ def check_row(error: Error, row: TraceRow, state: State, log_bytes: int) -> None
 
 def check_tree_totals(error: Error, db: sqlite3.Connection, row: TraceRow, state: State) -> None:
     """Its sums with its sub-traces': those that are here count as they stand, others as its own log tells of them."""
-    sql = "SELECT trace_id, tree_messages, tree_tokens, tree_cost FROM traces WHERE parent_trace_id = ?"
+    sql = "SELECT trace_id, tree_messages, tree_tokens, tree_cost FROM traces WHERE parent_trace_id = ? AND NOT apart"
     below = {name: sums for name, *sums in db.execute(sql, (row.trace_id,))}
     ought = [row.total_messages, row.total_tokens, row.total_cost]
     for sub_id, told in state.sub_traces.items():
