@@ -120,5 +120,5 @@ def use_color(color: str, stream: IO[str]) -> bool:
 
 
 def now() -> float:
-    """Unix time in seconds. All commands take their time from here."""
+    """Unix time in seconds by this machine, for what is in its files. A server has a clock of its own: ``Api.now``."""
     return time.time()

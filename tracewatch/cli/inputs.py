@@ -11,8 +11,9 @@ import click
 import orjson
 from rich.text import Text
 
+from ..client.api import Api
 from . import text
-from .common import connect, examples, json_writer, now, out_console, output_option, url_option
+from .common import connect, examples, json_writer, out_console, output_option, url_option
 from .questions import choices
 
 EXAMPLES = examples("""
@@ -36,28 +37,28 @@ def command(output: str, url: str | None) -> None:
         for one in found["inputs"]:
             write(orjson.dumps(one) + b"\n")
     else:
-        _print(found["inputs"], api.url)
+        _print(found["inputs"], api)
     if found.get("has_more"):
         click.echo("there are more: answer some of these first", err=True)
 
 
-def _print(inputs: list[dict[str, Any]], url: str) -> None:
+def _print(inputs: list[dict[str, Any]], api: Api) -> None:
     if not inputs:
-        click.echo(f"{url} has no open question", err=True)
+        click.echo(f"{api.url} has no open question", err=True)
         return
     console = out_console()
     for one in inputs:
         head = Text("? ", "magenta").append(text.one_line(one["trace_id"]), "bold")
-        head.append(f"  {text.one_line(one['request_id'])}  {_times(one)}", "dim")
+        head.append(f"  {text.one_line(one['request_id'])}  {_times(one, api.now())}", "dim")
         console.print(head, soft_wrap=True)
         console.print(Text("  " + text.one_line(one["question"])), soft_wrap=True)
         if offered := choices(one):
             console.print(Text(f"  {offered}", "dim"), soft_wrap=True)
 
 
-def _times(one: Mapping[str, Any]) -> str:
-    said = f"asked {text.age(now() - datetime.fromisoformat(one['requested_at']).timestamp())} ago"
+def _times(one: Mapping[str, Any], now_s: float) -> str:
+    said = f"asked {text.age(now_s - datetime.fromisoformat(one['requested_at']).timestamp())} ago"
     if one.get("expires_at"):
-        left = datetime.fromisoformat(one["expires_at"]).timestamp() - now()
+        left = datetime.fromisoformat(one["expires_at"]).timestamp() - now_s
         said += f", expires in {text.age(left)}" if left > 0 else ", expires now"
     return said

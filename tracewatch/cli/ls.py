@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..client.api import Api
 from . import text
-from .common import STATUSES, connect, examples, json_writer, now, out_console, output_option, url_option
+from .common import STATUSES, connect, examples, json_writer, out_console, output_option, url_option
 from .lines import STATUS_GLYPHS, STATUS_STYLES
 from .traces import every_trace, find_trace, subtree
 
@@ -64,7 +64,7 @@ def command(
         listed = [trace for trace, _ in rows]
         sys.stdout.buffer.write(text.json_document(listed))
     else:
-        _print_table(list(rows), api.url)
+        _print_table(list(rows), api)
 
 
 def _found(api: Api, filters: dict[str, str | None], limit: int, *, roots: bool) -> Iterator[dict[str, Any]]:
@@ -80,16 +80,18 @@ def _with_children(api: Api, traces: Iterator[dict[str, Any]]) -> Iterator[tuple
             yield from subtree(api, trace["trace_id"])
 
 
-def _print_table(rows: list[tuple[dict[str, Any], int]], url: str) -> None:
+def _print_table(rows: list[tuple[dict[str, Any], int]], api: Api) -> None:
     if not rows:
-        click.echo(f"{url} has no trace to list; make one with: tracewatch demo", err=True)
+        click.echo(f"{api.url} has no trace to list; make one with: tracewatch demo", err=True)
         return
     console = out_console()
     narrow = console.is_terminal and console.width < 100
     heads = ["", "trace", "agent", "age", "took", "msgs", "tokens", "cost", "task"]
     if narrow:
         heads = [head for head in heads if head not in ("took", "msgs")]
-    table = [[Text(head, "dim") for head in heads], *(_row(trace, depth, narrow=narrow) for trace, depth in rows)]
+    now_s = api.now()
+    body = (_row(trace, depth, now_s, narrow=narrow) for trace, depth in rows)
+    table = [[Text(head, "dim") for head in heads], *body]
     widths = [max(row[column].cell_len for row in table) for column in range(len(heads) - 1)]
     if console.is_terminal:  # long ids, agents and tasks are cut to fit; `show` has them in full
         widths[1], widths[2] = min(widths[1], 14 if narrow else 26), min(widths[2], 12)
@@ -107,17 +109,17 @@ def _print_table(rows: list[tuple[dict[str, Any], int]], url: str) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _row(trace: dict[str, Any], depth: int, *, narrow: bool) -> list[Text]:
+def _row(trace: dict[str, Any], depth: int, now_s: float, *, narrow: bool) -> list[Text]:
     style = STATUS_STYLES.get(trace["status"], "dim")
     made = datetime.fromisoformat(trace["created_at"]).timestamp()
     ended = trace["completed_at"]
-    took = (datetime.fromisoformat(ended).timestamp() if ended else now()) - made
+    took = (datetime.fromisoformat(ended).timestamp() if ended else now_s) - made
     totals = trace["tree_totals"]
     cells = [
         Text(STATUS_GLYPHS.get(trace["status"], "?"), style),
         Text(("  " * (depth - 1) + "↳ " if depth else "") + text.one_line(trace["trace_id"])),
         Text(text.one_line(trace["agent_type"]), "cyan"),
-        Text(text.age(now() - made)),
+        Text(text.age(now_s - made)),
     ]
     if not narrow:
         over = ended is None and trace["status"] not in ("running", "waiting")  # lost: the time of its end is unknown

@@ -19,7 +19,6 @@ from .common import (
     examples,
     json_writer,
     login_name,
-    now,
     url_option,
     use_color,
 )
@@ -138,7 +137,7 @@ def _events(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
         cursor_file=cursor_file,
         filtered=narrowing.narrowing,
         children=given["children"],
-        now_s=now(),
+        now_s=api.now(),
     )
     writer = _writer(given, trace, Filter(given["types"], given["grep"], given["errors"], start.from_s))
     if start.since is not None:

@@ -19,7 +19,7 @@ import click
 from ..client.api import Api
 from ..client.errors import ApiError
 from . import text
-from .common import CliError, connect, now
+from .common import CliError, connect
 from .lines import STATUS_GLYPHS
 
 _PATH = re.compile(r"(?P<prefix>.*?)(?:/api)?/traces/(?P<trace_id>[^/]+)(?:/(?:events|watch|messages|record))?/?")
@@ -122,7 +122,7 @@ def _choose(api: Api) -> dict[str, Any]:
         raise CliError(f"{api.url} has no trace yet; make one with: tracewatch demo")
     room = max(text.terminal_width() - 40, 30)
     for number, trace in enumerate(traces, 1):
-        made = text.age(now() - datetime.fromisoformat(trace["created_at"]).timestamp())
+        made = text.age(api.now() - datetime.fromisoformat(trace["created_at"]).timestamp())
         task = text.cut(text.one_line(trace["task"]), room)
         glyph = STATUS_GLYPHS.get(trace["status"], "?")
         click.echo(f"{number:3} {glyph} {trace['status']:9} {made:>4} ago  {task}", err=True)

@@ -25,7 +25,7 @@ class Filter:
     types: frozenset[str] = frozenset()  # names of events; empty: all
     grep: re.Pattern[str] | None = None  # searched in the event's text form
     errors: bool = False  # failures only
-    from_s: float | None = None  # the Unix time of the first event
+    from_s: float | None = None  # the time of the first event, by the server's clock as all these are
 
     @property
     def narrowing(self) -> bool:
@@ -38,7 +38,7 @@ class Filter:
             return False
         if self.errors and not line.error:
             return False
-        if self.from_s is not None and datetime.fromisoformat(line.at).timestamp() < self.from_s:
+        if self.from_s is not None and datetime.fromisoformat(event["ts"]).timestamp() < self.from_s:
             return False
         return self.grep is None or self.grep.search(f"{line.role} [{line.goal}] {line.text} {line.note}") is not None
 

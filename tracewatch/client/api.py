@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from .clock import ServerClock
 from .errors import ApiError, Unreachable, unauthorized
 from .target import parse_target
 
@@ -27,6 +28,11 @@ class Api:
         self._target = parse_target(url, token)
         self._timeout_s = timeout_s  # for connecting and for each read
         self.url = self._target.url
+        self._clock = ServerClock()
+
+    def now(self) -> float:
+        """Unix time in seconds by the clock of the server, as its last answer told it; before, by this machine's."""
+        return self._clock.now()
 
     def create_trace(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Create a trace (``{trace_id?, task, …}``, protocol section 3) and return its summary.
@@ -183,6 +189,7 @@ class Api:
             answer = None
         if not isinstance(answer, dict):
             raise ApiError(response.status, "not_tracewatch", f"{self.url} does not answer like a tracewatch server")
+        self._clock.hear(answer.get("ts"))
         return answer
 
     def _request(

@@ -3,16 +3,21 @@
 Rule 1: a frame is read when the caller asks for the next event and not before. So a caller that stops reading costs
         nothing, and the cursor is always that of the last event handed out.
 Rule 2: a connection that breaks or falls silent is made again, for ever or for ``max_retry_s``. An error that
-        reconnecting can't mend is raised.
+        reconnecting can't mend is raised. Silence is counted by a clock that nobody sets and that goes on in sleep.
+Rule 3: who leaves a watch need not close it. Its connection ends with the iteration (break, return, an error, a
+        cancelled task), with the watch as garbage, and with the event loop. A block of ``with`` keeps it to its end.
 """
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +30,7 @@ from websockets.sync.client import connect as connect_sync
 from ..model.state import State
 from .api import api_error
 from .backoff import Backoff
+from .clock import Silence
 from .errors import Unreachable
 from .target import QUIET, parse_target
 from .watch_core import ConnectionStatus, WatchCore
@@ -63,8 +69,11 @@ class _Watching:
         self._max_retry_s = max_retry_s
         self._on_status = on_status
         self._backoff = Backoff()
+        self._silence = Silence()  # of the connection
         self._outage_began: float | None = None  # monotonic, while there is no connection
         self._closed = False
+        self._iterations = 0  # `for` loops over it now
+        self._entered = False  # in a block of `with`, which closes it
 
     @property
     def url(self) -> str:
@@ -106,6 +115,15 @@ class _Watching:
         """The event_id of the watched trace's last event in the log, as the server last said."""
         return self._core.current_event_id
 
+    def now(self) -> float:
+        """Unix time in seconds by the server's clock: what the times of events are to be compared with.
+
+        By this machine's clock until the server has told its own.
+
+            age_s = watching.now() - datetime.fromisoformat(event["ts"]).timestamp()
+        """
+        return self._core.clock.now()
+
     def _address(self) -> str:
         if self._core.children:
             return self._target.websocket(self._target.path("api", "watch"))
@@ -122,6 +140,10 @@ class _Watching:
             "additional_headers": self._target.headers,
             "logger": QUIET,
         }
+
+    def _opened(self) -> None:
+        self._core.opened()
+        self._silence.heard()
 
     @property
     def _over(self) -> bool:
@@ -172,11 +194,22 @@ class _Watching:
             if self._on_status is not None:
                 self._on_status(news)
 
+    def _left(self) -> None:
+        """A `for` loop over it has ended, in whatever way."""
+        self._iterations -= 1
+        if not self._iterations and not self._entered:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Give up the connection without a word, from any thread."""
+        raise NotImplementedError
+
 
 class Watch(_Watching):
     """An asynchronous iterator over a trace's events, as dicts; ``tracewatch.watch`` returns it.
 
     It ends with the trace, or never with ``until=None``. Used with ``async with``, it is closed at the block's end.
+    Otherwise a loop over it that is left in any way ends the connection, and another one goes on from its cursor.
 
         async with tracewatch.watch("run-1") as watching:
             async for event in watching:
@@ -184,10 +217,11 @@ class Watch(_Watching):
     """
 
     _socket: ClientConnection | None = None
+    _guard: AsyncGenerator[None] | None = None  # of the socket
     _waker: asyncio.Event | None = None  # ends a wait between two attempts
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        return _AsyncIteration(self)
 
     async def __anext__(self) -> dict[str, Any]:
         while not self._over:
@@ -210,13 +244,24 @@ class Watch(_Watching):
     async def _read(self) -> bytes:
         if self._socket is None:
             self._socket = await connect_async(self._address(), **self._options())
-            self._core.opened()
+            self._guard = _ended_with(self._socket)
+            await anext(self._guard)
+            self._opened()
             if self._core.children:
                 await self._socket.send(self._core.subscribe(), text=True)
         if self._closed:
             raise ConnectionError("closed while it was connecting")
-        async with asyncio.timeout(self._core.silence_s):
-            return bytes(await self._socket.recv(decode=False))
+        socket = self._socket  # another task may close it meanwhile
+        while True:
+            try:
+                async with asyncio.timeout(self._silence.look_s(self._core.silence_s)):
+                    data = bytes(await socket.recv(decode=False))
+            except TimeoutError:
+                if self._silence.is_dead(self._core.silence_s):
+                    raise
+            else:
+                self._silence.heard()
+                return data
 
     async def _guarded(self, error: Exception) -> float:
         await self._disconnect()
@@ -236,8 +281,14 @@ class Watch(_Watching):
 
     async def _disconnect(self) -> None:
         socket, self._socket = self._socket, None
+        guard, self._guard = self._guard, None
         if socket is not None:
             await socket.close()
+        if guard is not None:
+            await guard.aclose()
+
+    def _drop(self) -> None:
+        self._socket = self._guard = None
 
     def close(self) -> None:
         """Stop watching, at once, from a callback or another task of the same loop."""
@@ -255,6 +306,7 @@ class Watch(_Watching):
         await self._disconnect()
 
     async def __aenter__(self) -> Self:
+        self._entered = True
         return self
 
     async def __aexit__(
@@ -263,10 +315,41 @@ class Watch(_Watching):
         await self.aclose()
 
 
+class _AsyncIteration:
+    """One `async for` over a watch."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        watch._iterations += 1
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, dict[str, Any]]:
+        return self._watch.__anext__()
+
+    def __del__(self) -> None:
+        self._watch._left()
+
+
+async def _ended_with(socket: ClientConnection) -> AsyncGenerator[None]:
+    """Has the event loop end a connection when this is closed or garbage, and when the loop itself ends.
+
+    Event loops do that for asynchronous generators, whatever thread finds them to be garbage (PEP 525).
+    """
+    try:
+        yield
+    finally:
+        socket.transport.abort()
+
+
 class SyncWatch(_Watching):
     """An iterator over a trace's events, as dicts; ``tracewatch.watch_sync`` returns it.
 
     It ends with the trace, or never with ``until=None``. Used with ``with``, it is closed at the end of the block.
+    Otherwise a loop over it that is left in any way ends the connection, and another one goes on from its cursor.
 
         with tracewatch.watch_sync("run-1") as watching:
             for event in watching:
@@ -276,6 +359,7 @@ class SyncWatch(_Watching):
     def __init__(self, trace_id: str, **options: Any) -> None:
         super().__init__(trace_id, **options)
         self._socket: SyncConnection | None = None
+        self._guard: weakref.finalize[..., Any] | None = None  # of the socket
         self._stop = threading.Event()
 
     @property
@@ -283,8 +367,8 @@ class SyncWatch(_Watching):
         """The events: the watch itself."""
         return self
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return _SyncIteration(self)
 
     def __next__(self) -> dict[str, Any]:
         while not self._over:
@@ -308,12 +392,23 @@ class SyncWatch(_Watching):
         if self._socket is None:
             # As a context manager, because the library is about to change the other form.
             self._socket = connect_sync(self._address(), **self._options()).__enter__()
-            self._core.opened()
+            self._guard = weakref.finalize(self, _end_elsewhere, self._socket)
+            self._guard.atexit = False  # the process's end ends its sockets
+            self._opened()
             if self._core.children:
                 self._socket.send(self._core.subscribe(), text=True)
         if self._closed:
             raise ConnectionError("closed while it was connecting")
-        return bytes(self._socket.recv(timeout=self._core.silence_s, decode=False))
+        socket = self._socket  # another thread may close it meanwhile
+        while True:
+            try:
+                data = bytes(socket.recv(timeout=self._silence.look_s(self._core.silence_s), decode=False))
+            except TimeoutError:
+                if self._silence.is_dead(self._core.silence_s):
+                    raise
+            else:
+                self._silence.heard()
+                return data
 
     def _guarded(self, error: Exception) -> float:
         self._disconnect()
@@ -325,8 +420,16 @@ class SyncWatch(_Watching):
 
     def _disconnect(self) -> None:
         socket, self._socket = self._socket, None
+        guard, self._guard = self._guard, None
         if socket is not None:
             socket.close()
+        if guard is not None:
+            guard.detach()
+
+    def _drop(self) -> None:
+        guard, self._socket, self._guard = self._guard, None, None
+        if guard is not None:
+            guard()
 
     def close(self) -> None:
         """Stop watching. It may be called from any thread."""
@@ -335,12 +438,38 @@ class SyncWatch(_Watching):
         self._disconnect()
 
     def __enter__(self) -> Self:
+        self._entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _SyncIteration:
+    """One `for` over a watch."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: SyncWatch) -> None:
+        self._watch = watch
+        watch._iterations += 1
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        return self._watch.__next__()
+
+    def __del__(self) -> None:
+        self._watch._left()
+
+
+def _end_elsewhere(socket: SyncConnection) -> None:
+    """End a connection in a thread of its own: garbage may be found where a lock is held that this would wait for."""
+    with suppress(RuntimeError):  # the interpreter is going down, and its sockets with it
+        _thread.start_new_thread(socket.close_socket, ())
 
 
 def watch(
@@ -362,8 +491,9 @@ def watch(
         async for event in tracewatch.watch(trace_id):
             print(event["event_id"], event["event"])
 
-    The watch connects when it is iterated, and again whenever the connection breaks. Its ``state`` is the trace's
-    newest state, its ``cursor`` the place of the last event: another watch with it as ``since`` goes on from there.
+    The watch connects when it is iterated, and again whenever the connection breaks. A loop that is left by ``break``,
+    ``return``, an error or cancelling ends the connection; ``async with`` keeps it up to the block's end. ``state`` is
+    the trace's newest state, ``cursor`` the place of the last event: another watch with it as ``since`` goes on there.
 
     ``since``: a cursor or an event_id (the events after it), ``"-50"`` (the last 50) or ``"latest"`` (new ones only);
     None gives the whole history. ``url``: the server's; None takes ``TRACEWATCH_URL``, else loopback. ``token``: None

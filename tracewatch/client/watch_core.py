@@ -17,6 +17,7 @@ import orjson
 from .. import errors
 from ..model.frames import format_cursor, parse_cursor
 from ..model.state import State, apply_into, updated_message
+from .clock import ServerClock
 from .errors import unauthorized
 
 HEARTBEAT_S = 15.0  # until the server has said its own
@@ -98,6 +99,7 @@ class WatchCore:
         children: bool = False,
         skip_trimmed: bool = False,
     ) -> None:
+        self.clock = ServerClock()
         self.root = Track(trace_id, None if since is None else str(since))
         self.tracks = {trace_id: self.root}
         self.children = children
@@ -214,6 +216,7 @@ class WatchCore:
         name, track = frame["event"], self._track(frame)
         if name != "error":
             self.alive = True
+        self.clock.hear(frame.get("ts"))
         if track is self.root and "current_event_id" in frame:
             self.current_event_id = frame["current_event_id"]
         if name in ("connected", "snapshot"):
