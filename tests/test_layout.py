@@ -47,7 +47,7 @@ ROOMS = {
         "errors settings model log live",
         "jsonschema orjson prometheus_client pydantic_core referencing starlette uvicorn websockets",
     ),
-    "client": room("errors settings model", "orjson websockets", ("tracewatch.client.direct", "log")),
+    "client": room("errors settings model", "h11 orjson websockets", ("tracewatch.client.direct", "log")),
     "importers": room("errors model", "orjson"),
     "cli": room("__init__ errors settings model log live server client importers", "click orjson rich websockets"),
     "__init__": room("errors settings model client"),

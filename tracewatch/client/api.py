@@ -2,21 +2,28 @@
 
 Rule 1: every call is a connection of its own. So calls are safe from any thread, and no kept connection can be stale.
 Rule 2: a refusal is an ApiError with the server's own words; a call without an answer is an Unreachable.
+Rule 3: nothing that is received is kept without a limit: an answer, a refusal and a line each have theirs.
 """
 
 from __future__ import annotations
 
 import http.client
+import ssl
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import orjson
 
+from .address import Addresses
 from .clock import ServerClock
 from .errors import ApiError, Unreachable, unauthorized
 from .target import parse_target
 
 IMPORT_EVENTS, IMPORT_BYTES = 1000, 4 * 1024 * 1024 - 64 * 1024  # one batch of the server's, the header line included
+ANSWER_BYTES = 1024 * 1024
+CONTENT_BYTES = 64 * 1024 * 1024  # of an answer with states, messages or questions
+LINE_BYTES = 16 * 1024 * 1024  # one event
 _JSON = "application/json"
 _NDJSON = "application/x-ndjson"
 
@@ -26,6 +33,7 @@ class Api:
 
     def __init__(self, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> None:
         self._target = parse_target(url, token)
+        self._addresses = Addresses(self._target.host, self._target.port)
         self._timeout_s = timeout_s  # for connecting and for each read
         self.url = self._target.url
         self._clock = ServerClock()
@@ -101,18 +109,19 @@ class Api:
             "limit": limit,
             "page_token": page_token,
         }
-        return self._call("GET", self._target.path("api", "traces", **query))
+        return self._call("GET", self._target.path("api", "traces", **query), most=CONTENT_BYTES)
 
     def trace(self, trace_id: str, at_event_id: int | None = None) -> dict[str, Any]:
         """``{trace, goal_tree, sub_traces, pending_inputs, watchers}``, now or as they were after an event."""
-        return self._call("GET", self._target.path("api", "traces", trace_id, at_event_id=at_event_id))
+        path = self._target.path("api", "traces", trace_id, at_event_id=at_event_id)
+        return self._call("GET", path, most=CONTENT_BYTES)
 
     def messages(
         self, trace_id: str, *, goal_id: str | None = None, before: int | None = None, limit: int = 100
     ) -> dict[str, Any]:
         """``{messages, has_more}`` as they now stand; ``before`` is a message's sequence."""
         path = self._target.path("api", "traces", trace_id, "messages", goal_id=goal_id, before=before, limit=limit)
-        return self._call("GET", path)
+        return self._call("GET", path, most=CONTENT_BYTES)
 
     def events(self, trace_id: str, since: str | None = None, *, follow: bool = False) -> Iterator[bytes]:
         """The stored bytes of each event after ``since``, to the log's end; with ``follow`` until the trace ends.
@@ -122,16 +131,17 @@ class Api:
         query = {"since_event_id": since, "follow": 1 if follow else None}
         path = self._target.path("api", "traces", trace_id, "events", **query)
         # While following, silence is normal, and only the end of the trace ends the answer.
-        connection = self._connect(None if follow else self._timeout_s)
         try:
-            response = self._request(connection, "GET", path, None, {"Accept": _NDJSON})
-            for line in _lines(response):
-                if line.strip():
-                    yield line
+            connection = self._connect(None if follow else self._timeout_s)
+            with (
+                closing(connection),
+                closing(self._request(connection, "GET", path, None, {"Accept": _NDJSON})) as response,
+            ):
+                for line in _lines(response):
+                    if line.strip():
+                        yield line
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
-        finally:
-            connection.close()
 
     def cancel(self, trace_id: str, reason: str | None = None, by: str | None = None) -> dict[str, Any]:
         """Ask a run to stop. Returns ``{status}``: cancelling, or stopped if its recorder is gone.
@@ -144,7 +154,7 @@ class Api:
 
     def inputs(self, limit: int | None = None) -> dict[str, Any]:
         """``{inputs, has_more}``: the open questions of all traces, oldest first, each with its trace."""
-        return self._call("GET", self._target.path("api", "inputs", limit=limit))
+        return self._call("GET", self._target.path("api", "inputs", limit=limit), most=CONTENT_BYTES)
 
     def answer(self, trace_id: str, request_id: str, value: Any, by: str | None = None) -> dict[str, Any]:
         """Answer a question; the first answer wins.
@@ -168,21 +178,38 @@ class Api:
     # --- one call ---
 
     def _connect(self, timeout_s: float | None) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self._target.secure else http.client.HTTPConnection
-        return kind(self._target.host, self._target.port, timeout=timeout_s)
+        target = self._target
+        connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
+        sock = self._addresses.connect(self._timeout_s)
+        if target.secure:
+            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=target.host)
+            connection.default_port = http.client.HTTPS_PORT  # it is left out of Host
+        sock.settimeout(timeout_s)
+        connection.sock = sock
+        return connection
 
     def _call(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        most: int = ANSWER_BYTES,
     ) -> dict[str, Any]:
-        connection = self._connect(self._timeout_s)
         given = {"Accept": _JSON, "Connection": "close"} | ({} if body is None else {"Content-Type": _JSON})
         try:
-            response = self._request(connection, method, path, body, given | (headers or {}))
-            data = response.read()
+            connection = self._connect(self._timeout_s)
+            headers = given | (headers or {})
+            with closing(connection), closing(self._request(connection, method, path, body, headers)) as response:
+                data = response.read(most + 1)
+                missing = response.length
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
-        finally:
-            connection.close()
+        if len(data) > most:
+            raise Unreachable(f"{self.url} answers {method} {path} with more than {most:,} bytes")
+        if missing:
+            raise self._unreachable(http.client.IncompleteRead(data, missing))
         try:
             answer = orjson.loads(data) if data else {}
         except orjson.JSONDecodeError:
@@ -203,7 +230,8 @@ class Api:
         connection.request(method, path, body, headers | self._target.headers)
         response = connection.getresponse()
         if response.status >= 300:
-            raise api_error(response.status, response.read())
+            with closing(response):
+                raise api_error(response.status, response.read(ANSWER_BYTES))
         return response
 
     def _unreachable(self, error: Exception) -> Unreachable:
@@ -225,12 +253,19 @@ def api_error(status: int, body: bytes) -> ApiError:
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """The lines of a body as they arrive. A last line without its line break was cut off, which is an error."""
-    rest = b""
+    rest: list[bytes] = []
+    size = 0
     while chunk := response.read1(65536):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        raise http.client.IncompleteRead(rest)
+        *lines, last = chunk.split(b"\n")
+        for line in lines:
+            yield b"".join([*rest, line])
+            rest, size = [], 0
+        rest.append(last)
+        size += len(last)
+        if size > LINE_BYTES:
+            raise http.client.HTTPException(f"a line of more than {LINE_BYTES:,} bytes")
+    if size:
+        raise http.client.IncompleteRead(b"".join(rest))
 
 
 def _batches(header: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:

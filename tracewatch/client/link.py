@@ -12,24 +12,25 @@ Rule 4: traces take turns on the shared socket, one batch each, and the unanswer
 from __future__ import annotations
 
 import asyncio
-import http.client
-import io
+import json
 import random
-import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
 import orjson
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ..model.window import LineBroken
+from .address import Addresses
 from .api import api_error
 from .backoff import Backoff, patience_s
 from .control import Told
 from .errors import ApiError, Unreachable
+from .handshake import Handshake
+from .http import HttpConnection
 from .lines import Leaving, NotYet, TraceLine, Verdict
 from .target import QUIET, Target
 
@@ -42,6 +43,7 @@ SILENCE_S = 15.0  # a shared socket with an unanswered message and nothing recei
 IDLE_S = 10.0  # a shared socket without a trace is kept for so long, for the next one
 UNANSWERED_BYTES = 4 * 1024 * 1024  # of appends, on the shared socket
 ALONE_S = 300.0  # a server that has no shared socket is asked for it again after so long
+_DECODER = json.JSONDecoder()
 _NO_ROUTE = frozenset({403, 404, 405, 426})  # answers of servers and proxies to a WebSocket that they do not know
 _REFUSED = {"unauthorized": 401, "forbidden": 403, "too_many": 429}  # refusals of the client, not of a message
 
@@ -52,6 +54,7 @@ class ServerUplink:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._tls = ssl.create_default_context() if target.secure else None
+        self._addresses = Addresses(target.host, target.port)
         self._shared: SharedSocket | None = None
         self._connecting: asyncio.Task[SharedSocket | None] | None = None
         self._backoff = Backoff()
@@ -79,47 +82,21 @@ class ServerUplink:
         return {"state": "open", **answer, "request_id": request_id}
 
     async def _call(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
-        host = f"[{self._target.host}]" if ":" in self._target.host else self._target.host
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {host}:{self._target.port}\r\nAccept: application/json\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
-        )
-        head += "".join(f"{name}: {value}\r\n" for name, value in self._target.headers.items()) + "\r\n"
+        connection = HttpConnection(self._target, self._addresses, self._tls)
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                data = await self._exchange(head.encode() + body)
-            answer = http.client.HTTPResponse(cast(socket.socket, _Received(data)))
-            answer.begin()
-            payload = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(str(error) or type(error).__name__) from error
+                answer = await connection.call(method, path, body)
+        except TimeoutError as error:
+            raise Unreachable(f"no answer in {CALL_TIMEOUT_S:.0f} s") from error
+        finally:
+            connection.close()
         if answer.status >= 300:
-            raise api_error(answer.status, payload)
+            raise api_error(answer.status, answer.body)
         try:
-            found = orjson.loads(payload)
-        except orjson.JSONDecodeError:
+            found = _first_value(answer.body) if answer.cut else orjson.loads(answer.body)
+        except ValueError:
             found = None
         return found if isinstance(found, dict) else {}
-
-    async def _exchange(self, request: bytes) -> bytes:
-        name = self._target.host if self._tls else None
-        reader, writer = await asyncio.open_connection(
-            self._address(), self._target.port, ssl=self._tls, server_hostname=name
-        )
-        try:
-            writer.write(request)
-            await writer.drain()
-            return await reader.read(-1)
-        finally:
-            writer.transport.abort()
-
-    def _address(self) -> str:
-        # getaddrinfo of the loop would need an executor; this thread has nothing better to do than to wait for it.
-        # As bytes: text would load the idna codec, which a child forked at that very moment could never load again.
-        host = self._target.host
-        name = host.encode() if host.isascii() else host
-        found = socket.getaddrinfo(name, self._target.port, type=socket.SOCK_STREAM)
-        return str(found[0][4][0])
 
     # --- sockets ---
 
@@ -145,17 +122,18 @@ class ServerUplink:
         return line
 
     async def _connect(self, path: str) -> ClientConnection:
-        return await connect(
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            sock = await self._addresses.aconnect()
+        secure: dict[str, Any] = {"ssl": self._tls} if self._tls else {}
+        return await Handshake(
             self._target.websocket(path),
             compression=None,
-            proxy=None,
-            max_size=16 * 1024 * 1024,
             open_timeout=OPEN_TIMEOUT_S,
             close_timeout=CLOSE_TIMEOUT_S,
-            host=self._address(),
-            port=self._target.port,
             additional_headers=self._target.headers,
             logger=QUIET,
+            sock=sock,
+            **secure,
         )
 
     async def _socket(self) -> SharedSocket | None:
@@ -218,6 +196,7 @@ class ServerUplink:
             await asyncio.wait([self._connecting])
         if self._shared is not None:
             await self._shared.close()
+        await asyncio.sleep(0)  # a connection that was aborted just now is closed in the loop's next turn
 
 
 def _part(answer: dict[str, Any], name: str) -> dict[str, Any]:
@@ -225,15 +204,12 @@ def _part(answer: dict[str, Any], name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-class _Received:
-    """Received bytes, with the one method of a socket that http.client uses."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        """The bytes as a file."""
-        return io.BytesIO(self._data)
+def _first_value(body: bytes) -> dict[str, Any]:
+    """The first value of an object whose end is cut off: what is asked for stands first in our server's answers."""
+    text = body.decode("utf-8", "ignore")
+    name, at = _DECODER.raw_decode(text, text.index('"'))
+    value, _ = _DECODER.raw_decode(text, text.index(":", at) + 1)
+    return {name: value}
 
 
 # --- frames ----------------------------------------------------------------------------------------------------

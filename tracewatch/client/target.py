@@ -56,6 +56,11 @@ class Target:
         """Whether the server is on this machine, which is reached without a proxy."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
+    @property
+    def authority(self) -> str:
+        """The ``Host`` of a request: the host and the port."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
     def path(self, *parts: str, **query: Any) -> str:
         """A path with quoted parts, such as ``path("api", "traces", trace_id, limit=5)``; None values are left out."""
         path = self.prefix + "/" + "/".join(quote(part, safe=":@") for part in parts)
@@ -64,8 +69,7 @@ class Target:
 
     def websocket(self, path: str) -> str:
         """The ``ws://`` address of a path."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{path}"
+        return f"{'wss' if self.secure else 'ws'}://{self.authority}{path}"
 
 
 def parse_target(url: str | None, token: str | None = None) -> Target:

@@ -20,18 +20,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
+from urllib.request import getproxies
 
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection as SyncConnection
-from websockets.sync.client import connect as connect_sync
 
+from ..errors import ProtocolViolation
 from ..model.state import State
+from .address import Addresses
 from .api import api_error
 from .backoff import Backoff
 from .clock import Silence
 from .errors import Unreachable
+from .handshake import FRAME_BYTES, Handshake, open_sync
 from .target import QUIET, parse_target
 from .watch_core import ConnectionStatus, WatchCore
 
@@ -63,6 +65,8 @@ class _Watching:
         self.trace_id = trace_id
         self.last_bytes = b""  # the stored bytes of the last event handed out
         self._target = parse_target(url, token)
+        self._addresses = Addresses(self._target.host, self._target.port)
+        self._proxied = not self._target.loopback and bool(getproxies())  # then websockets makes the connection
         self._core = WatchCore(
             trace_id, since=since, types=types, until=until, wait=wait, children=children, skip_trimmed=skip_trimmed
         )
@@ -133,8 +137,7 @@ class _Watching:
     def _options(self) -> dict[str, Any]:
         return {
             "compression": None,
-            "max_size": None,  # one event may be larger than any limit set here; the server has its own
-            "proxy": None if self._target.loopback else True,
+            "proxy": True if self._proxied else None,
             "open_timeout": OPEN_TIMEOUT_S,
             "close_timeout": CLOSE_TIMEOUT_S,
             "additional_headers": self._target.headers,
@@ -167,6 +170,8 @@ class _Watching:
         """Seconds until the next attempt. Raises an error that reconnecting can't mend; Unreachable after too long."""
         if isinstance(error, ConnectionClosed) and error.rcvd is not None:
             self._core.closed_with(error.rcvd.code, error.rcvd.reason)
+        elif isinstance(error, ConnectionClosed) and error.sent is not None and error.sent.code == 1009:
+            raise ProtocolViolation(f"{self.url} sends a frame of more than {FRAME_BYTES:,} bytes") from error
         if isinstance(error, InvalidStatus):
             status = error.response.status_code
             if 400 <= status < 500 and status not in (408, 429):
@@ -243,7 +248,9 @@ class Watch(_Watching):
 
     async def _read(self) -> bytes:
         if self._socket is None:
-            self._socket = await connect_async(self._address(), **self._options())
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                sock = None if self._proxied else await self._addresses.aconnect()
+            self._socket = await Handshake(self._address(), sock=sock, **self._options())
             self._guard = _ended_with(self._socket)
             await anext(self._guard)
             self._opened()
@@ -390,8 +397,8 @@ class SyncWatch(_Watching):
 
     def _read(self) -> bytes:
         if self._socket is None:
-            # As a context manager, because the library is about to change the other form.
-            self._socket = connect_sync(self._address(), **self._options()).__enter__()
+            sock = None if self._proxied else self._addresses.connect(OPEN_TIMEOUT_S)
+            self._socket = open_sync(self._address(), sock=sock, **self._options())
             self._guard = weakref.finalize(self, _end_elsewhere, self._socket)
             self._guard.atexit = False  # the process's end ends its sockets
             self._opened()
