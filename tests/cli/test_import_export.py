@@ -121,7 +121,7 @@ def sent(api: Api, *steps: Any, pace: Pace | None = None) -> tuple[StepSender, l
     return sender, faults
 
 
-def test_an_event_that_is_refused_leaves_a_mark_and_a_repeat_is_still_harmless(api: Api) -> None:
+def test_an_event_that_is_refused_is_mended_or_leaves_a_mark_and_a_repeat_is_still_harmless(api: Api) -> None:
     steps = [
         CreateTrace({"trace_id": "refused", "task": "t"}),
         AppendEvent("refused", thought("one")),
@@ -133,7 +133,7 @@ def test_an_event_that_is_refused_leaves_a_mark_and_a_repeat_is_still_harmless(a
     sender, faults = sent(api, *steps)
     assert [fault.field for fault in faults] == [None, "goal.description", None]
     stored = [orjson.loads(body)["event"] for body in api.events("refused")]
-    assert stored == ["thought", "import_refused", "import_refused", "import_refused", "thought"]
+    assert stored == ["thought", "message_added", "goal_added", "import_refused", "thought"]
     assert (sender.counts.events, sender.counts.faults) == (5, 3)
     before = list(api.events("refused"))
     again, _ = sent(api, *steps)
@@ -157,9 +157,9 @@ class CountingApi(Api):
 def test_an_event_that_is_refused_among_many_is_found_in_halves(api: Api) -> None:
     counting = CountingApi(api.url)
     events: list[Any] = [AppendEvent("halves", thought(str(n))) for n in range(BATCH_EVENTS)]
-    events[300] = AppendEvent("halves", {"event": "goal_added", "goal": {"description": 7}})
+    events[300] = AppendEvent("halves", {"event": "goal_updated", "goal_id": "none", "patch": {"summary": "s"}})
     sender, faults = sent(counting, CreateTrace({"trace_id": "halves", "task": "t"}), *events)
-    assert [str(fault).split(":")[0] for fault in faults] == ["goal.description"]
+    assert ["there is no goal 'none'" in str(fault) for fault in faults] == [True]
     assert (sender.counts.events, sender.counts.faults) == (BATCH_EVENTS, 1)
     refused = orjson.loads(list(api.events("halves"))[300])
     assert (refused["event"], refused["refused"]) == ("import_refused", events[300].event)

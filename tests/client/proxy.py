@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
 
@@ -19,6 +19,8 @@ class Proxy:
         self.swallow_answers = False  # what the server says does not arrive
         self.cut_after: int | None = None  # bytes of the client's to pass on before the connection is reset
         self.refuse = False  # new connections are reset
+        # Of each connection's first request: what to pass on in its place, or what to answer instead ("HTTP/…")
+        self.first_head: Callable[[bytes], bytes] = lambda head: head
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -34,8 +36,19 @@ class Proxy:
         try:
             if self.refuse:
                 return
+            head = self.first_head(await reader.readuntil(b"\r\n\r\n"))
+            if head.startswith(b"HTTP/"):
+                writer.write(head)
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+                return
             back, upstream = await asyncio.open_connection(*self.to)
             self._writers.add(upstream)
+            head = head if self.cut_after is None else head[: self.cut_after]
+            if self.cut_after is not None:
+                self.cut_after -= len(head)
+            upstream.write(head)
             pumps = [
                 asyncio.create_task(self._pump(reader, upstream, from_client=True)),
                 asyncio.create_task(self._pump(back, writer, from_client=False)),
@@ -44,7 +57,7 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-        except OSError:
+        except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             for one in (writer, upstream):

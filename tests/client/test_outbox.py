@@ -19,7 +19,8 @@ from tracewatch.client.outbox import Outbox
 from tracewatch.client.spool import SpoolDir
 from tracewatch.model.canonical import parse_json
 from tracewatch.model.events import validate_event
-from tracewatch.model.window import BATCH_EVENTS, IN_FLIGHT, LineBroken, Window, substitute
+from tracewatch.model.mend import substitute
+from tracewatch.model.window import BATCH_EVENTS, IN_FLIGHT, LineBroken, Window
 
 URL = "http://127.0.0.1:1"
 SPEC = {"trace_id": "t", "task": "x"}
@@ -136,7 +137,8 @@ def test_a_refused_event_is_told_of_in_its_place(directory: SpoolDir) -> None:
     outbox = filled(5)
     body = substitute(event(2), "unknown_goal", "there is none")
     validate_event(parse_json(body))
-    assert orjson.loads(body)["original_event"] == "thought"
+    said = orjson.loads(body)
+    assert (said["original_event"], said["refused"]) == ("thought", orjson.loads(event(2)))
     outbox.replace(2, body)
     outbox.spill(directory, URL)
     assert outbox.take(1, 3, 10**9) == [event(1), body, event(3)]

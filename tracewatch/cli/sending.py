@@ -2,8 +2,8 @@
 
 Rule 1: steps are sent in their order. A batch ends where the trace changes, because a sub-trace may need a goal of its
         parent's trace.
-Rule 2: an event's ``seq`` is its place among its trace's events in the file. A refused event leaves an
-        ``import_refused`` in its place (``model/window.py``), so that the numbers after it stay the same.
+Rule 2: an event's ``seq`` is its place among its trace's events in the file. Of a refused event
+        there is what the log takes, or an ``import_refused`` (``model/mend.py``): the numbers after it stay the same.
 Rule 3: data that can't be imported becomes an ImportFault, and the import goes on.
 """
 
@@ -19,13 +19,13 @@ import orjson
 from ..client.api import Api
 from ..client.errors import ApiError
 from ..importers import AppendEvent, CreateTrace, ImportFault, RestoreEvent, RestoreTrace, Step
+from ..model.mend import Mender
 from ..model.times import parse_time
-from ..model.window import BATCH_EVENTS, Window, substitute
+from ..model.window import BATCH_EVENTS, Window
 
 PRODUCER = "import"
 MAX_BYTES = 2 * 1024 * 1024  # of a batch
 ABOUT_THE_TRACE = frozenset({"unknown_trace", "sequence_gap"})  # refusals that no single event has caused
-WHOLE_BYTES = 100_000  # a refused event up to this size is kept whole in its substitute
 MESSAGE_S = 1.0  # between two messages at real speed where the file has no times
 
 
@@ -161,7 +161,7 @@ class StepSender:
 
     def _append(self, trace_id: str, bodies: list[bytes], first: int) -> None:
         """Send ``bodies``, numbered from ``first``, until each is stored or has a substitute."""
-        window, last, replaced = Window(first - 1, in_flight=1), first + len(bodies) - 1, set[int]()
+        window, last, mender = Window(first - 1, in_flight=1), first + len(bodies) - 1, Mender(PRODUCER)
         while (seq := window.next) <= last:
             part = bodies[seq - first :][: window.room()]
             window.sent(len(part))
@@ -173,21 +173,21 @@ class StepSender:
                     self._give_up(trace_id, error)
                     return
                 culprit = window.nacked(seq, error.code, None, failures=1)
-                if culprit in replaced:
-                    self._give_up(trace_id, error)
-                    return
                 if culprit is not None:
-                    replaced.add(culprit)
-                    bodies[culprit - first] = self._refused(trace_id, bodies[culprit - first], culprit, error)
+                    body = bodies[culprit - first]
+                    instead = mender.instead(culprit, body, error.code, error.message, error.details)
+                    if instead is None:
+                        self._give_up(trace_id, error)
+                        return
+                    bodies[culprit - first] = instead
+                    name = orjson.loads(body)["event"]
+                    if name != f"{PRODUCER}_refused":
+                        said = f"event {culprit} of trace {trace_id} ({name}): {error.message}"
+                        self._fault(ImportFault(said, field=_path(error)))
                 window.settle(seq - 1)
             else:
                 window.acked(window.next - 1)
                 self._count(len(part), answer["duplicates"])
-
-    def _refused(self, trace_id: str, body: bytes, seq: int, error: ApiError) -> bytes:
-        name = orjson.loads(body)["event"]
-        self._fault(ImportFault(f"event {seq} of trace {trace_id} ({name}): {error.message}", field=_path(error)))
-        return substitute(body, error.code, error.message, by=PRODUCER, whole_bytes=WHOLE_BYTES)
 
     def _count(self, sent: int, duplicates: int) -> None:
         self.counts.events += sent - duplicates

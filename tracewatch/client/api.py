@@ -243,12 +243,19 @@ def api_error(status: int, body: bytes) -> ApiError:
     try:
         answer = orjson.loads(body)
         code, message = str(answer.pop("error")), str(answer.pop("message", ""))
-        details = answer.pop("details", [])
+        details = details_of(answer)
+        answer.pop("details", None)
         if status == 401:
             return unauthorized(message)
-        return ApiError(status, code, message or code, details if isinstance(details, list) else [], answer)
+        return ApiError(status, code, message or code, details, answer)
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         return ApiError(status, "http_error", f"HTTP {status}: {body[:200].decode(errors='replace')}")
+
+
+def details_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ``details`` of a refusal; [] if there are none that can be read."""
+    details = answer.get("details")
+    return [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:

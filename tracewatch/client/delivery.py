@@ -20,10 +20,11 @@ from typing import Any, NoReturn
 import orjson
 
 from ..model.canonical import ENDED, event_name
-from ..model.window import BATCH_BYTES, LineBroken, Window, substitute
+from ..model.mend import Mender, less
+from ..model.window import BATCH_BYTES, LineBroken, Window
 from .backoff import Backoff, patience_s
 from .control import Told
-from .encode import words
+from .encode import dumps
 from .errors import ApiError, Unreachable
 from .lines import Leaving, NotYet, TraceLine, Uplink, Verdict
 from .outbox import Outbox
@@ -59,6 +60,7 @@ class Delivery:
         self._directory = directory
         self._backoff = Backoff()
         self._missing = 0  # how often the parent was not there
+        self._mender = Mender()
         self._unsure: dict[int, int] = {}  # how often an append was refused without a verdict
         self._not_there: dict[str, int] = {}  # questions the log does not have; the seq up to which it may have to come
         self._progress_at = 0.0  # loop time of the last answer, or of the first append after all were answered
@@ -155,7 +157,8 @@ class Delivery:
             elif not self._relaxed(error):
                 raise
             else:
-                trace = await self._uplink.create(outbox.spec)
+                await self._create()
+                return
         self._found(trace.get("status"), again)
         outbox.mark_created()
         self._wake_followers()
@@ -207,16 +210,18 @@ class Delivery:
             if self._missing < _MISSING_TRIES or self._directory.holds(spec["parent_trace_id"]):
                 return False  # its events may be on their way from another process
             keys = ["parent_goal_id"] if spec.get("parent_goal_id") else ["parent_trace_id"]
-            less: dict[str, Any] = {key: value for key, value in spec.items() if key not in keys}
-        elif error.status in (400, 422):
-            less = {"trace_id": spec["trace_id"], "task": words(spec.get("task"), 1000) or "?"}
+            fewer, refused = {k: v for k, v in spec.items() if k not in keys}, {k: spec[k] for k in keys}
+        elif error.status in (413, 422):
+            fewer, refused = less(spec, error.status, error.details)
         else:
             return False
-        if less == spec:
+        if not refused:
             return False
         self.outbox.warn_once("relaxed", "trace %s is recorded with less than was given: %s",
                               self.outbox.trace_id, error)  # fmt: skip
-        self.outbox.spec = less
+        self.outbox.spec = fewer
+        told = {"event": "recorder_relaxed", "error": error.code, "message": error.message[:1000], "refused": refused}
+        self.outbox.accept([dumps(told)])
         return True
 
     def _wake_followers(self) -> None:
@@ -272,7 +277,7 @@ class Delivery:
                 return
             first = not window.in_flight
             seq = window.sent(len(bodies))
-            await line.send(self.outbox.wire_seq(seq), bodies)  # may have to wait for its turn
+            await line.send(self.outbox.wire_seq(seq), self._mender.ahead(bodies))  # may have to wait for its turn
             if first:
                 self._progress_at = asyncio.get_running_loop().time()
 
@@ -304,6 +309,7 @@ class Delivery:
         if answer.error is None:
             outbox.ack(seq)
             window.acked(seq)
+            self._mender.settled(seq)
             self._backoff.succeeded()
             self._wake_followers()
             return
@@ -311,14 +317,19 @@ class Delivery:
         culprit = window.nacked(seq, answer.error, answer.expected_seq, failures)
         if culprit is None:
             return
-        if outbox.replaced(culprit):
-            raise LineBroken(f"the server refuses even to be told of a refusal: {answer.message}")
         (body,) = outbox.take(culprit, 1, 1)
         if event_name(body) == "input_requested" and self._question_refused(culprit, body, answer):
             return
         outbox.warn_once(f"refused {answer.error}", "trace %s: the server refuses an event (%s): %s",
                          outbox.trace_id, answer.error, answer.message)  # fmt: skip
-        outbox.replace(culprit, substitute(body, answer.error, answer.message))
+        self._replace(culprit, body, answer.error, answer.message, answer.details)
+
+    def _replace(self, seq: int, body: bytes, code: str, message: str, details: list[dict[str, Any]]) -> None:
+        """Put what the log may take in the place of a refused event."""
+        instead = self._mender.instead(seq, body, code, message, details)
+        if instead is None:
+            raise LineBroken(f"the server refuses even to be told of a refusal: {message}")
+        self.outbox.replace(seq, instead)
 
     def _question_refused(self, seq: int, body: bytes, answer: Verdict) -> bool:
         """Tell the agent that waits for the question; True if it was refused only because it was asked before."""

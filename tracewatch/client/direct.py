@@ -152,7 +152,7 @@ class FileLine:
             appended = await self._log.append(self.trace_id, events, producer=self._producer, seq=seq, parsed=True)
         except TracewatchError as error:
             expected = error.facts.get("expected_seq") if isinstance(error, SequenceGap) else None
-            self._answers.put_nowait(Verdict(seq, error.code, error.message, expected))
+            self._answers.put_nowait(Verdict(seq, error.code, error.message, expected, error.details))
         else:
             self._answers.put_nowait(Verdict(seq + len(bodies) - 1))
             self._own(appended, events)

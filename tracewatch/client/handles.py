@@ -15,6 +15,7 @@ from types import EllipsisType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from ..model.fit import amount, count, shortened_text
+from ..model.goals import GOAL_STATUSES
 from .blocks import OpenBlocks, SyncOrAsync
 from .encode import clean, encode, name_of, settled, words
 from .errors import Cancelled
@@ -22,6 +23,7 @@ from .journal import Journal
 
 STREAM_S = 0.05  # text becomes an event at most this often: 20 a second
 _TRACEBACK_CHARS = 8000
+_GOAL_TYPES = ("normal", "agent_call")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -129,13 +131,14 @@ class Goal(SyncOrAsync):
         # After a sibling, the parent is the sibling's.
         self._parent = id_of(parent) or (None if self._after else current_goal(journal))
         self._added = False
-        self._goal = {"id": self.id, "description": words(description), "type": words(type, 64)}
+        self._goal: dict[str, Any] = {"id": self.id, "description": words(description), "type": words(type, 64)}
+        self._keep("type", self._goal["type"], _GOAL_TYPES)
         if reason is not None:
             self._goal["reason"] = words(reason)
 
     def add(self, status: str) -> None:
         """Record the goal with this status, if it is not there yet."""
-        status = words(status, 64)  # before the lock is held
+        status = self._keep("status", words(status, 64), GOAL_STATUSES)  # before the lock is held
         with self.journal.lock:
             if self._added:
                 return
@@ -145,6 +148,14 @@ class Goal(SyncOrAsync):
             book.add(self.id, parent, status)
             goal = {**self._goal, "status": status, "parent_id": self._parent, "after_id": self._after}
             self.journal.emit({"event": "goal_added", "goal": {k: v for k, v in goal.items() if v is not None}})
+
+    def _keep(self, key: str, given: str, known: tuple[str, ...]) -> str:
+        """The given value, or the first of the known: then the log has the given one under ``refused``."""
+        if given in known:
+            return given
+        self._goal["refused"] = {**self._goal.get("refused", {}), key: given}
+        self._goal[key] = known[0]
+        return known[0]
 
     def start(self) -> None:
         """Make the goal in_progress and the current goal of the trace."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..model.window import LineBroken
@@ -22,6 +22,7 @@ class Verdict:
     error: str | None = None  # the code of a nack
     message: str = ""
     expected_seq: int | None = None
+    details: list[dict[str, Any]] = field(default_factory=list)  # of a nack: where its faults are
 
 
 class Leaving(LineBroken):

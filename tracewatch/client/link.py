@@ -25,7 +25,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ..model.window import LineBroken
 from .address import Addresses
-from .api import api_error
+from .api import api_error, details_of
 from .backoff import Backoff, patience_s
 from .control import Told
 from .errors import ApiError, Unreachable
@@ -250,7 +250,7 @@ def _verdict(frame: dict[str, Any]) -> Verdict | None:
         return Verdict(ack["seq"])
     if isinstance(nack, dict):
         code, message = str(nack.get("error")), str(nack.get("message", ""))
-        return Verdict(int(nack.get("seq") or 0), code, message, nack.get("expected_seq"))
+        return Verdict(int(nack.get("seq") or 0), code, message, nack.get("expected_seq"), details_of(nack))
     return None
 
 

@@ -22,6 +22,7 @@ import orjson
 
 from ..model import fit
 from ..model.canonical import ENDED
+from ..model.mend import event_name
 from ..settings import Settings
 from .blocks import SyncOrAsync, here
 from .cancel import Cancellation, CancelScope, cancelled_error
@@ -159,12 +160,15 @@ class Trace(SyncOrAsync):
     def event(self, name: str, /, **payload: Any) -> None:
         """Record an event of another kind, which is stored and shown as it is.
 
-        ``name``: 1-64 of ``a-z 0-9 _ .``, beginning with a letter. ``payload``: any JSON.
+        ``name``: 1-64 of ``a-z 0-9 _ .``, beginning with a letter; another one is made so, and kept as
+        ``original_event``. ``payload``: any JSON.
 
             t.event("thought", text="hm")
         """
         self._journal.check()
-        self._journal.emit({**payload, "event": words(name, 64)})
+        given = words(name, 1000)
+        own = event_name(given)
+        self._journal.emit({**payload, "event": own} | ({} if own == given else {"original_event": given}))
 
     def status(self, status: str, reason: str | None = None) -> None:
         """Change the trace's status: to running, to waiting, or to completed, failed or stopped, which end it.

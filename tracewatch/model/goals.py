@@ -15,6 +15,7 @@ Changes = dict[str, dict[str, Any]]
 Children = Mapping[str | None, tuple[str, ...]]
 
 OPEN = frozenset({"pending", "in_progress"})
+GOAL_STATUSES = ("pending", "in_progress", "completed", "abandoned")
 _ALLOWED = {
     "pending": frozenset({"in_progress", "completed", "abandoned"}),
     "in_progress": frozenset({"completed", "abandoned"}),

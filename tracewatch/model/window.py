@@ -1,18 +1,16 @@
-"""The window of one producer's appends into one trace: which events to send next, and the substitute of a refused one.
+"""The window of one producer's appends into one trace: which events to send next.
 
 The recorder sends through it, and so does ``tracewatch import``. No I/O.
 
 Rule 1: answers come in the order of the appends. After a refusal nothing is sent until all appends in flight are
         answered; then sending goes on after the last acknowledged event.
 Rule 2: a batch is stored all or none. So a refused one is sent again in halves, until the faulty event stands alone.
-Rule 3: an event that can never be stored is replaced by a substitute, because its seq may not be missing.
+Rule 3: an event that can never be stored is replaced by another (``mend.py``), because its seq may not be missing.
 """
 
 from __future__ import annotations
 
 from collections import deque
-
-import orjson
 
 BATCH_EVENTS, BATCH_BYTES = 500, 512 * 1024
 IN_FLIGHT = 16  # appends
@@ -99,16 +97,3 @@ class Window:
         self._draining = False
         self.next = acked + 1
         return True
-
-
-def substitute(body: bytes, code: str, message: str, *, by: str = "recorder", whole_bytes: int = 0) -> bytes:
-    """The event in the place of a refused one: ``recorder_refused``, or ``import_refused``.
-
-    ``body``: the refused event, beginning with its name. Up to ``whole_bytes`` it is kept whole in ``refused``; of a
-    larger one the beginning is kept as text in ``original``.
-    """
-    name = body[10 : body.find(b'"', 10)].decode("utf-8", "replace")
-    refused = {"event": f"{by}_refused", "original_event": name, "error": code, "message": message[:1000]}
-    if len(body) <= whole_bytes:
-        return orjson.dumps({**refused, "refused": orjson.loads(body)})
-    return orjson.dumps({**refused, "original": body[:2000].decode("utf-8", "replace")})
