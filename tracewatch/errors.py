@@ -108,6 +108,13 @@ class TooLarge(TracewatchError):
     status = 413
 
 
+class UpgradeRequired(TracewatchError):
+    """A WebSocket's address was asked for by plain HTTP."""
+
+    code = "upgrade_required"
+    status = 426
+
+
 class TooSlow(TracewatchError):
     """The body of the request did not arrive in time."""
 

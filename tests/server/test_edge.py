@@ -37,7 +37,7 @@ async def test_methods(server: Serving, client: httpx.AsyncClient) -> None:
         refused(response, 405, "method_not_allowed")
         assert set(response.headers["allow"].split(", ")) == allowed, (method, path)
     refused(await client.get("/api/nothing"), 404, "not_found")
-    refused(await client.get("/api/traces/m/watch"), 404, "not_found")  # only a WebSocket goes there
+    refused(await client.get("/api/traces/m/watch"), 426, "upgrade_required")  # only a WebSocket goes there
     refused(await client.get("/static/../pyproject.toml"), 404, "not_found")
     refused(await client.get("/static/%2e%2e%2fpyproject.toml"), 404, "not_found")
     for path in ("/api/traces", "/api/traces/m", "/healthz", "/openapi.json", "/"):
@@ -199,7 +199,10 @@ def test_every_error_there_is_can_be_described() -> None:
         if "responses" in call
         for status in call["responses"]
     }
-    assert {str(status) for status in statuses(TracewatchError)} - described == {"500"}  # a fault of ours
+    assert {str(status) for status in statuses(TracewatchError)} - described == {
+        "426",
+        "500",
+    }  # WebSockets' addresses, a fault of ours
 
 
 async def test_a_declared_length_above_the_limit_is_refused_unread(server: Serving) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.server.stalled import raw
 from tests.server.test_edge import raw_websocket
 from tests.server.wire import SSE, bearer, http, make_trace, refused
 from tests.support import serving
 from tracewatch.server.auth.origin import own_names, refusal
+from tracewatch.server.uvicorn import http_protocol
 
 pytestmark = pytest.mark.anyio
 NAMES = frozenset({"watch.example"})
@@ -136,3 +139,46 @@ async def test_a_name_that_is_none_is_refused_with_a_reason(tmp_path: Path) -> N
     async with serving(tmp_path / "log.db") as server, http(server) as client:
         body = refused(await client.get("/", headers={"Host": "evil.example"}), 403, "forbidden")
         assert "allowed_hosts" in body["message"]
+
+
+CHECKS = {
+    "HTTP/1.0 without Host, as HAProxy sends it": "GET {path} HTTP/1.0\r\n\r\n",
+    "by a container's name": "GET {path} HTTP/1.1\r\nHost: tracewatch_1:8400\r\nConnection: close\r\n\r\n",
+    "by an address": "GET {path} HTTP/1.1\r\nHost: 10.1.2.3:8400\r\nConnection: close\r\n\r\n",
+    "by an IPv6 address": "GET {path} HTTP/1.1\r\nHost: [fd00::1]:8400\r\nConnection: close\r\n\r\n",
+    "HEAD": "HEAD {path} HTTP/1.1\r\nHost: 10.1.2.3\r\nConnection: close\r\n\r\n",
+    "a Host that is none": "GET {path} HTTP/1.1\r\nHost: [::\r\nConnection: close\r\n\r\n",
+    "a whole URL": "GET http://check:1{path} HTTP/1.1\r\nHost: check:1\r\nConnection: close\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", ["httptools", "h11"])
+async def test_health_checks_as_balancers_send_them(tmp_path: Path, kind: str) -> None:
+    options: dict[str, Any] = {"http": http_protocol(kind, 1 << 20)}
+    async with serving(tmp_path / "log.db", uvicorn=options) as server:
+        for name, text in CHECKS.items():
+            for path in ("/healthz", "/readyz", "/metrics"):
+                with raw(server) as client:
+                    client.send(text.format(path=path).encode())
+                    answer = await client.read_all()
+                assert answer.startswith(b"HTTP/1.1 200 "), (name, path, answer[:200])
+                assert (name == "HEAD") == answer.endswith(b"\r\n\r\n")
+            with raw(server) as client:  # and of nothing else
+                client.send(text.format(path="/api/traces").encode())
+                answer = await client.read_all()
+                assert answer.startswith(b"HTTP/1.1 403 "), (name, answer[:200])
+
+
+async def test_health_checks_below_a_path(tmp_path: Path) -> None:
+    async with serving(tmp_path / "log.db", root_path="/watch") as server, http(server) as client:
+        for path in ("/readyz", "/watch/readyz"):
+            assert (await client.get(path, headers={"Host": "10.1.2.3"})).status_code == 200
+        assert (await client.post("/healthz", headers={"Host": "10.1.2.3"})).status_code == 403
+
+
+async def test_the_viewer_s_files_are_served_to_a_page_whose_host_was_changed(tmp_path: Path) -> None:
+    async with serving(tmp_path / "log.db") as server, http(server) as client:
+        page = {"Origin": "http://watch.example:8443"}  # its script says what is wrong
+        assert (await client.get("/static/none.js", headers=page)).status_code == 404
+        refused(await client.get("/api/traces", headers=page), 403, "forbidden")
+        refused(await client.get("/static/none.js", headers={"Host": "evil.example"}), 403, "forbidden")

@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
-from ..errors import TracewatchError, Unavailable
+from ..errors import TracewatchError, Unavailable, UpgradeRequired
 from ..live.hints import PollHints, load_redis
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
@@ -40,6 +40,7 @@ from .metrics.exposition import own_numbers
 from .metrics.seen import Observed, because
 from .metrics.workers import Place, Siblings
 from .process import look_at_descriptors
+from .proxies import DOCS, Mistake, looks_like_a_page, path_mistake
 from .routes import starlette_routes
 from .stalls import StallGuard
 from .uvicorn import socket_of, transport_of
@@ -129,6 +130,8 @@ class Application(Starlette):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         served: Services = self.state.services
+        if scope["path"].startswith(("http://", "https://")):  # a whole URL, as clients send it to a proxy
+            scope["path"] = urlsplit(scope["path"]).path or "/"
         below = scope.get("root_path", "") + self._root_path
         if scope["path"] == below or scope["path"].startswith(f"{below}/"):
             scope["root_path"] = below
@@ -164,11 +167,36 @@ class Application(Starlette):
             ):
                 elsewhere = "../" * (len(scope["path"]) - len(bare)) + quote(bare.rpartition("/")[2], safe=":@")
         if elsewhere is None:
-            await self.router.not_found(scope, receive, send)
+            await self._not_found(scope, receive, send)
             return
         query = scope["query_string"].decode("latin-1")
         headers = {"Location": f"{elsewhere}?{query}" if query else elsewhere}
         await Response(status_code=307, headers=headers)(scope, receive, send)
+
+    async def _not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a path that is none of ours with what a proxy may have done to it, where that can be told."""
+        kind, path, below = scope["type"], scope["path"], scope.get("root_path", "")
+        mistakes, headers = self.state.services.mistakes, Headers(scope=scope)
+        if kind == "http" and self._is_ours("websocket", path):
+            if not {"upgrade", "sec-websocket-key"}.intersection(headers):
+                raise UpgradeRequired("this is a WebSocket's address, asked for by plain HTTP")
+            told = ", ".join(f"{name}: {headers.get(name) or 'none'}" for name in ("Upgrade", "Connection"))
+            words = mistakes.say(Mistake.UPGRADE, scope, path=path, upgrade=told)
+            raise UpgradeRequired(f"{words}. See {DOCS}")
+        found = path_mistake(path.removeprefix(below), lambda rest: self._is_ours(kind, below + rest))
+        if found is None and looks_like_a_page(path, headers):
+            found = Mistake.LEFT, path.rstrip("/")
+        if found is None:
+            await self.router.not_found(scope, receive, send)
+            return
+        words = mistakes.say(found[0], scope, path=path, prefix=found[1])
+        if kind == "http":
+            raise HTTPException(404, f"Not Found ({words}; see {DOCS})")
+        await self.router.not_found(scope, receive, send)
+
+    def _is_ours(self, kind: str, path: str) -> bool:
+        asked = {"type": kind, "path": path, "root_path": "", "method": "GET"}
+        return any(route.matches(asked)[0] is not Match.NONE for route in self.routes)
 
     def _with_headers(self, send: Send) -> Send:
         async def sending(message: Message) -> None:

@@ -27,6 +27,7 @@ from ..settings import Settings
 from .auth.tokens import Gate
 from .metrics.seen import Observed
 from .metrics.workers import Siblings
+from .proxies import Mistakes
 from .stalls import StallGuard
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Services:
     gate: Gate
     redis: RedisHints | None = None  # None without the setting ``redis``
     coming: Coming = field(default_factory=Coming)
+    mistakes: Mistakes = field(default_factory=Mistakes)
 
 
 def services(connection: HTTPConnection) -> Services:
@@ -164,6 +166,8 @@ def error_response(error: TracewatchError) -> Response:
     headers: dict[str, str] = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="tracewatch"'
+    if error.status == 426:
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade"}
     if error.status in (429, 503):
         headers["Retry-After"] = str(error.facts.get("retry_after_s", 1))
     if error.status == 408:

@@ -4,6 +4,8 @@ Rule 1: every request and every handshake is checked here first. ``Host`` must b
         own name was made to resolve to our address (DNS rebinding) sends that name. An IP address is allowed, as no
         page's name can be one. ``Origin``, which browsers always send across sites, must be the same host.
         ``X-Forwarded-Host`` is never looked at.
+        The health checks and the metrics are answered whatever ``Host`` says, as balancers send none, or an address;
+        and the viewer's files whatever ``Origin`` says, so that its page can tell what is wrong. They hold no secret.
 Rule 2: a handshake is refused before it is done, so that a script of a foreign page is not told why.
 """
 
@@ -16,7 +18,11 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...errors import Forbidden
-from ..http import refuse
+from ..http import Services, refuse
+from ..proxies import DOCS, Mistake, host_words, origin_words
+
+ANY_HOST = frozenset({"/healthz", "/readyz", "/metrics"})
+ANY_ORIGIN = "/static/"
 
 
 def is_loopback(host: str) -> bool:
@@ -46,8 +52,10 @@ def own_names(host: str, allowed_hosts: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def refusal(headers: dict[bytes, bytes], names: frozenset[str] = frozenset(), *, remote: bool = False) -> str | None:
-    """Why a request with these headers is refused, or None.
+def refusal(
+    headers: dict[bytes, bytes], names: frozenset[str] = frozenset(), *, remote: bool = False
+) -> tuple[Mistake, str] | None:
+    """Why a request with these headers is refused, or None: what may be wrong, and a sentence.
 
     ``names``: of the server. ``remote``: the server listens beyond loopback, so that any IP address may be its own.
     Raises ValueError for a Host or Origin that can't be read.
@@ -55,13 +63,14 @@ def refusal(headers: dict[bytes, bytes], names: frozenset[str] = frozenset(), *,
     host = headers.get(b"host", b"").decode("latin-1").lower()
     name = (urlsplit(f"//{host}").hostname or "").rstrip(".") if host else ""
     if not (is_loopback(name) or name in names or (remote and _is_address(name))):
-        return f"this server is not known by the name {host[:100]!r} (the setting allowed_hosts has more names)"
+        name = f"this server is not known by the name {host[:100]!r} (the setting allowed_hosts has more names)"
+        return Mistake.HOST, name
     origin = headers.get(b"origin")
     if origin is not None:
         parts = urlsplit(origin.decode("latin-1").lower())
         default = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
         if not default or parts.netloc.removesuffix(default) != host.removesuffix(default):
-            return "a page of another site may not use this server"
+            return Mistake.ORIGIN, "a page of another site may not use this server"
     return None
 
 
@@ -77,13 +86,31 @@ class OriginMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        try:
-            fault = refusal(dict(scope["headers"]), self._names, remote=self._remote)
-        except ValueError:
-            fault = "the Host or Origin header can't be read"
+        headers, served = dict(scope["headers"]), scope["app"].state.services
+        fault = self._fault(scope, headers)
         if fault is None:
+            if not served.settings.proxy and (b"x-forwarded-for" in headers or b"forwarded" in headers):
+                served.mistakes.say(Mistake.UNNAMED, scope)
             await self._app(scope, receive, send)
             return
-        error = Forbidden(fault)
-        scope["app"].state.services.observed.auth_failures[error.code] += 1
+        error = Forbidden(_told(fault, scope, headers, served))
+        served.observed.auth_failures[error.code] += 1
         await refuse(error, scope, receive, send)
+
+    def _fault(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[Mistake, str] | None:
+        reads = scope.get("method") in ("GET", "HEAD")
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if reads and path in ANY_HOST:
+            return None
+        if reads and path.startswith(ANY_ORIGIN):
+            headers = {name: value for name, value in headers.items() if name != b"origin"}
+        try:
+            return refusal(headers, self._names, remote=self._remote)
+        except ValueError:
+            return Mistake.HOST, "the Host or Origin header can't be read"
+
+
+def _told(fault: tuple[Mistake, str], scope: Scope, headers: dict[bytes, bytes], served: Services) -> str:
+    mistake, words = fault
+    served.mistakes.say(mistake, scope, host=host_words(headers), what=origin_words(headers))
+    return f"{words}. Behind a proxy: {DOCS}"
