@@ -101,6 +101,18 @@ class NotText(Invalid):
     code = "not_text"
 
 
+class GoalDepth(Invalid):
+    """A goal would stand too deep. ``parent_id`` is the goal above its parent that may have children."""
+
+    code = "goal_depth"
+
+
+class SubTraceDepth(Invalid):
+    """A trace would stand too deep. ``parent_trace_id`` is the trace above its parent that may have sub-traces."""
+
+    code = "sub_trace_depth"
+
+
 class TooLarge(TracewatchError):
     """An event, a batch or a body is above its limit."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import orjson
 import pytest
@@ -14,6 +15,7 @@ from tests.model.vectors_run import shown, without_messages
 from tracewatch.errors import TracewatchError
 from tracewatch.model.canonical import STATUSES, canonical, parse_json
 from tracewatch.model.events import validate_event, validate_stored
+from tracewatch.model.layered import Layered
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply, apply_into
 from tracewatch.model.times import format_time
@@ -160,7 +162,7 @@ def test_the_strategies_reach_everything() -> None:
     def look(ran: Run) -> None:
         for event, state in zip(ran.stored, ran.states[1:], strict=True):
             seen.update((event["event"], state.status))
-            if any(goal["parent_id"] and state.children.get(goal_id) for goal_id, goal in state.goals.items()):
+            if any(goal["parent_id"] and state.children(goal_id) for goal_id, goal in state.goals.items()):
                 seen.add("deep")
             if event["event"] != "note":
                 changes = event.get("affected_goals", ())
@@ -191,7 +193,7 @@ def test_stats_are_sums(ran: Run) -> None:
     for goal in state.goals.values():
         mine = [message for message in messages if message["goal_id"] == goal["id"]]
         own, whole = goal["self_stats"], goal["cumulative_stats"]
-        below = [state.goals[child]["cumulative_stats"] for child in state.children.get(goal["id"], ())]
+        below = [state.goals[child]["cumulative_stats"] for child in state.children(goal["id"])]
         assert own["message_count"] == len(mine)
         assert own["total_tokens"] == sum(message.get("tokens", 0) for message in mine)
         assert close(own["total_cost"], sum(message.get("cost", 0) for message in mine))
@@ -227,7 +229,7 @@ def test_goals_end_upward(ran: Run) -> None:
         assert after.current_goal_id is None or after.goals[after.current_goal_id]["status"] == "in_progress"
         for goal_id, goal in after.goals.items():
             was = before.goals.get(goal_id, goal)["status"]
-            statuses = [after.goals[child]["status"] for child in after.children.get(goal_id, ())]
+            statuses = [after.goals[child]["status"] for child in after.children(goal_id)]
             finished = "completed" in statuses and not {"pending", "in_progress"} & set(statuses)
             if event["event"] in ("goal_added", "goal_updated") and finished and was in ("pending", "in_progress"):
                 assert goal["status"] in ("completed", "abandoned")
@@ -279,3 +281,18 @@ def test_applying_in_place_is_the_same(ran: Run) -> None:
         apply_into(state, event)
     assert state == ran.states[-1]
     assert ran.states[0] == State("t", task="T")
+
+
+@a_few
+@given(runs())
+def test_states_that_share_are_the_same(ran: Run) -> None:
+    """A state of many goals, questions and messages shares them with the states before it. Here all do."""
+    with mock.patch("tracewatch.model.state.SMALL", -1), mock.patch("tracewatch.model.layered.SMALL", -1):
+        states = [ran.states[0].copy()]
+        for event in ran.stored:
+            states.append(apply(states[-1], event))
+    assert type(states[-1].goals) is Layered
+    for one, other in zip(states, ran.states, strict=True):
+        assert one == other
+        assert orjson.dumps(one.to_json()) == orjson.dumps(other.to_json())
+        assert orjson.dumps(shown(one)) == orjson.dumps(shown(other))

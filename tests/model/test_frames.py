@@ -127,7 +127,7 @@ def frame_of(goals: int, *, task: str = "Mission", trace_id: str | None = None) 
     state = State("t", task=task, last_event_id=goals)
     for n in range(goals):
         goal_id = f"g{n}"
-        state.goals[goal_id] = {
+        goal: dict[str, Any] = {
             "id": goal_id,
             "description": "x" * (n * 37 % 300),
             "reason": None,
@@ -139,7 +139,7 @@ def frame_of(goals: int, *, task: str = "Mission", trace_id: str | None = None) 
             "cumulative_stats": empty_stats(),
             "sub_trace_ids": [],
         }
-        state.children[None] = (*state.children.get(None, ()), goal_id)
+        state.add_goal(goal)
     tag = {} if trace_id is None else {"trace_id": trace_id}
     return {"event": "connected", **tag, **snapshot_values(state, lease_alive=True)}
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from tracewatch.errors import Invalid, InvalidTransition, MessageTooLarge, TracewatchError, UnknownGoal
+from tracewatch.errors import GoalDepth, Invalid, InvalidTransition, MessageTooLarge, TracewatchError, UnknownGoal
 from tracewatch.model.canonical import canonical, parse_json
 from tracewatch.model.events import validate_event, validate_stored
+from tracewatch.model.goals import empty_stats
 from tracewatch.model.rules import MAX_MESSAGE_TEXT, complete
 from tracewatch.model.state import State, apply, apply_into
 
 TS = "2026-11-20T08:00:00.000Z"
+GOAL = {"self_stats": empty_stats(), "cumulative_stats": empty_stats(), "sub_trace_ids": []}
 
 
 def append(state: State, raw: dict[str, Any], *, by_server: bool = False) -> State:
@@ -116,3 +118,21 @@ def test_every_refusal_is_ours() -> None:
             append(State("t"), raw)
         assert isinstance(caught.value, Invalid)
         assert caught.value.details[0]["path"]
+
+
+def test_goals_that_an_older_log_has_too_deep() -> None:
+    state = State("t")
+    for n in range(1, 151):
+        state.add_goal({**GOAL, "id": f"g{n}", "parent_id": f"g{n - 1}" if n > 1 else None, "status": "in_progress"})
+    state.messages["x"] = {"message_id": "x", "goal_id": "g150", "content": "", "description": "", "role": "user"}
+    with pytest.raises(GoalDepth) as caught:
+        append(state, {"event": "goal_added", "goal": {"description": "x", "after_id": "g150"}})
+    assert (caught.value.body()["parent_id"], caught.value.status) == ("g99", 422)
+    for named in ({"goal_id": "g150"}, {"goal_id": "g101"}, {"goal_id": "g100"}):
+        event = {"event": "message_added", "message": {"role": "user", "content": "x", "tokens": 1, **named}}
+        stored = complete(state, event, event_id=1, ts=TS)
+        assert stored["message"]["goal_id"] == "g100"
+        assert len(stored["affected_goals"]) == 100
+    with pytest.raises(GoalDepth):
+        append(state, {"event": "message_updated", "message_id": "x", "patch": {"tokens": 1}})
+    append(state, {"event": "message_updated", "message_id": "x", "append": "more", "patch": {"model": "m"}})

@@ -105,7 +105,7 @@ def test_they_are_enough() -> None:
     }
     assert {step["refused"]["code"] for step in steps if "refused" in step} == {
         *("invalid_event", "reserved_event", "unknown_goal", "unknown_message", "unknown_request", "not_text"),
-        *("goal_exists", "message_exists", "request_exists", "invalid_transition"),
+        *("goal_exists", "message_exists", "request_exists", "invalid_transition", "goal_depth"),
     }
 
 

@@ -51,7 +51,9 @@ class OpenBlocks(Generic[Block]):
 
         Context variables' tokens are of no use here: a generator or task may leave in another context than it entered.
         """
-        self._open.set(tuple(one for one in self._open.get() if one is not block))
+        blocks = self._open.get()
+        innermost = bool(blocks) and blocks[-1] is block
+        self._open.set(blocks[:-1] if innermost else tuple(one for one in blocks if one is not block))
 
     @contextmanager
     def instead(self, blocks: tuple[Block, ...]) -> Iterator[None]:

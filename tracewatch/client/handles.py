@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import EllipsisType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
+from ..model.canonical import MAX_GOAL_DEPTH
 from ..model.fit import amount, count, shortened_text
 from ..model.goals import GOAL_STATUSES
 from .blocks import OpenBlocks, SyncOrAsync
@@ -129,10 +130,14 @@ class Goal(SyncOrAsync):
         self.id = journal.new_id("g") if id is None else name_of(id)
         self._after = id_of(after)
         # After a sibling, the parent is the sibling's.
-        self._parent = id_of(parent) or (None if self._after else current_goal(journal))
+        wanted = id_of(parent) or (None if self._after else current_goal(journal))
+        self._parent = journal.book.room_below(wanted)
         self._added = False
         self._goal: dict[str, Any] = {"id": self.id, "description": words(description), "type": words(type, 64)}
         self._keep("type", self._goal["type"], _GOAL_TYPES)
+        if wanted is not None and self._parent != wanted:
+            self._goal["wanted_parent_id"] = wanted
+            journal.limited("goal_depth", MAX_GOAL_DEPTH)
         if reason is not None:
             self._goal["reason"] = words(reason)
 

@@ -11,14 +11,13 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..model.goals import Goal, cascade_up, may_become, reopen_up
 from .blocks import here
+from .book import GoalBook
 from .cancel import check_scopes
 from .control import Control
 from .encode import encode
 from .outbox import Outbox
 
-_DONE = frozenset({"completed", "abandoned"})
 _log = logging.getLogger("tracewatch")
 
 
@@ -56,6 +55,7 @@ class Journal:
         self._numbers = itertools.count(1)
         self._streams: dict[TextStream, None] = {}  # messages with text that is not yet an event
         self._failed = False  # whether an error of the recorder's own was logged
+        self._limits: set[str] = set()  # that were met
 
     @property
     def trace_id(self) -> str:
@@ -106,6 +106,12 @@ class Journal:
         if bodies and not self.outbox.accept(bodies):
             said = "trace %s: events are dropped: %s is away and there is no more room in %s"
             self.outbox.warn_once("dropped", said, self.trace_id, *self._no_room)
+
+    def limited(self, limit: str, most: int) -> None:
+        """Say, once for each ``limit`` of the protocol, that something stands elsewhere because of it."""
+        if limit not in self._limits:
+            self._limits.add(limit)
+            self.emit({"event": "recorder_limited", "limit": limit, "most": most})
 
     def new_id(self, kind: str) -> str:
         """A new id for a goal or message, which no other recorder of the trace makes. ``kind``: its first letter."""
@@ -183,51 +189,3 @@ class EnteredGoals:
         while goal_id is not None and self._book.status_of(goal_id) != "in_progress":
             goal_id = self._book.parent_of(goal_id)
         return goal_id if goal_id not in self._open else None
-
-
-class GoalBook:
-    """The goals of this recorder, with the statuses that they will have in the log.
-
-    It follows the protocol's own rules, so that the recorder asks for no transition that the log refuses. For example,
-    an exception must not abandon a goal that became completed with its last child.
-    """
-
-    def __init__(self) -> None:
-        self._goals: dict[str, Goal] = {}
-        self._children: dict[str | None, tuple[str, ...]] = {}
-
-    def status_of(self, goal_id: str) -> str | None:
-        """The status of a goal; None for an unknown one."""
-        goal = self._goals.get(goal_id)
-        return goal["status"] if goal else None
-
-    def parent_of(self, goal_id: str) -> str | None:
-        """The parent of a goal; None for a root or an unknown goal."""
-        goal = self._goals.get(goal_id)
-        return goal["parent_id"] if goal else None
-
-    def add(self, goal_id: str, parent_id: str | None, status: str) -> None:
-        """Add a goal."""
-        parent_id = parent_id if parent_id in self._goals else None
-        for above, change in reopen_up(self._goals, parent_id).items():
-            self._goals[above] = {**self._goals[above], **change}
-        self._goals[goal_id] = {"id": goal_id, "parent_id": parent_id, "status": status}
-        self._children[parent_id] = (*self._children.get(parent_id, ()), goal_id)
-        if status in _DONE:
-            self._cascade(goal_id, status)
-
-    def become(self, goal_id: str, status: str) -> bool:
-        """Give a goal a status. Returns False if it can't have it, or has it already."""
-        goal = self._goals.get(goal_id)
-        if goal is None:
-            return True  # a goal of another recorder; the server decides
-        if goal["status"] == status or not may_become(goal["status"], status):
-            return False
-        if status in _DONE:
-            self._cascade(goal_id, status)
-        self._goals[goal_id] = {**goal, "status": status}
-        return True
-
-    def _cascade(self, goal_id: str, status: str) -> None:
-        for above, change in cascade_up(self._goals, self._children, goal_id, status).items():
-            self._goals[above] = {**self._goals[above], **change}

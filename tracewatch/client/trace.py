@@ -21,7 +21,7 @@ from typing import Any, Self
 import orjson
 
 from ..model import fit
-from ..model.canonical import ENDED
+from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH
 from ..model.mend import event_name
 from ..settings import Settings
 from .blocks import SyncOrAsync, here
@@ -62,6 +62,7 @@ class Trace(SyncOrAsync):
         after: tuple[Outbox, int] | None = None,
         *,
         fresh: bool = False,  # nobody else can have said anything in it
+        above: Trace | None = None,  # of a sub-trace: the trace that it stands below
     ) -> None:
         self.trace_id: str = spec["trace_id"]
         self.url = settings.url
@@ -70,6 +71,8 @@ class Trace(SyncOrAsync):
         self._outbox = Outbox(spec, after=after, control=Control(primed=fresh))
         self._journal = Journal(self._outbox, sender, (self.url, settings.spool_dir or "memory"))
         self._questions = Questions(self._journal)
+        self._above = above
+        self._level: int = 1 if above is None else above._level + 1
 
     # --- what happened ---
 
@@ -220,11 +223,17 @@ class Trace(SyncOrAsync):
         """
         self._journal.check()
         goal_id = id_of(goal) or current_goal(self._journal)
-        spec = _spec(task, agent_type, trace_id, self.trace_id, goal_id, metadata, self._outbox.spec.get("lease_s"))
-        self._journal.flush_streams()
-        after = (self._outbox, self._outbox.next_seq - 1)
-        child = Trace(spec, self._sender, self._settings, after, fresh=trace_id is None)
+        above = self
+        if self._above is not None and self._level >= MAX_SUB_TRACE_DEPTH:
+            above, goal_id = self._above, self._outbox.spec.get("parent_goal_id")
+        spec = _spec(task, agent_type, trace_id, above.trace_id, goal_id, metadata, self._outbox.spec.get("lease_s"))
+        above._journal.flush_streams()
+        after = (above._outbox, above._outbox.next_seq - 1)
+        child = Trace(spec, self._sender, self._settings, after, fresh=trace_id is None, above=above)
         self._outbox.control.link(child._outbox.control)
+        if above is not self:
+            spec["metadata"] = {**spec.get("metadata", {}), "wanted_parent_trace_id": self.trace_id}
+            child._journal.limited("sub_trace_depth", MAX_SUB_TRACE_DEPTH)
         child._journal.begin()
         return child
 

@@ -107,10 +107,12 @@ def at_first(state: State, first_event_id: int) -> State:
     return state
 
 
-def forget_complete(state: State, keep: int = 64) -> None:
+def forget_complete(state: State, but: Iterable[str] = (), keep: int = 64) -> None:
     """Drop the messages that will hardly change again, so that memory does not grow with what agents say.
 
-    They are read again from their rows when they are named again.
+    They are read again from their rows when they are named again. ``but``: complete ones that were just changed.
     """
-    still_open = [(key, m) for key, m in state.messages.items() if m["status"] != "complete"]
-    state.messages = dict(still_open[-keep:])
+    if state.messages:
+        also = set(but)
+        kept = [(key, m) for key, m in state.messages.items() if m["status"] != "complete" or key in also]
+        state.messages = dict(kept[-keep:])

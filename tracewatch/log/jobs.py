@@ -24,6 +24,7 @@ from ..errors import (
     NoSuchRequest,
     NotRunning,
     SequenceGap,
+    SubTraceDepth,
     TraceConflict,
     TracewatchError,
     UnexpectedLastEventId,
@@ -31,7 +32,7 @@ from ..errors import (
     UnknownParentGoal,
     UnknownTrace,
 )
-from ..model.canonical import ENDED, canonical, check_size
+from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH, canonical, check_size
 from ..model.rules import complete
 from .cache import at_first
 from .storage import Needs, TraceRow
@@ -215,6 +216,7 @@ class Create(Job):
         if self.spec["trace_id"] is not None:
             needs.traces.add(self.spec["trace_id"])
             needs.used_ids.add(self.spec["trace_id"])
+            needs.levels.add(self.spec["trace_id"])
         if self.spec["parent_trace_id"] is not None:
             needs.traces.add(self.spec["parent_trace_id"])
             needs.above.add(self.spec["parent_trace_id"])
@@ -234,6 +236,7 @@ class Create(Job):
             return trace_id, False
         parent, parent_goal_id = self._parent(unit)
         check_above(unit, trace_id, spec["parent_trace_id"])
+        check_depth(unit, trace_id, spec["parent_trace_id"], adopts=spec["trace_id"] is not None and self.below is None)
         used = 0 if spec["trace_id"] is None else unit.load(unit.loaded.used_ids, trace_id, "used_ids") or 0
         if parent is not None:
             one_event(unit, parent, self._started(trace_id, parent_goal_id)).commit()
@@ -281,6 +284,27 @@ def check_above(unit: Unit, trace_id: str, parent_trace_id: str | None) -> None:
     """
     if unit.would_stand_below(parent_trace_id, trace_id):
         raise Invalid(f"parent_trace_id: {parent_trace_id!r} is a sub-trace of {trace_id!r}, or it itself")
+
+
+def check_depth(unit: Unit, trace_id: str, parent_trace_id: str | None, *, adopts: bool) -> None:
+    """A new trace can't stand too deep: its sums count in all above it.
+
+    ``adopts``: what names it as its parent, having been restored before it, comes to be below it, and counts as well.
+    Raises SubTraceDepth.
+    """
+    above = unit.line(parent_trace_id)
+    below = unit.load(unit.loaded.levels, trace_id, "levels") if adopts else 0
+    room = MAX_SUB_TRACE_DEPTH - 1 - (below or 0)  # for those above
+    if len(above) > room:
+        lowest = above[len(above) - room] if room > 0 else None
+        said = f"traces stand {MAX_SUB_TRACE_DEPTH} deep at most"
+        said += f"; {lowest!r} above may have sub-traces" if lowest is not None else ""
+        raise SubTraceDepth(
+            f"parent_trace_id: {said}",
+            details=[{"path": "parent_trace_id", "message": said, "parent_trace_id": lowest}],
+            parent_trace_id=lowest,
+            limit=MAX_SUB_TRACE_DEPTH,
+        )
 
 
 def new_row(

@@ -5,10 +5,12 @@ The writer makes its rows here, and the doctor compares what is stored with the 
 Rule 1: rows are made of what the events say and of the states before and after them; nothing is asked of a database.
 Rule 2: a question's row is open if and only if the question is in ``pending_inputs`` of the state. The states before
         and after are compared, so every way in which a question can end counts.
-Rule 3: a message that streams is not written at each update, which would write its whole text again and again. Its
-        row has a body as of event ``as_of``, and readers apply the updates behind that. The body is written when the
-        text has grown by an eighth, when the message is complete, and with each kept snapshot, so that nobody has to
-        look further back than one snapshot and the events before it may be trimmed.
+Rule 3: a message that streams, or a long one, is not written at each update, which would write its whole text again
+        and again. Its row has a body as of event ``as_of``, and readers apply the updates behind that. The body is
+        written when the text has grown by an eighth, when a short message is complete, and at each boundary, which is
+        every 500 events. So nobody has to look further back than a boundary, and the events before it may be trimmed.
+Rule 4: a snapshot is kept at a boundary if the log has grown since the last one by as much as that takes. So what all
+        snapshots of a trace take is bounded by what its log takes, also of one with very many goals.
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ from typing import Any
 
 import orjson
 
-from ..model.state import Event, State, updated_message
+from ..model.state import Event, State, has_first_line, updated_message
 from ..model.times import parse_time
 from .storage import BodyRow, ClosedInput, InputRow, MessageRow, StoredMessage, TraceRow
 
 SNAPSHOT_EVERY = 500  # events; the protocol's page, so that opening a trace folds no more than one page
 GROWTH = 8  # a text is written again when it has grown by one part in so many
+LONG = 65_536  # characters: a text of so many is not written again for each small update
 
 
 NOTED = frozenset(
     {
         *("message_added", "message_updated", "sub_trace_started", "sub_trace_completed"),
-        *("input_requested", "input_provided"),
+        *("input_requested", "input_provided", "input_expired"),
+        *("trace_completed", "trace_status_changed"),
     }
 )
 
@@ -45,6 +49,8 @@ class Noted:
     asked: dict[str, Event] = field(default_factory=dict)  # request_id: input_requested
     answers: dict[str, Event] = field(default_factory=dict)  # request_id: input_provided
     opened: dict[str, int] = field(default_factory=dict)  # request_id: the event_id that stands for one trimmed away
+    closed: list[str] = field(default_factory=list)  # questions, those that were not open among them
+    may_have_ended: bool = False  # the trace, and all its questions with it
 
     def note(self, event: Event, messages: Mapping[str, Any]) -> None:
         """Look at one new event. ``messages``: those that an update can find."""
@@ -59,8 +65,12 @@ class Noted:
             self.told.add(event["sub_trace_id"])
         elif name == "input_requested":
             self.asked[event["request_id"]] = event
-        elif name == "input_provided":
-            self.answers[event["request_id"]] = event
+        elif name in ("input_provided", "input_expired"):
+            self.closed.append(event["request_id"])
+            if name == "input_provided":
+                self.answers[event["request_id"]] = event
+        else:
+            self.may_have_ended = True
 
     def extend(self, later: Noted) -> None:
         """Put in what came after this."""
@@ -69,6 +79,8 @@ class Noted:
         self.told |= later.told
         self.asked.update(later.asked)
         self.answers.update(later.answers)
+        self.closed += later.closed
+        self.may_have_ended = self.may_have_ended or later.may_have_ended
 
 
 # --- the trace -------------------------------------------------------------------------------------------------
@@ -112,30 +124,48 @@ def trace_row(row: TraceRow, state: State, log_bytes: int, lease_expires_at: flo
 
 
 def is_open(message: Mapping[str, Any]) -> bool:
-    """Whether a message may be behind in its row: a text that is not complete."""
+    """Whether a message is a text that is not complete."""
     return message["status"] != "complete" and isinstance(message["content"], str)
 
 
-def message_of(stored: StoredMessage) -> dict[str, Any]:
-    """The message as it stands now."""
+def is_long(message: Mapping[str, Any]) -> bool:
+    """Whether a message is a text that is not written again for each small update."""
+    return isinstance(message["content"], str) and len(message["content"]) >= LONG
+
+
+def in_row(stored: StoredMessage) -> dict[str, Any]:
+    """The message as its row has it."""
     message: dict[str, Any] = orjson.loads(stored.body)
     if stored.is_event:
         message = message["message"]
-    if stored.as_of is not None:
-        for body in stored.later:
-            event = orjson.loads(body)
-            if event["event_id"] > stored.as_of:
-                message = updated_message(message, event)
     return message
 
 
+def message_of(stored: StoredMessage, message: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The message as it stands now. ``message``: as its row has it, if that is known."""
+    message = in_row(stored) if message is None else message
+    if stored.as_of is None:
+        return message
+    texts: list[str] = []  # of appends in a row: each by itself would copy a long text
+    for event in map(orjson.loads, stored.later):
+        if event["event_id"] <= stored.as_of:
+            continue
+        if "append" in event and not event.get("patch") and (texts or has_first_line(message)):
+            texts.append(event["append"])
+            continue
+        if texts:
+            message, texts = updated_message(message, {"append": "".join(texts)}), []
+        message = updated_message(message, event)
+    return updated_message(message, {"append": "".join(texts)}) if texts else message
+
+
 def message_rows(
-    noted: Noted, state: State, lengths: dict[str, int], *, at_snapshot: bool
+    noted: Noted, state: State, lengths: dict[str, int], *, at_boundary: bool
 ) -> tuple[list[MessageRow], list[BodyRow]]:
     """The rows that are new and what changes in others, as of ``state``.
 
-    ``lengths``: of the texts in the rows of streaming messages, as far as they are known; brought up to date here.
-    ``at_snapshot``: a snapshot is kept with these events, so all rows are.
+    ``lengths``: of the texts in the rows that may be behind, as far as they are known; brought up to date here.
+    ``at_boundary``: these events reach a boundary, at which no row is behind.
     """
     new: list[MessageRow] = []
     changed: list[BodyRow] = []
@@ -151,25 +181,30 @@ def message_rows(
             lengths[message_id] = len(message["content"])
     for message_id in noted.updated - noted.added.keys():
         message = state.messages[message_id]
-        if not is_open(message):
+        if not is_open(message) and (at_boundary or not is_long(message)):
             lengths.pop(message_id, None)
             changed.append(BodyRow(message_id, None, orjson.dumps(message)))
             continue
         was, length = lengths.get(message_id), len(message["content"])
-        if was is not None and not at_snapshot and was <= length < was + was // GROWTH + 1:
+        if was is not None and not at_boundary and was <= length < was + was // GROWTH + 1:
             continue
         lengths[message_id] = length
         changed.append(BodyRow(message_id, state.last_event_id, orjson.dumps(message)))
     return new, changed
 
 
-def catch_up_rows(behind: Iterable[StoredMessage], state: State, written: set[str]) -> list[BodyRow]:
-    """Rows for what is behind at a snapshot and was not touched by the events that lead to it (``written``)."""
-    return [
-        BodyRow(stored.message_id, state.last_event_id, orjson.dumps(message_of(stored)))
-        for stored in behind
-        if stored.message_id not in written
-    ]
+def catch_up_rows(
+    behind: Iterable[StoredMessage], state: State, written: set[str], lengths: dict[str, int]
+) -> list[BodyRow]:
+    """Rows for what is behind at a boundary and was not touched by the events that lead to it (``written``)."""
+    rows = []
+    for stored in behind:
+        if stored.message_id not in written:
+            message = message_of(stored)
+            as_of = state.last_event_id if is_open(message) else None
+            lengths.pop(stored.message_id, None)
+            rows.append(BodyRow(stored.message_id, as_of, orjson.dumps(message)))
+    return rows
 
 
 # --- questions -------------------------------------------------------------------------------------------------
@@ -182,8 +217,6 @@ def input_rows(
 
     ``ahead_s``: how far the engine's clock is ahead of the steady one, by which questions run out.
     """
-    if not noted.asked and not noted.opened and before is state.pending_inputs:
-        return [], []
     new = [_input_row(event, state, noted, ahead_s) for event in noted.asked.values()]
     for request_id, event_id in noted.opened.items():
         if request_id in state.pending_inputs:
@@ -191,8 +224,8 @@ def input_rows(
             event = {**asked, "event_id": event_id, "ts": asked["requested_at"]}
             new.append(_input_row(event, state, noted, ahead_s))
     closed = []
-    for request_id in before:
-        if request_id not in state.pending_inputs:
+    for request_id in before if noted.may_have_ended else dict.fromkeys(noted.closed):
+        if request_id in before and request_id not in state.pending_inputs:
             how = state.closed_inputs[request_id]
             closed.append(ClosedInput(request_id, how, answer_body(noted, request_id, how)))
     return new, closed

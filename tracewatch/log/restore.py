@@ -16,7 +16,7 @@ import orjson
 from ..errors import Invalid, TraceConflict
 from ..model.base import put_base
 from ..model.canonical import canonical
-from .jobs import Job, check_above, need_named, new_row
+from .jobs import Job, check_above, check_depth, need_named, new_row
 from .storage import Needs, SnapshotRow
 from .unit import Draft, Plan, Unit
 from .views import Appended
@@ -86,6 +86,7 @@ class Restore(Job):
                 last_event_id=used,
             )
         check_above(unit, header["trace_id"], header["parent_trace_id"])
+        check_depth(unit, header["trace_id"], header["parent_trace_id"], adopts=self.below is None)
         parent_id = header["parent_trace_id"]
         here = parent_id is None or unit.draft(parent_id) is not None
         names = ("task", "agent_type", "parent_trace_id", "parent_goal_id", "metadata")

@@ -120,6 +120,8 @@ class Retention:
                 if before is not None:
                     upto = max(upto, await _too_old(storage, row, before))
                 if upto >= row.first_event_id:
+                    upto = await storage.kept_before(row.trace_key, upto)  # of many goals not every boundary has one
+                if upto >= row.first_event_id:
                     found[row.trace_id] = await _outdated(storage, row, upto, deleted=False)
         return list(found.values())
 

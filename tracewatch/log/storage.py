@@ -92,6 +92,13 @@ class BodyRow(NamedTuple):
     body: bytes
 
 
+class KeptSnapshot(NamedTuple):
+    """The newest snapshot that is kept of a trace: the size of the log up to it, and its own, in bytes."""
+
+    log_bytes: int
+    size: int
+
+
 class InputRow(NamedTuple):
     """A new row of ``inputs``."""
 
@@ -244,8 +251,9 @@ class Needs:
     above: set[str] = field(default_factory=set)  # all of them are in ``traces`` as well
     rows: set[str] = field(default_factory=set)  # rows only
     trees: set[str] = field(default_factory=set)  # the rows of these and of all below them
+    levels: set[str] = field(default_factory=set)  # of what names these as its parent: how many stand below another
     messages: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, message_id)
-    behind: set[str] = field(default_factory=set)  # traces whose messages with updates not yet in their rows are needed
+    behind: set[str] = field(default_factory=set)  # traces that reach a boundary (see project.py, rules 3 and 4)
     producers: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, producer)
     used_ids: set[str] = field(default_factory=set)  # the last event ids of deleted traces of these ids
     questions: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, request_id): when they run out
@@ -265,7 +273,19 @@ class Needs:
 
 
 _SETS = (
-    *("traces", "above", "rows", "trees", "messages", "behind", "producers", "used_ids", "questions", "sequences"),
+    *(
+        "traces",
+        "above",
+        "rows",
+        "trees",
+        "levels",
+        "messages",
+        "behind",
+        "producers",
+        "used_ids",
+        "questions",
+        "sequences",
+    ),
     *("snapshots", "tokens", "claims"),
 )
 
@@ -280,8 +300,10 @@ class Loaded:
     rows: dict[str, TraceRow] = field(default_factory=dict)
     parts: dict[str, StateParts] = field(default_factory=dict)  # only where the known head is not the row's
     trees: dict[str, list[str]] = field(default_factory=dict)  # trace_ids, the one asked for first
+    levels: dict[str, int] = field(default_factory=dict)  # 0: nothing names it as its parent
     messages: dict[tuple[str, str], StoredMessage] = field(default_factory=dict)
-    behind: dict[str, list[StoredMessage]] = field(default_factory=dict)
+    behind: dict[str, list[StoredMessage]] = field(default_factory=dict)  # messages with updates not in their rows
+    kept: dict[str, KeptSnapshot] = field(default_factory=dict)  # of the traces that reach a boundary
     producers: dict[tuple[str, str], int] = field(default_factory=dict)
     used_ids: dict[str, int] = field(default_factory=dict)
     questions: dict[tuple[str, str], float | None] = field(default_factory=dict)
@@ -489,6 +511,9 @@ class Storage(Protocol):
 
     async def untouched(self, before: str, statuses: Sequence[str]) -> list[list[TraceRow]]:
         """Traces of these statuses created and changed before then, the oldest first; each followed by all below it."""
+
+    async def kept_before(self, trace_key: int, event_id: int) -> int:
+        """The newest event up to ``event_id`` of which a snapshot is kept; 0 if there is none."""
 
     async def event_head(self, trace_key: int, event_id: int) -> bytes | None:
         """The first 512 bytes of an event."""

@@ -8,7 +8,7 @@ Rule 2: nothing here reads or writes a database. What is missing is named (``Mis
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,10 +24,10 @@ from .storage import (
     AbsentChange,
     Changes,
     EventRow,
+    KeptSnapshot,
     Loaded,
     Needs,
     SnapshotRow,
-    StoredMessage,
     TraceChange,
     TraceRow,
     Written,
@@ -35,6 +35,7 @@ from .storage import (
 from .views import Grown, Token
 
 T = TypeVar("T")
+MOST_PRODUCERS = 100  # of a trace, whose numbers are remembered; others are looked up
 
 
 class Missing(Exception):
@@ -56,13 +57,15 @@ class Draft:
     new: bool = False
     events: list[EventRow] = field(default_factory=list)
     snapshots: list[SnapshotRow] = field(default_factory=list)
+    kept: KeptSnapshot | None = None  # the newest snapshot of this unit
+    at_boundary: bool = False
     noted: Noted = field(default_factory=Noted)
     changed_producers: set[str] = field(default_factory=set)
     renewed: bool = False
     adopts: bool = False  # it is new, and what named it as its parent before is below it from now on
     trimmed: bool = False  # its first_event_id has moved: whoever lists it is told
-    logged: dict[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
-    pending: dict[str, dict[str, Any]] = field(init=False)  # the questions that were open before
+    logged: Mapping[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
+    pending: Mapping[str, dict[str, Any]] = field(init=False)  # the questions that were open before
 
     def __post_init__(self) -> None:
         self.logged = self.state.sub_traces
@@ -87,7 +90,7 @@ class Draft:
         return self.state.status == "lost" or not (self.renewed or self.row.lease_alive(steady))
 
 
-def stats_of(sub_traces: dict[str, dict[str, Any]], sub_id: str) -> tuple[int, int, float]:
+def stats_of(sub_traces: Mapping[str, dict[str, Any]], sub_id: str) -> tuple[int, int, float]:
     """Messages, tokens and cost of a sub-trace as its parent's log tells of it."""
     stats = sub_traces[sub_id]["stats"] if sub_id in sub_traces else dict.fromkeys(TOTALS, 0)
     return stats["total_messages"], stats["total_tokens"], stats["total_cost"]
@@ -102,6 +105,8 @@ class Plan:
         self.events: list[EventRow] = []
         self.snapshots: list[SnapshotRow] = []
         self.noted: Noted | None = None  # most events have nothing to note
+        self.kept = draft.kept
+        self.at_boundary = draft.at_boundary
         self._unit = unit
         self._offset = draft.log_bytes
 
@@ -117,7 +122,17 @@ class Plan:
             self.noted.note(event, state.messages)
         if event_id % project.SNAPSHOT_EVERY == 0:
             self._unit.require_behind(self.draft)
-            self.snapshots.append(SnapshotRow(event_id, orjson.dumps(state.to_json())))
+            self.at_boundary = True
+            self._keep_snapshot()
+
+    def _keep_snapshot(self) -> None:
+        """Keep one, if the log has grown by as much as the last one takes."""
+        kept = self.kept or self._unit.kept(self.draft)
+        if kept is not None and self._offset - kept.log_bytes < kept.size:
+            return
+        body = orjson.dumps(self.state.to_json())
+        self.snapshots.append(SnapshotRow(self.state.last_event_id, body))
+        self.kept = KeptSnapshot(self._offset, len(body))
 
     def commit(self) -> None:
         """Make the plan part of the unit."""
@@ -125,6 +140,7 @@ class Plan:
         draft.state = self.state
         draft.events.extend(self.events)
         draft.snapshots.extend(self.snapshots)
+        draft.kept, draft.at_boundary = self.kept, self.at_boundary
         if self.noted is not None:
             draft.noted.extend(self.noted)
 
@@ -178,9 +194,10 @@ class Unit:
         found = self.load(self.loaded.messages, (draft.row.trace_id, message_id), "messages")
         if found is not None:
             draft.state = draft.state.copy()  # the cache's own must not change
-            draft.state.messages[message_id] = project.message_of(found)
+            message = project.in_row(found)
             if found.as_of is not None:
-                draft.lengths.setdefault(message_id, _length(found))
+                draft.lengths.setdefault(message_id, _length(message))
+            draft.state.messages[message_id] = project.message_of(found, message)
 
     def last_seq(self, draft: Draft, producer: str) -> int:
         """The last sequence number stored for ``producer``, 0 if none."""
@@ -200,9 +217,13 @@ class Unit:
         raise Missing(needs)
 
     def require_behind(self, draft: Draft) -> None:
-        """A snapshot is kept: the messages that are behind in their rows must be known."""
+        """A boundary is reached: the messages that are behind in their rows must be known."""
         if not draft.new:
             self.load(self.loaded.behind, draft.row.trace_id, "behind")
+
+    def kept(self, draft: Draft) -> KeptSnapshot | None:
+        """The newest snapshot that was kept before this unit; known where a boundary is reached."""
+        return None if draft.new else self.loaded.kept.get(draft.row.trace_id)
 
     def tree_totals(self, draft: Draft, state: State) -> dict[str, Any]:
         """The sums of a trace with its sub-traces', as they will be with this unit and it at ``state``."""
@@ -244,6 +265,14 @@ class Unit:
         while row is not None and (above := self.above(row)) is not None:
             row = self._row_now(above)
         return self.stands_below(trace_id, above_id) or (row is not None and row.parent_trace_id == above_id)
+
+    def line(self, trace_id: str | None) -> list[str]:
+        """The trace and those above it, nearest first; they must have been needed."""
+        found: list[str] = []
+        while trace_id is not None and (row := self._row_now(trace_id)) is not None and trace_id not in found:
+            found.append(trace_id)
+            trace_id = self.above(row)
+        return found
 
     # --- what is planned ---
 
@@ -288,11 +317,11 @@ class Unit:
 
     def _change(self, draft: Draft, ahead_s: float) -> TraceChange:
         row, state, noted = draft.row, draft.state, draft.noted
-        at_snapshot = bool(draft.snapshots)
-        messages, bodies = project.message_rows(noted, state, draft.lengths, at_snapshot=at_snapshot)
-        if at_snapshot and not draft.new:
+        at_boundary = draft.at_boundary
+        messages, bodies = project.message_rows(noted, state, draft.lengths, at_boundary=at_boundary)
+        if at_boundary and not draft.new:
             behind = self.loaded.behind.get(row.trace_id, ())
-            bodies += project.catch_up_rows(behind, state, noted.updated)
+            bodies += project.catch_up_rows(behind, state, noted.updated, draft.lengths)
         inputs, closed = project.input_rows(noted, draft.pending, state, ahead_s)
         lease = self.steady + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
         return TraceChange(
@@ -340,20 +369,20 @@ class Unit:
         rows = {change.after.trace_id: change.after for change in changes.traces}
         for trace_id, draft in self._drafts.items():
             if trace_id not in written.again:
-                forget_complete(draft.state)
+                forget_complete(draft.state, [name for name in draft.noted.updated if name in draft.lengths])
                 row = rows.get(trace_id, draft.row)
                 lengths = {name: length for name, length in draft.lengths.items() if name in draft.state.messages}
                 row_kept = None if row.apart else row  # another process may put its parent there
-                cache.put(Cached(row.trace_key, draft.state, row_kept, draft.producers, lengths))
+                producers = dict(list(draft.producers.items())[-MOST_PRODUCERS:])
+                cache.put(Cached(row.trace_key, draft.state, row_kept, producers, lengths))
         gone = [row.trace_id for row in self.deleted]
         cache.drop([*written.again, *gone])
         grown += [Grown(row.trace_id, row.last_event_id, "deleted", deleted=True) for row in self.deleted]
         return grown
 
 
-def _length(stored: StoredMessage) -> int:
-    message = orjson.loads(stored.body)
-    content = (message["message"] if stored.is_event else message)["content"]
+def _length(message: dict[str, Any]) -> int:
+    content = message["content"]
     return len(content) if isinstance(content, str) else 0
 
 
@@ -373,6 +402,10 @@ def known_heads(needs: Needs, states: dict[str, Cached], cache: StateCache) -> N
             if parent is not None:
                 states[parent.state.trace_id] = parent
                 needs.heads[parent.state.trace_id] = parent.head
+    # What is remembered is not read again: it may be long, and change by a character
+    needs.messages = {
+        (one, name) for one, name in needs.messages if one not in states or name not in states[one].state.messages
+    }
 
 
 def _reaches_snapshot(event_id: int, events: int) -> bool:

@@ -117,11 +117,8 @@ def put_base(state: State, base: Mapping[str, Any]) -> State:
     after = state.copy()
     for key in _OF_TRACE:
         setattr(after, key, base[key])
-    children: dict[str | None, tuple[str, ...]] = {}
     for goal in base["goals"]:
-        children[goal["parent_id"]] = (*children.get(goal["parent_id"], ()), goal["id"])
-    after.goals = {goal["id"]: goal for goal in base["goals"]}
-    after.children = children
+        after.add_goal(goal)
     after.sub_traces = {sub["trace_id"]: sub for sub in base["sub_traces"]}
     after.pending_inputs = {asked["request_id"]: asked for asked in base["pending_inputs"]}
     return after

@@ -7,12 +7,24 @@ Rule 3: changes go upward in the tree, never downward.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from itertools import islice
+from typing import Any, NamedTuple
 
 Goal = dict[str, Any]
 Changes = dict[str, dict[str, Any]]
-Children = Mapping[str | None, tuple[str, ...]]
+
+
+class Family(NamedTuple):
+    """The children of a goal, or those without a parent: the first and the last one, how many are open or completed."""
+
+    first: str
+    last: str
+    open: int = 0
+    completed: int = 0
+
+
+Families = Mapping[str | None, Family]  # by parent
 
 OPEN = frozenset({"pending", "in_progress"})
 GOAL_STATUSES = ("pending", "in_progress", "completed", "abandoned")
@@ -43,20 +55,40 @@ def ancestors(goals: Mapping[str, Goal], goal_id: str | None) -> Iterator[Goal]:
         yield goal
 
 
-def cascade_up(goals: Mapping[str, Goal], children: Children, goal_id: str, status: str) -> Changes:
-    """The goals that become completed because ``goal_id`` gets the status ``status`` (completed or abandoned).
+def at_depth(goals: Mapping[str, Goal], goal_id: str, depth: int) -> str:
+    """``goal_id``, or the goal above it that stands at ``depth`` where it stands deeper. A root is at depth 1."""
+    if next(islice(ancestors(goals, goal_id), depth - 1, None), None) is None:
+        return goal_id
+    line: list[str] = [goal_id, *(goal["id"] for goal in ancestors(goals, goal_id))]
+    return line[-depth]
+
+
+def cascade_up(
+    goals: Mapping[str, Goal],
+    families: Families,
+    parent_id: str | None,
+    was: str | None,
+    status: str,
+    reopened: Collection[str] = (),
+) -> Changes:
+    """The goals that become completed because a child of ``parent_id`` gets ``status`` (completed or abandoned).
 
     A parent becomes completed when all its children are completed or abandoned, at least one of them completed; and so
-    on up to the root. ``goals`` is the tree before the change.
+    on up to the root. ``goals`` and ``families`` are the tree before the change, in which the child ``was`` of another
+    status (None: it is new). ``reopened``: goals that the same event makes in_progress first.
     """
     changed: Changes = {}
-    now = {goal_id: status}
-    for parent in ancestors(goals, goal_id):
-        statuses = [now.get(child) or goals[child]["status"] for child in children.get(parent["id"], ())]
-        if parent["status"] not in OPEN or "completed" not in statuses or any(s in OPEN for s in statuses):
+    while parent_id is not None:
+        parent = goals[parent_id]
+        family = families.get(parent_id)
+        still_open, completed = (family.open, family.completed) if family is not None else (0, 0)
+        still_open -= was in OPEN
+        completed += (status == "completed") - (was == "completed")
+        ended = parent["status"] not in OPEN and parent_id not in reopened
+        if ended or still_open or not completed:
             break
-        now[parent["id"]] = "completed"
-        changed[parent["id"]] = {"status": "completed"}
+        changed[parent_id] = {"status": "completed"}
+        was, status, parent_id = parent["status"], "completed", parent["parent_id"]
     return changed
 
 
@@ -136,20 +168,60 @@ def extend_preview(preview: str, tool: str) -> str:
     return " → ".join(groups[-PREVIEW_GROUPS:])
 
 
-def insert_child(siblings: tuple[str, ...], goal_id: str, after_id: str | None) -> tuple[str, ...]:
-    """``siblings`` with ``goal_id`` after ``after_id``, or at the end."""
-    if after_id is None or after_id not in siblings:
-        return (*siblings, goal_id)
-    place = siblings.index(after_id) + 1
-    return (*siblings[:place], goal_id, *siblings[place:])
+# --- the children of each goal ----------------------------------------------------------------------------------
 
 
-def in_display_order(goals: Mapping[str, Goal], children: Children) -> list[Goal]:
+def add_child(
+    families: MutableMapping[str | None, Family], following: MutableMapping[str, str], goal: Goal, after_id: str | None
+) -> None:
+    """Put a new goal behind its sibling ``after_id``, or as its parent's last child.
+
+    ``following``: the sibling behind each goal. Both mappings are changed; what that costs does not depend on how many
+    siblings there are.
+    """
+    goal_id, parent_id = goal["id"], goal["parent_id"]
+    family = families.get(parent_id) or Family(goal_id, goal_id)
+    first, last, still_open, completed = family
+    if last != goal_id:
+        before = last if after_id is None else after_id
+        if before == last:
+            last = goal_id
+        else:
+            following[goal_id] = following[before]
+        following[before] = goal_id
+    families[parent_id] = Family(first, last, still_open, completed)
+    count_status(families, parent_id, None, goal["status"])
+
+
+def count_status(
+    families: MutableMapping[str | None, Family], parent_id: str | None, was: str | None, status: str | None
+) -> None:
+    """Count in a parent's family that one of its children ``was`` of another status (None: it was not there)."""
+    if was != status:
+        first, last, still_open, completed = families[parent_id]
+        still_open += (status in OPEN) - (was in OPEN)
+        completed += (status == "completed") - (was == "completed")
+        families[parent_id] = Family(first, last, still_open, completed)
+
+
+def children_of(families: Families, following: Mapping[str, str], parent_id: str | None) -> list[str]:
+    """The ids of a goal's children (None: of the roots), in the order to show them in."""
+    family = families.get(parent_id)
+    if family is None:
+        return []
+    found = [family.first]
+    while found[-1] != family.last:
+        found.append(following[found[-1]])
+    return found
+
+
+def in_display_order(goals: Mapping[str, Goal], families: Families, following: Mapping[str, str]) -> list[Goal]:
     """All goals in the order of the tree, depth first."""
     ordered: list[Goal] = []
-    waiting = list(reversed(children.get(None, ())))
+    waiting = children_of(families, following, None)[::-1]
     while waiting:
         goal_id = waiting.pop()
         ordered.append(goals[goal_id])
-        waiting.extend(reversed(children.get(goal_id, ())))
+        if goal_id in families:
+            waiting.extend(reversed(children_of(families, following, goal_id)))
     return ordered

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import (
+    GoalDepth,
     GoalExists,
     Invalid,
     InvalidTransition,
@@ -22,7 +23,8 @@ from ..errors import (
     UnknownMessage,
     UnknownRequest,
 )
-from .goals import Changes, add_to_stats, cascade_up, empty_stats, may_become, reopen_up
+from .canonical import MAX_GOAL_DEPTH
+from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, reopen_up
 from .state import State, describe, tool_name
 from .times import format_time, parse_time
 
@@ -77,8 +79,23 @@ def _own_id(given: str | None, letter: str, event_id: int, path: str) -> str:
     return given
 
 
+def _check_depth(state: State, parent_id: str | None) -> None:
+    """Refuse a goal below ``parent_id`` where it would stand too deep: each message in it would tell of all above."""
+    if parent_id is None:
+        return
+    lowest = at_depth(state.goals, parent_id, MAX_GOAL_DEPTH - 1)
+    if lowest != parent_id:
+        said = f"goals stand {MAX_GOAL_DEPTH} deep at most; {lowest!r} above it may have children"
+        raise GoalDepth(
+            f"goal.parent_id: {said}",
+            details=[{"path": "goal.parent_id", "message": said, "parent_id": lowest}],
+            parent_id=lowest,
+            limit=MAX_GOAL_DEPTH,
+        )
+
+
 def _next_goal_id(state: State) -> str:
-    number = len(state.goals) + 1
+    number = max(state.next_goal, len(state.goals) + 1)
     while str(number) in state.goals:
         number += 1
     return str(number)
@@ -97,6 +114,7 @@ def _goal_added(state: State, stored: Stored) -> None:
         if given.get("parent_id", sibling["parent_id"]) != sibling["parent_id"]:
             raise _refuse("goal.after_id", f"{after_id!r} is not a child of {parent_id!r}")
         parent_id = sibling["parent_id"]
+    _check_depth(state, parent_id)
     status = given.get("status", "pending")
     goal = {
         "id": goal_id,
@@ -116,11 +134,7 @@ def _goal_added(state: State, stored: Stored) -> None:
     stored["goal"] = goal
     changed = reopen_up(state.goals, parent_id)
     if status in ("completed", "abandoned"):
-        tree = {**state.goals, goal_id: goal}
-        for reopened, values in changed.items():
-            tree[reopened] = {**tree[reopened], **values}
-        children = {**state.children, parent_id: (*state.children.get(parent_id, ()), goal_id)}
-        ended = cascade_up(tree, children, goal_id, status)
+        ended = cascade_up(state.goals, state.families, parent_id, None, status, changed)
         changed = {**changed, **ended}
         # A goal that reopens and completes again has not changed.
         changed = {g: c for g, c in changed.items() if c["status"] != state.goals[g]["status"]}
@@ -137,7 +151,8 @@ def _goal_updated(state: State, stored: Stored) -> None:
             status=goal["status"],
         )
     ended = status != goal["status"] and status in ("completed", "abandoned")
-    stored["affected_goals"] = _affected(cascade_up(state.goals, state.children, goal["id"], status) if ended else {})
+    changed = cascade_up(state.goals, state.families, goal["parent_id"], goal["status"], status) if ended else {}
+    stored["affected_goals"] = _affected(changed)
 
 
 def _message_added(state: State, stored: Stored) -> None:
@@ -148,6 +163,7 @@ def _message_added(state: State, stored: Stored) -> None:
     goal_id = given["goal_id"] if "goal_id" in given else state.current_goal_id
     if goal_id is not None:
         _known_goal(state, goal_id, "message.goal_id")
+        goal_id = at_depth(state.goals, goal_id, MAX_GOAL_DEPTH)  # older logs have deeper ones
     message = {
         "message_id": message_id,
         "sequence": state.total_messages + 1,
@@ -196,6 +212,7 @@ def _message_updated(state: State, stored: Stored) -> None:
     stored["goal_id"] = message["goal_id"]
     stored.pop("totals", None)  # only the server gives the trace's sums; a recorder's are dropped
     if tokens or cost:
+        _check_reach(state, message)
         stored["totals"] = {
             "total_messages": state.total_messages,
             "total_tokens": state.total_tokens + tokens,
@@ -204,6 +221,15 @@ def _message_updated(state: State, stored: Stored) -> None:
     stored["affected_goals"] = _affected(
         add_to_stats(state.goals, message["goal_id"], messages=0, tokens=tokens, cost=cost, tool=None)
     )
+
+
+def _check_reach(state: State, message: Mapping[str, Any]) -> None:
+    """Refuse new numbers for a message of an older log whose goal stands too deep."""
+    goal_id = message["goal_id"]
+    if goal_id in state.goals and at_depth(state.goals, goal_id, MAX_GOAL_DEPTH) != goal_id:
+        said = f"the message's goal stands deeper than {MAX_GOAL_DEPTH}: its tokens and cost stay as they are"
+        details = [{"path": f"patch.{key}", "message": said} for key in ("tokens", "cost")]
+        raise GoalDepth(f"message {message['message_id']!r}: {said}", details=details, limit=MAX_GOAL_DEPTH)
 
 
 def _with_totals(state: State, stored: Stored) -> None:

@@ -3,19 +3,21 @@
 Rule 1: ``complete`` (rules.py) decides the effects of an event and writes them into it. ``apply`` here only does as the
         stored event says. So every client folds alike, whatever snapshot it begins from.
 Rule 2: ``apply`` never fails on an event that ``validate_stored`` passes, and an older event changes nothing.
-Rule 3: values inside a state are replaced, never changed in place. So ``State.copy`` is shallow and cheap.
+Rule 3: values inside a state are replaced, never changed in place. So ``State.copy`` is shallow and cheap, also that
+        of a state with many goals: what an event costs depends on what it changes, not on what there is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
 from .canonical import ENDED, MAX_TOTAL, SERVER_EVENTS
-from .goals import Goal, current_after, in_display_order, insert_child
+from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order
+from .layered import SMALL, shared
 
 Event = Mapping[str, Any]
 TOTALS = ("total_messages", "total_tokens", "total_cost")
@@ -61,25 +63,46 @@ class State:
     total_messages: int = 0
     total_tokens: int = 0
     total_cost: float = 0.0
-    goals: dict[str, Goal] = field(default_factory=dict)
-    children: dict[str | None, tuple[str, ...]] = field(default_factory=dict)  # in display order; None: the roots
+    goals: MutableMapping[str, Goal] = field(default_factory=dict)
+    families: MutableMapping[str | None, Family] = field(default_factory=dict)  # by parent; None: the roots
+    following: MutableMapping[str, str] = field(default_factory=dict)  # the sibling behind a goal
+    next_goal: int = 1  # no smaller number can become a goal's id
     current_goal_id: str | None = None
-    sub_traces: dict[str, dict[str, Any]] = field(default_factory=dict)
-    pending_inputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # open questions, oldest first
-    closed_inputs: dict[str, str] = field(default_factory=dict)  # request_id: answered, expired or closed
+    sub_traces: MutableMapping[str, dict[str, Any]] = field(default_factory=dict)
+    pending_inputs: MutableMapping[str, dict[str, Any]] = field(default_factory=dict)  # open questions, oldest first
+    closed_inputs: MutableMapping[str, str] = field(default_factory=dict)  # request_id: answered, expired or closed
     cancel_requested: dict[str, Any] | None = None  # {reason, by} of a cancel not yet acknowledged
-    messages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    messages: MutableMapping[str, dict[str, Any]] = field(default_factory=dict)
 
     def copy(self) -> State:
         """A copy that can be changed without changing this state."""
+        if max(len(self.goals), len(self.sub_traces), len(self.closed_inputs), len(self.messages)) > SMALL:
+            for name in _MAPS:
+                setattr(self, name, shared(getattr(self, name)))
         after = State(*_VALUES(self))  # a fifth of the time of dataclasses.replace, and each append makes a copy
-        after.goals = dict(self.goals)
-        after.children = dict(self.children)
-        after.sub_traces = dict(self.sub_traces)
-        after.pending_inputs = dict(self.pending_inputs)
-        after.closed_inputs = dict(self.closed_inputs)
-        after.messages = dict(self.messages)
+        after.goals = self.goals.copy()  # type: ignore[attr-defined]
+        after.families = self.families.copy()  # type: ignore[attr-defined]
+        after.following = self.following.copy()  # type: ignore[attr-defined]
+        after.sub_traces = self.sub_traces.copy()  # type: ignore[attr-defined]
+        after.pending_inputs = self.pending_inputs.copy()  # type: ignore[attr-defined]
+        after.closed_inputs = self.closed_inputs.copy()  # type: ignore[attr-defined]
+        after.messages = self.messages.copy()  # type: ignore[attr-defined]
         return after
+
+    def children(self, parent_id: str | None) -> list[str]:
+        """The ids of a goal's children (None: of the roots), in the order to show them in."""
+        return children_of(self.families, self.following, parent_id)
+
+    def add_goal(self, goal: Goal, after_id: str | None = None) -> None:
+        """Put in a new goal behind its sibling ``after_id``, or as its parent's last child."""
+        self.goals[goal["id"]] = goal
+        add_child(self.families, self.following, goal, after_id)
+
+    def set_goal(self, goal: Goal) -> None:
+        """Put in a goal in the place of its older form."""
+        was = self.goals[goal["id"]]
+        self.goals[goal["id"]] = goal
+        count_status(self.families, was["parent_id"], was["status"], goal["status"])
 
     @property
     def ended(self) -> bool:
@@ -135,7 +158,7 @@ class State:
         return {
             "mission": self.task,
             "current_id": self.current_goal_id,
-            "goals": in_display_order(self.goals, self.children),
+            "goals": in_display_order(self.goals, self.families, self.following),
             "as_of_event_id": self.last_event_id,
         }
 
@@ -143,17 +166,22 @@ class State:
 
     def to_json(self) -> dict[str, Any]:
         """The state as the log keeps it in a snapshot: without messages, which have a table of their own."""
-        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("messages", "children")}
-        kept["children"] = [[parent, list(ids)] for parent, ids in self.children.items()]
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_KEPT}
+        kept |= {name: dict(kept[name]) for name in _MAPS if name in kept}
+        kept["children"] = [[parent, self.children(parent)] for parent in self.families]
         return kept
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> State:
         """The state that ``to_json`` wrote."""
         known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in kept.items() if name in known}
-        values["children"] = {parent: tuple(ids) for parent, ids in kept["children"]}
-        return cls(**values).copy()  # so that folding on does not change ``kept``
+        state = cls(**{name: value for name, value in kept.items() if name in known}).copy()  # ``kept`` stays as it is
+        for parent_id, ids in kept["children"]:
+            for goal_id in ids:
+                if state.goals[goal_id]["parent_id"] != parent_id:
+                    raise ValueError(f"goal {goal_id!r} stands below two others")
+                add_child(state.families, state.following, state.goals[goal_id], None)
+        return state
 
     @classmethod
     def from_snapshot(cls, frame: Mapping[str, Any]) -> State:
@@ -162,17 +190,16 @@ class State:
         named = {f.name for f in fields(cls)} & set(trace)
         state = cls(**{name: trace[name] for name in named})
         state.last_event_id = frame["current_event_id"]
-        children: dict[str | None, list[str]] = {}
         for goal in tree["goals"]:
-            state.goals[goal["id"]] = goal
-            children.setdefault(goal["parent_id"], []).append(goal["id"])
-        state.children = {parent: tuple(ids) for parent, ids in children.items()}
+            state.add_goal(goal)
         state.sub_traces = {sub["trace_id"]: sub for sub in frame["sub_traces"]}
         state.pending_inputs = {asked["request_id"]: asked for asked in frame["pending_inputs"]}
         return state
 
 
 _VALUES = attrgetter(*(one.name for one in fields(State)))  # in the order in which State takes them
+_MAPS = ("goals", "families", "following", "sub_traces", "pending_inputs", "closed_inputs", "messages")
+_NOT_KEPT = ("messages", "families", "following", "next_goal")  # what follows from the rest, or has its own table
 
 
 def apply(state: State, event: Event) -> State:
@@ -201,10 +228,7 @@ def _affect(state: State, event: Event) -> None:
     for change in event["affected_goals"]:
         goal = state.goals.get(change["goal_id"])
         if goal is not None:
-            state.goals[goal["id"]] = {
-                **goal,
-                **{key: change[key] for key in AFFECTED if key in change},
-            }
+            state.set_goal({**goal, **{key: change[key] for key in AFFECTED if key in change}})
 
 
 def _goal_added(state: State, event: Event) -> None:
@@ -213,8 +237,11 @@ def _goal_added(state: State, event: Event) -> None:
     parent_id, goal_id = goal["parent_id"], goal["id"]
     if goal_id in state.goals or (parent_id is not None and parent_id not in state.goals):
         return
-    state.goals[goal_id] = goal
-    state.children[parent_id] = insert_child(state.children.get(parent_id, ()), goal_id, after_id)
+    sibling = state.goals.get(after_id) if after_id is not None else None
+    state.add_goal(goal, after_id if sibling is not None and sibling["parent_id"] == parent_id else None)
+    state.next_goal = max(state.next_goal, len(state.goals) + 1)
+    while str(state.next_goal) in state.goals:
+        state.next_goal += 1
     reopened = (c["goal_id"] for c in event["affected_goals"] if c.get("status") == "in_progress")  # nearest first
     _affect(state, event)
     started = goal_id if goal["status"] == "in_progress" else next((g for g in reopened if g in state.goals), None)
@@ -226,7 +253,7 @@ def _goal_updated(state: State, event: Event) -> None:
     if goal is None:
         return
     started = event["patch"].get("status") == "in_progress" and goal["status"] != "in_progress"
-    state.goals[goal["id"]] = {**goal, **event["patch"]}
+    state.set_goal({**goal, **event["patch"]})
     _affect(state, event)
     state.current_goal_id = current_after(state.goals, state.current_goal_id, goal["id"] if started else None)
 
@@ -262,6 +289,13 @@ def updated_message(message: Mapping[str, Any], event: Event) -> dict[str, Any]:
     return new
 
 
+def has_first_line(message: Mapping[str, Any]) -> bool:
+    """Whether a message's text has a whole first line, so that more text can't change its description."""
+    content = message["content"]
+    first = _FIRST_LINE.match(content) if isinstance(content, str) else None
+    return first is not None and first.end() < len(content)
+
+
 def describe(message: Mapping[str, Any]) -> str:
     """A message's description: its tool's name, else the first non-blank line of its text, up to 200 characters."""
     content = message["content"]
@@ -291,6 +325,7 @@ def tool_name(message: Mapping[str, Any]) -> str | None:
 
 def _sub_trace_started(state: State, event: Event) -> None:
     sub_id, goal = event["sub_trace_id"], state.goals.get(event["parent_goal_id"])
+    again = sub_id in state.sub_traces
     state.sub_traces[sub_id] = {
         "trace_id": sub_id,
         "parent_goal_id": event["parent_goal_id"],
@@ -301,7 +336,7 @@ def _sub_trace_started(state: State, event: Event) -> None:
         "stats": {"total_messages": 0, "total_tokens": 0, "total_cost": 0.0},
         "started_event_id": event["event_id"],
     }
-    if goal is not None and sub_id not in goal["sub_trace_ids"]:
+    if goal is not None and not (again and sub_id in goal["sub_trace_ids"]):
         state.goals[goal["id"]] = {**goal, "sub_trace_ids": [*goal["sub_trace_ids"], sub_id]}
 
 

@@ -23,6 +23,7 @@ from tracewatch.log.storage import (
     Head,
     InDoubt,
     InputRow,
+    KeptSnapshot,
     Loaded,
     MessageRow,
     Needs,
@@ -96,6 +97,9 @@ class MemoryStorage:
         for root_id in needs.trees:
             loaded.trees[root_id] = self._below(root_id)
             wanted |= set(loaded.trees[root_id])
+        for root_id in needs.levels:
+            named = [one for one, trace in there.items() if trace.row.parent_trace_id == root_id]
+            loaded.levels[root_id] = max((1 + self._levels(one) for one in named), default=0)
         parents = {there[one].row.above or "" for one in needs.above if one in there}
         wanted |= {above for one in needs.above for above in self._above(one)}
         loaded.rows = {one: self._row(one) for one in wanted if one in there}
@@ -109,6 +113,11 @@ class MemoryStorage:
         for one in needs.behind & loaded.rows.keys():
             found = [self._message(there[one], name) for name in there[one].messages]
             loaded.behind[one] = [m for m in found if m.as_of is not None and m.later]
+            if there[one].snapshots:
+                at = max(there[one].snapshots)
+                behind = [e.end_offset - len(e.body) for e in there[one].events.values() if e.event_id == at + 1]
+                offset = behind[0] if behind else there[one].row.log_bytes
+                loaded.kept[one] = KeptSnapshot(offset, len(there[one].snapshots[at]))
         for one, producer in needs.producers:
             if one in there and producer in there[one].producers:
                 loaded.producers[one, producer] = there[one].producers[producer]
@@ -241,10 +250,13 @@ class MemoryStorage:
         return [one for one, trace in self.memory.traces.items() if trace.row.above == trace_id]
 
     def _below(self, trace_id: str) -> list[str]:
-        found = [trace_id]
+        found = [trace_id]  # it may not be here, and what is below it is
         for one in found:
             found.extend(sub for sub in self._subs(one) if sub not in found)
         return [one for one in found if one in self.memory.traces]
+
+    def _levels(self, trace_id: str) -> int:
+        return max((1 + self._levels(sub) for sub in self._subs(trace_id)), default=0)
 
     def _above(self, trace_id: str | None) -> list[str]:
         found: list[str] = []
@@ -405,6 +417,10 @@ class MemoryStorage:
 
     def _events(self, trace_key: int) -> dict[int, EventRow]:
         return next((t.events for t in self.memory.traces.values() if t.row.trace_key == trace_key), {})
+
+    async def kept_before(self, trace_key: int, event_id: int) -> int:
+        kept = (at for t in self.memory.traces.values() if t.row.trace_key == trace_key for at in t.snapshots)
+        return max((at for at in kept if at <= event_id), default=0)
 
     async def event_head(self, trace_key: int, event_id: int) -> bytes | None:
         event = self._events(trace_key).get(event_id)

@@ -14,7 +14,7 @@ import orjson
 
 from .. import project
 from ..counts import LIVE
-from ..storage import Head, OpenInput, StateParts, StoredMessage, TraceInput, TraceRow, View
+from ..storage import Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, TraceRow, View
 from ..views import Grown, Page, Token, TraceQuery
 from .faults import hole
 
@@ -142,6 +142,24 @@ def state_parts(db: sqlite3.Connection, row: TraceRow, upto: int, known: Head | 
     return StateParts(base, None if snapshot is None else snapshot[1], [body for (body,) in bodies])
 
 
+def kept_snapshot(db: sqlite3.Connection, row: TraceRow) -> KeptSnapshot | None:
+    """The newest snapshot that is kept, and where it stands."""
+    sql = "SELECT event_id, length(body) FROM snapshots WHERE trace_key = ? ORDER BY event_id DESC LIMIT 1"
+    found = db.execute(sql, (row.trace_key,)).fetchone()
+    if found is None:
+        return None
+    # Those up to it may be gone
+    sql = "SELECT end_offset - length(body) FROM events WHERE trace_key = ? AND event_id = ?"
+    behind = db.execute(sql, (row.trace_key, found[0] + 1)).fetchone()
+    return KeptSnapshot(row.log_bytes if behind is None else behind[0], found[1])
+
+
+def kept_before(db: sqlite3.Connection, key: int, event_id: int) -> int:
+    """See Storage.kept_before."""
+    sql = "SELECT COALESCE(MAX(event_id), 0) FROM snapshots WHERE trace_key = ? AND event_id <= ?"
+    return int(db.execute(sql, (key, event_id)).fetchone()[0])
+
+
 def view(db: sqlite3.Connection, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View | None:
     """See Storage.view."""
     row = trace_rows(db, [trace_id]).get(trace_id)
@@ -175,12 +193,18 @@ def _stored(db: sqlite3.Connection, key: int, rows: Iterable[Sequence[Any]]) -> 
     rows = list(rows)
     as_of = [row[3] for row in rows if row[3] is not None]
     later: dict[str, list[bytes]] = {}
-    for update in updates(db, key, min(as_of)) if as_of else ():
+    for update in updates(db, key, max(min(as_of), _boundary(db, key))) if as_of else ():
         later.setdefault(orjson.loads(update)["message_id"], []).append(update)
     return [
         StoredMessage(name, sequence, event_id, at, event if body is None else body, body is None, later.get(name, []))
         for name, sequence, event_id, at, body, event in rows
     ]
+
+
+def _boundary(db: sqlite3.Connection, key: int) -> int:
+    """The event at which no row was behind: nobody has to look for updates before it."""
+    (last,) = db.execute("SELECT last_event_id FROM traces WHERE trace_key = ?", (key,)).fetchone()
+    return int(last) // project.SNAPSHOT_EVERY * project.SNAPSHOT_EVERY
 
 
 def updates(db: sqlite3.Connection, key: int, after: int) -> list[bytes]:

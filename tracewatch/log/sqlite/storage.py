@@ -250,6 +250,10 @@ class SQLiteStorage:
         """See Storage.untouched."""
         return await self._read(one_moment(lambda db: read.untouched(db, before, statuses)))
 
+    async def kept_before(self, trace_key: int, event_id: int) -> int:
+        """See Storage.kept_before."""
+        return await self._read(lambda db: read.kept_before(db, trace_key, event_id))
+
     async def event_head(self, trace_key: int, event_id: int) -> bytes | None:
         """See Storage.event_head."""
         return await self._read(lambda db: read.event_head(db, trace_key, event_id))

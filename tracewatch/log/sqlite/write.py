@@ -45,6 +45,13 @@ _TREE_BELOW = (
     " FROM traces WHERE parent_trace_id = ? AND NOT apart"
 )
 
+# Of what names ``?1`` as its parent, below it or not: how many stand below one another
+_LEVELS = (
+    "WITH RECURSIVE down (trace_id, level) AS (SELECT trace_id, 1 FROM traces WHERE parent_trace_id = ?1 UNION ALL"
+    " SELECT t.trace_id, level + 1 FROM traces AS t JOIN down ON t.parent_trace_id = down.trace_id AND NOT t.apart"
+    " WHERE level < 1000) SELECT COALESCE(MAX(level), 0) FROM down"
+)
+
 # --- loading ---------------------------------------------------------------------------------------------------
 
 
@@ -62,6 +69,8 @@ def load(db: sqlite3.Connection, needs: Needs, now: Callable[[], float], steady:
         _load_messages(db, needs, loaded)
     for trace_id in needs.behind & rows.keys():
         loaded.behind[trace_id] = read.messages_behind(db, rows[trace_id])
+        if (kept := read.kept_snapshot(db, rows[trace_id])) is not None:
+            loaded.kept[trace_id] = kept
     for trace_id, producer in needs.producers:
         loaded.producers[trace_id, producer] = read.last_seq(db, trace_id, producer)
     _load_rest(db, needs, loaded)
@@ -92,6 +101,8 @@ def _load_messages(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None
 
 def _load_rest(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
     rows = loaded.rows
+    for trace_id in needs.levels:
+        loaded.levels[trace_id] = db.execute(_LEVELS, (trace_id,)).fetchone()[0]
     for trace_id in needs.used_ids:
         sql = "SELECT last_event_id FROM deleted_traces WHERE trace_id = ?"
         for (last,) in db.execute(sql, (trace_id,)):

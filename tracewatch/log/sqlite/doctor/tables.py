@@ -172,7 +172,8 @@ def _as_read(db: sqlite3.Connection, row: TraceRow, message_id: str, body: bytes
     if as_of is None:
         return _parsed(body)
     try:
-        return message_of(*messages_named(db, row.trace_key, [message_id]))
+        (stored,) = messages_named(db, row.trace_key, [message_id])
+        return message_of(stored)
     except (ValueError, LookupError, TypeError) as error:
         return f"not a message: {error}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import count
 from typing import Any
 
 import orjson
@@ -202,20 +201,40 @@ class _Trace:
         swept = row.first_event_id - 1
         if self._connection.execute("SELECT 1 FROM leftovers WHERE trace_key = ?", (row.trace_key,)).fetchone():
             swept = 0  # the older ones are on their way out
-        before = (row.first_event_id - 1) // SNAPSHOT_EVERY  # counted, not listed: the row may say anything
-        there = {at for at in snapshots if at % SNAPSHOT_EVERY == 0 and row.first_event_id <= at <= row.last_event_id}
-        missing = row.last_event_id // SNAPSHOT_EVERY - before - len(there)
-        if missing > 0:
-            first = next(at for n in count(before + 1) if (at := n * SNAPSHOT_EVERY) not in there)
+        missing = self._missing_snapshots()
+        if missing:
             self._found.warning(
                 "snapshot_missing",
-                f"trace {row.trace_id!r}: {missing:,} snapshots are missing, the first of event {first}",
+                f"trace {row.trace_id!r}: {len(missing):,} snapshots are missing, the first of event {missing[0]}",
                 "It is slower to open, and can't be trimmed there; nothing is wrong",
                 row.trace_id,
             )
         for at in snapshots:
             if not swept <= at <= row.last_event_id:
                 self.error("snapshot", f"there is a snapshot of event {at}, which the log does not have")
+
+    def _missing_snapshots(self) -> list[int]:
+        """The boundaries of which a snapshot ought to be kept (project.py, rule 4) and is not."""
+        row = self.row
+        sizes = dict(
+            self._connection.execute(
+                "SELECT event_id, length(body) FROM snapshots WHERE trace_key = ?", (row.trace_key,)
+            )
+        )
+        sql = (
+            "SELECT event_id, end_offset FROM events WHERE trace_key = ?1 AND event_id BETWEEN ?2 AND ?3"
+            f" AND event_id % {SNAPSHOT_EVERY} = 0 ORDER BY event_id"
+        )
+        first = "SELECT end_offset - length(body) FROM events WHERE trace_key = ? AND event_id = ?"
+        begin = self._connection.execute(first, (row.trace_key, row.first_event_id)).fetchone()
+        offset, size, missing = begin[0] if begin else 0, sizes.get(row.first_event_id - 1, 0), []
+        for at, end_offset in self._connection.execute(sql, (row.trace_key, row.first_event_id, row.last_event_id)):
+            if at in sizes:
+                offset, size = end_offset, sizes[at]
+            elif end_offset - offset >= size:
+                missing.append(at)
+                offset, size = end_offset, 0
+        return missing
 
     def _snapshot(self, at: int) -> State | None:
         sql = "SELECT body FROM snapshots WHERE trace_key = ? AND event_id = ?"
