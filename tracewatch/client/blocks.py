@@ -6,6 +6,7 @@ A goal, a message, a tool call, a trace and a cancel scope are blocks. Entering 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,49 @@ class SyncOrAsync:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self.__exit__(kind, error, trace)
+
+
+class RecordedBlock(SyncOrAsync):
+    """A block whose begin and end are recorded, in the process that has entered it.
+
+    A child that is forked within the block leaves it as well, which ends nothing. And an exception of a signal handler
+    in the middle of entering or leaving leaves no block half open.
+    """
+
+    _process = 0  # that has entered it
+
+    def __enter__(self) -> Self:
+        self._process = os.getpid()
+        try:
+            self._enter()
+            return self
+        except BaseException as error:
+            self.__exit__(type(error), error, None)  # `with` does not do this
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            self._left(error)
+        except BaseException:
+            self._left(error)
+            raise
+
+    def _left(self, error: BaseException | None) -> None:
+        if self._process == os.getpid():
+            self._leave(error)
+        else:
+            self._leave_in_child(error)
+
+    def _enter(self) -> None:
+        """Record the begin."""
+        raise NotImplementedError
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Record the end; called a second time if a signal handler has raised in the middle of the first."""
+        raise NotImplementedError
+
+    def _leave_in_child(self, error: BaseException | None) -> None:
+        """Leave in a forked child, where the block ends only for those who look which blocks are open."""
 
 
 class OpenBlocks(Generic[Block]):

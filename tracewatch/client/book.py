@@ -15,7 +15,9 @@ from ..model.goals import OPEN, Family, Goal, at_depth, cascade_up, count_status
 DONE = frozenset({"completed", "abandoned"})
 MOST_GOALS = 20_000  # remembered; of more the oldest are forgotten, those that have ended first
 
-Change = tuple[Callable[..., object], tuple[Any, ...]]  # a call to make; making it twice does no more than once
+# A call to make, of a function written in C, so that no exception of a signal handler's comes in its midst. Made
+# twice it does no more than once: a step that was interrupted is made again from its beginning.
+Change = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 class GoalBook:

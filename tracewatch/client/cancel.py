@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from .blocks import OpenBlocks, SyncOrAsync
 from .control import Control
+from .encode import seconds_of
 from .errors import Cancelled
 
 _scopes: OpenBlocks[CancelScope] = OpenBlocks("tracewatch_cancel_scopes")
@@ -63,7 +64,7 @@ class Cancellation:
             if t.cancelled.wait_sync(60):
                 return
         """
-        return bool(self._control.wait_for(lambda: True if self else None, timeout_s))
+        return bool(self._control.wait_for(lambda: True if self else None, seconds_of(timeout_s)))
 
     async def wait(self) -> None:
         """Wait for a cancel, in a task."""

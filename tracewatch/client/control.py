@@ -59,11 +59,16 @@ class Control:
         self._below: weakref.WeakSet[Control] = weakref.WeakSet()  # of sub-traces, which are cancelled with this one
         self._listeners: dict[object, Callable[[], None]] = {}  # called after each change
         self._callbacks: list[Callable[[], Any]] = []  # of the agent, called once at a cancel
-        self._changed = threading.Condition(threading.RLock())
+        self._locks()
+
+    def _locks(self) -> None:
+        self._lock = threading.RLock()
+        # Entered as _lock: its own __enter__ is Python, and a signal handler that raises in it would leave it taken
+        self._changed = threading.Condition(self._lock)
 
     def after_fork(self) -> None:
         """Prepare for use in a forked child: known commands stay, no call waits, and the log has to be asked anew."""
-        self._changed = threading.Condition(threading.RLock())
+        self._locks()
         self._listeners.clear()
         self.waiting.clear()
         self.primed = False
@@ -72,7 +77,7 @@ class Control:
 
     def told(self, told: Told, *, whole: bool = False) -> None:
         """Take commands of the log. ``whole``: all of them, at the beginning of a connection."""
-        with self._changed:
+        with self._lock:
             for one in told.inputs:
                 self._note(one)
             self.primed = self.primed or whole
@@ -93,7 +98,7 @@ class Control:
 
     def cancelled_by(self, cancel: dict[str, Any]) -> None:
         """Take a cancel."""
-        with self._changed:
+        with self._lock:
             if self.cancel is not None:
                 return
             self.cancel = {"reason": cancel.get("reason"), "by": cancel.get("by")}
@@ -119,24 +124,24 @@ class Control:
 
     def look_again(self, request_ids: Iterable[str] | None = None) -> None:
         """Have the states of these questions asked for; by default of those that a call waits for."""
-        with self._changed:
+        with self._lock:
             self.unclear.update(self.waiting if request_ids is None else request_ids)
 
     def refused(self, request_id: str, code: str, message: str) -> None:
         """Note that the log refuses this question."""
-        with self._changed:
+        with self._lock:
             self.inputs[request_id] = {"request_id": request_id, "state": "refused", "code": code, "message": message}
         self._notify()
 
     def lost(self, request_id: str) -> None:
         """Note that the log does not have this question any more. The agent that waits for it asks it again."""
-        with self._changed:
+        with self._lock:
             if self.inputs.get(request_id, {}).get("state") in ("asked", "open"):
                 self.inputs[request_id] = {"request_id": request_id, "state": "lost"}
         self._notify()
 
     def _notify(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
             listeners = list(self._listeners.values())
         for listener in listeners:
@@ -146,7 +151,7 @@ class Control:
 
     def link(self, below: Control) -> None:
         """Link the control of a sub-trace, which is cancelled along with this one."""
-        with self._changed:
+        with self._lock:
             self._below.add(below)
             cancel = self.cancel
         if cancel is not None:
@@ -154,7 +159,7 @@ class Control:
 
     def on_cancel(self, callback: Callable[[], Any]) -> Callable[[], None]:
         """Call ``callback`` once at a cancel, or now if it has come. Returns a function that removes the callback."""
-        with self._changed:
+        with self._lock:
             late = self.cancel is not None
             if not late:
                 self._callbacks.append(callback)
@@ -163,26 +168,26 @@ class Control:
             self._call([callback])
 
         def forget() -> None:
-            with self._changed:
-                if callback in self._callbacks:
-                    self._callbacks.remove(callback)
+            with self._lock:
+                # By identity: a comparison may be code of the agent's
+                self._callbacks = [one for one in self._callbacks if one is not callback]
 
         return forget
 
     def listen(self, key: object, listener: Callable[[], None]) -> None:
         """Call ``listener``, which must be quick, after each change and now."""
-        with self._changed:
+        with self._lock:
             self._listeners[key] = listener
         listener()
 
     def unlisten(self, key: object) -> None:
         """Remove a listener."""
-        with self._changed:
+        with self._lock:
             self._listeners.pop(key, None)
 
     def wait_for(self, outcome: Callable[[], T | None], timeout_s: float | None = None) -> T | None:
         """Wait until ``outcome()`` is something, and return that; None after ``timeout_s``."""
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(outcome, timeout_s)
 
     async def await_for(self, outcome: Callable[[], T | None], timeout_s: float | None = None) -> T | None:
@@ -201,7 +206,7 @@ class Control:
             async with asyncio.timeout(None if end is None else max(end - time.monotonic(), 0)):
                 while True:
                     changed.clear()  # before the look, because a change in between would be lost otherwise
-                    with self._changed:
+                    with self._lock:
                         found = outcome()
                     if found is not None:
                         return found

@@ -3,25 +3,48 @@
 Rule 1: no value makes anything here raise. A value that JSON can't hold becomes its repr; one that is too large or too
         deep for an event is made to fit by ``model/fit.py``.
 Rule 2: bytes are made at once, in the caller's thread. If the agent changes a value later, the event stays as it was.
+Rule 3: the work for one value is bounded: in levels, in values (a value that is linked from many places counts each
+        time), in characters, and in the time that code of the agent's may take in it. What is beyond is cut, which the
+        rest says.
 """
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import enum
 import marshal
 import math
 import time
-from typing import Any
+import types
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
 import orjson
 
 from ..model import fit
 from ..model.canonical import MAX_DEPTH, depth_exceeds
 from ..model.times import format_time
+from .interrupts import by_handler
 
+T = TypeVar("T")
+N = TypeVar("N")
 _DEEPEST = 60  # levels; a deeper value, or one that contains itself, is cut there
 _MOST = 150_000  # values; an event of the size that the log takes has no more
+_CHARS = 2 * fit.MESSAGE_CHARS  # of all texts; more than a message holds
+_AGENT_S = 1.0  # that ``__repr__`` and other code of the agent's may take; what comes after is named by its type only
+_FIRST = 64  # values that are looked at before a value is copied as it is
+_SMALL_BYTES = 16 * 1024  # of a copy whose texts may be linked from everywhere in it, and still make no large JSON
+# How marshal begins a list, dict or tuple that another part of the value may link to (CPython's Python/marshal.c)
+_SHARED = (b"\xdb", b"\xfb", b"\xa8", b"\xa9")
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_LISTED: tuple[type, ...] = (
+    *(list, tuple, set, frozenset, deque, array.array),
+    *(type({}.keys()), type({}.values()), type({}.items())),
+)
 
 
 def encode(event: dict[str, Any], at: float | None = None, *, own: bool = False) -> list[bytes]:
@@ -30,10 +53,18 @@ def encode(event: dict[str, Any], at: float | None = None, *, own: bool = False)
     ``at``: its time in Unix seconds; None is now. ``own``: all its values are ``settled`` already.
     """
     timed = {**event, "occurred_at": format_time(time.time() if at is None else at)}
-    body = _json(timed) if own else dumps(timed)
+    body = _json(timed) if own or _is_flat(event) else dumps(timed)
     if len(body) <= fit.EVENT_BYTES:
         return [body]
     return [orjson.dumps(one) for one in fit.fit(orjson.loads(body))]
+
+
+def _is_flat(event: dict[str, Any]) -> bool:
+    """Whether there is nothing to copy: an event of our own with short texts and numbers."""
+    for value in event.values():
+        if type(value) not in _SCALARS or (type(value) is str and len(value) > fit.MESSAGE_CHARS):
+            return False
+    return True
 
 
 def dumps(value: Any) -> bytes:
@@ -57,21 +88,57 @@ def _json(value: Any) -> bytes:
 
 def settled(value: Any) -> Any:
     """A copy of our own, to be encoded later without code of the agent's."""
-    if value is None or type(value) in (str, bool, int, float):
+    if type(value) in _SCALARS and (type(value) is not str or len(value) <= fit.MESSAGE_CHARS):
         return value
     try:
-        return marshal.loads(marshal.dumps(value))
-    except ValueError:  # objects, or too deep
+        seen = _is_plain(value, _FIRST)
+        if seen is False:
+            return plain(value)
+        data = marshal.dumps(value)
+        copy = marshal.loads(data)
+    except (ValueError, RuntimeError):  # objects in it, or another thread has changed it meanwhile
         return plain(value)
+    small = len(data) <= _SMALL_BYTES and all(data.find(mark, 1) < 0 for mark in _SHARED)
+    return copy if seen or small or _is_plain(copy, _MOST) else plain(copy)
+
+
+def _is_plain(value: Any, most: int) -> bool | None:
+    """Whether a value has JSON's types only, and no more levels, values and characters than are allowed.
+
+    None: its first ``most`` values do not say.
+    """
+    level, values, chars = [value], 0, 0
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for holder in level:
+            kind = type(holder)
+            if kind is not dict and kind is not list and kind is not tuple:
+                return False
+            values += len(holder)
+            if values > most:
+                return None if values <= _MOST else False
+            if kind is dict:
+                for key in holder:
+                    if type(key) is not str:
+                        return False
+                    chars += len(key)
+            for item in holder.values() if kind is dict else holder:
+                kind = type(item)
+                if kind is str:
+                    chars += len(item)
+                elif kind not in _SCALARS:
+                    below.append(item)
+            if chars > fit.MESSAGE_CHARS:
+                return False
+        if not below:
+            return True
+        level = below
+    return False
 
 
 def text_of(value: Any) -> str:
     """The ``repr`` of a value, which never raises here and which JSON can hold."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"<{type(value).__name__} whose repr raises>"
-    return clean(text)
+    return clean(guarded(lambda: str.__str__(repr(value)), "", lambda: f"<{type_name(value)} whose repr raises>"))
 
 
 def clean(text: str) -> str:
@@ -85,59 +152,140 @@ def clean(text: str) -> str:
 
 
 def plain(value: Any, depth: int = _DEEPEST) -> Any:
-    """Any value in the types of JSON, copied: at most ``depth`` levels and _MOST values of it."""
-    return _plain(value, depth, [_MOST])
+    """Any value in the types of JSON, copied, at most ``depth`` levels of it; and within Rule 3."""
+    return _Copying().copy(value, depth)
 
 
-def _plain(value: Any, depth: int, left: list[int]) -> Any:
-    left[0] -= 1
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, enum.Enum):
-        return _plain(value.value, depth - 1, left) if depth else None
-    if isinstance(value, str):
-        return clean(str.__str__(value))
-    if isinstance(value, int):
-        return int(value) if -(2**63) <= value < 2**63 else _digits(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, (bytes, bytearray)):
-        return text_of(value) if len(value) <= fit.EVENT_BYTES else f"{text_of(value[: fit.EVENT_BYTES])}…"
-    try:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = [field.name for field in dataclasses.fields(value) if not field.name.startswith("_")]
-            value = {name: getattr(value, name) for name in fields}
-        if isinstance(value, (dict, list, tuple, set, frozenset)):
-            return _container(value, depth - 1, left) if depth else f"<{type(value).__name__}>"
-        return orjson.loads(orjson.dumps(value))  # times, UUIDs
-    except Exception:
-        return text_of(value)[: fit.EVENT_BYTES]
+class _Copying:
+    """The copying of one value, with what is left of the work allowed for it."""
 
+    def __init__(self) -> None:
+        self._values = _MOST
+        self._chars = _CHARS
+        self._agent_s = _AGENT_S
 
-def _container(value: Any, depth: int, left: list[int]) -> Any:
-    """A copy, cut after _MOST values: ``left`` counts down. Another thread may change the value meanwhile."""
-    if isinstance(value, dict):
+    def copy(self, value: Any, depth: int) -> Any:
+        """A copy in the types of JSON. Other threads and the value's own code may change it meanwhile."""
+        self._values -= 1
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        if kind is str:
+            return self._text(value)
+        return guarded(lambda: self._copy(value, kind, depth), None, lambda: self._repr(value))
+
+    def _copy(self, value: Any, kind: type, depth: int) -> Any:
+        # The type is asked, and not ``isinstance``, which believes a __class__ of the value's own.
+        if issubclass(kind, enum.Enum):
+            return self.copy(self._ask(lambda: value.value), depth - 1) if depth else None
+        if issubclass(kind, str):
+            return self._text(str.__str__(value))
+        if issubclass(kind, int):
+            number = int.__int__(value)
+            return number if -(2**63) <= number < 2**63 else self._digits(number)
+        if issubclass(kind, float):
+            return float.__float__(value) if math.isfinite(value) else None
+        if issubclass(kind, (bytes, bytearray)):
+            return self._bytes(value)
+        if dataclasses.is_dataclass(kind):
+            names = [field.name for field in dataclasses.fields(kind) if not field.name.startswith("_")]
+            return self._mapping(((name, self._ask(partial(getattr, value, name))) for name in names), kind, depth)
+        if kind is types.SimpleNamespace:
+            value, kind = vars(value), dict
+        if issubclass(kind, (dict, types.MappingProxyType)):
+            return self._mapping(self._first(lambda: value.items()), kind, depth)
+        if issubclass(kind, _LISTED):
+            return self._listing(self._first(lambda: value), kind, depth)
+        try:
+            return orjson.loads(orjson.dumps(value))  # times, UUIDs
+        except TypeError:
+            return self._repr(value)
+
+    def _first(self, items: Callable[[], Iterable[T]]) -> list[T]:
+        """As many items as may be copied, and one more, taken in one step where their type is Python's own."""
+        return self._ask(lambda: list(islice(items(), max(self._values, 0) + 1)))
+
+    def _mapping(self, pairs: Iterable[tuple[Any, Any]], kind: type, depth: int) -> Any:
+        if depth <= 0:
+            return f"<{name_of_type(kind)}>"
         kept: dict[str, Any] = {}
-        for key, item in dict(value).items():
-            if left[0] <= 0:
+        for key, item in pairs:
+            if self._values <= 0 or self._chars <= 0:
                 kept["…"] = "cut"
                 break
-            kept[clean(key) if isinstance(key, str) else text_of(key)] = _plain(item, depth, left)
+            kept[self._text(key) if type(key) is str else self._key(key)] = self.copy(item, depth - 1)
         return kept
-    items: list[Any] = []
-    for item in list(value):
-        if left[0] <= 0:
-            items.append("… cut")
-            break
-        items.append(_plain(item, depth, left))
-    return items
+
+    def _key(self, key: Any) -> str:
+        return self._text(str.__str__(key)) if issubclass(type(key), str) else self._repr(key)
+
+    def _listing(self, items: list[Any], kind: type, depth: int) -> Any:
+        if depth <= 0:
+            return f"<{name_of_type(kind)}>"
+        kept: list[Any] = []
+        for item in items:
+            if self._values <= 0 or self._chars <= 0:
+                kept.append("… cut")
+                break
+            kept.append(self.copy(item, depth - 1))
+        return kept
+
+    def _text(self, text: str) -> str:
+        if len(text) > fit.MESSAGE_CHARS:
+            text = fit.shortened_text(text, fit.MESSAGE_CHARS)
+        self._chars -= len(text)
+        return clean(text)
+
+    def _bytes(self, value: bytes | bytearray) -> str:
+        begin = bytes(memoryview(value)[: fit.EVENT_BYTES])
+        more = len(memoryview(value)) - len(begin)
+        text = repr(begin if issubclass(type(value), bytes) else bytearray(begin))
+        self._chars -= len(text)
+        return text + (fit.marker(more) if more else "")
+
+    @staticmethod
+    def _digits(value: int) -> str:
+        try:
+            return str(value)
+        except ValueError:  # more digits than Python writes
+            return fit.shortened_text(hex(value), 10_000)
+
+    def _repr(self, value: Any) -> str:
+        if self._agent_s <= 0:
+            return f"<{type_name(value)}>"
+        text = self._ask(lambda: text_of(value))
+        return self._text(fit.shortened_text(text, fit.EVENT_BYTES))
+
+    def _ask(self, agent: Callable[[], T]) -> T:
+        """Call code of the agent's, by the clock."""
+        began = time.monotonic()
+        try:
+            return agent()
+        finally:
+            self._agent_s -= time.monotonic() - began
 
 
-def _digits(value: int) -> str:
+def guarded(agent: Callable[[], T], otherwise: T, instead: Callable[[], T] | None = None) -> T:
+    """The result of code of the agent's; ``otherwise``, or the result of ``instead``, if it raises anything.
+
+    What a signal handler raises meanwhile is raised.
+    """
     try:
-        return str(value)
-    except ValueError:  # more digits than Python writes
-        return fit.shortened_text(hex(value), 10_000)
+        return agent()
+    except BaseException as error:
+        if by_handler(error):
+            raise
+    return otherwise if instead is None else instead()
+
+
+def type_name(value: Any) -> str:
+    """The name of a value's type, without code of the agent's."""
+    return name_of_type(type(value))
+
+
+def name_of_type(kind: type) -> str:
+    """The name of a type, without code of its metaclass."""
+    return clean(str(type.__dict__["__name__"].__get__(kind)))
 
 
 # --- text and names from any value -------------------------------------------------------------------------------
@@ -145,9 +293,38 @@ def _digits(value: int) -> str:
 
 def words(value: Any, longest: int = 100_000) -> str:
     """Any value as text for a person, of about ``longest`` characters at most."""
-    return fit.shortened_text(clean(value) if isinstance(value, str) else text_of(value), longest)
+    return clean(fit.shortened_text(_words(value), longest))
 
 
 def name_of(value: Any) -> str:
     """Any value as an id or name: text of 1-256 characters."""
-    return fit.name(clean(value) if isinstance(value, str) else text_of(value))
+    return clean(fit.name(_words(value)))
+
+
+def _words(value: Any) -> str:
+    kind = type(value)
+    if issubclass(kind, str):
+        return str.__str__(value)
+    large = issubclass(kind, (dict, *_LISTED)) and guarded(lambda: len(value) > 100, True)
+    if large or kind in (int, bytes, bytearray):
+        copied = plain(value)  # the repr of so much has no bound
+        return copied if isinstance(copied, str) else repr(copied)
+    return text_of(value)
+
+
+def number_of(read: Callable[[Any, N], T | None], most: N, value: Any) -> T | None:
+    """A number of at most ``most``, read by ``fit.count`` or ``fit.amount``, of which no code of the value's raises."""
+    if type(value) in _SCALARS:
+        return read(value, most)
+    return guarded(lambda: read(value, most), None)
+
+
+def seconds_of(value: Any, otherwise: float | None = None) -> float | None:
+    """A time to wait, for at most a year; ``otherwise`` for what is no number."""
+    try:
+        seconds = float(value)
+        return max(0.0, min(seconds, 366 * 86_400.0)) if not math.isnan(seconds) else otherwise
+    except Exception as error:
+        if by_handler(error):
+            raise
+        return otherwise

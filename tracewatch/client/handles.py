@@ -10,17 +10,18 @@ import functools
 import inspect
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import EllipsisType
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from ..model.canonical import MAX_GOAL_DEPTH
 from ..model.fit import amount, count, shortened_text
 from ..model.goals import GOAL_STATUSES
-from .blocks import OpenBlocks, SyncOrAsync
-from .encode import clean, encode, name_of, settled, words
+from .blocks import OpenBlocks, RecordedBlock
+from .book import Change
+from .encode import clean, encode, guarded, name_of, number_of, settled, type_name, words
 from .errors import Cancelled
-from .journal import Journal
+from .journal import Journal, Step, setting
 
 STREAM_S = 0.05  # text becomes an event at most this often: 20 a second
 _TRACEBACK_CHARS = 8000
@@ -42,7 +43,7 @@ def belongs_to(goal: Goal | str | EllipsisType | None, journal: Journal) -> dict
 
     Without a current goal the log may choose, but not while another thread is in a goal: that would be its choice.
     """
-    if not isinstance(goal, EllipsisType):
+    if goal is not ...:
         return {"goal_id": id_of(goal)}
     current = current_goal(journal)
     if current is not None:
@@ -79,7 +80,9 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
 
 def id_of(goal: Goal | str | None) -> str | None:
     """The id of a goal that is given as itself or by its id."""
-    return goal.id if isinstance(goal, Goal) else None if goal is None else name_of(goal)
+    if goal is None:
+        return None
+    return cast(Goal, goal).id if issubclass(type(goal), Goal) else name_of(goal)
 
 
 def stops(error: BaseException) -> bool:
@@ -91,23 +94,17 @@ def stops(error: BaseException) -> bool:
 
 def error_of(error: Any) -> Any:
     """An exception as ``{type, message, traceback}``; anything else as it is."""
-    if not isinstance(error, BaseException):
+    if not issubclass(type(error), BaseException):
         return error
-    try:
-        message = str(error)
-    except Exception:
-        message = "<an exception whose str raises>"
-    try:
-        lines = "".join(traceback.format_exception(error))
-    except Exception:
-        lines = ""
+    message = guarded(lambda: str(error), "<an exception whose str raises>")
+    lines = guarded(lambda: "".join(traceback.format_exception(error)), "")
     half = _TRACEBACK_CHARS // 2
     if len(lines) > 2 * half:
         lines = f"{shortened_text(lines[:-half], half)}\n{lines[-half:]}"
-    return {"type": type(error).__qualname__, "message": words(message, 4000), "traceback": clean(lines)}
+    return {"type": type_name(error), "message": words(message, 4000), "traceback": clean(lines)}
 
 
-class Goal(SyncOrAsync):
+class Goal(RecordedBlock):
     """A goal of a trace, as ``t.goal`` and ``t.add_goal`` return it. ``id`` is its id.
 
     step = t.add_goal("Write the test")
@@ -143,16 +140,17 @@ class Goal(SyncOrAsync):
 
     def add(self, status: str) -> None:
         """Record the goal with this status, if it is not there yet."""
-        status = self._keep("status", words(status, 64), GOAL_STATUSES)  # before the lock is held
-        with self.journal.lock:
-            if self._added:
-                return
-            self._added = True
-            book = self.journal.book
-            parent = self._parent or (book.parent_of(self._after) if self._after else None)
-            book.add(self.id, parent, status)
-            goal = {**self._goal, "status": status, "parent_id": self._parent, "after_id": self._after}
-            self.journal.emit({"event": "goal_added", "goal": {k: v for k, v in goal.items() if v is not None}})
+        status = self._keep("status", words(status, 64), GOAL_STATUSES)
+        self.journal.record(lambda: self._adding(status))
+
+    def _adding(self, status: str) -> Step | None:
+        if self._added:
+            return None
+        book = self.journal.book
+        parent = self._parent or (book.parent_of(self._after) if self._after else None)
+        goal = {**self._goal, "status": status, "parent_id": self._parent, "after_id": self._after}
+        event = {"event": "goal_added", "goal": {k: v for k, v in goal.items() if v is not None}}
+        return Step(encode(event, own=True), [setting(self, _added=True), *book.adding(self.id, parent, status)])
 
     def _keep(self, key: str, given: str, known: tuple[str, ...]) -> str:
         """The given value, or the first of the known: then the log has the given one under ``refused``."""
@@ -177,47 +175,53 @@ class Goal(SyncOrAsync):
 
     def update(self, *, description: str | None = None, reason: str | None = None, summary: str | None = None) -> None:
         """Change the goal's texts; those that are None stay as they are."""
-        self._patch({"description": description, "reason": reason, "summary": summary})
+        given = {"description": description, "reason": reason, "summary": summary}
+        patch = {key: None if value is None else words(value) for key, value in given.items()}
+        self.journal.record(lambda: self._patch(patch))
 
     def _become(self, status: str, summary: str | None = None) -> None:
-        summary = None if summary is None else words(summary)  # before the lock is held
-        with self.journal.lock:
-            if not self._added:
-                self.add("in_progress")
-            if status == "completed" and self.journal.book.status_of(self.id) == "pending":
-                self._become("in_progress")  # the protocol has no shorter way
-            may = self.journal.book.become(self.id, status)
-            self._patch({"status": status if may else None, "summary": summary})
+        summary = None if summary is None else words(summary)
+        if not self._added:
+            self.add("in_progress")
+        if status == "completed" and self.journal.book.status_of(self.id) == "pending":
+            self._become("in_progress")  # the protocol has no shorter way
+        self.journal.record(lambda: self._becoming(status, summary))
 
-    def _patch(self, patch: dict[str, Any]) -> None:
-        given = {key: words(value) for key, value in patch.items() if value is not None}
-        if given:
-            self.journal.emit({"event": "goal_updated", "goal_id": self.id, "patch": given})
+    def _becoming(self, status: str, summary: str | None) -> Step | None:
+        changes = self.journal.book.becoming(self.id, status)
+        patch = {"status": None if changes is None else status, "summary": summary}
+        return self._patch(patch, changes or [])
 
-    def __enter__(self) -> Self:
+    def _patch(self, patch: dict[str, str | None], changes: Sequence[Change] = ()) -> Step | None:
+        given = {key: value for key, value in patch.items() if value is not None}
+        event = {"event": "goal_updated", "goal_id": self.id, "patch": given}
+        return Step(encode(event, own=True), changes) if given else None
+
+    def _enter(self) -> None:
         if self._added:
             self._become("in_progress")
         self.add("in_progress")
         self.journal.entered.enter(self.id)
         _open_goals.enter(self)
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        _open_goals.leave(self)
-        self.journal.entered.leave(self.id)
+    def _leave(self, error: BaseException | None) -> None:
+        self._leave_in_child(error)
         if error is None:
             self._become_at_exit("completed", None)
         else:
-            self._become_at_exit(
-                "abandoned", words(f"{type(error).__name__}: {words(error_of(error)['message'])}", 1000)
-            )
+            said = f"{type_name(error)}: {words(error_of(error)['message'])}"
+            self._become_at_exit("abandoned", words(said, 1000))
+
+    def _leave_in_child(self, error: BaseException | None) -> None:
+        _open_goals.leave(self)
+        self.journal.entered.leave(self.id)
 
     def _become_at_exit(self, status: str, summary: str | None) -> None:
         if self.journal.book.status_of(self.id) != "abandoned":
             self._become(status, summary)
 
 
-class Message(SyncOrAsync):
+class Message(RecordedBlock):
     """A message of a trace, as ``t.message`` returns it. ``id`` is its message_id.
 
     with t.message("assistant") as m:
@@ -241,41 +245,53 @@ class Message(SyncOrAsync):
 
     def add(self, content: Any, status: str = "complete") -> None:
         """Record the message with this content, if it is not there yet."""
-        content = settled(content)  # before the lock is held
-        with self._journal.lock:
-            if self._added:
-                return
-            self._added, self._complete = True, status == "complete"
-            values, self._values = self._values, {}
-            message = {**values, **self._message, "content": content, "status": status}
-            self._journal.emit({"event": "message_added", "message": message}, own=True)
+        content = settled(content)
+        self._journal.record(lambda: self._adding(content, status))
+
+    def _adding(self, content: Any, status: str) -> Step | None:
+        if self._added:
+            return None
+        event = {
+            "event": "message_added",
+            "message": {**self._values, **self._message, "content": content, "status": status},
+        }
+        change = setting(self, _added=True, _complete=status == "complete", _values={})
+        return Step(encode(event, own=True), (change,))
 
     def stream(self, text: str) -> None:
         """Append text to the message. It becomes an event at once or within 50 ms."""
         self._journal.check()
         try:
-            with self._journal.lock:
+            text = text if isinstance(text, str) else words(text)
+            if not self._added:
                 self.add("", "streaming")
+            with self._journal.lock:
+                self._journal.streams(self)
                 waits = bool(self._text)
-                self._text.append(text if isinstance(text, str) else words(text))
-                if waits:
-                    return
-                wait_s = self._told_at + STREAM_S - time.monotonic()
-                if wait_s <= 0:
-                    self._journal.stream_now(self)
-                else:
-                    self._journal.stream_later(self, wait_s)
+                self._text.append(text)
         except Exception as error:
             self._journal.own_fault(error)
+            return
+        wait_s = self._told_at + STREAM_S - time.monotonic()
+        if wait_s <= 0:
+            self._journal.flush_streams()
+        elif not waits:
+            self._journal.flush_later(wait_s)
 
-    def take_text(self) -> list[bytes]:
-        """Take the events of the waiting text; the trace calls this to put them into their place."""
-        text, self._text = self._half + "".join(self._text), []
-        waits = not self._complete and "\ud800" <= text[-1:] <= "\udbff"  # the other half comes with the next text
-        text, self._half = (text[:-1], text[-1]) if waits else (text, "")
-        text = clean(text)
-        self._told_at = time.monotonic()
-        return encode({"event": "message_updated", "message_id": self.id, "append": text}) if text else []
+    def text_step(self, last: bool) -> Step:
+        """The events of the waiting text; the journal calls this to put them into their place."""
+        text = self._half + "".join(self._text)
+        waits = (
+            not (last or self._complete) and "\ud800" <= text[-1:] <= "\udbff"
+        )  # the other half comes with the next text
+        text, half = (text[:-1], text[-1]) if waits else (text, "")
+        append = {"event": "message_updated", "message_id": self.id, "append": clean(text)}
+        change = setting(self, _text=[], _half=half, _told_at=time.monotonic())
+        return Step(encode(append, own=True) if text else [], (change,))
+
+    def forget_text(self) -> None:
+        """Forget the waiting text, which another process records."""
+        self._text, self._half = [], ""
 
     def set(self, **values: Any) -> None:
         """Set keys of the message: ``tokens`` (a count), ``cost`` (US dollars), ``model``, ``duration_ms`` or your own.
@@ -284,38 +300,42 @@ class Message(SyncOrAsync):
         """
         tidy = _tidy(values)
         with self._journal.lock:
-            self._values |= tidy
-            if self._added and self._complete and self._values:
-                self._update({})
+            self._journal.settle()
+            self._values = {**self._values, **tidy}
+        if self._added and self._complete:
+            self._journal.record(lambda: self._updating({}))
 
     def complete(self) -> None:
         """Make the message complete. The end of its ``with`` block does this by itself."""
-        with self._journal.lock:
+        if not self._added:
             self.add("", "streaming")
-            if not self._complete:
-                self._complete = True
-                if self._half:
-                    self._journal.stream_now(self)
-                self._update({"status": "complete"})
+        self._journal.record(self._completing)
 
-    def _update(self, patch: dict[str, Any]) -> None:
-        values, self._values = self._values, {}
-        event = {"event": "message_updated", "message_id": self.id, "patch": {**values, **patch}}
-        self._journal.emit(event, own=True)
+    def _completing(self) -> Step | None:
+        if self._complete:
+            return None
+        return self._updating({"status": "complete"}, _complete=True)
 
-    def __enter__(self) -> Self:
+    def _updating(self, patch: dict[str, Any], **more: Any) -> Step | None:
+        patch = {**self._values, **patch}
+        if not patch:
+            return None
+        event = {"event": "message_updated", "message_id": self.id, "patch": patch}
+        return Step(encode(event, own=True), (setting(self, _values={}, **more),), last_of=self if more else None)
+
+    def _enter(self) -> None:
         self.add("", "streaming")
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         if error is not None:
-            self._values["error"] = {k: v for k, v in error_of(error).items() if k != "traceback"}
+            self.set(error={k: v for k, v in error_of(error).items() if k != "traceback"})
         self.complete()
-        if self._values:
-            self.set()
+
+    def _leave_in_child(self, error: BaseException | None) -> None:
+        self._journal.flush_streams()
 
 
-class ToolCall(SyncOrAsync):
+class ToolCall(RecordedBlock):
     """A tool's call and its result in one message, which is running in between, as ``t.tool_call`` returns it.
 
     with t.tool_call("grep", {"pattern": "login"}) as call:
@@ -344,17 +364,24 @@ class ToolCall(SyncOrAsync):
         """Set further keys of the message, as ``Message.set`` does."""
         self._message.set(**values)
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> None:
         self._began = time.perf_counter()
         self._message.add(dict(self._content), "running")
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         if error is not None:
             self._content["error"] = {k: v for k, v in error_of(error).items() if k != "traceback"}
         duration_ms = round((time.perf_counter() - self._began) * 1000, 3)
         self._message.set(content=self._content, duration_ms=duration_ms)
         self._message.complete()
+
+
+_NUMBERS: dict[str, tuple[Callable[[Any, int], float | None], int]] = {
+    "tokens": (count, 10**9),
+    "parent_sequence": (count, 2**53 - 1),
+    "cost": (amount, 10**9),
+    "duration_ms": (amount, 2**53),
+}
 
 
 def _tidy(values: dict[str, Any]) -> dict[str, Any]:
@@ -363,16 +390,17 @@ def _tidy(values: dict[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if value is None or key in ("message_id", "role", "sequence", "goal_id"):
             continue
-        if key in ("tokens", "parent_sequence"):
-            value = count(value) if key == "tokens" else count(value, 2**53 - 1)
-        elif key in ("cost", "duration_ms"):
-            value = amount(value) if key == "cost" else amount(value, 2**53)
+        if key in _NUMBERS:
+            value = number_of(*_NUMBERS[key], value)
         elif key in ("model", "agent", "description"):
             value = words(value, 4000)
         elif key == "tool_call_id":
             value = name_of(value)
-        elif key == "status" and value not in ("streaming", "running", "complete"):
-            continue
+        elif key == "status":
+            value = words(value, 64)
+            value = value if value in ("streaming", "running", "complete") else None
+        else:
+            value = settled(value)
         if value is not None:
-            tidy[key] = settled(value)
+            tidy[key] = value
     return tidy

@@ -5,6 +5,9 @@ Rule 1: the acknowledged events are a prefix. After them come the events in the 
 Rule 2: ``accept`` is called by the agent's threads and does no I/O. Only the background thread touches the spool.
 Rule 3: without room the newest events are not accepted. They are counted, and an event ``recorder_dropped`` reports
         them later.
+Rule 4: an exception may come between any two lines of ``accept``: a signal handler raises. Its caller then calls
+        it again with the same events and number, before anything else is accepted. So each line there may be repeated,
+        and what counts is set in one statement without a call in it.
 """
 
 from __future__ import annotations
@@ -12,8 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -55,10 +57,12 @@ class Outbox:
         self.orphaned = False  # its process is gone
         self.spool: Spool | None = None
         self.closed_to_new = False  # the disk takes no more: memory is all there is
-        self._memory: deque[bytes] = deque()
+        self.after_fork: Callable[[], None] | None = None  # called in a forked child
+        self._memory: dict[int, bytes] = {}  # seq → event, in order
         self._first = 1  # the seq of the first in memory
         self._bytes = 0
-        self._unreported = 0  # dropped since the last recorder_dropped
+        self.unreported = 0  # dropped since the last recorder_dropped
+        self._refused: Sequence[bytes] = ()  # the events that were dropped last
         self._base = 0  # what is taken off a seq on the wire, after the server has lost this producer's past
         self._replaced: dict[int, bytes] = {}  # what goes in the place of refused events
         self._lost = 0  # how many the server lost; told in the place of the last of them, the first under the new name
@@ -89,26 +93,37 @@ class Outbox:
 
     # --- the agent's side ---
 
-    def accept(self, bodies: Sequence[bytes]) -> bool:
-        """Take events, all or none. Returns False if there is no room for them."""
-        size = sum(map(len, bodies))
+    def accept(self, bodies: Sequence[bytes], seq: int | None = None) -> bool:
+        """Take events, all or none. Returns False if there is no room for them.
+
+        ``seq``: the number that the first of them gets. If the outbox is beyond it, an interrupted call has taken them.
+        """
+        size = len(bodies[0]) if len(bodies) == 1 else sum(map(len, bodies))
         with self.lock:
+            first = self.next_seq if seq is None else seq
+            if first != self.next_seq:
+                return True
             if self._bytes + size > (SPILL_BYTES if self.closed_to_new else HARD_BYTES):
-                self.dropped += len(bodies)
-                self._unreported += len(bodies)
+                count = len(bodies)
+                if bodies is not self._refused:
+                    self._refused, self.dropped, self.unreported = (
+                        bodies, self.dropped + count, self.unreported + count)  # fmt: skip
                 return False
-            if self._unreported:
-                bodies = [b'{"event":"recorder_dropped","count":%d}' % self._unreported, *bodies]
-                self._unreported = 0
+            if self.unreported:
+                bodies = [b'{"event":"recorder_dropped","count":%d}' % self.unreported, *bodies]
                 self._warned.discard("dropped")
-            self._memory.extend(bodies)
-            self._bytes += size
-            self.next_seq += len(bodies)
+            for number, body in enumerate(bodies, first):
+                self._memory[number] = body
+            end = first + len(bodies)
+            if self.next_seq == first:  # a signal handler that records may have been here in between
+                self.next_seq, self._bytes, self.unreported = end, self._bytes + size, 0
             return True
 
-    def wait_acked(self, seq: int, timeout_s: float) -> bool:
+    def wait_acked(self, seq: int, timeout_s: float | None) -> bool:
         """Wait until the trace is there and everything up to ``seq`` is acknowledged."""
-        with self._done:
+        with (
+            self.lock
+        ):  # not _done, whose __enter__ is Python: a signal handler that raises there would leave it locked
             return self._done.wait_for(lambda: self.created and self.acked >= seq, timeout_s)
 
     # --- the background thread's side ---
@@ -141,8 +156,8 @@ class Outbox:
         taken: list[bytes] = []
         size = 0
         with self.lock:
-            begin = seq - self._first
-            for body in islice(self._memory, begin, begin + max_events):
+            for number in range(max(seq, self._first), min(seq + max_events, self.next_seq)):
+                body = self._memory[number]
                 size += len(body)
                 if taken and size > max_bytes:
                     break
@@ -155,8 +170,8 @@ class Outbox:
             if seq <= self.acked:
                 return
             self.acked = min(seq, self.next_seq - 1)
-            while self._memory and self._first <= self.acked:
-                self._bytes -= len(self._memory.popleft())
+            while self._first <= self.acked:
+                self._bytes -= len(self._memory.pop(self._first))
                 self._first += 1
             self._done.notify_all()
         self._replaced = {at: body for at, body in self._replaced.items() if at > self.acked}
@@ -182,7 +197,7 @@ class Outbox:
     def _spill(self, directory: SpoolDir, url: str) -> bool:
         while True:
             with self.lock:
-                bodies = list(islice(self._memory, 500))
+                bodies = list(islice(self._memory.values(), min(500, self.next_seq - self._first)))
             if not bodies:
                 self.closed_to_new = False
                 return True
@@ -199,9 +214,9 @@ class Outbox:
                 return False
             with self.lock:
                 for body in bodies:
-                    self._memory.popleft()
+                    del self._memory[self._first]
                     self._bytes -= len(body)
-                self._first += len(bodies)
+                    self._first += 1
 
     def _header(self, url: str) -> dict[str, Any]:
         after = self.after and [self.after[0].producer, self.after[1]]
@@ -241,7 +256,7 @@ class Outbox:
         spool.damaged()
         with self._done:
             self.dropped += lost
-            self._unreported += lost
+            self.unreported += lost
             self.acked = self._first - 1
             self.renumber()
             self._done.notify_all()
@@ -261,7 +276,9 @@ class Outbox:
         """Start anew in a forked child. The parent sends the events accepted so far; the child is another producer."""
         if self.spool is not None:
             self.spool.close()
-        ended, control = self.ended, self.control
+        ended, control, after_fork = self.ended, self.control, self.after_fork
         control.after_fork()
         self.__init__(self.spec, after=None, control=control)  # type: ignore[misc]
-        self.ended = ended
+        self.ended, self.after_fork = ended, after_fork
+        if after_fork is not None:
+            after_fork()

@@ -16,18 +16,21 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from itertools import islice
 from types import EllipsisType
 from typing import Any
 
 from ..errors import Expired, InvalidValue, NotRunning
 from ..model.fit import amount
+from .book import Change
 from .cancel import cancelled_error
 from .control import CLOSED, Control
-from .encode import name_of, words
+from .encode import encode, guarded, name_of, number_of, settled, words
 from .errors import ApiError
 from .handles import Goal, belongs_to
-from .journal import Journal
+from .journal import Journal, Step
 
+_MOST_OPTIONS = 10_000
 LONGEST_EXPIRY_S = 10 * 366 * 86_400.0
 
 
@@ -56,14 +59,19 @@ class Question:
         digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
         event: dict[str, Any] = {"event": "input_requested", "question": text, **belongs}
         if options is not None:
-            event["options"] = list(options)
+            event["options"] = guarded(lambda: list(islice(options, _MOST_OPTIONS)), None) or [words(options)]
         if schema is not None:
-            event["schema"] = schema.model_json_schema() if hasattr(schema, "model_json_schema") else schema
-        seconds = amount(expires_in_s, math.inf)
+            event["schema"] = guarded(lambda: _json_schema(schema), schema)
+        event = settled(event)  # by now, as no code of the agent's may run while a lock is held
+        seconds = number_of(amount, math.inf, expires_in_s)
         if seconds is not None:
             event["expires_in_s"] = min(seconds, LONGEST_EXPIRY_S)
         named = request_id is not None
         return cls(event, schema, name_of(request_id)[:240] if named else f"ask-{digest}", named)
+
+
+def _json_schema(schema: Any) -> Any:
+    return schema.model_json_schema() if hasattr(schema, "model_json_schema") else schema
 
 
 class QuestionBook:
@@ -73,8 +81,8 @@ class QuestionBook:
         self._control = control
         self._taken: set[str] = set()  # ids of questions without a given id that this process has waited for
 
-    def choose(self, question: Question) -> bool:
-        """Choose the question's id. Returns whether it must be asked, because none like it is open or answered."""
+    def choosing(self, question: Question) -> tuple[str, bool, list[Change]]:
+        """The question's id, whether it must be asked as none like it is open or answered, and what changes."""
         inputs = self._control.inputs
         number = max((_number(one, question.base) for one in list(inputs)), default=0) or 1
         name, follower = _numbered(question.base, number), _numbered(question.base, number + 1)
@@ -85,12 +93,12 @@ class QuestionBook:
             again = state is not None and (name in self._taken or state not in ("open", "asked", "answered"))
         if again:
             state, name = None, follower
+        changes: list[Change] = [(setattr, (question, "request_id", name))]
         if not question.named:
-            self._taken.add(name)
-        question.request_id = name
+            changes.append((self._taken.add, (name,)))
         if state is None:
-            inputs[name] = {"request_id": name, "state": "asked"}
-        return state is None
+            changes.append(_asked(inputs, name))
+        return name, state is None, changes
 
     def outcome(self, question: Question) -> dict[str, Any] | None:
         """The final state of a question; None while it is open. Raises Cancelled."""
@@ -101,13 +109,16 @@ class QuestionBook:
             return found if "value" in found else None
         return found if found.get("state") in (*CLOSED, "refused", "lost") else None
 
-    def ask_again(self, question: Question) -> bool:
-        """Whether the caller must ask a question again, because the log has lost it."""
+    def asking_again(self, question: Question) -> list[Change] | None:
+        """The changes if the caller must ask a question again, because the log has lost it; else None."""
         request_id = question.request_id or ""
         if self._control.inputs.get(request_id, {}).get("state") != "lost":
-            return False  # another caller that waits for it was quicker
-        self._control.inputs[request_id] = {"request_id": request_id, "state": "asked"}
-        return True
+            return None  # another caller that waits for it was quicker
+        return [_asked(self._control.inputs, request_id)]
+
+
+def _asked(inputs: dict[str, dict[str, Any]], request_id: str) -> Change:
+    return inputs.update, ({request_id: {"request_id": request_id, "state": "asked"}},)
 
 
 def _numbered(base: str, number: int) -> str:
@@ -219,17 +230,23 @@ class Questions:
 
     def _ask(self, question: Question) -> None:
         with self._journal.lock:
-            new = self._book.choose(question)
+            self._journal.put(lambda: self._asking(question))
             request_id = question.request_id or ""
             self._control.waiting[request_id] = self._control.waiting.get(request_id, 0) + 1
-            if new:
-                self._journal.emit({**question.event, "request_id": request_id})
         self._journal.begin()  # an answer that is known without its value has to be asked for
 
+    def _asking(self, question: Question) -> Step:
+        request_id, new, changes = self._book.choosing(question)
+        return Step(encode({**question.event, "request_id": request_id}, own=True) if new else [], changes)
+
     def _ask_again(self, question: Question) -> None:
-        with self._journal.lock:
-            if self._book.ask_again(question):
-                self._journal.emit({**question.event, "request_id": question.request_id})
+        self._journal.record(lambda: self._asking_again(question))
+
+    def _asking_again(self, question: Question) -> Step | None:
+        changes = self._book.asking_again(question)
+        if changes is None:
+            return None
+        return Step(encode({**question.event, "request_id": question.request_id}, own=True), changes)
 
     def _asked(self, question: Question) -> None:
         with self._journal.lock:

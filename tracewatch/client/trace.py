@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable
 from types import EllipsisType
-from typing import Any, Self
+from typing import Any
 
 import orjson
 
@@ -24,13 +24,13 @@ from ..model import fit
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH
 from ..model.mend import event_name
 from ..settings import Settings
-from .blocks import SyncOrAsync, here
+from .blocks import RecordedBlock, here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
-from .encode import dumps, encode, name_of, words
+from .encode import dumps, encode, name_of, number_of, seconds_of, text_of, words
 from .errors import Cancelled
 from .handles import Goal, Message, ToolCall, current_goal, error_of, id_of, stops
-from .journal import Journal
+from .journal import Journal, Step, setting
 from .outbox import Outbox
 from .questions import Questions
 from .sender import SENDERS, Sender
@@ -42,7 +42,7 @@ _NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:@-]")
 _log = logging.getLogger("tracewatch")
 
 
-class Trace(SyncOrAsync):
+class Trace(RecordedBlock):
     """The recording of one run of one agent. ``tracewatch.trace``, ``resume`` and ``sub_trace`` return it.
 
     A trace is used with ``with`` or ``async with``: entering creates the trace, leaving ends it. Every method may be
@@ -116,6 +116,7 @@ class Trace(SyncOrAsync):
         """
         self._journal.check()
         goal = Goal(self._journal, description, reason=reason, parent=parent, after=after, id=id, type=type)
+        status = words(status, 64)
         goal.add(status)
         if status == "in_progress":
             self._journal.entered.started = goal.id
@@ -178,9 +179,10 @@ class Trace(SyncOrAsync):
 
         t.status("waiting", "for the build")
         """
-        event: dict[str, Any] = {"event": "trace_status_changed", "status": words(status, 64)}
-        self._journal.emit(event | ({} if reason is None else {"reason": words(reason)}))
-        self._journal.over = self._outbox.ended = status in ENDED
+        status, said = words(status, 64), {} if reason is None else {"reason": words(reason)}
+        ended = status in ENDED
+        changes = setting(self._journal, over=ended), setting(self._outbox, ended=ended)
+        self._journal.emit({"event": "trace_status_changed", "status": status, **said}, *changes)
 
     def complete(self, summary: str | None = None) -> None:
         """End the trace as completed. The end of its ``with`` block does this by itself.
@@ -249,7 +251,7 @@ class Trace(SyncOrAsync):
         """
         self._journal.flush_streams()
         seq = self._outbox.next_seq - 1
-        return self._outbox.wait_acked(seq, timeout_s)
+        return self._outbox.wait_acked(seq, None if timeout_s is None else seconds_of(timeout_s, 5.0))
 
     async def aflush(self, timeout_s: float = 5.0) -> bool:
         """As ``flush``, without holding up the event loop."""
@@ -336,7 +338,7 @@ class Trace(SyncOrAsync):
         """
         asked = self._questions.question(question, options, schema, goal, request_id, expires_in_s)
         self._journal.begin()
-        return self._questions.ask(asked, timeout_s)
+        return self._questions.ask(asked, seconds_of(timeout_s))
 
     async def aask(
         self,
@@ -355,16 +357,15 @@ class Trace(SyncOrAsync):
         """
         asked = self._questions.question(question, options, schema, goal, request_id, expires_in_s)
         self._journal.begin()
-        return await self._questions.aask(asked, timeout_s)
+        return await self._questions.aask(asked, seconds_of(timeout_s))
 
     # --- the block ---
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> None:
         self._journal.entered.home = here()
         self._journal.begin()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         if self._journal.over:
             return
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
@@ -375,7 +376,7 @@ class Trace(SyncOrAsync):
             else:
                 self.complete()
         elif stops(error):
-            self.stop(words(str(error) if isinstance(error, Cancelled) else repr(error), 1000))
+            self.stop(words(str(error) if isinstance(error, Cancelled) else text_of(error), 1000))
         else:
             self.fail(error)
 
@@ -439,9 +440,10 @@ def resume(
     """
     settings = recorder_settings(url, spool_dir, token)
     spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}
-    seconds = min(fit.amount(lease_s, math.inf) or 0, 86_400)
+    seconds = min(number_of(fit.amount, math.inf, lease_s) or 0, 86_400)
     resumed = Trace(spec | ({"lease_s": seconds} if seconds else {}), SENDERS.get(settings), settings)
-    resumed._journal.accept(encode({"event": "trace_status_changed", "status": "running", "reason": "resumed"}))
+    step = Step(encode({"event": "trace_status_changed", "status": "running", "reason": "resumed"}))
+    resumed._journal.put(lambda: step)
     return resumed
 
 
@@ -466,7 +468,7 @@ def _spec(
         "agent_type": name_of(agent_type),
         "parent_trace_id": _trace_id(parent_trace_id),
         "parent_goal_id": parent_goal_id if parent_goal_id is None else name_of(parent_goal_id),
-        "lease_s": min(fit.amount(lease_s, math.inf) or 0, 86_400) or None,
+        "lease_s": min(number_of(fit.amount, math.inf, lease_s) or 0, 86_400) or None,
         "metadata": None,
     }
     given = None if metadata is None else orjson.loads(dumps(metadata))  # its truth is the agent's code, and may raise
@@ -477,9 +479,10 @@ def _spec(
 
 
 def _trace_id(given: Any) -> str | None:
-    if given is None or given == "":
+    text = "" if given is None else words(given)
+    if not text:
         return None
-    trace_id = _NOT_AN_ID.sub("_", words(given))[:128]
-    if trace_id != given:
-        _log.warning("%r is no trace_id (1-128 of A-Z a-z 0-9 . _ : @ -): %s is used", given, trace_id)
+    trace_id = _NOT_AN_ID.sub("_", text)[:128]
+    if trace_id != text or not issubclass(type(given), str):
+        _log.warning("%r is no trace_id (1-128 of A-Z a-z 0-9 . _ : @ -): %s is used", text[:1000], trace_id)
     return trace_id

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,11 +75,23 @@ def marker(omitted: int) -> str:
     return f"…[shortened by the recorder: {omitted} bytes]"
 
 
+_MARKER = re.compile(r"…\[shortened by the recorder: (\d{1,20}) bytes\]\Z")
+
+
 def shortened_text(text: str, chars: int) -> str:
-    """The text, cut after so many characters, with a marker that says how much is missing."""
+    """The text, cut after so many characters, with a marker that says how much is missing.
+
+    A marker at its end counts with what it says.
+    """
     if len(text) <= chars:
         return text
-    return text[:chars] + marker(len(text[chars:].encode("utf-8", "replace")))
+    end, missing = len(text), 0
+    cut_before = _MARKER.search(text, max(0, end - 60))
+    if cut_before is not None:
+        end, missing = max(chars, cut_before.start()), int(cut_before[1])
+    step = 1_000_000  # as much as the rest may be: a part at a time, and no copy of all of it
+    missing += sum(len(text[at : min(at + step, end)].encode("utf-8", "replace")) for at in range(chars, end, step))
+    return text[:chars] + marker(missing)
 
 
 def text_parts(text: str) -> Iterator[str]:
