@@ -135,7 +135,7 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}"
         self._env = {f"TRACEWATCH_{name.upper()}": str(value) for name, value in settings.items()}
-        self._db = str(db)
+        self.db = str(db)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> ServerProcess:
@@ -144,7 +144,7 @@ class ServerProcess:
             "import os\nfrom tracewatch.settings import Settings\nfrom tracewatch.server.run import serve\n"
             "serve(Settings.from_env(os.environ), on_ready=lambda url: os.write(1, url.encode() + b'\\n'))\n"
         )
-        env = {**os.environ, **self._env, "TRACEWATCH_DB": self._db, "TRACEWATCH_PORT": str(self.port)}
+        env = {**os.environ, **self._env, "TRACEWATCH_DB": self.db, "TRACEWATCH_PORT": str(self.port)}
         with open(self._said, "ab") if self._said else contextlib.nullcontext() as said:  # noqa: PTH123
             self.process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=said)
         assert self.process.stdout is not None

@@ -27,15 +27,21 @@ ROOT = Path(__file__).resolve().parents[2]
 class Terminal:
     """A command with a terminal in front of it."""
 
-    def __init__(self, *args: str, url: str) -> None:
+    def __init__(self, *args: str, url: str, program: tuple[str, ...] = (), **environ: str) -> None:
+        """``args`` of tracewatch, or of another ``program``. A variable that is "" is not there."""
         self.fd, inner = pty.openpty()
         self.seen = ""
+        environ = {"COLUMNS": "100", "NO_COLOR": "1"} | environ
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "import pty, sys, os; from tracewatch.cli import main; main(sys.argv[1:])", *args],
+            [*(program or (sys.executable, "-m", "tracewatch")), *args],
             stdin=inner,
             stdout=inner,
             stderr=inner,
-            env={**os.environ, "TRACEWATCH_URL": url, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"},
+            env={
+                key: value
+                for key, value in {**os.environ, "TRACEWATCH_URL": url, "TERM": "xterm", **environ}.items()
+                if value
+            },
             cwd=ROOT,
             start_new_session=True,
             preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
@@ -74,8 +80,8 @@ class Terminal:
 def terminal(server: ServerProcess) -> Iterator[Callable[..., Terminal]]:
     started: list[Terminal] = []
 
-    def begin(*args: str) -> Terminal:
-        started.append(Terminal(*args, url=server.url))
+    def begin(*args: str, url: str = server.url, **options: Any) -> Terminal:
+        started.append(Terminal(*args, url=url, **options))
         return started[-1]
 
     yield begin
@@ -160,3 +166,21 @@ def test_ctrl_c_at_the_prompt_leaves_the_run_alone(terminal: Begin, api: Api) ->
     tail.process.send_signal(signal.SIGINT)
     assert tail.end() == 130
     assert api.trace("t5")["trace"]["status"] == "waiting"
+
+
+def test_the_prompt_is_there_again_after_ctrl_z_and_fg(terminal: Begin, api: Api) -> None:
+    record(api, "t-fg", question())
+    shell = terminal("--norc", "-i", program=("bash",), PS1="ready> ", COLUMNS="", HISTFILE="")
+    shell.until("ready> ")
+    shell.type(f"{sys.executable} -m tracewatch tail t-fg -n all\n")
+    shell.until("Enter leaves it open> ")
+    shell.type("\x1a")
+    shell.until("Stopped")
+    shell.type("fg\n")
+    shell.until("Enter leaves it open> ")
+    shell.type("yes\n")
+    wait_until(lambda: values(api, "t-fg") == ["yes"])
+    api.append("t-fg", [done()])
+    shell.until("ready> ")
+    shell.type("exit\n")
+    assert shell.end() == 0

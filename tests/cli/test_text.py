@@ -15,6 +15,7 @@ from tracewatch.cli.text import (
     dollars,
     duration,
     escape,
+    escape_after,
     json_document,
     one_line,
     parse_duration,
@@ -28,7 +29,12 @@ from tracewatch.cli.text import (
         ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
         ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
         ("\x9b2J", "\\x9b2J"),
-        ("over\rwritten", "over\\x0dwritten"),
+        ("over\rwritten\r\n\r", "over\nwritten\n\n"),
+        ("\U0001f469\u200d\U0001f4bb \U0001f44d\U0001f3fd\u200d\u2764\ufe0f\u200d\U0001f525",) * 2,
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("क्\u200dष שָׁלוֹם", "क्\u200dष שָׁלוֹם"),
+        ("pay\u200dpal a\u200c \u200d", "pay\\u200dpal a\\u200c \\u200d"),
+        ("\u034f\u200d \u200d\u200d", "\\u034f\\u200d \\u200d\\u200d"),
         ("back\x08space\x7f", "back\\x08space\\x7f"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
         ("\u2066a\u2069", "\\u2066a\\u2069"),
@@ -48,8 +54,20 @@ def test_what_is_not_plainly_visible_is_written_out(hostile: str, shown: str) ->
 def test_no_escaped_text_can_move_the_cursor_or_hide(hostile: str) -> None:
     shown = escape(hostile)
     assert not any((ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 for c in shown)
-    assert not any(c in shown for c in "\u200b\u200d\u200e\u202a\u202e\u2066\u2069\ufeff")
+    assert not any(c in shown for c in "\u200b\u200e\u202a\u202e\u2066\u2069\ufeff")
+    for at, character in enumerate(shown):  # a joiner stands only where it joins
+        assert character not in "\u200c\u200d" or (at and not shown[at - 1].isascii())
     assert "\n" not in one_line(hostile)
+
+
+@given(st.lists(st.text("a👩\u200d💻\r\nی\u200c\t", max_size=4)))
+def test_text_that_comes_in_pieces_is_shown_as_the_whole(pieces: list[str]) -> None:
+    pieces = [piece.replace("\t", " ") for piece in pieces if piece]
+    before, shown = "", ""
+    for piece in pieces:
+        shown += escape_after(before, piece)
+        before = piece
+    assert shown == escape("".join(pieces))
 
 
 @example("a\x7f\x9b\u202e\U000e0041")
@@ -72,6 +90,8 @@ def test_wrap_breaks_at_blanks_and_keeps_line_breaks() -> None:
     assert list(wrap("one two three\n\nfour", 9)) == ["one two", "three", "", "four"]
     assert list(wrap("three", 9, 2)) == ["", "three"]
     assert list(wrap("x" * 12, 5)) == ["xxxxx", "xxxxx", "xx"]
+    assert list(wrap("世世世世ab", 4, 5)) == ["世世", "世世", "ab"]
+    assert list(wrap("👩\u200d💻" * 3 + " می\u200cخواهم", 4)) == ["👩\u200d💻" * 2, "👩\u200d💻", "می\u200cخو", "اهم"]
 
 
 def test_cut_counts_cells() -> None:

@@ -11,6 +11,7 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -92,10 +93,28 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run a command line (by default the process's own) and exit with its code."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a locale without ✓ must not end a tail
             stream.reconfigure(errors="replace")
     sys.exit(run(args))
+
+
+def _open_what_is_closed() -> None:
+    """Give a standard stream that the shell has closed (``>&-``) a place to write to: nowhere.
+
+    Otherwise the next file that is opened, such as the database, would take its number, and what is printed.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def run(args: Sequence[str] | None) -> int:
@@ -141,6 +160,7 @@ def _code_of(error: TracewatchError) -> int:
 def _complain(message: str, hint: str | None = None) -> None:
     from .text import escape
 
-    click.echo(f"tracewatch: {escape(message)}", err=True)
-    if hint:
-        click.echo(hint, err=True)
+    with suppress(OSError):  # the terminal may have gone
+        click.echo(f"tracewatch: {escape(message)}", err=True)
+        if hint:
+            click.echo(hint, err=True)

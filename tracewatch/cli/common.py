@@ -92,18 +92,35 @@ def connect(url: str | None) -> Api:
     return Api(url)
 
 
+class _Console(Console):
+    """A console whose reader may leave: that ends the command as it does anywhere else."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def out_console(*, color: str = "auto") -> Console:
-    """A rich console on stdout. Where stdout is no terminal, it cuts and wraps nothing."""
+    """A rich console on stdout. Where stdout is no terminal, it cuts and wraps nothing.
+
+    Without color it writes no escape sequence at all, as rich would for bold and dim.
+    """
     colored = use_color(color, sys.stdout)
     if sys.stdout.isatty():
-        return Console(no_color=not colored, highlight=False, force_terminal=True if colored else None)
-    return Console(
-        no_color=not colored,
+        if not colored:
+            return _Console(color_system=None, highlight=False)
+        return _Console(highlight=False, force_terminal=True, no_color=False)
+    return _Console(
         highlight=False,
         width=100_000,
         force_terminal=colored,
         color_system="standard" if colored else None,
+        no_color=False if colored else None,
     )
+
+
+def err_console() -> Console:
+    """A rich console on stderr, for progress. Without color it writes no color, bold or dim."""
+    return _Console(stderr=True, highlight=False, color_system="auto" if use_color("auto", sys.stderr) else None)
 
 
 def json_writer() -> Callable[[bytes], object]:

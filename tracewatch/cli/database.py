@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ..errors import LogError
@@ -18,7 +17,7 @@ from ..log import log_path
 from ..log.sqlite.backup import Copied
 from ..log.sqlite.inspect import Progress as Tell
 from ..settings import Settings
-from .common import CliError
+from .common import CliError, err_console
 from .signals import as_interrupt
 from .text import count, size
 
@@ -53,7 +52,7 @@ def progress(words: dict[str, str]) -> Iterator[Tell]:
     half-written file stays behind.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    console = Console(stderr=True, highlight=False)
+    console = err_console()
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with as_interrupt(signal.SIGTERM), bars:
         task = bars.add_task("", total=None)

@@ -62,6 +62,7 @@ def command(trace: str | None, output_file: Path | None, children: bool, html: b
             write(part)
         sys.stdout.buffer.flush()
         return
+    output_file = output_file.resolve()  # of a link the file it leads to is written
     unfinished = output_file.with_name(f"{output_file.name}.part")
     try:
         with unfinished.open("wb") as file:

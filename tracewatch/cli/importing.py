@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..client.api import Api
 from ..errors import BadRequest
 from ..importers import FORMATS, ImportFault, open_import
 from . import text
-from .common import EXIT_FAILED, connect, examples, url_option
+from .common import EXIT_FAILED, connect, err_console, examples, url_option
 from .sending import Counts, Pace, StepSender
 
 EXAMPLES = examples("""
@@ -159,5 +158,5 @@ def _reporting(files: int) -> Iterator[Report]:
         TextColumn("{task.fields[events]:,} events"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as progress:
+    with Progress(*columns, console=err_console(), transient=True) as progress:
         yield Report(click.echo, progress, files)

@@ -131,7 +131,11 @@ class CursorFile:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content. At any moment the file has the whole of the old content or of the new one."""
+    """Replace a file's content. At any moment the file has the whole of the old content or of the new one.
+
+    Of a link it is the file to which it leads, so that the link stays.
+    """
+    path = path.resolve()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(content)

@@ -11,6 +11,7 @@ import os
 import sys
 import termios
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from ..model.state import State
 from . import text
 from .common import CliError
 from .questions import choices, chosen, send_answer
+from .signals import in_foreground, on_terminal
 
 _CLEAR = "\r\x1b[K"
 
@@ -41,6 +43,15 @@ class Prompter:
         self._left: set[tuple[str, str]] = set()  # (trace_id, request_id) of questions not to be shown again
         self._sending: asyncio.Task[None] | None = None
         self._shown = False
+
+    def on_terminal(self) -> AbstractContextManager[None]:
+        """Within the block the prompt leaves the terminal to the shell at Ctrl-Z, and is there again after ``fg``."""
+
+        def again() -> None:
+            self.hide()
+            self.show()
+
+        return on_terminal(suspend=self.hide, look=again)
 
     def look(self, states: Mapping[str, State]) -> None:
         """Show an open question of these states, or withdraw the one that is no longer open."""
@@ -79,7 +90,7 @@ class Prompter:
 
     def show(self) -> None:
         """Show the prompt again, after something was printed."""
-        if self._current is None or self._shown or self._sending is not None:
+        if self._current is None or self._shown or self._sending is not None or not in_foreground():
             return
         self._shown = True
         offered = choices(self._current[1])

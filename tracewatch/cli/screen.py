@@ -54,6 +54,7 @@ class Screen:
         self.agents: dict[str, tuple[int, str]] = {}
         self._going: tuple[str, str | None] | None = None  # the message whose text the cursor stands behind
         self._waiting: dict[tuple[str, str | None], EventLine] = {}  # messages whose text waits for that one to end
+        self._last = ""  # the end of that text
         self._column = 0
         self._indent = 0  # of the rows behind the first
 
@@ -168,13 +169,16 @@ class Screen:
         if len(rows) > limit:
             rows = [*rows[:limit], f"… {text.count(len(rows) - limit, 'more row')}"]
         self._rows(rows, width, indent, line)
+        self._last = line.text[-1:]
 
     def _continue(self, line: EventLine) -> None:
         assert self._width is not None
         width = max(self._width(), 20)
         indent = min(self._indent, width // 3)
-        rows = list(text.wrap(text.escape(line.text), width - indent, max(width - self._column, 1)))
+        body = text.escape_after(self._last, line.text)
+        rows = list(text.wrap(body, width - indent, max(width - self._column, 1)))
         self._rows(rows, width, indent, line)
+        self._last = line.text[-1:] or self._last
 
     def _rows(self, rows: list[str], width: int, indent: int, line: EventLine) -> None:
         for number, row in enumerate(rows):

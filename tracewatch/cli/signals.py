@@ -1,6 +1,7 @@
 """Signals, and a closed output pipe: a command ends in order, whatever ends it.
 
-Rule: Ctrl-C, SIGTERM and a closed output pipe take the same way out: the ``finally`` of what is running runs.
+Rule: Ctrl-C, the signals that end a process and a closed output pipe take the same way out: the ``finally`` of what is
+      running runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ End = Callable[[BaseException], None]
 
 
 def run_to_the_end(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that prints. SIGTERM and a closed output pipe cancel it as Ctrl-C does, between two events.
+    """Run a coroutine that prints. A closed pipe, SIGTERM, SIGHUP and SIGQUIT (Ctrl-\\) cancel it as Ctrl-C does.
 
     Returns the coroutine's result. Raises KeyboardInterrupt, SystemExit or BrokenPipeError, by what has ended it.
     """
@@ -34,7 +35,9 @@ def run_to_the_end(main: Coroutine[Any, Any, T]) -> T:
             ended_by.append(reason)
             task.cancel()
 
-        loop.add_signal_handler(signal.SIGTERM, end, SystemExit(128 + signal.SIGTERM))
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                loop.add_signal_handler(number, end, SystemExit(128 + number))
         watched = _watch_reader(loop, end)
         try:
             return await main
@@ -66,6 +69,38 @@ def _watch_reader(loop: asyncio.AbstractEventLoop, end: End) -> int | None:
     except (OSError, ValueError):
         return None
     return descriptor
+
+
+@contextmanager
+def on_terminal(*, suspend: Callable[[], object], look: Callable[[], object]) -> Iterator[None]:
+    """Within the block, and the running event loop: ``suspend`` before Ctrl-Z stops us; ``look`` at each new size of
+    the terminal, and when we go on (``fg``).
+    """
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        suspend()
+        loop.remove_signal_handler(signal.SIGTSTP)
+        os.kill(os.getpid(), signal.SIGTSTP)  # and here we go on
+        loop.add_signal_handler(signal.SIGTSTP, stop)
+
+    handlers = {signal.SIGTSTP: stop, signal.SIGCONT: look, signal.SIGWINCH: look}
+    kept = [number for number in handlers if signal.getsignal(number) != signal.SIG_IGN]
+    for number in kept:
+        loop.add_signal_handler(number, handlers[number])
+    try:
+        yield
+    finally:
+        for number in kept:
+            loop.remove_signal_handler(number)
+
+
+def in_foreground() -> bool:
+    """Whether what we write to the terminal is not in the midst of what another program shows there."""
+    try:
+        return os.tcgetpgrp(sys.stdout.fileno()) == os.getpgrp()
+    except OSError:
+        return True  # no terminal that has a foreground
 
 
 @contextmanager

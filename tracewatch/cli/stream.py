@@ -11,6 +11,7 @@ import heapq
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -79,6 +80,10 @@ class Tail:
         question is open in the trace or in a sub-trace that is followed; the result is ``waiting`` then.
         """
         self.output.sub_traces = dict(self.start.sub_traces)
+        with nullcontext() if self.prompter is None else self.prompter.on_terminal():
+            return await self._run()
+
+    async def _run(self) -> str:
         async with watch(
             self.trace_id,
             since=self.start.since,

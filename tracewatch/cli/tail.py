@@ -22,7 +22,7 @@ from .common import (
     url_option,
     use_color,
 )
-from .live_tree import follow_tree, print_tree
+from .live_tree import TreeTail, print_tree
 from .position import DEFAULT_EVENTS, CursorFile, Position, choose_start
 from .prompt import Prompter, can_prompt
 from .screen import Screen
@@ -123,8 +123,9 @@ def _tree(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
     shown = {"children": given["children"], "color": given["color"]}
     if not given["follow"]:
         return print_tree(api, trace["trace_id"], **shown)
-    ends = {"end_when_lost": given["exit_status"], "until_waiting": given["until_waiting"]}
-    return run_to_the_end(follow_tree(api, trace["trace_id"], **shown, retry_max_s=given["retry_max"], **ends))
+    ends = {"lost": given["exit_status"], "waiting": given["until_waiting"]}
+    ending = frozenset(status for status, wanted in ends.items() if wanted)
+    return run_to_the_end(TreeTail(api, trace["trace_id"], **shown, retry_max_s=given["retry_max"], ends=ending).run())
 
 
 def _events(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
@@ -199,4 +200,5 @@ def _introduce(trace: dict[str, Any], start: Position, given: dict[str, Any]) ->
         events += f" (those after {start.since})" if start.since != "latest" else " (only new ones)"
     parts.append(events)
     width = text.terminal_width()
-    click.secho(text.cut(" · ".join([trace["trace_id"], *parts]), width), dim=True, err=True)
+    words = text.cut(" · ".join([trace["trace_id"], *parts]), width)
+    click.echo(click.style(words, dim=True) if use_color(given["color"], sys.stderr) else words, err=True)

@@ -1,7 +1,7 @@
 """Words and numbers for a terminal. Pure, but for its width.
 
 Rule 1: text that an agent wrote goes through ``escape``: characters that move the cursor, hide text or reorder it are
-        written out.
+        written out. It shows the same text as the viewer does (web/src/format.ts, ``visible``).
 Rule 2: a width is a number of terminal cells, not of characters.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,23 +17,64 @@ import orjson
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 # C0 but tab and line feed, DEL and C1; soft hyphen, zero-width characters, marks and overrides of direction, line
-# separators, invisible operators, interlinear anchors, lone surrogates, tags.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    "\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
+# separators, invisible operators, fillers, selectors that show nothing, interlinear anchors, lone surrogates, tags.
+_UNSEEN = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
 )
+# Extended_Pictographic of emoji-data.txt (Unicode 15.1), emoji modifiers and U+FE0F: the parts of joined emoji
+_EMOJI = (
+    "©®\u203c\u2049\u2122\u2139\u2194-\u2199\u21a9\u21aa\u231a\u231b\u2328\u2388\u23cf\u23e9-\u23f3\u23f8-\u23fa\u24c2"
+    "\u25aa\u25ab\u25b6\u25c0\u25fb-\u25fe\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705\u2708-\u2712\u2714\u2716"
+    "\u271d\u2721\u2728\u2733\u2734\u2744\u2747\u274c\u274e\u2753-\u2755\u2757\u2763-\u2767\u2795-\u2797\u27a1\u27b0"
+    "\u27bf\u2934\u2935\u2b05-\u2b07\u2b1b\u2b1c\u2b50\u2b55\u3030\u303d\u3297\u3299\ufe0f\U0001f000-\U0001f0ff"
+    "\U0001f10d-\U0001f10f\U0001f12f\U0001f16c-\U0001f171\U0001f17e\U0001f17f\U0001f18e\U0001f191-\U0001f19a"
+    "\U0001f1ad-\U0001f1e5\U0001f201-\U0001f20f\U0001f21a\U0001f22f\U0001f232-\U0001f23a\U0001f23c-\U0001f23f"
+    "\U0001f249-\U0001f53d\U0001f546-\U0001f64f\U0001f680-\U0001f6ff\U0001f774-\U0001f77f\U0001f7d5-\U0001f7ff"
+    "\U0001f80c-\U0001f80f\U0001f848-\U0001f84f\U0001f85a-\U0001f85f\U0001f888-\U0001f88f\U0001f8ae-\U0001f8ff"
+    "\U0001f90c-\U0001f93a\U0001f93c-\U0001f945\U0001f947-\U0001faff\U0001fc00-\U0001fffd"
+)
+# The Arabic script (Scripts.txt), in which Persian, Urdu and others join letters or keep them apart by joiners
+_ARABIC = (
+    "\u0600-\u0604\u0606-\u060b\u060d-\u061a\u061e\u0620-\u063f\u0641-\u064a\u0656-\u066f\u0671-\u06dc\u06de-\u06ff"
+    "\u0750-\u077f\u0870-\u088e\u0890\u0891\u0898-\u08e1\u08e3-\u08ff\ufb50-\ufdff\ufe70-\ufefc"
+)
+_UNSAFE = re.compile(f"[{_UNSEEN}]|(?<![{_EMOJI}{_ARABIC}])[\u200c\u200d]")
 _DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s?)?", re.ASCII)
 
 
 def _visible(match: re.Match[str]) -> str:
+    if _is_joined(match):
+        return match[0]
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def _is_joined(match: re.Match[str]) -> bool:
+    """Whether it is a joiner after a mark: Indic scripts make their letters so. Elsewhere joiners hide."""
+    before = match.string[match.start() - 1 : match.start()]
+    return bool(
+        match[0] in "\u200c\u200d"
+        and before
+        and unicodedata.category(before).startswith("M")
+        and not _UNSAFE.match(before)
+    )
+
+
 def escape(text: str) -> str:
-    """``text`` with every character that is not plainly visible written out, such as ``\\x1b``. Line breaks stay."""
-    text = text.replace("\r\n", "\n").expandtabs(4) if "\r" in text or "\t" in text else text
+    """``text`` with every character that is not plainly visible written out, such as ``\\x1b``. Line breaks stay.
+
+    Each of CR, LF and CR LF is a line break. Joiners stay between the parts of an emoji and in scripts that need them.
+    """
+    if "\r" in text or "\t" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n").expandtabs(4)
     return _UNSAFE.sub(_visible, text)
+
+
+def escape_after(before: str, text: str) -> str:
+    """``text`` escaped as what follows ``before``: a CR LF or an emoji may have been cut between the two."""
+    last = before[-1:]
+    return escape(last + text)[len(escape(last)) :]
 
 
 def escape_json(written: bytes) -> bytes:
@@ -41,6 +83,8 @@ def escape_json(written: bytes) -> bytes:
 
 
 def _in_json(match: re.Match[str]) -> str:
+    if _is_joined(match):
+        return match[0]
     units = match[0].encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
@@ -80,10 +124,12 @@ def wrap(text: str, width: int, first: int | None = None) -> Iterator[str]:
                 yield current
                 room = width
                 piece = piece.lstrip()
-            *whole, current = chop_cells(piece, room) if cell_len(piece) > room else [piece]
-            for part in whole:
+            if room != width and cell_len(piece) > room:  # the first row has a width of its own
+                part = chop_cells(piece, room)[0]
                 yield part
-                room = width
+                piece, room = piece[len(part) :], width
+            *whole, current = chop_cells(piece, width) if cell_len(piece) > width else [piece]
+            yield from whole
         yield current
         room = width
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.cells import cell_len
+from rich.style import Style
 from rich.text import Text
 from rich.tree import Tree
 
@@ -14,6 +15,8 @@ from . import text
 from .lines import GOAL_GLYPHS, GOAL_STYLES, STATUS_GLYPHS, STATUS_STYLES, readable
 
 MAX_DEPTH = 40  # of sub-traces within sub-traces
+CURRENT = "current"  # a key in the meta data of what is drawn: the goal that is worked on, or an open question
+_HERE = Style(meta={CURRENT: True})
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ def goal_tree(view: TreeView, *, width: int | None = None, heading: Text | None 
             above.add(_sub_trace(sub, room))
     for asked in view.pending_inputs:
         above, room = branches.get(asked.get("goal_id"), branches[None])
-        above.add(_line("?", "magenta", readable(asked["question"]), "open question", room))
+        label = _line("?", "magenta", readable(asked["question"]), "open question", room)
+        label.stylize(_HERE)
+        above.add(label)
     return root
 
 
@@ -73,6 +78,8 @@ def _goal(goal: Mapping[str, Any], room: int | None, *, current: bool) -> Text:
     label = _line(GOAL_GLYPHS[status], GOAL_STYLES[status], goal["description"], note, room, bold=current)
     if status == "abandoned":
         label.stylize("dim")
+    if current and status == "in_progress":
+        label.stylize(_HERE)
     return label
 
 

@@ -53,7 +53,7 @@ def backup(source: Path, target: Path, *, replace: bool = False, progress: Progr
 
     ``backup(Path("tracewatch.db"), Path("/backup/tracewatch.db")).events`` is how many events are in it.
     """
-    target = target.absolute()
+    target = target.resolve()  # of a link the file it leads to is written, so that the link stays
     _check_target(source, target, replace)
     with unfinished(target) as copy:
         copied = copy_log(source, copy, progress)
