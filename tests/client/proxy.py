@@ -18,6 +18,7 @@ class Proxy:
         self.connections = 0
         self.swallow_answers = False  # what the server says does not arrive
         self.cut_after: int | None = None  # bytes of the client's to pass on before the connection is reset
+        self.largest: int | None = None  # bytes of the client's that come at once; with more the connection is reset
         self.refuse = False  # new connections are reset
         # Of each connection's first request: what to pass on in its place, or what to answer instead ("HTTP/…")
         self.first_head: Callable[[bytes], bytes] = lambda head: head
@@ -67,7 +68,9 @@ class Proxy:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
+            while data := await reader.read(65536 if self.largest is None else self.largest + 1):
+                if from_client and self.largest is not None and len(data) > self.largest:
+                    return
                 if from_client and self.cut_after is not None:
                     data = data[: self.cut_after]
                     self.cut_after -= len(data)

@@ -105,7 +105,7 @@ def test_a_refusal_by_something_else_is_an_api_error_too(body: bytes) -> None:
 
 def test_an_answer_of_something_else_is_an_api_error(canned: Canned) -> None:
     canned.answers = [(200, b"<html>hello")]
-    with pytest.raises(ApiError, match="does not answer like a tracewatch server"):
+    with pytest.raises(ApiError, match=r"page of HTML.*does not lead to tracewatch"):
         Api(canned.url).health()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -18,12 +18,14 @@ import orjson
 from .address import Addresses
 from .clock import ServerClock
 from .errors import ApiError, Unreachable, unauthorized
+from .obstacle import obstacle
 from .target import parse_target
 
 IMPORT_EVENTS, IMPORT_BYTES = 1000, 4 * 1024 * 1024 - 64 * 1024  # one batch of the server's, the header line included
 ANSWER_BYTES = 1024 * 1024
 CONTENT_BYTES = 64 * 1024 * 1024  # of an answer with states, messages or questions
 LINE_BYTES = 16 * 1024 * 1024  # one event
+FOREIGN = frozenset({"http_error", "proxy"})  # codes of refusals that are not those of a server of ours
 _JSON = "application/json"
 _NDJSON = "application/x-ndjson"
 
@@ -215,7 +217,7 @@ class Api:
         except orjson.JSONDecodeError:
             answer = None
         if not isinstance(answer, dict):
-            raise ApiError(response.status, "not_tracewatch", f"{self.url} does not answer like a tracewatch server")
+            raise refusal(self.url, path, response.status, dict(response.headers), data)
         self._clock.hear(answer.get("ts"))
         return answer
 
@@ -231,20 +233,31 @@ class Api:
         response = connection.getresponse()
         if response.status >= 300:
             with closing(response):
-                raise api_error(response.status, response.read(ANSWER_BYTES))
+                data = response.read(ANSWER_BYTES)
+            raise refusal(self.url, path, response.status, dict(response.headers), data)
         return response
 
     def _unreachable(self, error: Exception) -> Unreachable:
         return Unreachable(f"{self.url} can't be reached: {error or type(error).__name__}")
 
 
+def refusal(
+    url: str, path: str, status: int, headers: Mapping[str, str], body: bytes, *, upgrade: bool = False
+) -> ApiError:
+    """The error in an answer, with the words for what stands between, if it was not the server that answered."""
+    error, words = api_error(status, body), obstacle(url, path, status, headers, body, upgrade=upgrade)
+    if words is None:
+        return error if status >= 300 else ApiError(status, "proxy", f"{url} does not answer like a tracewatch server")
+    return ApiError(status, "proxy" if error.code == "http_error" else error.code, words, error.details, error.facts)
+
+
 def api_error(status: int, body: bytes) -> ApiError:
-    """The error in an answer's body, or a general one if the body has none."""
+    """The error in an answer's body, or a general one if the body is not of a server of ours."""
     try:
         answer = orjson.loads(body)
-        code, message = str(answer.pop("error")), str(answer.pop("message", ""))
+        code, message = str(answer.pop("error")), str(answer.pop("message"))
         details = details_of(answer)
-        answer.pop("details", None)
+        answer.pop("details")
         if status == 401:
             return unauthorized(message)
         return ApiError(status, code, message or code, details, answer)

@@ -21,18 +21,21 @@ import orjson
 
 from ..model.canonical import ENDED, event_name
 from ..model.mend import Mender, less
-from ..model.window import BATCH_BYTES, LineBroken, Window
+from ..model.window import IN_FLIGHT, LineBroken, Window
 from .backoff import Backoff, patience_s
 from .control import Told
 from .encode import dumps
 from .errors import ApiError, Unreachable
-from .lines import Leaving, NotYet, TraceLine, Uplink, Verdict
+from .lines import Cut, Leaving, NotYet, TooBig, TraceLine, Uplink, Verdict
 from .outbox import Outbox
 from .spool import SpoolDir
 
 GATHER_S = 0.005  # a batch is sent this long after its first event, because events come in groups
 FLOCK = 100  # a batch of so many events does not wait for more
 ANSWER_TIMEOUT_S = 15.0  # a line with an append unanswered for so long is dead
+ALONE_AFTER = 3  # cut connections in a row; then a trace sends one append at a time, over a connection of its own
+CUTS_ALONE = 4  # of such a connection, with the same event alone on it
+SMALL = 1024  # bytes; an event below this is too large for nobody
 PARENT_LOOK_S = 10.0  # a sub-trace is woken when its turn comes; this often it looks by itself as well
 _MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
 _MISSING_TRIES = 3
@@ -63,6 +66,9 @@ class Delivery:
         self._mender = Mender()
         self._unsure: dict[int, int] = {}  # how often an append was refused without a verdict
         self._not_there: dict[str, int] = {}  # questions the log does not have; the seq up to which it may have to come
+        self._sizes: dict[int, int] = {}  # bytes of each append that has no answer, by its first seq
+        self._cuts = 0  # how often the connection was cut since the last acknowledgement
+        self._cut_alone = 0  # of these, with one event in flight and nobody else's
         self._progress_at = 0.0  # loop time of the last answer, or of the first append after all were answered
 
     async def run(self) -> None:
@@ -94,10 +100,15 @@ class Delivery:
     async def _once(self) -> None:
         await self._parent_is_there()
         await self._create()
-        line = await self._uplink.open(self.outbox.trace_id, self.outbox.producer)
+        alone = self._cuts >= ALONE_AFTER
+        line = await self._uplink.open(self.outbox.trace_id, self.outbox.producer, alone=alone)
+        self._sizes.clear()
         try:
             self.connected = True
             await self._converse(line)
+        except Cut as error:
+            self._was_cut(error, alone)
+            raise
         finally:
             self.connected = False
             self.down_since = asyncio.get_running_loop().time()
@@ -240,7 +251,7 @@ class Delivery:
             self._lost(stored)
         outbox.ack(stored)  # its ack may have been lost
         self._wake_followers()
-        window = Window(outbox.acked)
+        window = Window(outbox.acked, 1 if self._cuts >= ALONE_AFTER else IN_FLIGHT)
         reader = asyncio.create_task(self._take_answers(line, window))
         try:
             loop = asyncio.get_running_loop()
@@ -272,11 +283,12 @@ class Delivery:
 
     async def _send(self, line: TraceLine, window: Window) -> None:
         while (room := min(window.room(), self._not_held() - window.next + 1)) > 0:
-            bodies = self.outbox.take(window.next, room, BATCH_BYTES)
+            bodies = self.outbox.take(window.next, room, max(self._uplink.batch_bytes >> self._cuts, 1))
             if not bodies:
                 return
             first = not window.in_flight
             seq = window.sent(len(bodies))
+            self._sizes[seq] = sum(map(len, bodies))
             await line.send(self.outbox.wire_seq(seq), self._mender.ahead(bodies))  # may have to wait for its turn
             if first:
                 self._progress_at = asyncio.get_running_loop().time()
@@ -307,6 +319,8 @@ class Delivery:
         outbox = self.outbox
         seq = outbox.own_seq(answer.seq)
         if answer.error is None:
+            self._cuts = self._cut_alone = 0
+            self._sizes = {first: size for first, size in self._sizes.items() if first > seq}
             outbox.ack(seq)
             window.acked(seq)
             self._mender.settled(seq)
@@ -315,7 +329,10 @@ class Delivery:
             return
         failures = self._unsure[seq] = self._unsure.get(seq, 0) + 1
         culprit = window.nacked(seq, answer.error, answer.expected_seq, failures)
+        size = self._sizes.pop(seq, 0)
         if culprit is None:
+            if answer.error == "too_large" and size:
+                self._takes_less_than(size)
             return
         (body,) = outbox.take(culprit, 1, 1)
         if event_name(body) == "input_requested" and self._question_refused(culprit, body, answer):
@@ -330,6 +347,34 @@ class Delivery:
         if instead is None:
             raise LineBroken(f"the server refuses even to be told of a refusal: {message}")
         self.outbox.replace(seq, instead)
+
+    def _takes_less_than(self, size: int) -> None:
+        self._uplink.batch_bytes = max(min(self._uplink.batch_bytes, size // 2), 1)
+
+    def _was_cut(self, error: Cut, alone: bool) -> None:
+        """Note a cut connection: send less at once, and at last blame the event that is alone on it.
+
+        A cut without a word says little: the event is blamed after ``CUTS_ALONE`` of them on a connection of its own.
+        """
+        if not self._sizes or self.closing:
+            return
+        self._cuts += 1
+        seq, size = max(self._sizes.items(), key=lambda item: item[1])
+        (body,) = self.outbox.take(seq, 1, 1) or (b"",)
+        single = size <= len(body)
+        if isinstance(error, TooBig):
+            self._takes_less_than(size)
+            told = single
+            message = f"the server or a proxy before it takes no message of {size:,} bytes"
+        else:
+            self._cut_alone += alone and single and size > SMALL
+            told = self._cut_alone >= CUTS_ALONE
+            message = f"the connection is cut whenever it is sent, of {size:,} bytes"
+        if told:
+            self._cuts = self._cut_alone = 0
+            said = "trace %s: %s: it can't be recorded"
+            self.outbox.warn_once("too_large", said, self.outbox.trace_id, message)
+            self._replace(seq, body, "too_large", message, [])
 
     def _question_refused(self, seq: int, body: bytes, answer: Verdict) -> bool:
         """Tell the agent that waits for the question; True if it was refused only because it was asked before."""

@@ -14,6 +14,7 @@ import orjson
 
 from ..errors import LogError, NoSuchRequest, SequenceGap, TracewatchError, Unavailable
 from ..model.events import validate_trace
+from ..model.window import BATCH_BYTES
 from .control import Told
 from .errors import ApiError, Unreachable
 from .lines import TraceLine, Verdict
@@ -30,6 +31,7 @@ class FileUplink:
     """A log in a file of this machine."""
 
     def __init__(self, url: str) -> None:
+        self.batch_bytes = BATCH_BYTES
         self._url = url
         self._log: EventLog | None = None
         self._opening = asyncio.Lock()  # many traces begin at once
@@ -77,7 +79,7 @@ class FileUplink:
             raise _as_told(NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}"))
         return found[0]
 
-    async def open(self, trace_id: str, producer: str) -> TraceLine:
+    async def open(self, trace_id: str, producer: str, *, alone: bool = False) -> TraceLine:
         """See Uplink.open."""
         log = await self._open_log()
         line = FileLine(log, trace_id, producer, self._lines)

@@ -33,6 +33,14 @@ class Leaving(LineBroken):
         self.wait_s = wait_s
 
 
+class Cut(LineBroken):
+    """The connection has ended without a word. If that goes on, what was sent over it may be the reason."""
+
+
+class TooBig(Cut):
+    """The server, or a proxy before it, takes no message of the size of the largest that was sent."""
+
+
 class NotYet(Unreachable):
     """There is no connection, and the next attempt is ``wait_s`` seconds away. ``cause`` ended the last one."""
 
@@ -67,6 +75,8 @@ class TraceLine(Protocol):
 class Uplink(Protocol):
     """The way to one log."""
 
+    batch_bytes: int  # the most events in one append, as JSON; made less where a server or a proxy takes less
+
     async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Create the trace, or find it, and return its summary. Raises ApiError, Unreachable."""
 
@@ -76,8 +86,8 @@ class Uplink(Protocol):
     async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
         """The state of a question: ``{request_id, state, …}``. Raises ApiError, Unreachable."""
 
-    async def open(self, trace_id: str, producer: str) -> TraceLine:
-        """Open a line. Raises Unreachable, ApiError."""
+    async def open(self, trace_id: str, producer: str, *, alone: bool = False) -> TraceLine:
+        """Open a line; ``alone``: over a connection that no other line uses. Raises Unreachable, ApiError."""
 
     def hurry(self) -> None:
         """Try all further calls at once, however recently they failed, because the process ends."""

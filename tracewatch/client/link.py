@@ -4,8 +4,9 @@ Rule 1: everything here runs in the loop of the background thread and uses no ex
         the last events are sent, executors are gone already.
 Rule 2: nothing waits without a limit.
 Rule 3: all traces share the socket of ``/api/record``, and the attempts to connect it: while a server is away, there
-        is one attempt at a time for all waiting traces. Two cases take a socket for one trace: an older server that
-        does not have the shared one, and a second recorder of a trace that is open on it.
+        is one attempt at a time for all waiting traces. Three cases take a socket for one trace: an older server that
+        does not have the shared one, a second recorder of a trace that is open on it, and a trace whose messages seem
+        to cut it. Where no WebSocket gets through, events go by HTTP (``posts.py``).
 Rule 4: traces take turns on the shared socket, one batch each, and the unanswered bytes on it are bounded.
 """
 
@@ -13,25 +14,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import ssl
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import orjson
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from ..model.window import LineBroken
+from ..model.window import BATCH_BYTES, LineBroken
 from .address import Addresses
-from .api import api_error, details_of
+from .api import api_error, details_of, refusal
 from .backoff import Backoff, patience_s
 from .control import Told
 from .errors import ApiError, Unreachable
 from .handshake import Handshake
 from .http import HttpConnection
-from .lines import Leaving, NotYet, TraceLine, Verdict
+from .lines import Cut, Leaving, NotYet, TooBig, TraceLine, Verdict
+from .obstacle import words_of
+from .posts import PostedLine
 from .target import QUIET, Target
 
 CALL_TIMEOUT_S = 10.0
@@ -43,8 +48,11 @@ SILENCE_S = 15.0  # a shared socket with an unanswered message and nothing recei
 IDLE_S = 10.0  # a shared socket without a trace is kept for so long, for the next one
 UNANSWERED_BYTES = 4 * 1024 * 1024  # of appends, on the shared socket
 ALONE_S = 300.0  # a server that has no shared socket is asked for it again after so long
+_log = logging.getLogger("tracewatch")
 _DECODER = json.JSONDecoder()
-_NO_ROUTE = frozenset({403, 404, 405, 426})  # answers of servers and proxies to a WebSocket that they do not know
+HANDSHAKES = 3  # that got no answer, or that of a fault; then other ways are tried
+# Answers of servers and proxies to a WebSocket that they do not know, or do not let through
+_NO_ROUTE = frozenset({200, 204, 301, 302, 303, 307, 308, 400, 403, 404, 405, 406, 410, 411, 417, 426, 501, 505})
 _REFUSED = {"unauthorized": 401, "forbidden": 403, "too_many": 429}  # refusals of the client, not of a message
 
 
@@ -57,9 +65,13 @@ class ServerUplink:
         self._addresses = Addresses(target.host, target.port)
         self._shared: SharedSocket | None = None
         self._connecting: asyncio.Task[SharedSocket | None] | None = None
+        self.batch_bytes = BATCH_BYTES
         self._backoff = Backoff()
         self._failure: Exception | None = None  # of the last attempt to connect
         self._again_at = 0.0  # loop time of the next one
+        self._no_handshakes = 0  # how many have failed in a row, over connections that were there
+        self._by_http_until = 0.0  # loop time until which no WebSocket is tried
+        self._said = False  # that events go by HTTP
         self._alone_until = 0.0  # loop time until which the server is assumed to have no shared socket
 
     # --- calls ---
@@ -90,26 +102,30 @@ class ServerUplink:
             raise Unreachable(f"no answer in {CALL_TIMEOUT_S:.0f} s") from error
         finally:
             connection.close()
-        if answer.status >= 300:
-            raise api_error(answer.status, answer.body)
         try:
             found = _first_value(answer.body) if answer.cut else orjson.loads(answer.body)
         except ValueError:
             found = None
-        return found if isinstance(found, dict) else {}
+        if answer.status >= 300 or not isinstance(found, dict):
+            raise refusal(self._target.url, path, answer.status, answer.headers, answer.body)
+        return found
 
     # --- sockets ---
 
-    async def open(self, trace_id: str, producer: str) -> TraceLine:
+    async def open(self, trace_id: str, producer: str, *, alone: bool = False) -> TraceLine:
         """See Uplink.open."""
         shared = await self._socket()
-        if shared is not None and not shared.has(trace_id):
+        if shared is not None and not alone and not shared.has(trace_id):
             return await shared.open(trace_id, producer)
+        if asyncio.get_running_loop().time() < self._by_http_until:
+            return await self._post(trace_id, producer)
         path = self._target.path("api", "traces", trace_id, "record", producer=producer)
         try:
             line = LoneLine(await self._connect(path), producer)
         except (OSError, WebSocketException) as error:
-            raise Unreachable(str(error) or type(error).__name__) from error
+            posted = await self._post(trace_id, producer)
+            self._say_once(path, error)
+            return posted
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 await line.ready()
@@ -121,9 +137,34 @@ class ServerUplink:
             raise Unreachable(str(error) or "no answer on the record socket") from error
         return line
 
+    async def _post(self, trace_id: str, producer: str) -> TraceLine:
+        """A line over HTTP, as no WebSocket gets through. Raises ApiError, Unreachable."""
+        connect = partial(HttpConnection, self._target, self._addresses, self._tls)
+        line = PostedLine(self._target, connect, trace_id, producer)
+        try:
+            await line.begin()
+        except BaseException:
+            self._alone_until = self._by_http_until = 0.0
+            await line.close()
+            raise
+        self._by_http_until = asyncio.get_running_loop().time() + ALONE_S
+        return line
+
+    def _say_once(self, path: str, error: Exception) -> None:
+        if self._said:
+            return
+        self._said = True
+        said = words_of(self._target.url, path, error)
+        said = said or f"WebSockets do not get through to {self._target.url}: {error or type(error).__name__}"
+        _log.warning("tracewatch: %s. Events go by HTTP, and commands come some seconds late", said)
+
     async def _connect(self, path: str) -> ClientConnection:
-        async with asyncio.timeout(OPEN_TIMEOUT_S):
-            sock = await self._addresses.aconnect()
+        """A WebSocket. Raises Unreachable if there is no connection at all, and what the handshake raises."""
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                sock = await self._addresses.aconnect()
+        except OSError as error:
+            raise Unreachable(str(error) or type(error).__name__) from error
         secure: dict[str, Any] = {"ssl": self._tls} if self._tls else {}
         return await Handshake(
             self._target.websocket(path),
@@ -168,20 +209,39 @@ class ServerUplink:
         loop = asyncio.get_running_loop()
         try:
             self._shared = SharedSocket(await self._connect(self._target.path("api", "record")))
-        except InvalidStatus as error:
-            if error.response.status_code in _NO_ROUTE:
-                self._alone_until = loop.time() + ALONE_S
-                return None
+        except Unreachable as error:
             raise self._failed(error) from error
         except (OSError, WebSocketException) as error:
-            raise self._failed(error) from error
+            self._no_handshakes += 1
+            status = error.response.status_code if isinstance(error, InvalidStatus) else 500
+            if status not in _NO_ROUTE and not (status >= 500 and await self._http_alone_works()):
+                raise self._failed(error) from error
+            self._alone_until = loop.time() + ALONE_S
+            return None
         finally:
             self._connecting = None
+        self._no_handshakes = 0
         return self._shared
+
+    async def _http_alone_works(self) -> bool:
+        """Whether handshakes go on failing while calls are answered. Asked by one task for all traces."""
+        if self._no_handshakes < HANDSHAKES:
+            return False
+        try:
+            await self._call("GET", self._target.path("healthz"))
+        except (ApiError, Unreachable):
+            self._no_handshakes = 0
+            return False
+        return self._no_handshakes > HANDSHAKES  # once more, as the server may be back just now
 
     def _failed(self, error: Exception) -> NotYet:
         wait_s = self._backoff.next()
-        self._failure = Unreachable(str(error) or type(error).__name__)
+        said = words_of(self._target.url, self._target.path("api", "record"), error)
+        if said and isinstance(error, InvalidStatus) and error.response.status_code < 500:
+            self._failure = ApiError(error.response.status_code, "proxy", said)
+            wait_s = max(wait_s, patience_s(self._failure))
+        else:  # a server that is away, also behind a proxy that says so
+            self._failure = Unreachable(said or str(error) or type(error).__name__)
         self._again_at = asyncio.get_running_loop().time() + wait_s
         return NotYet(self._failure, wait_s)
 
@@ -219,6 +279,8 @@ async def _send_frame(connection: ClientConnection, frame: bytes) -> None:
     try:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await connection.send(frame, text=True)
+    except ConnectionClosed as error:
+        raise _end_of(error) from error
     except (OSError, WebSocketException) as error:
         raise LineBroken(str(error) or type(error).__name__) from error
 
@@ -227,6 +289,8 @@ async def _next_frame(connection: ClientConnection) -> dict[str, Any]:
     """The next frame. Raises LineBroken, and Leaving if the server shuts down."""
     try:
         frame = orjson.loads(await connection.recv(decode=False))
+    except ConnectionClosed as error:
+        raise _end_of(error) from error
     except (OSError, WebSocketException, ValueError) as error:
         raise LineBroken(str(error) or type(error).__name__) from error
     if not isinstance(frame, dict):
@@ -235,6 +299,17 @@ async def _next_frame(connection: ClientConnection) -> dict[str, Any]:
     if isinstance(leaving, dict):
         raise Leaving(random.uniform(0, float(leaving.get("after_ms") or 0) / 1000))
     return frame
+
+
+def _end_of(closed: ConnectionClosed) -> LineBroken:
+    code = None if closed.rcvd is None else closed.rcvd.code
+    kind = {None: Cut, 1009: TooBig, 1011: Cut}.get(code, LineBroken)
+    return kind(str(closed))
+
+
+def _raise_if_too_big(frame: dict[str, Any]) -> None:
+    if frame.get("event") == "error" and frame.get("code") == "too_large":
+        raise TooBig(str(frame.get("message")))
 
 
 def _refusal(frame: dict[str, Any]) -> ApiError | None:
@@ -290,6 +365,7 @@ class LoneLine:
     async def answer(self) -> Verdict | Told | None:
         """See TraceLine.answer."""
         frame = await _next_frame(self._connection)
+        _raise_if_too_big(frame)
         return _verdict(frame) or Told.of_event(frame)
 
     async def heartbeat(self) -> None:
@@ -318,6 +394,7 @@ class SharedSocket:
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, SharedLine] = {}  # by trace_id
         self._asked: dict[tuple[str, str], deque[asyncio.Future[dict[str, Any]]]] = {}  # by what and trace_id
+        self._asked_bytes: dict[asyncio.Future[dict[str, Any]], int] = {}  # of each that has no answer
         self._turn = asyncio.Lock()  # fair: first come, first served
         self._unanswered = 0  # bytes of appends
         self._room = asyncio.Event()
@@ -359,7 +436,9 @@ class SharedSocket:
         self._asked.setdefault((what, trace_id), deque()).append(answer)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await self.send(orjson.dumps({what: asked}))
+                frame = orjson.dumps({what: asked})
+                self._asked_bytes[answer] = len(frame)
+                await self.send(frame)
                 return cast(dict[str, Any], await answer)
         except TimeoutError as error:
             if self._heard_at < began:
@@ -367,6 +446,8 @@ class SharedSocket:
             raise Unreachable(f"no answer to {what} on the record socket") from error
         except LineBroken as error:
             raise Unreachable(str(error)) from error
+        finally:
+            self._asked_bytes.pop(answer, None)
 
     # --- sending ---
 
@@ -410,6 +491,7 @@ class SharedSocket:
                 refused = _refusal(frame)
                 if refused is not None:
                     raise refused
+                _raise_if_too_big(frame)
                 if frame.get("event") == "error":
                     raise LineBroken(f"the server says {frame.get('message')}")
                 self._take(frame)
@@ -459,13 +541,18 @@ class SharedSocket:
         if self.failure is not None:
             return
         self.failure, self.failed_at = error, self._loop.time()
+        largest = max(
+            (*(max(one.unanswered, default=0) for one in self._lines.values()), *self._asked_bytes.values(), 0)
+        )
+        other = LineBroken(f"another message was too large: {error}") if isinstance(error, TooBig) else error
         for line in self._lines.values():
-            line.put(error)
+            line.put(error if max(line.unanswered, default=0) == largest else other)
         asked, self._asked = self._asked, {}
         for waiting in asked.values():
             for answer in waiting:
                 if not answer.done():
-                    answer.set_exception(error)
+                    too_big = isinstance(error, TooBig) and self._asked_bytes.get(answer) == largest
+                    answer.set_exception(ApiError(413, "too_large", str(error)) if too_big else other)
         self._room.set()
         if self._idle is not None:
             self._idle.cancel()

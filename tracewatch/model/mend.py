@@ -193,11 +193,11 @@ def less(spec: dict[str, Any], status: int, details: list[dict[str, Any]]) -> tu
     """
     names = {str(fault.get("path")).partition(".")[0] for fault in details} & spec.keys()
     if status == 413:
-        names = {"metadata"} & spec.keys()
+        names = {"metadata"} if spec.get("metadata") else {"task"}
     refused = {name: spec[name] for name in names if name != "trace_id"}
     kept = {key: value for key, value in spec.items() if key not in refused}
     if "task" in refused:
-        kept["task"] = fit.task(_text(spec["task"]))
+        kept["task"] = fit.task(_text(spec["task"]))[: 300 if status == 413 else None]
         if kept["task"] == spec["task"]:
             kept["task"] = "(no task)"
     return kept, refused

@@ -43,7 +43,7 @@ _ANSWERS = {  # the keys that are always there
     "Deleted": ("deleted",),
     "Health": ("status", "version", "epoch", "ts"),
     "Ready": ("ready", "degraded", "reasons", "problems"),
-    "Renewed": ("trace_id",),
+    "Renewed": ("trace_id", "cancel_requested", "inputs"),
     "Cancelled": ("trace_id", "status"),
     "Answered": ("trace_id", "request_id", "status"),
     "Input": ("trace_id", "request_id", "state", "epoch", "ts"),

@@ -22,6 +22,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import orjson
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from ..errors import (
@@ -41,7 +43,7 @@ from ..model.events import validate_trace
 from ..model.frames import CLOSE_GOING_AWAY
 from .auth.tokens import grant_of
 from .endpoint import accept, close, close_with_error, messages
-from .http import Services, services
+from .http import Services, json_response, services
 from .metrics.seen import Opened
 from .rest import appended_json, checked_producer, created_json
 from .sinks import websocket_sink
@@ -72,6 +74,17 @@ async def record_many(websocket: WebSocket) -> None:
     await accept(websocket, served.settings.max_ws_record_bytes)
     with served.observed.socket("record_many", websocket):
         await RecordSocket(served, websocket).run()
+
+
+async def heartbeat(request: Request) -> Response:
+    """``POST /api/traces/{id}/heartbeat``: what a recorder without a socket is told is what ``ready`` says."""
+    served, trace_id = services(request), request.path_params["trace_id"]
+    await served.log.renew_lease(trace_id)
+    state = (await served.log.snapshot(trace_id)).state
+    # After the snapshot: an answer that comes in between is in both, and not in neither
+    inputs = await served.log.inputs_of(trace_id, limit=READY_INPUTS)
+    told = {"cancel_requested": state.cancel_requested, "inputs": _fitting(inputs, served.settings.max_frame_bytes)}
+    return json_response({"trace_id": trace_id, **told})
 
 
 class RecordSocket:

@@ -194,13 +194,6 @@ async def import_trace(request: Request) -> Response:
     return json_response({"trace_id": header["trace_id"], **appended_json(appended)})
 
 
-async def heartbeat(request: Request) -> Response:
-    """``POST /api/traces/{id}/heartbeat``."""
-    trace_id = request.path_params["trace_id"]
-    await services(request).log.renew_lease(trace_id)
-    return json_response({"trace_id": trace_id})
-
-
 async def healthz(request: Request) -> Response:
     """``GET /healthz``: whether the process answers. It asks nothing of the log."""
     served = services(request)

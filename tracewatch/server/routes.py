@@ -174,9 +174,9 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         f"{ONE}/heartbeat",
-        rest.heartbeat,
+        record.heartbeat,
         WRITE,
-        Operation("Renew the recorder's lease", content(ref("Renewed")), (404,)),
+        Operation("Renew the recorder's lease, and see its commands", content(ref("Renewed")), (404,)),
     ),
     Route(
         "POST",
