@@ -390,6 +390,7 @@ class SharedSocket:
         self.failure: Exception | None = None  # the end of its use: LineBroken, Leaving or ApiError
         self.failed_at = 0.0  # loop time
         self.worked = False  # the server has answered something
+        self._blamed: set[SharedLine] = set()  # whose message was too large
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, SharedLine] = {}  # by trace_id
@@ -463,13 +464,22 @@ class SharedSocket:
                     self.suspect()
             line.unanswered.append(len(frame))
             self._unanswered += len(frame)
-            await self.send(frame)
+            try:
+                await self.send(frame)
+            except LineBroken:
+                if line in self._blamed and self.failure is not None:
+                    raise self.failure from None
+                raise
 
     async def send(self, frame: bytes) -> None:
-        """Send a frame that needs no turn. Raises LineBroken, ApiError."""
+        """Send a frame that needs no turn. Raises ApiError, and LineBroken without blame for any line."""
+        if self.failure is None:
+            try:
+                await _send_frame(self._connection, frame)
+            except LineBroken as error:
+                self.fail(error)
         if self.failure is not None:
-            raise self.failure
-        await _send_frame(self._connection, frame)
+            raise LineBroken(str(self.failure)) if isinstance(self.failure, TooBig) else self.failure
 
     def answered(self, size: int) -> None:
         """Note that so many bytes of appends are answered, or that no line waits for their answers any more."""
@@ -544,9 +554,12 @@ class SharedSocket:
         largest = max(
             (*(max(one.unanswered, default=0) for one in self._lines.values()), *self._asked_bytes.values(), 0)
         )
-        other = LineBroken(f"another message was too large: {error}") if isinstance(error, TooBig) else error
+        other = error
+        if isinstance(error, TooBig):
+            other = LineBroken(f"another message was too large: {error}")
+            self._blamed = {line for line in self._lines.values() if max(line.unanswered, default=0) == largest}
         for line in self._lines.values():
-            line.put(error if max(line.unanswered, default=0) == largest else other)
+            line.put(error if line in self._blamed else other)
         asked, self._asked = self._asked, {}
         for waiting in asked.values():
             for answer in waiting:

@@ -26,7 +26,7 @@ def obstacle(url: str, path: str, status: int, headers: Mapping[str, str], body:
     >>> obstacle("http://h", "/api/traces", 200, {}, b"<title>Sign in</title>", upgrade=False)
     'http://h answers with a page of HTML (“Sign in”), ...'
     """
-    headers = {name.lower(): headers[name] for name in headers}
+    headers = {name.lower(): value for name, value in headers.items()}
     said = _said(url, path, status, headers, body, upgrade)
     return said and f"{said} ({DOCS})"
 
@@ -36,7 +36,8 @@ def words_of(url: str, path: str, error: Exception) -> str | None:
     if not isinstance(error, InvalidStatus):
         return None
     answer = error.response
-    return obstacle(url, path, answer.status_code, answer.headers, bytes(answer.body or b""), upgrade=True)
+    headers = dict(answer.headers.raw_items())  # of several with one name, the last
+    return obstacle(url, path, answer.status_code, headers, bytes(answer.body or b""), upgrade=True)
 
 
 def _said(url: str, path: str, status: int, headers: Mapping[str, str], body: bytes, upgrade: bool) -> str | None:
