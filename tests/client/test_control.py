@@ -202,3 +202,16 @@ def test_the_schema_of_a_dictionary_and_of_a_model_go_into_the_question() -> Non
             "goal_id": "g",
             "expires_in_s": 5.0,
         }
+
+
+def test_a_callback_is_called_where_no_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    control, called = Control(), list[int]()
+    control.on_cancel(lambda: called.append(1))
+    control.on_cancel(lambda: called.append(1 // 0))
+    control.on_cancel(lambda: called.append(3))
+    control.told(Told(cancel={"reason": "enough", "by": None}))
+    assert called == [1, 3] and control.seen

@@ -112,7 +112,7 @@ class Control:
             try:
                 threading.Thread(target=self._call, args=(callbacks,), name="tracewatch cancel", daemon=True).start()
             except RuntimeError:
-                pass  # the interpreter ends, and the run with it
+                self._call(callbacks)  # the system lets no thread start: late events are better than a run that goes on
 
     @staticmethod
     def _call(callbacks: Iterable[Callable[[], Any]]) -> None:

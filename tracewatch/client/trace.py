@@ -296,6 +296,7 @@ class Trace(RecordedBlock):
     def on_cancel(self, callback: Callable[[], Any]) -> Callable[[], None]:
         """Call ``callback()`` once when the run is cancelled, in a thread of its own.
 
+        Where no thread can start it is called in the recorder's, and so should be quick.
         If it was cancelled already, the callback is called here and now. An exception of the callback is logged.
         Returns a function that removes the callback.
 
