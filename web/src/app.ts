@@ -79,11 +79,43 @@ export function say(words: string, bad = false): void {
   toastTimer = setTimeout(() => (toast.value = null), bad ? 8000 : 2500);
 }
 
-export async function copy(text: string, what: string): Promise<void> {
+/** Put a text into the clipboard, also one that is still to be read. */
+export async function copy(text: string | Promise<string>, what: string): Promise<void> {
   try {
-    await navigator.clipboard.writeText(text);
+    await toClipboard(text);
     say(`Copied ${what}`);
-  } catch {
-    say("The browser did not allow copying", true);
+  } catch (error) {
+    const refused = error instanceof DOMException;
+    say(refused ? "The browser did not allow copying" : `Not copied: ${(error as Error).message}`, true);
   }
+}
+
+async function toClipboard(text: string | Promise<string>): Promise<void> {
+  const read = Promise.resolve(text);
+  read.catch(() => undefined); // raised below
+  const { clipboard } = navigator;
+  if (!clipboard) return byCommand(await read); // not https: browsers have none there
+  if (typeof text === "string" || typeof ClipboardItem === "undefined") return clipboard.writeText(await read);
+  // Given at once: the leave that a click gives may be over when the text is here
+  const blob = read.then((ready) => new Blob([ready], { type: "text/plain" }));
+  blob.catch(() => undefined);
+  const written = clipboard.write([new ClipboardItem({ "text/plain": blob })]);
+  written.catch(() => undefined);
+  await read;
+  await written;
+}
+
+function byCommand(text: string): void {
+  const field = document.createElement("textarea");
+  field.value = text;
+  field.style.position = "fixed";
+  field.style.opacity = "0";
+  const focused = document.activeElement as HTMLElement | null;
+  // Outside of an open dialog nothing can be selected
+  (document.querySelector("dialog[open]") ?? document.body).append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  focused?.focus();
+  if (!done) throw new DOMException("", "NotAllowedError");
 }

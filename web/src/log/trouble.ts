@@ -36,6 +36,9 @@ if (typeof window !== "undefined")
 const isTrouble = (trace: Trace): boolean => trace.status === "failed" || trace.status === "lost";
 const keyOf = (trace: Trace): string => `${trace.trace_id} ${trace.completed_at ?? trace.updated_at}`;
 
+/** Whether this failure was looked at. */
+export const isSeen = (trace: Trace): boolean => seen.value.has(keyOf(trace));
+
 /** Remember that these were looked at. */
 export function markSeen(traces: Iterable<Trace>): void {
   const keys = [...traces]

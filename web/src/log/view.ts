@@ -25,3 +25,10 @@ export interface TraceView {
   readonly phase: ReadonlySignal<Phase>;
   readonly gapSeen: Signal<number>; // the row of the last gap that was on the screen
 }
+
+/** A goal and all below it. */
+export function withBelow(log: TraceView, goalId: string): Set<string> {
+  const all = new Set([goalId]);
+  for (const id of all) for (const child of log.state?.children.get(id) ?? []) all.add(child);
+  return all;
+}

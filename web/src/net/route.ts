@@ -5,6 +5,7 @@
 //       of this script that says what PREFIX is; the server need not know.
 
 import { computed, signal } from "@preact/signals";
+import { arrived, visit } from "./places";
 
 const onServer =
   !import.meta.env.DEV &&
@@ -52,7 +53,7 @@ export const traceHref = (traceId: string, params: Record<string, string> = {}):
 export const HOME = `${PREFIX}/`;
 
 export function go(href: string, how: "push" | "replace" = "push"): void {
-  history[how === "push" ? "pushState" : "replaceState"](null, "", behindHash ? `#${href}` : href);
+  visit(behindHash ? `#${href}` : href, how);
   address.value = readAddress();
 }
 
@@ -80,6 +81,7 @@ export function startRouting(): void {
   const icon = document.querySelector<HTMLLinkElement>("link[rel=icon]");
   icon?.setAttribute("href", icon.href);
   window.addEventListener("popstate", () => {
+    arrived();
     address.value = readAddress();
   });
   document.addEventListener("click", (event) => {

@@ -1,48 +1,29 @@
 // The list of traces: those that need a person on top, then all of them, live.
 
-import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, spoken } from "../app";
 import { count, visible } from "../format";
 import { parseFilter, toggleWord } from "../log/filter";
-import { markSeen, seen, troubles } from "../log/trouble";
+import { type Choice, hold, type ListRow, rowsOf, SORTS, type Sort } from "../log/order";
+import { isSeen, markSeen, seen, troubles } from "../log/trouble";
 import { wanted } from "../net/auth";
-import type { Trace, TraceStatus } from "../net/protocol";
+import { keep, kept } from "../net/places";
+import type { Json, Trace, TraceStatus } from "../net/protocol";
 import { go, param, setParams, traceHref } from "../net/route";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
 import { everyFive } from "../parts/clock";
+import { useInside } from "../parts/inside";
 import { useKeys } from "../parts/keys";
-import { Ago, Cost, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
+import { Ago, Cost, classes, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
 import { memo } from "../parts/memo";
 import { focusQuestion, Questions } from "../parts/question";
-import { type ListHandle, VirtualList } from "../parts/virtual";
+import { type ListHandle, type ListPlace, VirtualList } from "../parts/virtual";
 import { Welcome } from "./welcome";
 
 const ROW = 32; // px
+const [OPEN, FOCUSED, PLACE] = ["open", "focused", "place"] as const; // kept with the entry of the history
 const STATUSES: TraceStatus[] = ["running", "waiting", "failed", "lost", "completed", "stopped"];
-
-interface ListRow {
-  id: string;
-  height: number;
-  trace: Trace;
-  depth: number;
-  below: number; // sub-traces
-  open: boolean;
-  troubles: number; // failed or lost sub-traces
-  asking: number; // waiting sub-traces
-}
-
-type Sort = "created" | "activity" | "messages" | "tokens" | "cost" | "duration";
-const SORTS: Record<Sort, (trace: Trace, at: number) => number | string> = {
-  created: (t) => t.created_at, // times of one form sort as their texts do
-  activity: (t) => t.updated_at,
-  messages: (t) => t.tree_totals.total_messages,
-  tokens: (t) => t.tree_totals.total_tokens,
-  cost: (t) => t.tree_totals.total_cost,
-  duration: (t, at) =>
-    (t.completed_at ? Date.parse(t.completed_at) : t.is_running ? at : Date.parse(t.updated_at)) -
-    Date.parse(t.created_at),
-};
 
 export function ListPage() {
   const { traces } = app;
@@ -52,18 +33,33 @@ export function ListPage() {
   const sort = (param("sort") ?? "created") as Sort;
   const up = param("dir") === "up";
   const flat = param("flat") === "1";
-  const [open, setOpen] = useState<Set<string>>(new Set());
-  const [focused, setFocused] = useState<string | null>(null); // an id and not a place: new traces come in above it
+  const [open, setOpen] = useState<ReadonlySet<string>>(() => new Set(kept<string[]>(OPEN)));
+  const [focused, setFocused] = useState(() => kept<string>(FOCUSED) ?? null); // an id: new traces come in above it
+  const [place, setPlace] = useState(() => kept<Json>(PLACE) as ListPlace | undefined | null);
   const [cancelling, setCancelling] = useState<Trace | null>(null);
   const input = useRef<HTMLInputElement>(null);
   const list = useRef<ListHandle>(null);
 
   const test = useMemo(() => parseFilter(text), [text]);
   const all = traces.all.value;
-  const rows = useMemo(
-    () => buildRows(all, test, Object.hasOwn(SORTS, sort) ? sort : "created", up, flat || Boolean(test), open),
-    [version, test, sort, up, flat, open],
+  const box = useRef<HTMLDivElement>(null);
+  const inside = useInside(box, all.length > 0);
+  const [anew, setAnew] = useState(0);
+  const choice: Choice = {
+    test,
+    sort: Object.hasOwn(SORTS, sort) ? sort : "created",
+    up,
+    flat: flat || Boolean(test),
+    open,
+  };
+  const still = inside || Boolean(place) || focused !== null;
+  const held = useMemo(() => (still ? hold(all, choice, Date.now()) : null), [still, test, sort, up, flat, anew]);
+  const { rows, more } = useMemo(
+    () => rowsOf(all, choice, held, Date.now()),
+    [version, test, sort, up, flat, open, held],
   );
+  useEffect(() => keep(OPEN, [...open]), [open]);
+  useEffect(() => keep(FOCUSED, focused), [focused]);
   const focus = Math.max(0, focused === null ? 0 : rows.findIndex((row) => row.id === focused));
   const counts = useMemo(() => {
     const found = new Map<string, number>();
@@ -75,6 +71,12 @@ export function ListPage() {
     document.title = `${inputs.length ? `(${inputs.length}) ` : ""}traces · tracewatch`;
   }, [inputs.length]);
 
+  const showNew = () => {
+    setAnew((n) => n + 1);
+    setPlace(null);
+    if (focused !== null) setFocused(null);
+    list.current?.toTop();
+  };
   const move = (to: number) => {
     const at = Math.max(0, Math.min(rows.length - 1, to));
     setFocused(rows[at]?.id ?? null);
@@ -92,7 +94,7 @@ export function ListPage() {
     { keys: "/", does: "Filter", run: () => input.current?.focus() },
     { keys: "j ArrowDown", does: "Next", run: () => move(focus + 1) },
     { keys: "k ArrowUp", does: "Before", run: () => move(focus - 1) },
-    { keys: "Home g", does: "First", run: () => move(0) },
+    { keys: "Home g", does: "First, with what is new", run: showNew },
     { keys: "End G", does: "Last", run: () => move(rows.length - 1) },
     { keys: "Enter o", does: "Open", run: enter },
     {
@@ -107,7 +109,14 @@ export function ListPage() {
       does: "Cancel it",
       run: () => rows[focus] && isOpen(rows[focus]!.trace) && setCancelling(rows[focus]!.trace),
     },
-    { keys: "Escape", does: "Clear the filter", run: () => setParams({ f: null }) },
+    {
+      keys: "Escape",
+      does: "Clear the filter",
+      run: () => {
+        setParams({ f: null });
+        setFocused(null);
+      },
+    },
   ]);
 
   const head = (name: Sort, words: string, title: string) => (
@@ -143,7 +152,7 @@ export function ListPage() {
       <Bar />
       <main class="list">
         <h1 class="unseen">Traces</h1>
-        <Needs all={all} version={version} />
+        <Needs all={all} version={version} still={inside} />
         <div class="tools">
           <input
             ref={input}
@@ -208,28 +217,41 @@ export function ListPage() {
               </button>
             </p>
           )}
-          <VirtualList
-            items={rows}
-            estimate={ROW}
-            fixed
-            handle={list}
-            role="rowgroup"
-            rowRole="presentation"
-            label="Traces"
-            class="tbody"
-            tabIndex={-1}
-            render={(row, i) => (
-              <TraceLine
-                {...row}
-                n={i}
-                focused={i === focus}
-                toggle={toggle}
-                cancel={setCancelling}
-                words={doing(row.trace)}
-                tick={row.trace.is_running ? everyFive.value : 0}
-              />
+          <div class="listbox" role="presentation" ref={box}>
+            {more > 0 && (
+              <button class="float new up" onClick={showNew}>
+                ↑ {count(more)} new
+              </button>
             )}
-          />
+            <VirtualList
+              items={rows}
+              estimate={ROW}
+              fixed
+              anchored
+              place={place}
+              handle={list}
+              role="rowgroup"
+              rowRole="presentation"
+              label="Traces"
+              class="tbody"
+              tabIndex={-1}
+              onPlace={(to) => {
+                keep(PLACE, to as Json);
+                if (Boolean(to) !== Boolean(place)) setPlace(to);
+              }}
+              render={(row, i) => (
+                <TraceLine
+                  {...row}
+                  n={i}
+                  focused={i === focus}
+                  toggle={toggle}
+                  cancel={setCancelling}
+                  words={row.gone ? "deleted" : doing(row.trace)}
+                  tick={row.trace.is_running ? everyFive.value : 0}
+                />
+              )}
+            />
+          </div>
         </div>
       </main>
       {cancelling && <Cancel trace={cancelling} close={() => setCancelling(null)} />}
@@ -285,6 +307,7 @@ const TraceLine = memo(function TraceLine({
   open,
   troubles,
   asking,
+  gone,
   n,
   focused,
   words,
@@ -293,11 +316,11 @@ const TraceLine = memo(function TraceLine({
 }: TraceLineProps) {
   const bars = app.traces.bars(trace.trace_id, Date.now());
   const { tree_totals: sums } = trace;
-  const running = isOpen(trace);
+  const running = !gone && isOpen(trace);
   const imported = typeof trace.metadata?.format === "string" && !running;
   return (
     <div
-      class={`tr is-${trace.status}${focused ? " focused" : ""}`}
+      class={classes("tr", `is-${trace.status}`, focused && "focused", gone && "gone")}
       role="row"
       aria-rowindex={n + 1}
       onClick={(event) =>
@@ -392,67 +415,6 @@ const TraceLine = memo(function TraceLine({
   );
 });
 
-function buildRows(
-  all: Trace[],
-  test: ((trace: Trace) => boolean) | null,
-  sort: Sort,
-  up: boolean,
-  flat: boolean,
-  open: Set<string>,
-): ListRow[] {
-  const at = Date.now();
-  const key = SORTS[sort];
-  const order = (list: Trace[]) => {
-    const keyed = list.map((trace) => [key(trace, at), trace] as const);
-    const by = up ? 1 : -1;
-    keyed.sort((a, b) => (a[0] < b[0] ? -by : a[0] > b[0] ? by : a[1].trace_id < b[1].trace_id ? 1 : -1));
-    return keyed.map(([, trace]) => trace);
-  };
-  const row = (trace: Trace, depth: number): ListRow => ({
-    id: trace.trace_id,
-    height: 0,
-    trace,
-    depth,
-    below: 0,
-    open: false,
-    troubles: 0,
-    asking: 0,
-  });
-  if (flat) return order(test ? all.filter(test) : all).map((trace) => row(trace, 0));
-
-  const ids = new Set(all.map((trace) => trace.trace_id));
-  const below = new Map<string, Trace[]>();
-  const roots: Trace[] = [];
-  for (const trace of all) {
-    const parent = trace.parent_trace_id;
-    if (parent === null || !ids.has(parent)) roots.push(trace);
-    else if (below.has(parent)) below.get(parent)!.push(trace);
-    else below.set(parent, [trace]);
-  }
-  const rows: ListRow[] = [];
-  const sums = (id: string): [number, number, number] => {
-    let [n, bad, asking] = [0, 0, 0];
-    for (const child of below.get(id) ?? []) {
-      const inner = sums(child.trace_id);
-      n += 1 + inner[0];
-      bad += inner[1] + (child.status === "failed" || child.status === "lost" ? 1 : 0);
-      asking += inner[2] + (child.status === "waiting" ? 1 : 0);
-    }
-    return [n, bad, asking];
-  };
-  const add = (trace: Trace, depth: number) => {
-    const one = row(trace, depth);
-    if (below.has(trace.trace_id)) [one.below, one.troubles, one.asking] = sums(trace.trace_id);
-    one.open = one.below > 0 && open.has(trace.trace_id);
-    rows.push(one);
-    if (one.open)
-      for (const child of [...below.get(trace.trace_id)!].sort((a, b) => (a.created_at < b.created_at ? -1 : 1)))
-        add(child, depth + 1);
-  };
-  for (const trace of order(roots)) add(trace, 0);
-  return rows;
-}
-
 /** Tell screen readers what has come up since the page was opened: questions first, then failures. */
 function useNewSpoken(...kinds: [id: string, words: string][][]): void {
   const known = useRef<Set<string> | null>(null);
@@ -466,9 +428,29 @@ function useNewSpoken(...kinds: [id: string, words: string][][]): void {
 }
 
 /** What needs a person: open questions, and the failed and lost runs of the last day that were not looked at. */
-function Needs({ all, version }: { all: Trace[]; version: number }) {
+function Needs({ all, version, still }: { all: Trace[]; version: number; still: boolean }) {
   const inputs = app.traces.inputs.value;
-  const troubled = useMemo(() => troubles(all, seen.value, Date.now()), [version, seen.value]);
+  const box = useRef<HTMLElement>(null);
+  const inside = useInside(box, true);
+  const found = useMemo(() => troubles(all, seen.value, Date.now()), [version, seen.value]);
+  const held = useRef(found);
+  // While somebody points at them they stay: what was put away here goes, and what is new comes below
+  if (!inside) held.current = found;
+  else {
+    const now = new Map(found.map((one) => [one.root.trace_id, one]));
+    const kept = held.current.filter(({ failed }) => failed.some((trace) => !isSeen(trace)));
+    const ids = new Set(kept.map(({ root }) => root.trace_id));
+    held.current = [
+      ...kept.map((one) => now.get(one.root.trace_id) ?? one),
+      ...found.filter(({ root }) => !ids.has(root.trace_id)),
+    ];
+  }
+  const troubled = held.current;
+  const height = useRef(0); // px; while the list below is pointed at, it is not pulled up
+  useLayoutEffect(() => {
+    if (!still) height.current = box.current!.offsetHeight;
+    else height.current = Math.max(height.current, box.current!.offsetHeight);
+  });
   const [more, setMore] = useState(false);
   useNewSpoken(
     inputs.map((asked) => [`${asked.trace_id}/${asked.request_id}`, `Question: ${asked.question}`]),
@@ -476,7 +458,12 @@ function Needs({ all, version }: { all: Trace[]; version: number }) {
   );
   const shown = more ? troubled.slice(0, 50) : troubled.slice(0, 3);
   return (
-    <section class="needs" aria-label="Needs you">
+    <section
+      ref={box}
+      class="needs"
+      aria-label="Needs you"
+      style={still && height.current ? { minHeight: `${height.current}px` } : undefined}
+    >
       <h2>Needs you</h2>
       <Questions
         asked={inputs.slice(0, 10).map((asked) => ({

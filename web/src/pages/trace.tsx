@@ -8,13 +8,16 @@ import { Past } from "../log/past";
 import { Replay } from "../log/replay";
 import type { Item } from "../log/rows";
 import type { TraceLog } from "../log/trace-log";
+import { type Form, transcript } from "../log/transcript";
 import { markSeen } from "../log/trouble";
 import type { TraceView } from "../log/view";
+import { keep, kept } from "../net/places";
 import type { Totals, Trace } from "../net/protocol";
 import { go, HOME, param, setParams, traceHref } from "../net/route";
 import { store, stored } from "../net/storage";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
+import { copyAs } from "../parts/copy";
 import { GoalTreePane, type Place } from "../parts/goals";
 import { Inspector } from "../parts/inspector";
 import { useKeys } from "../parts/keys";
@@ -23,6 +26,7 @@ import { Messages } from "../parts/messages";
 import { focusQuestion, Questions } from "../parts/question";
 import { TimePanel } from "../time/panel";
 
+const INSPECTED = "inspected"; // kept with the entry of the history
 const TIME_KEY = "tracewatch.time"; // whether the time panel is shown
 
 export function TracePage({ traceId }: { traceId: string }) {
@@ -66,8 +70,17 @@ export function TracePage({ traceId }: { traceId: string }) {
   };
   const inspect = (item: Item) => {
     setInspected(item === inspected ? null : item);
+    keep(INSPECTED, item === inspected ? null : item.id);
     setParams({ event: item === inspected ? null : String(Math.floor(item.id)), message: null });
   };
+  // Reloaded, or gone back to: the event that was inspected
+  const again = useRef(kept<number>(INSPECTED));
+  useEffect(() => {
+    const item = again.current && view.rows.itemOfEvent(again.current);
+    if (!item || item.id !== again.current) return;
+    again.current = undefined;
+    setInspected(item);
+  });
   const stepInspected = (by: 1 | -1) => {
     const i = view.rows.items.findIndex((item) => item.id === inspected!.id);
     let to = i + by;
@@ -94,7 +107,7 @@ export function TracePage({ traceId }: { traceId: string }) {
     { keys: "a", does: "Answer the question", run: focusQuestion },
     {
       keys: "s",
-      does: "Save it: export",
+      does: "Save or copy it: export",
       run: () => {
         const menu = document.querySelector<HTMLDetailsElement>("details.menu");
         if (!menu) return;
@@ -200,7 +213,13 @@ export function TracePage({ traceId }: { traceId: string }) {
           )}
         </div>
         {inspected && (
-          <Inspector traceId={inside} item={inspected} close={() => inspect(inspected)} step={stepInspected} />
+          <Inspector
+            traceId={inside}
+            log={view}
+            item={inspected}
+            close={() => inspect(inspected)}
+            step={stepInspected}
+          />
         )}
       </main>
       {timeOpen ? (
@@ -365,7 +384,7 @@ function Facts({
       </button>
       <span class="grow" />
       {stopping ? <span class="stopping">cancel requested…</span> : open && <button onClick={cancel}>Cancel</button>}
-      {!app.offline && !log.past && <Export traceId={trace.trace_id} />}
+      <Export log={log} />
     </section>
   );
 }
@@ -390,14 +409,16 @@ function RunTotals({ own, all, subs }: { own: Totals; all: Totals; subs: number 
   );
 }
 
-function Export({ traceId }: { traceId: string }) {
-  const [busy, setBusy] = useState(false);
-  const run = (how: (traceId: string) => Promise<void>) => async (event: Event) => {
+/** The whole run, to be kept or pasted elsewhere. */
+function Export({ log }: { log: TraceView }) {
+  const [busy, setBusy] = useState("");
+  const run = (doing: string, how: () => Promise<void>) => async (event: Event) => {
     (event.currentTarget as Element).closest("details")?.removeAttribute("open");
-    setBusy(true);
-    await how(traceId).catch((error: Error) => say(`The export failed: ${error.message}`, true));
-    setBusy(false);
+    setBusy(doing);
+    await how().catch((error: Error) => say(`The export failed: ${error.message}`, true));
+    setBusy("");
   };
+  const as = (form: Form) => transcript(log, form, null);
   return (
     <details
       class="menu"
@@ -411,15 +432,27 @@ function Export({ traceId }: { traceId: string }) {
         event.currentTarget.querySelector("summary")!.focus();
       }}
     >
-      <summary class="button quiet">{busy ? "Exporting…" : "Export"}</summary>
+      <summary class="button quiet">{busy || "Export"}</summary>
       <div>
-        <button onClick={run(exportPage)}>
-          <b>One HTML file</b>
-          <small>opens offline, with its sub-agents</small>
+        {!app.offline && !log.past && (
+          <>
+            <button onClick={run("Exporting…", () => exportPage(log.id))}>
+              <b>One HTML file</b>
+              <small>opens offline, with its sub-agents</small>
+            </button>
+            <button onClick={run("Exporting…", () => exportLines(log.id))}>
+              <b>NDJSON</b>
+              <small>for tracewatch import</small>
+            </button>
+          </>
+        )}
+        <button onClick={run("Copying…", () => copyAs(as, "text", "the run"))}>
+          <b>Copy as text</b>
+          <small>its messages and tool calls</small>
         </button>
-        <button onClick={run(exportLines)}>
-          <b>NDJSON</b>
-          <small>for tracewatch import</small>
+        <button onClick={run("Copying…", () => copyAs(as, "markdown", "the run"))}>
+          <b>Copy as Markdown</b>
+          <small>with headings and blocks of code</small>
         </button>
       </div>
     </details>

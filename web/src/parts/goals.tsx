@@ -8,14 +8,18 @@ import { app, closeLog, copy, openLog } from "../app";
 import { cost, count, counted, short, visible } from "../format";
 import type { Past } from "../log/past";
 import type { TraceLog } from "../log/trace-log";
-import type { TraceView } from "../log/view";
-import type { Goal, Stats, SubTrace, Totals, TraceStatus } from "../net/protocol";
+import { transcript } from "../log/transcript";
+import { type TraceView, withBelow } from "../log/view";
+import { keep, kept } from "../net/places";
+import type { Goal, Json, Stats, SubTrace, Totals, TraceStatus } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
+import { CopyAs } from "./copy";
 import { classes, StateMark } from "./marks";
 import { memo } from "./memo";
-import { type ListHandle, VirtualList } from "./virtual";
+import { type ListHandle, type ListPlace, VirtualList } from "./virtual";
 
 const ROW = 27; // px
+const [TREE, PLACE] = ["tree", "goals"] as const; // kept with the entry of the history
 
 /** A place in the tree: a goal of a trace, or a whole trace. */
 export interface Place {
@@ -54,7 +58,7 @@ interface TreeProps {
 }
 
 export function GoalTreePane({ log, past, place, choose }: TreeProps) {
-  const [tree, setTree] = useState<TreeState>({ folded: new Set(), opened: new Set() });
+  const [tree, setTree] = useTree();
   const [focus, setFocus] = useState(0);
   const list = useRef<ListHandle>(null);
   const opened = useOpenLogs(tree.opened);
@@ -142,12 +146,15 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
           items={rows}
           estimate={ROW}
           fixed
+          anchored
+          place={kept<Json>(PLACE) as ListPlace | undefined}
           handle={list}
           role="tree"
           rowRole="presentation"
           label="Goals"
           class="tree"
           onKeyDown={key}
+          onPlace={(place) => keep(PLACE, place as Json)}
           activeId={rows[at] ? `goal-${at}` : undefined}
           render={(row, i) => (
             <TreeLine
@@ -168,9 +175,24 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
           {log.phase.value.kind === "loading" ? "" : "This run has no goals; all its messages are on the right."}
         </p>
       )}
-      <PlaceDetails root={log.id} row={rows.find((row) => samePlace(row.place, place))} />
+      <PlaceDetails root={log} logs={logs} row={rows.find((row) => samePlace(row.place, place))} />
     </div>
   );
+}
+
+/** What is folded and open in the tree, also before the page was left. */
+function useTree(): [TreeState, (tree: TreeState) => void] {
+  const [tree, setTree] = useState<TreeState>(() => {
+    const { folded = [], opened = [] } = kept<Record<string, string[]>>(TREE) ?? {};
+    return { folded: new Set(folded), opened: new Set(opened) };
+  });
+  return [
+    tree,
+    (to) => {
+      setTree(to);
+      keep(TREE, { folded: [...to.folded], opened: [...to.opened] });
+    },
+  ];
 }
 
 function useOpenLogs(opened: Set<string>): Map<string, TraceLog> {
@@ -380,9 +402,16 @@ const TreeLine = memo(function TreeLine(line: TreeLineProps) {
   );
 });
 
-function PlaceDetails({ row, root }: { row: TreeRow | undefined; root: string }) {
+interface DetailsProps {
+  row: TreeRow | undefined;
+  root: TraceView;
+  logs: Map<string, TraceView>; // of the sub-agents that are open
+}
+
+function PlaceDetails({ row, root, logs }: DetailsProps) {
   if (!row) return null;
-  const { goal, sub } = row;
+  const { goal, sub, place } = row;
+  const of = place.traceId === root.id ? root : logs.get(place.traceId);
   return (
     <div class="details">
       <p class="what">{visible(goal?.description ?? sub!.task)}</p>
@@ -399,20 +428,20 @@ function PlaceDetails({ row, root }: { row: TreeRow | undefined; root: string })
       {goal?.cumulative_stats.preview && <p class="mono dim">{visible(goal.cumulative_stats.preview)}</p>}
       {goal && <GoalStats own={goal.self_stats} all={goal.cumulative_stats} />}
       {goal && (
-        <p>
+        <p class="copies">
+          Copy{" "}
           <button
             class="link"
             onClick={() =>
               copy(
-                wholeLink(
-                  traceHref(root, { ...(row.place.traceId === root ? {} : { in: row.place.traceId }), goal: goal.id }),
-                ),
+                wholeLink(traceHref(root.id, { ...(of === root ? {} : { in: place.traceId }), goal: goal.id })),
                 "a link to this goal",
               )
             }
           >
-            Copy link
+            link
           </button>
+          {of && <CopyAs of={(form) => transcript(of, form, withBelow(of, goal.id))} what="the goal" />}
         </p>
       )}
       {sub && (

@@ -4,19 +4,24 @@ import { useEffect, useState } from "preact/hooks";
 import { copy } from "../app";
 import { counted, fullTime } from "../format";
 import type { Item } from "../log/rows";
+import { type Form, rowAs } from "../log/transcript";
+import type { TraceView } from "../log/view";
 import { fetchEvent } from "../net/api";
 import type { Json, StoredEvent } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
+import { CopyAs, copyAs } from "./copy";
 import { JsonTree } from "./json";
 import { useKeys } from "./keys";
 
 export function Inspector({
   traceId,
+  log,
   item,
   close,
   step,
 }: {
   traceId: string;
+  log: TraceView;
   item: Item;
   close: () => void;
   step: (by: 1 | -1) => void;
@@ -35,8 +40,12 @@ export function Inspector({
       over = true;
     };
   }, [traceId, id]);
+  const as = (form: Form) => rowAs(log, item, form);
+  const what = item.message ? "the message" : "the event";
   useKeys("Inspector", [
     { keys: "y", does: "Copy a link to the event", run: () => copy(link, "a link to this event") },
+    { keys: "T", does: "Copy it as text", run: () => copyAs(as, "text", what) },
+    { keys: "M", does: "Copy it as Markdown", run: () => copyAs(as, "markdown", what) },
     { keys: "Y", does: "Copy the event", run: () => event && copy(JSON.stringify(event, null, 2), "the event") },
   ]);
   const link = wholeLink(traceHref(traceId, { event: String(id) }));
@@ -51,17 +60,20 @@ export function Inspector({
         <button class="quiet" aria-label="Next event" title="Next" onClick={() => step(1)}>
           ↓
         </button>
-        <button class="quiet" disabled={!event} onClick={() => copy(JSON.stringify(event, null, 2), "the event")}>
-          Copy
-        </button>
-        <button class="quiet" onClick={() => copy(link, "a link to this event")}>
-          Link
-        </button>
         <button class="quiet icon" aria-label="Close" title="Close (Esc)" onClick={close}>
           ✕
         </button>
       </div>
       <div class="scroll">
+        <p class="copies">
+          Copy <CopyAs of={as} what={what} />
+          <button class="link" disabled={!event} onClick={() => copy(JSON.stringify(event, null, 2), "the event")}>
+            the raw event
+          </button>
+          <button class="link" onClick={() => copy(link, "a link to this event")}>
+            a link
+          </button>
+        </p>
         <p class="dim small">
           {fullTime(item.at)}
           {item.message && item.version > 0

@@ -2,9 +2,10 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
-import { toolName } from "../log/fold";
 import type { Item } from "../log/rows";
 import type { TraceView } from "../log/view";
+import { asJson, callOf, partsOf, payloadOf } from "../log/words";
+import { keep, kept } from "../net/places";
 import { isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
 import { JsonTree, preview } from "./json";
@@ -86,22 +87,31 @@ function GapRow({ item, log }: { item: Item; log: TraceView }) {
   );
 }
 
-function useFold(item: Item): [boolean | undefined, () => void] {
+const MOST_KEPT = 300; // rows that a page remembers as unfolded or folded by hand
+
+/** Whether a row is unfolded or folded by hand, also before the page was left. */
+function useFold(item: Item, log: TraceView): [boolean | undefined, () => void] {
   const [, redraw] = useState(0);
+  const name = `rows ${log.id}`;
+  const id = String(item.id);
+  item.open ??= kept<Record<string, boolean>>(name)?.[id];
   return [
     item.open,
     () => {
       item.open = !item.open;
+      const before = Object.entries(kept<Record<string, boolean>>(name) ?? {}).filter(([other]) => other !== id);
+      keep(name, Object.fromEntries([...before, [id, item.open]].slice(-MOST_KEPT)));
       redraw((n) => n + 1);
     },
   ];
 }
 
-function Said({ item, message, ended }: RowProps & { message: Message }) {
-  const [open, toggle] = useFold(item);
+function Said({ item, message, ended, log }: RowProps & { message: Message }) {
+  const [open, toggle] = useFold(item, log);
   const { content } = message;
   const streaming = message.status !== "complete" && !ended;
-  const texts = textsOf(content);
+  if (streaming) item.open ??= true; // it is not folded under the eyes of who reads it
+  const texts = partsOf(content);
   const more = message as Message & { kind?: Json };
   return (
     <>
@@ -130,18 +140,6 @@ function Said({ item, message, ended }: RowProps & { message: Message }) {
   );
 }
 
-/** The parts of a message's content: texts, and values of other kinds. Null: show it as JSON. */
-function textsOf(content: Json): Json[] | null {
-  if (typeof content === "string") return content ? [content] : [];
-  if (Array.isArray(content))
-    return content.map((part) => (isObject(part) && typeof part.text === "string" ? part.text : part));
-  if (isObject(content) && typeof content.text === "string") {
-    const { text, ...rest } = content;
-    return Object.keys(rest).length ? [text, rest] : [text];
-  }
-  return content === null ? [] : null;
-}
-
 function Meta({ message }: { message: Message }) {
   const facts = [
     message.tokens ? `${short(message.tokens)} tok` : "",
@@ -160,19 +158,17 @@ function Meta({ message }: { message: Message }) {
   );
 }
 
-function Tool({ item, message, ended }: RowProps & { message: Message }) {
-  const [open, toggle] = useFold(item);
-  const content = isObject(message.content) ? message.content : { result: message.content };
-  const { tool_name: _tool, name: _name, arguments: args, result, error, ...rest } = content;
+function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
+  const [open, toggle] = useFold(item, log);
   const failed = item.error;
+  const { name, args, output, rest } = callOf(message, failed);
   const running = message.status !== "complete";
-  const output = failed && error !== undefined && error !== null ? error : result;
   return (
     <>
       <div class="call">
         <button class="line" aria-expanded={Boolean(open)} onClick={toggle}>
           <i aria-hidden="true" />
-          <b>{visible(toolName(message) ?? "tool")}</b>
+          <b>{visible(name)}</b>
           {!isEmpty(args ?? output ?? []) && (
             <span class="args">{args === undefined ? preview(output) : argsPreview(args)}</span>
           )}
@@ -254,18 +250,8 @@ function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean 
   );
 }
 
-/** The value of a text that is a JSON object or array; else the text. */
-function asJson(text: string): Json {
-  if (!/^\s*[[{]/.test(text) || text.length > 2_000_000) return text;
-  try {
-    return JSON.parse(text) as Json;
-  } catch {
-    return text;
-  }
-}
-
 function EventRow({ item, log }: RowProps) {
-  const [open, toggle] = useFold(item);
+  const [open, toggle] = useFold(item, log);
   const event = item.event!;
   switch (event.event) {
     case "sub_trace_started":
@@ -319,25 +305,17 @@ function EventRow({ item, log }: RowProps) {
     case "input_requested":
       return <QuestionRow event={event} log={log} />;
     default: {
-      const {
-        event: name,
-        event_id: _i,
-        trace_id: _t,
-        ts: _ts,
-        occurred_at: _o,
-        affected_goals: _a,
-        ...payload
-      } = event;
+      const payload = payloadOf(event);
       return (
         <div class="call">
           <button class="line" aria-expanded={Boolean(open)} onClick={toggle}>
             <i aria-hidden="true" />
-            <span class="name">{visible(name)}</span>
-            <span class="args">{argsPreview(payload as Json)}</span>
+            <span class="name">{visible(event.event)}</span>
+            <span class="args">{argsPreview(payload)}</span>
           </button>
           {open && (
             <div class="opened">
-              <Payload value={payload as { [key: string]: Json }} />
+              <Payload value={payload} />
             </div>
           )}
         </div>

@@ -1,16 +1,20 @@
 // The list of messages, with its filter, search, jumps and following.
 
+import type { RefObject } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, say } from "../app";
 import { count, dayOf, visible } from "../format";
 import type { Item } from "../log/rows";
-import type { TraceView } from "../log/view";
+import { type TraceView, withBelow } from "../log/view";
+import { lineOf } from "../log/words";
+import { entry, keep, kept } from "../net/places";
 import { param, setParams } from "../net/route";
 import { useKeys } from "./keys";
 import { MessageRow } from "./message";
 import { highlight, matcher } from "./search";
 import { type ListHandle, VirtualList } from "./virtual";
 
+const SAID = "said"; // kept with the entry of the history
 const SHOWS = { all: "All", text: "Text", tools: "Tools", errors: "Errors" } as const;
 export type Show = keyof typeof SHOWS;
 
@@ -29,7 +33,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
   const list = useRef<ListHandle>(null);
   const box = useRef<HTMLDivElement>(null);
   const input = useRef<HTMLInputElement>(null);
-  const [atEnd, setAtEnd] = useState(true);
+  const [atEnd, setAtEnd] = useState(!kept(SAID));
   const [seen, setSeen] = useState(0); // event_id of the newest row when the end was left
   const [hit, setHit] = useState(-1); // event_id of the search's current match
 
@@ -142,6 +146,11 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
     if (goalId !== null && log.rows.unread) log.reader.reachGoal(goalId).catch(() => undefined);
   }, [goalId, log, log.phase.value.kind]);
 
+  useReturn(list, log, (place) => {
+    shown.current = wanted;
+    setSeen(place.seen);
+  });
+
   // The first match of a new search, before any key can ask for the next one
   const searched = useRef("");
   useLayoutEffect(() => {
@@ -246,10 +255,13 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
           items={items}
           estimate={34}
           follow
+          place={kept<Left>(SAID)}
           handle={list}
           class="said"
           label="Messages"
+          wordsOf={(item) => visible(lineOf(item, log.rows.outcomes.get(item.event?.request_id)))}
           onView={(drawn, top) => log.reader.look(drawn, top)}
+          onPlace={(place) => keep(SAID, place && { ...place, seen: log.position ?? 0 })}
           onEnd={(end) => {
             setAtEnd(end);
             if (!end) setSeen(items.at(-1)?.id ?? 0);
@@ -260,7 +272,10 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
               version={item.version}
               log={log}
               ended={ended}
-              select={inspect}
+              select={(chosen) => {
+                shown.current = String(Math.floor(chosen.id)); // it is in view: nothing moves
+                inspect(chosen);
+              }}
               heading={goalId === null || goals!.size > 1 ? headingOf(log, items, i) : null}
               date={dateOf(items, i)}
               selected={item.id === inspected}
@@ -283,6 +298,28 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
   );
 }
 
+type Left = { id: number; shift: number; seen: number };
+
+/** Where the page was left it is read on: here, and on the way back to here. `back` is told before. */
+function useReturn(list: RefObject<ListHandle | null>, log: TraceView, back: (place: Left) => void): void {
+  const first = useRef(true);
+  const place = kept<Left>(SAID) ?? null;
+  useLayoutEffect(() => {
+    if (place && !first.current) list.current?.restore(place);
+    if (place) back(place);
+    first.current = false;
+  }, [entry.value, log]);
+  const live = log.phase.value.kind === "live";
+  useEffect(() => {
+    if (!place || !live || !list.current?.restoring) return;
+    const giveUp = () => list.current?.restoring && list.current.toEnd(); // it is no longer there
+    log.reader.reach(Math.floor(place.id)).then(
+      () => setTimeout(giveUp, 300),
+      () => giveUp(),
+    );
+  }, [entry.value, log, live]);
+}
+
 function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
   if (item.hole !== undefined) return true; // its events are not known
   if (goals && !(item.goalId !== null && goals.has(item.goalId))) return false;
@@ -290,12 +327,6 @@ function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
   if (show === "tools") return item.message?.role === "tool";
   if (show === "text") return item.message !== null && item.message.role !== "tool";
   return true;
-}
-
-function withBelow(log: TraceView, goalId: string): Set<string> {
-  const all = new Set([goalId]);
-  for (const id of all) for (const child of log.state?.children.get(id) ?? []) all.add(child);
-  return all;
 }
 
 /** The goal that begins with a row: the goal of its message, if the message before has another. */

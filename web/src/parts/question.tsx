@@ -3,14 +3,15 @@
 // Rule: text that a person has typed stays on the page, even if somebody else has answered meanwhile, or the question
 //       has expired.
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { copy, say } from "../app";
-import { clock, fullTime, visible } from "../format";
+import { clock, count, fullTime, visible } from "../format";
 import { type ApiError, answerInput, fetchInput, type Outcome } from "../net/api";
 import { callMe, me } from "../net/auth";
 import { isObject, type Json, type PendingInput } from "../net/protocol";
 import { now } from "./clock";
 import { FieldRow } from "./form";
+import { useInside } from "./inside";
 import { preview } from "./json";
 import { type Draft, type Fault, fieldOf, valueIn } from "./schema";
 import { Refused } from "./token";
@@ -24,9 +25,17 @@ export interface OpenQuestion {
 
 const keyOf = ({ traceId, asked }: OpenQuestion): string => `${traceId}/${asked.request_id}`;
 
-/** Open questions, and closed ones in which somebody has typed an answer that was not sent. */
+/**
+ * Open questions, and closed ones in which somebody has typed an answer that was not sent. While the pointer or the
+ * focus is among them they stay where they are, so that a click answers the question that was pointed at: those that
+ * close stay as closed, and what is new is counted.
+ */
 export function Questions({ asked }: { asked: OpenQuestion[] }) {
   const [typed, setTyped] = useState<ReadonlyMap<string, OpenQuestion>>(new Map());
+  const box = useRef<HTMLDivElement>(null);
+  const inside = useInside(box, true);
+  const held = useRef<OpenQuestion[] | null>(null);
+  const [, again] = useState(0);
   const open = new Set(asked.map(keyOf));
   const touch = (one: OpenQuestion, has: boolean) =>
     setTyped((before) => {
@@ -37,12 +46,43 @@ export function Questions({ asked }: { asked: OpenQuestion[] }) {
       return next;
     });
   const gone = [...typed.values()].filter((one) => !open.has(keyOf(one)));
+  const mine = useRef(new Set<string>()).current; // answered here
+  const left = (held.current ?? []).filter((one) => open.has(keyOf(one)) || !mine.has(keyOf(one)));
+  if (!inside || !left.length) held.current = [...gone, ...asked];
+  const shown = held.current!;
+  const known = new Set(shown.map(keyOf));
+  const more = asked.filter((one) => !known.has(keyOf(one))).length;
+  const current = new Map(asked.map((one) => [keyOf(one), one]));
+  const put = (one: OpenQuestion) => {
+    held.current = held.current!.filter((other) => other !== one);
+    touch(one, false);
+    again((n) => n + 1);
+  };
   return (
-    <>
-      {[...gone, ...asked].map((one) => (
-        <Question key={keyOf(one)} {...one} gone={!open.has(keyOf(one))} typed={(has) => touch(one, has)} />
+    <div ref={box} class="questions">
+      {more > 0 && (
+        <button
+          class="float more"
+          onClick={() => {
+            held.current = null;
+            again((n) => n + 1);
+          }}
+        >
+          {count(more)} more {more === 1 ? "question" : "questions"}
+        </button>
+      )}
+      {shown.map((one) => (
+        <Question
+          key={keyOf(one)}
+          {...(current.get(keyOf(one)) ?? one)}
+          gone={!open.has(keyOf(one))}
+          typed={(has) => touch(one, has)}
+          kept={typed.has(keyOf(one))}
+          sent={() => mine.add(keyOf(one))}
+          dismiss={() => put(one)}
+        />
       ))}
-    </>
+    </div>
   );
 }
 
@@ -56,14 +96,22 @@ export function focusQuestion(): void {
 interface QuestionProps extends OpenQuestion {
   gone: boolean;
   typed: (has: boolean) => void;
+  kept: boolean; // whether something was typed
+  sent: () => void;
+  dismiss: () => void;
 }
 
-function Question({ traceId, asked, of, brief, gone, typed }: QuestionProps) {
+function Question({ traceId, asked, of, brief, gone, typed, kept, sent: answered, dismiss }: QuestionProps) {
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState<ApiError | null>(null);
   const [outcome, setOutcome] = useState<Outcome | null>(null);
   const sent = useRef(false);
   const over = gone || outcome !== null;
+  const box = useRef<HTMLDivElement>(null);
+  const height = useRef(0); // px, while it was open: what stands below a closed one does not move up
+  useLayoutEffect(() => {
+    if (!over) height.current = box.current!.offsetHeight;
+  });
 
   useEffect(() => {
     if (!gone || outcome || sent.current) return;
@@ -76,6 +124,7 @@ function Question({ traceId, asked, of, brief, gone, typed }: QuestionProps) {
     try {
       await answerInput(traceId, asked.request_id, value, me.value);
       sent.current = true;
+      answered();
       typed(false);
       setOutcome({ state: "answered", value, by: me.value });
       say("Answer sent");
@@ -89,7 +138,13 @@ function Question({ traceId, asked, of, brief, gone, typed }: QuestionProps) {
   }
 
   return (
-    <div role="group" class={`question${over ? " over" : ""}`} aria-label={`Question: ${visible(asked.question)}`}>
+    <div
+      ref={box}
+      role="group"
+      class={`question${over ? " over" : ""}`}
+      style={over && !kept ? { minHeight: `${height.current}px` } : undefined}
+      aria-label={`Question: ${visible(asked.question)}`}
+    >
       <header>
         <span class="mark is-waiting" aria-hidden="true">
           ?
@@ -99,7 +154,7 @@ function Question({ traceId, asked, of, brief, gone, typed }: QuestionProps) {
         {of}
         {asked.expires_at && !over && <Expiry at={asked.expires_at} />}
       </header>
-      {outcome && <Told outcome={outcome} mine={sent.current} />}
+      {outcome && <Told outcome={outcome} mine={sent.current} kept={kept} />}
       {!(outcome && sent.current) && (
         <Answering asked={asked} brief={brief} busy={busy} over={over} fault={fault} answer={answer} typed={typed} />
       )}
@@ -107,7 +162,7 @@ function Question({ traceId, asked, of, brief, gone, typed }: QuestionProps) {
         <Refused error={fault} to="answer" />
       )}
       {over && !sent.current && (
-        <button class="link" onClick={() => typed(false)}>
+        <button class="link" onClick={dismiss}>
           Dismiss
         </button>
       )}
@@ -116,7 +171,7 @@ function Question({ traceId, asked, of, brief, gone, typed }: QuestionProps) {
 }
 
 /** The outcome of a question, and who answered. */
-function Told({ outcome, mine }: { outcome: Outcome; mine: boolean }) {
+function Told({ outcome, mine, kept }: { outcome: Outcome; mine: boolean; kept: boolean }) {
   const words =
     outcome.state === "expired"
       ? "It expired before an answer arrived."
@@ -137,7 +192,7 @@ function Told({ outcome, mine }: { outcome: Outcome; mine: boolean }) {
           <span class="answer">{preview(outcome.value, 400)}</span>
         </>
       )}
-      {!mine && " Yours was not sent; it is kept here."}
+      {kept && " Yours was not sent; it is kept here."}
     </p>
   );
 }

@@ -2,7 +2,9 @@
 
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { count, terminal, visible } from "../format";
+import { Growing } from "./growing";
 import { hasMarkdown, loadMarkdown, markdown, rendered } from "./markdown";
+import { redrawn } from "./place";
 
 const FOLD_LINES = 24;
 const FOLD_CHARS = 2400;
@@ -42,12 +44,7 @@ function More({ text, open, lines, toggle }: { text: string; open: boolean; line
 }
 
 export function Prose({ text, open, toggle, streaming }: TextProps & { streaming: boolean }) {
-  if (streaming)
-    return (
-      <div class="plain streaming" dir="auto">
-        {visible(tail(text))}
-      </div>
-    );
+  if (streaming) return <Streaming text={text} />;
   const folded = fold(text);
   const shown = open || !folded.cut ? text : folded.text;
   const as = shown.length < MOST_MARKDOWN && hasMarkdown(shown);
@@ -65,17 +62,21 @@ export function Prose({ text, open, toggle, streaming }: TextProps & { streaming
   );
 }
 
-/** The end of a long text, which is where a stream goes on. */
-function tail(text: string): string {
-  return text.length > 20_000 ? `…${text.slice(-20_000)}` : text;
+function Streaming({ text }: { text: string }) {
+  const box = useRef<HTMLDivElement>(null);
+  const growing = useRef<Growing | null>(null);
+  growing.current ??= new Growing();
+  useLayoutEffect(() => growing.current!.show(box.current!, text), [text]);
+  return <div ref={box} class="plain streaming" dir="auto" />;
 }
 
 function Markdown({ text }: { text: string }) {
   const box = useRef<HTMLDivElement>(null);
   const render = markdown.value;
   useLayoutEffect(() => {
-    if (render) box.current!.replaceChildren(rendered(text, render));
-    else loadMarkdown();
+    if (!render) return loadMarkdown();
+    box.current!.replaceChildren(rendered(text, render));
+    for (const find of redrawn) find();
   }, [text, render]);
   return render ? (
     <div key="md" ref={box} class="prose" dir="auto" />

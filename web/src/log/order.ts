@@ -1,0 +1,134 @@
+// The rows of the list of traces: which, and in which order.
+//
+// Rule: while somebody points at the list or reads in it, its order is held: rows change in place, but none moves,
+//       none comes and none goes. What has come meanwhile is counted.
+
+import type { Trace } from "../net/protocol";
+
+export interface ListRow {
+  id: string;
+  height: number;
+  trace: Trace;
+  depth: number;
+  below: number; // sub-traces
+  open: boolean;
+  troubles: number; // failed or lost sub-traces
+  asking: number; // waiting sub-traces
+  gone: boolean; // deleted meanwhile
+}
+
+export type Sort = "created" | "activity" | "messages" | "tokens" | "cost" | "duration";
+
+export const SORTS: Record<Sort, (trace: Trace, at: number) => number | string> = {
+  created: (t) => t.created_at, // times of one form sort as their texts do
+  activity: (t) => t.updated_at,
+  messages: (t) => t.tree_totals.total_messages,
+  tokens: (t) => t.tree_totals.total_tokens,
+  cost: (t) => t.tree_totals.total_cost,
+  duration: (t, at) =>
+    (t.completed_at ? Date.parse(t.completed_at) : t.is_running ? at : Date.parse(t.updated_at)) -
+    Date.parse(t.created_at),
+};
+
+export interface Choice {
+  test: ((trace: Trace) => boolean) | null;
+  sort: Sort;
+  up: boolean;
+  flat: boolean;
+  open: ReadonlySet<string>;
+}
+
+/** The order of the traces at the moment at which it was held, and which of them passed the filter. */
+export type Held = ReadonlyMap<string, { trace: Trace; passed: boolean }>;
+
+/** Hold the order as it is now. */
+export function hold(all: readonly Trace[], { test, sort, up }: Choice, at: number): Held {
+  return new Map(sorted(all, sort, up, at).map((trace) => [trace.trace_id, { trace, passed: !test || test(trace) }]));
+}
+
+/** The rows, and how many more there would be if the order were not held. `at` is now, in ms. */
+export function rowsOf(
+  all: readonly Trace[],
+  choice: Choice,
+  held: Held | null,
+  at: number,
+): { rows: ListRow[]; more: number } {
+  const { test, sort, up, flat } = choice;
+  if (!held) {
+    const order = sorted(all, sort, up, at);
+    return {
+      rows: flat ? order.filter((t) => !test || test(t)).map((t) => rowOf(t, 0)) : grouped(order, choice),
+      more: 0,
+    };
+  }
+  const now = new Map(all.map((trace) => [trace.trace_id, trace]));
+  const order = [...held].map(([id, { trace }]) => now.get(id) ?? trace);
+  const rows = flat
+    ? order.filter((t) => held.get(t.trace_id)!.passed).map((t) => rowOf(t, 0))
+    : grouped(order, choice);
+  for (const row of rows) row.gone = !now.has(row.id);
+  let more = 0;
+  for (const trace of all) {
+    const known = held.get(trace.trace_id);
+    if (known?.passed || (test && !test(trace))) continue;
+    // Below a run that is closed there is nothing to see
+    if (flat || trace.parent_trace_id === null || !now.has(trace.parent_trace_id)) more += known && !flat ? 0 : 1;
+    else if (!known && choice.open.has(trace.parent_trace_id)) more++;
+  }
+  return { rows, more };
+}
+
+function sorted(all: readonly Trace[], sort: Sort, up: boolean, at: number): Trace[] {
+  const key = SORTS[sort];
+  const keyed = all.map((trace) => [key(trace, at), trace] as const);
+  const by = up ? 1 : -1;
+  keyed.sort((a, b) => (a[0] < b[0] ? -by : a[0] > b[0] ? by : a[1].trace_id < b[1].trace_id ? 1 : -1));
+  return keyed.map(([, trace]) => trace);
+}
+
+const rowOf = (trace: Trace, depth: number): ListRow => ({
+  id: trace.trace_id,
+  height: 0,
+  trace,
+  depth,
+  below: 0,
+  open: false,
+  troubles: 0,
+  asking: 0,
+  gone: false,
+});
+
+/** Rows with sub-traces below their parents, where those are open. */
+function grouped(order: readonly Trace[], { open }: Choice): ListRow[] {
+  const ids = new Set(order.map((trace) => trace.trace_id));
+  const below = new Map<string, Trace[]>();
+  const roots: Trace[] = [];
+  for (const trace of order) {
+    const parent = trace.parent_trace_id;
+    if (parent === null || !ids.has(parent)) roots.push(trace);
+    else if (below.has(parent)) below.get(parent)!.push(trace);
+    else below.set(parent, [trace]);
+  }
+  const rows: ListRow[] = [];
+  const sums = (id: string): [number, number, number] => {
+    let [n, bad, asking] = [0, 0, 0];
+    for (const child of below.get(id) ?? []) {
+      const inner = sums(child.trace_id);
+      n += 1 + inner[0];
+      bad += inner[1] + (child.status === "failed" || child.status === "lost" ? 1 : 0);
+      asking += inner[2] + (child.status === "waiting" ? 1 : 0);
+    }
+    return [n, bad, asking];
+  };
+  const add = (trace: Trace, depth: number) => {
+    const one = rowOf(trace, depth);
+    if (below.has(trace.trace_id)) [one.below, one.troubles, one.asking] = sums(trace.trace_id);
+    one.open = one.below > 0 && open.has(trace.trace_id);
+    rows.push(one);
+    if (one.open)
+      for (const child of [...below.get(trace.trace_id)!].sort((a, b) => (a.created_at < b.created_at ? -1 : 1)))
+        add(child, depth + 1);
+  };
+  for (const trace of roots) add(trace, 0);
+  return rows;
+}
