@@ -18,7 +18,7 @@ EXAMPLES = examples("""
 
 
 @click.command("backup", epilog=EXAMPLES)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @db_option
 @click.option("--force", is_flag=True, help="Write over FILE if it is there.")
 def command(file: Path, db: str | None, force: bool) -> None:

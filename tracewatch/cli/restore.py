@@ -18,7 +18,7 @@ EXAMPLES = examples("""
 
 
 @click.command("restore", epilog=EXAMPLES)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @db_option
 @click.option("--force", is_flag=True, help="Replace an existing database, which is kept under another name.")
 @click.option("--discard", is_flag=True, help="With --force: delete the database that is replaced.")

@@ -102,11 +102,11 @@ def read_only() -> Iterator[Path]:
 
 
 async def test_a_read_only_file(read_only: Path, ordinary_user: None) -> None:
-    await refused(str(read_only), "log.db", "readonly")
+    await refused(str(read_only), "log.db", "may not write to", "mode 0444")
 
 
 async def test_a_read_only_folder(read_only: Path, ordinary_user: None) -> None:
-    await refused(str(read_only.with_name("new.db")), "new.db", "unable to open")
+    await refused(str(read_only.with_name("new.db")), "new.db", "may not make files in the folder")
 
 
 # --- a full disk ---

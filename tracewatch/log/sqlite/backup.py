@@ -25,8 +25,9 @@ from pathlib import Path
 
 from ...errors import InvalidField, LogError
 from .identity import identifiers
-from .inspect import Progress, open_read_only, quick_check, side_files
+from .inspect import Progress, open_read_only, quick_check
 from .migrate import schema_of
+from .obstacles import side_files, why
 
 STEP_PAGES = 1000  # 4 MiB between two words of progress, or before Ctrl-C is heard
 UNFINISHED = ".unfinished-"  # in the name of a file that is being made
@@ -97,7 +98,7 @@ def copy_log(source: Path, copy: Path, progress: Progress | None = None) -> Copi
             schema = schema_of(connection)  # the first look is what the transaction begins with
             pages, page_bytes = (connection.execute(f"PRAGMA page_{what}").fetchone()[0] for what in ("count", "size"))
         except sqlite3.Error as error:
-            raise LogError(f"{name} can't be read: {error}") from error
+            raise LogError(f"{name} can't be read: {why(source, error)}") from error
         except LogError as error:
             error.message = f"{name} is not a log that can be copied: {error.message}"
             raise

@@ -13,22 +13,17 @@ from pathlib import Path
 
 from ...errors import LogError
 from .migrate import tables_of
+from .obstacles import why
 
 BUSY_S = 10.0
 Progress = Callable[[str, int, int], None]  # (what is being done, how much of it is, of how much in all)
-SIDE_FILES = ("-wal", "-shm", "-journal")  # SQLite's own, beside a database
-
-
-def side_files(path: Path) -> list[Path]:
-    """The names of the files that SQLite keeps beside a database."""
-    return [path.with_name(path.name + suffix) for suffix in SIDE_FILES]
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection in autocommit mode that can't write. Raises LogError where there is no readable file."""
-    if not path.is_file():
-        raise LogError(f"there is no log at {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
     try:
+        if not path.is_file():
+            raise LogError(f"there is no log at {str(path)!r}" + (": it is a folder" if path.is_dir() else ""))
         connection = _connect(path, "ro")
         try:
             connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
@@ -39,8 +34,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
                     writing.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
         except sqlite3.DatabaseError:
             pass  # the caller finds out when it reads
-    except sqlite3.Error as error:
-        raise LogError(f"can't open {str(path)!r}: {error}") from error
+    except (sqlite3.Error, OSError) as error:
+        raise LogError(f"can't open {str(path)!r}: {why(path, error)}") from error
     return connection
 
 

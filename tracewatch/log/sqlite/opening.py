@@ -21,10 +21,11 @@ from ...errors import LogError, LogLocked
 from ..log import EventLog
 from .clock import steady_clock
 from .connections import WorkConnection, connect, run
-from .faults import fault_of, is_busy
+from .faults import is_busy
 from .fill import fill_inputs
 from .identity import epoch_for
 from .migrate import migrate
+from .obstacles import why
 from .storage import SQLiteStorage
 from .watchdog import Watchdog
 
@@ -66,7 +67,7 @@ async def open_sqlite(
         if is_busy(error) or is_busy(error.__cause__ or error):
             raise LogLocked(f"the log {str(path)!r} is held locked by another program") from error
         if isinstance(error, sqlite3.Error | OSError):
-            raise LogError(f"can't open the log {str(path)!r}: {_reason(error)}") from error
+            raise LogError(f"can't open the log {str(path)!r}: {why(path, error, write=True)}") from error
         raise
     storage = SQLiteStorage(
         path,
@@ -88,12 +89,6 @@ async def open_sqlite(
     watchdog = Watchdog(storage, health=log.health, group=log.group, reader=log.reader, replaced=log.replaced)
     log.stop_watching = watchdog.close
     return log
-
-
-def _reason(error: Exception) -> str:
-    """Why a file can't be opened, for a person."""
-    fault = fault_of(error)
-    return f"{fault.text} ({error})" if fault is not None and fault.code == "read_only" else str(error)
 
 
 # --- its connections -------------------------------------------------------------------------------------------

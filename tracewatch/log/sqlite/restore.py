@@ -29,8 +29,9 @@ from typing import Any
 from ...errors import InvalidField, LogError, LogInUse
 from .backup import Copied, copy_log, sync_file, sync_folder, unfinished
 from .identity import new_epoch, set_identifiers
-from .inspect import Progress, is_log, open_read_only, side_files
+from .inspect import Progress, is_log, open_read_only
 from .migrate import migrate
+from .obstacles import side_files
 
 KEPT = ".before-restore-"  # in the name of the log that was replaced
 # Where SQLite locks a database file (its file format, section "The Lock-Byte Page"): the bytes from PENDING_BYTE on.

@@ -3,7 +3,8 @@
 Rule 1: the doctor only reads, beside any server: a log in use is judged as well as one at rest.
 Rule 2: it trusts nothing that can be worked out again. The events are the truth; states, rows and sums are folded anew
         from them and compared with the stored ones.
-Rule 3: each trace is read in a read transaction of its own, row by row. So the -wal is not held for longer than one
+Rule 3: a restore is advised only where pages were read and found broken (judgement.py).
+Rule 4: each trace is read in a read transaction of its own, row by row. So the -wal is not held for longer than one
         trace takes, and memory does not grow with the length of what agents say.
 """
 
@@ -18,6 +19,7 @@ from ....errors import LogError
 from ..inspect import Progress, open_read_only
 from .database import check_database
 from .findings import ERROR, OK, WARNING, Finding, Findings
+from .judgement import changed_at, judged, unreadable
 from .machine import check_machine
 from .trace import check_traces
 
@@ -45,20 +47,17 @@ def check(
     found = Findings()
     tell = progress or (lambda what, done, total: None)
     at = time.time() if now is None else now
+    before = changed_at(path)
     with closing(open_read_only(path)) as connection:
         if machine:
             check_machine(found, path, max_watchers=max_watchers)
         tell("file", 0, 0)
         try:
             if check_database(found, connection, path, full=full, now=at):
-                check_traces(found, connection, tell)
+                check_traces(found, connection, path, tell)
         except (sqlite3.Error, LogError) as error:
-            found.error(
-                "unreadable",
-                f"the database can't be read: {error}",
-                "Keep a copy of the files as they are, then restore a backup: tracewatch restore FILE --force",
-            )
-    return found.all()
+            unreadable(found, path, error)
+    return judged(found.all(), path, before)
 
 
 def errors(path: Path) -> list[Finding]:

@@ -7,17 +7,17 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from ....errors import LogError
+from ....errors import LogError, NewerDatabase
 from ....model.times import format_time
 from ..identity import identifiers
 from ..inspect import quick_check
 from ..migrate import available, schema_of
 from .findings import ERROR, Findings
+from .judgement import NEWER, RESTORE
 
 MIB = 1024 * 1024
 WAL_BYTES = 256 * MIB
 CLOCK_S = 60.0
-RESTORE = "Restore a backup: tracewatch restore FILE --force. A single trace can be saved by: tracewatch export TRACE"
 _EPOCH = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 OF_A_TRACE = ("events", "messages", "producers", "snapshots", "inputs")  # tables with a trace_key
 
@@ -28,7 +28,8 @@ def check_database(found: Findings, connection: sqlite3.Connection, path: Path, 
     try:
         schema = schema_of(connection)
     except LogError as error:
-        found.error("schema", f"the database is not a log that can be checked: {error}", "Is --db the right file?")
+        advice = NEWER if isinstance(error, NewerDatabase) else "Is --db the right file?"
+        found.error("schema", f"the database is not a log that can be checked: {error}", advice)
         return False
     newest = available()[-1][0]
     if schema < newest:
@@ -105,7 +106,7 @@ def _orphans(found: Findings, connection: sqlite3.Connection) -> None:
 
 def _counters(found: Findings, connection: sqlite3.Connection) -> None:
     before = found.count(ERROR)
-    advice = "Watchers in other processes may miss changes. Restart the server; if it stays, restore a backup"
+    advice = "Watchers in other processes may miss changes. Restart the server. If it stays, please report this"
     counter = connection.execute("SELECT change_seq FROM change_counter").fetchone()
     newest = connection.execute(
         "SELECT MAX((SELECT COALESCE(MAX(change_seq), 0) FROM traces),"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,21 +18,20 @@ from ...project import SNAPSHOT_EVERY, Noted
 from ...storage import TraceRow
 from ..inspect import Progress
 from ..read import TRACE_COLUMNS
-from .database import RESTORE
 from .findings import ERROR, Findings
+from .judgement import DERIVED, RESTORE, unreadable_trace
 from .tables import FoldedMessages, check_inputs, check_messages, check_producers, check_row, check_tree_totals
 
 EVERY = 1000  # events between two words of progress
 QUESTIONS = ("input_requested", "input_provided")  # events
 FIRST_KEYS = ["event", "event_id", "trace_id", "ts"]
-DERIVED = "What is shown of this trace is not what its events say. Export it and import it again, or restore a backup"
 
 
 class Broken(Exception):
     """The events of this trace can't be folded any further: what follows from them can't be judged."""
 
 
-def check_traces(found: Findings, connection: sqlite3.Connection, tell: Progress) -> None:
+def check_traces(found: Findings, connection: sqlite3.Connection, path: Path, tell: Progress) -> None:
     """Every trace, by age."""
     before = found.count(ERROR)
     total = connection.execute("SELECT SUM(last_event_id - first_event_id + 1) FROM traces").fetchone()[0] or 0
@@ -53,8 +53,7 @@ def check_traces(found: Findings, connection: sqlite3.Connection, tell: Progress
             tell("events", events, total)
         except (sqlite3.Error, LookupError, TypeError, AttributeError, ValueError) as error:
             # The last four: a damaged page gives values of another type than its column's
-            said = f"the trace with trace_key {key} can't be read: {type(error).__name__}: {error}"
-            found.error("trace_unreadable", said, RESTORE)
+            unreadable_trace(found, path, key, error)
         finally:
             connection.execute("ROLLBACK")
     if found.count(ERROR) == before:
