@@ -10,6 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+LONGEST_TEXT = 1000  # characters of a message, and of each text in the details
+MOST_DETAILS = 20
+
+
+def _short(value: Any) -> Any:
+    return f"{value[: LONGEST_TEXT - 1]}…" if isinstance(value, str) and len(value) > LONGEST_TEXT else value
+
 
 class TracewatchError(Exception):
     """The base of all errors of tracewatch.
@@ -32,8 +39,17 @@ class TracewatchError(Exception):
         self.details = details if details is not None else ([dict(facts)] if facts else [])
 
     def body(self) -> dict[str, Any]:
-        """The JSON of the server's answer: ``{"error", "message", "details", …facts}``."""
-        return {"error": self.code, "message": self.message, "details": self.details, **self.facts}
+        """The JSON of the server's answer: ``{"error", "message", "details", …facts}``.
+
+        Texts are cut and details left out beyond a limit: a refusal never repeats what was refused.
+        """
+        details = [{key: _short(value) for key, value in one.items()} for one in self.details[:MOST_DETAILS]]
+        return {
+            "error": self.code,
+            "message": _short(self.message),
+            "details": details,
+            **{key: _short(value) for key, value in self.facts.items()},
+        }
 
 
 # --- the request can't be parsed or is not valid -----------------------------------------------------------------

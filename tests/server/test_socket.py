@@ -54,6 +54,15 @@ class Transport:
         assert not self.reading, "resumed twice"
         self.reading = True
 
+    def is_reading(self) -> bool:
+        return self.reading
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.closing = True  # nothing is written after it
+
     def get_write_buffer_size(self) -> int:
         return 0
 

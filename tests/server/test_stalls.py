@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.attack.test_pipelined import connections
 from tests.server.stalled import Raw, open_files, raw, request
 from tests.server.test_mount import HOSTS, hosted
 from tests.server.wire import NDJSON, SSE, append, make_trace, stored, watching
@@ -105,7 +106,7 @@ async def test_who_stops_reading_is_freed(
         with ExitStack() as stack:
             one = await connected(stack, server, b"?\r\n\r\n", trust if kind.tls else None)
             await one.read_all()  # uvloop opens a file of its own with the first connection
-            await until(lambda: one.state() not in ("01", "08"))  # closed here as well
+        await until(lambda: one.state() not in ("01", "05", "08") and not connections())  # closed here as well
         before = open_files()
         with ExitStack() as stack:
             clients = [await connected(stack, server, head, trust if kind.tls else None) for head in READERS.values()]

@@ -85,7 +85,9 @@ class Acceptor:
         self._loop.add_reader(listening, self._accept)
 
     def close(self) -> None:
-        """Accept nothing any more."""
+        """Accept nothing any more. Handshakes of TLS that are under way are given up."""
+        for opening in tuple(self._opening) if self._tls is not None else ():
+            opening.cancel()
         if not self._sweeper.cancelled():
             self._sweeper.cancel()
         if self._retry is not None:
@@ -169,6 +171,9 @@ class Acceptor:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_USUAL)
         except OSError:
             sock.close()  # it has gone, or its TLS came to nothing, by an error or by the time it took
+        except asyncio.CancelledError:
+            sock.close()
+            raise
 
     async def _sweep(self) -> None:
         """Close the connections whose request does not come. Each look notes since when it is awaited."""

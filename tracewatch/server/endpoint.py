@@ -44,8 +44,8 @@ MESSAGES_AT_ONCE = 32  # of one client, before others have their turn
 
 async def messages(
     websocket: WebSocket, sink: Sink, limit: int, *, work: frozenset[str] = frozenset()
-) -> AsyncIterator[dict[str, Any]]:
-    """The client's messages as JSON objects until it has gone; pings are answered here.
+) -> AsyncIterator[tuple[dict[str, Any], int]]:
+    """The client's messages, as JSON objects and the size of each, until it has gone; pings are answered here.
 
     A client that sends many messages that are not ``work`` (have none of its keys) is read from more slowly, 16 in
     20 ms: pings and subscriptions by the million are no use to anybody.
@@ -81,7 +81,7 @@ async def messages(
             continue
         if not work.isdisjoint(value):
             talk -= 1
-        yield value
+        yield value, len(text)
 
 
 REASONS = {CLOSE_NORMAL: "end", CLOSE_GOING_AWAY: "goaway", CLOSE_INTERNAL: "internal"}

@@ -84,6 +84,9 @@ async def read_body(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"the body has {int(declared):,} bytes; the limit is {limit:,}", limit=limit)
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":  # a little of it may be gigabytes
+        raise BadRequest("Content-Encoding: a body is taken as it is, not compressed")
     body = bytearray()
     served = services(request)
     loop, stall_s = asyncio.get_running_loop(), served.settings.request_stall_s

@@ -4,7 +4,9 @@ Rule 1: nothing that comes from outside can begin a line: control characters are
 Rule 2: there is no payload and no token in it. Our loggers say neither. Libraries are heard from WARNING on, as below
         that they log URLs and frames. Of an exception that may quote a payload only the type and the place are
         written, its words only with ``--log-level debug``.
-Rule 3: only a process of our own is configured. In an application that ours is mounted in, the host's logging holds.
+Rule 3: a client can make a library log as often as it likes, such as uvicorn for each request that is none. Of lines
+        that are the same but for their values a few a minute are written, and how many there were.
+Rule 4: only a process of our own is configured. In an application that ours is mounted in, the host's logging holds.
 """
 
 from __future__ import annotations
@@ -14,10 +16,14 @@ import re
 import sys
 import time
 import traceback
+from collections import OrderedDict
+from collections.abc import Callable
 
 from ..errors import TracewatchError
 from .metrics.seen import logger as access
 
+OFTEN, WHILE_S = 5, 60.0
+REMEMBERED = 100  # kinds of lines
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _QUOTES_NOTHING = (OSError, TracewatchError)  # exceptions whose words are the system's, or ours
 
@@ -26,10 +32,36 @@ def configure(log_level: str) -> None:
     """Write this process's log to stderr. Our own records are written from ``log_level`` on (debug, info, …)."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(words=log_level == "debug"))
+    handler.addFilter(Seldom())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("tracewatch").setLevel(log_level.upper())
     access.setLevel(logging.INFO)  # the access log has a setting of its own
+
+
+class Seldom(logging.Filter):
+    """Lets ``OFTEN`` records of a library through in ``WHILE_S`` that have the same words, but for what is put in."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()  # since when, and how many
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is written. The first one after some that were not says how many those were."""
+        if record.name.startswith("tracewatch"):
+            return True
+        key, now = (record.name, str(record.msg)[:100]), self._clock()
+        since, count = self._seen.get(key, (now, 0))
+        if now - since >= WHILE_S:
+            if count > OFTEN:
+                record.msg, record.args = f"{record.getMessage()} (and {count - OFTEN:,} times more before)", ()
+            since, count = now, 0
+        self._seen[key] = since, count + 1
+        self._seen.move_to_end(key)
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return count < OFTEN
 
 
 class LineFormatter(logging.Formatter):

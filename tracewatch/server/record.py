@@ -7,7 +7,8 @@ Rule 1: an ack is sent after the commit. Appends to a trace are handed to the lo
         flight, and answered in that order. Those to different traces do not wait for each other.
 Rule 2: a refusal is a ``nack``. It closes nothing and touches no other trace. Only a message that belongs to no trace,
         because it can't be read, closes the socket.
-Rule 3: a recorder that sends faster than the disk takes is not read from meanwhile.
+Rule 3: a recorder that sends faster than the disk takes is not read from meanwhile: while so many messages are in
+        flight, or so many bytes of them.
 Rule 4: what is done at intervals (leases, looking for commands) and at the end is done once for a socket, whatever
         number of traces it has.
 """
@@ -52,6 +53,7 @@ logger = logging.getLogger("tracewatch.server")
 RETRY_S = 0.5  # until a log that could not be read is asked again for commands
 READY_INPUTS = 100  # closed questions in ``ready``; older ones are asked for by id
 IN_FLIGHT = 64  # messages handed to the log and not yet answered, per socket
+HELD_MESSAGES = 2  # of the largest size: their bytes may be in flight, per socket
 OPEN_TRACES = 10_000  # per socket
 RENEWED_AT_ONCE = 100  # leases
 COMMANDS = frozenset({"cancel_requested", "input_provided", "input_expired"})
@@ -99,6 +101,9 @@ class RecordSocket:
         self._turns: dict[str, asyncio.Task[None]] = {}  # by trace_id: the last create, open or close of it
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._in_flight = 0
+        self._size = 0  # of the message at hand
+        self._held = 0  # bytes of the appends that are in flight
+        self._lighter = asyncio.Event()  # set when some of them are not any more
         self._left = False
         self._all_answered = asyncio.Event()
         # Of what is in flight, and so bounded; and what to do once it is sent
@@ -119,9 +124,11 @@ class RecordSocket:
                 handle = one.handle
             works = (self._send_answers(), self._keep_leases(), self._send_commands(), self._leave())
             self._tasks = [asyncio.create_task(work) for work in works]
-            async for message in messages(self.websocket, self._sink, limit, work=WORK):
+            async for message, size in messages(self.websocket, self._sink, limit, work=WORK):
                 if not self._left:
+                    self._size = size
                     await handle(message)
+                    await self._room_for_more(HELD_MESSAGES * limit)
         except TracewatchError as error:
             await close_with_error(self.websocket, self._sink, error)
         except SinkClosed:
@@ -232,6 +239,21 @@ class RecordSocket:
             self.answer(_refusal(trace_id, of, TracewatchError("an internal error: nothing was stored")))
 
     # --- flow control and answers ---
+
+    def hold(self) -> int:
+        """Count the message at hand as in flight; its size."""
+        self._held += self._size
+        return self._size
+
+    def let_go(self, size: int) -> None:
+        """The log has a message of this size, or has refused it."""
+        self._held -= size
+        self._lighter.set()
+
+    async def _room_for_more(self, limit: int) -> None:
+        while self._held > limit:
+            self._lighter.clear()
+            await self._lighter.wait()
 
     async def enter(self) -> None:
         """Wait until one more message may be in flight. Each that has entered is answered."""
@@ -404,17 +426,30 @@ class Recording:
         if seq is not None or "producer" in asked:
             checked_producer(producer, seq)
             self._producer = producer
-        task = asyncio.create_task(self._hand_over(asked["events"], None if seq is None else producer, seq))
+        size = self._socket.hold()
+        task = asyncio.create_task(self._hand_over(asked["events"], None if seq is None else producer, seq, size))
         self._appends.append((seq, len(asked["events"]), task))
+        task.add_done_callback(lambda _: self._socket.let_go(size))
         task.add_done_callback(self._answer)
 
-    async def _hand_over(self, events: list[Any], producer: str | None, seq: int | None) -> Appended:
+    async def _hand_over(self, events: list[Any], producer: str | None, seq: int | None, size: int) -> Appended:
         if not self._begun.done():
-            await asyncio.wait([self._begun])
+            await self._wait_for_ready(size)
         if self._begun.cancelled():
             raise NotOpen(f"trace {self.trace_id!r} could not be opened on this socket")
         await self._check()
         return await self._log.append(self.trace_id, events, producer=producer, seq=seq, parsed=True)
+
+    async def _wait_for_ready(self, size: int) -> None:
+        """Raises Unavailable while all that waits like this, and all bodies being received, are too much together."""
+        coming, limit = self._socket.served.coming, self._socket.served.settings.max_waiting_bytes
+        coming.bytes += size
+        try:
+            if size < coming.bytes > limit:
+                raise Unavailable("too much is being sent to this server at once; try again later", retry_after_s=1)
+            await asyncio.wait([self._begun])
+        finally:
+            coming.bytes -= size
 
     def _answer(self, _: object) -> None:
         """Answer the appends that are done, as far as all before them are."""

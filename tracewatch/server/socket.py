@@ -12,7 +12,9 @@ Rule 3: Nothing is parsed before the application has accepted the handshake, or 
 Rule 4: Nothing is written for a client that does not read: pongs are then dropped, since only the last ping has to be
         answered (RFC 6455, section 5.5.3).
 Rule 5: Only whole frames are written to the transport, by this class and by its users, so that they never mix.
-Rule 6: A connection that has gone is in no reference cycle: memory is free without the garbage collector.
+Rule 6: After an error what the client has still sent is read and thrown away: closing with unread input is a reset,
+        which may take the close frame away.
+Rule 7: A connection that has gone is in no reference cycle: memory is free without the garbage collector.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from .stalls import SLOW_FACTOR, progress
+from .stalls import SLOW_FACTOR, hurry, linger, progress
 
 logger = logging.getLogger("tracewatch.server")
 # websockets writes the headers it receives to its logger at DEBUG, the token among them; and a line for each
@@ -273,7 +275,10 @@ class WebSocketProtocol(asyncio.Protocol):
             self._write_core()
         elif self._stage in (Stage.HEAD, Stage.ASKED):
             self._respond(self._core.reject(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error"))
-        self._end()
+        self._stage = Stage.OVER
+        self._disarm()
+        self.transport.close()
+        hurry(self.loop, self.transport)
 
     # --- the handshake ---
 
@@ -289,7 +294,7 @@ class WebSocketProtocol(asyncio.Protocol):
         request = next((event for event in self._core.events_received() if isinstance(event, Request)), None)
         if request is None:  # the core has refused what is too long, and says nothing to what is no request
             self.transport.write(b"".join(self._core.data_to_send()) or NO_REQUEST)
-            self._end()
+            self._linger()
             return
         self._answer = self._core.accept(request)
         if self._answer.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -369,7 +374,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._disconnected(CloseCode.ABNORMAL_CLOSURE)
         self._core.send_response(response)
         self.transport.write(b"".join(self._core.data_to_send()))
-        self._end()
+        self._linger()
 
     # --- the application's calls ---
 
@@ -612,7 +617,10 @@ class WebSocketProtocol(asyncio.Protocol):
             close = ended.rcvd or ended.sent
             if close is not None:
                 self._disconnected(close.code, close.reason)
-            self._end()
+            if ended.rcvd is None:
+                self._linger()  # it is an error, and the client has not heard of it
+            else:
+                self._end()
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         """Close because of an error."""
@@ -634,9 +642,20 @@ class WebSocketProtocol(asyncio.Protocol):
             self._wake_reader()
 
     def _end(self) -> None:
+        if self._stage is Stage.OVER:
+            return  # it lingers, or is closing: asyncio's TLS can't be aborted after a second close
         self._stage = Stage.OVER
         self._disarm()
         self.transport.close()
+
+    def _linger(self) -> None:
+        self._stage = Stage.OVER
+        self._rest.clear()
+        self._count()
+        self._disarm()
+        self._paused = False
+        if not self.transport.is_closing():
+            self._timer = linger(self.loop, self.transport)
 
 
 def _address(transport: asyncio.BaseTransport, name: str) -> tuple[str, int | None] | None:

@@ -24,6 +24,8 @@ SLOW_FACTOR = 15  # times ``stall_s``, for a reader known to be slow: a receive 
 AT_ONCE = 200  # connections looked at before others have their turn
 _INFO_BYTES = 148  # of Linux's struct tcp_info, up to and with tcpi_notsent_bytes
 _UNACKED, _ACKED, _NOTSENT = 24, 120, 144  # offsets in it: u32, u64, u32; since Linux 4.6
+LINGER_S = 2.0  # to read what a client has still sent
+GOODBYE_S = 0.25  # for the goodbyes of TLS when the server ends
 LINGER_NONE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection
 LINGER_USUAL = struct.pack("ii", 0, 0)
 
@@ -34,6 +36,28 @@ def free(transport: asyncio.Transport) -> None:
     if sock is not None and sock.fileno() >= 0:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
     transport.abort()
+
+
+def linger(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> asyncio.TimerHandle:
+    """Write nothing more, and close when the peer has closed, or after ``LINGER_S``.
+
+    To close with input that was not read is a reset, which may take away what was written last. So it is read until
+    then, and whoever gets it throws it away.
+    """
+    if transport.can_write_eof():  # not over TLS
+        transport.write_eof()
+    if not transport.is_reading():
+        transport.resume_reading()
+    return loop.call_later(LINGER_S, transport.close)
+
+
+def hurry(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+    """Do not wait long for the end of a transport that is closing: the server ends.
+
+    TLS waits for the peer's goodbye, which one that is idle does not send. What is still to be written is waited for.
+    """
+    if transport.is_closing() and not transport.get_write_buffer_size():
+        loop.call_later(GOODBYE_S, transport.abort)
 
 
 def progress(transport: asyncio.Transport, sock: Any) -> tuple[int, bool]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
@@ -25,13 +26,16 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from ..errors import BadRequest
 from ..settings import Settings
 from .accept import Acceptor
 from .http import Services
 from .process import room_for
 from .sinks import DirectSocket
 from .socket import FREE_BYTES, MAX_HEAD_BYTES, SOCKET, Turns, WebSocketProtocol
+from .stalls import hurry, linger
 
+CLOSE = ((b"connection", b"close"),)
 MAX_HEADERS = 128  # of one request; a WebSocket's handshake has the same limit
 PIECE_BYTES = 16 * 1024  # parsed at once, so that a head above its limit is found out
 HEAD_END = b"\r\n\r\n"
@@ -185,8 +189,10 @@ class _InTurn(asyncio.Protocol):
     A read may bring thousands of requests. uvicorn would parse them all, and read more after each answer.
     """
 
+    loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     flow: FlowControl
+    server_state: Any
     cycle: Any  # the last request that was parsed, with its answer; None before the first
     _unset_keepalive_if_required: Callable[[], None]
 
@@ -197,6 +203,7 @@ class _InTurn(asyncio.Protocol):
         self._all_unread = unread
         self._max_unread = max_unread
         self._counted = 0  # of the server's unread bytes
+        self._lingers = False  # it was answered, and what still comes is thrown away
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """There is a connection."""
@@ -205,6 +212,8 @@ class _InTurn(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and parse it if its turn has come."""
+        if self._lingers:
+            return
         self.unread += data
         self._go_on()
         if self._counted > FREE_BYTES and self._all_unread.bytes > self._max_unread:
@@ -230,6 +239,41 @@ class _InTurn(asyncio.Protocol):
         self._drop()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, as uvicorn calls it, with an answer that arrives."""
+        now = self.cycle
+        if now is not None and not now.response_complete:
+            now.disconnected = True  # it has no answer any more
+            now.message_event.set()
+        if now is None or now.response_complete or not now.response_started:
+            body = orjson.dumps(BadRequest(msg).body())
+            fields = [*self.server_state.default_headers, (b"content-type", b"application/json"), *CLOSE]
+            lines = [b"%b: %b\r\n" % field for field in (*fields, (b"content-length", b"%d" % len(body)))]
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (b"".join(lines), body))
+        self._linger()
+
+    def _linger(self) -> None:
+        self._lingers = True
+        self._drop()
+        self._unset_keepalive_if_required()
+        if not self.transport.is_closing():
+            linger(self.loop, self.transport)
+
+    def close_after_answer(self) -> None:
+        """Close the connection as the client wants it; what it has still to send of its request is read before."""
+        if self.cycle.more_body:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server ends: so does the connection, behind the answer that is being given."""
+        if self._lingers:
+            self.transport.close()
+        else:
+            super().shutdown()  # type: ignore[misc]  # it is uvicorn's
+        hurry(self.loop, self.transport)
+
     def take(self, piece: bytes) -> None:
         """Parse a piece."""
         super().data_received(piece)
@@ -253,7 +297,7 @@ class _InTurn(asyncio.Protocol):
         flow = self.flow
         assert isinstance(flow, _Flow)
         flow.release()
-        while self.unread and self.may_parse():
+        while not self._lingers and self.unread and self.may_parse():
             if self.transport.is_closing():
                 self._drop()
                 return
@@ -266,6 +310,15 @@ class _InTurn(asyncio.Protocol):
         if self.unread:
             self._unset_keepalive_if_required()
             flow.hold()
+
+
+class _LastAnswer:
+    """A transport for the last answer of a connection: closing it is left to ``close``."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.inner = transport
+        self.write = transport.write
+        self.close = close
 
 
 class HttpByH11(_InTurn, H11Protocol):
@@ -305,7 +358,10 @@ if TYPE_CHECKING or importlib.util.find_spec("httptools") is not None:
             if len(self.headers) > MAX_HEADERS:
                 raise ValueError("too many headers")  # uvicorn answers 400
             self._whole = True
+            before = self.cycle
             super().on_headers_complete()
+            if self.cycle is not before and not self.cycle.keep_alive:
+                self.cycle.transport = _LastAnswer(self.transport, self.close_after_answer)
 
         def on_body(self, body: bytes) -> None:
             """Some of a body."""
@@ -380,6 +436,7 @@ def transport_of(scope: Scope, send: Send, receive: Receive) -> asyncio.Transpor
     calls: tuple[Callable[..., Any], ...] = (send, receive)
     for call in calls:
         transport: Any = getattr(getattr(call, "__self__", None), "transport", None)
+        transport = getattr(transport, "inner", transport)
         if hasattr(transport, "get_write_buffer_size"):  # uvloop's are no asyncio.Transport
             found: asyncio.Transport = transport
             return found

@@ -74,7 +74,7 @@ async def _watch_and_read(
 ) -> None:
     task = asyncio.create_task(_watch_one(served, websocket, sink, request, seen))
     try:
-        async for message in messages(websocket, sink, served.settings.max_ws_bytes):
+        async for message, _ in messages(websocket, sink, served.settings.max_ws_bytes):
             await obey(served, sink, message, grant_of(websocket), request.trace_id)  # other messages are ignored
     except TracewatchError as error:
         await close_with_error(websocket, sink, error)
@@ -105,7 +105,7 @@ async def watch_many(websocket: WebSocket) -> None:
     with served.observed.socket("watch_many", websocket):
         session = WatchSession(served, websocket, websocket_sink(websocket, served.settings.watcher_bytes))
         try:
-            async for message in messages(websocket, session.sink, served.settings.max_ws_bytes):
+            async for message, _ in messages(websocket, session.sink, served.settings.max_ws_bytes):
                 await session.handle(message)
         except TracewatchError as error:
             await close_with_error(websocket, session.sink, error)
