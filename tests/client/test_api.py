@@ -162,3 +162,23 @@ def test_an_import_of_large_lines_stays_below_the_batch_limit(canned: Canned) ->
 def test_what_is_no_server_is_refused(url: str) -> None:
     with pytest.raises(InvalidField):
         Api(url)
+
+
+def test_what_belongs_together_is_of_one_history(canned: Canned) -> None:
+    """A backup was restored between two answers: a list or a tree that is put together would be of neither log."""
+    page = b'{"traces":[],"next_page_token":null,"epoch":"%b"}'
+    canned.answers = [(200, page % b"a"), (200, b"{}"), (200, page % b"a"), (200, page % b"b"), (200, page % b"b")]
+    api = Api(canned.url, one_history=True)
+    for _ in range(3):
+        api.traces()
+    assert api.epoch == "a"
+    with pytest.raises(ApiError, match="became another one") as caught:
+        api.traces()
+    assert (caught.value.status, caught.value.code) == (409, "reset")
+    assert Api(canned.url).traces()["epoch"] == "b"
+
+
+def test_any_other_api_takes_them_as_they_come(canned: Canned) -> None:
+    canned.answers = [(200, b'{"epoch":"a"}'), (200, b'{"epoch":"b"}')]
+    api = Api(canned.url)
+    assert [api.trace("t")["epoch"], api.trace("t")["epoch"], api.epoch] == ["a", "b", "b"]

@@ -367,3 +367,20 @@ def test_a_watch_waits_for_every_sub_trace_its_log_names() -> None:
     assert core.status == "live"
     assert feed(core, child.frames({"since_event_id": None, "until": "end"}, trace_id="c")) == [1, 2, 3, 4, 5, 6, 7]
     assert core.status == "ended"
+
+
+def test_another_history_replaces_all_that_is_known() -> None:
+    """Whatever ids it has: here it has more events than the one before, and the same messages' names."""
+    log, core = busy_log(1), WatchCore("t", children=True)
+    connect(core, log)
+    sub = busy_log(1, trace_id="sub")
+    feed(core, sub.frames({"since_event_id": None}, trace_id="sub"))
+    assert set(core.tracks) == {"t", "sub"} and core.root.state.messages["a0"]["content"] == "It is"
+    core.lost("the server was restarted", 0.1)
+    other = FakeLog(epoch="another")
+    other.append(*[{"event": "thought"}] * 40, {"event": "goal_added", "goal": {"description": "Another"}})
+    with pytest.raises(WatchGap) as caught:
+        connect(core, other)
+    assert caught.value.reason == "reset"
+    assert shown(caught.value.state) == shown(other.state) == shown(core.root.state)
+    assert caught.value.state.messages == {} and set(core.tracks) == {"t"}

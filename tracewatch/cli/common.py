@@ -89,7 +89,7 @@ def connect(url: str | None) -> Api:
     named = url or os.environ.get("TRACEWATCH_URL") or ""
     if named.startswith("sqlite:"):
         raise CliError(f"{named} is a file to record into; this command needs a server: tracewatch serve --db …")
-    return Api(url)
+    return Api(url, one_history=True)
 
 
 class _Console(Console):

@@ -18,6 +18,7 @@ import click
 
 from ..client.api import Api
 from ..client.errors import ApiError
+from ..model.frames import format_cursor
 from . import text
 from .common import CliError, connect
 from .lines import STATUS_GLYPHS
@@ -151,4 +152,7 @@ def subtree(api: Api, trace_id: str) -> Iterator[tuple[dict[str, Any], int]]:
 
 def all_events(api: Api, trace: dict[str, Any], since: str | None = None) -> Iterator[bytes]:
     """The stored bytes of each event of a trace after ``since``, or of all that the log still holds."""
-    return api.events(trace["trace_id"], since if since is not None else str(trace["first_event_id"] - 1))
+    if since is None:
+        first = trace["first_event_id"] - 1
+        since = str(first) if api.epoch is None else format_cursor(api.epoch, first)  # never of another history
+    return api.events(trace["trace_id"], since)

@@ -31,14 +31,27 @@ _NDJSON = "application/x-ndjson"
 
 
 class Api:
-    """The REST calls of a server. ``url``: None takes ``TRACEWATCH_URL``, else loopback; ``token``: likewise."""
+    """The REST calls of a server. ``url``: None takes ``TRACEWATCH_URL``, else loopback; ``token``: likewise.
 
-    def __init__(self, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> None:
+    ``one_history``: what belongs together is put together from several answers, so an answer of another history of the
+    log than those before (a backup was restored meanwhile) raises ApiError 409 ``reset``.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        one_history: bool = False,
+    ) -> None:
         self._target = parse_target(url, token)
         self._addresses = Addresses(self._target.host, self._target.port)
         self._timeout_s = timeout_s  # for connecting and for each read
         self.url = self._target.url
         self._clock = ServerClock()
+        self._one_history = one_history
+        self.epoch: str | None = None  # of the log, as the last answer that holds state named it
 
     def now(self) -> float:
         """Unix time in seconds by the clock of the server, as its last answer told it; before, by this machine's."""
@@ -219,7 +232,16 @@ class Api:
         if not isinstance(answer, dict):
             raise refusal(self.url, path, response.status, dict(response.headers), data)
         self._clock.hear(answer.get("ts"))
+        self._note_epoch(answer.get("epoch"))
         return answer
+
+    def _note_epoch(self, epoch: str | None) -> None:
+        if epoch is None:
+            return
+        if self._one_history and self.epoch not in (None, epoch):
+            words = f"the log at {self.url} became another one meanwhile (restored or made anew): ask again"
+            raise ApiError(409, "reset", words)
+        self.epoch = epoch
 
     def _request(
         self,

@@ -4,6 +4,7 @@ Rule 1: an unfiltered watch hands out position + 1 and nothing else; a hole or a
 Rule 2: the position moves only with the events handed out, so a reconnect from it can't skip or repeat one.
 Rule 3: the state comes from the snapshot of each connect, and only events after it are folded into it. No snapshot has
         messages, so these are folded from every event, and carried over a reconnect.
+Rule 4: another epoch is another history. Its snapshot replaces all that is known, messages and sub-traces too.
 """
 
 from __future__ import annotations
@@ -247,13 +248,16 @@ class WatchCore:
             return
         track.snapshot = None
         state = State.from_snapshot(frame)
-        state.messages = track.state.messages
+        epoch, begin = _place(frame["cursor"])
+        if track.epoch in (None, epoch):
+            state.messages = track.state.messages
+        elif track is self.root:  # another history: nothing of the one before is true in it, whatever ids it has
+            self.tracks = {track.trace_id: track}
         track.state = state
         if frame["event"] == "snapshot":
             gap, track.gap = track.gap or {}, None
             self._pass_gap(track, gap, frame["cursor"])
         self.heartbeat_s = float(frame.get("heartbeat_s") or self.heartbeat_s)
-        epoch, begin = _place(frame["cursor"])
         track.epoch = track.epoch or epoch  # ours stays: if the server's differs, a gap frame follows
         if track.position is None:
             track.position = begin
