@@ -300,13 +300,20 @@ class Settings:
     spool_dir: str = _option(
         "text",
         "",
-        "The folder in which a recorder keeps events while the server is away",
+        "The folder in which a recorder keeps events until the server has them",
         client=True,
         shown=f"`$XDG_STATE_HOME/{_SPOOL}`, else `~/.local/state/{_SPOOL}`",
     )
     spool_bytes: int = _option("bytes", 1024**3, "The largest size of a spool on disk", low=1024, client=True)
     flush_s: float = _option(
         "seconds", 5.0, "The longest wait of `flush()` and at the agent's exit", low=0, client=True
+    )
+    linger_s: float = _option(
+        "seconds",
+        2.0,
+        "The longest wait for the server at the end of the outermost `with tracewatch.trace(…)`",
+        low=0,
+        client=True,
     )
 
     def __post_init__(self) -> None:

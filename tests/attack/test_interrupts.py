@@ -21,6 +21,7 @@ import tracewatch
 from tracewatch.client.control import Control
 from tracewatch.client.journal import Journal
 from tracewatch.client.outbox import Outbox
+from tracewatch.client.spool import Shelf, SpoolDir
 from tracewatch.client.target import recorder_settings
 from tracewatch.client.trace import Trace
 from tracewatch.model.canonical import canonical
@@ -32,7 +33,14 @@ CLIENT = str(Path(tracewatch.__file__).parent / "client")
 
 
 class Idle:
-    """A background thread that sends nothing."""
+    """A background thread that sends nothing. ``folder``: that of the spool; None: there is none."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.shelf = Shelf(SpoolDir(folder or "", 1 << 30), "http://127.0.0.1:1")
+
+    def on_the_way(self, outbox: Outbox) -> list[Outbox]:
+        """See Sender."""
+        return []
 
     def poke(self, outbox: Outbox) -> None:
         """See Background."""
@@ -50,9 +58,10 @@ def ring(number: int, frame: Any) -> None:
     raise Interrupted
 
 
-def idle_trace() -> Trace:
+def idle_trace(folder: Path | None = None) -> Trace:
     """A trace of which nothing is sent."""
-    t = Trace({"trace_id": "t"}, Idle(), recorder_settings("http://127.0.0.1:1"), fresh=True)  # type: ignore[arg-type]
+    sender: Any = Idle(folder)
+    t = Trace({"trace_id": "t"}, sender, recorder_settings("http://127.0.0.1:1"), fresh=True)
     assert isinstance(t._journal, Journal) and isinstance(t._outbox.control, Control)
     return t
 
@@ -170,18 +179,20 @@ def free(lock: Any) -> bool:
     return taken == [True]
 
 
-def test_an_exception_at_any_line_tears_nothing(alarm: Any) -> None:
-    lines = lines_of(Agent(idle_trace()).run)
+def test_an_exception_at_any_line_tears_nothing(alarm: Any, tmp_path: Path) -> None:
+    lines = lines_of(Agent(idle_trace(tmp_path)).run)
     first = {line: number for number, line in reversed(list(enumerate(lines, 1)))}
     last = {line: number for number, line in enumerate(lines, 1)}
     for number in sorted({*first.values(), *last.values()}):
-        t = idle_trace()
+        t = idle_trace(tmp_path)
         agent = Agent(t)
         *_, where = lines_of(agent.run, number)
         t.event("step", n=99)
         t._journal.flush_streams()
         assert free(t._outbox.control._lock), where
         events = taken(t)
+        t._outbox.release()  # the same from the spool
+        assert (taken(t), t._outbox.memory_bytes) == (events, 0), where
         assert len(events) == t._outbox.next_seq - 1 == t.pending, where
         steps = [event["n"] for event in events if event["event"] == "step"]
         assert len(set(steps)) == len(steps) and steps == sorted(steps), (where, steps)

@@ -110,7 +110,7 @@ async def test_what_is_said_after_the_last_moment_is_on_disk(tmp_path: Path, whe
         assert spools(tmp_path / "spool")
         # The next recorder brings it.
         nothing_left = (
-            "import pathlib\nt.event('x')\nwhile list(pathlib.Path(spool_dir).glob('*.spool')): time.sleep(0.01)"
+            "import pathlib\nt.event('x')\nwhile list(pathlib.Path(spool_dir).rglob('*.spool')): time.sleep(0.01)"
         )
         assert await run(nothing_left, url, tmp_path / "spool") == (0, "")
         assert sorted(await steps(server.url, "t")) == [1, 2, 3]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.support import DEADLINE_S
 from tracewatch.client import outbox as outbox_module
+from tracewatch.client import spool as spool_module
 from tracewatch.client.delivery import Delivery
 from tracewatch.client.outbox import Outbox
-from tracewatch.client.spool import SpoolDir
+from tracewatch.client.spool import Shelf, Spool, SpoolDir
 from tracewatch.model.canonical import parse_json
 from tracewatch.model.events import validate_event
 from tracewatch.model.mend import substitute
@@ -35,28 +38,176 @@ def directory(tmp_path: Path) -> SpoolDir:
     return SpoolDir(tmp_path, 10_000_000)
 
 
-def filled(count: int) -> Outbox:
-    outbox = Outbox(SPEC)
+@pytest.fixture
+def shelf(directory: SpoolDir) -> Iterator[Shelf]:
+    made = Shelf(directory, URL)
+    yield made
+    made.close()
+
+
+def adopted(directory: SpoolDir) -> Outbox:
+    """The outbox of the one spool that a dead process has left."""
+    (path,) = directory.boxes()
+    box = directory.adopt(path)
+    assert box is not None
+    spool = box.read_back(box.files()[0])
+    assert spool is not None
+    return Outbox.adopted(spool)
+
+
+def filled(count: int, shelf: Shelf | None = None) -> Outbox:
+    outbox = Outbox(SPEC, shelf=shelf)
     for n in range(1, count + 1):
         assert outbox.accept([event(n)])
     return outbox
 
 
-def test_what_is_on_disk_and_what_is_in_memory_are_one_sequence(directory: SpoolDir) -> None:
-    outbox = filled(10)
+def test_what_is_accepted_is_on_disk_and_what_is_acknowledged_leaves_it(directory: SpoolDir, shelf: Shelf) -> None:
+    outbox = filled(10, shelf)
+    (path,) = directory.files()
+    assert [line.count(b'"event":{') for line in path.read_bytes().splitlines()] == [0] + [1] * 10
     outbox.ack(3)
-    assert outbox.spill(directory, URL)
-    assert outbox.memory_bytes == 0
+    assert outbox.take(4, 100, 10**9) == [event(n) for n in range(4, 11)]
+    outbox.release()
+    assert (outbox.memory_bytes, outbox.pending, outbox.unsaved) == (0, 7, 0)
     outbox.accept([event(11), event(12)])
     assert outbox.take(4, 100, 10**9) == [event(n) for n in range(4, 11)]
     assert outbox.take(11, 100, 10**9) == [event(11), event(12)]
-    assert outbox.spill(directory, URL)
-    assert outbox.take(9, 100, 10**9) == [event(n) for n in range(9, 13)]
     outbox.ack(11)
-    assert len(directory.files()) == 1
+    assert directory.files() == [path]
     outbox.ack(12)
+    assert path.read_bytes().count(b"\n") == 1  # its first line
+    outbox.accept([event(13)])
+    outbox.ended = True
+    outbox.ack(13)
     assert directory.files() == []
     assert outbox.pending == 0
+
+
+def test_a_trace_in_which_nothing_happens_has_no_file(directory: SpoolDir, shelf: Shelf) -> None:
+    outbox = filled(2, shelf)
+    outbox.mark_created()
+    outbox.rest()
+    outbox.ack(2)
+    outbox.rest()
+    assert len(directory.files()) == 1
+    outbox.rest()
+    assert directory.files() == []
+    outbox.accept([event(3)])
+    assert directory.files()[0].read_bytes().startswith(b'{"created":1,')
+    outbox.let_go()
+    shelf.close()
+    again = adopted(directory)
+    assert (again.acked, again.take(3, 9, 10**9)) == (2, [event(3)])
+
+
+def test_a_write_that_a_signal_handler_cut_short_leaves_no_hole(
+    directory: SpoolDir, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception of the handler's may strike at any line: before the write, and after it."""
+    outbox = filled(3, shelf)
+    real = Spool.append
+
+    def before(spool: Spool, bodies: Any) -> None:
+        raise KeyboardInterrupt
+
+    def after(spool: Spool, bodies: Any) -> None:
+        end = spool._end
+        real(spool, bodies)
+        spool._end = end
+        raise KeyboardInterrupt
+
+    for cut in (before, after):
+        monkeypatch.setattr(Spool, "append", cut)
+        with pytest.raises(KeyboardInterrupt):
+            outbox.accept([event(outbox.next_seq)])
+        monkeypatch.undo()
+        outbox.accept([event(outbox.next_seq)])
+    outbox.release()
+    assert outbox.take(1, 99, 10**9) == [event(n) for n in range(1, 8)]
+
+
+def test_a_signal_handler_that_records_while_the_agent_does(
+    shelf: Shelf, directory: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = filled(2, shelf)
+    real = Spool._write
+
+    def interrupted(spool: Spool, data: bytes, offset: int) -> None:
+        monkeypatch.undo()
+        outbox.accept([event(outbox.next_seq)])
+        real(spool, data, offset)
+
+    monkeypatch.setattr(Spool, "_write", interrupted)
+    outbox.accept([event(3)])
+    outbox.accept([event(5)])
+    outbox.release()
+    assert outbox.take(1, 99, 10**9) == [event(n) for n in range(1, 6)]
+
+
+def test_streamed_text_is_in_the_spool_before_it_is_an_event(directory: SpoolDir, shelf: Shelf) -> None:
+    outbox = filled(2, shelf)
+    outbox.mark_created()
+    for n, said in enumerate(("It ", "is ", "the cookie.")):
+        outbox.hold_text("m1", said)
+        outbox.hold_text("m2", str(n))
+    assert outbox.pending == 2
+    outbox.ack(2)  # the text is not cut off with the events
+    shelf.close()
+    again = adopted(directory)
+    texts = [orjson.loads(body) for body in again.take(3, 9, 10**9)]
+    assert [(one["message_id"], one["append"]) for one in texts] == [("m1", "It is the cookie."), ("m2", "012")]
+    assert [one["event"] for one in texts] == ["message_updated"] * 2
+    assert again.pending == 4  # the log knows the first two
+
+
+def test_streamed_text_that_became_an_event_counts_once(directory: SpoolDir, shelf: Shelf) -> None:
+    outbox = filled(2, shelf)
+    outbox.hold_text("m", "x" * 2_000_000)
+    outbox.accept([event(3)])
+    outbox.hold_text("m", "y")
+    outbox.accept([event(4)])
+    outbox.release()
+    assert outbox.take(1, 9, 10**9) == [event(n) for n in range(1, 5)]
+    shelf.close()
+    again = adopted(directory)
+    assert again.pending == 4
+    assert again.take(1, 9, 10**9) == [event(n) for n in range(1, 5)]
+
+
+def test_what_is_acknowledged_leaves_a_file_that_is_never_empty(
+    directory: SpoolDir, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "SHRINK_BYTES", 10_000)
+    outbox = filled(1000, shelf)
+    (path,) = directory.files()
+    for n in range(1001, 3000):
+        outbox.accept([event(n)])
+        outbox.release()
+        assert outbox.take(n - 20, 1, 1) == [event(n - 20)]
+        outbox.ack(n - 20)
+    assert path.stat().st_size < 40_000
+    assert outbox.take(2980, 99, 10**9) == [event(n) for n in range(2980, 3000)]
+    shelf.close()
+    again = adopted(directory)
+    assert again.take(2980, 99, 10**9) == [event(n) for n in range(2980, 3000)]
+    assert again.next_seq == 3000
+
+
+def test_a_fork_leaves_the_parent_its_spool(directory: SpoolDir, shelf: Shelf) -> None:
+    outbox = filled(3, shelf)
+    child = os.fork()
+    if not child:
+        outbox.start_over()
+        shelf.after_fork()
+        outbox.accept([event(1)])
+        os._exit(0 if outbox.spool is not None and outbox.spool.last_seq == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(directory.boxes()) == 2
+    assert sum(directory.adopt(path) is not None for path in directory.boxes()) == 1  # the child is gone
+    outbox.accept([event(4)])
+    outbox.release()
+    assert outbox.take(1, 9, 10**9) == [event(n) for n in range(1, 5)]
 
 
 def test_a_take_is_bounded() -> None:
@@ -66,32 +217,27 @@ def test_a_take_is_bounded() -> None:
     assert outbox.take(11, 99, 1) == []
 
 
-def test_the_next_process_goes_on_with_the_same_numbers(directory: SpoolDir) -> None:
-    outbox = filled(5)
-    outbox.ack(2)
-    outbox.spill(directory, URL)
-    assert outbox.spool is not None
-    outbox.spool.close()
-    spool = directory.adopt(directory.files()[0], URL)
-    assert spool is not None
-    adopted = Outbox.adopted(spool)
-    assert (adopted.producer, adopted.spec, adopted.acked, adopted.pending) == (outbox.producer, SPEC, 2, 3)
-    assert adopted.take(3, 99, 10**9) == [event(3), event(4), event(5)]
-    adopted.ack(5)
+def test_the_next_process_goes_on_with_the_same_numbers(directory: SpoolDir, shelf: Shelf) -> None:
+    outbox = filled(5, shelf)
+    shelf.close()
+    again = adopted(directory)
+    assert (again.producer, again.spec, again.acked, again.pending) == (outbox.producer, SPEC, 0, 5)
+    again.ack(2)  # as the log says
+    assert again.take(3, 99, 10**9) == [event(3), event(4), event(5)]
+    again.ack(5)
     assert directory.files() == []
 
 
 def test_without_room_the_newest_are_dropped_and_told_of(
-    directory: SpoolDir, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    directory: SpoolDir, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outbox_module, "SPILL_BYTES", 1000)
+    monkeypatch.setattr(outbox_module, "MEMORY_BYTES", 1000)
+    monkeypatch.setattr(outbox_module, "DISK_AGAIN_S", 0.0)
     directory.limit_bytes = 500
-    outbox = filled(30)
-    assert not outbox.spill(directory, URL)
-    assert not outbox.spill(directory, URL)
-    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
+    outbox = filled(3, shelf)
     while outbox.accept([event(0)]):
         pass
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
     assert not outbox.accept([event(0), event(0)])
     assert outbox.memory_bytes <= 1000
     assert outbox.dropped == 3
@@ -102,16 +248,33 @@ def test_without_room_the_newest_are_dropped_and_told_of(
     validate_event(parse_json(dropped))
 
 
-def test_a_burst_faster_than_the_disk_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "HARD_BYTES", 1000)
+def test_a_disk_that_is_full_for_a_while(
+    directory: SpoolDir, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outbox_module, "DISK_AGAIN_S", 0.0)
+    outbox = filled(3, shelf)
+    limit, directory.limit_bytes = directory.limit_bytes, 0
+    for n in range(4, 9):
+        assert outbox.accept([event(n)])
+    assert outbox.unsaved == 5
+    directory.limit_bytes = limit
+    outbox.accept([event(9)])
+    assert outbox.unsaved == 0
+    outbox.release()
+    assert outbox.take(1, 99, 10**9) == [event(n) for n in range(1, 10)]
+    assert len(caplog.records) == 1
+
+
+def test_without_a_disk_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "MEMORY_BYTES", 1000)
     outbox = Outbox(SPEC)
     assert sum(outbox.accept([event(1)]) for _ in range(100)) == 1000 // len(event(1))
 
 
-def test_a_spool_that_is_damaged_costs_what_was_in_it_and_no_more(directory: SpoolDir) -> None:
-    outbox = filled(5)
+def test_a_spool_that_is_damaged_costs_what_was_in_it_and_no_more(directory: SpoolDir, shelf: Shelf) -> None:
+    outbox = filled(5, shelf)
     outbox.ack(1)
-    outbox.spill(directory, URL)
+    outbox.release()
     outbox.accept([event(6)])
     assert outbox.spool is not None
     outbox.spool.path.write_bytes(b"\0" * 1000)
@@ -133,14 +296,14 @@ def test_a_server_that_lost_its_past_gets_a_new_producer() -> None:
     assert (outbox.producer, outbox.wire_seq(5)) == (f"{name}.5", 1)
 
 
-def test_a_refused_event_is_told_of_in_its_place(directory: SpoolDir) -> None:
-    outbox = filled(5)
+def test_a_refused_event_is_told_of_in_its_place(shelf: Shelf) -> None:
+    outbox = filled(5, shelf)
     body = substitute(event(2), "unknown_goal", "there is none")
     validate_event(parse_json(body))
     said = orjson.loads(body)
     assert (said["original_event"], said["refused"]) == ("thought", orjson.loads(event(2)))
     outbox.replace(2, body)
-    outbox.spill(directory, URL)
+    outbox.release()
     assert outbox.take(1, 3, 10**9) == [event(1), body, event(3)]
     outbox.ack(2)
     assert not outbox.replaced(2)
@@ -241,17 +404,20 @@ def converse(outbox: Outbox, server: FakeServer, cut: int, lost_acks: int, batch
     ),
 )
 def test_for_any_faults_each_event_is_stored_once_in_order(
-    directory: SpoolDir, poison: set[int], turns: list[tuple[int, int, int, int, bool]]
+    directory: SpoolDir, shelf: Shelf, poison: set[int], turns: list[tuple[int, int, int, int, bool]]
 ) -> None:
-    outbox, server, n = Outbox(SPEC), FakeServer(poison), 0
+    outbox, server, n = Outbox(SPEC, shelf=shelf), FakeServer(poison), 0
     for more, cut, lost_acks, batch, spill in turns:
         for _ in range(more):
             n += 1
             outbox.accept([event(n)])
         if spill:
-            outbox.spill(directory, URL)
+            outbox.release()
         converse(outbox, server, cut, lost_acks, batch)
     converse(outbox, server, 10_000, 0, 5)
+    outbox.mark_created()
+    outbox.rest()
+    outbox.rest()
     assert outbox.pending == 0
     assert [one.get("n") or -1 for one in server.stored] == [-1 if i in poison else i for i in range(1, n + 1)]
     assert directory.files() == []

@@ -18,7 +18,7 @@ from tests.client.test_record import events, say, spools
 from tests.support import ServerProcess, until
 from tracewatch.client.api import Api
 from tracewatch.client.outbox import Outbox
-from tracewatch.client.spool import SpoolDir
+from tracewatch.client.spool import Shelf, SpoolDir
 from tracewatch.client.trace import Trace
 from tracewatch.log.sqlite.backup import backup
 from tracewatch.log.sqlite.restore import restore_file
@@ -186,18 +186,18 @@ async def test_a_spool_left_by_a_process_that_has_died(tmp_path: Path, new_trace
 def test_a_spool_made_after_the_loss_knows_what_is_to_be_told(tmp_path: Path) -> None:
     directory = SpoolDir(tmp_path, 1 << 20)
     for told in (False, True):
-        outbox = Outbox({"trace_id": "t"})
+        shelf = Shelf(directory, "u")
+        outbox = Outbox({"trace_id": "t"}, shelf=shelf)
         outbox.accept([b'{"event":"step"}'] * 5)
         outbox.ack(5)
         outbox.lost(2)
         if told:
             outbox.ack(5)
         outbox.accept([b'{"event":"step","n":6}'])
-        assert outbox.spill(directory, "u")
-        assert outbox.spool is not None
-        path = outbox.spool.path
-        outbox.spool.close()
-        spool = directory.adopt(path, "u")
+        shelf.close()
+        (box,) = (directory.adopt(path) for path in directory.boxes())
+        assert box is not None
+        spool = box.read_back(box.files()[0])
         assert spool is not None
         adopted = Outbox.adopted(spool)
         assert (adopted.producer, adopted.acked) == (outbox.producer, outbox.acked)
@@ -206,3 +206,4 @@ def test_a_spool_made_after_the_loss_knows_what_is_to_be_told(tmp_path: Path) ->
         assert [adopted.take(first + n, 1, 1)[0] for n in range(len(bodies))] == bodies
         assert adopted.wire_seq(first) == outbox.wire_seq(first) == 1 + told
         spool.remove()
+        box.close()

@@ -32,6 +32,7 @@ COMMANDS = {  # by module, in the order of the help; a module is loaded when its
     "answer": "answer",
     "cancel": "cancel",
     "token": "token",
+    "flush": "flush",
     "import": "importing",
     "export": "export",
     "backup": "backup",

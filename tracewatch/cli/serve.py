@@ -7,13 +7,16 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import InvalidField, LogLocked, NeedsToken
 from ..settings import OPTIONS, Option, Settings
 from .common import CliError, examples
+
+if TYPE_CHECKING:
+    from ..client.sender import Sender
 
 EXAMPLES = examples("""
     tracewatch serve
@@ -69,6 +72,7 @@ def _serve(with_parent: bool, **given: Any) -> None:
     except InvalidField as error:
         raise CliError(error.message) from error
     from ..server.run import check_tokens, serve  # here, so that --help does not load the server
+    from .spools import deliver_to_server
 
     if with_parent:
         _leave_with_stdin()
@@ -77,7 +81,18 @@ def _serve(with_parent: bool, **given: Any) -> None:
     except NeedsToken as error:
         raise CliError(error.message) from error
     asyncio.run(_look_at_log(settings.db))
-    serve(settings, on_ready=lambda url: click.echo(f"listening on {url}", err=True))
+    delivering: list[Sender | None] = []
+
+    def ready(url: str) -> None:
+        click.echo(f"listening on {url}", err=True)
+        delivering.append(deliver_to_server(settings, url))
+
+    try:
+        serve(settings, on_ready=ready)
+    finally:
+        for sender in filter(None, delivering):
+            sender.shutdown()
+            sender.let_go()
 
 
 async def _look_at_log(db: str) -> None:

@@ -58,6 +58,8 @@ class Delivery:
         self._follows = itertools.count()  # the second in it: deliveries have no order
         self.held: deque[tuple[int, Delivery]] = deque()  # events behind this seq wait for this sub-trace to be created
         self.parent: Delivery | None = None
+        self.failing = False  # the last attempt was in vain
+        self.pausing = False  # it waits for the next attempt
         self.tried = False  # to create the trace: created or not, nobody has to wait for it
         self._uplink = uplink
         self._directory = directory
@@ -73,6 +75,7 @@ class Delivery:
 
     async def run(self) -> None:
         """Deliver until the trace has ended and all is acknowledged, or until the process ends."""
+        failed: Exception
         while True:
             last_try = self.closing
             if self.down_since is None:
@@ -81,17 +84,20 @@ class Delivery:
                 await self._once()
                 return
             except Leaving as error:
-                wait_s = error.wait_s
+                failed, wait_s = error, error.wait_s
             except NotYet as error:
                 self._warn(error.cause)
-                wait_s = error.wait_s
+                failed, wait_s = error, error.wait_s
             except (LineBroken, Unreachable, ApiError) as error:
                 self._warn(error)
-                wait_s = max(self._backoff.next(), patience_s(error))
+                failed, wait_s = error, max(self._backoff.next(), patience_s(error))
+            self.failing = True
             self._was_tried()
-            if last_try:
+            if last_try or (self.outbox.orphaned and isinstance(failed, ApiError)):  # other spools wait for their turn
                 return
+            self.pausing = True
             await self._pause(wait_s)
+            self.pausing = False
 
     def _warn(self, error: Exception) -> None:
         if isinstance(error, ApiError):
@@ -104,7 +110,7 @@ class Delivery:
         line = await self._uplink.open(self.outbox.trace_id, self.outbox.producer, alone=alone)
         self._sizes.clear()
         try:
-            self.connected = True
+            self.connected, self.failing = True, False
             await self._converse(line)
         except Cut as error:
             self._was_cut(error, alone)
@@ -118,7 +124,7 @@ class Delivery:
         """Wait. New events do not shorten the wait; the end of the process does."""
         until = asyncio.get_running_loop().time() + seconds
         while not self.closing and (left := until - asyncio.get_running_loop().time()) > 0:
-            self._awake()
+            self.wake.clear()  # but ``poked`` stays: a wake-up for each event would take the agent's time for nothing
             await self._sleep(left)
 
     def _awake(self) -> None:
@@ -275,7 +281,7 @@ class Delivery:
                     beat_at = now + lease_s / 3
                     outbox.control.look_again()
                 await self._sleep(min(beat_at - now, 1.0) if window.in_flight else beat_at - now)
-                if not window.in_flight and not self.closing and outbox.next_seq - window.next < FLOCK:
+                if not self.closing and 0 < outbox.next_seq - window.next < FLOCK:
                     await asyncio.sleep(GATHER_S)
         finally:
             reader.cancel()

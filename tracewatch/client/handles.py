@@ -269,6 +269,8 @@ class Message(RecordedBlock):
                 self._journal.streams(self)
                 waits = bool(self._text)
                 self._text.append(text)
+                if self._told_at + STREAM_S > time.monotonic():  # else it becomes an event at once
+                    self._journal.hold_text(self.id, text)
         except Exception as error:
             self._journal.own_fault(error)
             return

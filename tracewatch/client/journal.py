@@ -57,7 +57,7 @@ class Background(Protocol):
         """Wake the thread: there are events to deliver."""
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call a function in the background thread after some seconds, or never if the process ends before."""
+        """Call a function in the background thread after some seconds, or at the latest when the process ends."""
 
 
 class TextStream(Protocol):
@@ -211,6 +211,10 @@ class Journal:
         """Take note that a message has text, which becomes an event before the next one. The lock must be held."""
         self.settle()
         self._streams[message] = None
+
+    def hold_text(self, message_id: str, text: str) -> None:
+        """Keep text in the spool that is an event later: the process may die before. The lock must be held."""
+        self.outbox.hold_text(message_id, text)
 
     def flush_later(self, seconds: float) -> None:
         """Make events of all waiting text after some seconds."""

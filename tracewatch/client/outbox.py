@@ -1,8 +1,9 @@
 """The outbox: a recorder's events on their way to the log. They get a number when accepted and leave when acknowledged.
 
-Rule 1: the acknowledged events are a prefix. After them come the events in the spool, and then those in memory:
-        acked < spool < memory, without a hole. So reading in this order sends the events in their order.
-Rule 2: ``accept`` is called by the agent's threads and does no I/O. Only the background thread touches the spool.
+Rule 1: the acknowledged events are a prefix. The others are in the spool as soon as they are accepted, and the newest
+        of them in memory as well, from where they are sent. What the disk does not take is in memory only.
+Rule 2: ``accept`` is called by the agent's threads, and writes to the page cache (``spool.py``). Only the background
+        thread reads files, makes them shorter and removes them.
 Rule 3: without room the newest events are not accepted. They are counted, and an event ``recorder_dropped`` reports
         them later.
 Rule 4: an exception may come between any two lines of ``accept``: a signal handler raises. Its caller then calls
@@ -15,15 +16,17 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 from .control import Control
-from .spool import Spool, SpoolDir, SpoolError
+from .encode import encode
+from .spool import Shelf, Spool, SpoolError
 
-SPILL_BYTES = 8 * 1024 * 1024  # more than this in memory goes to disk
-HARD_BYTES = 64 * 1024 * 1024  # the most in memory, for bursts that are faster than the disk
+MEMORY_BYTES = 8 * 1024 * 1024  # of a trace's events in memory
+TEXT_CHARS = 64 * 1024  # of streamed text in a line of the spool
+DISK_AGAIN_S = 1.0  # time between two tries of a disk that takes nothing
 
 _log = logging.getLogger("tracewatch")
 
@@ -34,13 +37,14 @@ def new_producer() -> str:
 
 
 class Outbox:
-    """The events of one producer for one trace."""
+    """The events of one producer for one trace. ``shelf``: the place for its spool; None: memory is all there is."""
 
     def __init__(
         self,
         spec: dict[str, Any],
         producer: str | None = None,
         *,
+        shelf: Shelf | None = None,
         after: tuple[Outbox, int] | None = None,
         control: Control | None = None,
     ) -> None:
@@ -56,17 +60,19 @@ class Outbox:
         self.ended = False  # nothing more is expected, though it may come
         self.orphaned = False  # its process is gone
         self.spool: Spool | None = None
-        self.closed_to_new = False  # the disk takes no more: memory is all there is
+        self._shelf = shelf
         self.after_fork: Callable[[], None] | None = None  # called in a forked child
-        self._memory: dict[int, bytes] = {}  # seq → event, in order
+        self._memory: dict[int, bytes] = {}  # seq → event, from _first to the last
         self._first = 1  # the seq of the first in memory
         self._bytes = 0
+        self._loose = False  # whether the spool has text after the last event
+        self._rested = 0  # the last seq at the last look, if all was acknowledged
+        self._disk_at = 0.0  # monotonic: the disk is not tried again before
         self.unreported = 0  # dropped since the last recorder_dropped
         self._refused: Sequence[bytes] = ()  # the events that were dropped last
         self._base = 0  # what is taken off a seq on the wire, after the server has lost this producer's past
         self._replaced: dict[int, bytes] = {}  # what goes in the place of refused events
         self._lost = 0  # how many the server lost; told in the place of the last of them, the first under the new name
-        self._disk = threading.Lock()  # at exit the main thread may write what the background thread could not
         self._done = threading.Condition(self.lock)
         self._warned: set[str] = set()
 
@@ -85,16 +91,30 @@ class Outbox:
         """The bytes of the events in memory."""
         return self._bytes
 
+    @property
+    def unsaved(self) -> int:
+        """The number of events that only memory has."""
+        with self.lock:
+            saved = self.spool.last_seq if self.spool is not None else 0
+            return self.next_seq - 1 - max(saved, self.acked)
+
     def warn_once(self, about: str, text: str, *values: object) -> None:
         """Log a warning, but only the first one of its kind."""
         if about not in self._warned:
             self._warned.add(about)
             _log.warning(text, *values)
 
+    def is_below(self, other: Outbox) -> bool:
+        """Whether this is ``other``, or the outbox of a sub-trace of its."""
+        above: Outbox | None = self
+        while above is not None and above is not other:
+            above = above.after[0] if above.after is not None else None
+        return above is not None
+
     # --- the agent's side ---
 
     def accept(self, bodies: Sequence[bytes], seq: int | None = None) -> bool:
-        """Take events, all or none. Returns False if there is no room for them.
+        """Take events, all or none: they are in the spool when this returns. Returns False if there is no room.
 
         ``seq``: the number that the first of them gets. If the outbox is beyond it, an interrupted call has taken them.
         """
@@ -102,13 +122,16 @@ class Outbox:
         with self.lock:
             first = self.next_seq if seq is None else seq
             if first != self.next_seq:
+                self._save()
                 return True
-            if self._bytes + size > (SPILL_BYTES if self.closed_to_new else HARD_BYTES):
-                count = len(bodies)
-                if bodies is not self._refused:
-                    self._refused, self.dropped, self.unreported = (
-                        bodies, self.dropped + count, self.unreported + count)  # fmt: skip
-                return False
+            if self._bytes + size > MEMORY_BYTES:
+                self.release()
+                if self._bytes + size > MEMORY_BYTES:
+                    count = len(bodies)
+                    if bodies is not self._refused:
+                        self._refused, self.dropped, self.unreported = (
+                            bodies, self.dropped + count, self.unreported + count)  # fmt: skip
+                    return False
             if self.unreported:
                 bodies = [b'{"event":"recorder_dropped","count":%d}' % self.unreported, *bodies]
                 self._warned.discard("dropped")
@@ -117,7 +140,77 @@ class Outbox:
             end = first + len(bodies)
             if self.next_seq == first:  # a signal handler that records may have been here in between
                 self.next_seq, self._bytes, self.unreported = end, self._bytes + size, 0
+            self._save()
             return True
+
+    def begin(self) -> None:
+        """Have the trace itself in the spool, so that it is created if this process dies now."""
+        with self.lock:
+            if self._shelf is not None and self.spool is None and not self.created and not self.ended:
+                self._save(begin=True)
+
+    def hold_text(self, message_id: str, text: str) -> None:
+        """Keep streamed text in the spool until it is an event: ``accept`` comes for it soon."""
+        with self.lock:
+            self._save()
+            if self._shelf is None or self.unsaved or time.monotonic() < self._disk_at:
+                return
+            try:
+                self._loose = True
+                for start in range(0, len(text), TEXT_CHARS):
+                    part = text[start : start + TEXT_CHARS]
+                    self._spool_of(self._shelf).add_text(message_id, part, time.time())
+            except SpoolError as error:
+                self._disk_failed(error)
+
+    def _save(self, *, begin: bool = False) -> None:
+        """Write what the spool does not have: the last events, and before them what an earlier write did not.
+
+        ``begin``: write also if there are none.
+        """
+        spool = self.spool
+        have = self._first - 1 if spool is None else spool.last_seq
+        if self._shelf is None or (have + 1 == self.next_seq and not begin):
+            return
+        if self._disk_at and time.monotonic() < self._disk_at:
+            return
+        try:
+            spool = self._spool_of(self._shelf)
+            spool.append([self._memory[seq] for seq in range(spool.last_seq + 1, self.next_seq)])
+            self._loose = False
+            self._disk_at = 0.0
+        except SpoolError as error:
+            self._disk_failed(error)
+
+    def _spool_of(self, shelf: Shelf) -> Spool:
+        if self.spool is None:
+            self.spool = shelf.create(self._header(), self._first)
+        return self.spool
+
+    def _disk_failed(self, error: SpoolError) -> None:
+        self._disk_at = time.monotonic() + DISK_AGAIN_S
+        if self._shelf is not None and not self._shelf.told and not self._shelf.directory.missing:
+            self._shelf.told = True
+            said = "trace %s: events are kept in memory only and may be dropped: %s"
+            self.warn_once("dropped", said, self.trace_id, error)
+
+    def save_rest(self) -> None:
+        """Write what a full disk did not take before."""
+        with self.lock:
+            self._save()
+
+    def release(self) -> None:
+        """Drop from memory what is on disk."""
+        with self.lock:
+            last = self.spool.last_seq if self.spool is not None else 0
+            while self._first <= last and self._first < self.next_seq:
+                self._drop_first()
+
+    def _drop_first(self) -> None:
+        seq = self._first
+        size = len(self._memory.get(seq, b""))
+        self._first, self._bytes = seq + 1, self._bytes - size
+        self._memory.pop(seq, None)
 
     def wait_acked(self, seq: int, timeout_s: float | None) -> bool:
         """Wait until the trace is there and everything up to ``seq`` is acknowledged."""
@@ -147,22 +240,23 @@ class Outbox:
         return taken
 
     def _read(self, seq: int, max_events: int, max_bytes: int) -> list[bytes]:
-        if self.spool is not None and seq <= self.spool.last_seq:
-            try:
-                return self.spool.read(seq, max_events, max_bytes)
-            except SpoolError as error:
-                self._give_up_spool(error)
-                return []
         taken: list[bytes] = []
         size = 0
         with self.lock:
-            for number in range(max(seq, self._first), min(seq + max_events, self.next_seq)):
-                body = self._memory[number]
-                size += len(body)
-                if taken and size > max_bytes:
-                    break
-                taken.append(body)
-        return taken
+            spool = self.spool
+            if seq >= self._first or spool is None:
+                for number in range(max(seq, self._first), min(seq + max_events, self.next_seq)):
+                    body = self._memory[number]
+                    size += len(body)
+                    if taken and size > max_bytes:
+                        break
+                    taken.append(body)
+                return taken
+        try:
+            return spool.read(seq, min(max_events, self._first - seq), max_bytes)
+        except SpoolError as error:
+            self._give_up_spool(error)
+            return []
 
     def ack(self, seq: int) -> None:
         """Drop all events up to ``seq``, which the log has."""
@@ -171,58 +265,59 @@ class Outbox:
                 return
             self.acked = min(seq, self.next_seq - 1)
             while self._first <= self.acked:
-                self._bytes -= len(self._memory.pop(self._first))
-                self._first += 1
+                self._drop_first()
+            if self.spool is not None:
+                if self.spool.header.get("lost") and self.acked > self._base:
+                    self._restate()  # the loss is told
+                self._leave(self.spool)
             self._done.notify_all()
-        self._replaced = {at: body for at, body in self._replaced.items() if at > self.acked}
-        if self.spool is not None:
-            if self.acked >= self.spool.last_seq:
+        if self._replaced:
+            self._replaced = {at: body for at, body in self._replaced.items() if at > self.acked}
+
+    def _leave(self, spool: Spool) -> None:
+        """Have what is acknowledged leave the spool."""
+        if self.acked < spool.last_seq:
+            spool.forget(self.acked)
+        elif not self._loose:
+            if (self.ended and not self.pending) or self.acked > spool.last_seq:
+                self.spool = None
+                spool.remove()
+            else:
+                spool.forget(self.acked)
+
+    def rest(self) -> None:
+        """Remove the file of a trace in which nothing has happened since the last look, and all is acknowledged."""
+        with self.lock:
+            last = self.next_seq - 1
+            spool = self.spool
+            if spool is None or last != self.acked or self._loose or not self.created:
+                self._rested = -1
+            elif self._rested == last:
+                self.spool = None
+                spool.remove()
+            else:
+                self._rested = last
+
+    def finish(self) -> None:
+        """Remove the file of a trace that is over, all of it being in the log."""
+        with self.lock:
+            if self.spool is not None and not self.pending and not self._loose:
                 self.spool.remove()
                 self.spool = None
-                self.closed_to_new = False
-            else:
-                self.spool.forget(self.acked)
 
     def mark_created(self) -> None:
         """Note that the trace exists in the log."""
         with self._done:
             self.created = True
+            if self.spool is not None:
+                self.spool.mark_created()
             self._done.notify_all()
 
-    def spill(self, directory: SpoolDir, url: str) -> bool:
-        """Move the events in memory to disk. Returns False, with one warning, if the disk does not take them."""
-        with self._disk:
-            return self._spill(directory, url)
-
-    def _spill(self, directory: SpoolDir, url: str) -> bool:
-        while True:
-            with self.lock:
-                bodies = list(islice(self._memory.values(), min(500, self.next_seq - self._first)))
-            if not bodies:
-                self.closed_to_new = False
-                return True
-            try:
-                if self.spool is not None and self.spool.closed:
-                    self.spool = directory.adopt(self.spool.path, url)  # unless another process delivers it by now
-                if self.spool is None:
-                    self.spool = directory.create(self._header(url), self._first)
-                self.spool.append(bodies)
-            except SpoolError as error:
-                self.closed_to_new = True
-                self.warn_once("dropped", "trace %s: events are kept in memory only and may be dropped: %s",
-                               self.trace_id, error)  # fmt: skip
-                return False
-            with self.lock:
-                for body in bodies:
-                    del self._memory[self._first]
-                    self._bytes -= len(body)
-                    self._first += 1
-
-    def _header(self, url: str) -> dict[str, Any]:
+    def _header(self) -> dict[str, Any]:
         after = self.after and [self.after[0].producer, self.after[1]]
         lost = self._lost if self.acked < self._base + 1 else 0  # not told yet
         name = {"producer": self.producer, "base": self._base, "lost": lost}
-        return {"url": url, "spec": self.spec, **name, "after": after}
+        return {"created": int(self.created), "spec": self.spec, **name, "after": after}
 
     def lost(self, count: int) -> None:
         """Report in the place of the last one that the server has lost the last ``count`` acknowledged events.
@@ -230,15 +325,28 @@ class Outbox:
         The trace was deleted, or the database restored from a backup. The lost events are nowhere else.
         """
         with self.lock:
-            self.renumber()
+            self._rename()
             self._base -= 1
             self.acked, self._lost = self._base, count
+            self._restate()
 
     def renumber(self) -> None:
         """Go on under a new name from 1."""
+        with self.lock:
+            self._rename()
+            self._restate()
+
+    def _rename(self) -> None:
         self.producer = f"{self.producer.partition('.')[0]}.{self.acked + 1}"
         self._base = self.acked
         self._lost = 0
+
+    def _restate(self) -> None:
+        """Write the new name into the spool."""
+        if self.spool is not None:
+            kept = {key: value for key, value in self.spool.header.items() if key in ("url", "host")}
+            header = self._header() | kept
+            self.spool.rewrite(header, self.acked + (2 if header["lost"] else 1))
 
     def replaced(self, seq: int) -> bool:
         """Whether the event with this seq already stands in the place of a refused one."""
@@ -249,12 +357,12 @@ class Outbox:
         self._replaced[seq] = body
 
     def _give_up_spool(self, error: SpoolError) -> None:
-        spool, self.spool = self.spool, None
-        assert spool is not None
-        lost = spool.last_seq - self.acked
-        _log.warning("trace %s: up to %d events are lost: %s", self.trace_id, lost, error)
-        spool.damaged()
         with self._done:
+            spool, self.spool = self.spool, None
+            assert spool is not None
+            lost = self._first - 1 - self.acked
+            _log.warning("trace %s: up to %d events are lost: %s", self.trace_id, lost, error)
+            spool.damaged()
             self.dropped += lost
             self.unreported += lost
             self.acked = self._first - 1
@@ -263,22 +371,51 @@ class Outbox:
 
     @classmethod
     def adopted(cls, spool: Spool, after: tuple[Outbox, int] | None = None) -> Outbox:
-        """The outbox of a dead process, from the spool that it left."""
+        """The outbox of a dead process, from the spool that it left. Its streamed text becomes events first."""
         outbox = cls(spool.header["spec"], spool.header["producer"], after=after)
         outbox.spool = spool
         outbox._base, outbox._lost = spool.header.get("base", 0), spool.header.get("lost", 0)
         outbox.acked = spool.first_seq - (2 if outbox._lost else 1)
-        outbox.next_seq = outbox._first = spool.last_seq + 1
+        outbox._first = outbox.next_seq = spool.last_seq + 1
+        outbox._append_text(spool)
         outbox.ended = outbox.orphaned = True
         return outbox
+
+    def _append_text(self, spool: Spool) -> None:
+        texts: dict[str, list[str]] = {}
+        for one in spool.loose:
+            texts.setdefault(one["message_id"], []).append(one["text"])
+        bodies: list[bytes] = []
+        for message_id, parts in texts.items():
+            event = {"event": "message_updated", "message_id": message_id, "append": "".join(parts)}
+            (*_, at) = (one["at"] for one in spool.loose if one["message_id"] == message_id)
+            bodies += encode(event, at)
+        try:
+            spool.append(bodies)
+            self._first = self.next_seq = spool.last_seq + 1
+        except SpoolError:  # then they are in memory
+            self._memory = dict(enumerate(bodies, self._first))
+            self.next_seq = self._first + len(bodies)
+        spool.loose = []
+
+    def let_go(self) -> None:
+        """Leave the spool to other processes. Events that come even later are those of another producer."""
+        with self.lock:
+            self.save_rest()
+            self.release()
+            if self.spool is not None:
+                self.spool.close()
+                self.spool = None
+                self.acked = self._first - 1
+                self._rename()
 
     def start_over(self) -> None:
         """Start anew in a forked child. The parent sends the events accepted so far; the child is another producer."""
         if self.spool is not None:
-            self.spool.close()
+            self.spool.abandon()
         ended, control, after_fork = self.ended, self.control, self.after_fork
         control.after_fork()
-        self.__init__(self.spec, after=None, control=control)  # type: ignore[misc]
+        self.__init__(self.spec, shelf=self._shelf, after=None, control=control)  # type: ignore[misc]
         self.ended, self.after_fork = ended, after_fork
         if after_fork is not None:
             after_fork()

@@ -1,11 +1,11 @@
 """The background thread: one for each url of a process, shared by all its traces, started with the first event.
 
-Rule 1: the agent's threads only append to an outbox and wake this thread. Everything that may have to wait happens
-        here.
+Rule 1: the agent's threads only append to an outbox, which writes to the spool, and wake this thread. Everything that
+        may have to wait happens here.
 Rule 2: a forked child starts over with a thread and producers of its own. ``SENDERS`` is the one global object of the
         client, because threads, forks and exits belong to the process.
-Rule 3: at exit, events are sent for at most ``flush_s``; the others are on disk before the process ends. Events that
-        are recorded even later, by exit handlers and by threads that live longer, go to disk at once.
+Rule 3: at exit, events are sent for at most ``flush_s``; the others stay in the spool. So do events that are recorded
+        even later, by exit handlers and by threads that live longer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import math
 import os
 import sys
 import threading
@@ -20,20 +21,24 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..settings import Settings
+from .backlog import Backlog
 from .delivery import Delivery
 from .lines import Uplink
 from .link import ServerUplink
-from .outbox import SPILL_BYTES, Outbox
-from .spool import SpoolDir, SpoolError
-from .target import target_of
+from .outbox import Outbox
+from .spool import Shelf, SpoolDir
+from .target import same_log, target_of
 
 TICK_S = 0.25
-AWAY_S = 0.5  # events in memory go to disk after so long without a connection
-ORPHANS_S = 30.0  # time between two looks for spools of dead processes
-ORPHANS = 100  # the most such spools that are delivered at the same time
-EXIT_GRACE_S = 3.0  # time after flush_s to write the spool
+AWAY_S = 0.5  # events leave memory, which the spool has as well, after so long without a connection
+LOOK_S = 30.0  # time between two looks for spools of dead processes
+AT_ONCE = 100  # the most spools of the backlog that are delivered at the same time
+EXIT_GRACE_S = 3.0  # time after flush_s for the end of the thread
+FILE_IDLE_S = 10.0  # a log's file is kept open for so long, for the next trace
+EXIT_STEP_S = 0.1  # at exit: time between two looks for what else can be sent
 RESTART_S = 0.5  # time between two tries to start the thread
 NO_SPOOL = (
     "tracewatch has no place for a spool, as this user has no home folder: while the server is away, events are kept "
@@ -44,7 +49,12 @@ _log = logging.getLogger("tracewatch")
 
 
 class Sender:
-    """Delivers outboxes to one url."""
+    """Delivers outboxes to one url.
+
+    ``meant``: whether a spool of a dead process, by its first line, is for this url; by default if it names the same
+    log. ``look_s``: the time between two looks for such spools. ``private``: only in a folder where nobody else can put
+    any.
+    """
 
     def __init__(
         self,
@@ -54,62 +64,127 @@ class Sender:
         flush_s: float,
         on_start: Callable[[], None] = lambda: None,  # a thread starts: see to its end
         token: str = "",
+        *,
+        meant: Callable[[dict[str, Any]], bool] | None = None,
+        look_s: float = LOOK_S,
+        private: bool = False,
     ) -> None:
         self.url = url
         self.direct = url.startswith("sqlite:")
         self.flush_s = flush_s
         self._on_start = on_start
         self._token = token
-        self.directory = SpoolDir(spool_dir, spool_bytes)
+        self._look_s = look_s
+        self.directory = SpoolDir(spool_dir, spool_bytes, private=private)
+        self.shelf = Shelf(self.directory, url)
+        self.backlog = Backlog(self.directory, meant or (lambda header: same_log(str(header["url"]), url)))
         self._known: weakref.WeakSet[Outbox] = weakref.WeakSet()
         self._forget_threads()
 
     def _forget_threads(self) -> None:
         self._lock = threading.RLock()
         self._deliveries: dict[Outbox, Delivery] = {}
+        self._from_backlog: dict[Outbox, tuple[Path, int]] = {}  # those that waited there: their files, their events
+        self._tasks: dict[asyncio.Task[None], Delivery] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._waiting: set[Outbox] = set()  # until the thread has started
         self._start_at = 0.0  # monotonic: not tried again before
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._later: set[Callable[[], None]] = set()  # what is to be called soon
         self._wake = asyncio.Event()
         self._over = False  # whether the process ends
-        self._late = False  # whether the thread has ended for good
+        self.looked = False  # whether there was a look for spools of dead processes
+        self._in_vain = False  # whether a ``with`` has waited in vain at its end
 
     def after_fork(self) -> None:
         """Start anew in a forked child: it has none of the parent's threads, and the parent sends its own events."""
-        for delivery in self._deliveries.values():
-            delivery.outbox.start_over()
-        for outbox in self._known:
-            if outbox not in self._deliveries:
-                outbox.start_over()
+        for outbox in {*self._deliveries, *self._all_known()}:
+            outbox.start_over()
+        self.backlog.after_fork()
+        self.shelf.after_fork()
         self._forget_threads()
+
+    def _all_known(self) -> list[Outbox]:
+        while True:
+            try:
+                return list(self._known)
+            except RuntimeError:
+                pass  # another thread has added one meanwhile
 
     # --- from any thread ---
 
     def poke(self, outbox: Outbox) -> None:
         """Wake the thread: there are events to deliver."""
-        if self._late:
-            self._put_on_disk(outbox)
-            return
         delivery, loop = self._deliveries.get(outbox), self._loop
         if delivery is None or loop is None or loop.is_closed():
-            self._register(outbox)
+            if not (outbox.ended and outbox.created and not outbox.pending):  # else it was delivered a moment ago
+                outbox.begin()
+                self._register(outbox)
         elif not delivery.poked:
             delivery.poked = True
             try:
                 loop.call_soon_threadsafe(delivery.wake.set)
             except RuntimeError:
-                pass  # the process ends: ``spill_rest`` is about to come by
+                pass  # the process ends, and the events are in the spool
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call a function in the background thread after some seconds, or never if the process ends before."""
+        """Call a function in the background thread after some seconds, or at the latest when the process ends."""
+
+        def due() -> None:
+            self._later.discard(call)
+            call()
+
         loop = self._loop
-        if loop is not None:
-            loop.call_soon_threadsafe(loop.call_later, seconds, call)
+        self._later.add(call)
+        try:
+            if loop is not None and not self._over:
+                loop.call_soon_threadsafe(loop.call_later, seconds, due)
+                return
+        except RuntimeError:
+            pass  # the loop is closed
+        due()
+
+    def on_the_way(self, outbox: Outbox) -> list[Outbox]:
+        """This outbox and those of its sub-traces, as far as they are being delivered now and not in vain."""
+        going = list(self._deliveries.values())
+        if any(delivery.connected for delivery in going):
+            self._in_vain = False
+        elif any(delivery.failing for delivery in going):
+            self._in_vain = True  # the target is away
+        return [
+            delivery.outbox
+            for delivery in going
+            if (delivery.connected or not (delivery.failing or self._in_vain))
+            and not (delivery.outbox.created and not delivery.outbox.pending)
+            and delivery.outbox.is_below(outbox)
+        ]
+
+    def waited_in_vain(self) -> None:
+        """Note that the target did not answer in time: nobody waits for it again before there is a connection."""
+        self._in_vain = True
+
+    def start(self) -> None:
+        """Start the thread to deliver the backlog, without an event of our own."""
+        with self._lock:
+            self._start()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something is being delivered, or waits for it."""
+        return bool(self._deliveries or len(self.backlog) or not self.looked)
+
+    @property
+    def waiting(self) -> int:
+        """How many traces are being delivered, or wait for it."""
+        return len(self._deliveries) + len(self.backlog)
+
+    @property
+    def connected(self) -> bool:
+        """Whether anything is on its way now."""
+        return any(delivery.connected for delivery in list(self._deliveries.values()))
 
     def _register(self, outbox: Outbox) -> None:
-        with self._lock:
+        with self._lock:  # in it no outbox's lock is taken: an agent's thread may hold that, and wait here
             self._known.add(outbox)
             if self._over:
                 return
@@ -129,7 +204,7 @@ class Sender:
             loop = asyncio.new_event_loop()
             name = f"tracewatch {self.url}"
             thread = threading.Thread(target=self._run, args=(loop,), name=name, daemon=True)
-            self._loop, self._thread, self._tasks, self._wake = loop, thread, set(), asyncio.Event()
+            self._loop, self._thread, self._tasks, self._wake = loop, thread, {}, asyncio.Event()
             self._uplink: Uplink = uplink
             thread.start()
         except (RuntimeError, OSError) as error:  # no more threads, or no more descriptors
@@ -167,12 +242,18 @@ class Sender:
 
     def _deliver_soon(self, delivery: Delivery) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = delivery
+        task.add_done_callback(self._ended)
+        self._wake.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
         self._wake.set()
 
     def shutdown(self) -> None:
-        """Send what can be sent within ``flush_s``, put the rest on disk, end the thread."""
+        """Send what can be sent within ``flush_s``, leave the rest in the spool, end the thread."""
+        for call in list(self._later):
+            call()
         with self._lock:
             thread, loop, self._over = self._thread, self._loop, True
         if thread is None or loop is None or not thread.is_alive():
@@ -180,18 +261,12 @@ class Sender:
         loop.call_soon_threadsafe(self._wake.set)
         thread.join(self.flush_s + EXIT_GRACE_S)
 
-    def spill_rest(self) -> None:
-        """After ``shutdown``, write later events to disk, in any thread, and close all files."""
-        self._late = True
-        for outbox in list(self._known):
-            self._put_on_disk(outbox)
-
-    def _put_on_disk(self, outbox: Outbox) -> None:
-        with outbox.lock:  # first, as a thread that records may hold it already
-            if outbox.memory_bytes:
-                outbox.spill(self.directory, self.url)
-            if outbox.spool is not None:
-                outbox.spool.close()
+    def let_go(self) -> None:
+        """After ``shutdown``, leave the spool to other processes. What is recorded even later gets a box of its own."""
+        for outbox in self._all_known():
+            outbox.let_go()
+        self.backlog.close()
+        self.shelf.close()
 
     # --- in the background thread ---
 
@@ -211,16 +286,24 @@ class Sender:
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        orphans_at = loop.time()
+        look_at, used_at = loop.time(), math.inf
         while not self._over:
             self._wake.clear()
             now = loop.time()
-            if now >= orphans_at:
-                orphans_at = now + ORPHANS_S
-                self._adopt_orphans()
-            self._spill(now)
+            if now >= look_at:
+                look_at = now + self._look_s
+                self.backlog.look()
+            self._admit()
+            self.looked = True
+            self._care(now)
+            if self.at_work:
+                used_at = now
+            elif self.direct and now - used_at > FILE_IDLE_S:
+                await self._uplink.close()  # it opens the file again when there is something
+                used_at = math.inf
+            wait_s = TICK_S if self.at_work else min(max(look_at - now, 0.01), FILE_IDLE_S)
             try:
-                async with asyncio.timeout(TICK_S if self._deliveries else ORPHANS_S):
+                async with asyncio.timeout(wait_s):
                     await self._wake.wait()
             except TimeoutError:
                 pass  # nothing was said, but time has passed
@@ -236,54 +319,92 @@ class Sender:
                 if not delivery.closing:
                     await asyncio.sleep(1.0)
                     continue
-            delivery.finish()
-            if delivery.closing:
-                return
-            with self._lock:
-                del self._deliveries[outbox]
-                if outbox.pending:  # came in the moment it ended
-                    self._register(outbox)
+            self._delivered(delivery)
             return
 
-    def _spill(self, now: float) -> None:
+    def _delivered(self, delivery: Delivery) -> None:
+        outbox = delivery.outbox
+        delivery.finish()
+        if outbox.created and outbox.ended:
+            outbox.finish()
+        with self._lock:
+            waited = self._from_backlog.pop(outbox, None)
+            if waited is not None and outbox.spool is None:
+                self.backlog.delivered(*waited)
+            if delivery.closing:
+                return
+            self._deliveries.pop(outbox, None)
+            if outbox.orphaned and outbox.spool is not None:
+                self.backlog.put_back(outbox)
+            elif outbox.pending:  # came in the moment it ended
+                self._register(outbox)
+
+    def _admit(self, *, closing: bool = False) -> None:
+        """Begin to deliver what waits in the backlog, as much as may be delivered at once."""
+        while len(self._from_backlog) < AT_ONCE and (outbox := self.backlog.next()) is not None:
+            with self._lock:
+                if outbox in self._deliveries or outbox.spool is None:
+                    continue  # it goes on, or is delivered
+                after = outbox.spool.header.get("after")
+                if outbox.orphaned and after:
+                    outbox.after = self._parent_of(*after)
+                self._from_backlog[outbox] = outbox.spool.path, outbox.pending
+                self._known.add(outbox)
+                self._begin(outbox)
+                self._deliveries[outbox].closing = closing
+
+    def _parent_of(self, producer: str, seq: int) -> tuple[Outbox, int] | None:
+        name = producer.partition(".")[0]
+        found = (one for one in self._deliveries if one.producer.partition(".")[0] == name)
+        parent = next(found, None)
+        return None if parent is None else (parent, seq)
+
+    def _care(self, now: float) -> None:
+        """See to what is in memory and in files, and have ended traces wait in the backlog while the target is away."""
+        self.directory.look()
         for delivery in list(self._deliveries.values()):
             outbox = delivery.outbox
-            away = not delivery.connected and delivery.down_since is not None and now - delivery.down_since > AWAY_S
-            if outbox.memory_bytes and (away or outbox.memory_bytes > SPILL_BYTES):
-                outbox.spill(self.directory, self.url)
+            outbox.save_rest()
+            outbox.rest()
+            if not delivery.connected and delivery.down_since is not None and now - delivery.down_since > AWAY_S:
+                outbox.release()
+                may_wait = delivery.pausing and outbox.ended and outbox not in self._from_backlog
+                if may_wait and self.backlog.park(outbox, self.shelf):
+                    self._drop(delivery)
 
-    def _adopt_orphans(self) -> None:
-        mine = {outbox.producer.partition(".")[0]: outbox for outbox in self._deliveries}
-        adopted: list[Outbox] = []
-        for path in self.directory.files():
-            if len(adopted) >= ORPHANS:
-                break
-            spool = self.directory.adopt(path, self.url)
-            if spool is None:
-                continue
-            producer, seq = spool.header.get("after") or ("", 0)
-            parent = mine.get(producer)
-            outbox = Outbox.adopted(spool, (parent, seq) if parent is not None else None)
-            mine[outbox.producer] = outbox
-            adopted.append(outbox)
-        for outbox in adopted:
-            self._register(outbox)
+    def _drop(self, delivery: Delivery) -> None:
+        with self._lock:
+            self._deliveries.pop(delivery.outbox, None)
+        delivery.finish()
+        for task, one in list(self._tasks.items()):
+            if one is delivery:
+                task.cancel()
 
     async def _finish(self) -> None:
-        """Send and write the rest, because the process ends."""
+        """Send the rest, because the process ends."""
         await asyncio.sleep(0)  # a delivery begun just now becomes a task first
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.flush_s
         deliveries = list(self._deliveries.values())
         for delivery in deliveries:
             delivery.closing = True
             delivery.wake.set()
         self._uplink.hurry()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=self.flush_s)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=1.0)
-        self._keep(deliveries)
+        self._admit(closing=True)
+        await asyncio.sleep(0)
+        waiting = len(self._from_backlog)
+        while self._tasks and (left := until - loop.time()) > 0:
+            await asyncio.wait(self._tasks, timeout=min(left, EXIT_STEP_S))
+            if len(self._from_backlog) < waiting:  # something gets through
+                self._admit(closing=True)
+                await asyncio.sleep(0)
+            waiting = len(self._from_backlog)
+        late = list(self._tasks)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1.0)
+        self._tell_of_rest()
 
     async def _let_go(self) -> None:
         try:
@@ -292,19 +413,14 @@ class Sender:
         except TimeoutError:
             pass  # the process ends anyway
 
-    def _keep(self, deliveries: list[Delivery]) -> None:
-        kept = lost = traces = 0
-        for outbox in (delivery.outbox for delivery in deliveries):
-            if not outbox.pending:
-                continue
-            traces += 1
-            try:
-                whole = outbox.spill(self.directory, self.url)
-                if outbox.spool is not None:
-                    outbox.spool.sync()
-            except SpoolError:
-                whole = False
-            kept, lost = (kept + outbox.pending, lost) if whole else (kept, lost + outbox.pending)
+    def _tell_of_rest(self) -> None:
+        kept, traces = self.backlog.own_events
+        lost = 0
+        for outbox in list(self._deliveries):
+            outbox.save_rest()
+            pending, unsaved = outbox.pending, outbox.unsaved
+            traces += bool(pending)
+            kept, lost = kept + pending - unsaved, lost + unsaved
         if kept or lost:
             _log.warning(
                 "%d events of %d traces did not reach %s: %d are kept in %s for the next recorder, %d are lost",
@@ -332,6 +448,7 @@ class Senders:
         if not settings.spool_dir and not self._told_no_spool:
             self._told_no_spool = True
             _log.warning(NO_SPOOL)
+        self._hook()
         with self._lock:
             key = (url, settings.spool_dir, settings.token)
             if key not in self._senders:
@@ -366,7 +483,7 @@ class Senders:
     def _at_exit(self) -> None:
         for sender in list(self._senders.values()):
             sender.shutdown()
-            sender.spill_rest()
+            sender.let_go()
 
 
 SENDERS = Senders()

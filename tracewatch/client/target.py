@@ -89,3 +89,18 @@ def target_of(url: str, token: str) -> Target:
         raise InvalidField(f"url: {url!r} is not a server's address such as http://127.0.0.1:8400")
     secure = parts.scheme == "https"
     return Target(url, secure, host, port or (443 if secure else 80), parts.path.rstrip("/"), token)
+
+
+def same_log(one: str, other: str) -> bool:
+    """Whether two addresses name the same log: ``localhost`` and ``127.0.0.1`` do, on the same port."""
+    return one == other or _plainly(one) == _plainly(other)
+
+
+def _plainly(url: str) -> object:
+    if url.startswith("sqlite:///"):
+        return os.path.realpath(url.removeprefix("sqlite:///"))
+    try:
+        target = target_of(url, "")
+    except InvalidField:
+        return url
+    return target.secure, "" if target.loopback else target.host, target.port, target.prefix

@@ -1,8 +1,8 @@
 """Recording an agent's run: ``with tracewatch.trace("Fix the login bug") as t: …``.
 
 Rule 1: nothing here raises into the agent, waits for the network or the disk, or changes what the agent does. The
-        exceptions: an address in ``trace(url=…)`` that is none is refused at once; and what the agent asks for, a
-        ``cancel_scope`` and ``ask``.
+        exceptions: an address in ``trace(url=…)`` that is none is refused at once; what the agent asks for, a
+        ``cancel_scope`` and ``ask``; and the outermost ``with``, which at its end gives the server a moment.
 Rule 2: an exception of the agent's passes through every ``with`` and is told of on its way.
 """
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from types import EllipsisType
@@ -24,7 +26,7 @@ from ..model import fit
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH
 from ..model.mend import event_name
 from ..settings import Settings
-from .blocks import RecordedBlock, here
+from .blocks import OpenBlocks, RecordedBlock, here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
 from .encode import dumps, encode, name_of, number_of, seconds_of, text_of, words
@@ -38,6 +40,7 @@ from .target import recorder_settings
 
 __all__ = ["Goal", "Message", "ToolCall", "Trace", "resume", "trace"]
 
+_open_traces: OpenBlocks[Trace] = OpenBlocks("tracewatch_open_traces")
 _NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:@-]")
 _log = logging.getLogger("tracewatch")
 
@@ -68,7 +71,7 @@ class Trace(RecordedBlock):
         self.url = settings.url
         self._sender = sender
         self._settings = settings
-        self._outbox = Outbox(spec, after=after, control=Control(primed=fresh))
+        self._outbox = Outbox(spec, shelf=sender.shelf, after=after, control=Control(primed=fresh))
         self._journal = Journal(self._outbox, sender, (self.url, settings.spool_dir or "memory"))
         self._questions = Questions(self._journal)
         self._above = above
@@ -365,8 +368,35 @@ class Trace(RecordedBlock):
     def _enter(self) -> None:
         self._journal.entered.home = here()
         self._journal.begin()
+        _open_traces.enter(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if self._lingers(error) and here()[1] is None:  # the other tasks of this thread's loop must not wait
+            until = time.monotonic() + self._settings.linger_s
+            while (left := until - time.monotonic()) > 0 and (going := self._sender.on_the_way(self._outbox)):
+                going[0].wait_acked(going[0].next_seq - 1, min(left, 0.05))  # it may turn out to be in vain meanwhile
+            if time.monotonic() >= until:
+                self._sender.waited_in_vain()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if self._lingers(error):
+            until = time.monotonic() + self._settings.linger_s
+            while time.monotonic() < until and self._sender.on_the_way(self._outbox):
+                await _sleep(0.01)
+            if time.monotonic() >= until:
+                self._sender.waited_in_vain()
+
+    def _lingers(self, error: BaseException | None) -> bool:
+        """Whether the block waits for the server at its end: the outermost one, unless somebody wants it to stop."""
+        return not _open_traces.all() and self._process == os.getpid() and (error is None or not stops(error))
+
+    def _leave_in_child(self, error: BaseException | None) -> None:
+        _open_traces.leave(self)
 
     def _leave(self, error: BaseException | None) -> None:
+        _open_traces.leave(self)
         if self._journal.over:
             return
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
@@ -380,6 +410,18 @@ class Trace(RecordedBlock):
             self.stop(words(str(error) if isinstance(error, Cancelled) else text_of(error), 1000))
         else:
             self.fail(error)
+
+
+async def _sleep(seconds: float) -> None:
+    """Sleep in asyncio or trio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        trio = sys.modules.get("trio")
+        if trio is not None:
+            await trio.sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
 
 
 def trace(
@@ -401,16 +443,18 @@ def trace(
             t.message("user", "It fails since Monday")
 
     Entering the block creates the trace. Leaving it ends the trace: as completed, as failed with the exception, or as
-    stopped after a cancel. Nothing in it waits for the server: events are sent in the background, and kept on disk
-    while the server is away.
+    stopped after a cancel. Nothing in it waits for the server: each event is on disk when its call returns, is sent in
+    the background, and leaves the disk when the server has it. The end of the outermost block waits for that, while
+    the server is there, for at most ``TRACEWATCH_LINGER_S``. Only a ``with`` in a running loop waits for nothing: there
+    use ``async with``.
 
     ``task``: the purpose of the run, 1-10,000 characters. ``agent_type``: the kind of agent, 1-256 characters.
     ``trace_id``: 1-128 of ``A-Z a-z 0-9 . _ : @ -``; without one the recorder makes one. ``parent_trace_id``,
     ``parent_goal_id``: the trace and goal that the run is part of, if another process records them (in the same one
     use ``sub_trace``). ``metadata``: a JSON object. ``url``: a server, or ``sqlite:///file.db``; None takes
     ``TRACEWATCH_URL``, else loopback. ``lease_s``: the trace is lost after so many seconds without a sign of life;
-    None: never. ``spool_dir``: the folder for events while the server is away; None takes ``TRACEWATCH_SPOOL_DIR``.
-    ``token``: None takes ``TRACEWATCH_TOKEN``.
+    None: never. ``spool_dir``: the folder for events that the server does not have yet; None takes
+    ``TRACEWATCH_SPOOL_DIR``. ``token``: None takes ``TRACEWATCH_TOKEN``.
 
     Raises InvalidField for a ``url``, ``spool_dir`` or ``token`` given here that can't be used. A variable of the
     environment that can't be used is logged once, and its default is taken. Nothing is raised later.
