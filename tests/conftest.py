@@ -35,6 +35,16 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(2 * cpus, 16)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes runs only where ``-m`` names it."""
+    if "long" in str(config.option.markexpr):
+        return
+    long = [item for item in items if item.get_closest_marker("long") is not None]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 def pytest_collection_finish() -> None:
     """What the collection of thousands of tests leaves stays to the end: no collection of garbage looks at it again."""
     gc.collect()
