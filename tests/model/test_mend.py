@@ -209,3 +209,23 @@ def test_a_trace_loses_the_fields_that_are_named_and_no_other() -> None:
     kept, refused = less({**spec, "task": "x" * 20_000}, 422, [{"path": "task"}])
     assert len(kept["task"]) <= 10_000 and refused == {"task": "x" * 20_000}
     assert less(spec, 413, [])[1] == {"metadata": {"a": 1}}
+
+
+def test_a_goal_too_deep_stands_at_the_deepest_level() -> None:
+    """As a recorder meets it that does not know the goals above: they are another process's."""
+    to = log()
+    to.append(*({"event": "goal_added", "goal": {"id": f"g{n}", "description": "d", "status": "in_progress",
+                 **({"parent_id": f"g{n - 1}"} if n else {})}} for n in range(100)))  # fmt: skip
+    deeper = {"event": "goal_added", "goal": {"id": "deep", "description": "d", "parent_id": "g99", "k": 1}}
+    goal = taken(to, deeper)["goal"]
+    assert (goal["parent_id"], goal["wanted_parent_id"], goal["k"]) == ("g98", "g99", 1)
+    goal = taken(to, {"event": "goal_added", "goal": {"id": "more", "description": "d", "parent_id": "deep"}})["goal"]
+    assert (goal["parent_id"], goal["wanted_parent_id"]) == ("g98", "deep")
+
+
+def test_a_sub_trace_too_deep_stands_at_the_deepest_level() -> None:
+    spec = {"trace_id": "t", "task": "T", "parent_trace_id": "p99", "parent_goal_id": "g", "metadata": {"k": 1}}
+    details = [{"path": "parent_trace_id", "message": "too deep", "parent_trace_id": "p98"}]
+    kept, refused = less(spec, 422, details)
+    assert kept == {"trace_id": "t", "task": "T", "parent_trace_id": "p98", "metadata": {"k": 1}}
+    assert refused == {"parent_trace_id": "p99", "parent_goal_id": "g"}

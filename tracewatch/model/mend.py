@@ -54,9 +54,11 @@ def mended(event: Event, code: str, details: list[dict[str, Any]]) -> Event | No
         return {**_outside(event, "goal"), "goal_id": goal["id"], "patch": patch, "event": "goal_updated"}
     if code == "invalid_transition" and kind == "goal_updated" and len(event.get("patch", ())) > 1:
         return _taken_out(event, ["patch", "status"])
+    if code == "goal_depth" and kind == "goal_added":
+        return _raised(event, details)
     if code == "reserved_event":
         return {**event, "event": event_name(str(kind)), "original_event": kind}
-    return _without_faults(event, details) if code in ("invalid_event", "invalid") else None
+    return _without_faults(event, details) if code in ("invalid_event", "invalid", "goal_depth") else None
 
 
 def _outside(event: Event, part: str) -> Event:
@@ -86,6 +88,17 @@ def _without_goal(event: Event, unknown: set[Any]) -> Event | None:
         else:
             del kept[key]
     return {**event, part: kept} if part else kept
+
+
+def _raised(event: Event, details: list[dict[str, Any]]) -> Event | None:
+    """A goal that would stand too deep, below the goal that may have children."""
+    goal = event["goal"]
+    lowest = next((one["parent_id"] for one in details if isinstance(one.get("parent_id"), str)), None)
+    if lowest is None or "wanted_parent_id" in goal:
+        return _taken_out(event, ["goal", "parent_id"])
+    kept = {key: value for key, value in goal.items() if key not in ("parent_id", "after_id")}
+    wanted = goal.get("parent_id") or goal.get("after_id")
+    return {**event, "goal": {**kept, "parent_id": lowest, "wanted_parent_id": wanted}}
 
 
 def _begun_again(event: Event, message_id: Any, more: Event) -> Event:
@@ -195,7 +208,12 @@ def less(spec: dict[str, Any], status: int, details: list[dict[str, Any]]) -> tu
     if status == 413:
         names = {"metadata"} if spec.get("metadata") else {"task"}
     refused = {name: spec[name] for name in names if name != "trace_id"}
+    if "parent_trace_id" in refused and "parent_goal_id" in spec:
+        refused["parent_goal_id"] = spec["parent_goal_id"]  # a goal of that trace
     kept = {key: value for key, value in spec.items() if key not in refused}
+    for fault in details:
+        if "parent_trace_id" in refused and isinstance(fault.get("parent_trace_id"), str):
+            kept["parent_trace_id"] = fault["parent_trace_id"]  # it would stand too deep: that one may have sub-traces
     if "task" in refused:
         kept["task"] = fit.task(_text(spec["task"]))[: 300 if status == 413 else None]
         if kept["task"] == spec["task"]:

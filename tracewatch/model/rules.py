@@ -212,7 +212,7 @@ def _message_updated(state: State, stored: Stored) -> None:
     stored["goal_id"] = message["goal_id"]
     stored.pop("totals", None)  # only the server gives the trace's sums; a recorder's are dropped
     if tokens or cost:
-        _check_reach(state, message)
+        _check_reach(state, message, patch)
         stored["totals"] = {
             "total_messages": state.total_messages,
             "total_tokens": state.total_tokens + tokens,
@@ -223,12 +223,12 @@ def _message_updated(state: State, stored: Stored) -> None:
     )
 
 
-def _check_reach(state: State, message: Mapping[str, Any]) -> None:
+def _check_reach(state: State, message: Mapping[str, Any], patch: Mapping[str, Any]) -> None:
     """Refuse new numbers for a message of an older log whose goal stands too deep."""
     goal_id = message["goal_id"]
     if goal_id in state.goals and at_depth(state.goals, goal_id, MAX_GOAL_DEPTH) != goal_id:
         said = f"the message's goal stands deeper than {MAX_GOAL_DEPTH}: its tokens and cost stay as they are"
-        details = [{"path": f"patch.{key}", "message": said} for key in ("tokens", "cost")]
+        details = [{"path": f"patch.{key}", "message": said} for key in ("tokens", "cost") if key in patch]
         raise GoalDepth(f"message {message['message_id']!r}: {said}", details=details, limit=MAX_GOAL_DEPTH)
 
 
