@@ -78,10 +78,10 @@ class StateCache:
 def unfold(row: TraceRow, parts: StateParts, known: State | None) -> State:
     """The state that ``parts`` make of the ``known`` one. It may end before the last event: then there are more parts.
 
-    Raises StorageFault where the events do not follow one another.
+    Raises StorageFault where the events do not follow one another, BadSnapshot.
     """
     if parts.snapshot is not None:
-        state = State.from_json(orjson.loads(parts.snapshot))
+        state = _from_snapshot(row, parts.base, parts.snapshot)
     elif known is not None and known.last_event_id == parts.base:
         state = known.copy()
     else:
@@ -96,6 +96,26 @@ def unfold(row: TraceRow, parts: StateParts, known: State | None) -> State:
         apply_into(state, event)
     forget_complete(state)
     return state
+
+
+class BadSnapshot(Exception):
+    """A kept snapshot that can't be read: the state is made of the one before it, and of what came after."""
+
+    def __init__(self, event_id: int) -> None:
+        super().__init__(f"the snapshot of event {event_id}")
+        self.event_id = event_id
+
+
+def _from_snapshot(row: TraceRow, event_id: int, body: bytes) -> State:
+    try:
+        state = State.from_json(orjson.loads(body))
+        if (state.trace_id, state.last_event_id) == (row.trace_id, event_id):
+            return state
+        raise ValueError("it is of another event")
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        if event_id < row.first_event_id:  # the log begins with it: what came before was trimmed
+            raise StorageFault(damage(f"trace {row.trace_id}: the snapshot of event {event_id} is damaged")) from error
+        raise BadSnapshot(event_id) from error
 
 
 def at_first(state: State, first_event_id: int) -> State:

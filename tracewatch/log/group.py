@@ -264,15 +264,16 @@ class Group:
     async def _plan(self, group: list[Job], loaded: Loaded, states: States) -> _Planned:
         """Plan what was begun; where a job finds that something is missing, load that as well and plan anew."""
         try:
-            for _ in range(MOST_PLANS):
-                more = bring_up(loaded, states)
+            plans = 0
+            while plans < MOST_PLANS:
                 needs = loaded.needs
-                if not more:
+                if not bring_up(loaded, states):  # else there are more pages of events
                     try:
                         return _Planned(Unit(loaded, states), group)
                     except Missing as missing:
                         needs.add(missing.needs)
                         _complete(needs)
+                        plans += 1
                 known_heads(needs, states, self._cache)
                 loaded = await self._storage.begin(needs)
             raise RuntimeError("jobs that always need something more")

@@ -23,7 +23,7 @@ import orjson
 
 from ..model.state import Event, State, has_first_line, updated_message
 from ..model.times import parse_time
-from .storage import BodyRow, ClosedInput, InputRow, MessageRow, StoredMessage, TraceRow
+from .storage import DAMAGED, BodyRow, ClosedInput, InputRow, MessageRow, StoredMessage, TraceRow, object_of
 
 SNAPSHOT_EVERY = 500  # events; the protocol's page, so that opening a trace folds no more than one page
 GROWTH = 8  # a text is written again when it has grown by one part in so many
@@ -135,10 +135,22 @@ def is_long(message: Mapping[str, Any]) -> bool:
 
 def in_row(stored: StoredMessage) -> dict[str, Any]:
     """The message as its row has it."""
-    message: dict[str, Any] = orjson.loads(stored.body)
+    message = object_of(stored.body)
     if stored.is_event:
-        message = message["message"]
-    return message
+        message = message.get("message", message)
+    if isinstance(message, dict) and message.keys() >= _OF_A_MESSAGE:
+        return message
+    return _damaged(stored)
+
+
+_OF_A_MESSAGE = {"message_id", "role", "content", "goal_id", "description", "status"}
+
+
+def _damaged(stored: StoredMessage) -> dict[str, Any]:
+    """What is shown of a message that can't be read."""
+    ids = {"message_id": stored.message_id, "sequence": stored.sequence}
+    nothing = {"role": "unknown", "content": None, "goal_id": None, "description": "(damaged)", "status": "complete"}
+    return {**ids, **nothing, **DAMAGED}
 
 
 def message_of(stored: StoredMessage, message: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -147,7 +159,9 @@ def message_of(stored: StoredMessage, message: dict[str, Any] | None = None) -> 
     if stored.as_of is None:
         return message
     texts: list[str] = []  # of appends in a row: each by itself would copy a long text
-    for event in map(orjson.loads, stored.later):
+    for event in map(object_of, stored.later):
+        if "event_id" not in event:
+            return _damaged(stored)
         if event["event_id"] <= stored.as_of:
             continue
         if "append" in event and not event.get("patch") and (texts or has_first_line(message)):

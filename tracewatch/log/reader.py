@@ -15,11 +15,23 @@ import orjson
 
 from ..errors import Gap, NoSuchMessage, TracewatchError, Unavailable, UnknownTrace
 from ..model.state import State
-from .cache import Cached, StateCache, at_first, unfold
+from .cache import BadSnapshot, Cached, StateCache, at_first, unfold
 from .counts import LogLook
 from .health import NO_JSON, Health
 from .project import message_of
-from .storage import Closing, Head, Storage, StorageFault, TraceInput, TraceRow, View, said
+from .storage import (
+    DAMAGED,
+    Closing,
+    Head,
+    OpenInput,
+    Storage,
+    StorageFault,
+    TraceInput,
+    TraceRow,
+    View,
+    object_of,
+    said,
+)
 from .views import Grown, Page, Snapshot, TraceQuery
 
 logger = logging.getLogger("tracewatch.log")
@@ -82,14 +94,19 @@ class Reader:
 
     async def _newest(self, trace_id: str) -> tuple[State, View]:
         known = self._cache.find(trace_id)
+        skip: set[int] = set()
         while True:
-            view = await self._view(trace_id, known.head if known else None, None, subs=True)
+            view = await self._view(trace_id, known.head if known else None, None, subs=True, skip=skip)
             row, parts = view.row, view.parts
             if parts is None:
                 assert known is not None
                 return at_first(known.state, max(known.state.first_event_id, row.first_event_id)), view
             same = known is not None and known.trace_key == row.trace_key
-            state = unfold(row, parts, known.state if known is not None and same else None)
+            try:
+                state = unfold(row, parts, known.state if known is not None and same else None)
+            except BadSnapshot as bad:
+                skip.add(bad.event_id)
+                continue
             known = Cached(row.trace_key, state)
             self._cache.put(known)
             if state.last_event_id >= row.last_event_id:
@@ -98,17 +115,24 @@ class Reader:
     async def _at(self, trace_id: str, at_event_id: int) -> tuple[State, View]:
         state: State | None = None
         head: Head | None = None
+        skip: set[int] = set()
         while True:
-            view = await self._view(trace_id, head, at_event_id, subs=False)
+            view = await self._view(trace_id, head, at_event_id, subs=False, skip=skip)
             _check_held(view.row, at_event_id)
             assert view.parts is not None
-            state = unfold(view.row, view.parts, state)
+            try:
+                state = unfold(view.row, view.parts, state)
+            except BadSnapshot as bad:
+                skip.add(bad.event_id)
+                continue
             head = Head(view.row.trace_key, state.last_event_id)
             if state.last_event_id >= at_event_id:
                 return state, view
 
-    async def _view(self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View:
-        view = await self._storage.view(trace_id, known, upto, subs=subs)
+    async def _view(
+        self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool, skip: Collection[int]
+    ) -> View:
+        view = await self._storage.view(trace_id, known, upto, subs=subs, skip=skip)
         if view is None:
             raise _unknown(trace_id)
         return view
@@ -165,8 +189,7 @@ class Reader:
         """See EventLog.inputs."""
         async with self.reading() as storage:
             found = await storage.open_inputs(limit, below)
-            names = ("trace_id", "task", "agent_type", "root_trace_id", "trace_status")
-            return [{**dict(zip(names, one[1:], strict=True)), **orjson.loads(one.body)} for one in found]
+            return [_open_question(one) for one in found]
 
     async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """See EventLog.inputs_of."""
@@ -251,10 +274,25 @@ def _with_live_sub_traces(state: State, subs: Sequence[TraceRow]) -> State:
     return now
 
 
+def _open_question(one: OpenInput) -> dict[str, Any]:
+    about = {
+        "trace_id": one.trace_id,
+        "task": one.task,
+        "agent_type": one.agent_type,
+        "root_trace_id": one.root_trace_id,
+        "trace_status": one.trace_status,
+    }
+    body = object_of(one.body)
+    if "question" not in body:
+        times = {"requested_at": one.asked_at, "expires_at": None}
+        body = {"request_id": one.request_id, "question": "(damaged)", "goal_id": None, **times, **DAMAGED}
+    return {**about, **body}
+
+
 def _question(one: TraceInput) -> dict[str, Any]:
     return {
         "request_id": one.request_id,
         "state": one.state,
-        **({} if one.body is None else orjson.loads(one.body)),
-        **({} if one.answer is None else orjson.loads(one.answer)),
+        **({} if one.body is None else object_of(one.body)),
+        **({} if one.answer is None else object_of(one.answer)),
     }

@@ -12,12 +12,14 @@ Rule 4: an engine reports what fails in one of the four ways below, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from ..model.goals import plus
 from ..model.state import State, summed
 from .counts import LogLook
 from .health import Fault
@@ -53,6 +55,20 @@ class Closing(Exception):
 
 class Defect(Exception):
     """The engine refuses what we asked of it: a defect of ours. Its words quote no value that is stored."""
+
+
+# --- what can't be read ---------------------------------------------------------------------------------------
+
+DAMAGED = {"damaged": True}  # is shown in the place of JSON that does not parse
+
+
+def object_of(body: bytes | str | None) -> dict[str, Any]:
+    """The JSON object in a row. What is none is damaged, and is shown so: one row never takes a list with it."""
+    try:
+        found = orjson.loads(body)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return dict(DAMAGED)
+    return found if isinstance(found, dict) else dict(DAMAGED)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------
@@ -162,7 +178,8 @@ class TraceRow:
 
     def lease_alive(self, steady: float) -> bool:
         """Whether the recorder has no lease, or one that has not run out."""
-        return self.lease_expires_at is None or self.lease_expires_at > steady
+        expires = self.lease_expires_at
+        return not isinstance(expires, float | int) or expires > steady
 
     def tree_totals(self) -> dict[str, Any]:
         """The trace's sums with its sub-traces'."""
@@ -181,13 +198,30 @@ class TraceRow:
             root_trace_id=self.root_trace_id,
             created_at=self.created_at,
             updated_at=self.created_at,
-            metadata=orjson.loads(self.metadata),
+            metadata=object_of(self.metadata),
             first_event_id=self.first_event_id,
             last_event_id=self.first_event_id - 1,
         )
 
     def trace(self, steady: float) -> dict[str, Any]:
-        """``Trace``, the summary, with the keys and the order of ``State.trace``."""
+        """``Trace``, the summary, with the keys and the order of ``State.trace``.
+
+        ``damaged`` names the columns that hold something else than they ought to, if there are any.
+        """
+        wrong = self.wrong_columns()
+        row = replace(self, **{name: _INSTEAD[name](getattr(self, name)) for name in wrong}) if wrong else self
+        shown = row._shown(steady)
+        wrong += [name for name in ("error", "metadata") if shown[name] == DAMAGED and name not in wrong]
+        if wrong:
+            shown["damaged"] = wrong
+        return shown
+
+    def wrong_columns(self) -> list[str]:
+        """The columns that hold a value of another type than they ought to."""
+        values = zip(_NAMES, _KINDS, _VALUES(self), strict=True)
+        return [name for name, kinds, value in values if type(value) not in kinds]
+
+    def _shown(self, steady: float) -> dict[str, Any]:
         return {
             "trace_id": self.trace_id,
             "task": self.task,
@@ -200,17 +234,49 @@ class TraceRow:
             "current_goal_id": self.current_goal_id,
             "first_event_id": self.first_event_id,
             "last_event_id": self.last_event_id,
-            "total_messages": self.total_messages,
-            "total_tokens": self.total_tokens,
-            "total_cost": self.total_cost,
+            "total_messages": plus(self.total_messages, 0),
+            "total_tokens": plus(self.total_tokens, 0),
+            "total_cost": plus(self.total_cost, 0),
             "tree_totals": self.tree_totals(),
             "created_at": self.created_at,
             "updated_at": self.updated_at,
             "completed_at": self.completed_at,
             "summary": self.summary,
-            "error": None if self.error is None else orjson.loads(self.error),
-            "metadata": orjson.loads(self.metadata),
+            "error": None if self.error is None else _json(self.error),
+            "metadata": object_of(self.metadata),
         }
+
+
+def _json(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return dict(DAMAGED)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+_TEXT: frozenset[type] = frozenset({str})
+_MAYBE_TEXT: frozenset[type] = frozenset({str, type(None)})
+_TEXTS = ("trace_id", "task", "agent_type", "root_trace_id", "metadata", "created_at", "updated_at")
+_MAYBE_TEXTS = ("parent_trace_id", "parent_goal_id", "current_goal_id", "completed_at", "summary", "error")
+_COUNTS = ("first_event_id", "last_event_id", "total_messages", "total_tokens")
+_AMOUNTS = ("total_cost", "tree_messages", "tree_tokens", "tree_cost")
+# What a column holds, and what is shown in the place of anything else
+_COLUMNS: dict[str, tuple[frozenset[type], Callable[[Any], Any]]] = {
+    **dict.fromkeys(_TEXTS, (_TEXT, _text)),
+    **dict.fromkeys(_MAYBE_TEXTS, (_MAYBE_TEXT, _text)),
+    **dict.fromkeys(_COUNTS, (frozenset({int}), lambda _: 0)),
+    **dict.fromkeys(_AMOUNTS, (frozenset({int, float}), lambda _: 0)),
+    "status": (_TEXT, lambda _: "lost"),
+    "lease_expires_at": (frozenset({int, float, type(None)}), lambda _: None),
+}
+_NAMES = tuple(_COLUMNS)
+_KINDS = tuple(kinds for kinds, _ in _COLUMNS.values())
+_INSTEAD = {name: instead for name, (_, instead) in _COLUMNS.items()}
+_VALUES = attrgetter(*_NAMES)
 
 
 class Head(NamedTuple):
@@ -262,6 +328,7 @@ class Needs:
     snapshots: set[tuple[str, int]] = field(default_factory=set)  # (trace_id, event_id): whether there is one
     tokens: set[str] = field(default_factory=set)  # token_ids
     claims: set[str] = field(default_factory=set)
+    skip: set[tuple[str, int]] = field(default_factory=set)  # (trace_id, event_id) of snapshots that can't be read
     heads: dict[str, Head] = field(default_factory=dict)  # what of ``traces`` is known
     growth: dict[str, int] = field(default_factory=dict)  # how many events the jobs bring for a trace
 
@@ -343,9 +410,9 @@ class TraceChange:
         if old is None:
             return new.total_messages, new.total_tokens, new.total_cost
         return (
-            new.total_messages - old.total_messages,
-            new.total_tokens - old.total_tokens,
-            new.total_cost - old.total_cost,
+            new.total_messages - plus(old.total_messages, 0),  # a sum of an old log may be anything
+            new.total_tokens - plus(old.total_tokens, 0),
+            new.total_cost - plus(old.total_cost, 0),
         )
 
 
@@ -406,6 +473,8 @@ class View(NamedTuple):
 class OpenInput(NamedTuple):
     """An open question, and the trace that asks it."""
 
+    request_id: str
+    asked_at: str
     body: bytes
     trace_id: str
     task: str
@@ -468,8 +537,13 @@ class Storage(Protocol):
     async def page(self, trace_id: str, after: int, max_events: int, max_bytes: int) -> Page | None:
         """Events after ``after``. None: there is no such trace."""
 
-    async def view(self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View | None:
-        """The row and what makes the state after ``upto`` (None: the last event); ``known`` is of use up to there."""
+    async def view(
+        self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool, skip: Collection[int] = ()
+    ) -> View | None:
+        """The row and what makes the state after ``upto`` (None: the last event); ``known`` is of use up to there.
+
+        ``skip``: events of which the snapshot can't be read.
+        """
 
     async def messages(
         self, trace_id: str, goal_id: str | None, before: int | None, limit: int

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import orjson
 
 from ..model.canonical import canonical
+from ..model.goals import plus
 from ..model.state import TOTALS, Event, State, apply_into, summed
 from ..model.times import format_time
 from . import project
-from .cache import Cached, StateCache, at_first, forget_complete, unfold
+from .cache import BadSnapshot, Cached, StateCache, at_first, forget_complete, unfold
 from .project import Noted
 from .storage import (
     AbsentChange,
@@ -93,7 +94,7 @@ class Draft:
 def stats_of(sub_traces: Mapping[str, dict[str, Any]], sub_id: str) -> tuple[int, int, float]:
     """Messages, tokens and cost of a sub-trace as its parent's log tells of it."""
     stats = sub_traces[sub_id]["stats"] if sub_id in sub_traces else dict.fromkeys(TOTALS, 0)
-    return stats["total_messages"], stats["total_tokens"], stats["total_cost"]
+    return plus(stats["total_messages"], 0), plus(stats["total_tokens"], 0), plus(stats["total_cost"], 0)
 
 
 class Plan:
@@ -418,7 +419,12 @@ def bring_up(loaded: Loaded, states: dict[str, Cached]) -> set[str]:
     for trace_id, parts in loaded.parts.items():
         row, known = loaded.rows[trace_id], states.get(trace_id)
         same = known if known is not None and known.trace_key == row.trace_key else None
-        state = unfold(row, parts, same.state if same else None)
+        try:
+            state = unfold(row, parts, same.state if same else None)
+        except BadSnapshot as bad:
+            loaded.needs.skip.add((trace_id, bad.event_id))
+            more.add(trace_id)
+            continue
         states[trace_id] = Cached(row.trace_key, state)
         if state.last_event_id < row.last_event_id:
             more.add(trace_id)

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from itertools import islice
 from typing import Any, NamedTuple
 
+from .canonical import MAX_TOTAL
+
 Goal = dict[str, Any]
 Changes = dict[str, dict[str, Any]]
 
@@ -143,12 +145,17 @@ def add_to_stats(
     return changed
 
 
+def plus(total: Any, more: float) -> Any:
+    """A sum with one thing more: it stops at ``MAX_TOTAL``. One that is None had overflowed in an old log."""
+    return MAX_TOTAL if total is None else min(total + more, MAX_TOTAL)
+
+
 def _added(stats: Mapping[str, Any], messages: int, tokens: int, cost: float, tool: str | None) -> dict[str, Any]:
     return {
-        "message_count": stats["message_count"] + messages,
-        "total_tokens": stats["total_tokens"] + tokens,
+        "message_count": plus(stats["message_count"], messages),
+        "total_tokens": plus(stats["total_tokens"], tokens),
         # Rounding to 10 digits keeps errors of floats out of the sums. A correction can't make one negative.
-        "total_cost": max(0.0, round(stats["total_cost"] + cost, 10)),
+        "total_cost": max(0.0, round(plus(stats["total_cost"], cost), 10)),
         "preview": extend_preview(stats["preview"], tool) if tool else stats["preview"],
     }
 

@@ -24,7 +24,7 @@ from ..errors import (
     UnknownRequest,
 )
 from .canonical import MAX_GOAL_DEPTH
-from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, reopen_up
+from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, plus, reopen_up
 from .state import State, describe, tool_name
 from .times import format_time, parse_time
 
@@ -215,8 +215,8 @@ def _message_updated(state: State, stored: Stored) -> None:
         _check_reach(state, message, patch)
         stored["totals"] = {
             "total_messages": state.total_messages,
-            "total_tokens": state.total_tokens + tokens,
-            "total_cost": max(0.0, round(state.total_cost + cost, 10)),
+            "total_tokens": plus(state.total_tokens, tokens),
+            "total_cost": max(0.0, round(plus(state.total_cost, cost), 10)),
         }
     stored["affected_goals"] = _affected(
         add_to_stats(state.goals, message["goal_id"], messages=0, tokens=tokens, cost=cost, tool=None)

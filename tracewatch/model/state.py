@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any
 
 from .canonical import ENDED, MAX_TOTAL, SERVER_EVENTS
-from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order
+from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order, plus
 from .layered import SMALL, shared
 
 Event = Mapping[str, Any]
@@ -28,11 +28,11 @@ _TOOL_NAME_LENGTH = 128
 
 
 def summed(sums: Mapping[str, Any]) -> dict[str, Any]:
-    """Sums over a tree as the protocol shows them: none above ``MAX_TOTAL``, marked ``saturated`` where one was.
+    """Sums over a tree as the protocol shows them: none above ``MAX_TOTAL``, marked ``saturated`` where one got there.
 
     None and NaN are what a database has of a sum that had overflowed.
     """
-    over = [key for key in TOTALS if sums[key] is None or not sums[key] <= MAX_TOTAL]
+    over = [key for key in TOTALS if sums[key] is None or not sums[key] < MAX_TOTAL]
     shown = {key: MAX_TOTAL if key in over else sums[key] for key in TOTALS}
     shown["total_cost"] = max(0.0, round(float(shown["total_cost"]), 10))  # differences of floats may miss zero
     return {**shown, "saturated": True} if over or sums.get("saturated") else shown
@@ -124,7 +124,7 @@ class State:
         sums = self.totals()
         for sub in self.sub_traces.values():
             for key in TOTALS:
-                sums[key] += sub["stats"][key]
+                sums[key] = plus(sub["stats"][key], sums[key])
             if sub["stats"].get("saturated"):
                 sums["saturated"] = True
         return summed(sums)
@@ -176,6 +176,8 @@ class State:
         """The state that ``to_json`` wrote."""
         known = {f.name for f in fields(cls)}
         state = cls(**{name: value for name, value in kept.items() if name in known}).copy()  # ``kept`` stays as it is
+        for key in TOTALS:
+            setattr(state, key, plus(getattr(state, key), 0))
         for parent_id, ids in kept["children"]:
             for goal_id in ids:
                 if state.goals[goal_id]["parent_id"] != parent_id:
@@ -262,8 +264,8 @@ def _message_added(state: State, event: Event) -> None:
     message = event["message"]
     state.messages[message["message_id"]] = message
     state.total_messages += 1
-    state.total_tokens += message.get("tokens", 0)
-    state.total_cost = round(state.total_cost + message.get("cost", 0.0), 10)
+    state.total_tokens = min(state.total_tokens + message.get("tokens", 0), MAX_TOTAL)
+    state.total_cost = round(min(state.total_cost + message.get("cost", 0.0), MAX_TOTAL), 10)
     _affect(state, event)
 
 
@@ -273,7 +275,7 @@ def _message_updated(state: State, event: Event) -> None:
         state.messages[event["message_id"]] = updated_message(message, event)
     if "totals" in event:
         for key in TOTALS:
-            setattr(state, key, event["totals"][key])
+            setattr(state, key, plus(event["totals"][key], 0))
     _affect(state, event)
 
 

@@ -106,7 +106,9 @@ class MemoryStorage:
         for one in (needs.traces | parents) & loaded.rows.keys():
             row = loaded.rows[one]
             if needs.heads.get(one) != (row.trace_key, row.last_event_id):
-                loaded.parts[one] = self._parts(row, row.last_event_id, needs.heads.get(one))
+                loaded.parts[one] = self._parts(
+                    row, row.last_event_id, needs.heads.get(one), [at for name, at in needs.skip if name == one]
+                )
         for one, name in needs.messages:
             if one in there and name in there[one].messages:
                 loaded.messages[one, name] = self._message(there[one], name)
@@ -265,12 +267,12 @@ class MemoryStorage:
             trace_id = self.memory.traces[trace_id].row.above if trace_id in self.memory.traces else None
         return found
 
-    def _parts(self, row: TraceRow, upto: int, known: Head | None) -> StateParts:
+    def _parts(self, row: TraceRow, upto: int, known: Head | None, skip: Collection[int] = ()) -> StateParts:
         trace = self.memory.traces[row.trace_id]
         base = known.event_id if known is not None and known.trace_key == row.trace_key else -1
         if not row.first_event_id - 1 <= base <= upto:
             base = -1
-        kept = [at for at in trace.snapshots if base < at <= upto and at >= row.first_event_id - 1]
+        kept = [at for at in trace.snapshots if base < at <= upto and at >= row.first_event_id - 1 and at not in skip]
         if base == -1 or upto - base > project.SNAPSHOT_EVERY:
             base = max(kept, default=max(base, row.first_event_id - 1))
         snapshot = trace.snapshots[base] if base in kept else None
@@ -308,7 +310,9 @@ class MemoryStorage:
         row = trace.row
         return Page(bodies, after, row.first_event_id, row.last_event_id, row.status, row.trace_key)
 
-    async def view(self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View | None:
+    async def view(
+        self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool, skip: Collection[int] = ()
+    ) -> View | None:
         await self._turn()
         if trace_id not in self.memory.traces:
             return None
@@ -318,7 +322,7 @@ class MemoryStorage:
         at = row.last_event_id if upto is None else upto
         if (upto is None and current) or not row.first_event_id - 1 <= at <= row.last_event_id:
             return View(row, None, below)
-        return View(row, self._parts(row, at, known), below)
+        return View(row, self._parts(row, at, known, skip), below)
 
     async def messages(
         self, trace_id: str, goal_id: str | None, before: int | None, limit: int
@@ -382,7 +386,16 @@ class MemoryStorage:
     async def open_inputs(self, limit: int, below: str | None) -> list[OpenInput]:
         allowed = self.memory.traces if below is None else self._below(below)
         return [
-            OpenInput(one.body or b"", t.row.trace_id, t.row.task, t.row.agent_type, t.row.root_trace_id, t.row.status)
+            OpenInput(
+                one.request_id,
+                one.asked_at,
+                one.body or b"",
+                t.row.trace_id,
+                t.row.task,
+                t.row.agent_type,
+                t.row.root_trace_id,
+                t.row.status,
+            )
             for t, one in self._inputs()
             if t.row.trace_id in allowed
         ][:limit]

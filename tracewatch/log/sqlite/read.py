@@ -14,7 +14,7 @@ import orjson
 
 from .. import project
 from ..counts import LIVE
-from ..storage import Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, TraceRow, View
+from ..storage import Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, TraceRow, View, object_of
 from ..views import Grown, Page, Token, TraceQuery
 from .faults import hole
 
@@ -117,15 +117,18 @@ def page(db: sqlite3.Connection, trace_id: str, after: int, max_events: int, max
     return Page([body for _, body in found], after, first, last, status, key)
 
 
-def state_parts(db: sqlite3.Connection, row: TraceRow, upto: int, known: Head | None) -> StateParts:
+def state_parts(
+    db: sqlite3.Connection, row: TraceRow, upto: int, known: Head | None, skip: Collection[int] = ()
+) -> StateParts:
     """What makes the state after ``upto``, or the next page of it, of the known one or the nearest snapshot."""
     base = None if known is None or known.trace_key != row.trace_key else known.event_id
     if base is not None and not row.first_event_id - 1 <= base <= upto:
         base = None  # what comes between was trimmed meanwhile, or it is too new
     snapshot = None
     if base is None or upto - base > project.SNAPSHOT_EVERY:  # far behind: a kept snapshot is nearer
+        but = f" AND event_id NOT IN ({', '.join(str(int(one)) for one in skip)})" if skip else ""
         snapshot = db.execute(
-            "SELECT event_id, body FROM snapshots WHERE trace_key = ? AND event_id BETWEEN ? AND ?"
+            f"SELECT event_id, body FROM snapshots WHERE trace_key = ? AND event_id BETWEEN ? AND ?{but}"
             " ORDER BY event_id DESC LIMIT 1",
             (row.trace_key, row.first_event_id - 1 if base is None else base + 1, upto),
         ).fetchone()
@@ -160,7 +163,15 @@ def kept_before(db: sqlite3.Connection, key: int, event_id: int) -> int:
     return int(db.execute(sql, (key, event_id)).fetchone()[0])
 
 
-def view(db: sqlite3.Connection, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View | None:
+def view(
+    db: sqlite3.Connection,
+    trace_id: str,
+    known: Head | None,
+    upto: int | None,
+    *,
+    subs: bool,
+    skip: Collection[int] = (),
+) -> View | None:
     """See Storage.view."""
     row = trace_rows(db, [trace_id]).get(trace_id)
     if row is None:
@@ -175,7 +186,7 @@ def view(db: sqlite3.Connection, trace_id: str, known: Head | None, upto: int | 
         upto = row.last_event_id
     elif not row.first_event_id - 1 <= upto <= row.last_event_id:
         return View(row, None, below)
-    return View(row, state_parts(db, row, upto, known), below)
+    return View(row, state_parts(db, row, upto, known, skip), below)
 
 
 def last_seq(db: sqlite3.Connection, trace_id: str, producer: str) -> int:
@@ -194,7 +205,9 @@ def _stored(db: sqlite3.Connection, key: int, rows: Iterable[Sequence[Any]]) -> 
     as_of = [row[3] for row in rows if row[3] is not None]
     later: dict[str, list[bytes]] = {}
     for update in updates(db, key, max(min(as_of), _boundary(db, key))) if as_of else ():
-        later.setdefault(orjson.loads(update)["message_id"], []).append(update)
+        name = object_of(update).get("message_id")
+        for one in [name] if name is not None else [row[0] for row in rows]:  # a damaged one may be of any of them
+            later.setdefault(one, []).append(update)
     return [
         StoredMessage(name, sequence, event_id, at, event if body is None else body, body is None, later.get(name, []))
         for name, sequence, event_id, at, body, event in rows
@@ -255,9 +268,9 @@ def messages_behind(db: sqlite3.Connection, row: TraceRow) -> list[StoredMessage
     """The messages of a trace with updates that are not in their rows yet."""
     # The rows were brought up to date with the last snapshot, so only later updates count
     later = updates(db, row.trace_key, row.last_event_id // project.SNAPSHOT_EVERY * project.SNAPSHOT_EVERY)
-    names = {orjson.loads(body)["message_id"] for body in later}
+    last = {event["message_id"]: event["event_id"] for event in map(object_of, later) if "message_id" in event}
+    names = list(last)
     found = [one for one in messages_named(db, row.trace_key, names) if one.as_of is not None]
-    last = {event["message_id"]: event["event_id"] for event in map(orjson.loads, later)}
     return [one for one in found if one.as_of is not None and last[one.message_id] > one.as_of]
 
 
@@ -268,7 +281,8 @@ def open_inputs(db: sqlite3.Connection, limit: int, below: str | None) -> list[O
     """See Storage.open_inputs."""
     only = "" if below is None else f" AND trace_id IN ({BELOW})"
     sql = (
-        "SELECT body, trace_id, task, agent_type, root_trace_id, status FROM inputs JOIN traces USING (trace_key)"
+        "SELECT request_id, asked_at, body, trace_id, task, agent_type, root_trace_id, status"
+        " FROM inputs JOIN traces USING (trace_key)"
         f" WHERE state = 'open'{only} ORDER BY asked_at, inputs.trace_key, event_id LIMIT ?2"
     )
     return [OpenInput(*row) for row in db.execute(sql, (below, limit))]

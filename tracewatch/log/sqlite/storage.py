@@ -179,6 +179,8 @@ class SQLiteStorage:
             try:
                 return work(db)
             except sqlite3.DatabaseError as error:
+                if "UTF-8" in str(error):  # one damaged text must not take the others with it
+                    return _leniently(db, work)
                 fault = fault_of(error)
                 if fault is not None and fault.area == "damage":
                     with suppress(sqlite3.Error):  # it must not stay in memory when the file has been repaired
@@ -192,9 +194,11 @@ class SQLiteStorage:
         """See Storage.page. One statement is one read transaction."""
         return await self._read(lambda db: read.page(db, trace_id, after, max_events, max_bytes))
 
-    async def view(self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool) -> View | None:
+    async def view(
+        self, trace_id: str, known: Head | None, upto: int | None, *, subs: bool, skip: Collection[int] = ()
+    ) -> View | None:
         """See Storage.view."""
-        return await self._read(one_moment(lambda db: read.view(db, trace_id, known, upto, subs=subs)))
+        return await self._read(one_moment(lambda db: read.view(db, trace_id, known, upto, subs=subs, skip=skip)))
 
     async def messages(
         self, trace_id: str, goal_id: str | None, before: int | None, limit: int
@@ -322,6 +326,15 @@ class SQLiteStorage:
         await self.clear_wal()
         await self._probe.close()
         await self._connection.close()
+
+
+def _leniently(db: sqlite3.Connection, work: Work[T]) -> T:
+    """Do it with texts that are no UTF-8 read as far as they are."""
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    try:
+        return work(db)
+    finally:
+        db.text_factory = str
 
 
 def _rollback(db: sqlite3.Connection) -> None:

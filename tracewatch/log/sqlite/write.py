@@ -16,6 +16,10 @@ from ..views import SCOPES
 from . import read
 from .read import TOKEN_COLUMNS
 
+# What sums of a tree are kept up to: far above what is shown (``summed``), and below where whole numbers overflow
+MOST = 4 * 10**18
+MOST_COST = 1e300
+_SUM = "MIN({} + {}, {})"
 _SEQ = "(SELECT change_seq FROM change_counter)"
 _CLAIM = {"retention": "retention_until"}  # the key in ``meta``
 _NEW = [field.name for field in fields(TraceRow) if field.name != "trace_key"]
@@ -27,22 +31,28 @@ _UPDATE_TRACE = (
     "UPDATE traces SET status = ?, current_goal_id = ?, first_event_id = ?, last_event_id = ?, log_bytes = ?,"
     " total_messages = ?, total_tokens = ?, total_cost = ?, updated_at = ?, completed_at = ?, summary = ?, error = ?,"
     " lease_expires_at = ?,"
-    " tree_messages = tree_messages + ?, tree_tokens = tree_tokens + ?, tree_cost = tree_cost + ?,"
+    f" tree_messages = {_SUM.format('tree_messages', '?', MOST)},"
+    f" tree_tokens = {_SUM.format('tree_tokens', '?', MOST)}, tree_cost = {_SUM.format('tree_cost', '?', MOST_COST)},"
     f" change_seq = {_SEQ} WHERE trace_key = ?"
 )
 _UPDATE_TREE = (
     "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
     " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL AND NOT apart)"
-    " UPDATE traces SET tree_messages = tree_messages + ?2, tree_tokens = tree_tokens + ?3,"
-    f" tree_cost = tree_cost + ?4, change_seq = {_SEQ} WHERE trace_id IN (SELECT trace_id FROM up)"
+    f" UPDATE traces SET tree_messages = {_SUM.format('tree_messages', '?2', MOST)},"
+    f" tree_tokens = {_SUM.format('tree_tokens', '?3', MOST)}, tree_cost = {_SUM.format('tree_cost', '?4', MOST_COST)},"
+    f" change_seq = {_SEQ} WHERE trace_id IN (SELECT trace_id FROM up)"
 )
 # Of all above a trace that is named by its key; what is above it may have come in this very transaction
 _UPDATE_ABOVE = _UPDATE_TREE.replace(
     "SELECT ?1", "SELECT parent_trace_id FROM traces WHERE trace_key = ?1 AND NOT apart"
 )
-_TREE_BELOW = (
-    "SELECT COALESCE(SUM(tree_messages), 0), COALESCE(SUM(tree_tokens), 0), COALESCE(SUM(tree_cost), 0)"
-    " FROM traces WHERE parent_trace_id = ? AND NOT apart"
+_BELOW_SUMS = "SELECT tree_messages, tree_tokens, tree_cost FROM traces WHERE parent_trace_id = ? AND NOT apart"
+# Of the trace ``?1`` and those above it, the lowest first, the ones whose sums are at the end of what is kept
+_OVERFLOWN = (
+    "WITH RECURSIVE up (trace_id, level) AS (SELECT ?1, 1 UNION ALL SELECT parent_trace_id, level + 1 FROM traces"
+    " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL AND NOT apart AND level < 10000)"
+    " SELECT trace_id, total_messages, total_tokens, total_cost FROM up JOIN traces USING (trace_id)"
+    f" WHERE tree_messages >= {MOST} OR tree_tokens >= {MOST} OR tree_cost >= {MOST_COST} ORDER BY level"
 )
 
 # Of what names ``?1`` as its parent, below it or not: how many stand below one another
@@ -86,8 +96,9 @@ def _load_parts(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
             states.add(parent_id)
     for trace_id in states & rows.keys():
         row, known = rows[trace_id], needs.heads.get(trace_id)
+        skip = [event_id for one, event_id in needs.skip if one == trace_id]
         if known is None or known != (row.trace_key, row.last_event_id):
-            loaded.parts[trace_id] = read.state_parts(db, row, row.last_event_id, known)
+            loaded.parts[trace_id] = read.state_parts(db, row, row.last_event_id, known, skip)
 
 
 def _load_messages(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
@@ -167,10 +178,18 @@ def _insert(db: sqlite3.Connection, change: TraceChange) -> int:
     values = [0 if name.startswith(("total_", "tree_")) else getattr(row, name) for name in _NEW]
     (key,) = db.execute(_INSERT_TRACE, values).fetchone()
     db.execute("DELETE FROM deleted_traces WHERE trace_id = ?", (row.trace_id,))
-    below = db.execute(_TREE_BELOW, (row.trace_id,)).fetchone()
+    below = _sums_below(db, row.trace_id)
     if any(below):
         db.execute(_UPDATE_TREE, (row.trace_id, *below))
     return int(key)
+
+
+def _sums_below(db: sqlite3.Connection, trace_id: str) -> tuple[int, int, float]:
+    """Messages, tokens and cost of all that is below a trace. Not SUM(), which fails where whole numbers overflow."""
+    messages, tokens, cost = 0, 0, 0.0
+    for one in db.execute(_BELOW_SUMS, (trace_id,)):
+        messages, tokens, cost = messages + one[0], tokens + one[1], cost + one[2]
+    return min(messages, MOST), min(tokens, MOST), min(cost, MOST_COST)
 
 
 def _write_rows(db: sqlite3.Connection, traces: Iterable[TraceChange], keys: dict[str, int]) -> None:
@@ -246,11 +265,19 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
 def _delete(db: sqlite3.Connection, gone: list[TraceRow]) -> None:
     """Remove the rows by which these traces are found. What else there is of them follows in pieces."""
     top = gone[0]
+    overflown: list[Any] = []
     if top.above is not None:
-        db.execute(_UPDATE_TREE, (top.above, -top.tree_messages, -top.tree_tokens, -top.tree_cost))
+        overflown = db.execute(_OVERFLOWN, (top.above,)).fetchall()
+        sums = (min(top.tree_messages, MOST), min(top.tree_tokens, MOST), min(top.tree_cost, MOST_COST))
+        db.execute(_UPDATE_TREE, (top.above, *(-one for one in sums)))
     keys = [(row.trace_key,) for row in gone]
     for table in ("producers", "inputs", "traces"):
         db.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
+    for trace_id, *own in overflown:  # nothing can be taken off such a sum: it is made anew
+        below = _sums_below(db, trace_id)
+        sums = tuple(min(a + b, most) for a, b, most in zip(own, below, (MOST, MOST, MOST_COST), strict=True))
+        sql = "UPDATE traces SET tree_messages = ?, tree_tokens = ?, tree_cost = ? WHERE trace_id = ?"
+        db.execute(sql, (*sums, trace_id))
     db.executemany("INSERT OR REPLACE INTO leftovers VALUES (?, NULL)", keys)
     marks = [(row.trace_id, row.last_event_id) for row in gone]
     db.executemany(f"INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, {_SEQ})", marks)

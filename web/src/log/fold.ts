@@ -99,13 +99,13 @@ export class State {
     const sums: Totals = { total_messages, total_tokens, total_cost };
     let over = false;
     for (const sub of this.subTraces.values()) {
-      sums.total_messages += sub.stats.total_messages;
-      sums.total_tokens += sub.stats.total_tokens;
-      sums.total_cost += sub.stats.total_cost;
+      sums.total_messages += sub.stats.total_messages ?? MAX_TOTAL;
+      sums.total_tokens += sub.stats.total_tokens ?? MAX_TOTAL;
+      sums.total_cost += sub.stats.total_cost ?? MAX_TOTAL;
       over ||= sub.stats.saturated === true;
     }
     for (const key of ["total_messages", "total_tokens", "total_cost"] as const)
-      if (!(sums[key] <= MAX_TOTAL)) {
+      if (!(sums[key] < MAX_TOTAL)) {
         sums[key] = MAX_TOTAL;
         over = true;
       }
@@ -213,8 +213,8 @@ function messageAdded(state: State, event: StoredEvent): void {
   const message = event.message as Message;
   state.messages.set(message.message_id, message);
   state.head.total_messages += 1;
-  state.head.total_tokens += message.tokens ?? 0;
-  state.head.total_cost = round10(state.head.total_cost + (message.cost ?? 0));
+  state.head.total_tokens = plus(state.head.total_tokens, message.tokens ?? 0);
+  state.head.total_cost = round10(plus(state.head.total_cost, message.cost ?? 0));
   affect(state, event);
 }
 
@@ -223,7 +223,9 @@ function messageUpdated(state: State, event: StoredEvent): void {
   if (message) state.messages.set(event.message_id, updatedMessage(message, event));
   if (event.totals) {
     const { total_messages, total_tokens, total_cost } = event.totals as Totals;
-    Object.assign(state.head, { total_messages, total_tokens, total_cost });
+    state.head.total_messages = plus(total_messages, 0);
+    state.head.total_tokens = plus(total_tokens, 0);
+    state.head.total_cost = plus(total_cost, 0);
   }
   affect(state, event);
 }
@@ -366,6 +368,10 @@ const HANDLERS: Record<string, (state: State, event: StoredEvent) => void> = {
 function codePoints(text: string, most: number): string {
   return text.length <= most ? text : [...text.slice(0, most * 2)].slice(0, most).join("");
 }
+
+/** A sum with one thing more: it stops at MAX_TOTAL. One that is null is of an old log, and had overflowed. */
+const plus = (total: number | null, more: number): number =>
+  total === null ? MAX_TOTAL : Math.min(total + more, MAX_TOTAL);
 
 /** Sums of costs have 10 decimals. */
 export function round10(value: number): number {

@@ -36,6 +36,8 @@ def _parsed(body: bytes | str | None) -> Any:
 
 def check_row(error: Error, row: TraceRow, state: State, log_bytes: int) -> None:
     """The trace's own row. ``log_bytes``: of its events."""
+    for name in row.wrong_columns():
+        error("trace_row", f"its {name} is {getattr(row, name)!r:.{SAID}}, which is of another type")
     ought = trace_row(row, state, log_bytes, row.lease_expires_at)
     for name in (field.name for field in fields(TraceRow)):
         stored, made = getattr(row, name), getattr(ought, name)
