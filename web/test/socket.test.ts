@@ -155,6 +155,16 @@ describe("a dead socket", () => {
     expect(FakeWebSocket.all.length).toBe(2);
   });
 
+  test.each([-3_600_000, 3_600_000])("is found though this machine's clock was set by %i ms", (by) => {
+    FakeWebSocket.last.open();
+    FakeWebSocket.last.say({ event: "connected", trace_id: "a", heartbeat_s: 10 });
+    vi.advanceTimersByTime(6_000);
+    FakeWebSocket.last.say({ event: "pong" });
+    vi.setSystemTime(Date.now() + by);
+    vi.advanceTimersByTime(8_000); // no event tells of it
+    expect(FakeWebSocket.all.length).toBe(2);
+  });
+
   test("that hangs in its handshake is replaced when there is a network again", () => {
     vi.advanceTimersByTime(4_000);
     emit("online");

@@ -65,3 +65,15 @@ test("bars say what is known: the last event of a run, and what came since the p
   expect([bars.reduce((sum, n) => sum + n, 0), bars.at(-1)]).toEqual([8, 7]);
   expect(traces.known).toBeLessThanOrEqual(12);
 });
+
+test("a list of another history replaces this one, whatever ids it has", () => {
+  let tell: (frame: Frame) => void = () => undefined;
+  const traces = new Traces({ watchList: (_: object, frame: (frame: Frame) => void) => (tell = frame) } as never);
+  const run = { trace_id: "a", created_at: "c", updated_at: "u", last_event_id: 9, status: "failed" };
+  tell({ event: "traces", epoch: "one", traces: [run, { ...run, trace_id: "b" }] });
+  paint();
+  expect(traces.byId.size).toBe(2);
+  tell({ event: "trace_changed", epoch: "two", trace: { ...run, last_event_id: 2, status: "running" } });
+  paint();
+  expect([...traces.byId.values()].map((one) => [one.trace_id, one.status])).toEqual([["a", "running"]]);
+});

@@ -1,12 +1,15 @@
 // All traces, live: the list, its open questions, and the current goal and activity of each trace.
 //
-// Rule: the socket's list brings the newest traces and every change; the older traces are read in pages. Of two states
-//       of a trace the newer wins.
+// Rule 1: the socket's list brings the newest traces and every change; the older traces are read in pages. Of two
+//         states of a trace the newer wins.
+// Rule 2: all of it is of one history. Where the log is another (restored from a backup, replaced), nothing of the one
+//         before is kept, whatever ids it has.
 
 import { computed, signal } from "@preact/signals";
 import { fetchInputs, fetchTrace, fetchTraces, type OpenInput } from "../net/api";
 import type { Frame, Trace } from "../net/protocol";
 import type { Socket } from "../net/socket";
+import { passed, serverNow } from "../net/time";
 import { beforePaint } from "./paint";
 
 const MOST_TRACES = 20_000;
@@ -23,6 +26,7 @@ export interface Activity {
 
 export class Traces {
   readonly byId = new Map<string, Trace>();
+  epoch = ""; // the history of all that is known
   readonly version = signal(0);
   readonly currentVersion = signal(0); // counts changes of `current`
   readonly loaded = signal(false);
@@ -34,9 +38,9 @@ export class Traces {
   #asking = new Set<string>();
   #waitingKey = "";
   #waitingIds = "";
-  #inputsAsked = 0; // ms; when open questions were last asked for
+  #inputsAsked = -INPUTS_MS; // ms; when open questions were last asked for
   #inputsLater: ReturnType<typeof setTimeout> | undefined;
-  readonly #since = Date.now();
+  readonly #since = passed();
 
   constructor(socket: Pick<Socket, "watchList">) {
     socket.watchList({ limit: FIRST }, (frame) => {
@@ -59,6 +63,7 @@ export class Traces {
     const queue = this.#queue;
     this.#queue = [];
     for (const frame of queue) {
+      this.#begin(frame.epoch);
       if (frame.event === "traces") {
         this.refused.value = null;
         for (const trace of frame.traces as Trace[]) this.#put(trace, false);
@@ -71,18 +76,32 @@ export class Traces {
     void this.refreshInputs();
   };
 
+  /** What comes now is of the history `epoch`. */
+  #begin(epoch: string | undefined): void {
+    if (epoch === undefined || epoch === this.epoch) return;
+    const other = this.epoch !== "";
+    this.epoch = epoch;
+    if (!other) return;
+    this.byId.clear();
+    this.activity.clear();
+    this.current.clear();
+    this.inputs.value = [];
+    this.#waitingKey = this.#waitingIds = "";
+    this.loaded.value = false;
+  }
+
   #put(trace: Trace, live: boolean): void {
     const before = this.byId.get(trace.trace_id);
     if (before && before.last_event_id > trace.last_event_id && before.created_at === trace.created_at) return;
     // Of events that this page did not see arrive, it knows their number, and the time of the last
     const grown = trace.last_event_id - (before?.last_event_id ?? 0);
-    if (live) this.#note(trace.trace_id, grown, Date.now());
+    if (live) this.#note(trace.trace_id, grown, serverNow());
     else this.#note(trace.trace_id, before ? grown : 1, Date.parse(trace.updated_at));
     this.byId.set(trace.trace_id, trace);
   }
 
   #note(id: string, events: number, at: number): void {
-    const now = Math.floor(Date.now() / SPARK_MS);
+    const now = Math.floor(serverNow() / SPARK_MS);
     const bar = SPARK_BARS - 1 - Math.max(0, now - Math.floor(at / SPARK_MS));
     if (events <= 0 || !(bar >= 0)) return;
     let seen = this.activity.get(id);
@@ -96,7 +115,7 @@ export class Traces {
 
   /** The number of bars whose whole time this page has seen. */
   get known(): number {
-    return Math.min(SPARK_BARS, Math.ceil((Date.now() - this.#since) / SPARK_MS));
+    return Math.min(SPARK_BARS, Math.ceil((passed() - this.#since) / SPARK_MS));
   }
 
   /** The bars of a trace up to now; null where it has been still for a minute. */
@@ -112,9 +131,11 @@ export class Traces {
   async #readRest(): Promise<void> {
     let token: string | undefined;
     const before = new Set(this.byId.keys());
+    const { epoch } = this;
     try {
       do {
         const page = await fetchTraces(token);
+        if (page.epoch !== undefined && page.epoch !== this.epoch) break; // its list is on its way
         for (const trace of page.traces) before.delete(trace.trace_id);
         const isNew = page.traces.some((trace) => !this.byId.has(trace.trace_id));
         for (const trace of page.traces) this.#put(trace, false);
@@ -122,7 +143,7 @@ export class Traces {
         if (isNew) this.version.value++;
         token = page.next_page_token ?? undefined;
       } while (token && this.byId.size < MOST_TRACES);
-      if (!token && before.size) {
+      if (!token && before.size && epoch === this.epoch) {
         for (const id of before) this.byId.delete(id); // deleted while nobody told this page
         this.version.value++;
       }
@@ -138,7 +159,7 @@ export class Traces {
     const key = waiting.map((trace) => `${trace.trace_id}@${trace.last_event_id}`).join();
     if (key === this.#waitingKey) return;
     const ids = waiting.map((trace) => trace.trace_id).join();
-    const wait = ids === this.#waitingIds ? this.#inputsAsked + INPUTS_MS - Date.now() : 0;
+    const wait = ids === this.#waitingIds ? this.#inputsAsked + INPUTS_MS - passed() : 0;
     if (wait > 0) {
       this.#inputsLater ??= setTimeout(() => {
         this.#inputsLater = undefined;
@@ -148,13 +169,14 @@ export class Traces {
     }
     this.#waitingKey = key;
     this.#waitingIds = ids;
-    this.#inputsAsked = Date.now();
+    this.#inputsAsked = passed();
     if (!waiting.length) {
       this.inputs.value = [];
       return;
     }
     try {
-      const { inputs } = await fetchInputs();
+      const { inputs, epoch } = await fetchInputs();
+      if (epoch !== undefined && epoch !== this.epoch) return;
       if (this.#waitingKey === key) this.inputs.value = inputs;
     } catch {
       if (this.#waitingKey === key) this.inputs.value = await inputsOf(waiting);
@@ -174,7 +196,8 @@ export class Traces {
     if (this.#asking.has(id) || this.#asking.size >= 4) return;
     this.#asking.add(id);
     fetchTrace(id)
-      .then(({ goal_tree }) => {
+      .then(({ goal_tree, epoch }) => {
+        if (epoch !== undefined && epoch !== this.epoch) return;
         const goal = goal_tree.goals.find((one) => one.id === goal_tree.current_id);
         this.current.set(id, { goalId: goal?.id ?? "", words: goal?.description ?? "" });
       })

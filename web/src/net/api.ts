@@ -136,7 +136,9 @@ export async function fetchMessages(
   return call(`${one(traceId)}/messages?${params}`);
 }
 
-export async function fetchTraces(pageToken?: string): Promise<{ traces: Trace[]; next_page_token: string | null }> {
+export async function fetchTraces(
+  pageToken?: string,
+): Promise<{ traces: Trace[]; next_page_token: string | null; epoch?: string }> {
   if (local) return local.traces();
   return call(`/api/traces?limit=1000${pageToken ? `&page_token=${pageToken}` : ""}`);
 }
@@ -157,7 +159,7 @@ export async function fetchTemplate(): Promise<string> {
 }
 
 export type OpenInput = PendingInput & { trace_id: string };
-export async function fetchInputs(): Promise<{ inputs: OpenInput[] }> {
+export async function fetchInputs(): Promise<{ inputs: OpenInput[]; epoch?: string }> {
   return local ? { inputs: [] } : call("/api/inputs"); // the agents of a saved run do not wait any more
 }
 

@@ -122,6 +122,7 @@ export interface Snapshot {
   goal_tree: GoalTree;
   sub_traces: SubTrace[];
   pending_inputs: PendingInput[];
+  epoch?: string; // of the log
 }
 
 export const ENDED: ReadonlySet<string> = new Set(["completed", "failed", "stopped"]);

@@ -4,11 +4,14 @@
 // Rule 2: after an unsubscribe, frames of that trace are ignored until the server has confirmed it.
 // Rule 3: a browser can't see WebSocket pings. After 1.3 heartbeats of silence the socket asks the server for a sign
 //         of life, and shows that it asks; after 2.2 heartbeats it reconnects.
-// Rule 4: when the machine has slept, the network has changed or the page is shown again, the socket is checked at
+// Rule 4: how long the socket was silent is counted by what has passed, not by the machine's clock, which may be set.
+//         Where the two differ, the machine has slept or its clock was set: nothing that was heard before counts.
+// Rule 5: when the machine has slept, the network has changed or the page is shown again, the socket is checked at
 //         once.
 
 import { signal } from "@preact/signals";
 import type { Frame, StoredEvent } from "./protocol";
+import { passed, Sleeps, serverNow, tellTime } from "./time";
 
 export interface Subscriber {
   /** The `subscribe` message's content, with the position reached. */
@@ -58,7 +61,8 @@ export class Socket {
   #offlineSince = 0;
   #heard = 0; // ms; when the server last said something
   #begun = 0; // ms; when this socket was made
-  #looked = 0; // ms; of the last check
+  #looked = passed(); // ms; of the last check
+  readonly #sleeps = new Sleeps();
   #heartbeatMs = 15_000;
   #why = ""; // the words of the server's last error for the whole socket
   #leaveWithin: number | null = null; // ms; of a goaway
@@ -118,15 +122,19 @@ export class Socket {
   /** The machine may have slept or changed its network: connect at once, or see whether the socket still lives. */
   awake(): void {
     if (!this.#socket) return this.link.value.kind === "refused" ? undefined : this.retryNow();
-    const now = Date.now();
+    const now = passed();
+    const slept = this.#sleeps.jumped();
     // A socket from before a sleep is dead; a handshake that hangs may have begun in another network
-    const hopeless = this.#isOpen() ? now - this.#heard > this.#heartbeatMs * GIVE_UP : now - this.#begun > PROBE_MS;
+    const hopeless = this.#isOpen()
+      ? now - this.#heard + Math.max(0, slept) > this.#heartbeatMs * GIVE_UP
+      : now - this.#begun + Math.max(0, slept) > PROBE_MS;
     if (hopeless) return this.#dropAndRetry();
-    if (!this.#isOpen() || this.#probe !== undefined || now - this.#heard < FRESH_MS) return;
+    const fresh = now - this.#heard < FRESH_MS && Math.abs(slept) < FRESH_MS;
+    if (!this.#isOpen() || this.#probe !== undefined || fresh) return;
     this.#socket.send("ping");
     this.#probe = setTimeout(() => {
       this.#probe = undefined;
-      if (this.#heard < now) this.#dropAndRetry();
+      if (this.#heard <= now) this.#dropAndRetry();
     }, PROBE_MS);
   }
 
@@ -150,12 +158,12 @@ export class Socket {
     this.#leaving.clear();
     this.#leaveWithin = null;
     this.#why = "";
-    this.#heard = this.#begun = Date.now();
+    this.#heard = this.#begun = passed();
     if (this.link.value.kind !== "waiting") this.link.value = { kind: "connecting" };
     socket.onopen = () => {
       if (this.#socket !== socket) return;
       opened = true;
-      this.#heard = Date.now();
+      this.#heard = passed();
       if (this.#list) this.#send({ subscribe_traces: this.#list.query });
       for (const subscriber of this.#subscribers.values()) this.#send({ subscribe: subscriber.ask() });
       if (!this.#list && !this.#subscribers.size) socket.send("ping");
@@ -189,29 +197,30 @@ export class Socket {
       if (code === UNAUTHORIZED) this.access.refused(this.#why || why || "A token is needed");
       return;
     }
-    this.#offlineSince ||= Date.now();
+    this.#offlineSince ||= serverNow();
     const delay =
       this.#leaveWithin === null ? backoff(this.#attempt++, Math.random()) : Math.random() * this.#leaveWithin;
-    this.link.value = { kind: "waiting", since: this.#offlineSince, retryAt: Date.now() + delay };
+    this.link.value = { kind: "waiting", since: this.#offlineSince, retryAt: serverNow() + delay };
     this.#retry = setTimeout(() => this.#connect(), delay);
   }
 
   #check(): void {
-    const now = Date.now();
-    const slept = this.#looked > 0 && now - this.#looked > CHECK_MS * 3;
+    const now = passed();
+    const slept = now - this.#looked > CHECK_MS * 3 || Math.abs(this.#sleeps.peek()) > CHECK_MS * 2;
     this.#looked = now;
-    if (slept) return this.awake(); // the timers stood still: the machine has slept
+    if (slept) return this.awake(); // timers or the count stood still: the machine has slept; or its clock was set
     if (!this.#socket) return;
     const silent = now - this.#heard;
     if (silent > this.#heartbeatMs * GIVE_UP) this.#dropAndRetry();
     else if (silent > this.#heartbeatMs * ASK && this.#isOpen()) {
       this.#socket.send("ping");
-      if (this.link.value.kind === "open") this.link.value = { kind: "silent", since: this.#heard };
+      if (this.link.value.kind === "open") this.link.value = { kind: "silent", since: serverNow() - silent };
     }
   }
 
   #receive(frame: Frame | StoredEvent): void {
-    this.#heard = Date.now();
+    this.#heard = passed();
+    if (typeof frame.ts === "string" && typeof frame.event_id !== "number") tellTime(frame.ts);
     if (this.link.value.kind !== "open") {
       this.#attempt = 0;
       this.#offlineSince = 0;

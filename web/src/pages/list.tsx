@@ -10,6 +10,7 @@ import { wanted } from "../net/auth";
 import { keep, kept } from "../net/places";
 import type { Json, Trace, TraceStatus } from "../net/protocol";
 import { go, param, setParams, traceHref } from "../net/route";
+import { serverNow } from "../net/time";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
 import { everyFive } from "../parts/clock";
@@ -53,9 +54,9 @@ export function ListPage() {
     open,
   };
   const still = inside || Boolean(place) || focused !== null;
-  const held = useMemo(() => (still ? hold(all, choice, Date.now()) : null), [still, test, sort, up, flat, anew]);
+  const held = useMemo(() => (still ? hold(all, choice, serverNow()) : null), [still, test, sort, up, flat, anew]);
   const { rows, more } = useMemo(
-    () => rowsOf(all, choice, held, Date.now()),
+    () => rowsOf(all, choice, held, serverNow()),
     [version, test, sort, up, flat, open, held],
   );
   useEffect(() => keep(OPEN, [...open]), [open]);
@@ -314,7 +315,7 @@ const TraceLine = memo(function TraceLine({
   toggle,
   cancel,
 }: TraceLineProps) {
-  const bars = app.traces.bars(trace.trace_id, Date.now());
+  const bars = app.traces.bars(trace.trace_id, serverNow());
   const { tree_totals: sums } = trace;
   const running = !gone && isOpen(trace);
   const imported = typeof trace.metadata?.format === "string" && !running;
@@ -432,7 +433,7 @@ function Needs({ all, version, still }: { all: Trace[]; version: number; still: 
   const inputs = app.traces.inputs.value;
   const box = useRef<HTMLElement>(null);
   const inside = useInside(box, true);
-  const found = useMemo(() => troubles(all, seen.value, Date.now()), [version, seen.value]);
+  const found = useMemo(() => troubles(all, seen.value, serverNow()), [version, seen.value]);
   const held = useRef(found);
   // While somebody points at them they stay: what was put away here goes, and what is new comes below
   if (!inside) held.current = found;

@@ -9,6 +9,7 @@ import { type TraceView, withBelow } from "../log/view";
 import { lineOf } from "../log/words";
 import { entry, keep, kept } from "../net/places";
 import { param, setParams } from "../net/route";
+import { today } from "./clock";
 import { useKeys } from "./keys";
 import { MessageRow } from "./message";
 import { highlight, matcher } from "./search";
@@ -277,7 +278,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
                 inspect(chosen);
               }}
               heading={goalId === null || goals!.size > 1 ? headingOf(log, items, i) : null}
-              date={dateOf(items, i)}
+              date={dateOf(items, i, today.value)}
               selected={item.id === inspected}
               hit={item.id === hit}
             />
@@ -342,17 +343,18 @@ function headingOf(log: TraceView, items: readonly Item[], i: number): string | 
 }
 
 /** The day that begins with a row: that of the first message if it is not today, later where the day changes. */
-function dateOf(items: readonly Item[], i: number): string | null {
+function dateOf(items: readonly Item[], i: number, today: string): string | null {
   const item = items[i]!;
   if (!item.message) return null;
   const local = (at: string) => new Date(at).toDateString();
+  const quarter = (at: string) => at.slice(0, 14) + Math.floor(Number(at.slice(14, 16)) / 15);
   for (let before = i - 1; before >= 0; before--) {
     const other = items[before]!;
     if (!other.message) continue;
-    // The same hour is nearly always the same day; only otherwise is the calendar asked
-    return other.at.slice(0, 13) === item.at.slice(0, 13) || local(other.at) === local(item.at) ? null : dayOf(item.at);
+    // Days change at full quarters of an hour, in every zone; only for another quarter is the calendar asked
+    return quarter(other.at) === quarter(item.at) || local(other.at) === local(item.at) ? null : dayOf(item.at);
   }
-  return local(item.at) === new Date().toDateString() ? null : dayOf(item.at);
+  return local(item.at) === today ? null : dayOf(item.at);
 }
 
 function countAfter(items: readonly Item[], id: number): number {

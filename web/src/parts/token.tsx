@@ -7,6 +7,7 @@ import { copy } from "../app";
 import { clock, visible } from "../format";
 import { type ApiError, tryToken } from "../net/api";
 import { aside, forget, give, isToken, token, wanted } from "../net/auth";
+import { serverNow } from "../net/time";
 import { now } from "./clock";
 import { Dialog } from "./dialog";
 
@@ -51,7 +52,7 @@ function TokenForm({ close }: { close: () => void }) {
     } catch (error) {
       const { status, message, retryAfterS } = error as ApiError;
       setFault(status === 401 ? `The server does not take it: ${message}` : message);
-      setUntil(retryAfterS ? Date.now() + retryAfterS * 1000 : 0);
+      setUntil(retryAfterS ? serverNow() + retryAfterS * 1000 : 0);
     }
     setBusy(false);
   }

@@ -6,6 +6,7 @@ import { say } from "../app";
 import { count, duration, timeOfDay, visible } from "../format";
 import type { Replay } from "../log/replay";
 import type { TraceLog } from "../log/trace-log";
+import { serverNow } from "../net/time";
 import { everyTwo } from "../parts/clock";
 import { useKeys } from "../parts/keys";
 import { theme } from "../parts/theme";
@@ -258,7 +259,7 @@ interface Drawn {
 }
 
 function make(log: TraceLog): Drawn {
-  const spans = spansOf(log, Date.now());
+  const spans = spansOf(log, serverNow());
   return { spans, line: new TimeLine(spans), lanes: laneTopsOf(spans) };
 }
 
