@@ -137,9 +137,8 @@ def _print(answer: dict[str, Any], found: list[Left]) -> None:
         )
     for one in mine:
         if one.in_use:
-            click.echo(
-                f"{text.count(one.in_use, 'trace')} of agents that are running: they deliver by themselves", err=True
-            )
+            who = "their agent is running, or another process delivers them"
+            click.echo(f"{text.count(one.in_use, 'trace')} left alone: {who}", err=True)
     for one in found:
         if one not in mine and one.traces > one.in_use:
             hint = f"tracewatch flush --url {text.one_line(one.url)}"

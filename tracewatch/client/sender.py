@@ -41,7 +41,7 @@ FILE_IDLE_S = 10.0  # a log's file is kept open for so long, for the next trace
 EXIT_STEP_S = 0.1  # at exit: time between two looks for what else can be sent
 RESTART_S = 0.5  # time between two tries to start the thread
 NO_SPOOL = (
-    "tracewatch has no place for a spool, as this user has no home folder: while the server is away, events are kept "
+    "tracewatch has no place for a spool, as this user has no home folder: until the server has them, events are kept "
     "in memory only. Set TRACEWATCH_SPOOL_DIR to a folder"
 )
 
@@ -93,6 +93,7 @@ class Sender:
         self._later: set[Callable[[], None]] = set()  # what is to be called soon
         self._wake = asyncio.Event()
         self._over = False  # whether the process ends
+        self._through = 0  # how many traces were delivered
         self.looked = False  # whether there was a look for spools of dead processes
         self._in_vain = False  # whether a ``with`` has waited in vain at its end
 
@@ -327,6 +328,7 @@ class Sender:
         delivery.finish()
         if outbox.created and outbox.ended:
             outbox.finish()
+        self._through += not outbox.pending
         with self._lock:
             waited = self._from_backlog.pop(outbox, None)
             if waited is not None and outbox.spool is None:
@@ -392,13 +394,12 @@ class Sender:
         self._uplink.hurry()
         self._admit(closing=True)
         await asyncio.sleep(0)
-        waiting = len(self._from_backlog)
         while self._tasks and (left := until - loop.time()) > 0:
+            through = self._through
             await asyncio.wait(self._tasks, timeout=min(left, EXIT_STEP_S))
-            if len(self._from_backlog) < waiting:  # something gets through
+            if self._through > through:
                 self._admit(closing=True)
                 await asyncio.sleep(0)
-            waiting = len(self._from_backlog)
         late = list(self._tasks)
         for task in late:
             task.cancel()
@@ -417,6 +418,8 @@ class Sender:
         kept, traces = self.backlog.own_events
         lost = 0
         for outbox in list(self._deliveries):
+            if outbox.orphaned:
+                continue  # it was in the spool before, and stays there
             outbox.save_rest()
             pending, unsaved = outbox.pending, outbox.unsaved
             traces += bool(pending)

@@ -57,6 +57,7 @@ class SpoolDir:
         self.limit_bytes = limit_bytes
         self._used = 0
         self._looked = -_LOOK_S
+        self._known: dict[Path, tuple[str, str]] = {}  # files: the trace and the producer of each
 
     def __str__(self) -> str:
         return "no spool" if self.missing else str(self.path)
@@ -98,11 +99,14 @@ class SpoolDir:
 
     def holds(self, trace_id: str, but: str = "") -> bool:
         """Whether a spool of any process has events of this trace, other than that of the producer ``but``."""
+        known, self._known = self._known, {}
         for path in self.files():
-            header = header_of(path)
-            if header and header["spec"].get("trace_id") == trace_id and header["producer"] != but:
-                return True
-        return False
+            of = known.get(path)
+            if of is None:
+                header = header_of(path)
+                of = (header["spec"]["trace_id"], header["producer"]) if header else ("", "")
+            self._known[path] = of
+        return any(trace == trace_id and producer != but for trace, producer in self._known.values())
 
     def adopt(self, path: Path) -> Box | None:
         """The box of a process that has died, locked; None if it lives, or another process delivers the box."""
