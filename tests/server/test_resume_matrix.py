@@ -173,7 +173,7 @@ def _check_start(case: Case, control: list[dict[str, Any]], token: str | None, e
         "current_event_id": case.last,
         "resume_event_id": expected.after,
     }
-    assert snapshot == {**connected, "event": "snapshot"}
+    assert snapshot == {**connected, "event": "snapshot", "ts": snapshot["ts"]}
 
 
 def _check_caught_up(case: Case, frame: dict[str, Any], expected: Expected) -> None:

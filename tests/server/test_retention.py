@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.log.helpers import sqlite
-from tests.server.wire import append, http, ids, make_trace, ndjson, page, refused, socket, stored, watching
+from tests.server.wire import append, end, http, ids, make_trace, ndjson, page, refused, socket, sse, stored, watching
 from tests.support import Serving, serving
 from tracewatch.log import EventLog
 from tracewatch.log.sqlite import housekeeping
@@ -98,3 +100,89 @@ async def test_what_was_deleted_by_hand_leaves_the_file(tmp_path: Path) -> None:
         storage = sqlite(log)
         while await storage._read(housekeeping.has_leftovers) or (await storage._read(housekeeping.pages))[0] > 100:
             pass
+
+
+async def test_a_filtered_watch_that_was_away_for_longer_than_events_are_kept(tmp_path: Path) -> None:
+    """It has a gap only where an event that it wants is gone, whatever it comes back over."""
+    async with serving(tmp_path / "log.db") as server, http(server) as client:
+        log, epoch = server.services.log, server.services.log.epoch
+        await make_trace(log, "t")
+        await append(log, "t", 1, name="rare")
+        await append(log, "t", 1400)
+        assert await log.retention.trim("t", 1000)
+        await append(log, "t", 1, name="rare")  # 1402
+        rare, after = "rare", f"{epoch}.1"  # the cursor of who has received nothing since the first
+
+        async with watching(server, "t", since=after, types=rare) as watch:
+            assert (await watch.frame())["cursor"] == f"{epoch}.1000"
+            await watch.until("caught_up")
+            assert ("gap" not in watch.names(), ids(watch.events)) == (True, [1402])
+        async with socket(server, "/api/watch") as many:
+            await many.say({"subscribe": {"trace_id": "t", "since_event_id": after, "types": [rare]}})
+            await many.until("caught_up")
+            assert ("gap" not in many.names(), ids(many.events)) == (True, [1402])
+        async with sse(client, "t", headers={"Last-Event-ID": after}, types=rare) as stream:
+            await stream.until("caught_up")
+            assert ("gap" not in [one["event"] for one in stream.control], ids(stream.events)) == (True, [1402])
+        lines = await ndjson(client, "t", since=after, types=rare)
+        assert (lines.status_code, ids(lines.content.splitlines())) == (200, [1402])
+        first = await page(client, "t", since=after, types=rare)
+        assert (first.status_code, first.json()["next_since_event_id"]) == (200, 1402)
+        assert [event["event_id"] for event in first.json()["events"]] == [1402]
+
+        for since, types in ((f"{epoch}.0", rare), (after, "rare,thought"), (after, None)):  # those have missed some
+            more = {} if types is None else {"types": types}
+            refused(await page(client, "t", since=since, **more), 410, "trimmed")
+            refused(await ndjson(client, "t", since=since, **more), 410, "trimmed")
+            async with watching(server, "t", since=since, **more) as watch:
+                assert (await watch.until("gap"))["reason"] == "trimmed"
+            async with sse(client, "t", since=since, **more) as stream:
+                assert (await stream.until("gap"))["reason"] == "trimmed"
+
+
+async def test_a_filtered_watch_whose_past_is_trimmed_while_it_reads(tmp_path: Path) -> None:
+    async with serving(tmp_path / "log.db", page_events=10, watcher_bytes=16_384, send_buffer=8192) as server:
+        log = server.services.log
+        await make_trace(log, "t")
+        await append(log, "t", 1, name="rare")
+        for _ in range(3):
+            await append(log, "t", 500)
+        await append(log, "t", 1, name="rare")  # 1502
+        read, gate = log.read, asyncio.Event()
+
+        async def held(trace_id: str, after: int, **how: Any) -> Any:
+            if after >= 100:
+                await gate.wait()
+            return await read(trace_id, after, **how)
+
+        log.read = held  # type: ignore[method-assign]
+        async with watching(server, "t", types="rare") as watch:
+            await watch.until_events(1)
+            assert await log.retention.trim("t", 1000)
+            gate.set()
+            await watch.until("caught_up")
+            assert ("gap" not in watch.names(), ids(watch.events)) == (True, [1, 1502])
+
+
+async def test_an_event_source_with_a_filter_stops_at_the_end(server: Serving, client: httpx.AsyncClient) -> None:
+    """Checkpoints move its cursor, so that it neither asks for what it did not want nor comes back for ever."""
+    log = server.services.log
+    await make_trace(log, "ends")
+    await append(log, "ends", 1, name="rare")
+    await append(log, "ends", 2500)
+    await end(log, "ends")
+    last, seen = None, []
+    async with sse(client, "ends", types="rare") as stream:
+        while True:
+            try:
+                event_id, name, _ = await stream.next()
+            except StopAsyncIteration:
+                break
+            last = event_id or last
+            seen.append(name)
+    assert seen.count("rare") == 1 and seen[-2:] == ["checkpoint", "end"]
+    assert last == f"{log.epoch}.2502"
+    again = await client.get(
+        "/api/traces/ends/events?types=rare", headers={"Accept": "text/event-stream", "Last-Event-ID": last}
+    )
+    assert again.status_code == 204

@@ -206,11 +206,11 @@ class Stream:
         name, data = fields[b"event"].decode(), fields[b"data"]
         value = orjson.loads(data)
         assert value["event"] == name
-        if event_id is None:
-            assert "event_id" not in value
+        if "event_id" not in value:
+            assert event_id == (value["cursor"] if name == "checkpoint" else None)
             self.control.append(value)
         else:
-            assert event_id.endswith(f".{value['event_id']}")
+            assert event_id is not None and event_id.endswith(f".{value['event_id']}")
             self.ids.append(event_id)
             self.events.append(data)
         return event_id, name, data

@@ -16,11 +16,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..errors import Damaged, Gap, TraceDeleted, Unavailable, UnknownTrace
 from ..log import EventLog, Snapshot
-from ..model.frames import PROTOCOL, control, format_cursor, resolve_since, snapshot_values, with_tree_parts
+from ..model.frames import PROTOCOL, Start, control, format_cursor, resolve_since, snapshot_values, with_tree_parts
 from ..model.state import State
 from ..model.times import format_time
 from .head import TraceHead
@@ -221,12 +222,7 @@ class Watcher:
 
     async def _start(self, snapshot: Snapshot) -> None:
         state, epoch = snapshot.state, self._log.epoch
-        start = resolve_since(
-            self.request.since,
-            epoch=epoch,
-            first_event_id=state.first_event_id,
-            last_event_id=state.last_event_id,
-        )
+        start = await start_of(self._log, self.request, state.first_event_id, state.last_event_id)
         self.cursor = start.after
         if start.gap is not None or start.explicit:
             self._counts.resumes[start.gap or "ok"] += 1
@@ -326,7 +322,7 @@ class Watcher:
             if page.trace_key != self._key:
                 raise self._deleted()
             if page.first_event_id - 1 > self.cursor:
-                await self._past_is_gone()
+                await self._past_is_gone(page.first_event_id)
                 return True
             frames = [Frame(self._log.epoch, at, body) for at, body in enumerate(page.bodies, self.cursor + 1)]
             head.begin(page.trace_key, page.last_event_id, page.status)
@@ -350,7 +346,10 @@ class Watcher:
             await self._send("checkpoint", cursor=self.cursor_token)
         return True
 
-    async def _past_is_gone(self) -> None:
+    async def _past_is_gone(self, first_event_id: int) -> None:
+        if self.types is not None and await self._log.trimmed(self.request.trace_id, self.types) <= self.cursor:
+            self.cursor = first_event_id - 1  # nothing is gone that this watch would have been sent
+            return
         self._counts.resumes["trimmed"] += 1
         snapshot = await self._log.snapshot(self.request.trace_id)
         if snapshot.trace_key != self._key:
@@ -378,6 +377,8 @@ class Watcher:
             self.sink.write_control(payload)
             del payload  # not for as long as it waits below
         if self.request.until_end and head.ended:
+            if self.types is not None:  # so that whoever comes back stands at the end
+                await self._send("checkpoint", cursor=self.cursor_token)
             await self._send("end", status=head.status, last_event_id=head.event_id)
             return True
         if self.sink.direct:
@@ -422,6 +423,20 @@ class Watcher:
         for payload in self._heartbeat_frames():
             await self._send_payload(payload)
         self.last_sent = time.monotonic()
+
+
+async def start_of(log: EventLog, request: WatchRequest, first_event_id: int, last_event_id: int) -> Start:
+    """Where a watch begins in a log of these events. A filtered one has a gap only where an event it wants is gone.
+
+    Raises InvalidCursor, UnknownTrace.
+    """
+    resolve = partial(
+        resolve_since, request.since, epoch=log.epoch, first_event_id=first_event_id, last_event_id=last_event_id
+    )
+    start = resolve()
+    if start.gap == "trimmed" and request.types is not None:
+        start = resolve(lost=await log.trimmed(request.trace_id, request.types))
+    return start
 
 
 def gap_error(reason: str, state: State, epoch: str) -> Gap:

@@ -569,6 +569,8 @@ class Trim(Job):
 
     trace_id: str
     upto: int
+    trace_key: int = 0  # of the trace that ``names`` was read from
+    names: dict[str, int] = field(default_factory=dict)  # of the events that go: the last one of each name
     exclusive: bool = True
 
     def need(self, needs: Needs) -> None:
@@ -583,6 +585,7 @@ class Trim(Job):
             return False
         draft.state = at_first(draft.state, self.upto + 1)
         draft.trimmed = True
+        draft.trimmed_names = self.names if self.trace_key == draft.row.trace_key else {}
         return True
 
 

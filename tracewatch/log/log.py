@@ -212,6 +212,13 @@ class EventLog:
         """Events after ``after``: at most ``max_events`` and ``max_bytes``, but at least one. Raises UnknownTrace."""
         return await self.reader.read(trace_id, after, max_events=max_events, max_bytes=max_bytes)
 
+    async def trimmed(self, trace_id: str, names: Collection[str]) -> int:
+        """The last event with one of these names that was trimmed, or may have been; 0: there is none.
+
+        Raises UnknownTrace.
+        """
+        return await self.reader.trimmed(trace_id, names)
+
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
         """The trace now, or as it was after ``at_event_id``.
 

@@ -158,6 +158,14 @@ class Reader:
                 raise NoSuchMessage(f"there is no message {message_id[:200]!r} in this trace", trace_id=trace_id)
             return found[0].event_id, message_of(found[0])
 
+    async def trimmed(self, trace_id: str, names: Collection[str]) -> int:
+        """See EventLog.trimmed."""
+        async with self.reading() as storage:
+            last = await storage.trimmed(trace_id, names)
+        if last is None:
+            raise _unknown(trace_id)
+        return last
+
     async def last_seq(self, trace_id: str, producer: str) -> int:
         """See EventLog.last_seq."""
         async with self.reading() as storage:

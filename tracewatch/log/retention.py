@@ -27,6 +27,7 @@ from .storage import Storage, TraceRow
 DAY_S = 86_400.0
 HOLD_S = 20.0  # while at work, retention is claimed again this often
 CLAIM = "retention"
+NAMES_AT_ONCE = 5000  # events
 _TS = re.compile(rb'\{"event":"[^"]*","event_id":[0-9]+,"trace_id":"[^"]*","ts":"([^"]*)"')
 
 
@@ -160,9 +161,21 @@ class Retention:
 
     async def trim(self, trace_id: str, upto: int) -> bool:
         """Let a log begin after ``upto``. False where no snapshot of it is kept. Raises UnknownTrace."""
-        trimmed = bool(await self._group.do(Trim(trace_id=trace_id, upto=upto)))
+        key, names = await self._names(trace_id, upto)
+        trimmed = bool(await self._group.do(Trim(trace_id=trace_id, upto=upto, trace_key=key, names=names)))
         self._group.counts.trims += trimmed
         return trimmed
+
+    async def _names(self, trace_id: str, upto: int) -> tuple[int, dict[str, int]]:
+        """The trace's key, and the last event of each name up to ``upto``. Events never change: no lock is needed."""
+        names: dict[str, int] = {}
+        async with self._reader.reading() as storage:
+            rows = await storage.rows([trace_id])
+            for row in rows:
+                for first in range(row.first_event_id, upto + 1, NAMES_AT_ONCE):
+                    names |= await storage.names(row.trace_key, first, min(first + NAMES_AT_ONCE - 1, upto))
+                return row.trace_key, names
+        return 0, names
 
     async def delete_outdated(self, trace_id: str, keep_days: float) -> list[str]:
         """Delete a trace if all of it is over and nothing has happened in it for ``keep_days``; else nothing, []."""

@@ -401,6 +401,7 @@ class TraceChange:
     inputs: list[InputRow]
     closed_inputs: list[ClosedInput]
     producers: dict[str, int]
+    trimmed: dict[str, int] = field(default_factory=dict)  # the last event of each name that goes; {}: not known
     adopts: bool = False  # new: the traces that are ``apart`` and name it as their parent are below it from now on
 
     @property
@@ -594,6 +595,12 @@ class Storage(Protocol):
 
     async def size(self, trace_key: int, first: int, last: int) -> int:
         """Bytes of these events."""
+
+    async def names(self, trace_key: int, first: int, last: int) -> dict[str, int]:
+        """The names of these events, and the last event of each."""
+
+    async def trimmed(self, trace_id: str, names: Collection[str]) -> int | None:
+        """The last event with one of these names that was trimmed or may have been; 0: none. None: no such trace."""
 
     async def tokens(self, token_ids: Collection[str] | None = None, limit: int | None = None) -> list[Token]:
         """These tokens, or all, the oldest first."""

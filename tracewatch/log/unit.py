@@ -64,6 +64,7 @@ class Draft:
     changed_producers: set[str] = field(default_factory=set)
     renewed: bool = False
     adopts: bool = False  # it is new, and what named it as its parent before is below it from now on
+    trimmed_names: dict[str, int] = field(default_factory=dict)  # see TraceChange.trimmed
     trimmed: bool = False  # its first_event_id has moved: whoever lists it is told
     logged: Mapping[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
     pending: Mapping[str, dict[str, Any]] = field(init=False)  # the questions that were open before
@@ -335,6 +336,7 @@ class Unit:
             inputs=inputs,
             closed_inputs=closed,
             producers={name: draft.producers[name] for name in draft.changed_producers},
+            trimmed=draft.trimmed_names,
             adopts=draft.adopts,
         )
 

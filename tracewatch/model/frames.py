@@ -45,9 +45,12 @@ class Start(NamedTuple):
     explicit: bool = False  # the client named an event_id, so it has watched before
 
 
-def resolve_since(since: str | None, *, epoch: str, first_event_id: int, last_event_id: int) -> Start:
+def resolve_since(
+    since: str | None, *, epoch: str, first_event_id: int, last_event_id: int, lost: int | None = None
+) -> Start:
     """The start that ``since_event_id`` names in a log of the events ``first_event_id`` to ``last_event_id``.
 
+    ``lost``: the last event that is gone and would be missed; None: the one before the first, as without a filter.
     Raises InvalidCursor if ``since`` has none of the forms of the protocol's section 4.
     """
     if since is None or since == "":
@@ -67,9 +70,9 @@ def resolve_since(since: str | None, *, epoch: str, first_event_id: int, last_ev
         return Start(first_event_id - 1, "reset", True)
     if event_id > last_event_id:
         return Start(last_event_id, "ahead", True)
-    if event_id < first_event_id - 1:
+    if event_id < (first_event_id - 1 if lost is None else lost):
         return Start(first_event_id - 1, "trimmed", event_id > 0)
-    return Start(event_id, None, event_id > 0)
+    return Start(max(event_id, first_event_id - 1), None, event_id > 0)
 
 
 # --- frames ----------------------------------------------------------------------------------------------------
@@ -138,5 +141,10 @@ def sse_event(epoch: str, event_id: int, body: bytes) -> bytes:
 
 
 def sse_control(payload: bytes) -> bytes:
-    """A control frame as a server-sent event. It has no ``id``, so that the reader's cursor stays."""
-    return b"event: %b\ndata: %b\n\n" % (event_name(payload).encode(), payload)
+    """A control frame as a server-sent event. It has no ``id``, so that the reader's cursor stays.
+
+    A checkpoint has one: it is there to move the cursor of a filtered watch, beyond what was not sent.
+    """
+    name = event_name(payload)
+    place = f"id: {orjson.loads(payload)['cursor']}\n" if name == "checkpoint" else ""
+    return b"%bevent: %b\ndata: %b\n\n" % (place.encode(), name.encode(), payload)

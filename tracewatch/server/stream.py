@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import BadRequest, TracewatchError
 from ..live.sink import SinkClosed
-from ..live.watcher import WatchRequest, gap_error
+from ..live.watcher import WatchRequest, gap_error, start_of
 from ..model.canonical import ENDED, event_name
 from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
@@ -60,12 +60,7 @@ async def get_events(request: Request) -> Response:
 async def _nothing_more(served: Services, watch: WatchRequest) -> bool:
     """Whether the client stands at the end of an ended trace: 204 is what stops an EventSource."""
     page = await served.log.read(watch.trace_id, 0, max_events=1, max_bytes=1)
-    start = resolve_since(
-        watch.since,
-        epoch=served.log.epoch,
-        first_event_id=page.first_event_id,
-        last_event_id=page.last_event_id,
-    )
+    start = await start_of(served.log, watch, page.first_event_id, page.last_event_id)
     at_end = start.explicit and start.gap is None and start.after == page.last_event_id
     return at_end and page.status in ENDED
 
@@ -73,17 +68,18 @@ async def _nothing_more(served: Services, watch: WatchRequest) -> bool:
 async def _page(request: Request, served: Services, watch: WatchRequest) -> Response:
     limit = limit_param(request, served.settings.page_events)
     epoch = served.log.epoch
-    bounds = await served.log.read(watch.trace_id, 0, max_events=1, max_bytes=1)
-    state = State(watch.trace_id, first_event_id=bounds.first_event_id, last_event_id=bounds.last_event_id)
-    start = resolve_since(
-        watch.since, epoch=epoch, first_event_id=state.first_event_id, last_event_id=state.last_event_id
-    )
-    if start.gap is not None:
-        raise gap_error(start.gap, state, epoch)
-    page = await served.log.read(watch.trace_id, start.after, max_events=limit, max_bytes=served.settings.page_bytes)
-    if page.first_event_id - 1 > start.after:  # trimmed between the two reads
-        state = State(watch.trace_id, first_event_id=page.first_event_id, last_event_id=page.last_event_id)
-        raise gap_error("trimmed", state, epoch)
+    page = await served.log.read(watch.trace_id, 0, max_events=1, max_bytes=1)
+    while True:
+        first, last = page.first_event_id, page.last_event_id
+        start = await start_of(served.log, watch, first, last)
+        if start.gap is not None:
+            state = State(watch.trace_id, first_event_id=first, last_event_id=last)
+            raise gap_error(start.gap, state, epoch)
+        page = await served.log.read(
+            watch.trace_id, start.after, max_events=limit, max_bytes=served.settings.page_bytes
+        )
+        if page.first_event_id - 1 <= start.after:
+            break  # else it was trimmed between the two reads
     bodies = [body for body in page.bodies if watch.types is None or event_name(body) in watch.types]
     more = "true" if page.upto < page.last_event_id else "false"
     return json_response(

@@ -37,6 +37,7 @@ from tracewatch.log.storage import (
     Written,
 )
 from tracewatch.log.views import Grown, Page, Token, TraceQuery
+from tracewatch.model.canonical import event_name
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Trace:
     messages: dict[str, MessageRow] = field(default_factory=dict)
     inputs: dict[str, InputRow] = field(default_factory=dict)
     producers: dict[str, int] = field(default_factory=dict)
+    trimmed: dict[str, int] = field(default_factory=dict)
     absent: tuple[int, int, float] = (0, 0, 0.0)
 
 
@@ -210,6 +212,11 @@ class MemoryStorage:
             trace.inputs[request_id] = trace.inputs[request_id]._replace(state=state, body=None, answer=answer)
         trace.producers.update(change.producers)
         if change.before is not None and row.first_event_id > change.before.first_event_id:
+            if not change.trimmed:
+                trace.trimmed[""] = row.first_event_id - 1
+            elif not trace.trimmed and change.before.first_event_id > 1:
+                trace.trimmed[""] = change.before.first_event_id - 1
+            trace.trimmed.update(change.trimmed)
             self._trim(trace)
         memory.told.append(Grown(row.trace_id, row.last_event_id, row.status))
         return row.trace_key
@@ -438,6 +445,18 @@ class MemoryStorage:
     async def event_head(self, trace_key: int, event_id: int) -> bytes | None:
         event = self._events(trace_key).get(event_id)
         return None if event is None else event.body[:512]
+
+    async def names(self, trace_key: int, first: int, last: int) -> dict[str, int]:
+        events = self._events(trace_key)
+        return {event_name(events[at].body): at for at in sorted(events) if first <= at <= last}
+
+    async def trimmed(self, trace_id: str, names: Collection[str]) -> int | None:
+        trace = self.memory.traces.get(trace_id)
+        if trace is None:
+            return None
+        if not trace.trimmed:
+            return trace.row.first_event_id - 1
+        return max(trace.trimmed.get(name, 0) for name in (*names, ""))
 
     async def size(self, trace_key: int, first: int, last: int) -> int:
         return sum(len(event.body) for at, event in self._events(trace_key).items() if first <= at <= last)

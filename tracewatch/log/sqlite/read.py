@@ -398,6 +398,31 @@ def event_head(db: sqlite3.Connection, key: int, event_id: int) -> bytes | None:
     return None if found is None else bytes(found[0])
 
 
+ANY_NAME = ""  # in ``trimmed``: of an event that had this or that name
+
+
+def names(db: sqlite3.Connection, key: int, first: int, last: int) -> dict[str, int]:
+    """See Storage.names. A body begins with its name: ``{"event":"``, the name and a quote."""
+    sql = (
+        "SELECT CAST(substr(body, 11, instr(substr(body, 11, 65), X'22') - 1) AS TEXT) AS name, MAX(event_id)"
+        " FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ? GROUP BY name"
+    )
+    return dict(db.execute(sql, (key, first, last)).fetchall())
+
+
+def trimmed(db: sqlite3.Connection, trace_id: str, names: Collection[str]) -> int | None:
+    """See Storage.trimmed."""
+    sql = "SELECT trace_key, first_event_id FROM traces WHERE trace_id = ?"
+    found = db.execute(sql, (trace_id,)).fetchone()
+    if found is None:
+        return None
+    key, first = found
+    noted = dict(db.execute("SELECT name, event_id FROM trimmed WHERE trace_key = ?", (key,)).fetchall())
+    if not noted:
+        return int(first) - 1  # nobody has noted what there was
+    return max((noted.get(name, 0) for name in (*names, ANY_NAME)), default=0)
+
+
 def size(db: sqlite3.Connection, key: int, first: int, last: int) -> int:
     """See Storage.size."""
     sql = (

@@ -266,6 +266,14 @@ class SQLiteStorage:
         """See Storage.size."""
         return await self._read(lambda db: read.size(db, trace_key, first, last))
 
+    async def names(self, trace_key: int, first: int, last: int) -> dict[str, int]:
+        """See Storage.names."""
+        return await self._read(lambda db: read.names(db, trace_key, first, last))
+
+    async def trimmed(self, trace_id: str, names: Collection[str]) -> int | None:
+        """See Storage.trimmed."""
+        return await self._read(lambda db: read.trimmed(db, trace_id, names))
+
     async def tokens(self, token_ids: Collection[str] | None = None, limit: int | None = None) -> list[Token]:
         """See Storage.tokens. Of a file that was replaced as well: who may come in is no history."""
         return await self._read(lambda db: read.tokens(db, token_ids, limit), always=True)

@@ -14,13 +14,14 @@ from typing import Any
 from ..storage import Changes, Loaded, Needs, TraceChange, TraceRow
 from ..views import SCOPES
 from . import read
-from .read import TOKEN_COLUMNS
+from .read import ANY_NAME, TOKEN_COLUMNS
 
 # What sums of a tree are kept up to: far above what is shown (``summed``), and below where whole numbers overflow
 MOST = 4 * 10**18
 MOST_COST = 1e300
 _SUM = "MIN({} + {}, {})"
 _SEQ = "(SELECT change_seq FROM change_counter)"
+MOST_NAMES = 500  # of events that were trimmed are noted for each trace
 _CLAIM = {"retention": "retention_until"}  # the key in ``meta``
 _NEW = [field.name for field in fields(TraceRow) if field.name != "trace_key"]
 _INSERT_TRACE = (
@@ -254,12 +255,23 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
         )
         if before is not None and row.first_event_id != before.first_event_id:
             db.execute("INSERT OR REPLACE INTO leftovers VALUES (?, ?)", (key, row.first_event_id - 1))
+            _note_trimmed(db, key, before.first_event_id, row.first_event_id, change.trimmed)
         if row.parent_trace_id is not None and any(difference):
             trees.append((key, *difference))
     if rows:
         db.executemany(_UPDATE_TRACE, rows)
     if trees:
         db.executemany(_UPDATE_ABOVE, trees)
+
+
+def _note_trimmed(db: sqlite3.Connection, key: int, before: int, first: int, names: dict[str, int]) -> None:
+    """Note the last event of each name that was trimmed. ``before``, ``first``: the log's first events."""
+    (there,) = db.execute("SELECT COUNT(*) FROM trimmed WHERE trace_key = ?", (key,)).fetchone()
+    if not names or there + len(names) > MOST_NAMES:
+        names = {ANY_NAME: first - 1}
+    elif not there and before > 1:
+        names = {**names, ANY_NAME: before - 1}  # what went before anybody noted it, or was never there
+    db.executemany("INSERT OR REPLACE INTO trimmed VALUES (?, ?, ?)", [(key, *one) for one in names.items()])
 
 
 def _delete(db: sqlite3.Connection, gone: list[TraceRow]) -> None:
@@ -271,7 +283,7 @@ def _delete(db: sqlite3.Connection, gone: list[TraceRow]) -> None:
         sums = (min(top.tree_messages, MOST), min(top.tree_tokens, MOST), min(top.tree_cost, MOST_COST))
         db.execute(_UPDATE_TREE, (top.above, *(-one for one in sums)))
     keys = [(row.trace_key,) for row in gone]
-    for table in ("producers", "inputs", "traces"):
+    for table in ("producers", "inputs", "trimmed", "traces"):
         db.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
     for trace_id, *own in overflown:  # nothing can be taken off such a sum: it is made anew
         below = _sums_below(db, trace_id)
