@@ -125,7 +125,8 @@ def _command(run: Callable[..., None]) -> click.Command:
         epilog=EXAMPLES,
         help="Run the server until Ctrl-C or SIGTERM.\n\nBy default only this machine can reach it, and every user of "
         "this machine may do everything. A token is required as soon as one was created, and always when other "
-        "machines can reach the server (see: tracewatch token).",
+        "machines can reach the server (see: tracewatch token).\n\nWhat your recorders on this machine have left in "
+        "the spool for this server is delivered (see: tracewatch flush).",
     )
 
 
