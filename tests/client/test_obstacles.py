@@ -186,7 +186,7 @@ WORDS: list[tuple[int, dict[str, str], bytes, bool, str | None]] = [
         False,
         "page of HTML (“Sign in”), as a login",
     ),
-    (502, {"content-type": "text/html"}, b"<html>", True, "page of HTML, status 502"),
+    (502, {"content-type": "text/html"}, b"<html>", True, "status 502: a proxy does not reach"),
     (404, {}, OURS % (b"not_found", b"Not Found: GET /api/traces/t/watch"), True, "does not let WebSockets through"),
     (404, {}, OURS % (b"not_found", b"Not Found: GET /x/api/traces/t/watch"), True, "changes the path"),
     (426, {}, OURS % (b"upgrade_required", b"asked for by plain HTTP"), True, "does not let WebSockets through"),

@@ -23,6 +23,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ..client.api import Api
+from ..client.obstacle import DOCS
 from ..client.watch import ConnectionStatus, Watch, watch
 from ..errors import WatchGap
 from ..model.state import State
@@ -117,7 +118,10 @@ class TreeTail:
         assert self._watching is not None
         if news.kind == "lost":
             last = f" (last event {news.last_event_id})" if news.last_event_id else ""
-            self._tell(f"connection lost, retrying{last}")
+            named = f": {news.error}" if news.error and DOCS in news.error else ""
+            self._tell(f"connection lost, retrying{last}{named}")
+        elif news.kind == "over_http":
+            self._tell(f"{news.error}. Going on over HTTP")
         elif news.kind == "reconnected":
             self._tell(f"reconnected, {text.count(news.replayed or 0, 'event')} replayed")
         if news.kind in ("caught_up", "reconnected") and self._watching.state.status in self.ends:

@@ -19,6 +19,7 @@ import click
 import orjson
 
 from ..client.api import Api
+from ..client.obstacle import DOCS
 from ..client.watch import ConnectionStatus, Watch, watch
 from ..errors import WatchGap
 from . import text
@@ -140,7 +141,10 @@ class Tail:
         self.output.settle()
         if news.kind == "lost":
             last = f" (last event {news.last_event_id})" if news.last_event_id else ""
-            self._say(f"connection lost, retrying{last}")
+            named = f": {news.error}" if news.error and DOCS in news.error else ""
+            self._say(f"connection lost, retrying{last}{named}")
+        elif news.kind == "over_http":
+            self._say(f"{news.error}. Going on over HTTP")
         elif news.kind == "reconnected":
             self._say(f"reconnected, {text.count(news.replayed or 0, 'event')} replayed")
         elif news.kind == "gap" and news.error == "trimmed":

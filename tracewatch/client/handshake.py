@@ -13,6 +13,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection as SyncConnection
 from websockets.sync.client import connect as connect_sync
 
@@ -43,11 +44,16 @@ class _Connection(ClientConnection):
 
 
 def open_sync(uri: str, **options: Any) -> SyncConnection:
-    """``websockets.sync.client.connect`` by these rules, which follows no redirects anyway."""
+    """``websockets.sync.client.connect`` by these rules; only a proxy of the environment may lead to a redirect."""
     # As a context manager, because the library is about to change the other form.
-    opened: SyncConnection = connect_sync(
-        uri, create_connection=_SyncConnection, max_size=FRAME_BYTES, **options
-    ).__enter__()
+    try:
+        opened: SyncConnection = connect_sync(
+            uri, create_connection=_SyncConnection, max_size=FRAME_BYTES, **options
+        ).__enter__()
+    except ValueError as error:  # a redirect, which it can't follow over the given connection
+        if isinstance(error.__cause__, InvalidStatus):
+            raise error.__cause__ from None
+        raise
     return opened
 
 

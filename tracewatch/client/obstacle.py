@@ -28,7 +28,7 @@ def obstacle(url: str, path: str, status: int, headers: Mapping[str, str], body:
     """
     headers = {name.lower(): value for name, value in headers.items()}
     said = _said(url, path, status, headers, body, upgrade)
-    return said and f"{said} ({DOCS})"
+    return said if said is None or DOCS in said else f"{said} ({DOCS})"
 
 
 def words_of(url: str, path: str, error: Exception) -> str | None:
@@ -48,10 +48,10 @@ def _said(url: str, path: str, status: int, headers: Mapping[str, str], body: by
     if code is None and (headers.get("content-type", "").startswith("text/html") or body.lstrip()[:1] == b"<"):
         title = _TITLE.search(body)
         named = f" (“{_one_line(title[1].decode('utf-8', 'replace'))}”)" if title else ""
-        what = (
-            "as a login page or a proxy's own page is" if status < 400 else f"status {status}, as a proxy's own page is"
-        )
-        return f"{url} answers with a page of HTML{named}, {what}: a proxy does not lead to tracewatch"
+        if status >= 500:
+            named += f", status {status}"
+            return f"{url} answers with a page of HTML{named}: a proxy does not reach the server behind it"
+        return f"{url} answers with a page of HTML{named}, as a login page is: a proxy does not lead to tracewatch"
     if code == "upgrade_required":
         return f"a proxy before {url} does not let WebSockets through: {message}" if upgrade else None
     if code == "not_found":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import logging
 import random
 import threading
 import time
@@ -29,19 +30,23 @@ from websockets.sync.client import ClientConnection as SyncConnection
 from ..errors import ProtocolViolation
 from ..model.state import State
 from .address import Addresses
-from .api import api_error
+from .api import FOREIGN, refusal
 from .backoff import Backoff
 from .clock import Silence
-from .errors import Unreachable
+from .errors import ApiError, Unreachable
 from .handshake import FRAME_BYTES, Handshake, open_sync
+from .obstacle import words_of
+from .sse import EventStream, NothingMore, SseSocket, SseThreadSocket
 from .target import QUIET, parse_target
-from .watch_core import ConnectionStatus, WatchCore
+from .watch_core import ConnectionStatus, WatchCore, refused
 
 __all__ = ["ConnectionStatus", "SyncWatch", "Watch", "watch", "watch_sync"]
 
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
-_FAILURES = (OSError, WebSocketException)
+HANDSHAKES = 3  # that got no answer, or that of a fault; then HTTP is tried
+_FAILURES = (OSError, WebSocketException, ApiError)
+_log = logging.getLogger("tracewatch")
 
 
 class _Watching:
@@ -72,6 +77,11 @@ class _Watching:
         )
         self._max_retry_s = max_retry_s
         self._on_status = on_status
+        self._opening = False  # there is a connection, and no WebSocket yet
+        self._not_opened = 0  # how often in a row that was all
+        self._obstacle: str | None = None  # why events are asked for by HTTP
+        self._told_obstacle = False
+        self._at_end = False  # of an ended trace, where only its state is to be had
         self._backoff = Backoff()
         self._silence = Silence()  # of the connection
         self._outage_began: float | None = None  # monotonic, while there is no connection
@@ -128,11 +138,14 @@ class _Watching:
         """
         return self._core.clock.now()
 
-    def _address(self) -> str:
+    @property
+    def _core_path(self) -> str:
         if self._core.children:
-            return self._target.websocket(self._target.path("api", "watch"))
-        path = self._target.path("api", "traces", self.trace_id, "watch", **self._core.query())
-        return self._target.websocket(path)
+            return self._target.path("api", "watch")
+        return self._target.path("api", "traces", self.trace_id, "watch", **self._core.query())
+
+    def _address(self) -> str:
+        return self._target.websocket(self._core_path)
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -145,8 +158,51 @@ class _Watching:
         }
 
     def _opened(self) -> None:
+        self._opening, self._not_opened = False, 0
         self._core.opened()
         self._silence.heard()
+
+    def _stream(self) -> EventStream:
+        latest, self._at_end = {"since_event_id": "latest"} if self._at_end else {}, False
+        return EventStream(self._target, self.trace_id, {**self._core.query(), **latest})
+
+    def _streams(self) -> None:
+        """Events come by HTTP: say so, once."""
+        if self._obstacle is None or self._told_obstacle:
+            return
+        self._told_obstacle = True
+        if self._on_status is None:
+            _log.warning("tracewatch: %s. The watch goes on over HTTP", self._obstacle)
+        self._core.news.append(ConnectionStatus("over_http", self._core.last_event_id, error=self._obstacle))
+
+    def _look_for_obstacle(self, error: Exception) -> bool:
+        """Whether no WebSocket gets through while HTTP may. Raises the error if HTTP is no way for this watch."""
+        if not self._opening:
+            return False
+        self._opening = False
+        self._not_opened += 1
+        words = words_of(self.url, self._core_path, error)
+        refused = isinstance(error, InvalidStatus) and error.response.status_code < 500
+        if words is None if refused else self._not_opened < HANDSHAKES:
+            return False
+        words = words or f"WebSockets do not get through to {self.url} ({error or type(error).__name__})"
+        if self._core.children or self._proxied:
+            status = error.response.status_code if isinstance(error, InvalidStatus) else 502
+            if status < 500 and status not in (408, 429):
+                what = "with sub-traces" if self._core.children else "through the proxy of this environment"
+                raise ApiError(status, "proxy", f"{words}. A watch {what} needs a WebSocket") from error
+            return False
+        self._obstacle = words
+        return True
+
+    def _refused(self, error: ApiError) -> None:
+        """Take a refusal over HTTP. Raises what reconnecting can't mend."""
+        obstacle, self._obstacle = self._obstacle, None  # a WebSocket is tried next
+        if error.status >= 500 or error.status in (408, 429):
+            return
+        if error.code in FOREIGN:
+            raise ApiError(error.status, "proxy", obstacle or error.message) from error
+        raise refused(error) from error
 
     @property
     def _over(self) -> bool:
@@ -156,6 +212,7 @@ class _Watching:
         """Take one frame, and return its event if it has one."""
         try:
             event = self._core.receive(data)
+            self._streams()
             if event is not None:
                 self.last_bytes = data
             elif self._core.alive:
@@ -172,10 +229,20 @@ class _Watching:
             self._core.closed_with(error.rcvd.code, error.rcvd.reason)
         elif isinstance(error, ConnectionClosed) and error.sent is not None and error.sent.code == 1009:
             raise ProtocolViolation(f"{self.url} sends a frame of more than {FRAME_BYTES:,} bytes") from error
+        if isinstance(error, ApiError):
+            self._refused(error)
+        elif self._look_for_obstacle(error):
+            return 0.0
+        elif isinstance(error, NothingMore):
+            self._at_end = True
+            return 0.0
+        elif self._obstacle is not None and not self._core.alive:
+            self._obstacle = None  # nothing came: a WebSocket is tried next
         if isinstance(error, InvalidStatus):
             status = error.response.status_code
             if 400 <= status < 500 and status not in (408, 429):
-                raise api_error(status, bytes(error.response.body or b"")) from error
+                headers, body = dict(error.response.headers.raw_items()), bytes(error.response.body or b"")
+                raise refusal(self.url, self._core_path, status, headers, body, upgrade=True) from error
         now = time.monotonic()
         wait_s = self._backoff.next()
         if self._core.goaway_ms is not None:
@@ -221,7 +288,7 @@ class Watch(_Watching):
                 print(watching.cursor, event["event"])
     """
 
-    _socket: ClientConnection | None = None
+    _socket: ClientConnection | SseSocket | None = None
     _guard: AsyncGenerator[None] | None = None  # of the socket
     _waker: asyncio.Event | None = None  # ends a wait between two attempts
 
@@ -248,13 +315,11 @@ class Watch(_Watching):
 
     async def _read(self) -> bytes:
         if self._socket is None:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                sock = None if self._proxied else await self._addresses.aconnect()
-            self._socket = await Handshake(self._address(), sock=sock, **self._options())
+            self._socket = await self._open()
             self._guard = _ended_with(self._socket)
             await anext(self._guard)
             self._opened()
-            if self._core.children:
+            if self._core.children and isinstance(self._socket, ClientConnection):
                 await self._socket.send(self._core.subscribe(), text=True)
         if self._closed:
             raise ConnectionError("closed while it was connecting")
@@ -269,6 +334,14 @@ class Watch(_Watching):
             else:
                 self._silence.heard()
                 return data
+
+    async def _open(self) -> ClientConnection | SseSocket:
+        async with asyncio.timeout(OPEN_TIMEOUT_S):
+            if self._obstacle is not None:
+                return await SseSocket.open(self._target, self._addresses, self._stream())
+            sock = None if self._proxied else await self._addresses.aconnect()
+        self._opening = True
+        return await Handshake(self._address(), sock=sock, **self._options())
 
     async def _guarded(self, error: Exception) -> float:
         await self._disconnect()
@@ -341,7 +414,7 @@ class _AsyncIteration:
         self._watch._left()
 
 
-async def _ended_with(socket: ClientConnection) -> AsyncGenerator[None]:
+async def _ended_with(socket: ClientConnection | SseSocket) -> AsyncGenerator[None]:
     """Has the event loop end a connection when this is closed or garbage, and when the loop itself ends.
 
     Event loops do that for asynchronous generators, whatever thread finds them to be garbage (PEP 525).
@@ -365,7 +438,7 @@ class SyncWatch(_Watching):
 
     def __init__(self, trace_id: str, **options: Any) -> None:
         super().__init__(trace_id, **options)
-        self._socket: SyncConnection | None = None
+        self._socket: SyncConnection | SseThreadSocket | None = None
         self._guard: weakref.finalize[..., Any] | None = None  # of the socket
         self._stop = threading.Event()
 
@@ -397,12 +470,11 @@ class SyncWatch(_Watching):
 
     def _read(self) -> bytes:
         if self._socket is None:
-            sock = None if self._proxied else self._addresses.connect(OPEN_TIMEOUT_S)
-            self._socket = open_sync(self._address(), sock=sock, **self._options())
+            self._socket = self._open()
             self._guard = weakref.finalize(self, _end_elsewhere, self._socket)
             self._guard.atexit = False  # the process's end ends its sockets
             self._opened()
-            if self._core.children:
+            if self._core.children and isinstance(self._socket, SyncConnection):
                 self._socket.send(self._core.subscribe(), text=True)
         if self._closed:
             raise ConnectionError("closed while it was connecting")
@@ -416,6 +488,13 @@ class SyncWatch(_Watching):
             else:
                 self._silence.heard()
                 return data
+
+    def _open(self) -> SyncConnection | SseThreadSocket:
+        if self._obstacle is not None:
+            return SseThreadSocket(self._target, self._addresses, self._stream(), OPEN_TIMEOUT_S)
+        sock = None if self._proxied else self._addresses.connect(OPEN_TIMEOUT_S)
+        self._opening = True
+        return open_sync(self._address(), sock=sock, **self._options())
 
     def _guarded(self, error: Exception) -> float:
         self._disconnect()
@@ -473,7 +552,7 @@ class _SyncIteration:
         self._watch._left()
 
 
-def _end_elsewhere(socket: SyncConnection) -> None:
+def _end_elsewhere(socket: SyncConnection | SseThreadSocket) -> None:
     """End a connection in a thread of its own: garbage may be found where a lock is held that this would wait for."""
     with suppress(RuntimeError):  # the interpreter is going down, and its sockets with it
         _thread.start_new_thread(socket.close_socket, ())

@@ -19,7 +19,7 @@ from .. import errors
 from ..model.frames import format_cursor, parse_cursor
 from ..model.state import State, apply_into, updated_message
 from .clock import ServerClock
-from .errors import unauthorized
+from .errors import ApiError, unauthorized
 
 HEARTBEAT_S = 15.0  # until the server has said its own
 SILENT_HEARTBEATS = 2.5  # a socket silent for so many is dead
@@ -43,7 +43,8 @@ _BY_CLOSE_CODE = {4500: "bad_request", 4501: "unauthorized", 4503: "forbidden", 
 class ConnectionStatus:
     """A change of a watch's connection, as its ``on_status`` gets it.
 
-    ``kind``: connected, caught_up, lost (the watch reconnects), reconnected or gap. ``last_event_id``: the last event
+    ``kind``: connected, caught_up, lost (the watch reconnects), reconnected, gap or over_http (no WebSocket gets
+    through, and ``error`` says why). ``last_event_id``: the last event
     of the watched trace that was handed out. ``replayed``: the number of events from the connect to the log's end.
     ``retry_in_s``: seconds until the next attempt. ``error``: the reason of a loss or a gap. ``resume_event_id``: for a
     gap, the event that the next one follows.
@@ -353,6 +354,12 @@ def refusal(code: str, message: str, close_code: int) -> errors.TracewatchError:
     if close_code == 4501:
         return unauthorized(message)
     return errors.WatchError(message or f"the server closed the watch with {close_code}")
+
+
+def refused(error: ApiError) -> errors.TracewatchError:
+    """The error of a refusal over HTTP, of the server's own class if that is known here."""
+    kind = _RAISED.get(error.code)
+    return error if kind is None else kind(error.message)
 
 
 def _place(cursor: str) -> tuple[str | None, int]:
