@@ -1,6 +1,6 @@
 """A watch without a WebSocket: ``GET …/events`` as server-sent events, with the same frames (protocol, section 4).
 
-Rule 1: ``EventStream`` has no I/O; a socket for tasks and one for threads feed it. They are used as a WebSocket is.
+Rule 1: ``FrameStream`` has no I/O; a socket for tasks and one for threads feed it. They are used as a WebSocket is.
 Rule 2: an ended trace has nothing to send after its last event (204). Then its state is asked for: ``latest``.
 Rule 3: what came before an end is handed out before the end.
 """
@@ -30,7 +30,7 @@ class NothingMore(ConnectionError):
     """The watch stands at the end of an ended trace."""
 
 
-class EventStream:
+class FrameStream:
     """The frames in the answer to one request. ``query``: the parameters of a watch; None values are left out."""
 
     def __init__(self, target: Target, trace_id: str, query: dict[str, Any]) -> None:
@@ -147,13 +147,13 @@ class _Transport:
 class SseSocket:
     """A stream of frames, for tasks."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: EventStream) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: FrameStream) -> None:
         self.transport = _Transport(writer)
         self._reader = reader
         self._stream = stream
 
     @classmethod
-    async def open(cls, target: Target, addresses: Addresses, stream: EventStream) -> SseSocket:
+    async def open(cls, target: Target, addresses: Addresses, stream: FrameStream) -> SseSocket:
         """Connect, and ask. Raises OSError."""
         sock = await addresses.aconnect()
         tls = ssl.create_default_context() if target.secure else None
@@ -184,7 +184,7 @@ class SseSocket:
 class SseThreadSocket:
     """A stream of frames, for threads."""
 
-    def __init__(self, target: Target, addresses: Addresses, stream: EventStream, timeout_s: float) -> None:
+    def __init__(self, target: Target, addresses: Addresses, stream: FrameStream, timeout_s: float) -> None:
         self._stream = stream
         sock = addresses.connect(timeout_s)
         if target.secure:

@@ -36,7 +36,7 @@ from .clock import Silence
 from .errors import ApiError, Unreachable
 from .handshake import FRAME_BYTES, Handshake, open_sync
 from .obstacle import words_of
-from .sse import EventStream, NothingMore, SseSocket, SseThreadSocket
+from .sse import FrameStream, NothingMore, SseSocket, SseThreadSocket
 from .target import QUIET, parse_target
 from .watch_core import ConnectionStatus, WatchCore, refused
 
@@ -162,9 +162,9 @@ class _Watching:
         self._core.opened()
         self._silence.heard()
 
-    def _stream(self) -> EventStream:
+    def _stream(self) -> FrameStream:
         latest, self._at_end = {"since_event_id": "latest"} if self._at_end else {}, False
-        return EventStream(self._target, self.trace_id, {**self._core.query(), **latest})
+        return FrameStream(self._target, self.trace_id, {**self._core.query(), **latest})
 
     def _streams(self) -> None:
         """Events come by HTTP: say so, once."""
