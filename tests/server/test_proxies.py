@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.server.proxy import DOCS, HOW, KINDS, Certificate, certificate, running
-from tests.server.wire import SSE, bearer
+from tests.server.wire import SSE, bearer, http, refused
 from tests.support import DEADLINE_S, Serving, serving, until
 from tracewatch.server.proxies import AGAIN_S, Mistake, Mistakes, path_mistake
 
@@ -191,6 +191,16 @@ WRONG = {
         "that --proxy does not name",
     ),
 }
+
+
+async def test_a_proxy_that_is_another_than_the_named_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "tracewatch.proxy")
+    async with serving(tmp_path / "log.db", proxy="10.0.0.0/8") as server, http(server) as client:
+        for _ in range(2):
+            answer = await client.get("/api/traces", headers={"X-Forwarded-For": "192.0.2.1"})
+            refused(answer, 401, "unauthorized")
+    said = [one.getMessage() for one in caplog.records if one.name == "tracewatch.proxy"]
+    assert len(said) == 1 and "that --proxy does not name" in said[0]
 
 
 @pytest.fixture(scope="module")

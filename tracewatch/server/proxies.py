@@ -46,8 +46,8 @@ class Mistake(Enum):
     CUT = "a request came for {path}, where /api{path} would have been right: a proxy cuts too much off the path"
     DOUBLED = "a request came for {path}: a proxy puts a slash too many into the path"
     UNNAMED = (
-        "requests come with X-Forwarded-For or Forwarded from an address that --proxy does not name: all the clients"
-        " of that proxy count as one address, and need a token"
+        "requests come with X-Forwarded-For from an address that --proxy does not name: all the clients of that proxy"
+        " count as one address, and need a token"
     )
 
 

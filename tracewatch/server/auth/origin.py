@@ -89,8 +89,8 @@ class OriginMiddleware:
         headers, served = dict(scope["headers"]), scope["app"].state.services
         fault = self._fault(scope, headers)
         if fault is None:
-            if not served.settings.proxy and (b"x-forwarded-for" in headers or b"forwarded" in headers):
-                served.mistakes.say(Mistake.UNNAMED, scope)
+            if b"x-forwarded-for" in headers and (scope.get("client") or ("", 0))[1] != 0:
+                served.mistakes.say(Mistake.UNNAMED, scope)  # else uvicorn had put the client there, without a port
             await self._app(scope, receive, send)
             return
         error = Forbidden(_told(fault, scope, headers, served))
