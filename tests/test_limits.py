@@ -38,7 +38,7 @@ def table() -> dict[str, list[str]]:
     assert text is not None
     rows = [line.strip("|").split(" | ") for line in text[1].splitlines() if line.startswith("|") and "---" not in line]
     cells = [[cell.replace("`", "").strip() for cell in row] for row in rows]
-    assert all(len(row) == 4 and all(row) for row in cells), "name, value, code, how it is met"
+    assert all(len(row) == 4 and all(row[:3]) for row in cells), "name, value, code, how it is met"
     return {row[0]: row[1:] for row in cells}
 
 
