@@ -55,12 +55,16 @@ def told(*given: dict[str, Any], form: str = "text", width: int | None = None, *
     """What `tail` prints for these events."""
     out = io.BytesIO()
     screen = Screen(
-        lambda words: out.write(words.encode()), color=False, width=None if width is None else lambda: width
+        lambda words: out.write(words.encode()),
+        color=False,
+        width=None if width is None else lambda: width,
+        sought=filters.get("grep"),
     )
     sink = EventWriter(form, Filter(**filters), out.write, screen, "t1")
     for event, body in stored("t1", *given):
         sink.take(event, body)
     sink.pause()
+    sink.finish()
     return out.getvalue().decode()
 
 
@@ -162,8 +166,49 @@ def test_grep_finds_what_streamed_in_by_pieces() -> None:
         .splitlines()[0]
         .endswith("[Find the cause] It is the cookie. (7 tokens, $0.0100)")
     )
-    unfinished = [*RUN[:8], RUN[-1]]
-    assert len(told(*unfinished, grep=re.compile("is the coo")).splitlines()) == 1
+    for unfinished in ([*RUN[:8], RUN[-1]], RUN[:8]):  # also where the run goes on
+        assert len(told(*unfinished, grep=re.compile("is the coo")).splitlines()) == 1
+
+
+def test_hits_are_the_same_in_every_form() -> None:
+    """Of a text that streamed in by pieces all its events are written, once it is whole, or when there are no more."""
+    sought = re.compile("is the coo")
+    for run, ids in ((RUN, [6, 7, 8, 9]), (RUN[:8], [6, 7, 8])):
+        assert len(told(*run, grep=sought).splitlines()) == 1
+        lines = told(*run, form="ndjson", grep=sought).splitlines()
+        assert [orjson.loads(line)["event_id"] for line in lines] == ids
+        assert told(*run, form="json", grep=sought).count('"event_id"') == len(ids)
+    for form in ("text", "json", "ndjson"):
+        assert told(*RUN, form=form, grep=re.compile("event_id|message_added")) == ""  # what is in the JSON only
+
+
+def said(content: Any) -> dict[str, Any]:
+    return {"event": "message_added", "message": {"role": "tool", "content": {"tool_name": "sh", "result": content}}}
+
+
+def test_what_is_searched_is_what_is_shown() -> None:
+    for content, seen, unseen in (
+        ("10%\r50%\n100%\ttab", r"50%\n100%    tab", r"\r"),
+        ("\x1b[31mred", r"\\x1b\[31mred", "\x1b"),
+        ("می\u200cخواهم", "می\u200cخواهم", "u200c"),
+        ('say "hi"', 'say "hi"', r'\\"'),
+    ):
+        for form in ("text", "ndjson"):
+            assert told(said(content), form=form, grep=re.compile(seen)), (content, seen)
+            assert not told(said(content), form=form, grep=re.compile(unseen)), (content, unseen)
+    assert told(*RUN, grep=re.compile(r"^assistant \[Find the cause\] It is the cookie\. \(7 tokens, \$0\.0100\)$"))
+
+
+def test_on_a_terminal_the_row_that_was_sought_is_shown() -> None:
+    long = said("\n".join(f"row {n}" for n in range(100)))
+    for sought, rows in (
+        ("row 77", ["row 0", "row 1", "… 75 more rows", "row 77", "… 22 more rows"]),
+        ("row 2$", ["row 0", "row 1", "row 2", "… 97 more rows"]),
+        ("row 3$", ["row 0", "row 1", "… 1 more row", "row 3", "… 96 more rows"]),
+        ("row 99", ["row 0", "row 1", "… 97 more rows", "row 99"]),
+    ):
+        shown = told(long, width=80, grep=re.compile(sought, re.MULTILINE)).splitlines()
+        assert [row.split("→ ")[-1].strip() for row in shown] == rows
 
 
 def test_an_update_of_a_message_from_before_is_told() -> None:

@@ -45,11 +45,18 @@ class Screen:
     """
 
     def __init__(
-        self, write: Callable[[str], object], *, color: bool, width: Callable[[], int] | None, by_agent: bool = False
+        self,
+        write: Callable[[str], object],
+        *,
+        color: bool,
+        width: Callable[[], int] | None,
+        by_agent: bool = False,
+        sought: re.Pattern[str] | None = None,
     ) -> None:
         self._write = write
         self._color = color
         self._width = width
+        self._sought = sought  # of a long text the row with this is shown too
         self._by_agent = by_agent  # lines of sub-traces are indented and begin with the agent's name
         self.agents: dict[str, tuple[int, str]] = {}
         self._going: tuple[str, str | None] | None = None  # the message whose text the cursor stands behind
@@ -167,9 +174,18 @@ class Screen:
         rows = list(text.wrap(lead + body, width - indent, max(width - self._column, 1)))
         limit = _ROWS.get(line.role, _OTHER_ROWS)
         if len(rows) > limit:
-            rows = [*rows[:limit], f"… {text.count(len(rows) - limit, 'more row')}"]
+            rows = self._some(rows, limit)
         self._rows(rows, width, indent, line)
         self._last = line.text[-1:]
+
+    def _some(self, rows: list[str], limit: int) -> list[str]:
+        """The first ``limit`` rows, or fewer and the first one with what is sought; and how many are left out."""
+        hit = 0 if self._sought is None else next((at for at, row in enumerate(rows) if self._sought.search(row)), 0)
+        if hit < limit:
+            return [*rows[:limit], f"… {text.count(len(rows) - limit, 'more row')}"]
+        first, behind = max(limit - 1, 1), len(rows) - hit - 1
+        between = [f"… {text.count(hit - first, 'more row')}"] if hit > first else []
+        return [*rows[:first], *between, rows[hit], *([f"… {text.count(behind, 'more row')}"] if behind else [])]
 
     def _continue(self, line: EventLine) -> None:
         assert self._width is not None
@@ -199,6 +215,12 @@ class Screen:
 
     def _paint(self, words: str, style: str) -> str:
         return f"\x1b[{_SGR[style]}m{words}\x1b[0m" if self._color and words else words
+
+
+def searched(line: EventLine) -> str:
+    """A line as it is shown, from the role on and with its line breaks: what a search in it looks at."""
+    parts = [text.one_line(line.role), f"[{text.one_line(line.goal)}]" if line.goal else "", text.escape(line.text)]
+    return " ".join(part for part in (*parts, f"({text.one_line(line.note)})" if line.note else "") if part)
 
 
 def local_clock(at: str, *, milliseconds: bool = True) -> str:

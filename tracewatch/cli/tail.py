@@ -81,7 +81,7 @@ def _pattern(ctx: click.Context, param: click.Parameter, value: str | None) -> r
     help="text: a line for each event; json: indented; ndjson: the stored bytes; tree: the goals, live on a terminal.",
 )
 @click.option("--types", multiple=True, callback=_types, metavar="A,B", help="Only events of these names.")
-@click.option("--grep", callback=_pattern, metavar="REGEX", help="Only events whose text matches.")
+@click.option("--grep", callback=_pattern, metavar="REGEX", help="Only events whose text matches, as it is shown.")
 @click.option("--errors", is_flag=True, help="Only failures: of tools, of sub-traces, of the trace.")
 @click.option("--children", is_flag=True, help="Also the events of its sub-traces.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="auto respects NO_COLOR.")
@@ -182,6 +182,7 @@ def _writer(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> Ev
         color=use_color(given["color"], sys.stdout),
         width=text.terminal_width if sys.stdout.isatty() else None,
         by_agent=given["children"],
+        sought=given["grep"],
     )
     return EventWriter(given["form"], filter_, json_writer(), screen, trace["trace_id"])
 

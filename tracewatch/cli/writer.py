@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from .lines import EventLine, Narrator
-from .screen import Screen
+from .screen import Screen, searched
 from .text import json_document
 
 
@@ -23,7 +23,7 @@ class Filter:
     """A filter of events. An event is shown if all conditions hold that are set."""
 
     types: frozenset[str] = frozenset()  # names of events; empty: all
-    grep: re.Pattern[str] | None = None  # searched in the event's text form
+    grep: re.Pattern[str] | None = None  # searched in the text as it is shown, whatever the form of the output
     errors: bool = False  # failures only
     from_s: float | None = None  # the time of the first event, by the server's clock as all these are
 
@@ -40,7 +40,7 @@ class Filter:
             return False
         if self.from_s is not None and datetime.fromisoformat(event["ts"]).timestamp() < self.from_s:
             return False
-        return self.grep is None or self.grep.search(f"{line.role} [{line.goal}] {line.text} {line.note}") is not None
+        return self.grep is None or self.grep.search(searched(line)) is not None
 
 
 class EventWriter:
@@ -53,8 +53,10 @@ class EventWriter:
         self._filter = filter_
         self._write = write
         self._screen = screen
-        # A streamed text can only be searched once it is whole.
-        self._whole = form == "text" and filter_.grep is not None
+        # A streamed text can only be searched once it is whole. Its events wait for that, and are written together
+        self._whole = filter_.grep is not None
+        self._pieces: dict[tuple[str, str | None], list[tuple[Mapping[str, Any], bytes]]] = {}
+        self._last: dict[str, Mapping[str, Any]] = {}  # the last event of each trace
         self._narrators: dict[str, Narrator] = {trace_id: Narrator(trace_id, whole=self._whole)}
         self._screen.agents[trace_id] = (0, "")
 
@@ -82,21 +84,30 @@ class EventWriter:
             sub = {"trace_id": event["sub_trace_id"], "agent_type": event.get("agent_type", "agent")}
             self.know_agents(event["trace_id"], [sub])
         if self._whole and event["event"] == "trace_completed":
-            for line in narrator.unfinished(event):
-                self._show(event, line, body)
-        line_or_none = narrator.tell(event)
-        if line_or_none is not None:
-            self._show(event, line_or_none, body)
+            self._tell_unfinished(event)
+        line = narrator.tell(event)
+        if line is not None:
+            self._show(line, [*self._pieces.pop((line.trace_id, line.message_id), ()), (event, body)])
+        elif self._form != "text":
+            message_id = event.get("message_id") or event["message"]["message_id"]
+            self._pieces.setdefault((event["trace_id"], message_id), []).append((event, body))
+        if self._whole:
+            self._last[event["trace_id"]] = event
 
-    def _show(self, event: Mapping[str, Any], line: EventLine, body: bytes) -> None:
-        if not self._filter.matches(event, line):
+    def _tell_unfinished(self, event: Mapping[str, Any]) -> None:
+        for line in self.narrator(event["trace_id"]).unfinished(event):
+            pieces = self._pieces.pop((line.trace_id, line.message_id), None)
+            self._show(line, pieces or [(event, b"")])
+
+    def _show(self, line: EventLine, told: list[tuple[Mapping[str, Any], bytes]]) -> None:
+        """Write a line, which tells these events, or the events."""
+        if self._form == "text":
+            if self._filter.matches(told[-1][0], line):
+                self._screen.show(line)
             return
-        if self._form == "ndjson":
-            self._write(body + b"\n")
-        elif self._form == "json":
-            self._write(json_document(event))
-        else:
-            self._screen.show(line)
+        for event, body in told:
+            if self._filter.matches(event, line):
+                self._write(body + b"\n" if self._form == "ndjson" else json_document(event))
 
     def pause(self) -> None:
         """End the row of a streaming message, before something else is written to the terminal."""
@@ -104,4 +115,7 @@ class EventWriter:
 
     def finish(self) -> None:
         """Write the lines that were held back, after the last event."""
+        for event in self._last.values():
+            self._tell_unfinished(event)
+        self._last.clear()
         self._screen.finish()
