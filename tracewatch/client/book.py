@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..model.canonical import MAX_GOAL_DEPTH
-from ..model.goals import OPEN, Family, Goal, at_depth, cascade_up, count_status, may_become, reopen_up
+from ..model.goals import OPEN, Family, Goal, cascade_up, count_status, may_become, reopen_up
 
 DONE = frozenset({"completed", "abandoned"})
 MOST_GOALS = 20_000  # remembered; of more the oldest are forgotten, those that have ended first
@@ -44,9 +44,8 @@ class GoalBook:
 
     def room_below(self, parent_id: str | None) -> str | None:
         """``parent_id``, or the goal above it that may have children where it stands too deep for that."""
-        if parent_id is None or parent_id not in self._goals:
-            return parent_id
-        return at_depth(self._goals, parent_id, MAX_GOAL_DEPTH - 1)
+        goal = self._goals.get(parent_id) if parent_id is not None else None
+        return parent_id if goal is None or goal["depth"] < MAX_GOAL_DEPTH else goal["parent_id"]
 
     def add(self, goal_id: str, parent_id: str | None, status: str) -> None:
         """Add a goal."""
@@ -61,7 +60,8 @@ class GoalBook:
     def adding(self, goal_id: str, parent_id: str | None, status: str) -> list[Change]:
         """The changes for one more goal."""
         parent_id = parent_id if parent_id in self._goals else None
-        new = {"id": goal_id, "parent_id": parent_id, "status": status}
+        depth = 1 if parent_id is None else self._goals[parent_id]["depth"] + 1
+        new = {"id": goal_id, "parent_id": parent_id, "status": status, "depth": depth}
         changed = reopen_up(self._goals, parent_id)
         if status in DONE:
             changed = {**changed, **cascade_up(self._goals, self._families, parent_id, None, status, changed)}

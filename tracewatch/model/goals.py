@@ -8,7 +8,6 @@ Rule 3: changes go upward in the tree, never downward.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 from .canonical import MAX_TOTAL
@@ -59,10 +58,13 @@ def ancestors(goals: Mapping[str, Goal], goal_id: str | None) -> Iterator[Goal]:
 
 def at_depth(goals: Mapping[str, Goal], goal_id: str, depth: int) -> str:
     """``goal_id``, or the goal above it that stands at ``depth`` where it stands deeper. A root is at depth 1."""
-    if next(islice(ancestors(goals, goal_id), depth - 1, None), None) is None:
-        return goal_id
-    line: list[str] = [goal_id, *(goal["id"] for goal in ancestors(goals, goal_id))]
-    return line[-depth]
+    goal, levels = goals[goal_id], 1
+    while goal["parent_id"] is not None:
+        goal, levels = goals[goal["parent_id"]], levels + 1
+        if levels > depth:
+            line: list[str] = [goal_id, *(one["id"] for one in ancestors(goals, goal_id))]
+            return line[-depth]
+    return goal_id
 
 
 def cascade_up(
@@ -151,11 +153,18 @@ def plus(total: Any, more: float) -> Any:
 
 
 def _added(stats: Mapping[str, Any], messages: int, tokens: int, cost: float, tool: str | None) -> dict[str, Any]:
+    count, total_tokens, total_cost = stats["message_count"], stats["total_tokens"], stats["total_cost"]
+    if total_cost is None or total_tokens is None:
+        total_tokens, total_cost = plus(total_tokens, 0), plus(total_cost, 0)
+    # Rounding to 10 digits keeps errors of floats out of the sums. A correction can't make one negative.
+    total_cost = max(0.0, round(total_cost + cost, 10))
+    total_tokens += tokens
+    if total_tokens > MAX_TOTAL or total_cost > MAX_TOTAL:
+        total_tokens, total_cost = plus(total_tokens, 0), plus(total_cost, 0)
     return {
-        "message_count": plus(stats["message_count"], messages),
-        "total_tokens": plus(stats["total_tokens"], tokens),
-        # Rounding to 10 digits keeps errors of floats out of the sums. A correction can't make one negative.
-        "total_cost": max(0.0, round(plus(stats["total_cost"], cost), 10)),
+        "message_count": count + messages,
+        "total_tokens": total_tokens,
+        "total_cost": total_cost,
         "preview": extend_preview(stats["preview"], tool) if tool else stats["preview"],
     }
 

@@ -230,7 +230,11 @@ def _affect(state: State, event: Event) -> None:
     for change in event["affected_goals"]:
         goal = state.goals.get(change["goal_id"])
         if goal is not None:
-            state.set_goal({**goal, **{key: change[key] for key in AFFECTED if key in change}})
+            after = {**goal, **{key: change[key] for key in AFFECTED if key in change}}
+            if "status" in change:
+                state.set_goal(after)
+            else:
+                state.goals[goal["id"]] = after
 
 
 def _goal_added(state: State, event: Event) -> None:
@@ -264,8 +268,10 @@ def _message_added(state: State, event: Event) -> None:
     message = event["message"]
     state.messages[message["message_id"]] = message
     state.total_messages += 1
-    state.total_tokens = min(state.total_tokens + message.get("tokens", 0), MAX_TOTAL)
-    state.total_cost = round(min(state.total_cost + message.get("cost", 0.0), MAX_TOTAL), 10)
+    state.total_tokens += message.get("tokens", 0)
+    state.total_cost = round(state.total_cost + message.get("cost", 0.0), 10)
+    if state.total_tokens > MAX_TOTAL or state.total_cost > MAX_TOTAL:
+        state.total_tokens, state.total_cost = plus(state.total_tokens, 0), plus(state.total_cost, 0)
     _affect(state, event)
 
 
