@@ -12,6 +12,7 @@ import pytest
 
 from tests.client.test_record import steps
 from tests.support import serving
+from tracewatch.client.api import Api
 from tracewatch.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +148,32 @@ async def test_a_thread_that_never_starts_leaves_a_spool(tmp_path: Path) -> None
         code += "import pathlib, sys\nwhile list(pathlib.Path(sys.argv[1]).rglob('*.spool')): u.flush(0.01)\n"
         assert (await asyncio.to_thread(run, code, spool, cwd=tmp_path, **env))[0] == 0
         assert await steps(server.url, "t") == [1]
+
+
+TRIO = """
+import sys
+import trio, tracewatch
+async def main():
+    async with tracewatch.trace("on trio", trace_id="t") as t:
+        with trio.move_on_after(0.05):
+            async with t.sub_trace("child", trace_id="child"):
+                await trio.sleep_forever()
+        with trio.move_on_after(0.05) as scope:
+            await t.cancelled.wait()
+        assert scope.cancelled_caught
+        try:
+            await t.aask("Go?", timeout_s=0.05)
+        except TimeoutError:
+            t.event("step", n=1)
+        assert await t.aflush(30)
+trio.run(main)
+"""
+
+
+async def test_an_agent_on_trio(tmp_path: Path) -> None:
+    async with serving(tmp_path / "t.db") as server:
+        assert await asyncio.to_thread(run, TRIO, cwd=tmp_path, TRACEWATCH_URL=server.url) == (0, "")
+        assert await steps(server.url, "t") == [1]
+        api = Api(server.url)
+        ended = [(await asyncio.to_thread(api.trace, one))["trace"]["status"] for one in ("t", "child")]
+        assert ended == ["completed", "stopped"]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import tracewatch
+from tests.attack import sweep
+from tests.attack.nasty import MAKERS
+from tracewatch.client.handles import Goal, Message, ToolCall
 
 BEGIN = """
 import enum, sys, threading
@@ -62,5 +68,27 @@ with t.tool_call("tool", [Waits()]) as call: call.result(Waits())
 @pytest.mark.parametrize("code", VALUES.values(), ids=VALUES)
 def test_a_value_does_no_harm(code: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", f"{BEGIN}{code}\nt.complete()\nprint('done')", str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
+
+
+# Those that take most of the time stand apart, so that two processes of pytest share the work
+LARGE = [name for name in MAKERS if name.startswith(("long_", "many_", "deque_", "changed_", "linked_", "Node"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [LARGE, [name for name in MAKERS if name not in LARGE]], ids=["large", "others"])
+def test_no_value_harms_in_any_public_method(names: list[str]) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.attack.sweep", *names]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr
+
+
+def test_every_public_method_is_swept() -> None:
+    """A method that is added to a trace, goal, message or tool call has to be called there as well."""
+    source = inspect.getsource(sweep)
+    known = {"flush", "aflush", "aask", "pending", "dropped"}  # they take no value; or as ``ask`` does
+    for kind in (tracewatch.Trace, Goal, Message, ToolCall):
+        names = {name for name in vars(kind) if not name.startswith("_")}
+        missing = {name for name in names - known if f".{name}" not in source}
+        assert missing - {"add", "text_step", "forget_text"} == set(), kind

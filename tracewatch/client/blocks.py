@@ -116,10 +116,18 @@ def here() -> tuple[int, object]:
         task: object = asyncio.current_task()
     except RuntimeError:  # no loop of asyncio's runs
         task = None
-    trio = sys.modules.get("trio")
-    if task is None and trio is not None:
-        try:
-            task = trio.lowlevel.current_task()
-        except RuntimeError:
-            pass
+    if task is None:
+        trio = trio_here()
+        task = None if trio is None else trio.lowlevel.current_task()
     return threading.get_ident(), task
+
+
+def trio_here() -> Any:
+    """The module ``trio``, if one of its tasks runs here; else None. Nobody has to have it."""
+    trio = sys.modules.get("trio")
+    try:
+        if trio is not None and trio.lowlevel.current_task() is not None:
+            return trio
+    except (AttributeError, RuntimeError):
+        pass  # it is being imported; or no loop of trio's runs here
+    return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 import weakref
@@ -19,7 +20,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from .blocks import trio_here
+
 T = TypeVar("T")
+TRIO_LOOK_S = 1.0  # a thread that waits for a task of trio ends within this time
 CLOSED = frozenset({"answered", "expired", "closed"})
 
 _log = logging.getLogger("tracewatch")
@@ -191,7 +195,10 @@ class Control:
             return self._changed.wait_for(outcome, timeout_s)
 
     async def await_for(self, outcome: Callable[[], T | None], timeout_s: float | None = None) -> T | None:
-        """As ``wait_for``, in a task."""
+        """As ``wait_for``, in a task of asyncio or trio."""
+        trio = trio_here()
+        if trio is not None:
+            return await self._await_in_trio(trio, outcome, timeout_s)
         loop, changed, key = asyncio.get_running_loop(), asyncio.Event(), object()
 
         def wake() -> None:
@@ -215,3 +222,12 @@ class Control:
             return None
         finally:
             self.unlisten(key)
+
+    async def _await_in_trio(self, trio: Any, outcome: Callable[[], T | None], timeout_s: float | None) -> T | None:
+        # In a thread, for short times: a thread that waits on for a task that was cancelled ends soon as well.
+        end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = max(0.0, min(end - time.monotonic(), TRIO_LOOK_S))
+            found: T | None = await trio.to_thread.run_sync(self.wait_for, outcome, left, abandon_on_cancel=True)
+            if found is not None or time.monotonic() >= end:
+                return found

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import datetime
 import enum
 import marshal
 import math
 import time
 import types
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -33,13 +35,16 @@ from .interrupts import by_handler
 T = TypeVar("T")
 N = TypeVar("N")
 _DEEPEST = 60  # levels; a deeper value, or one that contains itself, is cut there
-_MOST = 150_000  # values; an event of the size that the log takes has no more
-_CHARS = 2 * fit.MESSAGE_CHARS  # of all texts; more than a message holds
+_MOST = 150_000  # values of JSON's types; an event of the size that the log takes has no more
+_MOST_COPIED = 20_000  # values, where they are copied one by one
+_MOST_SAID = 2_000  # values, where they are said in words
+_CHARS = 4 * fit.EVENT_BYTES  # of all texts together; a longer text on its own may be as long as a message
 _AGENT_S = 1.0  # that ``__repr__`` and other code of the agent's may take; what comes after is named by its type only
 _FIRST = 64  # values that are looked at before a value is copied as it is
 _SMALL_BYTES = 16 * 1024  # of a copy whose texts may be linked from everywhere in it, and still make no large JSON
 # How marshal begins a list, dict or tuple that another part of the value may link to (CPython's Python/marshal.c)
 _SHARED = (b"\xdb", b"\xfb", b"\xa8", b"\xa9")
+_PARTS = frozenset({"message", "patch", "goal"})  # keys of events under which there are values of their own
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _LISTED: tuple[type, ...] = (
     *(list, tuple, set, frozenset, deque, array.array),
@@ -53,7 +58,7 @@ def encode(event: dict[str, Any], at: float | None = None, *, own: bool = False)
     ``at``: its time in Unix seconds; None is now. ``own``: all its values are ``settled`` already.
     """
     timed = {**event, "occurred_at": format_time(time.time() if at is None else at)}
-    body = _json(timed) if own or _is_flat(event) else dumps(timed)
+    body = _json(timed if own or _is_flat(event) else _parts_settled(timed))
     if len(body) <= fit.EVENT_BYTES:
         return [body]
     return [orjson.dumps(one) for one in fit.fit(orjson.loads(body))]
@@ -65,6 +70,16 @@ def _is_flat(event: dict[str, Any]) -> bool:
         if type(value) not in _SCALARS or (type(value) is str and len(value) > fit.MESSAGE_CHARS):
             return False
     return True
+
+
+def _parts_settled(event: dict[str, Any]) -> dict[str, Any]:
+    """A copy of an event in which a large value costs no other one its place."""
+    return {
+        key: {name: settled(part) for name, part in value.items()}
+        if key in _PARTS and type(value) is dict and len(value) <= _FIRST
+        else settled(value)
+        for key, value in event.items()
+    }
 
 
 def dumps(value: Any) -> bytes:
@@ -128,7 +143,7 @@ def _is_plain(value: Any, most: int) -> bool | None:
                     chars += len(item)
                 elif kind not in _SCALARS:
                     below.append(item)
-            if chars > fit.MESSAGE_CHARS:
+            if chars > _CHARS:
                 return False
         if not below:
             return True
@@ -153,14 +168,14 @@ def clean(text: str) -> str:
 
 def plain(value: Any, depth: int = _DEEPEST) -> Any:
     """Any value in the types of JSON, copied, at most ``depth`` levels of it; and within Rule 3."""
-    return _Copying().copy(value, depth)
+    return _Copying(_MOST_COPIED).copy(value, depth)
 
 
 class _Copying:
     """The copying of one value, with what is left of the work allowed for it."""
 
-    def __init__(self) -> None:
-        self._values = _MOST
+    def __init__(self, most: int) -> None:
+        self._values = most
         self._chars = _CHARS
         self._agent_s = _AGENT_S
 
@@ -172,6 +187,10 @@ class _Copying:
             return value
         if kind is str:
             return self._text(value)
+        if kind is dict:
+            return self._mapping(list(islice(value.items(), max(self._values, 0) + 1)), kind, depth)
+        if kind is list or kind is tuple:
+            return self._listing(list(islice(value, max(self._values, 0) + 1)), kind, depth)
         return guarded(lambda: self._copy(value, kind, depth), None, lambda: self._repr(value))
 
     def _copy(self, value: Any, kind: type, depth: int) -> Any:
@@ -196,10 +215,10 @@ class _Copying:
             return self._mapping(self._first(lambda: value.items()), kind, depth)
         if issubclass(kind, _LISTED):
             return self._listing(self._first(lambda: value), kind, depth)
-        try:
-            return orjson.loads(orjson.dumps(value))  # times, UUIDs
-        except TypeError:
-            return self._repr(value)
+        if issubclass(kind, (datetime.date, datetime.time)):
+            # Not by orjson: a time zone whose utcoffset raises ends the process there
+            return self._text(str.__str__(self._ask(lambda: value.isoformat())))
+        return self._text(str(value)) if kind is uuid.UUID else self._repr(value)
 
     def _first(self, items: Callable[[], Iterable[T]]) -> list[T]:
         """As many items as may be copied, and one more, taken in one step where their type is Python's own."""
@@ -305,18 +324,28 @@ def _words(value: Any) -> str:
     kind = type(value)
     if issubclass(kind, str):
         return str.__str__(value)
-    large = issubclass(kind, (dict, *_LISTED)) and guarded(lambda: len(value) > 100, True)
-    if large or kind in (int, bytes, bytearray):
-        copied = plain(value)  # the repr of so much has no bound
+    if kind is int or (issubclass(kind, (bytes, bytearray, dict, *_LISTED)) and not _is_plain(value, _FIRST)):
+        copied = _Copying(_MOST_SAID).copy(value, _DEEPEST)  # the repr of so much has no bound
         return copied if isinstance(copied, str) else repr(copied)
     return text_of(value)
 
 
+def is_brief(value: Any) -> bool:
+    """Whether the ``repr`` of a value is that of few parts, as far as Python's own types say."""
+    if not issubclass(type(value), (str, bytes, bytearray, dict, *_LISTED)):
+        return True
+    if issubclass(type(value), (str, bytes, bytearray)):
+        return guarded(lambda: len(value) <= _CHARS, False)
+    return bool(_is_plain(value, _FIRST))
+
+
 def number_of(read: Callable[[Any, N], T | None], most: N, value: Any) -> T | None:
     """A number of at most ``most``, read by ``fit.count`` or ``fit.amount``, of which no code of the value's raises."""
-    if type(value) in _SCALARS:
+    kind = type(value)
+    if kind in _SCALARS:
         return read(value, most)
-    return guarded(lambda: read(value, most), None)
+    # Text of 50 MB takes seconds to be no number
+    return None if issubclass(kind, (str, bytes, bytearray)) else guarded(lambda: read(value, most), None)
 
 
 def seconds_of(value: Any, otherwise: float | None = None) -> float | None:

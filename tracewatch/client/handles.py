@@ -15,16 +15,17 @@ from types import EllipsisType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ..model.canonical import MAX_GOAL_DEPTH
-from ..model.fit import amount, count, shortened_text
+from ..model.fit import MESSAGE_CHARS, amount, count, shortened_text
 from ..model.goals import GOAL_STATUSES
-from .blocks import OpenBlocks, RecordedBlock
+from .blocks import OpenBlocks, RecordedBlock, trio_here
 from .book import Change
-from .encode import clean, encode, guarded, name_of, number_of, settled, type_name, words
+from .encode import clean, encode, guarded, is_brief, name_of, number_of, settled, type_name, words
 from .errors import Cancelled
 from .journal import Journal, Step, setting
 
 STREAM_S = 0.05  # text becomes an event at most this often: 20 a second
 _TRACEBACK_CHARS = 8000
+_CHAIN = 50  # exceptions, each the cause of the one before, or side by side in a group
 _GOAL_TYPES = ("normal", "agent_call")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,21 +88,58 @@ def id_of(goal: Goal | str | None) -> str | None:
 
 def stops(error: BaseException) -> bool:
     """Whether an exception stops a run because a user or the program wants that, and not because of a failure."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(stops(one) for one in error.exceptions)
-    return isinstance(error, Cancelled | KeyboardInterrupt | asyncio.CancelledError | GeneratorExit)
+    kinds: tuple[type[BaseException], ...] = (Cancelled, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit)
+    trio = trio_here()
+    if trio is not None:
+        kinds = (*kinds, trio.Cancelled)
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+        elif not isinstance(one, kinds):
+            return False
+    return True
 
 
 def error_of(error: Any) -> Any:
     """An exception as ``{type, message, traceback}``; anything else as it is."""
     if not issubclass(type(error), BaseException):
         return error
-    message = guarded(lambda: str(error), "<an exception whose str raises>")
-    lines = guarded(lambda: "".join(traceback.format_exception(error)), "")
+    raised = cast(BaseException, error)
+    brief = _is_brief(raised)
+    message = guarded(lambda: str(raised), "<an exception whose str raises>") if brief else words(raised.args)
+    lines = guarded(lambda: "".join(traceback.format_exception(raised) if brief else _frames(raised)), "")
     half = _TRACEBACK_CHARS // 2
     if len(lines) > 2 * half:
         lines = f"{shortened_text(lines[:-half], half)}\n{lines[-half:]}"
     return {"type": type_name(error), "message": words(message, 4000), "traceback": clean(lines)}
+
+
+def _is_brief(error: BaseException) -> bool:
+    """Whether an exception can be written in bounded time, with those that it comes from."""
+    one: BaseException | None = error
+    for _ in range(_CHAIN):
+        if one is None:
+            return True
+        if not all(map(is_brief, one.args)) or (isinstance(one, BaseExceptionGroup) and not _are_few(one)):
+            return False
+        one = one.__cause__ or one.__context__
+    return False
+
+
+def _are_few(group: BaseExceptionGroup[Any]) -> bool:
+    """Whether a group has few exceptions and no groups of groups of groups."""
+    level: list[BaseException] = [group]
+    for _ in range(4):
+        level = [one for above in level if isinstance(above, BaseExceptionGroup) for one in above.exceptions[:_CHAIN]]
+        if not level:
+            return True
+    return False
+
+
+def _frames(error: BaseException) -> list[str]:
+    return traceback.format_tb(error.__traceback__)
 
 
 class Goal(RecordedBlock):
@@ -262,7 +300,7 @@ class Message(RecordedBlock):
         """Append text to the message. It becomes an event at once or within 50 ms."""
         self._journal.check()
         try:
-            text = text if isinstance(text, str) else words(text)
+            text = text if type(text) is str and len(text) <= MESSAGE_CHARS else words(text, MESSAGE_CHARS)
             if not self._added:
                 self.add("", "streaming")
             with self._journal.lock:
@@ -282,7 +320,7 @@ class Message(RecordedBlock):
 
     def text_step(self, last: bool) -> Step:
         """The events of the waiting text; the journal calls this to put them into their place."""
-        text = self._half + "".join(self._text)
+        text = shortened_text(self._half + "".join(self._text), MESSAGE_CHARS)
         waits = (
             not (last or self._complete) and "\ud800" <= text[-1:] <= "\udbff"
         )  # the other half comes with the next text

@@ -26,7 +26,7 @@ from ..model import fit
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH
 from ..model.mend import event_name
 from ..settings import Settings
-from .blocks import OpenBlocks, RecordedBlock, here
+from .blocks import OpenBlocks, RecordedBlock, here, trio_here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
 from .encode import dumps, encode, name_of, number_of, seconds_of, text_of, words
@@ -257,7 +257,10 @@ class Trace(RecordedBlock):
         return self._outbox.wait_acked(seq, None if timeout_s is None else seconds_of(timeout_s, 5.0))
 
     async def aflush(self, timeout_s: float = 5.0) -> bool:
-        """As ``flush``, without holding up the event loop."""
+        """As ``flush``, without holding up the event loop: asyncio's or trio's."""
+        trio = trio_here()
+        if trio is not None:
+            return bool(await trio.to_thread.run_sync(self.flush, timeout_s, abandon_on_cancel=True))
         return await asyncio.to_thread(self.flush, timeout_s)
 
     @property
