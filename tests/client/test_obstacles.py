@@ -203,6 +203,8 @@ WORDS: list[tuple[int, dict[str, str], bytes, bool, str | None]] = [
     (200, {"content-encoding": "gzip"}, b"\x1f\x8b", False, "compresses answers (gzip)"),
     (400, {}, b"", True, "WebSockets do not get through"),
     (503, {}, b"", True, None),
+    (413, {"content-type": "text/html"}, b"<html>", False, "takes no request of this size"),
+    (413, {}, OURS % (b"too_large", b"the body is too large"), False, None),
 ]
 
 

@@ -45,6 +45,8 @@ def _said(url: str, path: str, status: int, headers: Mapping[str, str], body: by
         to = headers.get("location") or "nowhere"
         return f"{url} redirects to {_one_line(to)}, which is not followed with a token: give the address it leads to"
     code, message = _refusal(body)
+    if code is None and status == 413:
+        return f"a proxy before {url} takes no request of this size (413)"
     if code is None and (headers.get("content-type", "").startswith("text/html") or body.lstrip()[:1] == b"<"):
         title = _TITLE.search(body)
         named = f" (“{_one_line(title[1].decode('utf-8', 'replace'))}”)" if title else ""
