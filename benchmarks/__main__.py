@@ -22,6 +22,7 @@ from . import (
     hostile,
     leak,
     listwatch,
+    shape,
     soak,
     streamed,
     trim,
@@ -42,7 +43,7 @@ ALL = {
     "trim": trim.run,
     "streamed": streamed.run,
 }
-NAMED_ONLY = {"hostile": hostile.run, "soak": soak.run}  # run only by name: they take six minutes and half an hour
+NAMED_ONLY = {"hostile": hostile.run, "shape": shape.run, "soak": soak.run}  # only by name: long, or no ratios
 
 
 def main(argv: list[str] | None = None) -> int:
