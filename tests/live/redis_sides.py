@@ -91,7 +91,7 @@ class Side:
 async def side(db: Path, url: str, poll_ms: int = USUAL) -> AsyncIterator[Side]:
     log = await open_log(str(db))
     hub = Hub(log, limits=WatchLimits(heartbeat_s=3600))  # a heartbeat would look into the log
-    poll = PollHints(log, hub.hinted, poll_ms=poll_ms)
+    poll = await PollHints.begun(log, hub.hinted, poll_ms=poll_ms)
     one = Side(log, hub, RedisHints(log, hub, url))
     try:
         yield one

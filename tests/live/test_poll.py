@@ -61,3 +61,25 @@ async def test_it_goes_on_after_a_read_that_failed(
         await log.close()
         if other is not None:
             await other.close()
+
+
+async def test_what_is_written_before_its_second_look_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher may have read the log already when another process writes, and the poll has not come to look again."""
+    log, other = await open_log(str(tmp_path / "log.db")), await open_log(str(tmp_path / "log.db"))
+    heard: list[str] = []
+    bell = await PollHints.begun(log, lambda grown: heard.extend(one.trace_id for one in grown), poll_ms=1)
+    asked, gate = log.changes, asyncio.Event()
+
+    async def held(*args: Any) -> Any:
+        await gate.wait()
+        return await asked(*args)
+
+    monkeypatch.setattr(log, "changes", held)  # nothing has awaited since: its task has not begun
+    try:
+        await other.create_trace(validate_trace({"trace_id": "t", "task": "x"}))
+        gate.set()
+        await until(lambda: "t" in heard)
+    finally:
+        await bell.close()
+        await log.close()
+        await other.close()

@@ -452,3 +452,29 @@ async def test_a_busy_trace_is_told_at_most_ten_times_a_second(tmp_path: Path) -
             # A first one at once, then one each 0.1 s: however slow the machine, never more
             assert watch.names().count("trace_changed") <= 2 + (time.monotonic() - begin) / 0.1
             assert time.monotonic() - begin < DEADLINE_S
+
+
+async def test_the_snapshot_of_a_member_comes_before_those_below_it(tmp_path: Path) -> None:
+    """Else a client could not tell whose sub-trace it hears from."""
+    async with serving(tmp_path / "log.db") as server:
+        log = server.services.log
+        await make_trace(log, "t")
+        for above, trace_id in (("t", "child"), ("child", "grandchild"), ("grandchild", "last")):
+            await make_trace(log, trace_id, parent_trace_id=above)
+        asked: list[str] = []
+        snapshot = log.snapshot
+
+        async def late(trace_id: str, *args: Any) -> Any:
+            asked.append(trace_id)
+            below = {"child": "grandchild", "grandchild": "last"}.get(trace_id)
+            for _ in range(50):  # time enough for those below, if nothing holds them back
+                if below in asked:
+                    break
+                await asyncio.sleep(0.01)
+            return await snapshot(trace_id, *args)
+
+        log.snapshot = late  # type: ignore[method-assign, assignment]
+        async with socket(server, "/api/watch") as watch:
+            await watch.say({"subscribe": {"trace_id": "t", "subtree": True}})
+            began = [(await watch.until("connected"))["trace_id"] for _ in range(4)]
+        assert began == ["t", "child", "grandchild", "last"]

@@ -2,6 +2,8 @@
 
 Rule 1: a hint may be late, repeated, or about nothing. A receiver asks the log.
 Rule 2: a log that can't be read now is asked again; watchers stay.
+Rule 3: the first look is over before anybody reads the log. What another process writes between a watcher's snapshot
+        and the first look would be no news to the poll.
 """
 
 from __future__ import annotations
@@ -24,8 +26,20 @@ RETRY_S = 0.5
 class PollHints:
     """Asks the log every ``poll_ms`` whether it has changed, and tells ``ring`` of the traces that have grown."""
 
-    def __init__(self, log: EventLog, ring: Callable[[Sequence[Grown]], None], *, poll_ms: int) -> None:
+    @classmethod
+    async def begun(cls, log: EventLog, ring: Callable[[Sequence[Grown]], None], *, poll_ms: int) -> PollHints:
+        """One that has looked already, so that ``ring`` is told of all that is written from now on."""
+        try:
+            _, seen = await log.changes()
+        except TracewatchError:
+            seen = None  # nobody else can read it now either; the next look is the first
+        return cls(log, ring, poll_ms=poll_ms, seen=seen)
+
+    def __init__(
+        self, log: EventLog, ring: Callable[[Sequence[Grown]], None], *, poll_ms: int, seen: Any = None
+    ) -> None:
         self._log = log
+        self._seen = seen  # what the log has told; older changes are no news
         self._ring = ring
         self._poll_s = poll_ms / 1000
         self.looked_at = time.monotonic()  # when the log last answered
@@ -33,10 +47,9 @@ class PollHints:
         self._task = asyncio.create_task(self._run(), name="tracewatch-poll")
 
     async def _run(self) -> None:
-        seen: Any = None  # what the log has told; older changes than this process are no news
         while True:
             try:
-                grown, seen = await self._log.changes(seen)
+                grown, self._seen = await self._log.changes(self._seen)
                 self.looked_at = time.monotonic()
                 if grown:
                     self.hints += len(grown)

@@ -7,6 +7,7 @@ Rule 2: sockets that look for the same sub-traces at the same time share one loo
 Rule 3: a subtree lives as long as a member is watched or still looked at. So the end of the root hides no sub-trace,
         and the end of a sub-trace does not hide its own.
 Rule 4: a member whose trace the socket may not see is not looked at.
+Rule 5: the snapshot of a member is sent before its sub-traces are watched: a client knows whose sub-trace each is.
 """
 
 from __future__ import annotations

@@ -180,7 +180,8 @@ class Watcher:
     async def run(self, on_start: Callable[[Snapshot], None] | None = None) -> str:
         """Send everything until the trace has ended (``"end"``) or the server leaves (``"goaway"``).
 
-        ``on_start`` is told the snapshot it begins with. Raises SinkClosed, InvalidCursor, UnknownTrace, TraceDeleted.
+        ``on_start`` is told the snapshot it began with, once that was sent. Raises SinkClosed, InvalidCursor,
+        UnknownTrace, TraceDeleted.
         """
         head = self._head
         # What is no cursor is refused at once, however long the trace may have to be waited for
@@ -190,9 +191,9 @@ class Watcher:
             snapshot = await self._first_snapshot()
             if snapshot is None:
                 return "goaway"
+            await self._start(snapshot)
             if on_start is not None:
                 on_start(snapshot)
-            await self._start(snapshot)
             del snapshot  # a watcher at the head must not keep its own old state alive
             try:
                 return await self._deliver()

@@ -290,7 +290,7 @@ async def _services(
         watcher_bytes=chosen.watcher_bytes,
         frames_in_flight_bytes=chosen.frames_in_flight_bytes,
     )
-    poll = PollHints(log, hub.hinted, poll_ms=chosen.poll_ms)
+    poll = await PollHints.begun(log, hub.hinted, poll_ms=chosen.poll_ms)
     redis = redis_hints(log, hub) if redis_hints is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
     gate = _gate(log, chosen, observed)

@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from ..errors import BadRequest, Invalid, InvalidField, TooMany, TracewatchError
+from ..errors import BadRequest, Invalid, InvalidField, TooMany, TracewatchError, UnknownTrace
 from ..live.sink import Sink, SinkClosed
 from ..live.subtree import Subtree
 from ..live.watcher import WatchRequest
@@ -218,8 +218,8 @@ class WatchSession:
         with self._served.observed.subscription(self._websocket, request.trace_id, request.since) as seen:
             try:
                 # Here and not in _subscribe: a log may name as its sub-trace a trace that is none
-                await self._allow(request.trace_id)
-                seen.because(await self._served.hub.watch(request, self.sink, on_start, seen.progress))
+                await self._served.gate.check_trace(self._grant, request.trace_id)
+                seen.because(await self._watch_or_look(request, on_start, seen))
             except TracewatchError as error:
                 seen.because(error.code)
                 await self.sink.send_control(error_frame(error, trace_id=request.trace_id))
@@ -231,6 +231,15 @@ class WatchSession:
                 if self._watches.get(request.trace_id) is asyncio.current_task():
                     del self._watches[request.trace_id]
                 self._prune()
+
+    async def _watch_or_look(self, request: WatchRequest, on_start: OnStart | None, seen: Opened) -> str:
+        """Watch a trace; of one that is gone the subtrees look for what is below it. Its own snapshot comes first."""
+        try:
+            return await self._served.hub.watch(request, self.sink, on_start, seen.progress)
+        except UnknownTrace:
+            for subtree in self._roots.values():
+                subtree.allow(request.trace_id)
+            raise
 
     def _prune(self) -> None:
         """Forget the subtrees of which nothing is watched any more."""
