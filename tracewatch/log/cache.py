@@ -3,6 +3,9 @@
 Rule 1: it is a shortcut and nothing else: an entry counts only where the stored head agrees, or where the commit
         compares heads.
 Rule 2: the states of ended traces go first: hardly anybody appends to them again, and their log stays.
+Rule 3: what is remembered is bounded in bytes, as Python holds them: JSON of many small values takes twenty times its
+        length. A weight is an estimate, made anew when the trace has grown by a part of it, so that an append does not
+        pay for the size of its trace.
 """
 
 from __future__ import annotations
@@ -17,6 +20,10 @@ from ..model.state import State, apply_into
 from .health import damage
 from .storage import Head, StateParts, StorageFault, TraceRow
 
+CACHE_BYTES = 128 * 1024**2  # what a process remembers of traces
+FIRST_GROWTH = 16 * 1024  # bytes that any trace may grow by until its weight is estimated anew
+GROWN = 8  # bytes for each byte of events since the last estimate: most of them say things that are not remembered
+
 
 @dataclass(slots=True)
 class Cached:
@@ -27,19 +34,47 @@ class Cached:
     row: TraceRow | None = None  # as this process wrote it; None: it was only read
     producers: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)  # of the texts in the rows of streaming messages
+    log_bytes: int = 0  # of the trace's log, when this was remembered
+    weighed: tuple[int, int] | None = None  # (bytes, log_bytes) of the last estimate
 
     @property
     def head(self) -> Head:
         """Which state this is."""
         return Head(self.trace_key, self.state.last_event_id)
 
+    def weigh(self, before: Cached | None) -> int:
+        """About how many bytes it takes. ``before``: the same trace as it was remembered."""
+        if before is not None and before.trace_key == self.trace_key and before.weighed is not None:
+            weight, at = before.weighed
+            grown = self.log_bytes - at
+            if 0 <= grown <= max(FIRST_GROWTH, weight // 16):
+                self.weighed = before.weighed
+                return weight + GROWN * grown
+        weight = _in_memory(orjson.dumps([self.state.to_json(), list(self.state.messages.values())]))
+        if self.row is not None:
+            weight += len(self.row.spec) + len(self.row.metadata)
+        self.weighed = (weight, self.log_bytes)
+        return weight
+
+
+def _in_memory(json: bytes) -> int:
+    """About how many bytes Python's objects of this JSON take: 8 for a small number, 50 for a string, 64 for a dict."""
+    values, keys = json.count(b",") + json.count(b"["), json.count(b":")
+    return len(json) + 60 * values + 80 * keys + 120 * json.count(b"{")
+
 
 class StateCache:
-    """The states of the traces used last; a bounded number of them, and of ended ones only a few."""
+    """The states of the traces used last: so many bytes, so many traces, and of ended ones only a few.
 
-    def __init__(self, size: int = 1000, ended_size: int = 50) -> None:
+    The one that was put in last stays, however large it is: whoever appends to it again soon needs it.
+    """
+
+    def __init__(self, size: int = 1000, ended_size: int = 50, most_bytes: int = CACHE_BYTES) -> None:
         self._size = size
         self._ended_size = ended_size
+        self._most_bytes = most_bytes
+        self._weights: dict[str, int] = {}  # by trace_id
+        self.bytes = 0  # of all, about
         self._running: OrderedDict[str, Cached] = OrderedDict()  # least recently used first
         self._ended: OrderedDict[str, Cached] = OrderedDict()  # the same; no trace is in both
 
@@ -65,14 +100,21 @@ class StateCache:
         self.drop([trace_id])
         kept, size = (self._ended, self._ended_size) if entry.state.ended else (self._running, self._size)
         kept[trace_id] = entry
+        self._weights[trace_id] = weight = entry.weigh(old)
+        self.bytes += weight
         if len(kept) > size:
-            kept.popitem(last=False)
+            self.drop([next(iter(kept))])
+        while self.bytes > self._most_bytes and len(self) > 1:
+            # The one put in last is the last of its kind, so it goes only when it is alone
+            first = self._ended if self._ended and next(iter(self._ended)) != trace_id else self._running
+            self.drop([next(iter(first))])
 
     def drop(self, trace_ids: Iterable[str]) -> None:
         """Forget these traces."""
         for trace_id in trace_ids:
             self._running.pop(trace_id, None)
             self._ended.pop(trace_id, None)
+            self.bytes -= self._weights.pop(trace_id, 0)
 
 
 def unfold(row: TraceRow, parts: StateParts, known: State | None) -> State:

@@ -377,7 +377,7 @@ class Unit:
                 lengths = {name: length for name, length in draft.lengths.items() if name in draft.state.messages}
                 row_kept = None if row.apart else row  # another process may put its parent there
                 producers = dict(list(draft.producers.items())[-MOST_PRODUCERS:])
-                cache.put(Cached(row.trace_key, draft.state, row_kept, producers, lengths))
+                cache.put(Cached(row.trace_key, draft.state, row_kept, producers, lengths, row.log_bytes))
         gone = [row.trace_id for row in self.deleted]
         cache.drop([*written.again, *gone])
         grown += [Grown(row.trace_id, row.last_event_id, "deleted", deleted=True) for row in self.deleted]
