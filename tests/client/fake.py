@@ -9,7 +9,7 @@ import orjson
 
 from tracewatch.model.canonical import canonical
 from tracewatch.model.events import validate_event
-from tracewatch.model.frames import control, format_cursor, resolve_since, snapshot_values, with_tree_parts
+from tracewatch.model.frames import control, format_cursor, resolve_since, snapshot_frames, snapshot_values
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into
 
@@ -52,11 +52,11 @@ class FakeLog:
         cursor = format_cursor(self.epoch, start.after)
         values = {**tag, **snapshot_values(self.state, lease_alive=True), "cursor": cursor, "epoch": self.epoch}
         frame = {"event": "connected", **values, "protocol": 1, "heartbeat_s": heartbeat_s}
-        yield from with_tree_parts(frame, self.limit)
+        yield from snapshot_frames(frame, self.limit)
         if start.gap:
             facts = {"requested": query["since_event_id"], "resume_event_id": start.after}
             yield control("gap", **tag, reason=start.gap, first_event_id=1, current_event_id=last, **facts)
-            yield from with_tree_parts({"event": "snapshot", **values}, self.limit)
+            yield from snapshot_frames({"event": "snapshot", **values}, self.limit)
         sent = 0
         for body in self.after(start.after):
             sent += 1

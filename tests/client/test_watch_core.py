@@ -55,7 +55,7 @@ def shown(state: State) -> dict[str, Any]:
     since=st.sampled_from([None, 0, 1, 7, 18, "e.5", "-4", "latest"]),
     cuts=st.lists(st.integers(0, 30), max_size=8),
     grows=st.lists(st.integers(0, 3), min_size=9, max_size=9),
-    limit=st.sampled_from([200, 5000, 512 * 1024]),
+    limit=st.sampled_from([1600, 5000, 512 * 1024]),
 )
 def test_for_any_cuts_exactly_the_slice_and_the_state(
     since: str | int | None, cuts: list[int], grows: list[int], limit: int
@@ -160,7 +160,7 @@ def test_a_frame_of_a_later_protocol_is_let_pass() -> None:
     ("since", "reason", "resume"),
     [("x.3", "reset", 10), ("e.99", "ahead", 16), ("3", "trimmed", 10), ("e.3", "trimmed", 10)],
 )
-@pytest.mark.parametrize("limit", [200, 512 * 1024])
+@pytest.mark.parametrize("limit", [1600, 512 * 1024])
 def test_a_gap_is_raised_with_what_it_takes_to_go_on(since: str | None, reason: str, resume: int, limit: int) -> None:
     log, core = busy_log(1, first_event_id=11), WatchCore("t", since=since)
     log.limit = limit

@@ -18,10 +18,10 @@ from tracewatch.model.frames import (
     format_cursor,
     parse_cursor,
     resolve_since,
+    snapshot_frames,
     snapshot_values,
     sse_control,
     sse_event,
-    with_tree_parts,
     ws_text,
 )
 from tracewatch.model.goals import empty_stats
@@ -156,10 +156,8 @@ def test_a_snapshot_says_what_connected_needs() -> None:
 def test_a_tree_that_fits_is_one_frame() -> None:
     frame = frame_of(20)
     size = len(orjson.dumps(frame))
-    assert list(with_tree_parts(frame, size)) == [orjson.dumps(frame)]
-    assert len(list(with_tree_parts(frame, size - 1))) > 1
-    bare = frame_of(0, task="x" * 9_000)
-    assert list(with_tree_parts(bare, 100)) == [orjson.dumps(bare)], "there is nothing to cut"
+    assert list(snapshot_frames(frame, size)) == [orjson.dumps(frame)]
+    assert len(list(snapshot_frames(frame, size - 1))) > 1
 
 
 @pytest.mark.parametrize("limit", [4_000, 20_000, 70_000])
@@ -167,8 +165,8 @@ def test_a_tree_that_fits_is_one_frame() -> None:
 @pytest.mark.parametrize("task", ["Mission", "ä" * 1_000])
 def test_the_parts_of_a_tree_fit_and_give_it_back(limit: int, trace_id: str | None, task: str) -> None:
     frame = frame_of(200, task=task, trace_id=trace_id)
-    first, *rest = [orjson.loads(part) for part in with_tree_parts(frame, limit)]
-    assert all(len(part) <= limit for part in list(with_tree_parts(frame, limit))[1:])
+    first, *rest = [orjson.loads(part) for part in snapshot_frames(frame, limit)]
+    assert all(len(part) <= limit for part in list(snapshot_frames(frame, limit))[1:])
     assert first == {**frame, "goal_tree": None}
     assert [(part["part"], part["parts"]) for part in rest] == [(n, len(rest)) for n in range(1, len(rest) + 1)]
     assert len(rest) > 1
@@ -184,11 +182,67 @@ def test_the_parts_of_a_tree_fit_and_give_it_back(limit: int, trace_id: str | No
     assert len(rest) < 3 * len(orjson.dumps(frame)) / limit + 2, "parts are filled"
 
 
-def test_a_goal_above_the_limit_stands_alone() -> None:
+def sub_traces(count: int, *, summary: str = "done") -> list[dict[str, Any]]:
+    stats = {"total_messages": 1, "total_tokens": 2, "total_cost": 0.5}
+    named = {"parent_goal_id": None, "agent_type": "a", "task": "T", "status": "completed", "summary": summary}
+    return [{"trace_id": f"s{n}", **named, "stats": stats, "started_event_id": n + 1} for n in range(count)]
+
+
+def questions(count: int, **more: Any) -> list[dict[str, Any]]:
+    named = {"question": "Q?", "goal_id": None, "expires_at": None, "requested_at": "2026-11-20T08:00:00.123Z"}
+    return [{"request_id": f"r{n}", **named, **more} for n in range(count)]
+
+
+def put_together(frames: list[Any]) -> dict[str, Any]:
+    """What a client makes of them."""
+    first, *rest = frames
+    assert first["goal_tree"] is None
+    goals: list[Any] = []
+    for part in rest:
+        if part["event"] == "snapshot_part":
+            assert not goals, "the goals come last: with them a client has all"
+            for name in ("sub_traces", "pending_inputs"):
+                first[name] = first[name] + part.get(name, [])
+        else:
+            goals += part["goals"]
+    assert rest[-1]["event"] == "goal_tree_part" and rest[-1]["part"] == rest[-1]["parts"]
+    return {
+        **first,
+        "goal_tree": {**{k: rest[-1][k] for k in ("mission", "current_id", "as_of_event_id")}, "goals": goals},
+    }
+
+
+@pytest.mark.parametrize("goals", [0, 200])
+@pytest.mark.parametrize(("subs", "asked"), [(0, 300), (300, 0), (300, 300)])
+def test_every_list_of_a_snapshot_is_sent_in_frames_that_fit(goals: int, subs: int, asked: int) -> None:
+    frame = {**frame_of(goals, trace_id="t"), "sub_traces": sub_traces(subs), "pending_inputs": questions(asked)}
+    frames = list(snapshot_frames(frame, 10_000))
+    assert max(map(len, frames)) <= 10_000 and len(frames) > 2
+    assert all(orjson.loads(one).get("trace_id") == "t" for one in frames)
+    assert len(frames) < 3 * len(orjson.dumps(frame)) / 10_000 + 4, "frames are filled"
+    assert put_together([orjson.loads(one) for one in frames]) == frame
+
+
+def test_what_is_too_large_for_a_frame_is_a_preview() -> None:
     frame = frame_of(3)
-    frame["goal_tree"]["goals"][1]["description"] = "x" * 5_000
-    parts = [orjson.loads(part)["goals"] for part in list(with_tree_parts(frame, 2_000))[1:]]
-    assert [[goal["id"] for goal in goals] for goals in parts] == [["g0"], ["g1"], ["g2"]]
+    frame["trace"]["error"] = {"type": "E", "traceback": "x" * 400_000}
+    frame["trace"]["metadata"] = {"format": "f", "rows": [[]] * 100_000}
+    frame["goal_tree"]["goals"][1] |= {"description": "d" * 800_000, **{f"x{n}": n for n in range(50_000)}}
+    frame["sub_traces"] = sub_traces(3, summary="\x01" * 300_000)
+    frame["pending_inputs"] = questions(3, schema={"type": "object", "enum": ["y" * 200_000]})
+    frames = list(snapshot_frames(frame, 512 * 1024))
+    assert max(map(len, frames)) <= 512 * 1024
+    shown = put_together([orjson.loads(one) for one in frames])
+    trace = shown["trace"]
+    assert trace.pop("cut") == ["error", "metadata"]
+    assert trace["error"]["type"] == "E" and trace["error"]["traceback"].endswith("xx…")
+    assert trace["metadata"]["format"] == "f" and 0 < len(trace["metadata"]["rows"]) < 100_000
+    one, cut, other = shown["goal_tree"]["goals"]
+    assert [one, other] == frame["goal_tree"]["goals"][::2], "those of the usual size are whole"
+    assert cut["cut"][0] == "description" and cut["description"].endswith("dd…") and cut["status"] == "pending"
+    assert {tuple(sub["cut"]) for sub in shown["sub_traces"]} == {("summary",)}
+    assert {tuple(asked["cut"]) for asked in shown["pending_inputs"]} == {("schema",)}
+    assert shown["pending_inputs"][0]["schema"]["type"] == "object"
 
 
 def test_control_frames_carry_no_event_id() -> None:

@@ -73,7 +73,7 @@ class Track:
         self.begun = False  # whether it was at the end once, or has handed out an event
         self.ended = False  # whether its `end` frame came
         self.gap: dict[str, Any] | None = None  # the frame, until its snapshot is complete
-        self.snapshot: dict[str, Any] | None = None  # a frame whose goal tree is still coming in parts
+        self.snapshot: dict[str, Any] | None = None  # a frame of which parts are still coming
         if not since or since.isdecimal():
             self.position = int(since or 0)
         elif "." in since:
@@ -223,6 +223,8 @@ class WatchCore:
             self.current_event_id = frame["current_event_id"]
         if name in ("connected", "snapshot"):
             self._began(track, frame)
+        elif name == "snapshot_part":
+            self._snapshot_part(track, frame)
         elif name == "goal_tree_part":
             self._tree_part(track, frame)
         elif name == "caught_up":
@@ -267,6 +269,12 @@ class WatchCore:
             if not self._connected:
                 self._connected, self._outage = True, False
                 self.news.append(ConnectionStatus("connected", track.position))
+
+    def _snapshot_part(self, track: Track, part: dict[str, Any]) -> None:
+        if track.snapshot is None:
+            raise errors.ProtocolViolation("a snapshot_part came without the frame it belongs to")
+        for name in ("sub_traces", "pending_inputs"):
+            track.snapshot[name] = [*track.snapshot[name], *part.get(name, ())]
 
     def _tree_part(self, track: Track, part: dict[str, Any]) -> None:
         if track.snapshot is None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import Damaged, Gap, TraceDeleted, Unavailable, UnknownTrace
 from ..log import EventLog, Snapshot
-from ..model.frames import PROTOCOL, Start, control, format_cursor, resolve_since, snapshot_values, with_tree_parts
+from ..model.frames import PROTOCOL, Start, control, format_cursor, resolve_since, snapshot_frames, snapshot_values
 from ..model.state import State
 from ..model.times import format_time
 from .head import TraceHead
@@ -43,6 +43,7 @@ class WatchRequest:
     tagged: bool = False  # control frames carry trace_id, as on /api/watch
     quiet: bool = False  # no control frames at all, as in NDJSON; a gap raises instead
     follow: bool = True  # go on live; else end where the log stood at the start
+    client: str = ""  # whose watcher it is: one client has at most half of them. "": this process's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,9 @@ class Watcher:
             **snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive),
             "heartbeat_s": self._limits.heartbeat_s,
         }
-        for payload in with_tree_parts(frame, self._limits.frame_bytes):
+        for number, payload in enumerate(snapshot_frames(frame, self._limits.frame_bytes)):
+            if number:
+                await asyncio.sleep(0)  # a sink with room does not wait, and others have their turn
             await self.sink.send_control(payload)
         self._replayed = 0
         self.last_sent = time.monotonic()

@@ -7,13 +7,15 @@ Rule 2: an event's frame depends on its stored bytes only, so one frame serves e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
 
 from ..errors import InvalidCursor
 from .canonical import event_name
+from .preview import shorten, size_of
 from .state import State
 
 PROTOCOL = 1
@@ -21,6 +23,7 @@ CLOSE_NORMAL = 1000
 CLOSE_GOING_AWAY = 1012  # "service restart", as the protocol's section 4 has it for goaway
 
 _POSITION = re.compile(r"(?:([A-Za-z0-9_-]{1,64})\.)?([0-9]{1,18})", re.ASCII)
+ITEMS_AT_ONCE = 32  # of a snapshot's lists, encoded before their size is looked at
 _LAST = re.compile(r"-([0-9]{1,18})", re.ASCII)
 
 
@@ -98,31 +101,101 @@ def snapshot_values(state: State, *, lease_alive: bool) -> dict[str, Any]:
     }
 
 
-def with_tree_parts(frame: dict[str, Any], limit: int) -> Iterator[bytes]:
-    """A ``connected`` or ``snapshot`` frame as JSON.
+def snapshot_frames(frame: dict[str, Any], limit: int) -> Iterator[bytes]:
+    """A ``connected`` or ``snapshot`` frame as JSON: one frame of at most ``limit`` bytes, or else several.
 
-    Above ``limit`` bytes its goals follow in ``goal_tree_part`` frames. A part exceeds ``limit`` only if one goal does.
+    Above ``limit`` the frame has ``goal_tree: null`` and the first of its sub-traces and open questions. The others
+    follow in ``snapshot_part`` frames, and the goals in ``goal_tree_part`` frames. An object of more than a quarter of
+    ``limit`` is a preview there.
     """
-    whole = orjson.dumps(frame)
-    tree = frame["goal_tree"]
-    if len(whole) <= limit or not tree["goals"]:
+    whole = _whole(frame, limit)
+    if whole is not None:
         yield whole
         return
-    yield orjson.dumps({**frame, "goal_tree": None})
     tags = {"trace_id": frame["trace_id"]} if "trace_id" in frame else {}
+    most = limit // 4
+    bare = {**frame, "goal_tree": None, "sub_traces": [], "pending_inputs": []}
+    if size_of(bare) > limit * 3 // 4:
+        bare["trace"] = shorten(frame["trace"], limit // 2)
+    lists = {name: _Bodies(_encoded(frame[name], most)) for name in ("sub_traces", "pending_inputs")}
+    room = limit - size_of(bare)
+    first = {name: items.take(room // 2) for name, items in lists.items()}
+    yield orjson.dumps({**bare, **{name: orjson.Fragment(_array(bodies)) for name, bodies in first.items()}})
+    for name, items in lists.items():
+        room = limit - len(control("snapshot_part", **tags, **{name: []}))
+        while bodies := items.take(room, least=1):
+            yield control("snapshot_part", **tags, **{name: orjson.Fragment(_array(bodies))})
+    yield from _tree_parts(frame["goal_tree"], tags, limit)
+
+
+class _Bodies:
+    """Encoded objects, taken as many at a time as there is room for."""
+
+    def __init__(self, bodies: Iterator[bytes]) -> None:
+        self._bodies = bodies
+        self._next = next(bodies, None)
+
+    def take(self, room: int, least: int = 0) -> list[bytes]:
+        """The next ones, of at most ``room`` bytes with the commas between them, or ``least`` of them."""
+        taken: list[bytes] = []
+        while self._next is not None:
+            room -= len(self._next) + 1
+            if room < 0 and len(taken) >= least:
+                break
+            taken.append(self._next)
+            self._next = next(self._bodies, None)
+        return taken
+
+
+def _whole(frame: dict[str, Any], limit: int) -> bytes | None:
+    """The frame as JSON; None if it is above ``limit``, which is found without encoding much more than that."""
+    encoded: dict[str, Any] = dict(frame)
+    room = limit
+    tree = frame["goal_tree"]
+    for name, items in (
+        ("goal_tree", tree["goals"]),
+        ("sub_traces", frame["sub_traces"]),
+        ("pending_inputs", frame["pending_inputs"]),
+    ):
+        bodies = []
+        for start in range(0, len(items), ITEMS_AT_ONCE):
+            body = orjson.dumps(items[start : start + ITEMS_AT_ONCE])[1:-1]
+            room -= len(body) + 1
+            if room < 0:
+                return None
+            bodies.append(body)
+        encoded[name] = orjson.Fragment(_array(bodies))
+    encoded["goal_tree"] = {**tree, "goals": encoded["goal_tree"]}
+    whole = orjson.dumps(encoded)
+    return whole if len(whole) <= limit else None
+
+
+def _tree_parts(tree: dict[str, Any], tags: dict[str, str], limit: int) -> Iterator[bytes]:
+    """A goal tree in as many frames as it takes, at least one."""
     most = len(tree["goals"])  # the largest number of parts
-    around = len(control("goal_tree_part", **tags, part=most, parts=most, **{**tree, "goals": []}))
-    parts: list[list[dict[str, Any]]] = [[]]
-    size = around
-    for goal in tree["goals"]:
-        goal_size = len(orjson.dumps(goal)) + 1
-        if parts[-1] and size + goal_size > limit:
-            parts.append([])
-            size = around
-        parts[-1].append(goal)
-        size += goal_size
-    for number, goals in enumerate(parts, 1):
+    room = limit - len(control("goal_tree_part", **tags, part=most, parts=most, **{**tree, "goals": []}))
+    parts = [0]  # how many goals are in each
+    size = 0
+    for body in _encoded(tree["goals"], limit // 4):
+        if parts[-1] and size + len(body) + 1 > room:
+            parts.append(0)
+            size = 0
+        parts[-1] += 1
+        size += len(body) + 1
+    bodies = _encoded(tree["goals"], limit // 4)  # encoded again: they are not kept while a slow reader takes them
+    for number, count in enumerate(parts, 1):
+        goals = orjson.Fragment(_array(list(islice(bodies, count))))
         yield control("goal_tree_part", **tags, part=number, parts=len(parts), **{**tree, "goals": goals})
+
+
+def _encoded(items: Iterable[dict[str, Any]], most: int) -> Iterator[bytes]:
+    for item in items:
+        body = orjson.dumps(item)
+        yield body if len(body) <= most else orjson.dumps(shorten(item, most))
+
+
+def _array(bodies: list[bytes]) -> bytes:
+    return b"[" + b",".join(bodies) + b"]"
 
 
 def ws_text(payload: bytes) -> bytes:

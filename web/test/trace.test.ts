@@ -208,6 +208,22 @@ test("a goal tree in parts is put together", () => {
   expect(texts()).toEqual(["text 1"]);
 });
 
+test("a snapshot in parts has all its sub-traces and questions", () => {
+  const sub = (trace_id: string) => ({ trace_id, parent_goal_id: null, status: "running", started_event_id: 1 });
+  const asked = (request_id: string) => ({ request_id, question: "?", goal_id: null });
+  const first = { goal_tree: null, sub_traces: [sub("a")], pending_inputs: [asked("p")] };
+  const goals = { part: 1, parts: 1, mission: "", current_id: null, goals: [], as_of_event_id: 1 };
+  feed(
+    { ...connected(0, 1), ...first },
+    { event: "snapshot_part", trace_id: "t", sub_traces: [sub("b")] },
+    { event: "snapshot_part", trace_id: "t", pending_inputs: [asked("q")] },
+  );
+  expect(log.state).toBeNull();
+  feed({ event: "goal_tree_part", trace_id: "t", ...goals }, said(1), caughtUp(1));
+  expect([...log.state!.subTraces.keys()]).toEqual(["a", "b"]);
+  expect([...log.state!.pendingInputs.keys()]).toEqual(["p", "q"]);
+});
+
 describe("a gap", () => {
   test("of trimmed events is shown where it is", () => {
     feed(connected(0, 1), said(1), caughtUp(1));

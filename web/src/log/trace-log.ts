@@ -39,7 +39,7 @@ export class TraceLog implements TraceView, Subscriber, Source {
 
   readonly reader = new Reader(this.rows, this);
   #queue: (StoredEvent | Frame)[] = [];
-  #tree: { frame: Frame; goals: GoalTree["goals"] } | null = null; // a goal tree that comes in parts
+  #tree: { frame: Frame; goals: GoalTree["goals"] } | null = null; // a snapshot that comes in parts
   #target = 0; // the head when this catching up began
   #reconnected = false;
   #holding: ReturnType<typeof setTimeout> | undefined;
@@ -126,6 +126,11 @@ export class TraceLog implements TraceView, Subscriber, Source {
       case "snapshot":
         if (frame.goal_tree) this.#begin(frame, frame as unknown as Snapshot);
         else this.#tree = { frame, goals: [] };
+        return;
+      case "snapshot_part": // before the goals
+        if (!this.#tree) return;
+        for (const name of ["sub_traces", "pending_inputs"])
+          this.#tree.frame[name] = [...this.#tree.frame[name], ...(frame[name] ?? [])];
         return;
       case "goal_tree_part": {
         if (!this.#tree) return;
