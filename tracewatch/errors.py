@@ -333,10 +333,24 @@ class TooMany(TracewatchError):
     close_code = 4029
 
 
+class WatcherShare(TooMany):
+    """A client has as many of the server's watchers as one client may have; others still have room."""
+
+    code = "watcher_share"
+
+
 class Unavailable(TracewatchError):
     """The log can't store or read events now; try again later."""
 
     code = "unavailable"
+    status = 503
+    close_code = 4013
+
+
+class TooMuchWork(TracewatchError):
+    """The request asks for more reading than one request may; the message says what would make it less."""
+
+    code = "too_slow"
     status = 503
     close_code = 4013
 

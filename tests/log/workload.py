@@ -88,7 +88,7 @@ class Workload:
         await self.log.append(self.any(), [{"event": "trace_completed", "status": status, "error": {"a": 1}}])
 
     async def answer(self) -> None:
-        for asked in (await self.log.inputs(10))[:2]:
+        for asked in (await self.log.inputs(10))[0][:2]:
             await self.log.answer(asked["trace_id"], asked["request_id"], {"yes": [1]}, by="me")
 
     async def cancel(self) -> None:

@@ -16,6 +16,7 @@ from . import text
 from .common import connect, examples, json_writer, out_console, output_option, url_option
 from .questions import choices
 
+_MOST = 1000  # questions, as many as a page has at most
 EXAMPLES = examples("""
     tracewatch inputs
     tracewatch inputs -o ndjson | jq -r .question
@@ -29,7 +30,7 @@ EXAMPLES = examples("""
 def command(output: str, url: str | None) -> None:
     """List the questions of all traces that wait for an answer, oldest first."""
     api = connect(url)
-    found = api.inputs()
+    found = _all_pages(api)
     if output == "json":
         sys.stdout.buffer.write(text.json_document(found["inputs"]))
     elif output == "ndjson":
@@ -40,6 +41,15 @@ def command(output: str, url: str | None) -> None:
         _print(found["inputs"], api)
     if found.get("has_more"):
         click.echo("there are more: answer some of these first", err=True)
+
+
+def _all_pages(api: Api) -> dict[str, Any]:
+    """As ``Api.inputs``: as many as it gives at once, even where their size has cut them into several pages."""
+    found = api.inputs()
+    while found.get("next_page_token") and len(found["inputs"]) < _MOST:
+        page = api.inputs(page_token=found["next_page_token"])
+        found = {**page, "inputs": found["inputs"] + page["inputs"]}
+    return found
 
 
 def _print(inputs: list[dict[str, Any]], api: Api) -> None:

@@ -120,6 +120,8 @@ class Prompter:
 
     async def _send(self, trace_id: str, question: dict[str, Any], typed: str) -> None:
         try:
+            if question.get("cut"):  # the snapshot has a preview of it
+                question = await asyncio.to_thread(self._api.input, trace_id, question["request_id"])
             await asyncio.to_thread(send_answer, self._api, trace_id, question, chosen(question, typed), self._by)
         except (CliError, TracewatchError) as error:
             self._sending = None

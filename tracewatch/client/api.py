@@ -167,9 +167,18 @@ class Api:
         body = orjson.dumps({key: value for key, value in given.items() if value is not None})
         return self._call("POST", self._target.path("api", "traces", trace_id, "cancel"), body)
 
-    def inputs(self, limit: int | None = None) -> dict[str, Any]:
-        """``{inputs, has_more}``: the open questions of all traces, oldest first, each with its trace."""
-        return self._call("GET", self._target.path("api", "inputs", limit=limit), most=CONTENT_BYTES)
+    def inputs(self, limit: int | None = None, page_token: str | None = None) -> dict[str, Any]:
+        """``{inputs, has_more}``: the open questions of all traces, oldest first, each with its trace.
+
+        Where there are more, ``next_page_token`` is the ``page_token`` of the next page.
+        """
+        path = self._target.path("api", "inputs", limit=limit, page_token=page_token)
+        return self._call("GET", path, most=CONTENT_BYTES)
+
+    def input(self, trace_id: str, request_id: str) -> dict[str, Any]:
+        """``{trace_id, request_id, state, …}``: how a question stands, and the whole of it while it is open."""
+        path = self._target.path("api", "traces", trace_id, "inputs", request_id)
+        return self._call("GET", path, most=CONTENT_BYTES)
 
     def answer(self, trace_id: str, request_id: str, value: Any, by: str | None = None) -> dict[str, Any]:
         """Answer a question; the first answer wins.

@@ -21,7 +21,7 @@ from ..model.canonical import ENDED
 from .budget import Budget
 from .sink import Frame, Sink
 
-RING_BYTES = 256 * 1024  # of a trace's newest events, for watchers that are a little late
+RING_BYTES = 512 * 1024  # of a trace's newest events as they are held, for watchers that are a little late
 RETRY_S = 0.5  # until a log that could not be read is tried again
 WATCHERS_AT_ONCE = 64  # written to before the watchers of other traces, and everything else, have their turn
 CHUNK_BYTES = 64 * 1024  # written to a socket at once before looking whether it takes it
@@ -182,8 +182,8 @@ class TraceHead:
             self.event_id += 1
             frame = Frame(self._log.epoch, self.event_id, body)
             self._ring.append(frame)
-            self._ring_bytes += len(body)
-            self.budget.take(len(body))
+            self._ring_bytes += frame.held_bytes
+            self.budget.take(frame.held_bytes)
             self._pending.append(frame)
         while self._ring_bytes > min(RING_BYTES, self.budget.share) and len(self._ring) > 1:
             self._forget_oldest()
@@ -214,7 +214,7 @@ class TraceHead:
         self._ring_mark = self.event_id or 0
 
     def _forget_oldest(self) -> None:
-        size = len(self._ring.popleft().body)
+        size = self._ring.popleft().held_bytes
         self._ring_bytes -= size
         self.budget.give(size)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..errors import TooMany
+from ..errors import TooMany, WatcherShare
 from ..log import EventLog, Grown, Snapshot, TraceQuery
 from .budget import Budget
 from .head import TraceHead
@@ -28,6 +29,7 @@ from .watcher import WatchCounts, Watcher, WatchLimits, WatchRequest
 BEATS_AT_ONCE = 32  # heartbeats before others have their turn
 
 TracesPage = tuple[list[dict[str, Any]], int | None]
+InputsPage = tuple[list[dict[str, Any]], str | None]
 GrowthListener = Callable[[Sequence[Grown]], None]
 
 
@@ -69,10 +71,11 @@ class Hub:
         self._max_watchers = max_watchers
         self._behind_bytes = watcher_bytes // 2  # the other half is the page a watcher may hold meanwhile
         self._heads: dict[str, TraceHead] = {}
-        self._list = ListHead(log, self.budget)
+        self._list = ListHead(log, self.budget, self.limits.frame_bytes)
         self._watchers: set[Watcher] = set()
+        self._clients: Counter[str] = Counter()  # watchers of each client
         # What every viewer asks for when something has changed: read once for all who ask for the same
-        self.inputs = SharedReads[tuple[int, str | None], list[dict[str, Any]]](lambda asked: log.inputs(*asked))
+        self.inputs = SharedReads[tuple[int, str | None, str | None], InputsPage](lambda asked: log.inputs(*asked))
         self.traces = SharedReads[TraceQuery, TracesPage](lambda query: log.traces(query))
         # By trace_id, so that a commit costs nothing for those that have no part in it
         self._growth_listeners: dict[str, set[GrowthListener]] = {}
@@ -215,22 +218,34 @@ class Hub:
         on_start: Callable[[Snapshot], None] | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Run one watch to its end: ``"end"`` or ``"goaway"``. Raises as Watcher.run, and TooMany.
+        """Run one watch to its end: ``"end"`` or ``"goaway"``. Raises as Watcher.run, and TooMany, WatcherShare.
 
         ``progress`` is filled in when it is over, however that came about.
         """
         if len(self._watchers) >= self._max_watchers:
             raise TooMany(f"this server has {self._max_watchers:,} watchers already", retry_after_s=5)
+        share = max(1, self._max_watchers // 2)
+        if request.client and self._clients[request.client] >= share:
+            raise WatcherShare(
+                f"this client has {share:,} watchers already, which is what one client may have of this server's"
+                f" {self._max_watchers:,}; a sub-trace that is watched is one as well",
+                limit=share,
+                retry_after_s=5,
+            )
         async with self._head(request.trace_id) as head:
             watcher = Watcher(self.log, head, request, sink, self.limits, self.counts)
             watcher.leaving_ms = self._leaving_ms
             self._watchers.add(watcher)
+            self._clients[request.client] += 1
             self._empty.clear()
             self.counts.started += 1
             try:
                 return await watcher.run(on_start)
             finally:
                 self._watchers.discard(watcher)
+                self._clients[request.client] -= 1
+                if not self._clients[request.client]:
+                    del self._clients[request.client]
                 self.counts.delivered += watcher.sent
                 if progress is not None:
                     progress.cursor, progress.events = watcher.cursor_token, watcher.sent

@@ -19,6 +19,8 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import Context
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -38,6 +40,7 @@ TRACES_AT_ONCE = 100  # in one read, and encoded before others have their turn
 WATCHERS_AT_ONCE = 64  # woken before others have their turn
 RING_BYTES = 1024 * 1024  # of the newest changes; a watcher that is later than that reads for itself
 CHUNK_BYTES = 64 * 1024  # sent to a watcher at once
+LOOKED_AT = ("status", "task", "trace_id", "agent_type", "cut")  # by the filters, so kept beside the bytes
 
 
 class Change:
@@ -50,7 +53,7 @@ class Change:
         self.read = read  # the number of the read that it comes from
         self.frame: Frame | None = frame  # None: it has left memory and must be read again
         self.deleted = False
-        self.summary: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}  # what filters look at
         self.digest = 0  # of the summary: the same again is no news
         self.lineage: frozenset[str] = frozenset()  # the trace and all above it, where a watcher's token asks for it
 
@@ -129,15 +132,17 @@ class ListWatcher:
             return False
         if query.q:
             needle = query.q.lower()
-            return any(needle in trace[key].lower() for key in ("task", "trace_id", "agent_type"))
+            found = any(needle in trace[key].lower() for key in ("task", "trace_id", "agent_type"))
+            return found or "task" in trace.get("cut", ())  # it may be in what was cut: rather too much than too little
         return True
 
 
 class ListHead:
     """The fan-out of the list of traces to this process's watchers of it."""
 
-    def __init__(self, log: EventLog, budget: Budget) -> None:
+    def __init__(self, log: EventLog, budget: Budget, frame_bytes: int) -> None:
         self._log = log
+        self._frame_bytes = frame_bytes
         self._budget = budget
         self._watchers: set[ListWatcher] = set()
         self._grown: dict[str, bool] = {}  # trace_id: whether it is said to be deleted
@@ -166,7 +171,8 @@ class ListHead:
         watcher = ListWatcher(query)
         self._watchers.add(watcher)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="tracewatch-list")
+            # In a context of its own: what it reads is read for all, and not for the client that came first
+            self._task = asyncio.create_task(self._run(), name="tracewatch-list", context=Context())
             self._task.add_done_callback(self._ended)
         try:
             await self._begin(watcher, query, sink)
@@ -243,7 +249,7 @@ class ListHead:
         body = orjson.dumps(summary)
         payload = b'%b,"trace":%b}' % (_begun("trace_changed", self._log.epoch), body)
         change = Change(summary["trace_id"], self._reads, Frame(self._log.epoch, 0, payload))
-        change.summary, change.digest = summary, hash(body)
+        change.summary, change.digest = {key: summary[key] for key in LOOKED_AT if key in summary}, hash(body)
         return change
 
     async def _read_first(self, query: TraceQuery) -> tuple[int, bytes, list[tuple[str, int]]]:
@@ -251,10 +257,13 @@ class ListHead:
         async with self._reading:
             self._reads += 1
             read = self._reads
-            traces, _ = await self._log.traces(query)
+            traces, before = await self._log.traces(replace(query, max_bytes=self._frame_bytes - 100))
         bodies = [orjson.dumps(trace) for trace in traces]
         digests = [(trace["trace_id"], hash(body)) for trace, body in zip(traces, bodies, strict=True)]
-        return read, b'%b,"traces":[%b]}' % (_begun("traces", self._log.epoch), b",".join(bodies)), digests
+        # Only where the limit of a frame has ended it before the limit that was asked for
+        token = b',"next_page_token":"%d"' % before if before is not None and len(traces) < query.limit else b""
+        begun = _begun("traces", self._log.epoch)
+        return read, b'%b,"traces":[%b]%b}' % (begun, b",".join(bodies), token), digests
 
     # --- for one watcher ---
 
@@ -325,7 +334,7 @@ class ListHead:
                 oldest.forget()
 
     def _count(self, change: Change, sign: int) -> None:
-        size = sign * (0 if change.frame is None else len(change.frame.body))
+        size = sign * (0 if change.frame is None else change.frame.held_bytes)
         self._ring_bytes += size
         self._budget.take(size)
 

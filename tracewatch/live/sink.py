@@ -12,6 +12,8 @@ from typing import Protocol
 from ..model.canonical import event_name
 from ..model.frames import sse_event, ws_text
 
+FRAME_BYTES = 200  # of the objects around a frame's bytes
+
 
 class SinkClosed(Exception):
     """The reader has gone. Not an error of anybody's."""
@@ -31,6 +33,11 @@ class Frame:
         self.body = body
         self._ws: bytes | None = None
         self._sse: bytes | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes in memory: the event, and once more as a WebSocket frame."""
+        return 2 * len(self.body) + FRAME_BYTES
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -29,6 +29,8 @@ from .retention import Policy, Pruned, Retention
 from .storage import Storage
 from .tokens import Tokens
 from .views import Appended, Grown, Listener, Page, Snapshot, TraceQuery
+
+T = TypeVar("T")
 
 
 class EventLog:
@@ -222,14 +224,21 @@ class EventLog:
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
         """The trace now, or as it was after ``at_event_id``.
 
-        Raises UnknownTrace, or Gap if the log does not hold it.
+        Raises UnknownTrace, or Gap if the log does not hold it, or TooMuchWork.
         """
         return await self.reader.snapshot(trace_id, at_event_id)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do what takes long, such as encoding a large state, off the loop, in turn with the reads of its client."""
+        return await self.reader.aside(work)
 
     async def messages(
         self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
     ) -> tuple[list[dict[str, Any]], bool]:
-        """The last ``limit`` messages of a sequence below ``before`` as they now stand, and whether there are more."""
+        """The last ``limit`` messages of a sequence below ``before`` as they now stand, and whether there are more.
+
+        Large ones make it fewer. Raises UnknownTrace, TooMuchWork.
+        """
         return await self.reader.messages(trace_id, goal_id=goal_id, before=before, limit=limit)
 
     async def message(self, trace_id: str, message_id: str) -> tuple[int, dict[str, Any]]:
@@ -240,7 +249,10 @@ class EventLog:
         return await self.reader.message(trace_id, message_id)
 
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
-        """Summaries, newest first, and the ``before`` of the next page or None."""
+        """Summaries, newest first, and the ``before`` of the next page or None. Raises TooMuchWork.
+
+        Long values are previews. The page ends with ``query.limit`` or ``query.max_bytes``, whichever comes first.
+        """
         return await self.reader.traces(query)
 
     async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
@@ -251,18 +263,21 @@ class EventLog:
         """Of those of these traces that exist: the summary, and the ids of the trace itself and of all above it."""
         return await self.reader.lines(trace_ids)
 
-    async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
+    async def inputs(
+        self, limit: int, below: str | None = None, after: str | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
         """The open questions of all traces, oldest first, each with ``trace_id``, ``task``, ``agent_type`` …
 
-        ``below``: only those of this trace and its sub-traces.
+        With them comes the ``after`` of the next page, or None. ``below``: only those of this trace and its sub-traces.
+        Raises InvalidField for an ``after`` that no page gave, TooMuchWork.
         """
-        return await self.reader.inputs(limit, below)
+        return await self.reader.inputs(limit, below, after)
 
     async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """A trace's questions, oldest first, or the one named: ``{request_id, state, …}``.
 
         All that are open, and the newest ``limit`` of the others. ``state`` is open (then the question is in it),
-        answered (then ``value`` and ``by``), expired or closed.
+        answered (then ``value`` and ``by``), expired or closed. Beyond a megabyte the oldest have these two keys only.
         """
         return await self.reader.inputs_of(trace_id, request_id, limit)
 

@@ -7,23 +7,27 @@ Rule 2: a read that fails says so in the log's health, and a read that works say
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 
-from ..errors import Gap, NoSuchMessage, TracewatchError, Unavailable, UnknownTrace
+from ..errors import Gap, InvalidField, NoSuchMessage, TooMuchWork, TracewatchError, Unavailable, UnknownTrace
 from ..model.state import State
-from .cache import BadSnapshot, Cached, StateCache, at_first, unfold
+from .cache import BadSnapshot, StateCache, at_first, unfold
 from .counts import LogLook
 from .health import NO_JSON, Health
+from .patience import Patience, TooLong
 from .project import message_of
 from .storage import (
     DAMAGED,
     Closing,
     Head,
     OpenInput,
+    StateParts,
     Storage,
     StorageFault,
     TraceInput,
@@ -35,6 +39,13 @@ from .storage import (
 from .views import Grown, Page, Snapshot, TraceQuery
 
 logger = logging.getLogger("tracewatch.log")
+T = TypeVar("T")
+UNFOLDED_BYTES = 64 * 1024  # of a state's parts, made a state on the loop; more is done aside
+# The token of a page of questions: the time, the trace's key and the event of its last one
+PLACE = re.compile(r"[0-9TZ:.-]{1,40}_[0-9]{1,18}_[0-9]{1,18}", re.ASCII)
+NARROW_LIST = "ask for a longer or rarer text (q), one status or agent_type, or fewer with limit"
+NARROW_STATE = "ask for an event nearer behind a multiple of 500, where a state is kept, or for the newest state"
+NARROW_MESSAGES = "ask for fewer with limit, or without goal_id"
 MOST_DAMAGED = 100  # traces whose damage is remembered; the check of everything finds what else there is
 
 
@@ -52,8 +63,8 @@ class Reader:
         self.damaged: set[str] = set()  # the traces in which damage was found
 
     @asynccontextmanager
-    async def reading(self, trace_id: str = "") -> AsyncIterator[Storage]:
-        """The storage, its failures told as errors of the log."""
+    async def reading(self, trace_id: str = "", narrow: str = "") -> AsyncIterator[Storage]:
+        """The storage, its failures told as errors of the log. ``narrow``: how to ask for less."""
         try:
             yield self._storage
         except Closing as error:
@@ -63,6 +74,8 @@ class Reader:
             if fault.code == "damaged" and trace_id and len(self.damaged) < MOST_DAMAGED:
                 self.damaged.add(trace_id)
             raise self._health.note_fault(fault, "read") from error
+        except TooLong as error:
+            raise TooMuchWork(f"this takes too long to read; {narrow}", retry_after_s=1) from error
         except TracewatchError:
             raise
         except Exception as error:
@@ -82,9 +95,9 @@ class Reader:
 
     async def snapshot(self, trace_id: str, at_event_id: int | None = None) -> Snapshot:
         """See EventLog.snapshot."""
-        async with self.reading(trace_id) as storage:
+        async with self.reading(trace_id, NARROW_STATE) as storage:
             if at_event_id is not None:
-                state, view = await self._at(trace_id, at_event_id)
+                state, view = await self._at(trace_id, at_event_id, Patience())
             else:
                 state, view = await self._newest(trace_id)
                 if state.sub_traces:
@@ -103,16 +116,26 @@ class Reader:
                 return at_first(known.state, max(known.state.first_event_id, row.first_event_id)), view
             same = known is not None and known.trace_key == row.trace_key
             try:
-                state = unfold(row, parts, known.state if known is not None and same else None)
+                known = await self._unfold(row, parts, known.state if known is not None and same else None)
             except BadSnapshot as bad:
                 skip.add(bad.event_id)
                 continue
-            known = Cached(row.trace_key, state)
-            self._cache.put(known)
             if state.last_event_id >= row.last_event_id:
+                self._cache.put(known)
                 return state, view
 
-    async def _at(self, trace_id: str, at_event_id: int) -> tuple[State, View]:
+    async def _unfold(self, row: TraceRow, parts: StateParts, known: State | None) -> State:
+        """As ``unfold``. What takes long is done off the loop."""
+        if len(parts.snapshot or b"") + sum(map(len, parts.events)) < UNFOLDED_BYTES:
+            return unfold(row, parts, known)
+        return await self._storage.aside(lambda: unfold(row, parts, known))
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """See EventLog.aside."""
+        async with self.reading() as storage:
+            return await storage.aside(work)
+
+    async def _at(self, trace_id: str, at_event_id: int, patience: Patience) -> tuple[State, View]:
         state: State | None = None
         head: Head | None = None
         skip: set[int] = set()
@@ -121,7 +144,7 @@ class Reader:
             _check_held(view.row, at_event_id)
             assert view.parts is not None
             try:
-                state = unfold(view.row, view.parts, state)
+                state = await self._storage.aside(_patiently(patience, partial(unfold, view.row, view.parts, state)))
             except BadSnapshot as bad:
                 skip.add(bad.event_id)
                 continue
@@ -141,12 +164,13 @@ class Reader:
         self, trace_id: str, *, goal_id: str | None, before: int | None, limit: int
     ) -> tuple[list[dict[str, Any]], bool]:
         """See EventLog.messages."""
-        async with self.reading(trace_id) as storage:
-            found = await storage.messages(trace_id, goal_id, before, limit + 1)
+        async with self.reading(trace_id, NARROW_MESSAGES) as storage:
+            found = await storage.messages(trace_id, goal_id, before, limit, Patience())
             if found is None:
                 raise _unknown(trace_id)
-            messages = [message_of(one) for one in reversed(found[:limit])]
-        return messages, len(found) > limit
+            stored, more = found
+            messages = [message_of(one) for one in reversed(stored)]
+        return messages, more
 
     async def message(self, trace_id: str, message_id: str) -> tuple[int, dict[str, Any]]:
         """See EventLog.message."""
@@ -175,11 +199,10 @@ class Reader:
 
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
         """See EventLog.traces."""
-        async with self.reading() as storage:
-            found = await storage.list_traces(query)
-            rows, steady = found[: query.limit], storage.steady()
-            more = rows[-1].trace_key if rows and len(found) > query.limit else None
-            return [row.trace(steady) for row in rows], more
+        async with self.reading(narrow=NARROW_LIST) as storage:
+            rows, more = await storage.list_traces(query, Patience())
+            steady = storage.steady()
+            return [row.trace(steady) for row in rows], rows[-1].trace_key if rows and more else None
 
     async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
         """See EventLog.summaries."""
@@ -193,11 +216,15 @@ class Reader:
             steady, rows = storage.steady(), {row.trace_id: row for row in await storage.lines(trace_ids)}
         return {one: (rows[one].trace(steady), _line(rows, one)) for one in trace_ids if one in rows}
 
-    async def inputs(self, limit: int, below: str | None = None) -> list[dict[str, Any]]:
+    async def inputs(
+        self, limit: int, below: str | None = None, after: str | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
         """See EventLog.inputs."""
-        async with self.reading() as storage:
-            found = await storage.open_inputs(limit, below)
-            return [_open_question(one) for one in found]
+        if after is not None and not PLACE.fullmatch(after):
+            raise InvalidField(f"page_token: {after[:40]!r} is not one this server gave")
+        async with self.reading(narrow="ask for fewer with limit") as storage:
+            found, more = await storage.open_inputs(limit, below, after, Patience())
+            return [_open_question(one) for one in found], more
 
     async def inputs_of(self, trace_id: str, request_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """See EventLog.inputs_of."""
@@ -257,6 +284,14 @@ def _line(rows: dict[str, TraceRow], trace_id: str | None) -> frozenset[str]:
         ids.add(trace_id)
         trace_id = rows[trace_id].above if trace_id in rows else None
     return frozenset(ids)
+
+
+def _patiently(patience: Patience, work: Callable[[], T]) -> Callable[[], T]:
+    def counted() -> T:
+        with patience.spending():
+            return work()
+
+    return counted
 
 
 def _check_held(row: TraceRow, at_event_id: int) -> None:

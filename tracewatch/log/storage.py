@@ -13,17 +13,22 @@ Rule 4: an engine reports what fails in one of the four ways below, and nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import orjson
 
 from ..model.goals import plus
+from ..model.preview import preview, size_of
 from ..model.state import State, summed
 from .counts import LogLook
 from .health import Fault
+from .patience import Patience
 from .views import Grown, Page, Token, TraceQuery
+
+T = TypeVar("T")
+
 
 # --- what can go wrong -----------------------------------------------------------------------------------------
 
@@ -55,6 +60,13 @@ class Closing(Exception):
 
 class Defect(Exception):
     """The engine refuses what we asked of it: a defect of ours. Its words quote no value that is stored."""
+
+
+# --- bounds of what is read at once ------------------------------------------------------------------------------
+
+LISTED_BYTES = 8 * 1024  # of a trace's summary in a list, about; docs/protocol.md says it
+READ_BYTES = 32 * 1024  # of a value that becomes a preview in a list: beyond that it is not read
+PAGE_BYTES = 1024 * 1024  # of a page of summaries, messages or questions
 
 
 # --- what can't be read ---------------------------------------------------------------------------------------
@@ -171,6 +183,9 @@ class TraceRow:
     lease_expires_at: float | None  # by the steady clock
     apart: bool  # its parent was not there when it came, and nobody who may has put it there since
 
+    # Not stored: the keys of values that are previews, and not the whole, as a row for a list has them
+    cut: tuple[str, ...] = ()
+
     @property
     def above(self) -> str | None:
         """The trace that it is below; None where there is none, or only one that came to have its parent's id."""
@@ -244,7 +259,46 @@ class TraceRow:
             "summary": self.summary,
             "error": None if self.error is None else _json(self.error),
             "metadata": object_of(self.metadata),
+            **({"cut": list(self.cut)} if self.cut else {}),
         }
+
+    def for_list(self, is_large: bool = False) -> TraceRow:
+        """The row itself, its long values made previews. ``is_large``: its metadata was too large to be read."""
+        is_large = is_large or len(self.metadata) > READ_BYTES
+        if is_large:
+            self.metadata = "{}"
+        texts = (self.task, self.metadata, self.summary or "", self.error or "")
+        cut = {"metadata"} if is_large else set[str]()
+        if sum(map(len, texts)) > LISTED_BYTES // 6 and size_of(texts) > LISTED_BYTES:
+            share = LISTED_BYTES // 8
+            if (task := preview(self.task, share)) != self.task:
+                self.task = task
+                cut.add("task")
+            if self.summary is not None and (summary := preview(self.summary, share)) != self.summary:
+                self.summary = summary
+                cut.add("summary")
+            if self.error is not None and len(self.error) > share // 6:
+                # What is not all of it is no JSON: its beginning is shown as text
+                whole = len(self.error) <= READ_BYTES
+                error = orjson.dumps(preview(_json(self.error) if whole else self.error, share)).decode()
+                if error != self.error:
+                    self.error = error
+                    cut.add("error")
+            if len(self.metadata) > share // 6:
+                metadata = orjson.dumps(preview(object_of(self.metadata), share)).decode()
+                if metadata != self.metadata:
+                    self.metadata = metadata
+                    cut.add("metadata")
+        self.cut = tuple(sorted(cut))
+        return self
+
+    def listed_bytes(self) -> int:
+        """About the bytes of its summary as JSON, rather too many than too few."""
+        names = (self.trace_id, self.agent_type, self.parent_trace_id, self.parent_goal_id, self.root_trace_id)
+        return 700 + size_of((*names, self.current_goal_id, self.task, self.metadata, self.summary, self.error))
+
+
+TRACE_COLUMNS = tuple(field.name for field in fields(TraceRow) if field.name != "cut")
 
 
 def _json(text: str) -> Any:
@@ -547,21 +601,30 @@ class Storage(Protocol):
         """
 
     async def messages(
-        self, trace_id: str, goal_id: str | None, before: int | None, limit: int
-    ) -> list[StoredMessage] | None:
-        """The last messages of a sequence below ``before``, the newest first. None: there is no such trace."""
+        self, trace_id: str, goal_id: str | None, before: int | None, limit: int, patience: Patience
+    ) -> tuple[list[StoredMessage], bool] | None:
+        """The last messages of a sequence below ``before``, the newest first, and whether there are more.
+
+        At most ``limit``, and about ``PAGE_BYTES``. None: there is no such trace. Raises TooLong.
+        """
 
     async def message(self, trace_id: str, message_id: str) -> list[StoredMessage] | None:
         """The message, if there is one. None: there is no such trace."""
 
-    async def list_traces(self, query: TraceQuery) -> list[TraceRow]:
-        """One row more than ``query.limit``, where there are so many; newest first."""
+    async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
+        """Rows for a list (``TraceRow.for_list``), newest first, and whether there are more. Raises TooLong.
+
+        At most ``query.limit``, and ``query.max_bytes`` by their ``listed_bytes``, but at least one.
+        """
 
     async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:
-        """Those that exist (and are ``below`` or one of its sub-traces)."""
+        """Those that exist (and are ``below`` or one of its sub-traces), as for a list."""
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do some work of ours where reads are done: off the loop, and counted as a read of its client."""
 
     async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
-        """Those that exist, and all that are above them."""
+        """Those that exist, and all that are above them, as for a list."""
 
     async def is_below(self, root_id: str, trace_id: str) -> bool:
         """Whether ``trace_id`` is a sub-trace of ``root_id``, to any depth."""
@@ -569,11 +632,19 @@ class Storage(Protocol):
     async def last_seq(self, trace_id: str, producer: str) -> int:
         """The last number stored for a producer, 0 if none."""
 
-    async def open_inputs(self, limit: int, below: str | None) -> list[OpenInput]:
-        """The open questions, oldest first."""
+    async def open_inputs(
+        self, limit: int, below: str | None, after: str | None, patience: Patience
+    ) -> tuple[list[OpenInput], str | None]:
+        """The open questions, oldest first, and the ``after`` of the next page or None. Raises TooLong.
+
+        At most ``limit``, and about ``PAGE_BYTES``, but at least one.
+        """
 
     async def inputs_of(self, trace_id: str, request_id: str | None, limit: int) -> list[TraceInput]:
-        """A trace's questions: all open ones and the newest ``limit`` others, oldest first; or the one named."""
+        """A trace's questions: all open ones and the newest ``limit`` others, oldest first; or the one named.
+
+        Beyond ``PAGE_BYTES``, newest first, they have neither body nor answer.
+        """
 
     async def expired_leases(self) -> list[str]:
         """The running traces whose lease has run out."""

@@ -73,6 +73,7 @@ class TraceQuery:
     limit: int = 50
     before: int | None = None
     below: str | None = None  # only this trace and its sub-traces, to any depth
+    max_bytes: int = 1024 * 1024  # of all summaries together; at least one is given
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,16 @@ from .times import normalize_time
 
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 _ASSIGNED = frozenset({"event_id", "trace_id", "ts"})  # the log gives these; a recorder's are dropped
+MOST_FAULTS = 100  # told in one answer
+MOST_NAMED = 256  # characters of a key in a path
 
 MESSAGE_IDENTITY = ("message_id", "sequence", "role", "goal_id")
 
 
 def _faults(error: ValidationError, prefix: str) -> list[dict[str, Any]]:
     faults: list[dict[str, Any]] = []
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        path = ".".join(str(part) for part in fault["loc"])
+    for fault in error.errors(include_url=False, include_context=False, include_input=False)[:MOST_FAULTS]:
+        path = ".".join(str(part)[:MOST_NAMED] for part in fault["loc"])
         faults.append({"path": f"{prefix}{path}", "message": fault["msg"]})
     return faults
 
@@ -47,7 +49,7 @@ def _check(adapter: TypeAdapter[Any], raw: Mapping[str, Any], prefix: str) -> di
 def _invalid(kind: type[Invalid], error: ValidationError, prefix: str = "") -> Invalid:
     details = _faults(error, prefix)
     first = ": ".join(filter(None, (details[0]["path"], details[0]["message"])))
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    more = f" (and {error.error_count() - 1:,} more)" if len(details) > 1 else ""
     return kind(first + more, details=details)
 
 

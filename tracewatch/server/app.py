@@ -32,6 +32,7 @@ from ..live.hub import Hub
 from ..live.watcher import WatchLimits
 from ..log import EventLog, Policy, open_log
 from ..settings import Settings
+from .answers import Checker
 from .auth.limiter import Limiter
 from .auth.origin import OriginMiddleware, is_loopback, own_names
 from .auth.tokens import Gate
@@ -293,11 +294,11 @@ async def _services(
     poll = await PollHints.begun(log, hub.hinted, poll_ms=chosen.poll_ms)
     redis = redis_hints(log, hub) if redis_hints is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
-    gate = _gate(log, chosen, observed)
+    gate, checker = _gate(log, chosen, observed), Checker()
     works = (_expire(log), _retain(log, chosen), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
     tasks = [asyncio.create_task(work) for work in works]
     try:
-        yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, redis)
+        yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, checker, redis)
     finally:
         for task in tasks:
             task.cancel()
@@ -305,6 +306,7 @@ async def _services(
         # Mounted into another application, this is the first that watchers hear of it
         await hub.goaway(chosen.goaway_ms, chosen.shutdown_s / 2)
         await gate.close()
+        checker.close()
         if redis is not None:
             await redis.close()
         await poll.close()

@@ -13,10 +13,8 @@ from starlette.responses import Response
 
 from ..errors import InvalidField, NoSuchRequest, TracewatchError
 from ..live.sink import Sink
-from ..log import EventLog
 from ..model.events import validate_answer, validate_cancel
 from ..model.frames import control
-from .answers import check_value
 from .auth.tokens import Grant, grant_of
 from .endpoint import error_frame
 from .http import MAX_LIMIT, Services, json_response, limit_param, read_json, services, state_response
@@ -37,7 +35,7 @@ async def answer_input(request: Request) -> Response:
     served = services(request)
     trace_id, request_id = request.path_params["trace_id"], request.path_params["request_id"]
     asked = validate_answer(await read_json(request, served.settings.max_event_bytes))
-    await answer(served.log, trace_id, request_id, **asked)
+    await answer(served, trace_id, request_id, **asked)
     return json_response({"trace_id": trace_id, "request_id": request_id, "status": "answered"})
 
 
@@ -57,16 +55,18 @@ async def list_inputs(request: Request) -> Response:
     """``GET /api/inputs``."""
     limit = limit_param(request, MAX_LIMIT)
     served = services(request)
-    inputs = await served.hub.inputs((limit + 1, grant_of(request).trace_id))
-    return state_response(served, {"inputs": inputs[:limit], "has_more": len(inputs) > limit})
+    after = request.query_params.get("page_token") or None
+    inputs, more = await served.hub.inputs((limit, grant_of(request).trace_id, after))
+    token = {} if more is None else {"next_page_token": more}
+    return state_response(served, {"inputs": inputs, "has_more": more is not None, **token})
 
 
-async def answer(log: EventLog, trace_id: str, request_id: str, *, value: Any, by: str | None) -> None:
+async def answer(served: Services, trace_id: str, request_id: str, *, value: Any, by: str | None) -> None:
     """Check an answer and store it. Raises InvalidValue and what ``EventLog.answer`` raises."""
-    for question in await log.inputs_of(trace_id, request_id):
+    for question in await served.log.inputs_of(trace_id, request_id):
         if question["state"] == "open":
-            check_value(question, value)
-    await log.answer(trace_id, request_id, value, by=by)
+            await served.checker.check(question, value)
+    await served.log.answer(trace_id, request_id, value, by=by)
 
 
 async def obey(
@@ -96,7 +96,7 @@ async def obey(
         if name == "cancel":
             status = await served.log.cancel(tags["trace_id"], **validate_cancel(asked))
         else:
-            await answer(served.log, tags["trace_id"], tags["request_id"], **validate_answer(asked))
+            await answer(served, tags["trace_id"], tags["request_id"], **validate_answer(asked))
             status = "answered"
         await sink.send_control(control(name, **tags, status=status))
     except TracewatchError as error:

@@ -19,6 +19,7 @@ from ..errors import BadRequest, TooLarge, TracewatchError
 from ..live.sink import Sink, SinkClosed
 from ..model.canonical import parse_json
 from ..model.frames import CLOSE_GOING_AWAY, CLOSE_NORMAL, control
+from ..model.preview import size_of
 from ..model.times import format_time
 from .metrics.seen import because
 from .socket import REST_S, SMALL_TALK, WebSocketProtocol
@@ -39,6 +40,7 @@ async def accept(websocket: WebSocket, limit: int | None = None) -> None:
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
 
 
+MOST_ECHO = 1024  # bytes of a ping's id, which its pong has as well
 MESSAGES_AT_ONCE = 32  # of one client, before others have their turn
 
 
@@ -77,6 +79,8 @@ async def messages(
             raise BadRequest("a message is a JSON object")
         if value.get("event") == "ping":
             echo = {"id": value["id"]} if "id" in value else {}
+            if size_of(echo) > MOST_ECHO:
+                raise TooLarge(f"the id of a ping is above the limit of {MOST_ECHO:,} bytes", limit=MOST_ECHO)
             await sink.send_control(control("pong", ts=format_time(time.time()), **echo))
             continue
         if not work.isdisjoint(value):

@@ -24,6 +24,7 @@ from ..log import EventLog
 from ..model.canonical import STATUSES, parse_json
 from ..model.times import format_time
 from ..settings import Settings
+from .answers import Checker
 from .auth.tokens import Gate
 from .metrics.seen import Observed
 from .metrics.workers import Siblings
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 MAX_ID = 2**53  # the largest whole number that JSON's numbers hold exactly
 MAX_LIMIT = 1000  # of the parameter ``limit``
+MAX_SEARCHED = 1000  # characters of the parameter ``q``
+CLIENT_NAME = "tracewatch.client"  # in the scope: what counts as one client, a token or an address
 JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
 Default = TypeVar("Default", int, None)
 
@@ -61,6 +64,7 @@ class Services:
     observed: Observed
     siblings: Siblings
     gate: Gate
+    checker: Checker
     redis: RedisHints | None = None  # None without the setting ``redis``
     coming: Coming = field(default_factory=Coming)
     mistakes: Mistakes = field(default_factory=Mistakes)
@@ -145,6 +149,14 @@ def checked_statuses(names: Iterable[Any]) -> tuple[str, ...]:
     return found
 
 
+def searched(text: str | None) -> str | None:
+    """The parameter ``q``: the text to look for, None for none. Raises InvalidField."""
+    if text is not None and len(text) > MAX_SEARCHED:
+        message = f"at most {MAX_SEARCHED:,} characters"
+        raise InvalidField(f"q: {message}", details=[{"path": "q", "message": message}])
+    return text or None
+
+
 def listed(text: str) -> list[str]:
     """The names in a parameter that has them with commas between them."""
     return [name for name in text.split(",") if name]
@@ -159,9 +171,14 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     return Response(body, status, headers, media_type=JSON)
 
 
+def read_now(served: Services) -> dict[str, Any]:
+    """What every answer that holds state names: the log's epoch, and the server's time at which it was read."""
+    return {"epoch": served.log.epoch, "ts": format_time(time.time())}
+
+
 def state_response(served: Services, values: dict[str, Any]) -> Response:
-    """An answer that holds state: it names the log's epoch, and the server's time at which it was read."""
-    return json_response({**values, "epoch": served.log.epoch, "ts": format_time(time.time())})
+    """An answer that holds state."""
+    return json_response({**values, **read_now(served)})
 
 
 def error_response(error: TracewatchError) -> Response:

@@ -42,6 +42,7 @@ from ..log import Appended, Grown
 from ..model.canonical import event_name
 from ..model.events import validate_trace
 from ..model.frames import CLOSE_GOING_AWAY
+from ..model.preview import shorten, size_of
 from .auth.tokens import grant_of
 from .endpoint import accept, close, close_with_error, messages
 from .http import Services, json_response, services
@@ -56,6 +57,7 @@ IN_FLIGHT = 64  # messages handed to the log and not yet answered, per socket
 HELD_MESSAGES = 2  # of the largest size: their bytes may be in flight, per socket
 OPEN_TRACES = 10_000  # per socket
 RENEWED_AT_ONCE = 100  # leases
+NAME_CHARACTERS = 1024  # of what a message gives as its trace_id: an answer to it has it as well
 COMMANDS = frozenset({"cancel_requested", "input_provided", "input_expired"})
 WORK = frozenset({"append", "create", "open", "close"})  # messages that the limit of those in flight slows down
 
@@ -148,6 +150,8 @@ class RecordSocket:
         asked = message.get(kind or "heartbeat")
         if not isinstance(asked, dict) or not isinstance(asked.get("trace_id"), str):
             raise BadRequest("a message is append, open, create, close or heartbeat with a trace_id, or ping")
+        if len(asked["trace_id"]) > NAME_CHARACTERS:
+            raise BadRequest(f"a trace_id has at most 128 characters, not {len(asked['trace_id']):,}")
         if kind is None:
             await self._renew([one for one in (self._recordings.get(asked["trace_id"]),) if one is not None])
         else:
@@ -172,7 +176,8 @@ class RecordSocket:
             spec = validate_trace(asked)
             await self.served.gate.check_create(self.grant, spec)
             snapshot, _ = await self.served.log.create_trace(spec, below=self.grant.trace_id)
-            self.answer({"created": created_json(self.served, snapshot)})
+            created = created_json(self.served, snapshot)
+            self.answer({"created": {**created, "trace": shorten(created["trace"], limit)}})
 
         await self._in_turn(trace_id, "create", create)
 
@@ -378,15 +383,16 @@ class Recording:
         expected = None if producer is None else await log.last_seq(trace_id, producer) + 1
         state = snapshot.state
         self._seen = state.last_event_id
-        return {
+        ready = {
             "trace_id": trace_id,
             "epoch": log.epoch,
             "last_event_id": state.last_event_id,
             "producer": producer,
             "expected_seq": expected,
             "cancel_requested": state.cancel_requested,
-            "inputs": _fitting(inputs, self._socket.served.settings.max_frame_bytes),
         }
+        room = self._socket.served.settings.max_frame_bytes - size_of({"ready": {**ready, "inputs": []}})
+        return {**ready, "inputs": _fitting(inputs, room)}
 
     def begin(self) -> None:
         """The recorder was told where the log stands: what comes from now on is handed to the log, and sent to it."""
@@ -530,10 +536,16 @@ def _no_append() -> BadRequest:
 
 
 def _fitting(inputs: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The questions for ``ready``; beyond ``limit`` bytes, newest first, only their ids and states."""
+    """The questions for ``ready``, the newest first of ``limit`` bytes, then their ids and states, then none."""
     fitting: list[dict[str, Any]] = []
+    room = limit
     for one in reversed(inputs):
-        limit -= len(orjson.dumps(one))
-        short = {"request_id": one["request_id"], "state": one["state"]}
-        fitting.append(one if limit > 0 else short)
+        size = size_of(one) + 1
+        if size > room - limit // 4:  # a quarter is for those that come after it
+            one = {"request_id": one["request_id"], "state": one["state"]}
+            size = size_of(one) + 1
+        room -= size
+        if room < 0:
+            break
+        fitting.append(one)
     return fitting[::-1]

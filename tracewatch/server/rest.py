@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,10 +29,14 @@ from .http import (
     listed,
     read_body,
     read_json,
+    read_now,
+    searched,
     services,
     state_response,
     whole_number,
 )
+
+ENCODED_AT_ONCE = 500  # goals, sub-traces and questions of a state; more are encoded off the loop
 
 
 async def create_trace(request: Request) -> Response:
@@ -65,7 +70,7 @@ async def list_traces(request: Request) -> Response:
         TraceQuery(
             status=statuses,
             agent_type=params.get("agent_type") or None,
-            q=params.get("q") or None,
+            q=searched(params.get("q")),
             parent_trace_id=params.get("parent_trace_id") or None,
             root_trace_id=params.get("root_trace_id") or None,
             limit=limit_param(request, 50),
@@ -81,18 +86,20 @@ async def get_trace(request: Request) -> Response:
     served, trace_id = services(request), request.path_params["trace_id"]
     at_event_id = int_param(request, "at_event_id", low=0, high=MAX_ID, default=None)
     snapshot = await served.log.snapshot(trace_id, at_event_id)
-    values = snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive)
-    return state_response(
-        served,
-        {
-            "trace": values["trace"],
-            "goal_tree": values["goal_tree"],
-            "sub_traces": values["sub_traces"],
-            "pending_inputs": values["pending_inputs"],
-            "watchers": served.hub.watchers(trace_id),
-            "cursor": format_cursor(served.log.epoch, snapshot.state.last_event_id),
-        },
-    )
+    more = {
+        "watchers": served.hub.watchers(trace_id),
+        "cursor": format_cursor(served.log.epoch, snapshot.state.last_event_id),
+        **read_now(served),
+    }
+
+    def encode() -> bytes:
+        values = snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive)
+        shown = {key: values[key] for key in ("trace", "goal_tree", "sub_traces", "pending_inputs")}
+        return orjson.dumps({**shown, **more})
+
+    state = snapshot.state
+    is_large = len(state.goals) + len(state.sub_traces) + len(state.pending_inputs) > ENCODED_AT_ONCE
+    return json_response(await served.log.aside(encode) if is_large else encode())
 
 
 async def delete_trace(request: Request) -> Response:

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 
 from . import control, page, record, rest, stream, watch
 from .auth.scopes import ADMIN, CONTROL, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
-from .http import NDJSON, SSE, json_response
+from .http import MAX_SEARCHED, NDJSON, SSE, json_response
 from .metrics import exposition
 from .openapi import ID, LIMIT, NUMBER, STATUS, TEXT, Operation, Reply, content, document, header, query, ref
 
@@ -68,7 +68,11 @@ ROUTES: tuple[Route, ...] = (
                 LIMIT,
                 STATUS,
                 query("agent_type", "Only of this type of agent"),
-                query("q", "Only with this text in id, task or type of agent"),
+                query(
+                    "q",
+                    "Only with this text in id, task or type of agent",
+                    {"type": "string", "maxLength": MAX_SEARCHED},
+                ),
                 query("parent_trace_id", "Only sub-traces of this trace"),
                 query("root_trace_id", "Only this trace and what is below it, to any depth"),
                 query(
@@ -217,7 +221,12 @@ ROUTES: tuple[Route, ...] = (
         "/api/inputs",
         control.list_inputs,
         READ,
-        Operation("Every open question, oldest first", content(ref("Inputs")), (422,), parameters=[LIMIT]),
+        Operation(
+            "Every open question, oldest first",
+            content(ref("Inputs")),
+            (422,),
+            parameters=[LIMIT, query("page_token", "The next_page_token of the page before")],
+        ),
     ),
     Route(
         "POST",

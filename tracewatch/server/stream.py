@@ -16,11 +16,12 @@ from starlette.types import Receive, Scope, Send
 from ..errors import BadRequest, TracewatchError
 from ..live.sink import SinkClosed
 from ..live.watcher import WatchRequest, gap_error, start_of
+from ..log.patience import CLIENT
 from ..model.canonical import ENDED, event_name
 from ..model.frames import format_cursor, resolve_since
 from ..model.state import State
 from .endpoint import error_frame
-from .http import JSON, NDJSON, SSE, Services, json_response, limit_param, services
+from .http import CLIENT_NAME, JSON, NDJSON, SSE, Services, json_response, limit_param, services
 from .metrics.seen import Opened
 from .sinks import StreamSink
 from .watch import watch_request
@@ -44,16 +45,16 @@ async def get_events(request: Request) -> Response:
     params = dict(request.query_params)
     if media == SSE and request.headers.get("last-event-id"):
         params["since_event_id"] = request.headers["last-event-id"]
-    trace_id = request.path_params["trace_id"]
+    trace_id, client = request.path_params["trace_id"], request.scope[CLIENT_NAME]
     if media == JSON:
         return await _page(request, served, watch_request(trace_id, params))
     if media == SSE:
-        watch = replace(watch_request(trace_id, params), until_end=True)
+        watch = replace(watch_request(trace_id, params, client=client), until_end=True)
         if not watch.wait and await _nothing_more(served, watch):
             return Response(status_code=204)
         return EventStream(served, watch, media)
     follow = params.get("follow") in ("1", "true")
-    watch = replace(watch_request(trace_id, params), until_end=True, quiet=True, follow=follow)
+    watch = replace(watch_request(trace_id, params, client=client), until_end=True, quiet=True, follow=follow)
     return EventStream(served, watch, media)
 
 
@@ -106,6 +107,7 @@ class EventStream(Response):
         self._media = media
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        CLIENT.set("")  # a stream reads page by page at its own pace, as a socket does
         sink = StreamSink(send, self._media, scope.get("tracewatch.transport"))
         if scope["method"] == "HEAD":
             await self._served.log.read(self._watch.trace_id, 0, max_events=1, max_bytes=1)  # whether there is one

@@ -15,16 +15,17 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from ..errors import BadRequest, Invalid, InvalidField, TooMany, TracewatchError, UnknownTrace
+from ..errors import BadRequest, Invalid, InvalidField, TooMany, TooMuchWork, TracewatchError, UnknownTrace
 from ..live.sink import Sink, SinkClosed
 from ..live.subtree import Subtree
 from ..live.watcher import WatchRequest
 from ..log import Snapshot, TraceQuery
+from ..log.patience import CLIENT
 from ..model.frames import CLOSE_GOING_AWAY, control, resolve_since
 from .auth.tokens import grant_of
 from .control import COMMANDS, obey
 from .endpoint import CLOSE_INTERNAL, accept, close, close_with_error, close_with_outcome, error_frame, messages
-from .http import MAX_LIMIT, Services, checked_statuses, listed, services
+from .http import CLIENT_NAME, MAX_LIMIT, Services, checked_statuses, listed, searched, services
 from .metrics.seen import Opened
 from .sinks import websocket_sink
 
@@ -62,7 +63,8 @@ async def watch_trace(websocket: WebSocket) -> None:
     sink = websocket_sink(websocket, served.settings.watcher_bytes)
     with served.observed.socket("watch", websocket, websocket.query_params.get("since_event_id")) as seen:
         try:
-            request = watch_request(websocket.path_params["trace_id"], websocket.query_params)
+            trace_id, client = websocket.path_params["trace_id"], websocket.scope[CLIENT_NAME]
+            request = watch_request(trace_id, websocket.query_params, client=client)
         except TracewatchError as error:
             await close_with_error(websocket, sink, error)
             return
@@ -122,6 +124,7 @@ class WatchSession:
         self.sink = sink
         self._served = served
         self._grant = grant_of(websocket)
+        self._client: str = websocket.scope[CLIENT_NAME]
         self._websocket = websocket
         self._watches: dict[str, asyncio.Task[None]] = {}  # by trace_id
         self._asked: set[str] = set()  # those of them the client named itself
@@ -157,7 +160,7 @@ class WatchSession:
         if trace_id in self._watches:
             raise Invalid(f"trace {trace_id!r} is subscribed to on this socket already")
         self._check_room()
-        request = watch_request(trace_id, asked, tagged=True)
+        request = watch_request(trace_id, asked, tagged=True, client=self._client)
         self._asked = (self._asked & self._watches.keys()) | {trace_id}
         if not asked.get("subtree"):
             self._start(request)
@@ -264,7 +267,14 @@ class WatchSession:
         query = replace(list_query(asked), below=self._grant.trace_id)
         if self._list is not None:
             await _end(self._list)
-        self._list = self._spawn(self._served.hub.watch_list(query, self.sink))
+        self._list = self._spawn(self._watch_list(query))
+
+    async def _watch_list(self, query: TraceQuery) -> None:
+        CLIENT.set(self._client)  # a search is the client's own work, as over HTTP
+        try:
+            await self._served.hub.watch_list(query, self.sink)
+        except TooMuchWork as error:
+            await self.sink.send_control(error_frame(error))
 
     async def _leave(self) -> None:
         after_ms = await self._served.hub.left()
@@ -291,7 +301,7 @@ def list_query(asked: dict[str, Any]) -> TraceQuery:
         raise InvalidField("q: is not text")
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
         raise InvalidField(f"limit: is not a whole number from 1 to {MAX_LIMIT}")
-    return TraceQuery(status=checked_statuses(status), q=q or None, limit=limit)
+    return TraceQuery(status=checked_statuses(status), q=searched(q), limit=limit)
 
 
 def checked_cursors(cursors: Any) -> dict[str, str]:

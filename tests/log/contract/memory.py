@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from tracewatch.log import project
 from tracewatch.log.counts import LIVE, LogLook
+from tracewatch.log.patience import Patience
 from tracewatch.log.storage import (
+    PAGE_BYTES,
     Busy,
     Changes,
     Closing,
@@ -38,6 +40,8 @@ from tracewatch.log.storage import (
 )
 from tracewatch.log.views import Grown, Page, Token, TraceQuery
 from tracewatch.model.canonical import event_name
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -324,7 +328,7 @@ class MemoryStorage:
         if trace_id not in self.memory.traces:
             return None
         row = self._row(trace_id)
-        below = [self._row(sub) for sub in self._subs(trace_id)] if subs else []
+        below = [self._row(sub).for_list() for sub in self._subs(trace_id)] if subs else []
         current = known is not None and known.trace_key == row.trace_key and known.event_id >= row.last_event_id
         at = row.last_event_id if upto is None else upto
         if (upto is None and current) or not row.first_event_id - 1 <= at <= row.last_event_id:
@@ -332,15 +336,17 @@ class MemoryStorage:
         return View(row, self._parts(row, at, known, skip), below)
 
     async def messages(
-        self, trace_id: str, goal_id: str | None, before: int | None, limit: int
-    ) -> list[StoredMessage] | None:
+        self, trace_id: str, goal_id: str | None, before: int | None, limit: int, patience: Patience
+    ) -> tuple[list[StoredMessage], bool] | None:
         await self._turn()
         trace = self.memory.traces.get(trace_id)
         if trace is None:
             return None
         rows = sorted(trace.messages.values(), key=lambda row: -row.sequence)
         chosen = [r for r in rows if (before is None or r.sequence < before) and goal_id in (None, r.goal_id)]
-        return [self._message(trace, row.message_id) for row in chosen[:limit]]
+        stored = [self._message(trace, row.message_id) for row in chosen]
+        count = _fitting([len(one.body) for one in stored], limit, PAGE_BYTES)
+        return stored[:count], count < len(stored)
 
     async def message(self, trace_id: str, message_id: str) -> list[StoredMessage] | None:
         await self._turn()
@@ -349,7 +355,7 @@ class MemoryStorage:
             return None
         return [self._message(trace, message_id)] if message_id in trace.messages else []
 
-    async def list_traces(self, query: TraceQuery) -> list[TraceRow]:
+    async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
         await self._turn()
         below = None if query.below is None else self._below(query.below)
         text = (query.q or "").replace("\0", "").lower()
@@ -366,18 +372,25 @@ class MemoryStorage:
                 and any(text in word.lower() for word in words)
             )
 
-        rows = [self._row(one) for one in self.memory.traces]
-        return sorted(filter(fits, rows), key=lambda row: -row.trace_key)[: query.limit + 1]
+        rows = sorted(filter(fits, map(self._row, self.memory.traces)), key=lambda row: -row.trace_key)
+        rows = [row.for_list() for row in rows]
+        count = _fitting([row.listed_bytes() for row in rows], query.limit, query.max_bytes)
+        return rows[:count], count < len(rows)
 
     async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:
         await self._turn()
         allowed = self.memory.traces if below is None else self._below(below)
-        return [self._row(one) for one in dict.fromkeys(trace_ids) if one in self.memory.traces and one in allowed]
+        there = [one for one in dict.fromkeys(trace_ids) if one in self.memory.traces and one in allowed]
+        return [self._row(one).for_list() for one in there]
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        await self._turn()
+        return work()
 
     async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
         await self._turn()
         names = {above for one in trace_ids for above in self._above(one)}
-        return [self._row(one) for one in names if one in self.memory.traces]
+        return [self._row(one).for_list() for one in names if one in self.memory.traces]
 
     async def is_below(self, root_id: str, trace_id: str) -> bool:
         return root_id in self._above(trace_id)
@@ -390,22 +403,18 @@ class MemoryStorage:
         found = [(t, one) for t in self.memory.traces.values() for one in t.inputs.values() if one.state == state]
         return sorted(found, key=lambda pair: (pair[1].asked_at, pair[0].row.trace_key, pair[1].event_id))
 
-    async def open_inputs(self, limit: int, below: str | None) -> list[OpenInput]:
+    async def open_inputs(
+        self, limit: int, below: str | None, after: str | None, patience: Patience
+    ) -> tuple[list[OpenInput], str | None]:
         allowed = self.memory.traces if below is None else self._below(below)
-        return [
-            OpenInput(
-                one.request_id,
-                one.asked_at,
-                one.body or b"",
-                t.row.trace_id,
-                t.row.task,
-                t.row.agent_type,
-                t.row.root_trace_id,
-                t.row.status,
-            )
-            for t, one in self._inputs()
-            if t.row.trace_id in allowed
-        ][:limit]
+        found: list[tuple[str, OpenInput]] = []
+        for t, one in self._inputs():
+            row, place = t.row, f"{one.asked_at}_{t.row.trace_key}_{one.event_id}"
+            if row.trace_id in allowed and (after is None or _order(place) > _order(after)):
+                names = (row.trace_id, row.task, row.agent_type, row.root_trace_id, row.status)
+                found.append((place, OpenInput(one.request_id, one.asked_at, one.body or b"", *names)))
+        count = _fitting([len(one.body) + len(one.task) for _, one in found], limit, PAGE_BYTES)
+        return [one for _, one in found[:count]], found[count - 1][0] if count < len(found) else None
 
     async def inputs_of(self, trace_id: str, request_id: str | None, limit: int) -> list[TraceInput]:
         trace = self.memory.traces.get(trace_id)
@@ -413,7 +422,10 @@ class MemoryStorage:
         if request_id is not None:
             rows = [one for one in rows if one.request_id == request_id]
         others = [one for one in rows if one.state != "open"][-limit:]
-        return [TraceInput(o.request_id, o.state, o.body, o.answer) for o in rows if o.state == "open" or o in others]
+        shown = [TraceInput(o.request_id, o.state, o.body, o.answer) for o in rows if o.state == "open" or o in others]
+        whole = _fitting([len(o.body or b"") + len(o.answer or b"") for o in shown[::-1]], len(shown), PAGE_BYTES)
+        short = [TraceInput(o.request_id, o.state, None, None) for o in shown[: len(shown) - whole]]
+        return short + shown[len(shown) - whole :]
 
     async def expired_leases(self) -> list[str]:
         rows = [trace.row for trace in self.memory.traces.values()]
@@ -486,3 +498,19 @@ class MemoryStorage:
 
     async def close(self) -> None:
         self._closed = True
+
+
+def _fitting(sizes: Sequence[int], limit: int, room: int) -> int:
+    """How many of these, from the first one on, fit in a page; at least one."""
+    count = 0
+    for size in sizes[:limit]:
+        room -= size
+        if room < 0 and count:
+            break
+        count += 1
+    return count
+
+
+def _order(place: str) -> tuple[str, int, int]:
+    asked_at, key, event_id = place.split("_")
+    return asked_at, int(key), int(event_id)

@@ -89,6 +89,6 @@ async def test_the_inbox_of_one_trace(log: EventLog) -> None:
     for trace_id, parent in (("a", None), ("a1", "a"), ("b", None)):
         await log.create_trace(validate_trace({"trace_id": trace_id, "task": "x", "parent_trace_id": parent}))
         await log.append(trace_id, [{"event": "input_requested", "question": "?"}])
-    assert [one["trace_id"] for one in await log.inputs(10, "a")] == ["a", "a1"]
-    assert [one["trace_id"] for one in await log.inputs(10, "b")] == ["b"]
-    assert len(await log.inputs(10)) == 3
+    assert [one["trace_id"] for one in (await log.inputs(10, "a"))[0]] == ["a", "a1"]
+    assert [one["trace_id"] for one in (await log.inputs(10, "b"))[0]] == ["b"]
+    assert len((await log.inputs(10))[0]) == 3

@@ -5,7 +5,8 @@ So work that knows what it does is written as a plain function of a ``sqlite3.Co
 in the connection's thread, from BEGIN to COMMIT.
 
 Rule 1: a reading connection has one borrower at a time, and comes back without a transaction.
-Rule 2: readers never checkpoint (the WAL-reset bug of SQLite before 3.51.3 needs a second checkpointer) and never
+Rule 2: the requests of one client have at most half of the reading connections at a time.
+Rule 3: readers never checkpoint (the WAL-reset bug of SQLite before 3.51.3 needs a second checkpointer) and never
         write.
 """
 
@@ -15,15 +16,18 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import aiosqlite
 
+from ..patience import CLIENT, Patience, TooLong
 from ..storage import Closing
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 _WORK = "-- a function, not a statement"
+OPCODES = 10_000  # of SQLite's machine, between two looks at the clock: well under a millisecond
 
 
 class _Done:
@@ -69,11 +73,21 @@ async def run(connection: aiosqlite.Connection, work: Work[T]) -> T:
     return cast("T", result)
 
 
+@dataclass(slots=True)
+class _Turns:
+    """The requests of one client that read or wait to."""
+
+    free: asyncio.Semaphore
+    users: int = 0
+
+
 class Readers:
     """A few read-only connections, lent out one by one."""
 
     def __init__(self, connections: Sequence[aiosqlite.Connection]) -> None:
         self._connections = list(connections)
+        self._share = max(1, len(connections) // 2)
+        self._clients: dict[str, _Turns] = {}  # those that read, or wait for their turn
         self._closing = False
         self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
         for connection in connections:
@@ -81,6 +95,20 @@ class Readers:
 
     async def run(self, work: Work[T]) -> T:
         """Call ``work`` in the thread of a connection that is free. Raises Closing, and what ``work`` raises."""
+        client = CLIENT.get()
+        if not client:
+            return await self._run(work)
+        turns = self._clients.setdefault(client, _Turns(asyncio.Semaphore(self._share)))
+        turns.users += 1
+        try:
+            async with turns.free:
+                return await self._run(work)
+        finally:
+            turns.users -= 1
+            if not turns.users:
+                del self._clients[client]
+
+    async def _run(self, work: Work[T]) -> T:
         connection = await self._free.get()
         try:
             if self._closing:
@@ -110,5 +138,23 @@ def one_moment(work: Work[T]) -> Work[T]:
         finally:
             with suppress(sqlite3.OperationalError):  # SQLite has ended it by itself
                 db.execute("ROLLBACK")
+
+    return inside
+
+
+def patient(work: Work[T], patience: Patience) -> Work[T]:
+    """``work`` as far as the request that asks for it has patience. It raises TooLong."""
+
+    def inside(db: sqlite3.Connection) -> T:
+        with patience.spending():
+            db.set_progress_handler(patience.is_over, OPCODES)
+            try:
+                return work(db)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                    raise TooLong from error
+                raise
+            finally:
+                db.set_progress_handler(None, 0)
 
     return inside

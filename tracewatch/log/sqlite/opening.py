@@ -29,7 +29,7 @@ from .obstacles import why
 from .storage import SQLiteStorage
 from .watchdog import Watchdog
 
-READERS = 3
+READERS = 4
 READ_BUSY_MS = 10_000  # a reader waits only while another process recovers the -wal
 TURN_MS = 250  # a writer waits for a lock in turns of so long
 CACHE_KIB = 16_384

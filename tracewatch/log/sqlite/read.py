@@ -7,23 +7,49 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from .. import project
 from ..counts import LIVE
-from ..storage import Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, TraceRow, View, object_of
+from ..patience import Patience
+from ..storage import (
+    PAGE_BYTES,
+    READ_BYTES,
+    Head,
+    KeptSnapshot,
+    OpenInput,
+    StateParts,
+    StoredMessage,
+    TraceInput,
+    TraceRow,
+    View,
+    object_of,
+)
+from ..storage import TRACE_COLUMNS as COLUMNS
 from ..views import Grown, Page, Token, TraceQuery
 from .faults import hole
 
-TRACE_COLUMNS = ", ".join(field.name for field in fields(TraceRow))
+TRACE_COLUMNS = ", ".join(COLUMNS)
+# For a list: what is long is not read to its end, and whether the metadata is too long to be read stands behind the row
+_SHORT = {
+    "spec": "''",
+    "metadata": f"CASE WHEN length(metadata) <= {READ_BYTES} THEN metadata ELSE '{{}}' END",
+    "summary": f"substr(summary, 1, {READ_BYTES + 1})",
+    "error": f"substr(error, 1, {READ_BYTES + 1})",
+}
+LIST_COLUMNS = ", ".join([*(_SHORT.get(name, name) for name in COLUMNS), f"length(metadata) > {READ_BYTES}"])
 TOKEN_COLUMNS = "token_id, hash, scopes, trace_id, label, created_at, expires_at, revoked_at"
-PAGE_EVENTS = 500  # read at once to fold a state
+PAGE_EVENTS = 500  # read at once to fold a state, and
+STATE_BYTES = 1024 * 1024  # of them
 
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
 SHORT_SEARCH_ROWS = 10_000
+# Of a text to look for, the index is asked for so many characters. It compares their places in each trace, and nothing
+# can stop it meanwhile.
+INDEXED = 32
+_SEARCHED = [COLUMNS.index(name) for name in ("trace_id", "task", "agent_type")]
 
 # ``?1`` and all below it
 BELOW = (
@@ -136,13 +162,17 @@ def state_parts(
         base = snapshot[0]
     elif base is None:
         base = row.first_event_id - 1
-    bodies = db.execute(
-        "SELECT body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ? ORDER BY event_id LIMIT ?",
-        (row.trace_key, base + 1, upto, PAGE_EVENTS),
-    ).fetchall()
-    if len(bodies) != min(PAGE_EVENTS, upto - base):
+    sql = "SELECT body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ? ORDER BY event_id LIMIT ?"
+    bodies: list[bytes] = []
+    room = STATE_BYTES
+    for (body,) in db.execute(sql, (row.trace_key, base + 1, upto, PAGE_EVENTS)):
+        bodies.append(body)
+        room -= len(body)
+        if room <= 0:
+            break
+    if room > 0 and len(bodies) != min(PAGE_EVENTS, upto - base):
         raise hole(row.trace_id, base)
-    return StateParts(base, None if snapshot is None else snapshot[1], [body for (body,) in bodies])
+    return StateParts(base, None if snapshot is None else snapshot[1], bodies)
 
 
 def kept_snapshot(db: sqlite3.Connection, row: TraceRow) -> KeptSnapshot | None:
@@ -178,8 +208,8 @@ def view(
         return None
     below: list[TraceRow] = []
     if subs:
-        sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE parent_trace_id = ? AND NOT apart"
-        below = [TraceRow(*values) for values in db.execute(sql, (trace_id,))]
+        sql = f"SELECT {LIST_COLUMNS} FROM traces WHERE parent_trace_id = ? AND NOT apart"
+        below = [_listed(values) for values in db.execute(sql, (trace_id,))]
     if upto is None:
         if known is not None and known.trace_key == row.trace_key and known.event_id >= row.last_event_id:
             return View(row, None, below)
@@ -231,15 +261,23 @@ def updates(db: sqlite3.Connection, key: int, after: int) -> list[bytes]:
 
 def messages(
     db: sqlite3.Connection, trace_id: str, goal_id: str | None, before: int | None, limit: int
-) -> list[StoredMessage] | None:
+) -> tuple[list[StoredMessage], bool] | None:
     """See Storage.messages."""
     key = _key(db, trace_id)
     if key is None:
         return None
     of_goal = "" if goal_id is None else " AND m.goal_id = ?4"
     sql = f"{_MESSAGES} WHERE m.trace_key = ?1 AND m.sequence < ?2{of_goal} ORDER BY m.sequence DESC LIMIT ?3"
-    values = (key, 2**62 if before is None else before, limit, *([] if goal_id is None else [goal_id]))
-    return _stored(db, key, db.execute(sql, values))
+    values = (key, 2**62 if before is None else before, limit + 1, *([] if goal_id is None else [goal_id]))
+    found: list[Any] = []
+    room, more = PAGE_BYTES, False
+    for row in db.execute(sql, values):
+        room -= len(row[4] or row[5])
+        more = len(found) == limit or (room < 0 and bool(found))
+        if more:
+            break
+        found.append(row)
+    return _stored(db, key, found), more
 
 
 def message(db: sqlite3.Connection, trace_id: str, message_id: str) -> list[StoredMessage] | None:
@@ -277,28 +315,66 @@ def messages_behind(db: sqlite3.Connection, row: TraceRow) -> list[StoredMessage
 # --- questions -------------------------------------------------------------------------------------------------
 
 
-def open_inputs(db: sqlite3.Connection, limit: int, below: str | None) -> list[OpenInput]:
+class _Place(NamedTuple):
+    """A question's place in the order of all that are open; as text it is a page token."""
+
+    asked_at: str
+    trace_key: int
+    event_id: int
+
+    def __str__(self) -> str:
+        return f"{self.asked_at}_{self.trace_key}_{self.event_id}"
+
+
+def _place(token: str | None) -> _Place:
+    if token is None:
+        return _Place("", 0, 0)
+    asked_at, key, event_id = token.split("_")
+    return _Place(asked_at, int(key), int(event_id))
+
+
+def open_inputs(
+    db: sqlite3.Connection, limit: int, below: str | None, after: str | None
+) -> tuple[list[OpenInput], str | None]:
     """See Storage.open_inputs."""
     only = "" if below is None else f" AND trace_id IN ({BELOW})"
+    behind = "" if after is None else " AND asked_at >= ?3 AND (asked_at, inputs.trace_key, event_id) > (?3, ?4, ?5)"
     sql = (
-        "SELECT request_id, asked_at, body, trace_id, task, agent_type, root_trace_id, status"
-        " FROM inputs JOIN traces USING (trace_key)"
-        f" WHERE state = 'open'{only} ORDER BY asked_at, inputs.trace_key, event_id LIMIT ?2"
+        "SELECT request_id, asked_at, body, trace_id, task, agent_type, root_trace_id, status, inputs.trace_key, event_id"
+        f" FROM inputs JOIN traces USING (trace_key) WHERE state = 'open'{only}{behind}"
+        " ORDER BY asked_at, inputs.trace_key, event_id LIMIT ?2"
     )
-    return [OpenInput(*row) for row in db.execute(sql, (below, limit))]
+    found: list[OpenInput] = []
+    room, place = PAGE_BYTES, ""
+    for row in db.execute(sql, (below, limit + 1, *(() if after is None else _place(after)))):
+        room -= len(row[0]) + len(row[2])
+        if len(found) == limit or (room < 0 and found):
+            return found, place
+        found.append(OpenInput(*row[:6]))
+        place = str(_Place(*row[6:]))
+    return found, None
 
 
 def inputs_of(db: sqlite3.Connection, trace_id: str, request_id: str | None, limit: int) -> list[TraceInput]:
     """See Storage.inputs_of."""
     one = "" if request_id is None else " AND request_id = ?3"
     sql = (
-        f"SELECT request_id, state, body, answer FROM inputs JOIN traces USING (trace_key) WHERE trace_id = ?1{one}"
+        f"SELECT request_id, state, event_id FROM inputs JOIN traces USING (trace_key) WHERE trace_id = ?1{one}"
         " AND (state = 'open' OR event_id >= COALESCE((SELECT event_id FROM inputs JOIN traces USING (trace_key)"
-        " WHERE trace_id = ?1 AND state != 'open' ORDER BY event_id DESC LIMIT 1 OFFSET ?2), 0)) ORDER BY event_id"
+        " WHERE trace_id = ?1 AND state != 'open' ORDER BY event_id DESC LIMIT 1 OFFSET ?2), 0)) ORDER BY event_id DESC"
     )
     others = 2**31 if request_id is not None else max(0, limit - 1)
     values = (trace_id, others) if request_id is None else (trace_id, others, request_id)
-    return [TraceInput(*row) for row in db.execute(sql, values)]
+    whole = "SELECT body, answer FROM inputs JOIN traces USING (trace_key) WHERE trace_id = ? AND event_id = ?"
+    found: list[TraceInput] = []
+    room = PAGE_BYTES
+    for name, state, event_id in db.execute(sql, values).fetchall():
+        body, answer = db.execute(whole, (trace_id, event_id)).fetchone() if room > 0 else (None, None)
+        room -= len(body or b"") + len(answer or b"")
+        if room < 0 and found:
+            body = answer = None
+        found.append(TraceInput(name, state, body, answer))
+    return found[::-1]
 
 
 def expired_inputs(db: sqlite3.Connection, steady: float) -> list[tuple[str, str]]:
@@ -319,14 +395,40 @@ def expired_leases(db: sqlite3.Connection, steady: float) -> list[str]:
 # --- lists -----------------------------------------------------------------------------------------------------
 
 
-def list_traces(db: sqlite3.Connection, query: TraceQuery) -> list[TraceRow]:
-    """See Storage.list_traces."""
-    where, values = _conditions(query)
-    sql = f"SELECT {TRACE_COLUMNS} FROM traces WHERE {where} ORDER BY trace_key DESC LIMIT ?"
-    return [TraceRow(*row) for row in db.execute(sql, (*values, query.limit + 1))]
+def _listed(values: Sequence[Any]) -> TraceRow:
+    """The row of ``LIST_COLUMNS``."""
+    return TraceRow(*values[:-1]).for_list(bool(values[-1]))
 
 
-def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
+def newest_key(db: sqlite3.Connection) -> int:
+    """The highest trace_key."""
+    return int(db.execute("SELECT COALESCE(MAX(trace_key), 0) FROM traces").fetchone()[0])
+
+
+def list_traces(
+    db: sqlite3.Connection, query: TraceQuery, patience: Patience, after: int = 0
+) -> tuple[list[TraceRow], bool]:
+    """See Storage.list_traces. Only those of a key above ``after``."""
+    where, values = _conditions(query, after)
+    needle = query.q.lower() if query.q and len(query.q) > INDEXED else ""
+    sql = f"SELECT {LIST_COLUMNS} FROM traces WHERE {where} ORDER BY trace_key DESC LIMIT ?"
+    found: list[TraceRow] = []
+    room = query.max_bytes
+    for row in db.execute(sql, (*values, -1 if needle else query.limit + 1)):
+        patience.check()
+        if needle and not any(needle in row[at].lower() for at in _SEARCHED):
+            continue
+        if len(found) == query.limit:
+            return found, True
+        listed = _listed(row)
+        room -= listed.listed_bytes()
+        if room < 0 and found:
+            return found, True
+        found.append(listed)
+    return found, False
+
+
+def _conditions(query: TraceQuery, after: int) -> tuple[str, list[Any]]:
     where, values = ["1"], list[Any]()
     if query.status:
         where.append(f"status IN ({', '.join('?' * len(query.status))})")
@@ -342,8 +444,12 @@ def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
     text = query.q.replace("\0", "") if query.q else ""  # an FTS query ends at NUL
     if text:
         if len(text) >= 3:
-            where.append("trace_key IN (SELECT rowid FROM traces_text WHERE traces_text MATCH ?)")
-            values.append('"' + text.replace('"', '""') + '"')
+            # With the bounds of the slice, as nothing can stop the index once it has been asked
+            where.append(
+                "trace_key IN (SELECT rowid FROM traces_text WHERE traces_text MATCH ? AND rowid > ? AND rowid < ?)"
+            )
+            before = 2**62 if query.before is None else query.before
+            values.extend(['"' + text[:INDEXED].replace('"', '""') + '"', after, before])
         else:
             like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             where.append("trace_key > (SELECT COALESCE(MAX(trace_key), 0) - ? FROM traces)")
@@ -352,16 +458,26 @@ def _conditions(query: TraceQuery) -> tuple[str, list[Any]]:
     if query.before is not None:
         where.append("trace_key < ?")
         values.append(query.before)
+    if after:
+        where.append("trace_key > ?")
+        values.append(after)
     return " AND ".join(where), values
+
+
+def lines(db: sqlite3.Connection, trace_ids: Collection[str]) -> list[TraceRow]:
+    """See Storage.lines."""
+    sql = f"{_ABOVE} SELECT {LIST_COLUMNS} FROM up JOIN traces USING (trace_id)"
+    return [_listed(values) for values in db.execute(sql, (_ids(trace_ids),))]
 
 
 def rows(db: sqlite3.Connection, trace_ids: Collection[str], below: str | None) -> list[TraceRow]:
     """See Storage.rows."""
-    found = trace_rows(db, trace_ids)
+    sql = f"SELECT {LIST_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))"
+    found = [_listed(values) for values in db.execute(sql, (_ids(trace_ids),))]
     if below is not None:
         allowed = {row[0] for row in db.execute(BELOW, (below,))}
-        return [row for trace_id, row in found.items() if trace_id in allowed]
-    return list(found.values())
+        return [row for row in found if row.trace_id in allowed]
+    return found
 
 
 def changes(db: sqlite3.Connection, since: int | None) -> tuple[list[Grown], int]:

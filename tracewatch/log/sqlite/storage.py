@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ import aiosqlite
 
 from ..counts import LogLook
 from ..health import Fault
+from ..patience import SLICE_S, Patience
 from ..storage import (
     Busy,
     Changes,
@@ -37,11 +39,12 @@ from ..storage import (
 )
 from ..views import Grown, Page, Token, TraceQuery
 from . import housekeeping, read, write
-from .connections import Readers, Work, one_moment, run
+from .connections import Readers, Work, one_moment, patient, run
 from .faults import REPLACED, fault_of, is_busy, told
 from .identity import OpenFile
 
 T = TypeVar("T")
+SEARCHED_KEYS = 256  # of traces, in the first slice of a search
 ROOM_BYTES = 1024**2  # a disk with less room is full, even though a small append may find a place
 
 
@@ -190,6 +193,10 @@ class SQLiteStorage:
         with told():
             return await self._readers.run(shrinking)
 
+    async def aside(self, work: Callable[[], T]) -> T:
+        """See Storage.aside."""
+        return await self._readers.run(lambda db: work())
+
     async def page(self, trace_id: str, after: int, max_events: int, max_bytes: int) -> Page | None:
         """See Storage.page. One statement is one read transaction."""
         return await self._read(lambda db: read.page(db, trace_id, after, max_events, max_bytes))
@@ -201,18 +208,40 @@ class SQLiteStorage:
         return await self._read(one_moment(lambda db: read.view(db, trace_id, known, upto, subs=subs, skip=skip)))
 
     async def messages(
-        self, trace_id: str, goal_id: str | None, before: int | None, limit: int
-    ) -> list[StoredMessage] | None:
+        self, trace_id: str, goal_id: str | None, before: int | None, limit: int, patience: Patience
+    ) -> tuple[list[StoredMessage], bool] | None:
         """See Storage.messages."""
-        return await self._read(one_moment(lambda db: read.messages(db, trace_id, goal_id, before, limit)))
+        work: Work[tuple[list[StoredMessage], bool] | None] = one_moment(
+            lambda db: read.messages(db, trace_id, goal_id, before, limit)
+        )
+        return await self._read(patient(work, patience))
 
     async def message(self, trace_id: str, message_id: str) -> list[StoredMessage] | None:
         """See Storage.message."""
         return await self._read(one_moment(lambda db: read.message(db, trace_id, message_id)))
 
-    async def list_traces(self, query: TraceQuery) -> list[TraceRow]:
-        """See Storage.list_traces."""
-        return await self._read(lambda db: read.list_traces(db, query))
+    async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
+        """See Storage.list_traces. A search is made in slices of the keys: the index of texts can't be stopped."""
+        if not query.q:
+            return await self._read(patient(lambda db: read.list_traces(db, query, patience), patience))
+        before = query.before if query.before is not None else 1 + await self._read(read.newest_key)
+        found: list[TraceRow] = []
+        room, keys = query.max_bytes, SEARCHED_KEYS
+        while before > 1:
+            after = max(0, before - 1 - keys)
+            rest = replace(query, before=before, limit=query.limit - len(found), max_bytes=room)
+            began = time.monotonic()
+            rows, more = await self._read(patient(_slice(rest, patience, after), patience))
+            found += rows
+            room -= sum([row.listed_bytes() for row in rows])
+            if more or len(found) == query.limit or room <= 0:
+                return found, more or after > 0
+            before, took = after + 1, time.monotonic() - began
+            if took < SLICE_S / 4:
+                keys *= 4
+            elif took > SLICE_S:
+                keys = max(1, keys // 2)
+        return found, False
 
     async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:
         """See Storage.rows."""
@@ -220,7 +249,7 @@ class SQLiteStorage:
 
     async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
         """See Storage.lines."""
-        return await self._read(lambda db: list(read.rows_above(db, trace_ids).values()))
+        return await self._read(lambda db: read.lines(db, trace_ids))
 
     async def is_below(self, root_id: str, trace_id: str) -> bool:
         """See Storage.is_below. Of a file that was replaced as well: it is asked for tokens."""
@@ -230,9 +259,11 @@ class SQLiteStorage:
         """See Storage.last_seq."""
         return await self._read(lambda db: read.last_seq(db, trace_id, producer))
 
-    async def open_inputs(self, limit: int, below: str | None) -> list[OpenInput]:
+    async def open_inputs(
+        self, limit: int, below: str | None, after: str | None, patience: Patience
+    ) -> tuple[list[OpenInput], str | None]:
         """See Storage.open_inputs."""
-        return await self._read(lambda db: read.open_inputs(db, limit, below))
+        return await self._read(patient(lambda db: read.open_inputs(db, limit, below, after), patience))
 
     async def inputs_of(self, trace_id: str, request_id: str | None, limit: int) -> list[TraceInput]:
         """See Storage.inputs_of."""
@@ -334,6 +365,10 @@ class SQLiteStorage:
         await self.clear_wal()
         await self._probe.close()
         await self._connection.close()
+
+
+def _slice(query: TraceQuery, patience: Patience, after: int) -> Work[tuple[list[TraceRow], bool]]:
+    return lambda db: read.list_traces(db, query, patience, after)
 
 
 def _leniently(db: sqlite3.Connection, work: Work[T]) -> T:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from typing import Any
 
-from ..storage import Changes, Loaded, Needs, TraceChange, TraceRow
+from ..storage import TRACE_COLUMNS, Changes, Loaded, Needs, TraceChange, TraceRow
 from ..views import SCOPES
 from . import read
 from .read import ANY_NAME, TOKEN_COLUMNS
@@ -23,7 +22,7 @@ _SUM = "MIN({} + {}, {})"
 _SEQ = "(SELECT change_seq FROM change_counter)"
 MOST_NAMES = 500  # of events that were trimmed are noted for each trace
 _CLAIM = {"retention": "retention_until"}  # the key in ``meta``
-_NEW = [field.name for field in fields(TraceRow) if field.name != "trace_key"]
+_NEW = [name for name in TRACE_COLUMNS if name != "trace_key"]
 _INSERT_TRACE = (
     f"INSERT INTO traces ({', '.join(_NEW)}, change_seq) VALUES ({', '.join('?' * len(_NEW))}, {_SEQ})"
     " RETURNING trace_key"

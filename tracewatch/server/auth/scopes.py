@@ -17,11 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ...errors import Forbidden, TracewatchError, Unauthorized
+from ...log.patience import CLIENT
 from ...model.frames import sse_control
 from ..endpoint import accept, close, error_frame
-from ..http import SSE, services
+from ..http import CLIENT_NAME, SSE, services
 from ..metrics.seen import GRANT_END
 from ..stalls import free
+from .limiter import network_of
 from .tokens import Gate, Grant
 
 GOODBYE_S = 1.0  # to tell a client that its token has ended
@@ -40,6 +42,12 @@ PUBLIC = Need(())
 READ, WRITE, CONTROL, ADMIN = Need(("read",)), Need(("write",)), Need(("control",)), Need(("admin",))
 READ_OR_WRITE = Need(("read", "write"))
 METRICS = Need(("read",), every_trace=True)
+
+
+def client_name(connection: HTTPConnection, grant: Grant) -> str:
+    """What counts as one client where clients share something: a token, or without one an address."""
+    client = connection.scope.get("client")
+    return f"token {grant.token_id}" if grant.token_id is not None else network_of(client[0] if client else "here")
 
 
 def presented_token(connection: HTTPConnection) -> str | None:
@@ -77,9 +85,11 @@ class Guard:
                 raise
             await _refuse_socket(WebSocket(scope, receive, send), error)
             return
+        scope[CLIENT_NAME] = client_name(connection, grant)
         if is_socket:
             await self._until_end(gate, grant, scope, receive, send)
         elif scope["method"] == "GET":  # the answer may be a stream
+            CLIENT.set(scope[CLIENT_NAME])
             await self._stream(gate, grant, scope, receive, send)
         else:
             await self._app(scope, receive, send)

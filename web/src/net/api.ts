@@ -158,9 +158,23 @@ export async function fetchTemplate(): Promise<string> {
   return answer.text();
 }
 
+const MOST_INPUTS = 1000;
+
 export type OpenInput = PendingInput & { trace_id: string };
 export async function fetchInputs(): Promise<{ inputs: OpenInput[]; epoch?: string }> {
-  return local ? { inputs: [] } : call("/api/inputs"); // the agents of a saved run do not wait any more
+  const inputs: OpenInput[] = [];
+  if (local) return { inputs }; // the agents of a saved run do not wait any more
+  let token: string | undefined;
+  let epoch: string | undefined;
+  do {
+    const page: { inputs: OpenInput[]; next_page_token?: string; epoch?: string } = await call(
+      `/api/inputs${token ? `?page_token=${encodeURIComponent(token)}` : ""}`,
+    );
+    inputs.push(...page.inputs);
+    epoch = page.epoch;
+    token = page.next_page_token; // only their size has cut them into pages
+  } while (token && inputs.length < MOST_INPUTS);
+  return { inputs, epoch };
 }
 
 /** The state of a question, and its answer. */
@@ -171,6 +185,8 @@ export interface Outcome {
 }
 const input = (traceId: string, requestId: string) => `${one(traceId)}/inputs/${encodeURIComponent(requestId)}`;
 export const fetchInput = (traceId: string, requestId: string) => call<Outcome>(input(traceId, requestId));
+/** The whole of an open question of which there is a preview. */
+export const fetchQuestion = (traceId: string, requestId: string) => call<PendingInput>(input(traceId, requestId));
 
 export const answerInput = (traceId: string, requestId: string, value: Json, by: string) =>
   call<object>(input(traceId, requestId), post({ value, by }));

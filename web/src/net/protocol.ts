@@ -81,6 +81,7 @@ export interface PendingInput {
   goal_id: string | null;
   expires_at: string | null;
   requested_at: string;
+  cut?: string[]; // the keys whose values are previews
 }
 
 export interface Message {

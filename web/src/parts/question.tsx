@@ -6,7 +6,7 @@
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { copy, say } from "../app";
 import { clock, count, fullTime, visible } from "../format";
-import { type ApiError, answerInput, fetchInput, type Outcome } from "../net/api";
+import { type ApiError, answerInput, fetchInput, fetchQuestion, type Outcome } from "../net/api";
 import { callMe, me } from "../net/auth";
 import { isObject, type Json, type PendingInput } from "../net/protocol";
 import { now } from "./clock";
@@ -101,7 +101,17 @@ interface QuestionProps extends OpenQuestion {
   dismiss: () => void;
 }
 
-function Question({ traceId, asked, of, brief, gone, typed, kept, sent: answered, dismiss }: QuestionProps) {
+/** A question, whole. A large snapshot has a preview of it. */
+function useWhole(traceId: string, given: PendingInput): PendingInput {
+  const [whole, setWhole] = useState<PendingInput | null>(null);
+  useEffect(() => {
+    if (given.cut) fetchQuestion(traceId, given.request_id).then(setWhole, () => undefined);
+  }, [given.request_id, given.cut === undefined]);
+  return whole ?? given;
+}
+
+function Question({ traceId, asked: given, of, brief, gone, typed, kept, sent: answered, dismiss }: QuestionProps) {
+  const asked = useWhole(traceId, given);
   const [busy, setBusy] = useState(false);
   const [fault, setFault] = useState<ApiError | null>(null);
   const [outcome, setOutcome] = useState<Outcome | null>(null);

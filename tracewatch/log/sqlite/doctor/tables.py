@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from ....model.state import TOTALS, Event, State
 from ...project import Noted, input_rows, message_of, trace_row
-from ...storage import TraceRow
+from ...storage import TRACE_COLUMNS, TraceRow
 from ..read import messages_named
 
 IN_MEMORY = 2_000  # messages
@@ -39,7 +39,7 @@ def check_row(error: Error, row: TraceRow, state: State, log_bytes: int) -> None
     for name in row.wrong_columns():
         error("trace_row", f"its {name} is {getattr(row, name)!r:.{SAID}}, which is of another type")
     ought = trace_row(row, state, log_bytes, row.lease_expires_at)
-    for name in (field.name for field in fields(TraceRow)):
+    for name in TRACE_COLUMNS:
         stored, made = getattr(row, name), getattr(ought, name)
         if stored != made:
             code = "log_bytes" if name == "log_bytes" else "trace_row"
