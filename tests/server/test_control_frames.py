@@ -12,7 +12,7 @@ import orjson
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.server.wire import append, end, http, make_trace, socket, sse, stored, thought, watching
+from tests.server.wire import append, bearer, end, http, make_trace, socket, sse, stored, thought, watching
 from tests.support import Serving, serving, until
 from tracewatch.model.times import format_time, parse_time
 
@@ -227,18 +227,24 @@ async def test_a_watcher_may_say_other_things(server: Serving) -> None:
 
 
 async def test_too_many_watchers(tmp_path: Path) -> None:
-    async with serving(tmp_path / "log.db", max_watchers=2) as server, http(server) as client:
+    async with serving(tmp_path / "log.db", max_watchers=2) as server:
         await make_trace(server.services.log, "t")
-        async with watching(server, "t") as first, sse(client, "t") as stream:
+        # Two clients, as one has only half of the watchers
+        one, two = [await server.services.log.tokens.create(["read"]) for _ in range(2)]
+        async with (
+            http(server, headers=bearer(two)) as client,
+            watching(server, "t", token=one) as first,
+            sse(client, "t") as stream,
+        ):
             await first.until("caught_up")
             await stream.until("caught_up")
-            async with watching(server, "t") as third:
+            async with watching(server, "t", token=one) as third:
                 assert await third.closed() == 4029
                 assert third.control[-1]["code"] == "too_many"
             response = await client.get("/api/traces/t/events", headers={"Accept": "text/event-stream"})
             assert (response.status_code, response.json()["error"]) == (429, "too_many")
             assert int(response.headers["retry-after"]) > 0
-            async with socket(server, "/api/watch") as many:
+            async with socket(server, "/api/watch", token=one) as many:
                 await many.say({"subscribe": {"trace_id": "t"}})
                 assert (await many.until("error"))["code"] == "too_many"
                 await first.ws.close()

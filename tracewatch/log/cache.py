@@ -43,12 +43,14 @@ class Cached:
         return Head(self.trace_key, self.state.last_event_id)
 
     def weigh(self, before: Cached | None) -> int:
-        """About how many bytes it takes. ``before``: the same trace as it was remembered."""
-        if before is not None and before.trace_key == self.trace_key and before.weighed is not None:
-            weight, at = before.weighed
+        """About how many bytes it takes. ``before``: the same trace as it was remembered, if it was."""
+        for known in (self, before):
+            if known is None or known.trace_key != self.trace_key or known.weighed is None:
+                continue
+            weight, at = known.weighed
             grown = self.log_bytes - at
             if 0 <= grown <= max(FIRST_GROWTH, weight // 16):
-                self.weighed = before.weighed
+                self.weighed = known.weighed
                 return weight + GROWN * grown
         weight = _in_memory(orjson.dumps([self.state.to_json(), list(self.state.messages.values())]))
         if self.row is not None:

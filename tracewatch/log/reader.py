@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import orjson
 
 from ..errors import Gap, InvalidField, NoSuchMessage, TooMuchWork, TracewatchError, Unavailable, UnknownTrace
+from ..model.preview import ELLIPSIS
 from ..model.state import State
-from .cache import BadSnapshot, StateCache, at_first, unfold
+from .cache import BadSnapshot, Cached, StateCache, at_first, unfold
 from .counts import LogLook
 from .health import NO_JSON, Health
 from .patience import Patience, TooLong
@@ -120,15 +121,22 @@ class Reader:
             except BadSnapshot as bad:
                 skip.add(bad.event_id)
                 continue
-            if state.last_event_id >= row.last_event_id:
+            if known.state.last_event_id >= row.last_event_id:
                 self._cache.put(known)
-                return state, view
+                return known.state, view
 
-    async def _unfold(self, row: TraceRow, parts: StateParts, known: State | None) -> State:
+    async def _unfold(self, row: TraceRow, parts: StateParts, known: State | None) -> Cached:
         """As ``unfold``. What takes long is done off the loop."""
         if len(parts.snapshot or b"") + sum(map(len, parts.events)) < UNFOLDED_BYTES:
-            return unfold(row, parts, known)
-        return await self._storage.aside(lambda: unfold(row, parts, known))
+            return Cached(row.trace_key, unfold(row, parts, known), log_bytes=row.log_bytes)
+        own = None if known is None else known.copy()  # copying a state may change its form: not while others read it
+
+        def unfolded() -> Cached:
+            made = Cached(row.trace_key, unfold(row, parts, own), log_bytes=row.log_bytes)
+            made.weigh(None)
+            return made
+
+        return await self._storage.aside(unfolded)
 
     async def aside(self, work: Callable[[], T]) -> T:
         """See EventLog.aside."""
@@ -312,7 +320,11 @@ def _with_live_sub_traces(state: State, subs: Sequence[TraceRow]) -> State:
     for row in subs:
         sub = now.sub_traces.get(row.trace_id)
         if sub is not None:
-            live = {"status": row.status, "summary": row.summary, "stats": row.tree_totals()}
+            live: dict[str, Any] = {"status": row.status, "stats": row.tree_totals()}
+            if "summary" not in row.cut:
+                live["summary"] = row.summary
+            elif not (sub["summary"] or "").startswith((row.summary or "").removesuffix(ELLIPSIS)):
+                live |= {"summary": row.summary, "cut": ["summary"]}  # the log does not have the whole of it
             now.sub_traces[row.trace_id] = {**sub, **live}
     return now
 

@@ -264,6 +264,8 @@ class TraceRow:
 
     def for_list(self, is_large: bool = False) -> TraceRow:
         """The row itself, its long values made previews. ``is_large``: its metadata was too large to be read."""
+        if self.wrong_columns():
+            return self  # it is shown as damaged
         is_large = is_large or len(self.metadata) > READ_BYTES
         if is_large:
             self.metadata = "{}"
@@ -294,6 +296,8 @@ class TraceRow:
 
     def listed_bytes(self) -> int:
         """About the bytes of its summary as JSON, rather too many than too few."""
+        if self.wrong_columns():
+            return 4 * READ_BYTES
         names = (self.trace_id, self.agent_type, self.parent_trace_id, self.parent_goal_id, self.root_trace_id)
         return 700 + size_of((*names, self.current_goal_id, self.task, self.metadata, self.summary, self.error))
 

@@ -538,12 +538,16 @@ def _no_append() -> BadRequest:
 def _fitting(inputs: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     """The questions for ``ready``, the newest first of ``limit`` bytes, then their ids and states, then none."""
     fitting: list[dict[str, Any]] = []
-    room = limit
-    for one in reversed(inputs):
-        size = size_of(one) + 1
-        if size > room - limit // 4:  # a quarter is for those that come after it
-            one = {"request_id": one["request_id"], "state": one["state"]}
-            size = size_of(one) + 1
+    shorts = [{"request_id": one["request_id"], "state": one["state"]} for one in inputs]
+    sizes = [size_of(short) + 1 for short in shorts]
+    room, left = limit, sum(sizes)
+    for one, short, size in zip(reversed(inputs), reversed(shorts), reversed(sizes), strict=True):
+        left -= size
+        whole = size_of(one) + 1
+        if whole <= room - min(left, limit // 4):  # a part of it is for those that are older
+            size = whole
+        else:
+            one = short
         room -= size
         if room < 0:
             break

@@ -86,6 +86,7 @@ async def get_trace(request: Request) -> Response:
     served, trace_id = services(request), request.path_params["trace_id"]
     at_event_id = int_param(request, "at_event_id", low=0, high=MAX_ID, default=None)
     snapshot = await served.log.snapshot(trace_id, at_event_id)
+    state = snapshot.state.copy()  # for another thread: copying a state may change its form
     more = {
         "watchers": served.hub.watchers(trace_id),
         "cursor": format_cursor(served.log.epoch, snapshot.state.last_event_id),
@@ -93,11 +94,10 @@ async def get_trace(request: Request) -> Response:
     }
 
     def encode() -> bytes:
-        values = snapshot_values(snapshot.state, lease_alive=snapshot.lease_alive)
+        values = snapshot_values(state, lease_alive=snapshot.lease_alive)
         shown = {key: values[key] for key in ("trace", "goal_tree", "sub_traces", "pending_inputs")}
         return orjson.dumps({**shown, **more})
 
-    state = snapshot.state
     is_large = len(state.goals) + len(state.sub_traces) + len(state.pending_inputs) > ENCODED_AT_ONCE
     return json_response(await served.log.aside(encode) if is_large else encode())
 

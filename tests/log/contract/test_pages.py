@@ -38,6 +38,14 @@ async def test_long_values_are_previews_in_a_list(log: EventLog) -> None:
     assert whole.error["traceback"] == "x" * 20_000
 
 
+async def test_the_summary_of_a_sub_trace_is_whole_where_the_log_has_it(log: EventLog) -> None:
+    await create(log)
+    await create(log, "sub", "x" * 9_000, parent_trace_id="t")
+    await log.append("sub", [end(summary="s" * 50_000)])
+    assert (await log.snapshot("t")).state.sub_traces["sub"]["summary"] == "s" * 50_000
+    assert (await log.summaries(["sub"]))[0]["cut"] == ["summary", "task"]
+
+
 @pytest.mark.parametrize("error", ["e" * 200_000, {"deep": [[["e" * 50_000]]]}, ["\x01" * 30_000], 5])
 async def test_an_error_of_any_form_has_a_preview(log: EventLog, error: Any) -> None:
     await create(log)

@@ -80,7 +80,7 @@ async def test_a_trace_in_the_list(db: Path, column: str, value: str, shown: obj
 @pytest.mark.parametrize("value", ["CAST('{no json' AS BLOB)", "CAST('7' AS BLOB)", "x''", "'text'"])
 async def test_a_question(db: Path, value: str) -> None:
     async with after(db, f"UPDATE inputs SET body = {value} WHERE {KEY}") as log:
-        good, bad = await log.inputs(10)
+        (good, bad), _ = await log.inputs(10)
         assert (good["request_id"], good["question"], good["trace_id"]) == ("q", "q?", "good")
         assert (bad["request_id"], bad["question"], bad["damaged"], bad["trace_id"]) == ("q", "(damaged)", True, "bad")
         (one,) = await log.inputs_of("bad")

@@ -151,7 +151,7 @@ def patient(work: Work[T], patience: Patience) -> Work[T]:
             try:
                 return work(db)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:  # not all of them have one
                     raise TooLong from error
                 raise
             finally:

@@ -35,7 +35,7 @@ TRACE_COLUMNS = ", ".join(COLUMNS)
 # For a list: what is long is not read to its end, and whether the metadata is too long to be read stands behind the row
 _SHORT = {
     "spec": "''",
-    "metadata": f"CASE WHEN length(metadata) <= {READ_BYTES} THEN metadata ELSE '{{}}' END",
+    "metadata": f"CASE WHEN length(metadata) > {READ_BYTES} THEN '{{}}' ELSE metadata END",
     "summary": f"substr(summary, 1, {READ_BYTES + 1})",
     "error": f"substr(error, 1, {READ_BYTES + 1})",
 }
@@ -340,18 +340,18 @@ def open_inputs(
     only = "" if below is None else f" AND trace_id IN ({BELOW})"
     behind = "" if after is None else " AND asked_at >= ?3 AND (asked_at, inputs.trace_key, event_id) > (?3, ?4, ?5)"
     sql = (
-        "SELECT request_id, asked_at, body, trace_id, task, agent_type, root_trace_id, status, inputs.trace_key, event_id"
-        f" FROM inputs JOIN traces USING (trace_key) WHERE state = 'open'{only}{behind}"
+        "SELECT request_id, asked_at, body, trace_id, task, agent_type, root_trace_id, status,"
+        f" inputs.trace_key, event_id FROM inputs JOIN traces USING (trace_key) WHERE state = 'open'{only}{behind}"
         " ORDER BY asked_at, inputs.trace_key, event_id LIMIT ?2"
     )
     found: list[OpenInput] = []
     room, place = PAGE_BYTES, ""
     for row in db.execute(sql, (below, limit + 1, *(() if after is None else _place(after)))):
-        room -= len(row[0]) + len(row[2])
+        room -= len(row[2] or b"") + len(row[4])
         if len(found) == limit or (room < 0 and found):
             return found, place
-        found.append(OpenInput(*row[:6]))
-        place = str(_Place(*row[6:]))
+        found.append(OpenInput(*row[:8]))
+        place = str(_Place(row[1], *row[8:]))
     return found, None
 
 
