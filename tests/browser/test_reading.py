@@ -213,3 +213,26 @@ async def test_a_message_a_goal_and_the_run_as_text_and_as_markdown(server: Serv
     assert "\n\n## Second\n\n**assistant**" in text and text.endswith("in the second\n") and "bold" not in text
     await page.locator(".row .at").click()
     assert await copied("as text") == "[00:00:00] assistant\nin the second"
+
+
+MARKED = "() => [...(CSS.highlights.get('found') ?? [])].map(range => range.toString())"
+
+
+async def test_what_is_found_is_what_is_seen(server: ServerProcess, page: Page) -> None:
+    run = Run(server.url)
+    content = {"tool_name": "grep", "arguments": {"pattern": 'say "x"'}, "result": {"deep": {"er": ["the needle"]}}}
+    run.add(said("Not **the nee**dle, but\n" * 40 + "the *nee*dle"), call("t"), said('{"result": 1}'))
+    run.add(update("t", content=content, status="complete"))
+    await page.goto(run.url)
+    await expect(page.locator(".row")).to_have_count(3)
+    await page.keyboard.press("/")
+    await page.keyboard.type("needle")
+    await expect(page.locator(".search")).to_contain_text("1/2")
+    await expect(page.locator(".row.hit")).to_contain_text("the needle")  # the folded rest of it as well
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".search")).to_contain_text("2/2")
+    await expect(page.locator(".row.hit.tool .opened")).to_contain_text("the needle")
+    assert "needle" in await page.evaluate(MARKED)
+    for query, hits in (("pattern", "1/1"), ("result", "1/1"), ("arguments", "none"), ("**the", "none")):
+        await page.fill(".search input", query)
+        await expect(page.locator(".search")).to_contain_text(hits)

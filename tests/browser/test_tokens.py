@@ -127,3 +127,20 @@ async def test_too_many_wrong_tokens(guarded: Guarded, page: Page) -> None:
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("dialog")).to_contain_text("It can be tried again in")
     await expect(page.get_by_role("button", name="Use it")).to_be_disabled()
+
+
+async def test_a_new_tab_is_not_asked_again_and_all_forget_at_once(guarded: Guarded, page: Page) -> None:
+    allow(page, "401", "WebSocket connection to")
+    await page.goto(f"{guarded.url}/traces/run")
+    await page.get_by_label("Token", exact=True).fill(guarded.token)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_text("a secret")).to_be_visible()
+    other = await page.context.new_page()
+    await other.goto(f"{guarded.url}/traces/run")
+    await expect(other.get_by_text("a secret")).to_be_visible()
+    await expect(other.get_by_role("dialog")).to_have_count(0)
+    await other.get_by_role("button", name="This tab's token").click()
+    await other.get_by_role("button", name="Forget token").click()
+    for tab in (other, page):
+        await expect(tab.get_by_role("dialog")).to_contain_text("This server wants a token")
+        await expect(tab.get_by_text("a secret")).to_have_count(0)

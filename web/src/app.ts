@@ -4,15 +4,16 @@ import { signal } from "@preact/signals";
 import { LocalSocket, localApi, tracesInPage } from "./log/offline";
 import { TraceLog } from "./log/trace-log";
 import { Traces } from "./log/traces";
-import { answerFrom, tokenWasWanted } from "./net/api";
-import { protocols, refused, token } from "./net/auth";
+import { answerFrom, tokenWasWanted, whatStandsBetween } from "./net/api";
+import { askTabs, protocols, refused, token } from "./net/auth";
 import { go, PREFIX, traceHref } from "./net/route";
 import { Socket } from "./net/socket";
+import { lookForNewer } from "./net/version";
 
 /** The part of the socket that a page needs; a page that is one file has a LocalSocket. */
 export type AnySocket = Pick<
   Socket,
-  "link" | "start" | "subscribe" | "unsubscribe" | "resubscribe" | "retryNow" | "watchList"
+  "link" | "instead" | "start" | "subscribe" | "unsubscribe" | "resubscribe" | "retryNow" | "watchList"
 >;
 
 export interface App {
@@ -32,15 +33,26 @@ export function startApp(): void {
     if (location.hash.length < 2) go(traceHref([...kept.keys()][0]!), "replace");
     return;
   }
+  askTabs();
+  let used = token.peek();
   const socket = new Socket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${PREFIX}/api/watch`, {
-    protocols,
+    protocols() {
+      used = token.peek();
+      return protocols();
+    },
+    between: whatStandsBetween,
     refused(why) {
       if (why === null && !navigator.onLine) return;
-      const given = why === null ? tokenWasWanted() : refused(token.peek(), why).then(() => true);
+      const given = why === null ? tokenWasWanted() : refused(used, why).then(() => true);
       void given.then((again) => again && socket.retryNow());
     },
   });
   app = { socket, traces: new Traces(socket), offline: false };
+  let before = socket.link.peek().kind;
+  socket.link.subscribe(({ kind }) => {
+    if (kind === "open" && before === "waiting") void lookForNewer();
+    if (kind === "open" || kind === "waiting") before = kind;
+  });
   socket.start();
 }
 

@@ -80,6 +80,7 @@ export function localApi(traces: Map<string, SavedTrace>): LocalApi {
 
 /** Takes the place of the socket. */
 export class LocalSocket {
+  readonly instead = signal<string | null>(null);
   readonly link = signal<LinkState>({ kind: "open" });
 
   constructor(private readonly traces: Map<string, SavedTrace>) {}

@@ -64,7 +64,8 @@ async function send(path: string, init: RequestInit): Promise<Response> {
 async function refusal(answer: Response): Promise<ApiError> {
   const body = await answer.json().catch(() => null);
   const wait = Number(answer.headers.get("Retry-After")) || 0;
-  const message = body?.message ?? `The server answered ${answer.status}`;
+  // Tracewatch answers in JSON, always
+  const message = body?.message ?? `What answered is not tracewatch (${answer.status}): a proxy? See ${PROXY}`;
   const details = Array.isArray(body?.details) ? body.details : [];
   return new ApiError(answer.status, body?.error ?? "error", message, details, wait, body ?? {});
 }
@@ -88,6 +89,18 @@ export async function tokenWasWanted(): Promise<boolean> {
   if (answer?.status !== 401) return false;
   await refused(used, (await refusal(answer)).message);
   return true;
+}
+
+const PROXY = "docs/operating.md, chapter “Behind a proxy”";
+
+/** Why no WebSocket gets through while HTTP does, in words; null where HTTP does not get through either. */
+export async function whatStandsBetween(): Promise<string | null> {
+  const answer = await send("/healthz", {}).catch(() => null);
+  if (!answer?.ok) return null;
+  // Browsers send Origin with this, as with a WebSocket: a Host that was changed on the way is refused in words
+  const posted = await send("/api/watch", { method: "POST" }).catch(() => null);
+  if (posted?.status === 403) return `${(await refusal(posted)).message} (${PROXY})`;
+  return `A proxy lets no WebSocket through: it must pass on the headers Upgrade and Connection (${PROXY})`;
 }
 
 const one = (traceId: string) => `/api/traces/${encodeURIComponent(traceId)}`;

@@ -1,7 +1,7 @@
 // The token of this tab, where the server wants one, and the name under which a person answers and cancels.
 //
-// Rule 1: the token is kept in the tab's session storage: never in an address, never where another tab or a later day
-//         finds it.
+// Rule 1: the token is kept in the tab's session storage: never in an address, never where a later day finds it. A new
+//         tab asks those that are open; so it is known as long as one tab is, and forgotten by all at once.
 // Rule 2: a refused request waits for a token and is then sent again, so that no part of the page has to know of
 //         tokens.
 // Rule 3: the name is kept in this browser, and goes to the server only with an answer or a cancel.
@@ -29,6 +29,40 @@ function keep(given: string | null): void {
   store(KEY, given, true);
 }
 
+/** What tabs of one server tell each other. */
+type Word = { asks: true } | { token: string } | { forget: string };
+
+const tabs = openChannel();
+
+function openChannel(): BroadcastChannel | null {
+  try {
+    return typeof window === "undefined" ? null : new BroadcastChannel(KEY);
+  } catch {
+    return null; // a browser that keeps sites apart from themselves: each tab asks for itself
+  }
+}
+
+const tell = (word: Word): void => tabs?.postMessage(word);
+
+tabs?.addEventListener("message", ({ data }: MessageEvent<Word>) => {
+  const held = token.peek();
+  if ("asks" in data) {
+    if (held !== null && wanted.peek() === null) tell({ token: held });
+  } else if ("forget" in data) {
+    if (held === data.forget) leave();
+  } else if (held === null && isToken(data.token)) give(data.token, true);
+});
+
+/** Ask the tabs that are open for their token. */
+export function askTabs(): void {
+  if (token.peek() === null) tell({ asks: true });
+}
+
+function leave(): void {
+  keep(null);
+  location.reload();
+}
+
 /** The server refused the token `used` (null: that there was none). Ask for another; resolves once there is one. */
 export function refused(used: string | null, why: string): Promise<void> {
   if (token.peek() !== used && token.peek() !== null) return Promise.resolve(); // another has come meanwhile
@@ -39,8 +73,9 @@ export function refused(used: string | null, why: string): Promise<void> {
 }
 
 /** Keep a token that the server takes, and send the waiting requests. */
-export function give(given: string): void {
+export function give(given: string, heard = false): void {
   keep(given);
+  if (!heard) tell({ token: given });
   wanted.value = null;
   aside.value = false;
   const ready = waiting;
@@ -48,10 +83,11 @@ export function give(given: string): void {
   for (const done of ready) done();
 }
 
-/** Forget the token and what was read with it. */
+/** Forget the token and what was read with it, in all tabs. */
 export function forget(): void {
-  keep(null);
-  location.reload();
+  const held = token.peek();
+  if (held !== null) tell({ forget: held });
+  leave();
 }
 
 /** The headers of a request. */

@@ -10,6 +10,7 @@
 //         once.
 
 import { signal } from "@preact/signals";
+import { HttpLink } from "./http-link";
 import type { Frame, StoredEvent } from "./protocol";
 import { passed, Sleeps, serverNow, tellTime } from "./time";
 
@@ -26,7 +27,7 @@ export type LinkState =
   | { kind: "connecting" }
   | { kind: "open" }
   | { kind: "silent"; since: number } // open, but without a word for too long: a sign of life was asked for
-  | { kind: "waiting"; since: number; retryAt: number }
+  | { kind: "waiting"; since: number; retryAt: number; why: string } // `why`: what stands between, if that is known
   | { kind: "refused"; why: string };
 
 /** The credentials of the socket, and the callback for a server that refuses them. */
@@ -34,6 +35,8 @@ export interface SocketAccess {
   protocols(): string[];
   /** `why` is null where the handshake failed and a browser does not say why. */
   refused(why: string | null): void;
+  /** What keeps sockets from the server while HTTP reaches it, in words; null where it does not reach it either. */
+  between?(): Promise<string | null>;
 }
 const OPEN: SocketAccess = { protocols: () => [], refused: () => undefined };
 
@@ -44,6 +47,8 @@ const CHECK_MS = 5_000;
 const FRESH_MS = 1_000; // a socket that was heard so lately is alive
 const ASK = 1.3; // heartbeats without a word until the socket is asked, and
 const GIVE_UP = 2.2; // until it is given up
+const SHUT = 2; // handshakes that failed, until it is asked what stands between
+const SOCKET_AGAIN_MS = 10 * 60_000;
 const UNAUTHORIZED = 4501;
 
 /** How long to wait before attempt number `attempt` (from 0), in ms: full jitter between 0.5 s and 20 s. */
@@ -53,11 +58,14 @@ export function backoff(attempt: number, random: number): number {
 
 export class Socket {
   readonly link = signal<LinkState>({ kind: "connecting" });
-  #socket: WebSocket | null = null;
+  #socket: WebSocket | HttpLink | null = null;
   #subscribers = new Map<string, Subscriber>();
   #leaving = new Map<string, number>(); // unsubscribes that are not confirmed yet
   #list: { query: object; frame: (frame: Frame) => void } | null = null;
   #attempt = 0;
+  #shut = 0; // sockets that were never opened, one after another
+  /** Why this page goes on without a WebSocket; null while it has one. */
+  readonly instead = signal<string | null>(null);
   #offlineSince = 0;
   #heard = 0; // ms; when the server last said something
   #begun = 0; // ms; when this socket was made
@@ -152,7 +160,7 @@ export class Socket {
   }
 
   #connect(): void {
-    const socket = new WebSocket(this.url, this.access.protocols());
+    const socket = this.instead.peek() === null ? new WebSocket(this.url, this.access.protocols()) : new HttpLink();
     let opened = false;
     this.#socket = socket;
     this.#leaving.clear();
@@ -163,19 +171,37 @@ export class Socket {
     socket.onopen = () => {
       if (this.#socket !== socket) return;
       opened = true;
+      this.#shut = 0;
       this.#heard = passed();
       if (this.#list) this.#send({ subscribe_traces: this.#list.query });
       for (const subscriber of this.#subscribers.values()) this.#send({ subscribe: subscriber.ask() });
       if (!this.#list && !this.#subscribers.size) socket.send("ping");
     };
-    socket.onmessage = (message) => {
-      if (this.#socket === socket) this.#receive(JSON.parse(message.data as string));
+    socket.onmessage = (message: { data: string }) => {
+      if (this.#socket === socket) this.#receive(JSON.parse(message.data));
     };
-    socket.onclose = (closed) => {
+    socket.onclose = (closed: { code: number; reason: string }) => {
       if (this.#socket !== socket) return;
       this.#closed(closed.code, closed.reason);
-      if (!opened) this.access.refused(null);
+      if (opened) return;
+      this.access.refused(null);
+      if (++this.#shut >= SHUT) void this.#goAround();
     };
+  }
+
+  /** No socket can be opened: where HTTP reaches the server, go on over HTTP, and try a socket again later. */
+  async #goAround(): Promise<void> {
+    const why = await this.access.between?.().catch(() => null);
+    if (!why || this.#isOpen() || this.instead.peek() !== null) return;
+    this.instead.value = why;
+    clearTimeout(this.#retry);
+    this.#drop();
+    clearTimeout(this.#retry);
+    this.#connect();
+    setTimeout(() => {
+      this.instead.value = null; // the next connection is a socket again
+      this.#shut = SHUT - 1;
+    }, SOCKET_AGAIN_MS);
   }
 
   /** Give the socket up without waiting for a close that may never come. */
@@ -200,7 +226,7 @@ export class Socket {
     this.#offlineSince ||= serverNow();
     const delay =
       this.#leaveWithin === null ? backoff(this.#attempt++, Math.random()) : Math.random() * this.#leaveWithin;
-    this.link.value = { kind: "waiting", since: this.#offlineSince, retryAt: serverNow() + delay };
+    this.link.value = { kind: "waiting", since: this.#offlineSince, retryAt: serverNow() + delay, why };
     this.#retry = setTimeout(() => this.#connect(), delay);
   }
 

@@ -2,12 +2,13 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { app, spoken } from "../app";
-import { ago, count, counted, timeOfDay } from "../format";
+import { app, say, spoken } from "../app";
+import { ago, count, counted, timeOfDay, visible } from "../format";
 import type { TraceLog } from "../log/trace-log";
 import { aside, token, wanted } from "../net/auth";
 import { HOME } from "../net/route";
 import type { LinkState } from "../net/socket";
+import { outdated } from "../net/version";
 import { now } from "./clock";
 import { helpOpen } from "./keys";
 import { nextTheme, type Theme, theme } from "./theme";
@@ -54,6 +55,15 @@ export function Bar({ children, log }: { children?: ComponentChildren; log?: Tra
       {children}
       <span class="grow" />
       {log && <Asks not={log.id} />}
+      {outdated.value && (
+        <button
+          class="newer"
+          title="The server was upgraded since this page was loaded"
+          onClick={() => location.reload()}
+        >
+          Newer version: reload
+        </button>
+      )}
       <Pill log={log} />
       {token.value !== null && (
         <button
@@ -113,6 +123,7 @@ function LivePill({ log }: { log?: TraceLog }) {
     kind = "off";
     if (!navigator.onLine || now.value - link.since > OFFLINE_AFTER)
       words = `offline since ${timeOfDay(new Date(link.since).toISOString()).slice(0, -3)}`;
+    else if (link.why) words = link.why;
     else words = left > 500 ? `reconnecting in ${Math.ceil(left / 1000)} s` : "reconnecting";
   } else if (link.kind === "silent") words = `no word for ${Math.round((now.value - link.since) / 1000)} s, asking`;
   else if (link.kind === "open") {
@@ -136,6 +147,7 @@ function LivePill({ log }: { log?: TraceLog }) {
     }
   }
   useLinkSpoken(link.kind);
+  const instead = app.socket.instead.value;
   const retry = link.kind === "waiting" || link.kind === "refused";
   if (wanted.value !== null)
     return (
@@ -152,12 +164,22 @@ function LivePill({ log }: { log?: TraceLog }) {
       <i aria-hidden="true" />
       {words}
       {more && <span class="dim"> · {more}</span>}
+      {instead !== null && <Instead why={instead} />}
       {retry && (
         <button class="link" onClick={() => app.socket.retryNow()}>
           now
         </button>
       )}
     </span>
+  );
+}
+
+/** The page goes on without a WebSocket: says so, and why. */
+function Instead({ why }: { why: string }) {
+  return (
+    <button class="link" title={visible(why)} onClick={() => say(visible(why), true)}>
+      over HTTP: no WebSocket
+    </button>
   );
 }
 

@@ -1,8 +1,10 @@
 // Any JSON as a tree that is drawn only where it is open.
 
-import { useState } from "preact/hooks";
+import { useContext, useLayoutEffect, useState } from "preact/hooks";
 import { visible } from "../format";
+import { treeText } from "../log/words";
 import { isObject, type Json } from "../net/protocol";
+import { Finding, hides } from "./search";
 
 const CHUNK = 100; // children drawn at once
 const LONG = 400; // characters of a text before it is folded
@@ -26,6 +28,13 @@ export function JsonTree({ value, depth = 0 }: { value: Json; depth?: number }) 
 function Children({ of, depth }: { of: Json[] | { [key: string]: Json }; depth: number }) {
   const [most, setMost] = useState(CHUNK);
   const keys = Object.keys(of);
+  const words = useContext(Finding);
+  useLayoutEffect(() => {
+    const rest = keys
+      .slice(most)
+      .findLastIndex((key) => hides(words, `${key} ${treeText((of as Json[])[key as never]!)}`, ""));
+    if (words.length && rest >= 0) setMost(most + rest + 1);
+  }, [words]);
   if (!keys.length) return <span class="dim">{Array.isArray(of) ? "[ ]" : "{ }"}</span>;
   return (
     <>
@@ -50,7 +59,11 @@ function Children({ of, depth }: { of: Json[] | { [key: string]: Json }; depth: 
 function Entry({ name, value, depth, index }: { name: string; value: Json; depth: number; index: boolean }) {
   const nested = Array.isArray(value) || isObject(value);
   const size = nested ? Object.keys(value as object).length : 0;
+  const words = useContext(Finding);
   const [open, setOpen] = useState(nested && depth < OPEN_DEPTH && size <= OPEN_CHILDREN);
+  useLayoutEffect(() => {
+    if (nested && !open && words.length && hides(words, treeText(value), preview(value, 80))) setOpen(true);
+  }, [words]);
   const label = <span class={index ? "index" : "key"}>{visible(name)}</span>;
   if (!nested || !size) {
     return (
@@ -75,7 +88,11 @@ function Entry({ name, value, depth, index }: { name: string; value: Json; depth
 }
 
 function Leaf({ value }: { value: Json }) {
+  const words = useContext(Finding);
   const [whole, setWhole] = useState(false);
+  useLayoutEffect(() => {
+    if (typeof value === "string" && hides(words, value, value.slice(0, LONG))) setWhole(true);
+  }, [words]);
   if (typeof value !== "string") {
     if (value !== null && typeof value === "object")
       return <span class="dim">{Array.isArray(value) ? "[ ]" : "{ }"}</span>;

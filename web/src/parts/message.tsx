@@ -1,17 +1,18 @@
 // One row of the list: a message, a tool call from its start to its result, or an event of another kind.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
 import type { Item } from "../log/rows";
 import type { TraceView } from "../log/view";
-import { asJson, callOf, partsOf, payloadOf } from "../log/words";
+import { asJson, callOf, partsOf, payloadOf, wordsOf } from "../log/words";
 import { keep, kept } from "../net/places";
 import { isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
 import { JsonTree, preview } from "./json";
 import { classes, Lasting, StateMark } from "./marks";
 import { memo } from "./memo";
-import { Prose, Terminal } from "./text";
+import { Finding, hides, testsOf } from "./search";
+import { fold, Prose, Terminal } from "./text";
 
 const FRESH_MS = 1200;
 
@@ -23,6 +24,7 @@ export interface RowProps {
   date: string | null; // the day that begins with this row
   selected: boolean;
   hit: boolean;
+  find: string; // of the row that a search has led to: its words are unfolded
   ended: boolean; // the trace has ended: a call that still runs will not return
   select: (item: Item) => void;
 }
@@ -30,10 +32,11 @@ export interface RowProps {
 export const MessageRow = memo(function MessageRow(props: RowProps) {
   const { item, heading, date, selected, hit } = props;
   if (item.hole !== undefined) return <HoleRow from={item.id} to={item.hole} />;
+  const words = useMemo(() => testsOf(props.find), [props.find]);
   const fresh = item.live > 0 && performance.now() - item.live < FRESH_MS;
   const kind = item.gap ? "gap" : item.message ? (item.message.role === "tool" ? "tool" : "text") : "note";
   return (
-    <>
+    <Finding.Provider value={words}>
       {date !== null && <div class="daybreak">{date}</div>}
       {heading !== null && <div class="goalhead">{visible(heading)}</div>}
       <div
@@ -59,7 +62,7 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
           <EventRow {...props} />
         )}
       </div>
-    </>
+    </Finding.Provider>
   );
 });
 
@@ -109,6 +112,11 @@ function useFold(item: Item, log: TraceView): [boolean | undefined, () => void] 
 function Said({ item, message, ended, log }: RowProps & { message: Message }) {
   const [open, toggle] = useFold(item, log);
   const { content } = message;
+  const words = useContext(Finding);
+  const hidden = (part: Json) => typeof part === "string" && hides(words, part, fold(part).text);
+  useLayoutEffect(() => {
+    if (!open && partsOf(content)?.some(hidden)) toggle();
+  }, [words]);
   const streaming = message.status !== "complete" && !ended;
   if (streaming) item.open ??= true; // it is not folded under the eyes of who reads it
   const texts = partsOf(content);
@@ -163,6 +171,12 @@ function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
   const failed = item.error;
   const { name, args, output, rest } = callOf(message, failed);
   const running = message.status !== "complete";
+  const words = useContext(Finding);
+  useLayoutEffect(() => {
+    const shown = `${name} ${args === undefined ? preview(output) : argsPreview(args)}`;
+    const all = wordsOf(item).map(({ text }) => text);
+    if (!open && hides(words, all.join("\n"), shown)) toggle();
+  }, [words]);
   return (
     <>
       <div class="call">
@@ -236,7 +250,8 @@ function lengthOf(value: Json): number {
 }
 
 function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean }) {
-  const [open, setOpen] = useState(false);
+  const words = useContext(Finding);
+  const [open, setOpen] = useState(() => typeof value === "string" && hides(words, value, fold(value).text));
   const parsed = typeof value === "string" ? asJson(value) : value;
   return (
     <div class="block">

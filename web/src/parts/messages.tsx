@@ -44,7 +44,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
     return plain ? log.rows.items : log.rows.items.filter((item) => passes(item, show, goals));
   }, [version, show, goals, log]);
 
-  const test = useMemo(() => matcher(query), [query]);
+  const test = useMemo(() => matcher(query, (item) => log.rows.outcomes.get(item.event?.request_id)), [query, log]);
   const matches = useMemo(() => {
     return test ? items.filter(test) : null;
   }, [test, items, query ? version : 0]);
@@ -281,6 +281,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
               date={dateOf(items, i, today.value)}
               selected={item.id === inspected}
               hit={item.id === hit}
+              find={item.id === hit && test ? query : ""}
             />
           )}
         />

@@ -1,7 +1,9 @@
 // The layers above every page: the help, the dialog for the token, and the message that is shown for a moment.
 
-import { spoken, toast } from "../app";
+import { useEffect } from "preact/hooks";
+import { say, spoken, toast } from "../app";
 import { go, HOME } from "../net/route";
+import { unkept } from "../net/storage";
 import { Dialog } from "./dialog";
 import { allKeys, helpOpen, useKeys } from "./keys";
 import { Live } from "./marks";
@@ -9,6 +11,10 @@ import { nextTheme } from "./theme";
 import { TokenDialog } from "./token";
 
 export function Overlays() {
+  const lost = unkept.value;
+  useEffect(() => {
+    if (lost) say("This browser keeps no data of sites: what you choose here holds until the page is left", true);
+  }, [lost]);
   useKeys("Everywhere", [
     { keys: "?", does: "These keys", run: () => (helpOpen.value = !helpOpen.value) },
     { keys: "t", does: "All traces", run: () => go(HOME) },

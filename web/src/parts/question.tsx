@@ -78,7 +78,10 @@ export function Questions({ asked }: { asked: OpenQuestion[] }) {
           gone={!open.has(keyOf(one))}
           typed={(has) => touch(one, has)}
           kept={typed.has(keyOf(one))}
-          sent={() => mine.add(keyOf(one))}
+          sent={() => {
+            mine.add(keyOf(one));
+            again((n) => n + 1); // it may be closed already
+          }}
           dismiss={() => put(one)}
         />
       ))}

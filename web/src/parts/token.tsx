@@ -7,6 +7,7 @@ import { copy } from "../app";
 import { clock, visible } from "../format";
 import { type ApiError, tryToken } from "../net/api";
 import { aside, forget, give, isToken, token, wanted } from "../net/auth";
+import { keepsValues } from "../net/storage";
 import { serverNow } from "../net/time";
 import { now } from "./clock";
 import { Dialog } from "./dialog";
@@ -26,7 +27,9 @@ export function TokenDialog() {
   return (
     <Dialog title={asked ? "This server wants a token" : "This tab's token"} close={close} class="token">
       {asked && <p class="why">{visible(wanted.value!)}</p>}
-      {!asked && token.value !== null && <p>It is kept in this tab only and goes with it.</p>}
+      {!asked && token.value !== null && (
+        <p>Tabs of this server share it while one of them is open; it goes with the last.</p>
+      )}
       <TokenForm close={close} />
     </Dialog>
   );
@@ -59,6 +62,7 @@ function TokenForm({ close }: { close: () => void }) {
 
   return (
     <form onSubmit={send}>
+      {!keepsValues() && <p class="dim">This browser keeps no data of sites: a reload asks for it again.</p>}
       <p class="dim">
         A token lets this page read what agents do and, with the scope <code>control</code>, answer and cancel. On the
         machine of the server, this makes one:
