@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.test_record import steps
+from tests.client.test_record import events, steps
 from tests.support import serving
 from tracewatch.client.api import Api
 from tracewatch.settings import Settings
@@ -177,3 +177,123 @@ async def test_an_agent_on_trio(tmp_path: Path) -> None:
         api = Api(server.url)
         ended = [(await asyncio.to_thread(api.trace, one))["trace"]["status"] for one in ("t", "child")]
         assert ended == ["completed", "stopped"]
+
+
+ALARMS = """
+import random, signal, sys, time
+import tracewatch
+def ring(*_): raise TimeoutError("the agent's")
+signal.signal(signal.SIGALRM, ring)
+returned, rung, n = [], 0, 0
+t = tracewatch.trace("run", trace_id="t")
+with t:
+    t.event("begin")
+    while rung < 1000:
+        n += 1
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-6, 2e-4))
+            t.event("step", n=n)
+            returned.append(n)
+            if n % 3 == 0:
+                with t.goal("g"), t.message("assistant") as m:
+                    m.stream("x")
+            while True:
+                pass
+        except TimeoutError:
+            rung += 1
+    assert t.flush(60) and not t.pending
+print(*returned)
+"""
+
+
+async def test_timeouts_by_sigalrm_in_the_recorders_own_code(tmp_path: Path) -> None:
+    async with serving(tmp_path / "t.db") as server:
+        code, said = await asyncio.to_thread(run, ALARMS, cwd=tmp_path, TRACEWATCH_URL=server.url)
+        assert code == 0, said
+        recorded, returned = await steps(server.url, "t"), [int(n) for n in said.split()]
+        assert len(recorded) == len(set(recorded)) and recorded == sorted(recorded)
+        assert set(returned) <= set(recorded) and len(returned) > 100
+        assert await steps(server.url, "t", "recorder_refused") == []
+        trace = (await asyncio.to_thread(Api(server.url).trace, "t"))["trace"]
+        assert trace["status"] == "completed"
+
+
+DESCRIPTORS = """
+import os, resource, time
+from tracewatch import trace
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True: taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError: pass
+with trace("run", trace_id="t") as t:
+    for n in range(3):
+        t.event("step", n=n)
+        time.sleep(0.3)
+    for one in taken: os.close(one)
+    while not t.flush(0.5): t.event("more")
+"""
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["server", "file"])
+async def test_no_descriptors_left_for_a_while(tmp_path: Path, direct: bool) -> None:
+    async with serving(tmp_path / "t.db") as server:
+        url = f"sqlite:///{tmp_path}/t.db" if direct else server.url
+        code, said = await asyncio.to_thread(run, DESCRIPTORS, cwd=tmp_path, TRACEWATCH_URL=url)
+        assert code == 0 and "Traceback" not in said and "Exception ignored" not in said, said
+        assert await steps(server.url, "t") == [0, 1, 2]
+
+
+PROCESSES = """
+import os, resource, threading, time
+import tracewatch.client.link
+from tracewatch import trace
+os.setgid(54321); os.setuid(54321)
+most = resource.getrlimit(resource.RLIMIT_NPROC)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, most[1]))
+try:
+    threading.Thread(target=print).start()
+    raise SystemExit("a thread has started")
+except RuntimeError: pass
+with trace("run", trace_id="t") as t:
+    for n in range(3): t.event("step", n=n)
+    assert not t.flush(0.1)
+    resource.setrlimit(resource.RLIMIT_NPROC, most)
+    while not t.flush(0.5): t.event("more")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a user that has no other process")
+async def test_the_system_lets_no_thread_start_for_a_while(tmp_path: Path) -> None:
+    async with serving(tmp_path / "t.db") as server:
+        env = {"TRACEWATCH_URL": server.url, "TRACEWATCH_SPOOL_DIR": ""}
+        code, said = await asyncio.to_thread(run, PROCESSES, cwd=tmp_path, **env)
+        assert code == 0 and said.count("can't start") == 2, said
+        assert await steps(server.url, "t") == [0, 1, 2]
+
+
+IN_A_STREAM = """
+import os, sys
+import tracewatch
+with tracewatch.trace("run", trace_id="t") as t:
+    with t.goal("g", id="g"), t.message("assistant") as m:
+        for word in ("one ", "two ", "three "): m.stream(word)
+        child = os.fork()
+        if not child:
+            t.event("step", n=1)
+            sys.exit()  # through all blocks of the parent
+        assert os.waitpid(child, 0)[1] == 0
+        m.stream("four")
+    t.event("step", n=2)
+"""
+
+
+async def test_a_fork_inside_a_stream(tmp_path: Path) -> None:
+    async with serving(tmp_path / "t.db") as server:
+        assert await asyncio.to_thread(run, IN_A_STREAM, cwd=tmp_path, TRACEWATCH_URL=server.url) == (0, "")
+        found = await events(server.url, "t")
+        assert "".join(event.get("append", "") for event in found) == "one two three four"
+        assert [event["event"] for event in found].count("trace_completed") == 1
+        assert found[-1]["event"] == "trace_completed"
+        ends = [event for event in found if event.get("patch", {}).get("status") == "completed"]
+        assert len(ends) == 1 and sorted(await steps(server.url, "t")) == [1, 2]

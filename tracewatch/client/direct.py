@@ -41,11 +41,11 @@ class FileUplink:
     async def _open_log(self) -> EventLog:
         async with self._opening:
             if self._log is None:
-                from ..log import open_log
-
                 try:
+                    from ..log import open_log
+
                     self._log = await open_log(self._url)
-                except (LogError, ImportError) as error:
+                except (LogError, ImportError, OSError) as error:  # no descriptors left for a module's file, perhaps
                     raise Unreachable(str(error)) from error
                 self._poller = asyncio.create_task(self._poll(self._log))
             return self._log

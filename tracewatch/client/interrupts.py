@@ -31,6 +31,12 @@ def of_agent(error: BaseException) -> bool:
     return codes[-1].co_filename.startswith(_PACKAGE) and type(error).__module__.partition(".")[0] not in _OURS
 
 
+def pass_on(error: BaseException) -> None:
+    """Raise an exception that is the agent's: for handlers of OSError, as TimeoutError is one."""
+    if of_agent(error):
+        raise error
+
+
 def by_handler(error: BaseException) -> bool:
     """Whether an exception was raised by a signal handler; KeyboardInterrupt may always be."""
     return isinstance(error, KeyboardInterrupt) or not set(_codes(error.__traceback__)).isdisjoint(_handlers())

@@ -119,6 +119,8 @@ class Journal:
                 said = "trace %s: events are dropped: %s is away and there is no more room in %s"
                 self.outbox.warn_once("dropped", said, self.trace_id, *self._no_room)
             self._background.poke(self.outbox)
+            if self.outbox.unsaid:
+                self.outbox.say()
         except Exception as error:
             self.own_fault(error)
 

@@ -17,6 +17,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,6 +76,7 @@ class Outbox:
         self._lost = 0  # how many the server lost; told in the place of the last of them, the first under the new name
         self._done = threading.Condition(self.lock)
         self._warned: set[str] = set()
+        self.unsaid: deque[tuple[str, tuple[object, ...]]] = deque()  # warnings
 
     @property
     def trace_id(self) -> str:
@@ -99,9 +101,15 @@ class Outbox:
             return self.next_seq - 1 - max(saved, self.acked)
 
     def warn_once(self, about: str, text: str, *values: object) -> None:
-        """Log a warning, but only the first one of its kind."""
+        """Log a warning, but only the first one of its kind. The lock must not be held."""
         if about not in self._warned:
             self._warned.add(about)
+            _log.warning(text, *values)
+
+    def say(self) -> None:
+        """Log what there was to be said while the lock was held: logging runs handlers of the agent's."""
+        while self.unsaid:
+            text, values = self.unsaid.popleft()
             _log.warning(text, *values)
 
     def is_below(self, other: Outbox) -> bool:
@@ -192,7 +200,9 @@ class Outbox:
         if self._shelf is not None and not self._shelf.told and not self._shelf.directory.missing:
             self._shelf.told = True
             said = "trace %s: events are kept in memory only and may be dropped: %s"
-            self.warn_once("dropped", said, self.trace_id, error)
+            if "dropped" not in self._warned:
+                self._warned.add("dropped")
+                self.unsaid.append((said, (self.trace_id, error)))
 
     def save_rest(self) -> None:
         """Write what a full disk did not take before."""
@@ -361,7 +371,7 @@ class Outbox:
             spool, self.spool = self.spool, None
             assert spool is not None
             lost = self._first - 1 - self.acked
-            _log.warning("trace %s: up to %d events are lost: %s", self.trace_id, lost, error)
+            self.unsaid.append(("trace %s: up to %d events are lost: %s", (self.trace_id, lost, error)))
             spool.damaged()
             self.dropped += lost
             self.unreported += lost

@@ -25,7 +25,9 @@ from typing import Any
 
 from ..settings import Settings
 from .backlog import Backlog
+from .bell import Bell
 from .delivery import Delivery
+from .interrupts import of_agent
 from .lines import Uplink
 from .link import ServerUplink
 from .outbox import Outbox
@@ -87,6 +89,7 @@ class Sender:
         self._from_backlog: dict[Outbox, tuple[Path, int]] = {}  # those that waited there: their files, their events
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._bell: Bell | None = None  # of the loop
         self._thread: threading.Thread | None = None
         self._waiting: set[Outbox] = set()  # until the thread has started
         self._start_at = 0.0  # monotonic: not tried again before
@@ -116,17 +119,14 @@ class Sender:
 
     def poke(self, outbox: Outbox) -> None:
         """Wake the thread: there are events to deliver."""
-        delivery, loop = self._deliveries.get(outbox), self._loop
-        if delivery is None or loop is None or loop.is_closed():
+        delivery, loop, bell = self._deliveries.get(outbox), self._loop, self._bell
+        if delivery is None or loop is None or bell is None or loop.is_closed():
             if not (outbox.ended and outbox.created and not outbox.pending):  # else it was delivered a moment ago
                 outbox.begin()
                 self._register(outbox)
         elif not delivery.poked:
             delivery.poked = True
-            try:
-                loop.call_soon_threadsafe(delivery.wake.set)
-            except RuntimeError:
-                pass  # the process ends, and the events are in the spool
+            bell.call(delivery.wake.set)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call a function in the background thread after some seconds, or at the latest when the process ends."""
@@ -135,15 +135,12 @@ class Sender:
             self._later.discard(call)
             call()
 
-        loop = self._loop
+        loop, bell = self._loop, self._bell
         self._later.add(call)
-        try:
-            if loop is not None and not self._over:
-                loop.call_soon_threadsafe(loop.call_later, seconds, due)
-                return
-        except RuntimeError:
-            pass  # the loop is closed
-        due()
+        if loop is None or bell is None or self._over or loop.is_closed():
+            due()
+        else:
+            bell.call(loop.call_later, seconds, due)
 
     def on_the_way(self, outbox: Outbox) -> list[Outbox]:
         """This outbox and those of its sub-traces, as far as they are being delivered now and not in vain."""
@@ -199,20 +196,21 @@ class Sender:
         if time.monotonic() < self._start_at:
             return False
         self._on_start()
-        uplink = self._make_uplink()
-        loop = None
         try:
+            _need_descriptors()
+            uplink = self._make_uplink()
             loop = asyncio.new_event_loop()
             name = f"tracewatch {self.url}"
             thread = threading.Thread(target=self._run, args=(loop,), name=name, daemon=True)
-            self._loop, self._thread, self._tasks, self._wake = loop, thread, {}, asyncio.Event()
+            self._loop, self._bell, self._thread, self._tasks, self._wake = (
+                loop, Bell(loop), thread, {}, asyncio.Event())  # fmt: skip
             self._uplink: Uplink = uplink
             thread.start()
-        except (RuntimeError, OSError) as error:  # no more threads, or no more descriptors
-            self._loop = self._thread = None
-            if loop is not None:
-                loop.close()
-            self._not_started(error)
+        except BaseException as error:
+            self._loop = self._bell = self._thread = None  # the thread ends if it has started after all
+            if of_agent(error) or not isinstance(error, (RuntimeError, OSError)):
+                raise
+            self._not_started(error)  # no more threads, or no more descriptors
             return False
         waiting, self._waiting = self._waiting, set()
         for outbox in {*self._deliveries, *waiting}:  # of a thread that has failed, or could not start
@@ -233,13 +231,13 @@ class Sender:
         return ServerUplink(target_of(self.url, self._token))
 
     def _begin(self, outbox: Outbox) -> None:
-        assert self._loop is not None
+        assert self._bell is not None
         delivery = self._deliveries[outbox] = Delivery(outbox, self._uplink, self.directory)
         if outbox.after is not None:
             delivery.parent = self._deliveries.get(outbox.after[0])
             if delivery.parent is not None:
                 delivery.parent.held.append((outbox.after[1], delivery))
-        self._loop.call_soon_threadsafe(self._deliver_soon, delivery)
+        self._bell.call(self._deliver_soon, delivery)
 
     def _deliver_soon(self, delivery: Delivery) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(delivery))
@@ -256,10 +254,10 @@ class Sender:
         for call in list(self._later):
             call()
         with self._lock:
-            thread, loop, self._over = self._thread, self._loop, True
-        if thread is None or loop is None or not thread.is_alive():
+            thread, bell, self._over = self._thread, self._bell, True
+        if thread is None or bell is None or not thread.is_alive():
             return
-        loop.call_soon_threadsafe(self._wake.set)
+        bell.call(self._wake.set)
         thread.join(self.flush_s + EXIT_GRACE_S)
 
     def let_go(self) -> None:
@@ -272,9 +270,14 @@ class Sender:
     # --- in the background thread ---
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            bell = self._bell
+            if self._loop is not loop or bell is None:  # a signal handler has raised while this thread was started
+                loop.close()
+                return
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(self._main())
+            loop.run_until_complete(self._main(bell))
         except Exception:
             _log.exception("tracewatch: the background thread for %s has failed", self.url)
         finally:
@@ -283,13 +286,15 @@ class Sender:
             for task in left:
                 task.cancel()
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            bell.close()
             loop.close()
 
-    async def _main(self) -> None:
+    async def _main(self, bell: Bell) -> None:
         loop = asyncio.get_running_loop()
         look_at, used_at = loop.time(), math.inf
         while not self._over:
             self._wake.clear()
+            self._listen(bell)
             now = loop.time()
             if now >= look_at:
                 look_at = now + self._look_s
@@ -309,6 +314,13 @@ class Sender:
             except TimeoutError:
                 pass  # nothing was said, but time has passed
         await self._finish()
+
+    def _listen(self, bell: Bell) -> None:
+        """Do what a signal handler of the agent's may have kept from being done: it raised in ``poke`` or ``later``."""
+        bell.look()
+        for delivery in list(self._deliveries.values()):
+            if delivery.poked:
+                delivery.wake.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
         outbox = delivery.outbox
@@ -368,6 +380,7 @@ class Sender:
             outbox = delivery.outbox
             outbox.save_rest()
             outbox.rest()
+            outbox.say()
             if not delivery.connected and delivery.down_since is not None and now - delivery.down_since > AWAY_S:
                 outbox.release()
                 may_wait = delivery.pausing and outbox.ended and outbox not in self._from_backlog
@@ -429,6 +442,17 @@ class Sender:
                 "%d events of %d traces did not reach %s: %d are kept in %s for the next recorder, %d are lost",
                 *(kept + lost, traces, self.url, kept, self.directory, lost),
             )
+
+
+def _need_descriptors() -> None:
+    """Raise OSError if there are not enough for a loop: one that gets only some of them complains on stderr."""
+    got: list[int] = []
+    try:
+        for _ in range(3):
+            got += os.pipe()
+    finally:
+        for one in got:
+            os.close(one)
 
 
 class Senders:

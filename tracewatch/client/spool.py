@@ -29,6 +29,8 @@ from typing import Any
 
 import orjson
 
+from .interrupts import of_agent, pass_on
+
 SUFFIX = ".spool"
 MOST_OPEN = 64  # files that a process keeps open; the others are opened for each write
 SHRINK_BYTES = 4 * 1024 * 1024  # acknowledged bytes at the begin of a file, from which on they are cut off
@@ -113,15 +115,18 @@ class SpoolDir:
         try:
             kind = 0 if path.suffix == SUFFIX else os.O_DIRECTORY
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | kind)
-        except OSError:
+        except OSError as error:
+            pass_on(error)
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_ino == path.stat().st_ino:
                 return Box(self, path, fd)
-        except OSError:
-            pass  # locked by a living process, or gone
-        os.close(fd)
+        except OSError as error:
+            if of_agent(error):
+                os.close(fd)
+                raise
+        os.close(fd)  # locked by a living process, or gone
         return None
 
     def new_box(self) -> Box:
@@ -134,6 +139,7 @@ class SpoolDir:
                 self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
                 path.mkdir(mode=0o700)
             except OSError as error:
+                pass_on(error)
                 raise SpoolError(f"{path}: {error}") from error
             box = self.adopt(path)
             if box is not None:  # else another process took it for an empty one, and has removed it
@@ -400,6 +406,7 @@ class Spool:
                 if fd != self._fd:
                     os.close(fd)
         except OSError as error:
+            pass_on(error)
             raise SpoolError(f"{self.path}: {error}") from error
         box.directory.wrote(len(data))
 
