@@ -68,7 +68,7 @@ export function ListPage() {
     return found;
   }, [version]);
   const inputs = traces.inputs.value;
-  useEffect(() => {
+  useLayoutEffect(() => {
     document.title = `${inputs.length ? `(${inputs.length}) ` : ""}traces · tracewatch`;
   }, [inputs.length]);
 

@@ -477,7 +477,7 @@ function useTitle(trace: Trace | undefined, questions: number): void {
   const title = trace
     ? `${questions ? `(${questions}) ` : ""}${mark} ${isolated(trace.task.slice(0, 80))} · tracewatch`
     : "tracewatch";
-  useEffect(() => {
-    document.title = title;
+  useLayoutEffect(() => {
+    document.title = title; // in a hidden tab too, where an effect would wait for a paint
   }, [title]);
 }
