@@ -14,7 +14,7 @@ from tests.server.wire import append, http, make_trace, refused, socket, sse, wa
 from tests.support import Serving, serving, until
 from tracewatch.client.api import Api
 from tracewatch.client.watch import watch
-from tracewatch.log.storage import LISTED_BYTES
+from tracewatch.log.row import LISTED_BYTES
 from tracewatch.server import rest
 from tracewatch.server.answers import QUICK_CHECKS, Checker
 

@@ -106,7 +106,7 @@ def test_numbers() -> None:
     assert [age(s) for s in (-1, 59, 61, 7200, 90000)] == ["0s", "59s", "1m", "2h", "1d"]
     assert (count(1, "event"), count(1234, "event"), count(0)) == ("1 event", "1,234 events", "0")
     assert (dollars(0), dollars(0.00421), dollars(12.345)) == ("$0.00", "$0.0042", "$12.35")
-    assert dollars(None) == "$?"  # of a server that could not hold the sum
+    assert dollars(None) == "–", "what is not known"
 
 
 @pytest.mark.parametrize(

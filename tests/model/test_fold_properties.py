@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ from tracewatch.model.layered import Layered
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply, apply_into
 from tracewatch.model.times import format_time
+from tracewatch.model.usage import PARTS
 
 Json = dict[str, Any]
 a_few = settings(max_examples=60)
@@ -30,6 +32,7 @@ tokens = st.integers(0, 1_000)
 contents = st.sampled_from(["", " \n", "text", "line\nline", None, 5, [{"text": "part"}]]) | st.sampled_from(
     [{"tool_name": "ls"}, {"tool_name": "cat"}, {"name": "grep", "result": 1}, {"tool_name": "a → b"}, {}]
 )
+usages: st.SearchStrategy[Json] = st.dictionaries(st.sampled_from(PARTS), st.integers(0, 10**6))
 odd: st.SearchStrategy[Json] = st.sampled_from(
     [
         {"event": "note", "goal": {}, "affected_goals": 5, "totals": 5},
@@ -69,11 +72,11 @@ def a_goal(draw: st.DrawFn, state: State) -> Json:
 def a_message(draw: st.DrawFn, state: State) -> Json:
     if not state.messages or draw(st.booleans()):
         message = {"role": draw(st.sampled_from(["user", "tool", "tool"])), "content": draw(contents)}
-        message |= optional(draw, tokens=tokens, cost=costs, description=st.sampled_from(["", "said"]))
+        message |= optional(draw, tokens=tokens, cost=costs, usage=usages, description=st.sampled_from(["", "said"]))
         if draw(st.booleans()):
             message["goal_id"] = named(draw, state.goals) if draw(st.booleans()) else None
         return {"event": "message_added", "message": message}
-    patch = optional(draw, tokens=tokens, cost=costs, content=contents, description=st.just(""))
+    patch = optional(draw, tokens=tokens, cost=costs, usage=usages, content=contents, description=st.just(""))
     return {
         "event": "message_updated",
         "message_id": named(draw, state.messages),
@@ -115,12 +118,15 @@ def an_odd_one(draw: st.DrawFn, state: State) -> Json:
 MOVES = [a_goal] * 5 + [a_message] * 3 + [a_question, a_question, a_status, a_sub_trace, an_odd_one]
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A trace as the server would write it, and every state on the way."""
 
     states: list[State] = field(default_factory=lambda: [State("t", task="T")])
     stored: list[Json] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Run(stored={self.stored[-30:]})"  # the states follow from these
 
     def append(self, raw: Json) -> None:
         """Append, or leave everything as it was."""
@@ -177,8 +183,14 @@ def test_the_strategies_reach_everything() -> None:
     }
 
 
-def close(one: float, other: float) -> bool:
-    return one == pytest.approx(other, rel=1e-9, abs=1e-8)
+def close(one: float | None, other: float | None) -> bool:
+    return one is other if one is None or other is None else one == pytest.approx(other, rel=1e-9, abs=1e-8)
+
+
+def known(costs: Iterable[float | None]) -> float | None:
+    """The sum of the costs that are known, None where none is."""
+    there = [cost for cost in costs if cost is not None]
+    return sum(there) if there else None
 
 
 @a_few
@@ -189,18 +201,27 @@ def test_stats_are_sums(ran: Run) -> None:
     assert state.total_messages == len(messages)
     assert [message["sequence"] for message in messages] == list(range(1, len(messages) + 1))
     assert state.total_tokens == sum(message.get("tokens", 0) for message in messages)
-    assert close(state.total_cost, sum(message.get("cost", 0) for message in messages))
+    assert close(state.total_cost, known(message.get("cost") for message in messages))
     for goal in state.goals.values():
         mine = [message for message in messages if message["goal_id"] == goal["id"]]
         own, whole = goal["self_stats"], goal["cumulative_stats"]
         below = [state.goals[child]["cumulative_stats"] for child in state.children(goal["id"])]
         assert own["message_count"] == len(mine)
         assert own["total_tokens"] == sum(message.get("tokens", 0) for message in mine)
-        assert close(own["total_cost"], sum(message.get("cost", 0) for message in mine))
+        assert close(own["total_cost"], known(message.get("cost") for message in mine))
         for key in ("message_count", "total_tokens"):
             assert whole[key] == own[key] + sum(stats[key] for stats in below)
-        assert close(whole["total_cost"], own["total_cost"] + sum(stats["total_cost"] for stats in below))
+        assert close(whole["total_cost"], known([own["total_cost"], *(stats["total_cost"] for stats in below)]))
         assert bool(whole["preview"]) == bool(own["preview"] or any(stats["preview"] for stats in below))
+        for part in PARTS:
+            assert own.get("usage", {}).get(part, 0) == sum(m.get("usage", {}).get(part, 0) for m in mine)
+            sums = [stats.get("usage", {}).get(part, 0) for stats in (own, *below)]
+            assert whole.get("usage", {}).get(part, 0) == sum(sums)
+        assert (goal["ended_at"] is not None) == (goal["status"] in ("completed", "abandoned"))
+        assert goal["ended_at"] is None or goal["started_at"] is None or goal["started_at"] <= goal["ended_at"]
+    for message in messages:
+        assert message["ended_at"] is None or message["started_at"] <= message["ended_at"]
+        assert (message["ended_at"] is not None) == (message["status"] == "complete")
     tree = state.tree_totals()
     assert tree["total_tokens"] == state.total_tokens + sum(
         s["stats"]["total_tokens"] for s in state.sub_traces.values()

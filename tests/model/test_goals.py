@@ -168,7 +168,7 @@ def test_stats_go_up_and_leave_the_old_ones() -> None:
     after = {"message_count": 1, "total_tokens": 3, "total_cost": 0.1, "preview": "ls"}
     assert changed == {"a.b": {"self_stats": after, "cumulative_stats": after}, "a": {"cumulative_stats": after}}
     assert goals["a.b"]["self_stats"] == empty_stats()
-    assert add_to_stats(goals, "a.b", messages=0, tokens=0, cost=0.0, tool=None) == {}
+    assert add_to_stats(goals, "a.b", messages=0, tokens=0, cost=None, tool=None) == {}
     assert add_to_stats(goals, None, messages=1, tokens=1, cost=1.0, tool="ls") == {}
     below = add_to_stats(goals, "c", messages=0, tokens=0, cost=-1e-12, tool=None)
     assert str(below["c"]["self_stats"]["total_cost"]) == "0.0", "neither below zero nor minus zero"

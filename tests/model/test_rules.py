@@ -70,7 +70,7 @@ def test_an_import_can_not_rewrite_a_goal_through_affected_goals() -> None:
         {"goal_id": "nowhere", "status": "completed"},
     ]
     after = apply(state, validate_stored(event))
-    assert after.goals["1"] == {**state.goals["1"], "status": "completed"}
+    assert after.goals["1"] == {**state.goals["1"], "status": "completed", "ended_at": TS}
     assert set(after.goals) == {"1", "2"}
 
 

@@ -40,6 +40,7 @@ HEADER = (
     "first_event_id",
     "last_event_id",
 )
+NAMED = ("session_id", "user_id", "tags")  # in a header where there is something to say
 
 
 @click.command("export", epilog=EXAMPLES, help=f"Write a trace and its sub-traces as NDJSON.\n\n{TRACE_HELP}")
@@ -109,7 +110,7 @@ def _harmless(line: bytes) -> bytes:
 
 def header(api: Api, trace: dict[str, Any]) -> dict[str, Any]:
     """The fields of a summary that restoring needs; for a trimmed trace also the state that its log begins with."""
-    kept = {key: trace[key] for key in HEADER}
+    kept = {key: trace[key] for key in HEADER} | {key: trace[key] for key in NAMED if trace.get(key)}
     if trace["first_event_id"] > 1:
         kept["base"] = make_base(api.trace(trace["trace_id"], at_event_id=trace["first_event_id"] - 1))
     return kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..client.api import Api
 from . import text
 from .common import STATUSES, connect, examples, json_writer, out_console, output_option, url_option
 from .lines import STATUS_GLYPHS, STATUS_STYLES
-from .traces import every_trace, find_trace, subtree
+from .traces import began_and_ended, every_trace, find_trace, subtree
 
 EXAMPLES = examples("""
     tracewatch ls
@@ -111,15 +110,14 @@ def _print_table(rows: list[tuple[dict[str, Any], int]], api: Api) -> None:
 
 def _row(trace: dict[str, Any], depth: int, now_s: float, *, narrow: bool) -> list[Text]:
     style = STATUS_STYLES.get(trace["status"], "dim")
-    made = datetime.fromisoformat(trace["created_at"]).timestamp()
-    ended = trace["completed_at"]
-    took = (datetime.fromisoformat(ended).timestamp() if ended else now_s) - made
+    began, ended = began_and_ended(trace)
+    took = (now_s if ended is None else ended) - began
     totals = trace["tree_totals"]
     cells = [
         Text(STATUS_GLYPHS.get(trace["status"], "?"), style),
         Text(("  " * (depth - 1) + "↳ " if depth else "") + text.one_line(trace["trace_id"])),
         Text(text.one_line(trace["agent_type"]), "cyan"),
-        Text(text.age(now_s - made)),
+        Text(text.age(now_s - began)),
     ]
     if not narrow:
         over = ended is None and trace["status"] not in ("running", "waiting")  # lost: the time of its end is unknown

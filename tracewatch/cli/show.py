@@ -65,9 +65,12 @@ def _print_head(view: TreeView, at_event_id: int | None) -> None:
     row("agent", trace["agent_type"])
     if trace["parent_trace_id"]:
         row("parent", trace["parent_trace_id"])
-    row("began", f"{trace['created_at'][:10]} {local_clock(trace['created_at'])}")
-    if trace["completed_at"]:
-        row("ended", f"{trace['completed_at'][:10]} {local_clock(trace['completed_at'])}")
+    began, ended = (
+        trace.get(own) or trace[other] for own, other in (("started_at", "created_at"), ("ended_at", "completed_at"))
+    )
+    row("began", f"{began[:10]} {local_clock(began)}")
+    if ended:
+        row("ended", f"{ended[:10]} {local_clock(ended)}")
     row("events", f"{trace['first_event_id']:,} to {trace['last_event_id']:,}")
     for key in ("summary", "error"):
         if trace[key]:

@@ -172,9 +172,9 @@ def size(number_of_bytes: int) -> str:
 
 
 def dollars(cost: float | None) -> str:
-    """``$1.23``, ``$0.0042``, ``<$0.0001``; ``$?`` for the sum that an older server could not hold."""
+    """``$1.23``, ``$0.0042``, ``<$0.0001``; ``–`` for what is not known."""
     if cost is None:
-        return "$?"
+        return "–"
     if 0 < cost < 0.0001:
         return "<$0.0001"
     return f"${cost:,.2f}" if cost >= 0.1 or cost == 0 else f"${cost:.4f}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -29,6 +29,15 @@ _LOOKED_AT = 20_000  # search results that are read for a prefix; beyond them a 
 _OFFERED = 15  # traces in the list to choose from
 
 TRACE_HELP = "TRACE is an id, the beginning of one, a URL (http://host/traces/ID), or `latest`."
+
+
+def began_and_ended(trace: Mapping[str, Any]) -> tuple[float, float | None]:
+    """When the run was, as Unix times in seconds; the end is None while it has none.
+
+    An older server does not say it: then it is when the run was recorded.
+    """
+    began, ended = trace.get("started_at") or trace["created_at"], trace.get("ended_at") or trace["completed_at"]
+    return datetime.fromisoformat(began).timestamp(), datetime.fromisoformat(ended).timestamp() if ended else None
 
 
 def parse_url(given: str) -> tuple[str, str]:
@@ -123,7 +132,7 @@ def _choose(api: Api) -> dict[str, Any]:
         raise CliError(f"{api.url} has no trace yet; make one with: tracewatch demo")
     room = max(text.terminal_width() - 40, 30)
     for number, trace in enumerate(traces, 1):
-        made = text.age(api.now() - datetime.fromisoformat(trace["created_at"]).timestamp())
+        made = text.age(api.now() - began_and_ended(trace)[0])
         task = text.cut(text.one_line(trace["task"]), room)
         glyph = STATUS_GLYPHS.get(trace["status"], "?")
         click.echo(f"{number:3} {glyph} {trace['status']:9} {made:>4} ago  {task}", err=True)

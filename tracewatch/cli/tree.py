@@ -104,7 +104,7 @@ def _line(glyph: str, style: str, words: str, note: str, room: int | None, *, bo
     return line
 
 
-def _stats(messages: int, tokens: int, cost: float, last: str) -> str:
+def _stats(messages: int, tokens: int, cost: float | None, last: str) -> str:
     parts = [text.count(messages, "message")] if messages else []
     parts += [text.count(tokens, "token")] if tokens else []
     parts += [text.dollars(cost)] if cost else []

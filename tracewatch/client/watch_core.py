@@ -17,7 +17,7 @@ import orjson
 
 from .. import errors
 from ..model.frames import format_cursor, parse_cursor
-from ..model.state import State, apply_into, updated_message
+from ..model.state import State, added_message, apply_into, updated_message
 from .clock import ServerClock
 from .errors import ApiError, unauthorized
 
@@ -381,7 +381,7 @@ def _place(cursor: str) -> tuple[str | None, int]:
 def _fold_message(state: State, event: dict[str, Any]) -> None:
     """Fold the message of an event that a snapshot already has, because snapshots have no messages."""
     if event["event"] == "message_added":
-        state.messages[event["message"]["message_id"]] = event["message"]
+        state.messages[event["message"]["message_id"]] = added_message(event)
     elif event["event"] == "message_updated":
         message = state.messages.get(event["message_id"])
         if message is not None:

@@ -18,7 +18,8 @@ import orjson
 
 from ..model.state import State, apply_into
 from .health import damage
-from .storage import Head, StateParts, StorageFault, TraceRow
+from .row import TraceRow
+from .storage import Head, StateParts, StorageFault
 
 CACHE_BYTES = 128 * 1024**2  # what a process remembers of traces
 FIRST_GROWTH = 16 * 1024  # bytes that any trace may grow by until its weight is estimated anew

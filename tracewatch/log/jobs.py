@@ -35,7 +35,9 @@ from ..errors import (
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH, canonical, check_size
 from ..model.rules import complete
 from .cache import at_first
-from .storage import Needs, TraceRow
+from .row import TraceRow
+from .storage import Needs
+from .sums import SUM_NAMES, Sums
 from .unit import Draft, Missing, Plan, Unit
 from .views import Appended
 
@@ -115,9 +117,20 @@ def tell_parent(unit: Unit, draft: Draft, plan: Plan) -> Plan | None:
         "sub_trace_id": row.trace_id,
         "status": state.status,
         "summary": state.summary,
-        "stats": unit.tree_totals(draft, state),
+        "stats": _written(unit.tree_totals(draft, state)),
+        "started_at": state.started_at,
+        "ended_at": state.ended_at,
+        "occurred_at": state.ended_at,
+        **({} if state.error is None else {"error": state.error}),
     }
     return one_event(unit, parent, raw)
+
+
+def _written(totals: dict[str, Any]) -> dict[str, Any]:
+    """Sums as an event holds them: a number for the cost, which older clients add up, and whether a 0 is known."""
+    if totals["total_cost"]:
+        return totals
+    return {**totals, "total_cost": 0.0, **({} if totals["total_cost"] is None else {"cost_known": True})}
 
 
 # --- recording -------------------------------------------------------------------------------------------------
@@ -259,6 +272,7 @@ class Create(Job):
             "parent_goal_id": parent_goal_id,
             "agent_type": self.spec["agent_type"],
             "task": self.spec["task"],
+            **({"started_at": started, "occurred_at": started} if (started := self.spec.get("started_at")) else {}),
         }
 
     def _parent(self, unit: Unit) -> tuple[Draft | None, str | None]:
@@ -307,6 +321,11 @@ def check_depth(unit: Unit, trace_id: str, parent_trace_id: str | None, *, adopt
         )
 
 
+_NO_SUMS: dict[str, Any] = {
+    f"{of}_{name}": nothing for of in ("total", "tree") for name, nothing in zip(SUM_NAMES, Sums(), strict=True)
+}
+
+
 def new_row(
     *,
     trace_id: str,
@@ -334,15 +353,17 @@ def new_row(
         first_event_id=first_event_id,
         last_event_id=first_event_id - 1,
         log_bytes=0,
-        total_messages=0,
-        total_tokens=0,
-        total_cost=0.0,
-        tree_messages=0,
-        tree_tokens=0,
-        tree_cost=0.0,
+        **_NO_SUMS,
         created_at=created_at,
         updated_at=created_at,
         completed_at=None,
+        started_at=fields.get("started_at") or created_at,
+        ended_at=None,
+        active_at=created_at,
+        session_id=fields.get("session_id"),
+        user_id=fields.get("user_id"),
+        tags=orjson.dumps(fields.get("tags") or []).decode(),
+        models="[]",
         summary=None,
         error=None,
         lease_s=fields["lease_s"],
@@ -353,7 +374,11 @@ def new_row(
 
 def _differing(stored: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
     there = orjson.loads(stored)
-    return [{"path": key, "message": "differs from the stored trace's"} for key in there if there[key] != spec[key]]
+    return [
+        {"path": key, "message": "differs from the stored trace's"}
+        for key in {**there, **spec}
+        if key != "trace_id" and there.get(key) != spec.get(key)
+    ]
 
 
 def make_trace_id(now: float) -> str:

@@ -21,9 +21,11 @@ from typing import Any
 
 import orjson
 
-from ..model.state import Event, State, has_first_line, updated_message
+from ..model.state import Event, State, added_message, has_first_line, updated_message
 from ..model.times import parse_time
-from .storage import DAMAGED, BodyRow, ClosedInput, InputRow, MessageRow, StoredMessage, TraceRow, object_of
+from .row import DAMAGED, TraceRow, object_of
+from .storage import BodyRow, ClosedInput, InputRow, MessageRow, StoredMessage
+from .sums import Sums
 
 SNAPSHOT_EVERY = 500  # events; the protocol's page, so that opening a trace folds no more than one page
 GROWTH = 8  # a text is written again when it has grown by one part in so many
@@ -35,6 +37,7 @@ NOTED = frozenset(
         *("message_added", "message_updated", "sub_trace_started", "sub_trace_completed"),
         *("input_requested", "input_provided", "input_expired"),
         *("trace_completed", "trace_status_changed"),
+        "trace_updated",
     }
 )
 
@@ -51,6 +54,7 @@ class Noted:
     opened: dict[str, int] = field(default_factory=dict)  # request_id: the event_id that stands for one trimmed away
     closed: list[str] = field(default_factory=list)  # questions, those that were not open among them
     may_have_ended: bool = False  # the trace, and all its questions with it
+    renamed: bool = False  # a trace_updated was among them
 
     def note(self, event: Event, messages: Mapping[str, Any]) -> None:
         """Look at one new event. ``messages``: those that an update can find."""
@@ -69,6 +73,8 @@ class Noted:
             self.closed.append(event["request_id"])
             if name == "input_provided":
                 self.answers[event["request_id"]] = event
+        elif name == "trace_updated":
+            self.renamed = True
         else:
             self.may_have_ended = True
 
@@ -81,43 +87,53 @@ class Noted:
         self.answers.update(later.answers)
         self.closed += later.closed
         self.may_have_ended = self.may_have_ended or later.may_have_ended
+        self.renamed = self.renamed or later.renamed
 
 
 # --- the trace -------------------------------------------------------------------------------------------------
 
 
-def trace_row(row: TraceRow, state: State, log_bytes: int, lease_expires_at: float | None) -> TraceRow:
-    """The row of a trace whose state is now ``state``."""
+def trace_row(
+    row: TraceRow, state: State, log_bytes: int, lease_expires_at: float | None, *, renamed: bool
+) -> TraceRow:
+    """The row of a trace whose state is now ``state``. ``renamed``: its metadata may be others than the row's."""
     return TraceRow(  # in the order of its fields: dataclasses.replace takes five times as long, at every append
         row.trace_key,
         row.trace_id,
         row.spec,
-        row.task,
+        state.task,
         row.agent_type,
         row.parent_trace_id,
         row.parent_goal_id,
         row.root_trace_id,
-        row.metadata,
+        orjson.dumps(state.metadata).decode() if renamed else row.metadata,
         state.status,
         state.current_goal_id,
         state.first_event_id,
         state.last_event_id,
         log_bytes,
-        state.total_messages,
-        state.total_tokens,
-        state.total_cost,
-        row.tree_messages,
-        row.tree_tokens,
-        row.tree_cost,
+        *Sums.of(state.totals()),
+        *row.tree(),
         row.created_at,
         state.updated_at,
         state.completed_at,
+        state.started_at or row.created_at,
+        state.ended_at,
+        state.active_at or row.created_at,
+        state.session_id,
+        state.user_id,
+        _list(state.tags),
+        _list(state.models),
         state.summary,
         None if state.error is None else orjson.dumps(state.error).decode(),
         row.lease_s,
         lease_expires_at,
         row.apart,
     )
+
+
+def _list(values: tuple[str, ...]) -> str:
+    return orjson.dumps(values).decode() if values else "[]"
 
 
 # --- messages --------------------------------------------------------------------------------------------------
@@ -137,9 +153,9 @@ def in_row(stored: StoredMessage) -> dict[str, Any]:
     """The message as its row has it."""
     message = object_of(stored.body)
     if stored.is_event:
-        message = message.get("message", message)
+        event, message = message, message.get("message", message)
     if isinstance(message, dict) and message.keys() >= _OF_A_MESSAGE:
-        return message
+        return added_message(event) if stored.is_event else message
     return _damaged(stored)
 
 

@@ -23,20 +23,8 @@ from .counts import LogLook
 from .health import NO_JSON, Health
 from .patience import Patience, TooLong
 from .project import message_of
-from .storage import (
-    DAMAGED,
-    Closing,
-    Head,
-    OpenInput,
-    StateParts,
-    Storage,
-    StorageFault,
-    TraceInput,
-    TraceRow,
-    View,
-    object_of,
-    said,
-)
+from .row import DAMAGED, TraceRow, object_of
+from .storage import Closing, Head, OpenInput, StateParts, Storage, StorageFault, TraceInput, View, said
 from .views import Grown, Page, Snapshot, TraceQuery
 
 logger = logging.getLogger("tracewatch.log")
@@ -320,7 +308,13 @@ def _with_live_sub_traces(state: State, subs: Sequence[TraceRow]) -> State:
     for row in subs:
         sub = now.sub_traces.get(row.trace_id)
         if sub is not None:
-            live: dict[str, Any] = {"status": row.status, "stats": row.tree_totals()}
+            live: dict[str, Any] = {
+                "status": row.status,
+                "error": None if row.error is None else orjson.loads(row.error),
+                "stats": row.tree().totals(),
+                "started_at": row.started_at,
+                "ended_at": row.ended_at,
+            }
             if "summary" not in row.cut:
                 live["summary"] = row.summary
             elif not (sub["summary"] or "").startswith((row.summary or "").removesuffix(ELLIPSIS)):

@@ -16,6 +16,7 @@ import orjson
 from ..errors import Invalid, TraceConflict
 from ..model.base import put_base
 from ..model.canonical import canonical
+from ..model.events import LATER_FIELDS
 from .jobs import Job, check_above, check_depth, need_named, new_row
 from .storage import Needs, SnapshotRow
 from .unit import Draft, Plan, Unit
@@ -91,6 +92,7 @@ class Restore(Job):
         here = parent_id is None or unit.draft(parent_id) is not None
         names = ("task", "agent_type", "parent_trace_id", "parent_goal_id", "metadata")
         spec = {**{key: header.get(key) for key in names}, "lease_s": None}
+        spec |= {key: header[key] for key in LATER_FIELDS if key in header}
         row = new_row(
             trace_id=header["trace_id"],
             spec=orjson.dumps(spec, option=orjson.OPT_SORT_KEYS).decode(),

@@ -22,7 +22,8 @@ from . import project
 from .group import Alone, Group
 from .jobs import OVER, Claim, Delete, Trim
 from .reader import Reader
-from .storage import Storage, TraceRow
+from .row import TraceRow
+from .storage import Storage
 
 DAY_S = 86_400.0
 HOLD_S = 20.0  # while at work, retention is claimed again this often

@@ -15,24 +15,14 @@ from typing import Any, TypeVar
 import orjson
 
 from ..model.canonical import canonical
-from ..model.goals import plus
-from ..model.state import TOTALS, Event, State, apply_into, summed
+from ..model.state import Event, State, apply_into
 from ..model.times import format_time
 from . import project
 from .cache import BadSnapshot, Cached, StateCache, at_first, forget_complete, unfold
 from .project import Noted
-from .storage import (
-    AbsentChange,
-    Changes,
-    EventRow,
-    KeptSnapshot,
-    Loaded,
-    Needs,
-    SnapshotRow,
-    TraceChange,
-    TraceRow,
-    Written,
-)
+from .row import TraceRow
+from .storage import AbsentChange, Changes, EventRow, KeptSnapshot, Loaded, Needs, SnapshotRow, TraceChange, Written
+from .sums import Sums
 from .views import Grown, Token
 
 T = TypeVar("T")
@@ -92,10 +82,9 @@ class Draft:
         return self.state.status == "lost" or not (self.renewed or self.row.lease_alive(steady))
 
 
-def stats_of(sub_traces: Mapping[str, dict[str, Any]], sub_id: str) -> tuple[int, int, float]:
-    """Messages, tokens and cost of a sub-trace as its parent's log tells of it."""
-    stats = sub_traces[sub_id]["stats"] if sub_id in sub_traces else dict.fromkeys(TOTALS, 0)
-    return plus(stats["total_messages"], 0), plus(stats["total_tokens"], 0), plus(stats["total_cost"], 0)
+def sums_of(sub_traces: Mapping[str, dict[str, Any]], sub_id: str) -> Sums:
+    """The sums of a sub-trace as its parent's log tells of it."""
+    return Sums.of(sub_traces[sub_id]["stats"]) if sub_id in sub_traces else Sums()
 
 
 class Plan:
@@ -229,13 +218,12 @@ class Unit:
 
     def tree_totals(self, draft: Draft, state: State) -> dict[str, Any]:
         """The sums of a trace with its sub-traces', as they will be with this unit and it at ``state``."""
-        sums = draft.row.tree_totals()
+        sums = draft.row.tree()
         for other in self._drafts.values():
             if other is draft or self._is_below(other.row, draft.row.trace_id):
-                now, before = (state if other is draft else other.state), other.row
-                for key in TOTALS:
-                    sums[key] += getattr(now, key) - getattr(before, key)
-        return summed(sums)
+                now = state if other is draft else other.state
+                sums = sums.plus(Sums.of(now.totals()).minus(other.row.own()))
+        return sums.totals()
 
     def _row_now(self, trace_id: str) -> TraceRow | None:
         draft = self._drafts.get(trace_id)
@@ -284,9 +272,9 @@ class Unit:
 
     def count_absent(self, parent: Draft, sub_id: str) -> None:
         """A sub-trace goes: what stays of it in the sums above is what its parent's log tells of it."""
-        messages, tokens, cost = stats_of(parent.state.sub_traces, sub_id)
-        if messages or tokens or cost:
-            self._absent.append(AbsentChange(parent.row.trace_id, messages, tokens, cost))
+        sums = sums_of(parent.state.sub_traces, sub_id)
+        if any(sums):
+            self._absent.append(AbsentChange(parent.row.trace_id, sums))
 
     def attempt(self, run: Callable[[Unit], Any]) -> tuple[Any, set[str]]:
         """A job's answer, and the traces that it asked for."""
@@ -328,7 +316,7 @@ class Unit:
         lease = self.steady + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
         return TraceChange(
             before=None if draft.new else row,
-            after=project.trace_row(row, state, draft.log_bytes, lease),
+            after=project.trace_row(row, state, draft.log_bytes, lease, renamed=noted.renamed),
             events=draft.events,
             snapshots=draft.snapshots,
             messages=messages,
@@ -353,11 +341,10 @@ class Unit:
                 continue
             row = self._drafts[sub_id].row if sub_id in self._drafts else self.load(self.loaded.rows, sub_id, "rows")
             here = row is not None and self.above(row) == parent_id
-            before = stats_of(parent.logged, sub_id) if not here or sub_id in new else (0, 0, 0.0)
-            now = stats_of(parent.state.sub_traces, sub_id) if not here else (0, 0, 0.0)
+            before = sums_of(parent.logged, sub_id) if not here or sub_id in new else Sums()
+            now = sums_of(parent.state.sub_traces, sub_id) if not here else Sums()
             if now != before:
-                more = AbsentChange(parent_id, now[0] - before[0], now[1] - before[1], now[2] - before[2])
-                self._absent.append(more)
+                self._absent.append(AbsentChange(parent_id, now.minus(before)))
 
     def written(self, changes: Changes, written: Written, cache: StateCache) -> list[Grown]:
         """After the commit: what this unit knows is what the log holds. Returns what listeners are told."""

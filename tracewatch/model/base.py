@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from ..errors import Invalid, InvalidField
 from .canonical import canonical
-from .payloads import Count, FullGoal, Id, Status, Time, Totals, TraceId
+from .payloads import Count, FullGoal, Id, Status, Time, Totals, TraceId, UsageTotals
 from .state import State
 
 _LOOSE = ConfigDict(extra="allow", strict=True)
@@ -31,6 +31,9 @@ class SubTrace(TypedDict):
     summary: str | None
     stats: Totals
     started_event_id: Count
+    error: NotRequired[Any]
+    started_at: NotRequired[Time | None]
+    ended_at: NotRequired[Time | None]
 
 
 class OpenQuestion(TypedDict):
@@ -55,6 +58,11 @@ class Base(Totals):
     completed_at: Time | None
     summary: str | None
     error: Any
+    usage: NotRequired[UsageTotals]
+    models: NotRequired[list[str]]
+    started_at: NotRequired[Time | None]
+    ended_at: NotRequired[Time | None]
+    active_at: NotRequired[Time | None]
     goals: list[FullGoal]
     sub_traces: list[SubTrace]
     pending_inputs: list[OpenQuestion]
@@ -74,10 +82,13 @@ _OF_TRACE = (
 )
 
 
+_LATER = ("usage", "models", "started_at", "ended_at", "active_at")  # keys that an export of the version before lacks
+
+
 def make_base(answer: Mapping[str, Any]) -> dict[str, Any]:
     """The base from the answer of ``GET /api/traces/{id}?at_event_id=`` for ``first_event_id - 1``."""
     return {
-        **{key: answer["trace"][key] for key in _OF_TRACE},
+        **{key: answer["trace"][key] for key in (*_OF_TRACE, *_LATER) if key in answer["trace"]},
         "goals": answer["goal_tree"]["goals"],
         "sub_traces": answer["sub_traces"],
         "pending_inputs": answer["pending_inputs"],
@@ -117,6 +128,11 @@ def put_base(state: State, base: Mapping[str, Any]) -> State:
     after = state.copy()
     for key in _OF_TRACE:
         setattr(after, key, base[key])
+    if "active_at" not in base and not base["total_cost"]:
+        after.total_cost = None  # the version before wrote 0 for what it did not know
+    for key in _LATER:
+        if key in base:
+            setattr(after, key, tuple(base[key]) if key == "models" else base[key])
     for goal in base["goals"]:
         after.add_goal(goal)
     after.sub_traces = {sub["trace_id"]: sub for sub in base["sub_traces"]}

@@ -22,6 +22,7 @@ MAX_DEPTH = 200  # of an event; the server wraps some more levels around it
 
 STATUSES: tuple[str, ...] = ("running", "waiting", "completed", "failed", "stopped", "lost")
 ENDED = frozenset({"completed", "failed", "stopped"})
+GOAL_ENDED = frozenset({"completed", "abandoned"})
 # The events that only the server writes
 SERVER_EVENTS = frozenset(
     {"sub_trace_started", "sub_trace_completed", "input_provided", "input_expired", "cancel_requested"}

@@ -22,6 +22,8 @@ _ASSIGNED = frozenset({"event_id", "trace_id", "ts"})  # the log gives these; a 
 MOST_FAULTS = 100  # told in one answer
 MOST_NAMED = 256  # characters of a key in a path
 
+# Later than the first version: absent where they are not given, so that a trace created before equals itself
+LATER_FIELDS = ("session_id", "user_id", "tags", "started_at")
 MESSAGE_IDENTITY = ("message_id", "sequence", "role", "goal_id")
 
 
@@ -70,6 +72,7 @@ def validate_trace(raw: Any) -> dict[str, Any]:
         "parent_goal_id": given.get("parent_goal_id"),
         "lease_s": given.get("lease_s"),
         "metadata": given.get("metadata") or {},
+        **{key: given[key] for key in LATER_FIELDS if given.get(key)},
     }
 
 
@@ -178,7 +181,7 @@ def validate_header(raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InvalidField('an export begins with a line {"trace": {…}}')
     spec = {key: raw.get(key) for key in ("trace_id", "task", "agent_type", "parent_trace_id", "parent_goal_id")}
-    header = validate_trace({**spec, "metadata": raw.get("metadata")})
+    header = validate_trace({**spec, "metadata": raw.get("metadata"), **{key: raw.get(key) for key in LATER_FIELDS}})
     header["root_trace_id"] = raw.get("root_trace_id")
     header["created_at"] = raw.get("created_at")
     header["first_event_id"] = raw.get("first_event_id", 1)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 from .canonical import MAX_TOTAL
+from .usage import summed_usage
 
 Goal = dict[str, Any]
 Changes = dict[str, dict[str, Any]]
@@ -126,24 +127,28 @@ def add_to_stats(
     *,
     messages: int,
     tokens: int,
-    cost: float,
+    cost: float | None,
+    usage: Mapping[str, Any] | None = None,
     tool: str | None,
 ) -> Changes:
     """The new stats of ``goal_id`` and all its ancestors after a message was added or changed.
 
-    ``messages``, ``tokens`` and ``cost`` (in dollars) are differences; ``tool`` is the name of a tool that was called.
+    ``messages``, ``tokens``, ``cost`` (in dollars) and the parts of ``usage`` are differences; ``tool`` names a tool
+    that was called. A ``cost`` of 0 says that the sum of costs is known; None says nothing.
     """
-    if goal_id is None or not (messages or tokens or cost or tool):
+    if goal_id is None or not (messages or tokens or usage or tool or cost is not None):
         return {}
     goal = goals[goal_id]
     changed: Changes = {
         goal_id: {
-            "self_stats": _added(goal["self_stats"], messages, tokens, cost, tool),
-            "cumulative_stats": _added(goal["cumulative_stats"], messages, tokens, cost, tool),
+            "self_stats": _added(goal["self_stats"], messages, tokens, cost, usage, tool),
+            "cumulative_stats": _added(goal["cumulative_stats"], messages, tokens, cost, usage, tool),
         }
     }
     for above in ancestors(goals, goal_id):
-        changed[above["id"]] = {"cumulative_stats": _added(above["cumulative_stats"], messages, tokens, cost, tool)}
+        changed[above["id"]] = {
+            "cumulative_stats": _added(above["cumulative_stats"], messages, tokens, cost, usage, tool)
+        }
     return changed
 
 
@@ -152,21 +157,30 @@ def plus(total: Any, more: float) -> Any:
     return MAX_TOTAL if total is None else min(total + more, MAX_TOTAL)
 
 
-def _added(stats: Mapping[str, Any], messages: int, tokens: int, cost: float, tool: str | None) -> dict[str, Any]:
+def _added(
+    stats: Mapping[str, Any],
+    messages: int,
+    tokens: int,
+    cost: float | None,
+    usage: Mapping[str, Any] | None,
+    tool: str | None,
+) -> dict[str, Any]:
     count, total_tokens, total_cost = stats["message_count"], stats["total_tokens"], stats["total_cost"]
-    if total_cost is None or total_tokens is None:
-        total_tokens, total_cost = plus(total_tokens, 0), plus(total_cost, 0)
     # Rounding to 10 digits keeps errors of floats out of the sums. A correction can't make one negative.
-    total_cost = max(0.0, round(total_cost + cost, 10))
-    total_tokens += tokens
+    total_cost = max(0.0, round((total_cost or 0.0) + (cost or 0.0), 10))
+    total_tokens = MAX_TOTAL if total_tokens is None else total_tokens + tokens
     if total_tokens > MAX_TOTAL or total_cost > MAX_TOTAL:
         total_tokens, total_cost = plus(total_tokens, 0), plus(total_cost, 0)
-    return {
+    sums = {
         "message_count": count + messages,
         "total_tokens": total_tokens,
         "total_cost": total_cost,
         "preview": extend_preview(stats["preview"], tool) if tool else stats["preview"],
     }
+    used = summed_usage(stats.get("usage"), usage)
+    if used is not None:
+        sums["usage"] = used
+    return sums
 
 
 def extend_preview(preview: str, tool: str) -> str:

@@ -75,6 +75,29 @@ class GoalPatch(TypedDict, total=False):
     summary: str | None
 
 
+class MessageUsage(TypedDict, total=False):
+    """What a model call used. Cached and reasoning tokens are parts of the input and the output (see usage.py)."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    input_tokens: Tokens
+    output_tokens: Tokens
+    cache_read_tokens: Tokens
+    cache_write_tokens: Tokens
+    reasoning_tokens: Tokens
+
+
+class UsageTotals(TypedDict, total=False):
+    """Sums of usage, each part by itself."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    input_tokens: Total
+    output_tokens: Total
+    cache_read_tokens: Total
+    cache_write_tokens: Total
+    reasoning_tokens: Total
+
+
+CostSource = Literal["given", "priced"]
 MessageStatus = Literal["streaming", "running", "complete"]
 
 
@@ -91,8 +114,12 @@ class MessageInput(TypedDict):
     description: NotRequired[str]
     status: NotRequired[MessageStatus]
     tokens: NotRequired[Tokens]
+    usage: NotRequired[MessageUsage]
     cost: NotRequired[Cost]
+    cost_source: NotRequired[CostSource]
     duration_ms: NotRequired[Milliseconds]
+    started_at: NotRequired[Time]
+    ended_at: NotRequired[Time | None]
     model: NotRequired[str]
     agent: NotRequired[str]
 
@@ -107,8 +134,12 @@ class MessagePatch(TypedDict, total=False):
     description: str
     status: MessageStatus
     tokens: Tokens
+    usage: MessageUsage
     cost: Cost
+    cost_source: CostSource
     duration_ms: Milliseconds
+    started_at: Time
+    ended_at: Time | None
     model: str
     agent: str
 
@@ -119,7 +150,8 @@ class Totals(TypedDict):
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     total_messages: Total
     total_tokens: Total
-    total_cost: Dollars
+    total_cost: Dollars | None
+    usage: NotRequired[UsageTotals]
 
 
 class Stats(TypedDict):
@@ -128,8 +160,9 @@ class Stats(TypedDict):
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     message_count: Total
     total_tokens: Total
-    total_cost: Dollars
+    total_cost: Dollars | None
     preview: str
+    usage: NotRequired[UsageTotals]
 
 
 class _Recorded(TypedDict):
@@ -180,6 +213,22 @@ class TraceCompleted(_Recorded):
     error: NotRequired[Any]
 
 
+Task = Annotated[str, Field(min_length=1, max_length=10_000)]
+Tag = Annotated[str, Field(min_length=1, max_length=128)]
+Tags = Annotated[list[Tag], Field(max_length=64)]
+
+
+class TraceUpdated(_Recorded):
+    """``trace_updated`` from a recorder: what is to be known of the trace from now on. ``metadata`` adds its keys."""
+
+    task: NotRequired[Task]
+    tags: NotRequired[Tags]
+    session_id: NotRequired[Id | None]
+    user_id: NotRequired[Id | None]
+    metadata: NotRequired[dict[str, Any]]
+    started_at: NotRequired[Time]
+
+
 class InputRequested(_Recorded):
     """``input_requested`` from a recorder."""
 
@@ -198,6 +247,7 @@ class SubTraceStarted(_Recorded):
     parent_goal_id: Id | None
     agent_type: str
     task: str
+    started_at: NotRequired[Time | None]
 
 
 class SubTraceCompleted(_Recorded):
@@ -207,6 +257,9 @@ class SubTraceCompleted(_Recorded):
     status: Status
     summary: str | None
     stats: Totals
+    error: NotRequired[Any]
+    started_at: NotRequired[Time | None]
+    ended_at: NotRequired[Time | None]
 
 
 class InputProvided(_Recorded):
@@ -237,6 +290,7 @@ RECORDED: dict[str, TypeAdapter[Any]] = {
     "message_updated": TypeAdapter(MessageUpdated),
     "trace_status_changed": TypeAdapter(TraceStatusChanged),
     "trace_completed": TypeAdapter(TraceCompleted),
+    "trace_updated": TypeAdapter(TraceUpdated),
     "input_requested": TypeAdapter(InputRequested),
 }
 SERVER: dict[str, TypeAdapter[Any]] = {
@@ -278,8 +332,12 @@ class FullMessage(TypedDict):
     tool_call_id: NotRequired[Id | None]
     parent_sequence: NotRequired[Count | None]
     tokens: NotRequired[Tokens]
+    usage: NotRequired[MessageUsage]
     cost: NotRequired[Cost]
+    cost_source: NotRequired[CostSource]
     duration_ms: NotRequired[Milliseconds]
+    started_at: NotRequired[Time]
+    ended_at: NotRequired[Time | None]
     model: NotRequired[str]
     agent: NotRequired[str]
     sequence: Annotated[int, Field(ge=1)]
@@ -355,12 +413,16 @@ class TraceSpec(TypedDict):
 
     __pydantic_config__ = _CLOSED  # type: ignore[misc]
     trace_id: NotRequired[TraceId | None]
-    task: Annotated[str, Field(min_length=1, max_length=10_000)]
+    task: Task
     agent_type: NotRequired[Id | None]
     parent_trace_id: NotRequired[TraceId | None]
     parent_goal_id: NotRequired[Id | None]
     lease_s: NotRequired[LeaseSeconds | None]
     metadata: NotRequired[dict[str, Any] | None]
+    session_id: NotRequired[Id | None]
+    user_id: NotRequired[Id | None]
+    tags: NotRequired[Tags | None]
+    started_at: NotRequired[Time | None]
 
 
 By = Annotated[str, Field(min_length=1, max_length=256)]

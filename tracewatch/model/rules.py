@@ -27,28 +27,55 @@ from .canonical import MAX_GOAL_DEPTH
 from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, plus, reopen_up
 from .state import State, describe, tool_name
 from .times import format_time, parse_time
+from .usage import difference, summed_usage, total_of
 
 MAX_MESSAGE_TEXT = 4 * 1024 * 1024  # characters of one message; readers hold it whole
 _GENERATED = re.compile(r"[mr][0-9]+", re.ASCII)
 
 Raw = Mapping[str, Any]
 Stored = dict[str, Any]
+Price = Callable[[Mapping[str, Any]], float | None]  # the cost in dollars of a message with a model and a usage
 
 
-def complete(state: State, raw: Raw, *, event_id: int, ts: str) -> Stored:
+def complete(state: State, raw: Raw, *, event_id: int, ts: str, price: Price | None = None) -> Stored:
     """The stored form of the next event after ``state``. ``raw`` has passed ``validate_event``.
 
     ``event_id`` is its place in the log and ``ts`` the time of the append (RFC 3339, UTC). ``state.messages`` must have
-    the messages that the event names, if they exist. Raises the refusals of errors.py (UnknownGoal and others).
+    the messages that the event names, if they exist. ``price`` works out the cost of a message that has a usage and no
+    cost; None leaves it unknown. Raises the refusals of errors.py (UnknownGoal and others).
     """
     stored: Stored = {"event": raw["event"], "event_id": event_id, "trace_id": state.trace_id, "ts": ts}
     if "occurred_at" in raw:
         stored["occurred_at"] = raw["occurred_at"]
     stored.update(raw)
+    _count_use(state, stored, price)
     rule = _RULES.get(raw["event"])
     if rule is not None:
         rule(state, stored)
     return stored
+
+
+def _count_use(state: State, stored: Stored, price: Price | None) -> None:
+    """Say the tokens and the cost of a message or patch that has a usage and does not say them itself."""
+    key = "message" if stored["event"] == "message_added" else "patch"
+    given = stored.get(key)
+    if not isinstance(given, dict) or not ("usage" in given or (key == "patch" and "model" in given)):
+        return
+    before = {} if key == "message" else state.messages.get(stored.get("message_id", ""))
+    if before is None or (key == "patch" and stored["event"] != "message_updated"):
+        return
+    message = {**before, **given}
+    usage = message.get("usage")
+    if usage is None:
+        return
+    given = dict(given)
+    if "tokens" not in given and before.get("tokens", 0) == total_of(before.get("usage", {})):
+        given["tokens"] = total_of(usage)
+    if price is not None and "cost" not in given and before.get("cost_source", "priced") == "priced":
+        cost = price(message)
+        if cost is not None:
+            given["cost"], given["cost_source"] = cost, "priced"
+    stored[key] = given
 
 
 def _affected(*changes: Changes) -> list[dict[str, Any]]:
@@ -186,7 +213,8 @@ def _message_added(state: State, stored: Stored) -> None:
             goal_id,
             messages=1,
             tokens=message.get("tokens", 0),
-            cost=message.get("cost", 0.0),
+            cost=message.get("cost"),
+            usage=message.get("usage"),
             tool=tool,
         )
     )
@@ -208,18 +236,25 @@ def _message_updated(state: State, stored: Stored) -> None:
             )
     patch = stored.get("patch", {})
     tokens = patch.get("tokens", message.get("tokens", 0)) - message.get("tokens", 0)
-    cost = patch.get("cost", message.get("cost", 0.0)) - message.get("cost", 0.0)
+    cost = (
+        patch["cost"] - message.get("cost", 0.0) if "cost" in patch and patch["cost"] != message.get("cost") else None
+    )
+    usage = difference(patch["usage"], message.get("usage")) if "usage" in patch else None
     stored["goal_id"] = message["goal_id"]
     stored.pop("totals", None)  # only the server gives the trace's sums; a recorder's are dropped
-    if tokens or cost:
+    goal_id = message["goal_id"]
+    if tokens or usage or cost is not None:
         _check_reach(state, message, patch)
-        stored["totals"] = {
+        sums: dict[str, Any] = {
             "total_messages": state.total_messages,
             "total_tokens": plus(state.total_tokens, tokens),
-            "total_cost": max(0.0, round(plus(state.total_cost, cost), 10)),
+            "total_cost": max(0.0, round(plus(state.total_cost or 0.0, cost or 0.0), 10)),
         }
+        if usage is not None:
+            sums["usage"] = summed_usage(state.usage, usage) or {}
+        stored["totals"] = sums
     stored["affected_goals"] = _affected(
-        add_to_stats(state.goals, message["goal_id"], messages=0, tokens=tokens, cost=cost, tool=None)
+        add_to_stats(state.goals, goal_id, messages=0, tokens=tokens, cost=cost, usage=usage, tool=None)
     )
 
 
@@ -234,6 +269,7 @@ def _check_reach(state: State, message: Mapping[str, Any], patch: Mapping[str, A
 
 def _with_totals(state: State, stored: Stored) -> None:
     stored.update(state.totals())
+    stored["total_cost"] = state.total_cost or 0.0
 
 
 def _input_requested(state: State, stored: Stored) -> None:

@@ -5,6 +5,7 @@ Rule 1: ``complete`` (rules.py) decides the effects of an event and writes them 
 Rule 2: ``apply`` never fails on an event that ``validate_stored`` passes, and an older event changes nothing.
 Rule 3: values inside a state are replaced, never changed in place. So ``State.copy`` is shallow and cheap, also that
         of a state with many goals: what an event costs depends on what it changes, not on what there is.
+Rule 4: times are those of what happened: ``occurred_at``, else ``ts``. Nothing ends before it started.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
-from .canonical import ENDED, MAX_TOTAL, SERVER_EVENTS
+from .canonical import ENDED, GOAL_ENDED, MAX_TOTAL, SERVER_EVENTS
 from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order, plus
 from .layered import SMALL, shared
+from .times import before
+from .usage import Usage, known_cost, summed_cost, summed_usage
 
 Event = Mapping[str, Any]
 TOTALS = ("total_messages", "total_tokens", "total_cost")
+MAX_MODELS = 20  # of a trace that are listed; a run that uses more is a comparison of models
 AFFECTED = ("status", "self_stats", "cumulative_stats")  # keys that an event may change in goals it does not name
 # Spelled out, and counted in code points, so that clients in every language find the same line
 _FIRST_LINE = re.compile(r"[ \t\r\n]*([^\r\n]{0,200})")
@@ -30,11 +34,16 @@ _TOOL_NAME_LENGTH = 128
 def summed(sums: Mapping[str, Any]) -> dict[str, Any]:
     """Sums over a tree as the protocol shows them: none above ``MAX_TOTAL``, marked ``saturated`` where one got there.
 
-    None and NaN are what a database has of a sum that had overflowed.
+    A cost of None is unknown. NaN is what a database has of a sum that had overflowed.
     """
-    over = [key for key in TOTALS if sums[key] is None or not sums[key] < MAX_TOTAL]
-    shown = {key: MAX_TOTAL if key in over else sums[key] for key in TOTALS}
-    shown["total_cost"] = max(0.0, round(float(shown["total_cost"]), 10))  # differences of floats may miss zero
+    cost = sums["total_cost"]
+    compared = {**sums, "total_cost": 0.0 if cost is None else cost}
+    over = [key for key in TOTALS if compared[key] is None or not compared[key] < MAX_TOTAL]
+    shown: dict[str, Any] = {key: MAX_TOTAL if key in over else sums[key] for key in TOTALS}
+    if cost is not None:
+        shown["total_cost"] = max(0.0, round(float(shown["total_cost"]), 10))  # differences of floats may miss zero
+    if sums.get("usage"):
+        shown["usage"] = {part: min(count, MAX_TOTAL) for part, count in sums["usage"].items()}
     return {**shown, "saturated": True} if over or sums.get("saturated") else shown
 
 
@@ -62,7 +71,15 @@ class State:
     last_event_id: int = 0  # the event that this state is after
     total_messages: int = 0
     total_tokens: int = 0
-    total_cost: float = 0.0
+    total_cost: float | None = None  # None: no message had one
+    usage: Usage | None = None  # None: no message had one
+    models: tuple[str, ...] = ()  # in the order of their first use
+    session_id: str | None = None
+    user_id: str | None = None
+    tags: tuple[str, ...] = ()
+    started_at: str | None = None  # as given, else of the first event
+    ended_at: str | None = None
+    active_at: str | None = None  # of the latest event
     goals: MutableMapping[str, Goal] = field(default_factory=dict)
     families: MutableMapping[str | None, Family] = field(default_factory=dict)  # by parent; None: the roots
     following: MutableMapping[str, str] = field(default_factory=dict)  # the sibling behind a goal
@@ -117,17 +134,21 @@ class State:
             "total_messages": self.total_messages,
             "total_tokens": self.total_tokens,
             "total_cost": self.total_cost,
+            **({} if self.usage is None else {"usage": self.usage}),
         }
 
     def tree_totals(self) -> dict[str, Any]:
         """The trace's own sums plus those of its sub-traces."""
-        sums = self.totals()
+        sums, usage = self.totals(), self.usage
         for sub in self.sub_traces.values():
-            for key in TOTALS:
-                sums[key] = plus(sub["stats"][key], sums[key])
-            if sub["stats"].get("saturated"):
+            stats = sub["stats"]
+            sums["total_messages"] = plus(stats["total_messages"], sums["total_messages"])
+            sums["total_tokens"] = plus(stats["total_tokens"], sums["total_tokens"])
+            sums["total_cost"] = summed_cost(sums["total_cost"], stats["total_cost"])
+            usage = summed_usage(usage, stats.get("usage"))
+            if stats.get("saturated"):
                 sums["saturated"] = True
-        return summed(sums)
+        return summed({**sums, "usage": usage})
 
     def trace(self, *, lease_alive: bool = True) -> dict[str, Any]:
         """The trace's summary, ``Trace`` in the protocol. ``lease_alive``: its recorder is alive by its lease."""
@@ -148,8 +169,15 @@ class State:
             "created_at": self.created_at,
             "updated_at": self.updated_at,
             "completed_at": self.completed_at,
+            "started_at": self.started_at or self.created_at,
+            "ended_at": self.ended_at,
+            "active_at": self.active_at or self.created_at,
             "summary": self.summary,
             "error": self.error,
+            "session_id": self.session_id,
+            "user_id": self.user_id,
+            "tags": list(self.tags),
+            "models": list(self.models),
             "metadata": self.metadata,
         }
 
@@ -169,15 +197,20 @@ class State:
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_KEPT}
         kept |= {name: dict(kept[name]) for name in _MAPS if name in kept}
         kept["children"] = [[parent, self.children(parent)] for parent in self.families]
+        kept["tags"], kept["models"] = list(self.tags), list(self.models)  # equal before and after a trip through JSON
         return kept
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> State:
         """The state that ``to_json`` wrote."""
         known = {f.name for f in fields(cls)}
-        state = cls(**{name: value for name, value in kept.items() if name in known}).copy()  # ``kept`` stays as it is
-        for key in TOTALS:
-            setattr(state, key, plus(getattr(state, key), 0))
+        values = {name: value for name, value in kept.items() if name in known}
+        for name in ("tags", "models"):
+            values[name] = tuple(kept.get(name, ()))
+        state = cls(**values).copy()  # ``kept`` stays as it is
+        state.total_messages, state.total_tokens = plus(state.total_messages, 0), plus(state.total_tokens, 0)
+        if "active_at" not in kept:  # of an old log, where a sum that had overflowed was None
+            state.total_cost = plus(state.total_cost, 0)
         for parent_id, ids in kept["children"]:
             for goal_id in ids:
                 if state.goals[goal_id]["parent_id"] != parent_id:
@@ -191,7 +224,11 @@ class State:
         trace, tree = frame["trace"], frame["goal_tree"]
         named = {f.name for f in fields(cls)} & set(trace)
         state = cls(**{name: trace[name] for name in named})
+        state.tags, state.models = tuple(trace.get("tags", ())), tuple(trace.get("models", ()))
         state.last_event_id = frame["current_event_id"]
+        if state.last_event_id < state.first_event_id:  # nothing has happened yet
+            state.active_at = None
+            state.started_at = None if state.started_at == state.created_at else state.started_at
         for goal in tree["goals"]:
             state.add_goal(goal)
         state.sub_traces = {sub["trace_id"]: sub for sub in frame["sub_traces"]}
@@ -218,6 +255,11 @@ def apply_into(state: State, event: Event) -> None:
     name = event["event"]
     state.last_event_id = event["event_id"]
     state.updated_at = event["ts"]
+    when = time_of(event)
+    if state.started_at is None:
+        state.started_at = when
+    if (state.active_at is None or state.active_at < when) and event.get("status") != "lost":
+        state.active_at = when
     if state.status == "lost" and name not in SERVER_EVENTS:
         # An event of a recorder shows that it is alive
         state.status = "waiting" if state.pending_inputs else "running"
@@ -226,15 +268,42 @@ def apply_into(state: State, event: Event) -> None:
         handler(state, event)
 
 
-def _affect(state: State, event: Event) -> None:
+def time_of(event: Event) -> str:
+    """The time at which it happened: by the recorder's clock if that is known, else when it was appended."""
+    when: str = event["occurred_at"] if "occurred_at" in event else event["ts"]
+    return when
+
+
+def _affect(state: State, event: Event, *, costed: bool = False) -> None:
     for change in event["affected_goals"]:
         goal = state.goals.get(change["goal_id"])
         if goal is not None:
-            after = {**goal, **{key: change[key] for key in AFFECTED if key in change}}
+            new = {**goal, **{key: change[key] for key in AFFECTED if key in change}}
+            for key in ("self_stats", "cumulative_stats"):
+                if key in change:
+                    written = change[key]["total_cost"]
+                    cost = known_cost(written, goal[key]["total_cost"], costed=costed)
+                    if cost is not written:
+                        new[key] = {**change[key], "total_cost": cost}
             if "status" in change:
-                state.set_goal(after)
+                state.set_goal(_timed(goal, new, time_of(event)))
             else:
-                state.goals[goal["id"]] = after
+                state.goals[goal["id"]] = new
+
+
+def _timed(before: Goal | None, goal: Goal, when: str) -> Goal:
+    """``goal`` (the caller's own) with the times that follow from its status. ``before``: None if it is new."""
+    status = goal["status"]
+    if before is None:
+        goal.setdefault("started_at", None if status == "pending" else when)
+        goal.setdefault("ended_at", when if status in GOAL_ENDED else None)
+    elif status != before["status"]:
+        if status in GOAL_ENDED:
+            goal["ended_at"] = max(when, goal.get("started_at") or when)
+        else:
+            goal["ended_at"] = None
+            goal["started_at"] = goal.get("started_at") or when
+    return goal
 
 
 def _goal_added(state: State, event: Event) -> None:
@@ -243,6 +312,10 @@ def _goal_added(state: State, event: Event) -> None:
     parent_id, goal_id = goal["parent_id"], goal["id"]
     if goal_id in state.goals or (parent_id is not None and parent_id not in state.goals):
         return
+    for key in ("self_stats", "cumulative_stats"):
+        if not goal[key]["total_cost"]:
+            goal[key] = {**goal[key], "total_cost": None}
+    _timed(None, goal, time_of(event))
     sibling = state.goals.get(after_id) if after_id is not None else None
     state.add_goal(goal, after_id if sibling is not None and sibling["parent_id"] == parent_id else None)
     state.next_goal = max(state.next_goal, len(state.goals) + 1)
@@ -259,40 +332,80 @@ def _goal_updated(state: State, event: Event) -> None:
     if goal is None:
         return
     started = event["patch"].get("status") == "in_progress" and goal["status"] != "in_progress"
-    state.set_goal({**goal, **event["patch"]})
+    state.set_goal(_timed(goal, {**goal, **event["patch"]}, time_of(event)))
     _affect(state, event)
     state.current_goal_id = current_after(state.goals, state.current_goal_id, goal["id"] if started else None)
 
 
 def _message_added(state: State, event: Event) -> None:
-    message = event["message"]
+    message = added_message(event)
     state.messages[message["message_id"]] = message
     state.total_messages += 1
     state.total_tokens += message.get("tokens", 0)
-    state.total_cost = round(state.total_cost + message.get("cost", 0.0), 10)
-    if state.total_tokens > MAX_TOTAL or state.total_cost > MAX_TOTAL:
-        state.total_tokens, state.total_cost = plus(state.total_tokens, 0), plus(state.total_cost, 0)
-    _affect(state, event)
+    if state.total_tokens > MAX_TOTAL:
+        state.total_tokens = MAX_TOTAL
+    costed = "cost" in message
+    if costed:
+        state.total_cost = summed_cost(state.total_cost, message["cost"])
+    if "usage" in message:
+        state.usage = summed_usage(state.usage, message["usage"])
+    if "model" in message:
+        _used(state, message["model"])
+    _affect(state, event, costed=costed)
+
+
+def _used(state: State, model: str) -> None:
+    if model and model not in state.models and len(state.models) < MAX_MODELS:
+        state.models = (*state.models, model)
+
+
+def added_message(event: Event) -> dict[str, Any]:
+    """The message of a stored ``message_added``, with what follows from it: its times and the source of its cost."""
+    message = dict(event["message"])
+    when = time_of(event)
+    if "cost" in message:
+        message.setdefault("cost_source", "given")
+    if message["status"] != "complete":
+        message.setdefault("started_at", when)
+        message.setdefault("ended_at", None)
+        return message
+    ended = message.get("ended_at") or when
+    started = message.get("started_at") or before(ended, message.get("duration_ms"))
+    message["started_at"], message["ended_at"] = started, max(started, ended)
+    return message
 
 
 def _message_updated(state: State, event: Event) -> None:
     message = state.messages.get(event["message_id"])
     if message is not None:
         state.messages[event["message_id"]] = updated_message(message, event)
+    patch = event.get("patch", {})
+    costed = "cost" in patch
     if "totals" in event:
-        for key in TOTALS:
-            setattr(state, key, plus(event["totals"][key], 0))
-    _affect(state, event)
+        totals = event["totals"]
+        state.total_messages, state.total_tokens = plus(totals["total_messages"], 0), plus(totals["total_tokens"], 0)
+        state.total_cost = known_cost(totals["total_cost"], state.total_cost, costed=costed)
+        state.usage = totals.get("usage", state.usage) or None
+    if "model" in patch:
+        _used(state, patch["model"])
+    _affect(state, event, costed=costed)
 
 
 def updated_message(message: Mapping[str, Any], event: Event) -> dict[str, Any]:
     """A message after a ``message_updated``: the text appended first, then the patch."""
     new = dict(message)
+    patch = event.get("patch", {})
     if "append" in event and isinstance(new["content"], str):
         new["content"] += event["append"]
-    new.update(event.get("patch", {}))
+    new.update(patch)
+    if "cost" in patch and "cost_source" not in patch:
+        new["cost_source"] = "given"
+    if new.get("status") != message.get("status") and "ended_at" not in patch:
+        new["ended_at"] = time_of(event) if new.get("status") == "complete" else None
+    if new.get("ended_at") and new["ended_at"] < (new.get("started_at") or ""):
+        new["ended_at"] = new["started_at"]
     # A derived description follows the content, because a streamed text begins with half a word
-    if "description" not in event.get("patch", {}) and message["description"] in ("", describe(message)):
+    if "description" not in patch and message["description"] in ("", describe(message)):
         new["description"] = describe(new)
     return new
 
@@ -341,8 +454,11 @@ def _sub_trace_started(state: State, event: Event) -> None:
         "task": event["task"],
         "status": "running",
         "summary": None,
-        "stats": {"total_messages": 0, "total_tokens": 0, "total_cost": 0.0},
+        "error": None,
+        "stats": {"total_messages": 0, "total_tokens": 0, "total_cost": None},
         "started_event_id": event["event_id"],
+        "started_at": event.get("started_at") or time_of(event),
+        "ended_at": None,
     }
     if goal is not None and not (again and sub_id in goal["sub_trace_ids"]):
         state.goals[goal["id"]] = {**goal, "sub_trace_ids": [*goal["sub_trace_ids"], sub_id]}
@@ -350,13 +466,33 @@ def _sub_trace_started(state: State, event: Event) -> None:
 
 def _sub_trace_completed(state: State, event: Event) -> None:
     sub = state.sub_traces.get(event["sub_trace_id"])
-    if sub is not None:
-        state.sub_traces[sub["trace_id"]] = {
-            **sub,
-            "status": event["status"],
-            "summary": event["summary"],
-            "stats": event["stats"],
-        }
+    if sub is None:
+        return
+    stats = event["stats"]
+    if not stats["total_cost"] and not stats.get("cost_known"):
+        stats = {**stats, "total_cost": None}
+    started = event.get("started_at") or sub.get("started_at")
+    state.sub_traces[sub["trace_id"]] = {
+        **sub,
+        "status": event["status"],
+        "summary": event["summary"],
+        "error": event.get("error"),
+        "stats": {key: value for key, value in stats.items() if key != "cost_known"},
+        "started_at": started,
+        "ended_at": max(event.get("ended_at") or time_of(event), started or ""),
+    }
+
+
+def _trace_updated(state: State, event: Event) -> None:
+    for key in ("task", "session_id", "user_id", "started_at"):
+        if key in event:
+            setattr(state, key, event[key])
+    if "tags" in event:
+        state.tags = tuple(event["tags"])
+    if "metadata" in event:
+        state.metadata = {**state.metadata, **event["metadata"]}
+    if state.ended_at is not None and state.started_at is not None:
+        state.ended_at = max(state.ended_at, state.started_at)
 
 
 def _set_status(state: State, event: Event) -> None:
@@ -367,7 +503,7 @@ def _set_status(state: State, event: Event) -> None:
     if state.ended:
         if status == "lost":
             return  # it comes too late: an ended trace keeps its status
-        state.completed_at = state.summary = state.error = None
+        state.completed_at = state.ended_at = state.summary = state.error = None
         state.cancel_requested = None
     if status in ("running", "waiting"):
         status = "waiting" if state.pending_inputs else status
@@ -379,6 +515,7 @@ def _end(state: State, event: Event) -> None:
         return
     state.status = event["status"]
     state.completed_at = event["ts"]
+    state.ended_at = max(time_of(event), state.started_at or "")
     summary = event.get("summary")
     state.summary = summary if isinstance(summary, str) else None  # a trace_status_changed may carry anything there
     state.error = event.get("error")
@@ -424,6 +561,7 @@ _HANDLERS: dict[str, Callable[[State, Event], None]] = {
     "sub_trace_completed": _sub_trace_completed,
     "trace_status_changed": _set_status,
     "trace_completed": _end,
+    "trace_updated": _trace_updated,
     "input_requested": _input_requested,
     "input_provided": _close_input("answered"),
     "input_expired": _close_input("expired"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+
+MAX_DURATION_MS = 10**12  # a longer one is no duration
 
 _CLOCK = r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d"
 _CANONICAL = re.compile(_CLOCK.replace("[Tt ]", "T") + r"\.\d{3}Z", re.ASCII)
@@ -41,6 +44,19 @@ def normalize_time(text: str) -> str:
         return _written(_moment(text).astimezone(UTC))
     except OverflowError as error:
         raise ValueError(f"{text!r} is before the year 1 or after 9999 in UTC") from error
+
+
+def before(text: str, duration_ms: float | None) -> str:
+    """The time ``duration_ms`` before ``text`` (a time in the protocol's form), cut to whole milliseconds.
+
+    Nothing runs for 30 years: what has no such duration, or a longer one, began at ``text``.
+    """
+    if not duration_ms or duration_ms > MAX_DURATION_MS:
+        return text
+    try:
+        return _written(datetime.fromisoformat(text) - timedelta(milliseconds=math.ceil(duration_ms)))
+    except OverflowError:  # before the year 1
+        return text
 
 
 def _moment(text: str) -> datetime:

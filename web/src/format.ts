@@ -50,9 +50,10 @@ export const count = (n: number): string => NUMBER.format(n);
 /** `1 message`, `1,204 messages`. */
 export const counted = (n: number, what: string): string => `${count(n)} ${what}${n === 1 ? "" : "s"}`;
 
-/** US dollars: `$0.61`, `$12`, `$0.0042`; a dash for none. */
-export function cost(dollars: number): string {
-  if (!dollars) return NONE;
+/** US dollars: `$0.61`, `$12`, `$0.0042`, `$0`; a dash for what is not known. */
+export function cost(dollars: number | null): string {
+  if (dollars === null) return NONE;
+  if (!dollars) return "$0";
   if (dollars >= 1000) return `$${short(Math.round(dollars))}`;
   if (dollars >= 0.1) return `$${dollars.toFixed(2)}`;
   if (dollars < 0.00001) return "<$0.00001";

@@ -87,7 +87,8 @@ describe("numbers and times", () => {
     [1_300_000, "1.3M"],
   ])("%d is short %s", (n, text) => expect(short(n)).toBe(text));
   test.each([
-    [0, "–"],
+    [null, "–"],
+    [0, "$0"],
     [0.61, "$0.61"],
     [12, "$12.00"],
     [0.0042, "$0.0042"],

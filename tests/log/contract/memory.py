@@ -16,8 +16,8 @@ import orjson
 from tracewatch.log import project
 from tracewatch.log.counts import LIVE, LogLook
 from tracewatch.log.patience import Patience
+from tracewatch.log.row import PAGE_BYTES, TraceRow
 from tracewatch.log.storage import (
-    PAGE_BYTES,
     Busy,
     Changes,
     Closing,
@@ -34,10 +34,10 @@ from tracewatch.log.storage import (
     StoredMessage,
     TraceChange,
     TraceInput,
-    TraceRow,
     View,
     Written,
 )
+from tracewatch.log.sums import Sums
 from tracewatch.log.views import Grown, Page, Token, TraceQuery
 from tracewatch.model.canonical import event_name
 
@@ -55,7 +55,7 @@ class Trace:
     inputs: dict[str, InputRow] = field(default_factory=dict)
     producers: dict[str, int] = field(default_factory=dict)
     trimmed: dict[str, int] = field(default_factory=dict)
-    absent: tuple[int, int, float] = (0, 0, 0.0)
+    absent: Sums = field(default_factory=Sums)
 
 
 @dataclass
@@ -176,9 +176,9 @@ class MemoryStorage:
             del memory.traces[row.trace_id]
             memory.deleted[row.trace_id] = row.last_event_id
             memory.told.append(Grown(row.trace_id, row.last_event_id, "deleted", deleted=True))
-        for parent_id, *more in changes.absent:
+        for parent_id, more in changes.absent:
             parent = memory.traces[parent_id]
-            parent.absent = tuple(a + b for a, b in zip(parent.absent, more, strict=True))  # type: ignore[assignment]
+            parent.absent = parent.absent.plus(more)
         memory.tokens.update({token.token_id: token for token in changes.tokens})
         for token_id, when in changes.revoked.items():
             memory.tokens[token_id] = replace(memory.tokens[token_id], revoked_at=when)
@@ -252,12 +252,10 @@ class MemoryStorage:
         trace = self.memory.traces[trace_id]
         row = trace.row
         below = [self._row(sub) for sub in self._subs(trace_id)]
-        return replace(
-            row,
-            tree_messages=row.total_messages + trace.absent[0] + sum(sub.tree_messages for sub in below),
-            tree_tokens=row.total_tokens + trace.absent[1] + sum(sub.tree_tokens for sub in below),
-            tree_cost=row.total_cost + trace.absent[2] + sum(sub.tree_cost for sub in below),
-        )
+        tree = row.own().plus(trace.absent)
+        for sub in below:
+            tree = tree.plus(sub.tree())
+        return replace(row, **{f"tree_{name}": value for name, value in tree._asdict().items()})
 
     def _subs(self, trace_id: str) -> list[str]:
         return [one for one, trace in self.memory.traces.items() if trace.row.above == trace_id]

@@ -10,7 +10,7 @@ import pytest
 from tests.log.helpers import all_messages, create, end, say
 from tracewatch.errors import InvalidField
 from tracewatch.log import EventLog, TraceQuery
-from tracewatch.log.storage import LISTED_BYTES, PAGE_BYTES
+from tracewatch.log.row import LISTED_BYTES, PAGE_BYTES
 
 pytestmark = pytest.mark.anyio
 DENSE: list[list[int]] = [[]] * 30_000  # 90 KB of JSON that take 2 MB as Python's objects

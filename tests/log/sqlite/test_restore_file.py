@@ -284,7 +284,14 @@ async def test_a_backup_older_than_tokens_does_not_open_the_door(log: EventLog, 
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("DROP TABLE tokens")
         connection.execute("ALTER TABLE messages DROP COLUMN as_of")
-        connection.execute("ALTER TABLE traces DROP COLUMN apart")
+        for index in ("by_start", "by_activity", "by_session", "by_user", "with_error"):
+            connection.execute(f"DROP INDEX traces_{index}")
+        connection.execute("DROP TRIGGER traces_text_update")
+        connection.execute("DROP TABLE trace_words")
+        connection.execute("DROP TABLE trimmed")
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(traces)")]
+        for name in columns[columns.index("apart") :]:
+            connection.execute(f"ALTER TABLE traces DROP COLUMN {name}")
         connection.execute("DELETE FROM schema_migrations WHERE number >= 4")
     token = await log.tokens.create(["admin"])
     await log.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 
+from ...model.state import added_message
 from .faults import is_busy
 
 PIECE_ROWS = 500  # removed in one transaction, at most
@@ -86,7 +87,7 @@ def _release_messages(db: sqlite3.Connection, key: int, end: int) -> None:
     """The messages that events up to ``end`` added: they go, or, being open, keep in their row what they say."""
     sql = f"SELECT body FROM events WHERE trace_key = ? AND event_id <= ? AND substr(body, 1, {len(_ADDED)}) = ?"
     bodies = db.execute(sql, (key, end, _ADDED)).fetchall()
-    added = {message["sequence"]: message for (body,) in bodies if (message := orjson.loads(body)["message"])}
+    added = {message["sequence"]: message for (body,) in bodies if (message := added_message(orjson.loads(body)))}
     if not added:
         return
     rows = db.execute(

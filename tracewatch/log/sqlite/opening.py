@@ -22,7 +22,7 @@ from ..log import EventLog
 from .clock import steady_clock
 from .connections import WorkConnection, connect, run
 from .faults import is_busy
-from .fill import fill_inputs
+from .fill import fill_inputs, fold_again
 from .identity import epoch_for
 from .migrate import migrate
 from .obstacles import why
@@ -123,6 +123,7 @@ def open_writing(path: Path, lock_wait_s: float) -> WorkConnection:
         db.execute("PRAGMA foreign_keys = OFF")
         migrate(db)
         fill_inputs(db)
+        fold_again(db)
     except BaseException:
         db.close()
         raise

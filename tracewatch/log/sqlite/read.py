@@ -14,20 +14,10 @@ import orjson
 from .. import project
 from ..counts import LIVE
 from ..patience import Patience
-from ..storage import (
-    PAGE_BYTES,
-    READ_BYTES,
-    Head,
-    KeptSnapshot,
-    OpenInput,
-    StateParts,
-    StoredMessage,
-    TraceInput,
-    TraceRow,
-    View,
-    object_of,
-)
-from ..storage import TRACE_COLUMNS as COLUMNS
+from ..row import PAGE_BYTES, READ_BYTES, TraceRow, object_of
+from ..row import TRACE_COLUMNS as COLUMNS
+from ..storage import Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, View
+from ..sums import SUM_NAMES
 from ..views import Grown, Page, Token, TraceQuery
 from .faults import hole
 
@@ -40,6 +30,7 @@ _SHORT = {
     "error": f"substr(error, 1, {READ_BYTES + 1})",
 }
 LIST_COLUMNS = ", ".join([*(_SHORT.get(name, name) for name in COLUMNS), f"length(metadata) > {READ_BYTES}"])
+TREE_COLUMNS = tuple(f"tree_{name}" for name in SUM_NAMES)
 TOKEN_COLUMNS = "token_id, hash, scopes, trace_id, label, created_at, expires_at, revoked_at"
 PAGE_EVENTS = 500  # read at once to fold a state, and
 STATE_BYTES = 1024 * 1024  # of them

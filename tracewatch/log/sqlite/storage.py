@@ -22,6 +22,7 @@ import aiosqlite
 from ..counts import LogLook
 from ..health import Fault
 from ..patience import SLICE_S, Patience
+from ..row import TraceRow
 from ..storage import (
     Busy,
     Changes,
@@ -33,7 +34,6 @@ from ..storage import (
     StorageFault,
     StoredMessage,
     TraceInput,
-    TraceRow,
     View,
     Written,
 )

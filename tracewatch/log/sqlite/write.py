@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
-from ..storage import TRACE_COLUMNS, Changes, Loaded, Needs, TraceChange, TraceRow
+import orjson
+
+from ..row import TRACE_COLUMNS, TraceRow
+from ..storage import Changes, Loaded, Needs, TraceChange
+from ..sums import SUM_NAMES, Sums
 from ..views import SCOPES
 from . import read
-from .read import ANY_NAME, TOKEN_COLUMNS
+from .read import ANY_NAME, TOKEN_COLUMNS, TREE_COLUMNS
 
 # What sums of a tree are kept up to: far above what is shown (``summed``), and below where whole numbers overflow
 MOST = 4 * 10**18
 MOST_COST = 1e300
-_SUM = "MIN({} + {}, {})"
+_LIMITS = tuple(MOST_COST if name == "cost" else MOST for name in SUM_NAMES)
+_LIMIT = dict(zip(TREE_COLUMNS, _LIMITS, strict=True))
 _SEQ = "(SELECT change_seq FROM change_counter)"
 MOST_NAMES = 500  # of events that were trimmed are noted for each trace
 _CLAIM = {"retention": "retention_until"}  # the key in ``meta``
@@ -27,32 +33,39 @@ _INSERT_TRACE = (
     f"INSERT INTO traces ({', '.join(_NEW)}, change_seq) VALUES ({', '.join('?' * len(_NEW))}, {_SEQ})"
     " RETURNING trace_key"
 )
+_GROWS = TREE_COLUMNS  # what is added to, in rows above as well
+_SET = (
+    *("status", "current_goal_id", "first_event_id", "last_event_id", "log_bytes"),
+    *(f"total_{name}" for name in SUM_NAMES),
+    *("updated_at", "completed_at", "ended_at", "active_at", "summary", "error", "lease_expires_at"),
+)
+_VALUES = attrgetter(*_SET)
+# What hardly ever changes stands in indexes, which an UPDATE that names it writes again even where it is the same
+_SELDOM = ("task", "metadata", "started_at", "session_id", "user_id", "tags", "models")
+_SELDOM_VALUES = attrgetter(*_SELDOM)
+_UPDATE_SELDOM = f"UPDATE traces SET {', '.join(f'{name} = ?' for name in _SELDOM)} WHERE trace_key = ?"
+_MORE = ", ".join(f"{name} = MIN({name} + ?, {_LIMIT[name]})" for name in _GROWS)
+_MORE_NUMBERED = ", ".join(f"{name} = MIN({name} + ?{n}, {_LIMIT[name]})" for n, name in enumerate(_GROWS, 2))
 _UPDATE_TRACE = (
-    "UPDATE traces SET status = ?, current_goal_id = ?, first_event_id = ?, last_event_id = ?, log_bytes = ?,"
-    " total_messages = ?, total_tokens = ?, total_cost = ?, updated_at = ?, completed_at = ?, summary = ?, error = ?,"
-    " lease_expires_at = ?,"
-    f" tree_messages = {_SUM.format('tree_messages', '?', MOST)},"
-    f" tree_tokens = {_SUM.format('tree_tokens', '?', MOST)}, tree_cost = {_SUM.format('tree_cost', '?', MOST_COST)},"
-    f" change_seq = {_SEQ} WHERE trace_key = ?"
+    f"UPDATE traces SET {', '.join(f'{name} = ?' for name in _SET)}, {_MORE}, change_seq = {_SEQ} WHERE trace_key = ?"
 )
 _UPDATE_TREE = (
     "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT parent_trace_id FROM traces"
     " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL AND NOT apart)"
-    f" UPDATE traces SET tree_messages = {_SUM.format('tree_messages', '?2', MOST)},"
-    f" tree_tokens = {_SUM.format('tree_tokens', '?3', MOST)}, tree_cost = {_SUM.format('tree_cost', '?4', MOST_COST)},"
+    f" UPDATE traces SET {_MORE_NUMBERED},"
     f" change_seq = {_SEQ} WHERE trace_id IN (SELECT trace_id FROM up)"
 )
 # Of all above a trace that is named by its key; what is above it may have come in this very transaction
 _UPDATE_ABOVE = _UPDATE_TREE.replace(
     "SELECT ?1", "SELECT parent_trace_id FROM traces WHERE trace_key = ?1 AND NOT apart"
 )
-_BELOW_SUMS = "SELECT tree_messages, tree_tokens, tree_cost FROM traces WHERE parent_trace_id = ? AND NOT apart"
+_BELOW_SUMS = f"SELECT {', '.join(_GROWS)} FROM traces WHERE parent_trace_id = ? AND NOT apart"
 # Of the trace ``?1`` and those above it, the lowest first, the ones whose sums are at the end of what is kept
 _OVERFLOWN = (
     "WITH RECURSIVE up (trace_id, level) AS (SELECT ?1, 1 UNION ALL SELECT parent_trace_id, level + 1 FROM traces"
     " JOIN up USING (trace_id) WHERE parent_trace_id IS NOT NULL AND NOT apart AND level < 10000)"
-    " SELECT trace_id, total_messages, total_tokens, total_cost FROM up JOIN traces USING (trace_id)"
-    f" WHERE tree_messages >= {MOST} OR tree_tokens >= {MOST} OR tree_cost >= {MOST_COST} ORDER BY level"
+    f" SELECT trace_id, {', '.join(f'total_{name}' for name in SUM_NAMES)} FROM up JOIN traces USING (trace_id)"
+    f" WHERE {' OR '.join(f'{name} >= {_LIMIT[name]}' for name in _GROWS)} ORDER BY level"
 )
 
 # Of what names ``?1`` as its parent, below it or not: how many stand below one another
@@ -156,7 +169,7 @@ def write(db: sqlite3.Connection, changes: Changes) -> dict[str, int]:
     if changes.deleted:
         _delete(db, changes.deleted)
     for absent in changes.absent:
-        db.execute(_UPDATE_TREE, absent)
+        db.execute(_UPDATE_TREE, (absent.trace_id, *absent.sums))
     for token in changes.tokens:
         scopes = ",".join(sorted(token.scopes, key=SCOPES.index))
         values = (token.token_id, token.hash, scopes, token.trace_id, token.label, token.created_at, token.expires_at)
@@ -184,12 +197,16 @@ def _insert(db: sqlite3.Connection, change: TraceChange) -> int:
     return int(key)
 
 
-def _sums_below(db: sqlite3.Connection, trace_id: str) -> tuple[int, int, float]:
-    """Messages, tokens and cost of all that is below a trace. Not SUM(), which fails where whole numbers overflow."""
-    messages, tokens, cost = 0, 0, 0.0
+def _sums_below(db: sqlite3.Connection, trace_id: str) -> Sums:
+    """The sums of all that is below a trace. Not SUM(), which fails where whole numbers overflow."""
+    sums = Sums()
     for one in db.execute(_BELOW_SUMS, (trace_id,)):
-        messages, tokens, cost = messages + one[0], tokens + one[1], cost + one[2]
-    return min(messages, MOST), min(tokens, MOST), min(cost, MOST_COST)
+        sums = sums.plus(Sums(*one))
+    return _kept(sums)
+
+
+def _kept(sums: Sums) -> Sums:
+    return Sums(*(min(one, most) for one, most in zip(sums, _LIMITS, strict=True)))  # type: ignore[arg-type]
 
 
 def _write_rows(db: sqlite3.Connection, traces: Iterable[TraceChange], keys: dict[str, int]) -> None:
@@ -233,25 +250,9 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
         row, before = change.after, change.before
         key = keys[row.trace_id] if before is None else before.trace_key
         difference = change.difference
-        rows.append(
-            (
-                row.status,
-                row.current_goal_id,
-                row.first_event_id,
-                row.last_event_id,
-                row.log_bytes,
-                row.total_messages,
-                row.total_tokens,
-                row.total_cost,
-                row.updated_at,
-                row.completed_at,
-                row.summary,
-                row.error,
-                row.lease_expires_at,
-                *difference,
-                key,
-            )
-        )
+        rows.append((*_VALUES(row), *difference, key))
+        if (seldom := _SELDOM_VALUES(row)) != (None if before is None else _SELDOM_VALUES(before)):
+            _write_seldom(db, key, seldom, before)
         if before is not None and row.first_event_id != before.first_event_id:
             db.execute("INSERT OR REPLACE INTO leftovers VALUES (?, ?)", (key, row.first_event_id - 1))
             _note_trimmed(db, key, before.first_event_id, row.first_event_id, change.trimmed)
@@ -273,21 +274,36 @@ def _note_trimmed(db: sqlite3.Connection, key: int, before: int, first: int, nam
     db.executemany("INSERT OR REPLACE INTO trimmed VALUES (?, ?, ?)", [(key, *one) for one in names.items()])
 
 
+def renew_row(db: sqlite3.Connection, before: TraceRow, row: TraceRow) -> None:
+    """Write a row whose sums over the tree, but for the cost that is known, do not change."""
+    db.execute(_UPDATE_TRACE, (*_VALUES(row), *Sums(), row.trace_key))
+    _write_seldom(db, row.trace_key, _SELDOM_VALUES(row), before)
+
+
+def _write_seldom(db: sqlite3.Connection, key: int, values: tuple[Any, ...], before: TraceRow | None) -> None:
+    """What hardly ever changes, and the rows by which traces are found by it."""
+    if before is not None:
+        db.execute(_UPDATE_SELDOM, (*values, key))
+        db.execute("DELETE FROM trace_words WHERE trace_key = ?", (key,))
+    tags, models = orjson.loads(values[-2]), orjson.loads(values[-1])
+    words = [("tag", tag, key) for tag in dict.fromkeys(tags)] + [("model", model, key) for model in models]
+    if words:
+        db.executemany("INSERT OR REPLACE INTO trace_words VALUES (?, ?, ?)", words)
+
+
 def _delete(db: sqlite3.Connection, gone: list[TraceRow]) -> None:
     """Remove the rows by which these traces are found. What else there is of them follows in pieces."""
     top = gone[0]
     overflown: list[Any] = []
     if top.above is not None:
         overflown = db.execute(_OVERFLOWN, (top.above,)).fetchall()
-        sums = (min(top.tree_messages, MOST), min(top.tree_tokens, MOST), min(top.tree_cost, MOST_COST))
-        db.execute(_UPDATE_TREE, (top.above, *(-one for one in sums)))
+        db.execute(_UPDATE_TREE, (top.above, *Sums().minus(_kept(top.tree()))))
     keys = [(row.trace_key,) for row in gone]
-    for table in ("producers", "inputs", "trimmed", "traces"):
+    for table in ("producers", "inputs", "trimmed", "trace_words", "traces"):
         db.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
     for trace_id, *own in overflown:  # nothing can be taken off such a sum: it is made anew
-        below = _sums_below(db, trace_id)
-        sums = tuple(min(a + b, most) for a, b, most in zip(own, below, (MOST, MOST, MOST_COST), strict=True))
-        sql = "UPDATE traces SET tree_messages = ?, tree_tokens = ?, tree_cost = ? WHERE trace_id = ?"
+        sums = _kept(Sums(*own).plus(_sums_below(db, trace_id)))
+        sql = f"UPDATE traces SET {', '.join(f'{name} = ?' for name in _GROWS)} WHERE trace_id = ?"
         db.execute(sql, (*sums, trace_id))
     db.executemany("INSERT OR REPLACE INTO leftovers VALUES (?, NULL)", keys)
     marks = [(row.trace_id, row.last_event_id) for row in gone]

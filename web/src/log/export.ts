@@ -31,6 +31,9 @@ async function header(trace: Trace): Promise<object> {
     metadata,
     first_event_id,
     last_event_id,
+    ...(trace.session_id && { session_id: trace.session_id }),
+    ...(trace.user_id && { user_id: trace.user_id }),
+    ...(trace.tags.length && { tags: trace.tags }),
   };
   return first_event_id > 1 ? { ...kept, base: base(await fetchTrace(trace_id, first_event_id - 1)) } : kept;
 }
@@ -46,9 +49,15 @@ function base({ trace, goal_tree, sub_traces, pending_inputs }: Awaited<ReturnTy
     total_messages,
     total_tokens,
     total_cost,
+    usage,
+    models,
+    started_at,
+    ended_at,
+    active_at,
   } = trace;
   return {
     ...{ status, current_goal_id, updated_at, completed_at, summary, error, total_messages, total_tokens, total_cost },
+    ...{ ...(usage && { usage }), models, started_at, ended_at, active_at },
     ...{ goals: goal_tree.goals, sub_traces, pending_inputs },
   };
 }

@@ -8,7 +8,7 @@ import type { Trace } from "../net/protocol";
 type TraceTest = (trace: Trace) => boolean;
 
 const NUMBERS: Record<string, (trace: Trace) => number> = {
-  cost: (t) => t.tree_totals.total_cost,
+  cost: (t) => t.tree_totals.total_cost ?? Number.NaN, // what is not known is neither more nor less
   tokens: (t) => t.tree_totals.total_tokens,
   messages: (t) => t.tree_totals.total_messages,
   events: (t) => t.last_event_id,

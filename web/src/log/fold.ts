@@ -4,6 +4,8 @@
 // Rule 2: values inside a state (goals, messages, sub-traces, questions) are replaced, never changed in place, so that
 //         a part that keeps one can see whether it is still the same. The state itself is changed in place.
 // Rule 3: an event that was applied before changes nothing.
+// Rule 4: times are those of what happened: `occurred_at`, else `ts`. Nothing ends before it started.
+// Rule 5: a sum of costs is null while no message with a cost was counted in it. Stored events have numbers only.
 
 import {
   type Goal,
@@ -20,6 +22,7 @@ import {
   type Totals,
   type Trace,
   type TraceStatus,
+  type Usage,
 } from "../net/protocol";
 
 const SERVER_EVENTS = new Set([
@@ -32,8 +35,13 @@ const SERVER_EVENTS = new Set([
 const AFFECTED = ["status", "self_stats", "cumulative_stats"] as const;
 const FIRST_LINE = /^[ \t\r\n]*([^\r\n]{0,200})/u;
 const TOOL_NAME_LENGTH = 128;
+const MAX_MODELS = 20;
+const PARTS = ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"] as const;
 
-export type Head = Omit<Trace, "tree_totals" | "is_running">;
+export type Head = Omit<Trace, "tree_totals" | "is_running" | "started_at" | "active_at"> & {
+  started_at: string | null; // null: nothing has happened yet
+  active_at: string | null;
+};
 
 export class State {
   head: Head;
@@ -58,16 +66,27 @@ export class State {
       last_event_id: 0,
       total_messages: 0,
       total_tokens: 0,
-      total_cost: 0,
+      total_cost: null,
       created_at: "",
       updated_at: "",
       completed_at: null,
+      started_at: null,
+      ended_at: null,
+      active_at: null,
       summary: null,
       error: null,
+      session_id: null,
+      user_id: null,
+      tags: [],
+      models: [],
       metadata: {},
     };
     const { tree_totals: _tree, is_running: running, ...head } = trace;
     this.head = { ...fresh, ...head };
+    if (this.head.last_event_id < this.head.first_event_id) {
+      this.head.active_at = null; // nothing has happened yet
+      if (this.head.started_at === this.head.created_at) this.head.started_at = null;
+    }
     this.leaseAlive = running ?? true;
   }
 
@@ -97,26 +116,30 @@ export class State {
   treeTotals(): Totals {
     const { total_messages, total_tokens, total_cost } = this.head;
     const sums: Totals = { total_messages, total_tokens, total_cost };
+    let usage = this.head.usage;
     let over = false;
     for (const sub of this.subTraces.values()) {
       sums.total_messages += sub.stats.total_messages ?? MAX_TOTAL;
       sums.total_tokens += sub.stats.total_tokens ?? MAX_TOTAL;
-      sums.total_cost += sub.stats.total_cost ?? MAX_TOTAL;
+      sums.total_cost = summedCost(sums.total_cost, sub.stats.total_cost);
+      usage = summedUsage(usage, sub.stats.usage);
       over ||= sub.stats.saturated === true;
     }
     for (const key of ["total_messages", "total_tokens", "total_cost"] as const)
-      if (!(sums[key] < MAX_TOTAL)) {
+      if (!((key === "total_cost" ? (sums.total_cost ?? 0) : sums[key]) < MAX_TOTAL)) {
         sums[key] = MAX_TOTAL;
         over = true;
       }
-    sums.total_cost = Math.max(0, round10(sums.total_cost));
+    if (usage) sums.usage = usage;
     return over ? { ...sums, saturated: true } : sums;
   }
 
   /** `Trace`, the summary. */
   trace(): Trace {
     const open = this.head.status === "running" || this.head.status === "waiting";
-    return { ...this.head, tree_totals: this.treeTotals(), is_running: open && this.leaseAlive };
+    const { started_at, active_at, created_at } = this.head;
+    const times = { started_at: started_at ?? created_at, active_at: active_at ?? created_at };
+    return { ...this.head, ...times, tree_totals: this.treeTotals(), is_running: open && this.leaseAlive };
   }
 
   /** `GoalTree`: goals depth first. */
@@ -144,6 +167,9 @@ export function applyInto(state: State, event: StoredEvent): void {
   if (event.event_id <= head.last_event_id) return;
   head.last_event_id = event.event_id;
   head.updated_at = event.ts;
+  const when = timeOf(event);
+  head.started_at ??= when;
+  if (event.status !== "lost" && (head.active_at === null || head.active_at < when)) head.active_at = when;
   if (!SERVER_EVENTS.has(event.event) && !(event.event === "trace_status_changed" && event.status === "lost")) {
     state.leaseAlive = true; // a recorder's event says that it is alive
   }
@@ -154,14 +180,40 @@ export function applyInto(state: State, event: StoredEvent): void {
   if (handler && Object.hasOwn(HANDLERS, event.event)) handler(state, event);
 }
 
-function affect(state: State, event: StoredEvent): void {
+/** The time at which it happened: by the recorder's clock if that is known, else when it was appended. */
+export const timeOf = (event: StoredEvent): string => event.occurred_at ?? event.ts;
+
+const later = (one: string, other: string | null | undefined): string => (other && other > one ? other : one);
+
+function affect(state: State, event: StoredEvent, costed = false): void {
   for (const change of event.affected_goals ?? []) {
     const goal = state.goals.get(change.goal_id);
     if (!goal) continue;
     const after: Record<string, unknown> = { ...goal };
     for (const key of AFFECTED) if (key in change) after[key] = change[key];
-    state.goals.set(goal.id, after as unknown as Goal);
+    for (const key of ["self_stats", "cumulative_stats"] as const) {
+      if (!(key in change)) continue;
+      const cost = knownCost(change[key].total_cost, goal[key].total_cost, costed);
+      if (cost !== change[key].total_cost) after[key] = { ...change[key], total_cost: cost };
+    }
+    state.goals.set(goal.id, timed(goal, after as unknown as Goal, timeOf(event)));
   }
+}
+
+/** `goal`, which is the caller's own, with the times that follow from its status. */
+function timed(before: Goal | null, goal: Goal, when: string): Goal {
+  const ended = goal.status === "completed" || goal.status === "abandoned";
+  if (!before) {
+    goal.started_at ??= goal.status === "pending" ? null : when;
+    goal.ended_at ??= ended ? when : null;
+  } else if (goal.status !== before.status) {
+    if (ended) goal.ended_at = later(when, goal.started_at);
+    else {
+      goal.ended_at = null;
+      goal.started_at ||= when;
+    }
+  }
+  return goal;
 }
 
 function currentAfter(state: State, started: string | null): string | null {
@@ -179,7 +231,9 @@ function currentAfter(state: State, started: string | null): string | null {
 function goalAdded(state: State, event: StoredEvent): void {
   const { after_id: afterId, ...goal } = event.goal as Goal & { after_id?: string };
   if (state.goals.has(goal.id) || (goal.parent_id !== null && !state.goals.has(goal.parent_id))) return;
-  state.goals.set(goal.id, goal);
+  for (const key of ["self_stats", "cumulative_stats"] as const)
+    if (!goal[key].total_cost) goal[key] = { ...goal[key], total_cost: null };
+  state.goals.set(goal.id, timed(null, goal, timeOf(event)));
   const siblings = state.children.get(goal.parent_id) ?? [];
   const place = afterId == null ? -1 : siblings.indexOf(afterId);
   state.children.set(
@@ -204,30 +258,64 @@ function goalUpdated(state: State, event: StoredEvent): void {
   const goal = state.goals.get(event.goal_id);
   if (!goal) return;
   const started = event.patch.status === "in_progress" && goal.status !== "in_progress";
-  state.goals.set(goal.id, { ...goal, ...event.patch });
+  state.goals.set(goal.id, timed(goal, { ...goal, ...event.patch }, timeOf(event)));
   affect(state, event);
   state.head.current_goal_id = currentAfter(state, started ? goal.id : null);
 }
 
 function messageAdded(state: State, event: StoredEvent): void {
-  const message = event.message as Message;
+  const message = addedMessage(event);
+  const { head } = state;
   state.messages.set(message.message_id, message);
-  state.head.total_messages += 1;
-  state.head.total_tokens = plus(state.head.total_tokens, message.tokens ?? 0);
-  state.head.total_cost = round10(plus(state.head.total_cost, message.cost ?? 0));
-  affect(state, event);
+  head.total_messages += 1;
+  head.total_tokens = plus(head.total_tokens, message.tokens ?? 0);
+  head.total_cost = summedCost(head.total_cost, message.cost ?? null);
+  if (message.usage) head.usage = summedUsage(head.usage, message.usage);
+  used(head, message.model);
+  affect(state, event, message.cost !== undefined);
 }
+
+function used(head: Head, model: string | undefined): void {
+  if (model && head.models.length < MAX_MODELS && !head.models.includes(model)) head.models = [...head.models, model];
+}
+
+/** The message of a stored `message_added`, with what follows from it: its times and the source of its cost. */
+export function addedMessage(event: StoredEvent): Message {
+  const message = { ...(event.message as Message) };
+  const when = timeOf(event);
+  if (message.cost !== undefined) message.cost_source ??= "given";
+  if (message.status !== "complete") {
+    message.started_at ??= when;
+    message.ended_at ??= null;
+    return message;
+  }
+  const ended = message.ended_at || when;
+  message.started_at ||= before(ended, message.duration_ms);
+  message.ended_at = later(ended, message.started_at);
+  return message;
+}
+
+/** The time `ms` milliseconds before `time`. Nothing runs for 30 years: with a longer duration it is `time`. */
+function before(time: string, ms: number | undefined): string {
+  if (!ms || ms > 1e12) return time;
+  const moment = Date.parse(time) - Math.ceil(ms);
+  return moment >= YEAR_1 ? new Date(moment).toISOString() : time;
+}
+const YEAR_1 = Date.parse("0001-01-01T00:00:00.000Z");
 
 function messageUpdated(state: State, event: StoredEvent): void {
   const message = state.messages.get(event.message_id);
   if (message) state.messages.set(event.message_id, updatedMessage(message, event));
+  const costed = event.patch?.cost !== undefined;
   if (event.totals) {
-    const { total_messages, total_tokens, total_cost } = event.totals as Totals;
+    const { total_messages, total_tokens, total_cost, usage } = event.totals as Totals;
     state.head.total_messages = plus(total_messages, 0);
     state.head.total_tokens = plus(total_tokens, 0);
-    state.head.total_cost = plus(total_cost, 0);
+    state.head.total_cost = knownCost(total_cost, state.head.total_cost, costed);
+    if (usage) state.head.usage = Object.keys(usage).length ? usage : undefined;
   }
-  affect(state, event);
+  used(state.head, event.patch?.model);
+  affect(state, event, costed);
 }
 
 /** A message after a `message_updated`: the text appended first, then the patch. */
@@ -236,6 +324,10 @@ export function updatedMessage(message: Message, event: StoredEvent): Message {
   const { append, patch } = event;
   if (typeof append === "string" && typeof after.content === "string") after.content += append;
   Object.assign(after, patch);
+  if (patch?.cost !== undefined && patch.cost_source === undefined) after.cost_source = "given";
+  if (after.status !== message.status && patch?.ended_at === undefined)
+    after.ended_at = after.status === "complete" ? timeOf(event) : null;
+  if (after.ended_at) after.ended_at = later(after.ended_at, after.started_at);
   const onlyMore = !patch || !("content" in patch || "description" in patch || "role" in patch);
   if (onlyMore && lineComplete.has(message)) {
     lineComplete.add(after);
@@ -297,8 +389,11 @@ function subTraceStarted(state: State, event: StoredEvent): void {
     task: event.task,
     status: "running",
     summary: null,
-    stats: { total_messages: 0, total_tokens: 0, total_cost: 0 },
+    error: null,
+    stats: { total_messages: 0, total_tokens: 0, total_cost: null },
     started_event_id: event.event_id,
+    started_at: event.started_at ?? timeOf(event),
+    ended_at: null,
   });
   const goal = event.parent_goal_id === null ? undefined : state.goals.get(event.parent_goal_id);
   if (goal && !goal.sub_trace_ids.includes(id)) {
@@ -309,7 +404,26 @@ function subTraceStarted(state: State, event: StoredEvent): void {
 function subTraceCompleted(state: State, event: StoredEvent): void {
   const sub = state.subTraces.get(event.sub_trace_id);
   if (!sub) return;
-  state.subTraces.set(sub.trace_id, { ...sub, status: event.status, summary: event.summary, stats: event.stats });
+  const { cost_known: known, ...stats } = event.stats as Totals & { cost_known?: true };
+  if (!stats.total_cost && !known) stats.total_cost = null;
+  const started = event.started_at ?? sub.started_at;
+  state.subTraces.set(sub.trace_id, {
+    ...sub,
+    status: event.status,
+    summary: event.summary,
+    error: event.error ?? null,
+    stats,
+    started_at: started,
+    ended_at: later(event.ended_at ?? timeOf(event), started),
+  });
+}
+
+function traceUpdated(state: State, event: StoredEvent): void {
+  const { head } = state;
+  for (const key of ["task", "session_id", "user_id", "started_at", "tags"] as const)
+    if (key in event) Object.assign(head, { [key]: event[key] });
+  if (event.metadata) head.metadata = { ...head.metadata, ...event.metadata };
+  if (head.ended_at) head.ended_at = later(head.ended_at, head.started_at);
 }
 
 function setStatus(state: State, event: StoredEvent): void {
@@ -317,7 +431,7 @@ function setStatus(state: State, event: StoredEvent): void {
   if (isEnded(status)) return end(state, event);
   if (state.ended) {
     if (status === "lost") return; // late: leaves an ended trace's status alone
-    Object.assign(state.head, { completed_at: null, summary: null, error: null });
+    Object.assign(state.head, { completed_at: null, ended_at: null, summary: null, error: null });
     state.cancelRequested = null;
   }
   if (status === "running" || status === "waiting") status = state.pendingInputs.size ? "waiting" : status;
@@ -328,6 +442,7 @@ function end(state: State, event: StoredEvent): void {
   if (state.ended) return;
   state.head.status = event.status;
   state.head.completed_at = event.ts;
+  state.head.ended_at = later(timeOf(event), state.head.started_at);
   state.head.summary = typeof event.summary === "string" ? event.summary : null;
   state.head.error = event.error ?? null;
   state.cancelRequested = null;
@@ -359,6 +474,7 @@ const HANDLERS: Record<string, (state: State, event: StoredEvent) => void> = {
   sub_trace_completed: subTraceCompleted,
   trace_status_changed: setStatus,
   trace_completed: end,
+  trace_updated: traceUpdated,
   input_requested: inputRequested,
   input_provided: inputClosed,
   input_expired: inputClosed,
@@ -372,6 +488,28 @@ function codePoints(text: string, most: number): string {
 /** A sum with one thing more: it stops at MAX_TOTAL. One that is null is of an old log, and had overflowed. */
 const plus = (total: number | null, more: number): number =>
   total === null ? MAX_TOTAL : Math.min(total + more, MAX_TOTAL);
+
+/** The sum of costs after an event that says `written`; null there is of an old log, and had overflowed. */
+function knownCost(written: number | null, before: number | null, costed: boolean): number | null {
+  if (written === null) return MAX_TOTAL;
+  return !written && before === null && !costed ? null : Math.min(written, MAX_TOTAL);
+}
+
+/** The sum of two costs, of which each may be unknown. */
+export function summedCost(one: number | null, other: number | null): number | null {
+  if (one === null || other === null) return one ?? other;
+  return Math.max(0, round10(plus(one, other))); // differences of floats may miss zero
+}
+
+/** The sum of what was used, each part by itself. */
+export function summedUsage(one: Usage | undefined, other: Usage | undefined): Usage | undefined {
+  const sum: Usage = {};
+  for (const part of PARTS) {
+    const count = (one?.[part] ?? 0) + (other?.[part] ?? 0);
+    if (count > 0) sum[part] = count; // parts of 0 are left out
+  }
+  return Object.keys(sum).length ? sum : undefined;
+}
 
 /** Sums of costs have 10 decimals. */
 export function round10(value: number): number {

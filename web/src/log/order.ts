@@ -20,14 +20,13 @@ export interface ListRow {
 export type Sort = "created" | "activity" | "messages" | "tokens" | "cost" | "duration";
 
 export const SORTS: Record<Sort, (trace: Trace, at: number) => number | string> = {
-  created: (t) => t.created_at, // times of one form sort as their texts do
-  activity: (t) => t.updated_at,
+  created: (t) => t.started_at, // times of one form sort as their texts do
+  activity: (t) => t.active_at,
   messages: (t) => t.tree_totals.total_messages,
   tokens: (t) => t.tree_totals.total_tokens,
-  cost: (t) => t.tree_totals.total_cost,
+  cost: (t) => t.tree_totals.total_cost ?? -1,
   duration: (t, at) =>
-    (t.completed_at ? Date.parse(t.completed_at) : t.is_running ? at : Date.parse(t.updated_at)) -
-    Date.parse(t.created_at),
+    (t.ended_at ? Date.parse(t.ended_at) : t.is_running ? at : Date.parse(t.active_at)) - Date.parse(t.started_at),
 };
 
 export interface Choice {
@@ -126,7 +125,7 @@ function grouped(order: readonly Trace[], { open }: Choice): ListRow[] {
     one.open = one.below > 0 && open.has(trace.trace_id);
     rows.push(one);
     if (one.open)
-      for (const child of [...below.get(trace.trace_id)!].sort((a, b) => (a.created_at < b.created_at ? -1 : 1)))
+      for (const child of [...below.get(trace.trace_id)!].sort((a, b) => (a.started_at < b.started_at ? -1 : 1)))
         add(child, depth + 1);
   };
   for (const trace of roots) add(trace, 0);

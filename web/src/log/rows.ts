@@ -9,7 +9,7 @@
 //         read again when they come onto the screen. At most MOST_ROWS are kept; then the oldest become a hole again.
 
 import { isEnded, isObject, type Message, type StoredEvent } from "../net/protocol";
-import { applyInto, type State, updatedMessage } from "./fold";
+import { addedMessage, applyInto, type State, updatedMessage } from "./fold";
 import { HeldUpdates } from "./held";
 import { shortened, sizeOf } from "./size";
 
@@ -88,7 +88,7 @@ export class Rows {
     const before = event.event === "message_updated" ? this.messages.get(event.message_id) : undefined;
     if (event.event_id > state.head.last_event_id) applyInto(state, event);
     // A snapshot has no messages
-    if (event.event === "message_added") this.messages.set(event.message.message_id, event.message as Message);
+    if (event.event === "message_added") this.messages.set(event.message.message_id, addedMessage(event));
     this.append(event, live, before);
   }
 
@@ -150,7 +150,7 @@ export class Rows {
     const at = this.#timeOf(event);
     const base = { id: event.event_id, lastId: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
     if (event.event === "message_added") {
-      const message = event.message as Message;
+      const message = addedMessage(event);
       const item: Item = {
         ...base,
         message,

@@ -7,10 +7,21 @@ export type GoalStatus = "pending" | "in_progress" | "completed" | "abandoned";
 /** A sum over traces that would be higher is this, and marked. */
 export const MAX_TOTAL = 1e14;
 
+/** What model calls used; cached and reasoning tokens are parts of the input and the output. */
+export interface Usage {
+  input_tokens?: number;
+  output_tokens?: number;
+  cache_read_tokens?: number;
+  cache_write_tokens?: number;
+  reasoning_tokens?: number;
+}
+
+/** Sums. A cost of null is unknown: no message that counts had one. */
 export interface Totals {
   total_messages: number;
   total_tokens: number;
-  total_cost: number;
+  total_cost: number | null;
+  usage?: Usage;
   saturated?: true;
 }
 
@@ -30,16 +41,24 @@ export interface Trace extends Totals {
   created_at: string;
   updated_at: string;
   completed_at: string | null;
+  started_at: string;
+  ended_at: string | null;
+  active_at: string;
   summary: string | null;
   error: Json;
+  session_id: string | null;
+  user_id: string | null;
+  tags: string[];
+  models: string[];
   metadata: { [key: string]: Json };
 }
 
 export interface Stats {
   message_count: number;
   total_tokens: number;
-  total_cost: number;
+  total_cost: number | null;
   preview: string;
+  usage?: Usage;
 }
 
 export interface Goal {
@@ -53,6 +72,8 @@ export interface Goal {
   self_stats: Stats;
   cumulative_stats: Stats;
   sub_trace_ids: string[];
+  started_at?: string | null;
+  ended_at?: string | null;
 }
 
 export interface GoalTree {
@@ -69,8 +90,11 @@ export interface SubTrace {
   task: string;
   status: TraceStatus;
   summary: string | null;
+  error?: Json;
   stats: Totals;
   started_event_id: number;
+  started_at?: string | null;
+  ended_at?: string | null;
 }
 
 export interface PendingInput {
@@ -93,8 +117,12 @@ export interface Message {
   description: string;
   status: "streaming" | "running" | "complete";
   tokens?: number;
+  usage?: Usage;
   cost?: number;
+  cost_source?: "given" | "priced";
   duration_ms?: number;
+  started_at?: string;
+  ended_at?: string | null;
   model?: string;
   agent?: string;
 }

@@ -400,17 +400,13 @@ const TraceLine = memo(function TraceLine({
         <Cost dollars={sums.total_cost} />
       </span>
       <span role="cell" class="num n-duration">
-        {imported ? (
-          "–"
-        ) : (
-          <Lasting from={trace.created_at} to={trace.completed_at ?? (running ? null : trace.updated_at)} />
-        )}
+        {imported ? "–" : <Lasting from={trace.started_at} to={trace.ended_at ?? (running ? null : trace.active_at)} />}
       </span>
       <span role="cell" class="num n-activity">
-        <Ago ts={trace.updated_at} />
+        <Ago ts={trace.active_at} />
       </span>
       <span role="cell" class="num n-created dim">
-        <Ago ts={trace.created_at} />
+        <Ago ts={trace.started_at} />
       </span>
     </div>
   );

@@ -374,7 +374,7 @@ function Facts({
       <span class="agent">{visible(trace.agent_type)}</span>
       {(open || !imported) && (
         <span class="num" title="duration">
-          <Lasting from={trace.created_at} to={trace.completed_at ?? (open ? null : trace.updated_at)} exact={open} />
+          <Lasting from={trace.started_at} to={trace.ended_at ?? (open ? null : trace.active_at)} exact={open} />
         </span>
       )}
       <RunTotals own={trace} all={trace.tree_totals} subs={subs} />
@@ -389,8 +389,10 @@ function Facts({
   );
 }
 
+const dollars = (sum: number | null) => (sum === null ? "not known" : `$${sum}`);
+
 function RunTotals({ own, all, subs }: { own: Totals; all: Totals; subs: number }) {
-  const more = all.total_cost - own.total_cost;
+  const more = (all.total_cost ?? 0) - (own.total_cost ?? 0);
   return (
     <>
       {all.total_tokens > 0 && (
@@ -398,8 +400,8 @@ function RunTotals({ own, all, subs }: { own: Totals; all: Totals; subs: number 
           {short(all.total_tokens)} <small>tok</small>
         </span>
       )}
-      {all.total_cost > 0 && (
-        <span class="num" title={`$${own.total_cost}; with sub-agents $${all.total_cost}`}>
+      {all.total_cost !== null && (
+        <span class="num" title={`${dollars(own.total_cost)}; with sub-agents ${dollars(all.total_cost)}`}>
           {costOf(all.total_cost)}
           {more > 0 && <small class="dim"> ({costOf(more)} in sub-agents)</small>}
         </span>

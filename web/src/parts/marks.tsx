@@ -106,10 +106,10 @@ export function Tokens({ n }: { n: number }) {
   );
 }
 
-export function Cost({ dollars }: { dollars: number }) {
+export function Cost({ dollars }: { dollars: number | null }) {
   return (
-    <span class="num" title={dollars ? `$${dollars}` : undefined}>
-      {dollars ? cost(dollars) : <i class="none">–</i>}
+    <span class="num" title={dollars === null ? "Not known" : `$${dollars}`}>
+      {dollars === null ? <i class="none">–</i> : cost(dollars)}
     </span>
   );
 }

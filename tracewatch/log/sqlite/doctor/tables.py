@@ -12,10 +12,11 @@ from typing import Any
 
 import orjson
 
-from ....model.state import TOTALS, Event, State
+from ....model.state import Event, State
 from ...project import Noted, input_rows, message_of, trace_row
-from ...storage import TRACE_COLUMNS, TraceRow
-from ..read import messages_named
+from ...row import TRACE_COLUMNS, TraceRow, object_of
+from ...sums import Sums
+from ..read import TREE_COLUMNS, messages_named
 
 IN_MEMORY = 2_000  # messages
 CENT = 1e-6  # sums of costs in a tree are sums of differences of floats
@@ -38,7 +39,7 @@ def check_row(error: Error, row: TraceRow, state: State, log_bytes: int) -> None
     """The trace's own row. ``log_bytes``: of its events."""
     for name in row.wrong_columns():
         error("trace_row", f"its {name} is {getattr(row, name)!r:.{SAID}}, which is of another type")
-    ought = trace_row(row, state, log_bytes, row.lease_expires_at)
+    ought = trace_row(row, state, log_bytes, row.lease_expires_at, renamed=object_of(row.metadata) != state.metadata)
     for name in TRACE_COLUMNS:
         stored, made = getattr(row, name), getattr(ought, name)
         if stored != made:
@@ -48,16 +49,16 @@ def check_row(error: Error, row: TraceRow, state: State, log_bytes: int) -> None
 
 def check_tree_totals(error: Error, db: sqlite3.Connection, row: TraceRow, state: State) -> None:
     """Its sums with its sub-traces': those that are here count as they stand, others as its own log tells of them."""
-    sql = "SELECT trace_id, tree_messages, tree_tokens, tree_cost FROM traces WHERE parent_trace_id = ? AND NOT apart"
-    below = {name: sums for name, *sums in db.execute(sql, (row.trace_id,))}
-    ought = [row.total_messages, row.total_tokens, row.total_cost]
+    sql = f"SELECT trace_id, {', '.join(TREE_COLUMNS)} FROM traces WHERE parent_trace_id = ? AND NOT apart"
+    below = {name: Sums(*sums) for name, *sums in db.execute(sql, (row.trace_id,))}
+    ought = row.own()
     for sub_id, told in state.sub_traces.items():
         if sub_id not in below:
-            below[sub_id] = [told["stats"][key] for key in TOTALS]
+            below[sub_id] = Sums.of(told["stats"])
     for sums in below.values():
-        ought = [a + b for a, b in zip(ought, sums, strict=True)]
-    stored = [row.tree_messages, row.tree_tokens, row.tree_cost]
-    if stored[:2] != ought[:2] or abs(stored[2] - ought[2]) > CENT * (1 + abs(ought[2])):
+        ought = ought.plus(sums)
+    stored = row.tree()
+    if stored[:2] + stored[3:] != ought[:2] + ought[3:] or abs(stored.cost - ought.cost) > CENT * (1 + abs(ought.cost)):
         error("tree_totals", f"its sums with its sub-traces are {stored}, and ought to be {ought}")
 
 

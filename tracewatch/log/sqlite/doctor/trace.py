@@ -15,7 +15,7 @@ from ....model.canonical import canonical
 from ....model.state import State, apply_into
 from ....model.times import parse_time
 from ...project import SNAPSHOT_EVERY, Noted
-from ...storage import TraceRow
+from ...row import TraceRow
 from ..inspect import Progress
 from ..read import TRACE_COLUMNS
 from .findings import ERROR, Findings
