@@ -178,7 +178,7 @@ function LivePill({ log }: { log?: TraceLog }) {
 function Instead({ why }: { why: string }) {
   return (
     <button class="link" title={visible(why)} onClick={() => say(visible(why), true)}>
-      over HTTP: no WebSocket
+      over HTTP<span class="notphone">: no WebSocket</span>
     </button>
   );
 }
