@@ -297,3 +297,32 @@ async def test_a_fork_inside_a_stream(tmp_path: Path) -> None:
         assert found[-1]["event"] == "trace_completed"
         ends = [event for event in found if event.get("patch", {}).get("status") == "completed"]
         assert len(ends) == 1 and sorted(await steps(server.url, "t")) == [1, 2]
+
+
+FORKS = """
+import os, sys
+import tracewatch
+url = f"sqlite:///{sys.argv[1]}"
+with tracewatch.trace("parent", trace_id="t", url=url) as t:
+    if sys.argv[2] == "open": assert t.flush(60)
+    children = []
+    for n in range(10):
+        child = os.fork()
+        if not child:
+            with tracewatch.trace("child", trace_id=f"c{n}", url=url) as c:
+                c.event("step", n=n)
+            os._exit(not c.flush(60))
+        children.append(child)
+        t.event("step", n=n)
+    assert not any(os.waitpid(child, 0)[1] for child in children)
+"""
+
+
+@pytest.mark.parametrize("when", ["at once", "open"])
+async def test_forks_while_a_file_is_recorded_into(tmp_path: Path, when: str) -> None:
+    """Its children inherit no lock of SQLite's and of no module that is being imported: each of them records."""
+    db = tmp_path / "t.db"
+    assert await asyncio.to_thread(run, FORKS, str(db), when, cwd=tmp_path) == (0, "")
+    async with serving(db) as server:
+        assert await steps(server.url, "t") == list(range(10))
+        assert [await steps(server.url, f"c{n}") for n in range(10)] == [[n] for n in range(10)]

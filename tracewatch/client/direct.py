@@ -1,13 +1,16 @@
 """The recorder's way into a file, ``sqlite:///path.db``, without a server; each event is stored once, as over a socket.
 
 Rule 1: one poller for all traces of the file notices cancels and answers from other processes.
-Rule 2: questions of this process expire in time, also if no server runs on the file.
+Rule 2: the file is used within ``using`` only, and closed while the process is forked. A child that inherits the locks
+        of SQLite and its notes about open files finds the log locked for ever.
+Rule 3: questions of this process expire in time, also if no server runs on the file.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -22,25 +25,61 @@ from .lines import TraceLine, Verdict
 if TYPE_CHECKING:
     from ..log import Appended, EventLog
 
+    Using = Callable[[], AbstractAsyncContextManager[EventLog]]
+
 POLL_S = 0.05
 EXPIRY_LOOK_S = 0.25
 RETRY_S = 0.5
+LOCKED_OUT = "the process was forked while its parent was writing the log: its events wait in the spool for another one"
 
 
 class FileUplink:
     """A log in a file of this machine."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, locked_out: bool = False) -> None:
+        """``locked_out``: this process was forked while its parent used SQLite, whose locks it has inherited."""
         self.batch_bytes = BATCH_BYTES
         self._url = url
         self._log: EventLog | None = None
         self._opening = asyncio.Lock()  # many traces begin at once
         self._lines: set[FileLine] = set()
         self._poller: asyncio.Task[None] | None = None
+        self._locked_out = locked_out
+        self._users = 0  # calls that use the log now
+        self._idle = asyncio.Event()  # none does
+        self._idle.set()
+        self._awake = asyncio.Event()  # the log may be used
+        self._awake.set()
+
+    @asynccontextmanager
+    async def using(self) -> AsyncIterator[EventLog]:
+        """The log, for a block in which it stays open. Raises Unreachable, and what the block raises."""
+        while not (self._users or self._awake.is_set()):  # within a block another one begins at once
+            await self._awake.wait()
+        self._users += 1
+        self._idle.clear()
+        try:
+            yield await self._open_log()
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._idle.set()
+
+    async def rest(self) -> None:
+        """See Uplink.rest: the file is closed, when nothing uses it any more."""
+        self._awake.clear()
+        await self._idle.wait()
+        await self.close()
+
+    def go_on(self) -> None:
+        """See Uplink.go_on."""
+        self._awake.set()
 
     async def _open_log(self) -> EventLog:
         async with self._opening:
             if self._log is None:
+                if self._locked_out:
+                    raise Unreachable(LOCKED_OUT)
                 try:
                     from ..log import open_log
 
@@ -52,27 +91,27 @@ class FileUplink:
 
     async def create(self, spec: dict[str, Any]) -> dict[str, Any]:
         """See Uplink.create."""
-        log = await self._open_log()
         try:
-            snapshot, _ = await log.create_trace(validate_trace(spec))
+            async with self.using() as log:
+                snapshot, _ = await log.create_trace(validate_trace(spec))
         except TracewatchError as error:
             raise _as_told(error) from error
         return snapshot.state.trace(lease_alive=snapshot.lease_alive)
 
     async def find(self, trace_id: str) -> dict[str, Any]:
         """See Uplink.find."""
-        log = await self._open_log()
         try:
-            snapshot = await log.snapshot(trace_id)
+            async with self.using() as log:
+                snapshot = await log.snapshot(trace_id)
         except TracewatchError as error:
             raise _as_told(error) from error
         return snapshot.state.trace(lease_alive=snapshot.lease_alive)
 
     async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
         """See Uplink.question."""
-        log = await self._open_log()
         try:
-            found = await log.inputs_of(trace_id, request_id)
+            async with self.using() as log:
+                found = await log.inputs_of(trace_id, request_id)
         except TracewatchError as error:
             raise _as_told(error) from error
         if not found:
@@ -81,12 +120,12 @@ class FileUplink:
 
     async def open(self, trace_id: str, producer: str, *, alone: bool = False) -> TraceLine:
         """See Uplink.open."""
-        log = await self._open_log()
-        line = FileLine(log, trace_id, producer, self._lines)
+        line = FileLine(self.using, trace_id, producer, self._lines)
         try:
-            await log.renew_lease(trace_id)  # from now on the recorder ends the trace after a cancel
-            line.told = await line.look()
-            line.expected_seq = await log.last_seq(trace_id, producer) + 1
+            async with self.using() as log:
+                await log.renew_lease(trace_id)  # from now on the recorder ends the trace after a cancel
+                line.told = await line.look()
+                line.expected_seq = await log.last_seq(trace_id, producer) + 1
         except TracewatchError as error:
             raise _as_told(error) from error
         self._lines.add(line)
@@ -136,12 +175,12 @@ def _as_told(error: TracewatchError) -> Unreachable | ApiError:
 class FileLine:
     """One producer of one trace. Appends run one after the other; the log groups those of different traces."""
 
-    def __init__(self, log: EventLog, trace_id: str, producer: str, lines: set[FileLine]) -> None:
+    def __init__(self, using: Using, trace_id: str, producer: str, lines: set[FileLine]) -> None:
         self.expected_seq = 1
         self.told = Told()
         self.trace_id = trace_id
         self.may_expire = False  # whether an open question has a time of expiry
-        self._log = log
+        self._using = using
         self._producer = producer
         self._lines = lines
         self._answers: asyncio.Queue[Verdict | Told] = asyncio.Queue()
@@ -151,7 +190,8 @@ class FileLine:
         """See TraceLine.send."""
         events = [orjson.loads(body) for body in bodies]
         try:
-            appended = await self._log.append(self.trace_id, events, producer=self._producer, seq=seq, parsed=True)
+            async with self._using() as log:
+                appended = await log.append(self.trace_id, events, producer=self._producer, seq=seq, parsed=True)
         except TracewatchError as error:
             expected = error.facts.get("expected_seq") if isinstance(error, SequenceGap) else None
             self._answers.put_nowait(Verdict(seq, error.code, error.message, expected, error.details))
@@ -171,8 +211,9 @@ class FileLine:
 
     async def look(self) -> Told:
         """Read the commands of the log: cancel and answers. Raises UnknownTrace, Unavailable."""
-        state = (await self._log.snapshot(self.trace_id)).state
-        inputs = await self._log.inputs_of(self.trace_id)
+        async with self._using() as log:
+            state = (await log.snapshot(self.trace_id)).state
+            inputs = await log.inputs_of(self.trace_id)
         self._seen = state.last_event_id
         self.may_expire = any(one["expires_at"] for one in state.pending_inputs.values())
         return Told(state.cancel_requested, inputs)
@@ -184,7 +225,8 @@ class FileLine:
     async def heartbeat(self) -> None:
         """See TraceLine.heartbeat."""
         try:
-            await self._log.renew_lease(self.trace_id)
+            async with self._using() as log:
+                await log.renew_lease(self.trace_id)
         except TracewatchError:
             pass  # deleted meanwhile; the next append fails with that
 

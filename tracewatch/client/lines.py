@@ -89,6 +89,12 @@ class Uplink(Protocol):
     async def open(self, trace_id: str, producer: str, *, alone: bool = False) -> TraceLine:
         """Open a line; ``alone``: over a connection that no other line uses. Raises Unreachable, ApiError."""
 
+    async def rest(self) -> None:
+        """Let go of what a forked child must not inherit, and use it no more until ``go_on``."""
+
+    def go_on(self) -> None:
+        """Use it again."""
+
     def hurry(self) -> None:
         """Try all further calls at once, however recently they failed, because the process ends."""
 

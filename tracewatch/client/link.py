@@ -245,6 +245,12 @@ class ServerUplink:
         self._again_at = asyncio.get_running_loop().time() + wait_s
         return NotYet(self._failure, wait_s)
 
+    async def rest(self) -> None:
+        """See Uplink.rest: a child that is forked has no use for the connection."""
+
+    def go_on(self) -> None:
+        """See Uplink.go_on."""
+
     def hurry(self) -> None:
         """See Uplink.hurry."""
         self._again_at = 0.0

@@ -41,6 +41,7 @@ AT_ONCE = 100  # the most spools of the backlog that are delivered at the same t
 EXIT_GRACE_S = 3.0  # time after flush_s for the end of the thread
 FILE_IDLE_S = 10.0  # a log's file is kept open for so long, for the next trace
 EXIT_STEP_S = 0.1  # at exit: time between two looks for what else can be sent
+FORK_WAIT_S = 2.0  # the longest wait for the thread before a fork
 RESTART_S = 0.5  # time between two tries to start the thread
 NO_SPOOL = (
     "tracewatch has no place for a spool, as this user has no home folder: until the server has them, events are kept "
@@ -48,6 +49,15 @@ NO_SPOOL = (
 )
 
 _log = logging.getLogger("tracewatch")
+
+
+class Halt:
+    """A halt of a background thread for a fork."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.over = threading.Event()
+        self.task: asyncio.Task[None] | None = None
 
 
 class Sender:
@@ -81,6 +91,8 @@ class Sender:
         self.shelf = Shelf(self.directory, url)
         self.backlog = Backlog(self.directory, meant or (lambda header: same_log(str(header["url"]), url)))
         self._known: weakref.WeakSet[Outbox] = weakref.WeakSet()
+        self._halt: Halt | None = None  # of the thread, for a fork
+        self._locked_out = False  # whether this process was forked while its parent's thread did not halt
         self._forget_threads()
 
     def _forget_threads(self) -> None:
@@ -100,8 +112,23 @@ class Sender:
         self.looked = False  # whether there was a look for spools of dead processes
         self._in_vain = False  # whether a ``with`` has waited in vain at its end
 
+    def before_fork(self) -> None:
+        """Halt the thread where no module is being imported and SQLite is at rest: a child inherits their locks."""
+        thread, bell = self._thread, self._bell
+        self._halt = None
+        if thread is not None and bell is not None and thread.is_alive() and thread is not threading.current_thread():
+            self._halt = halt = Halt()
+            bell.call(self._halt_soon, halt)
+            halt.reached.wait(FORK_WAIT_S)
+
+    def after_fork_in_parent(self) -> None:
+        """Let the thread go on."""
+        if self._halt is not None:
+            self._halt.over.set()
+
     def after_fork(self) -> None:
         """Start anew in a forked child: it has none of the parent's threads, and the parent sends its own events."""
+        self._locked_out = self._locked_out or (self._halt is not None and not self._halt.reached.is_set())
         for outbox in {*self._deliveries, *self._all_known()}:
             outbox.start_over()
         self.backlog.after_fork()
@@ -227,7 +254,7 @@ class Sender:
         if self.direct:
             from .direct import FileUplink
 
-            return FileUplink(self.url)
+            return FileUplink(self.url, self._locked_out)
         return ServerUplink(target_of(self.url, self._token))
 
     def _begin(self, outbox: Outbox) -> None:
@@ -314,6 +341,15 @@ class Sender:
             except TimeoutError:
                 pass  # nothing was said, but time has passed
         await self._finish()
+
+    def _halt_soon(self, halt: Halt) -> None:
+        halt.task = asyncio.get_running_loop().create_task(self._halted(halt))
+
+    async def _halted(self, halt: Halt) -> None:
+        await self._uplink.rest()
+        halt.reached.set()
+        halt.over.wait(FORK_WAIT_S)  # the whole loop, for the moment that a fork takes
+        self._uplink.go_on()
 
     def _listen(self, bell: Bell) -> None:
         """Do what a signal handler of the agent's may have kept from being done: it raised in ``poke`` or ``later``."""
@@ -488,7 +524,11 @@ class Senders:
         if self._hooked == os.getpid():
             return
         if not self._hooked:
-            os.register_at_fork(after_in_child=self._after_fork)
+            os.register_at_fork(
+                before=self._before_fork,
+                after_in_parent=self._after_fork_in_parent,
+                after_in_child=self._after_fork,
+            )
             atexit.register(self._at_exit)
             # Threads of the log's driver are joined before atexit runs, so a log file has to be closed before that.
             getattr(threading, "_register_atexit", atexit.register)(self._before_threads_end)
@@ -496,6 +536,14 @@ class Senders:
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:  # its children leave without atexit
             multiprocessing.Finalize(None, self._at_exit, exitpriority=10)
+
+    def _before_fork(self) -> None:
+        for sender in list(self._senders.values()):
+            sender.before_fork()
+
+    def _after_fork_in_parent(self) -> None:
+        for sender in list(self._senders.values()):
+            sender.after_fork_in_parent()
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
