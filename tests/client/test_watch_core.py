@@ -312,6 +312,7 @@ def test_children_each_keep_their_own_order_and_cursor() -> None:
         "trace_id": "t",
         "since_event_id": "e.3",
         "until": "end",
+        "nulls": "1",
         "subtree": True,
         "cursors": {"c": "e.3"},
     }

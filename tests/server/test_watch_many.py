@@ -77,6 +77,30 @@ async def test_parameters_of_a_subscription(server: Serving) -> None:
         await watch.until("caught_up", trace_id="params")
 
 
+async def test_a_client_of_the_version_before_can_add_costs_up(server: Serving) -> None:
+    """What nobody knows is null with ``nulls=1``, else 0: that client raised where it added null to a number."""
+    log = server.services.log
+    await make_trace(log, "free")
+    await make_trace(log, "free-sub", parent_trace_id="free")
+    text = '"total_cost":null'  # a text that looks like it stays as it is
+    await log.append("free", [{"event": "message_added", "message": {"role": "user", "content": text}}])
+    for nulls, cost in ((None, 0.0), ("1", None)):
+        asked = {
+            "trace_id": "free",
+            "since_event_id": 0,
+            "subtree": True,
+            **({} if nulls is None else {"nulls": nulls}),
+        }
+        async with socket(server, "/api/watch") as watch:
+            await watch.say({"subscribe": asked})
+            connected = await watch.until("connected")
+            assert connected["trace"]["total_cost"] == connected["trace"]["tree_totals"]["total_cost"] == cost
+            assert connected["sub_traces"][0]["stats"]["total_cost"] == cost
+            below = await watch.until("connected")
+            assert (below["trace_id"], below["trace"]["total_cost"]) == ("free-sub", cost)
+            assert text in orjson.loads(watch.events[1])["message"]["content"]
+
+
 async def test_a_subtree_there_and_to_come(server: Serving, client: httpx.AsyncClient) -> None:
     log = server.services.log
     await make_trace(log, "root")

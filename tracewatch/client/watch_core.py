@@ -129,6 +129,7 @@ class WatchCore:
             "types": ",".join(self._types) if self._types else None,
             "until": self._until,
             "wait": "1" if self._wait else None,
+            "nulls": "1",
         }
 
     def subscribe(self) -> bytes:

@@ -140,6 +140,7 @@ class Subtree:
                 types=self._request.types,
                 until_end=self._request.until_end,
                 tagged=True,
+                nulls=self._request.nulls,
                 client=self._request.client,
             ),
             self.begin,

@@ -43,6 +43,7 @@ class WatchRequest:
     tagged: bool = False  # control frames carry trace_id, as on /api/watch
     quiet: bool = False  # no control frames at all, as in NDJSON; a gap raises instead
     follow: bool = True  # go on live; else end where the log stood at the start
+    nulls: bool = False  # the client knows that a cost may be null
     client: str = ""  # whose watcher it is: one client has at most half of them. "": this process's own
 
 
@@ -263,6 +264,8 @@ class Watcher:
         for number, payload in enumerate(snapshot_frames(frame, self._limits.frame_bytes)):
             if number:
                 await asyncio.sleep(0)  # a sink with room does not wait, and others have their turn
+            if not self.request.nulls:  # in a text these bytes can't stand: its quotes are escaped
+                payload = payload.replace(b'"total_cost":null', b'"total_cost":0.0')
             await self.sink.send_control(payload)
         self._replayed = 0
         self.last_sent = time.monotonic()

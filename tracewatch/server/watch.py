@@ -52,6 +52,7 @@ def watch_request(trace_id: str, params: Any, **more: Any) -> WatchRequest:
         types=frozenset(types) if types else None,
         until_end=until == "end",
         wait=wait,
+        nulls=params.get("nulls") in ("1", "true", 1, True),
         **more,
     )
 

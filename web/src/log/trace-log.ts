@@ -66,7 +66,7 @@ export class TraceLog implements TraceView, Subscriber, Source {
     this.#queue = [];
     this.#tree = null;
     const since = this.position === null ? `-${OPENING_EVENTS}` : this.cursor(this.position);
-    return { trace_id: this.id, since_event_id: since };
+    return { trace_id: this.id, since_event_id: since, nulls: 1 };
   }
 
   cursor(eventId: number): string {

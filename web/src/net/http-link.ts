@@ -109,7 +109,7 @@ export class HttpLink {
     let begun = "";
     const late = setTimeout(() => this.#fail(begun || CROWDED), BEGIN_MS);
     try {
-      const path = `/api/traces/${encodeURIComponent(id)}/events?since_event_id=${encodeURIComponent(since)}`;
+      const path = `/api/traces/${encodeURIComponent(id)}/events?nulls=1&since_event_id=${encodeURIComponent(since)}`;
       const answer = await this.#ask(path, "text/event-stream", stream.signal);
       begun = BUFFERED;
       if (answer.status === 204) return this.#say({ event: "caught_up", trace_id: id, replayed: 0 }); // it has ended
