@@ -20,6 +20,7 @@ TOP_ROW = """box => { const at = box.getBoundingClientRect();
 
 UNTIL_KEPT = """() => new Promise((done, late) => { setTimeout(late, 20000); const look = () =>
   history.state.kept?.said && history.state.kept.tree ? done() : requestAnimationFrame(look); look() })"""
+UNTIL_KEPT_PLACE = UNTIL_KEPT.replace("said", "place").replace("tree", "open")
 UNTIL_READ = f"""(box, read) => new Promise((done, late) => {{ setTimeout(late, 20000); const top = {TOP_ROW};
   const look = () => String(top(box)) === String(read) ? done() : requestAnimationFrame(look); look() }})"""
 # As a click does on a link to a run that is far from what one reads
@@ -30,6 +31,7 @@ OPEN = """address => { const link = document.createElement('a'); link.setAttribu
 async def many(log: EventLog) -> None:
     for n in range(90):
         await log.create_trace(validate_trace({"trace_id": f"r{n:02}", "task": f"Run {n:02}"}))
+        await log.append(f"r{n:02}", [said("hello")])  # a run starts with its first event
 
 
 async def test_the_list_holds_still_and_a_click_opens_what_was_pointed_at(tmp_path: Path, page: Page) -> None:
@@ -109,3 +111,8 @@ async def test_back_forward_and_reload_show_each_page_as_it_was(tmp_path: Path, 
         await page.go_back()
         await expect(page.get_by_text("Child 1")).to_be_visible()
         assert await list_box.evaluate(TOP_ROW) == left
+        await page.evaluate(UNTIL_KEPT_PLACE)
+        await page.reload()
+        await expect(page.get_by_text("Child 1")).to_be_visible()
+        await expect(page.locator(".float")).to_have_count(0)
+        await list_box.evaluate(UNTIL_READ, left)

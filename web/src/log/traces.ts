@@ -30,6 +30,7 @@ export class Traces {
   readonly version = signal(0);
   readonly currentVersion = signal(0); // counts changes of `current`
   readonly loaded = signal(false);
+  readonly whole = signal(false); // whether the older ones were read as well
   readonly refused = signal<string | null>(null); // why the server does not show the list
   readonly inputs = signal<OpenInput[]>([]);
   readonly current = new Map<string, { goalId: string; words: string }>(); // what traces are doing now
@@ -87,7 +88,7 @@ export class Traces {
     this.current.clear();
     this.inputs.value = [];
     this.#waitingKey = this.#waitingIds = "";
-    this.loaded.value = false;
+    this.loaded.value = this.whole.value = false;
   }
 
   #put(trace: Trace, live: boolean): void {
@@ -150,7 +151,7 @@ export class Traces {
     } catch {
       // The socket's list is there; the rest comes with the next reconnect
     }
-    this.loaded.value = true;
+    this.loaded.value = this.whole.value = true;
   }
 
   /** Ask for the open questions again if waiting traces have changed: at once if others wait, else once a second. */

@@ -53,7 +53,7 @@ export function ListPage() {
     flat: flat || Boolean(test),
     open,
   };
-  const still = inside || Boolean(place) || focused !== null;
+  const still = traces.whole.value && (inside || Boolean(place) || focused !== null);
   const held = useMemo(() => (still ? hold(all, choice, serverNow()) : null), [still, test, sort, up, flat, anew]);
   const { rows, more } = useMemo(
     () => rowsOf(all, choice, held, serverNow()),
