@@ -140,7 +140,8 @@ class View<T extends Row> implements ListHandle {
   #shift = 0; // px of the view's top below that of the anchor
   #text: { item: T; place: Place; within: number } | null = null; // `within`: px below the row's top
   #atEnd: boolean;
-  #wanted: ListPlace | null; // to be restored
+  #wanted: ListPlace | null; // to be restored: until the list is long enough for it, or the person moves
+  #found = false; // its row is there
   #last = 0; // scrollTop, as it was last known
   readonly #heights: [at: number, height: number][] = []; // px; what they were lately
   #width = 0;
@@ -228,6 +229,7 @@ class View<T extends Row> implements ListHandle {
     const wanted = this.#follows ? box.scrollHeight : held;
     if (wanted !== null && Math.abs(box.scrollTop - wanted) > 0.5) box.scrollTop = wanted;
     this.#last = box.scrollTop;
+    if (this.#found && held !== null && Math.abs(this.#last - held) <= 1) this.#wanted = null;
     const now = performance.now();
     const old = this.#heights.findLastIndex(([at]) => at < now - LATELY_MS);
     if (old > 0) this.#heights.splice(0, old);
@@ -310,7 +312,7 @@ class View<T extends Row> implements ListHandle {
       const down = this.#upward ? by > AT_END && left < AT_END : by > 0 && end - scrollTop - clientHeight < AT_END;
       if (down) this.#setEnd(true);
     }
-    if (!by) return;
+    if (!by || (this.#wanted && this.#found)) return;
     this.#remember(scrollTop);
     this.#report(scrollTop);
   }
@@ -329,7 +331,7 @@ class View<T extends Row> implements ListHandle {
 
   /** What is in view now stays there. */
   #remember(scrollTop: number): void {
-    if (this.#still) return;
+    if (this.#still || (this.#wanted && this.#found)) return;
     const { items } = this.props;
     if (this.props.fixed && scrollTop <= 0 && this.#pointer === null) {
       this.#anchor = null; // at the top, what is new is shown
@@ -394,18 +396,19 @@ class View<T extends Row> implements ListHandle {
 
   restore(place: ListPlace): void {
     this.#wanted = place;
+    this.#found = false;
     this.#setEnd(false);
     this.redraw();
   }
 
   get restoring(): boolean {
-    return this.#wanted !== null;
+    return this.#wanted !== null && !this.#found;
   }
 
   #restored({ id, shift }: ListPlace): void {
     const item = this.props.items[this.#layout.find({ id } as T)];
     if (item?.id !== id) return;
-    this.#wanted = null;
+    this.#found = true;
     this.#anchor = item;
     this.#shift = shift;
     this.#text = null;
