@@ -312,11 +312,15 @@ def name_of_type(kind: type) -> str:
 
 def words(value: Any, longest: int = 100_000) -> str:
     """Any value as text for a person, of about ``longest`` characters at most."""
+    if type(value) is str and len(value) <= longest and value.isascii():
+        return value
     return clean(fit.shortened_text(_words(value), longest))
 
 
 def name_of(value: Any) -> str:
     """Any value as an id or name: text of 1-256 characters."""
+    if type(value) is str and 0 < len(value) <= fit.NAME_CHARS and value.isascii():
+        return value
     return clean(fit.name(_words(value)))
 
 

@@ -46,6 +46,8 @@ def belongs_to(goal: Goal | str | EllipsisType | None, journal: Journal) -> dict
     """
     if goal is not ...:
         return {"goal_id": id_of(goal)}
+    if not (_open_goals.all() or journal.entered):
+        return {}
     current = current_goal(journal)
     if current is not None:
         return {"goal_id": current}

@@ -271,6 +271,10 @@ class EnteredGoals:
         """A block is entered, here."""
         self._open[goal_id] = here() == self.home
 
+    def __bool__(self) -> bool:
+        """Whether any block is open."""
+        return bool(self._open)
+
     def leave(self, goal_id: str) -> None:
         """A block is left, wherever that is."""
         self._open.pop(goal_id, None)
