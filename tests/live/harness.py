@@ -172,7 +172,7 @@ class Bench:
     def watch(self, *, direct: bool = True, **request: Any) -> Notes:
         """Begin to watch."""
         notes = Notes(direct=direct)
-        self.tasks.append(asyncio.create_task(self.hub.watch(WatchRequest("t", **request), notes)))
+        self.tasks.append(asyncio.create_task(self.hub.watch(WatchRequest("t", nulls=True, **request), notes)))
         return notes
 
     def watch_list(self, *, direct: bool = True, **query: Any) -> Notes:

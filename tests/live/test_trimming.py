@@ -187,7 +187,7 @@ async def play(b: Bench, steps: list[Any]) -> None:
         elif name == "watch":
             since, direct = value
             watchers.append(Ordered(direct=direct))
-            b.tasks.append(asyncio.create_task(b.hub.watch(WatchRequest("t", since), watchers[-1])))
+            b.tasks.append(asyncio.create_task(b.hub.watch(WatchRequest("t", since, nulls=True), watchers[-1])))
         elif name in ("stall", "read") and watchers:
             notes = watchers[value % len(watchers)]
             notes.unsent = 1 << 30 if name == "stall" else 0
