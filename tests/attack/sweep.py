@@ -86,8 +86,11 @@ def _traces(t: Trace, v: Any) -> None:
     t.event("begin")
     t.sub_trace(v, agent_type=v, trace_id=v, goal=v, metadata=v)
     t.sub_trace("child", metadata={"a": v})
-    where = {"url": "http://127.0.0.1:1", "spool_dir": tempfile.gettempdir()}
-    tracewatch.trace(v, agent_type=v, trace_id=v, parent_trace_id=v, parent_goal_id=v, metadata=v, lease_s=v, **where)
+    where: dict[str, Any] = {"url": "http://127.0.0.1:1", "spool_dir": tempfile.gettempdir()}
+    ids = {"agent_type": v, "trace_id": v, "parent_trace_id": v, "parent_goal_id": v, "session_id": v, "user_id": v}
+    tracewatch.trace(v, metadata=v, lease_s=v, tags=v, **ids, **where)
+    t.set(task=v, tags=v, metadata=v, session_id=v, user_id=v)
+    t.message("user", v, usage=v, started_at=v, ended_at=v).usage(input_tokens=v, other=v)
     tracewatch.resume(v, lease_s=v, **where)
 
 

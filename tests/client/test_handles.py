@@ -8,8 +8,9 @@ import functools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -343,6 +344,40 @@ def test_numbers_that_are_none_do_not_cost_the_message(t: Trace) -> None:
     assert (second["tokens"], second["cost"]) == (13, 0.25)
 
 
+def test_what_a_call_used_and_when_it_was(t: Trace) -> None:
+    with t.goal("g") as g:
+        with t.message("assistant", model="m-1", usage={"input_tokens": 1}) as m:
+            m.stream("x")
+            m.usage(input_tokens=1200, output_tokens=300, cache_read_tokens=1000, reasoning_tokens=-1)
+        began = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        t.message("user", "then", started_at=began, ended_at="2026-01-02T04:04:06+01:00")
+        odd_values: list[Any] = [{"ended_at": object(), "usage": ["none"]}, {"ended_at": "yesterday"}]
+        t.message("user", "odd", started_at=1767323045.5, **odd_values[0])
+        t.message("user", "wrong", started_at=float("nan"), usage={"input_tokens": cast(int, "many")}, **odd_values[1])
+    now = state(t)
+    first, then, odd, wrong = now.messages.values()
+    used = {"input_tokens": 1200, "output_tokens": 300, "cache_read_tokens": 1000}
+    assert (first["usage"], first["tokens"], now.goals[g.id]["self_stats"]["usage"]) == (used, 1500, used)
+    assert (then["started_at"], then["ended_at"]) == ("2026-01-02T03:04:05.000Z", "2026-01-02T03:04:06.000Z")
+    assert (odd["started_at"], "usage" in odd, "usage" in wrong) == ("2026-01-02T03:04:05.500Z", False, False)
+
+
+def test_a_trace_is_called_otherwise_later(t: Trace) -> None:
+    with t:
+        t.set(task="  Better ", tags=["a", "b"], metadata={"x": {1}}, session_id="s", user_id="u")
+        t.set(session_id=None, tags=["c"], metadata={"y": 2})
+        t.set()
+        odd: Any = object()
+        t.set(task=odd, tags=odd, metadata=odd, session_id=odd, user_id=odd)
+    told = [event for event in events(t) if event["event"] == "trace_updated"]
+    assert len(told) == 3
+    assert (told[0]["task"], told[0]["metadata"]) == ("Better", {"x": [1]})
+    assert {k: v for k, v in told[1].items() if k != "occurred_at"} == {
+        "event": "trace_updated", "session_id": None, "tags": ["c"], "metadata": {"y": 2},
+    }  # fmt: skip
+    assert state(t).tags[0].startswith("<object object")
+
+
 def test_content_may_be_any_json_and_anything_else(t: Trace) -> None:
     t.message("user", [{"type": "text", "text": "hi"}])
     t.message("user", {"made": object})
@@ -441,6 +476,12 @@ def test_a_recorder_that_fails_is_told_of_once_and_kept_from_the_agent(
         ({"task": "x", "metadata": ["list"]}, {"metadata": {"metadata": ["list"]}}),
         ({"task": "x", "parent_goal_id": "g", "parent_trace_id": "p"}, {"parent_goal_id": "g", "parent_trace_id": "p"}),
         ({"task": None, "agent_type": None}, {"task": "None", "agent_type": "None"}),
+        (
+            {"task": "x", "session_id": "s" * 300, "user_id": 7, "tags": ["a", "a", "", 3, "b" * 200]},
+            {"session_id": "s" * 256, "user_id": "7", "tags": ["a", "3", "b" * 128]},
+        ),
+        ({"task": "x", "tags": "one"}, {"tags": ["one"]}),
+        ({"task": "x", "tags": object(), "session_id": ""}, {"session_id": "?"}),
     ],
 )
 def test_what_a_trace_is_created_with_is_such_that_it_can_be(

@@ -29,7 +29,7 @@ import orjson
 
 from ..model import fit
 from ..model.canonical import MAX_DEPTH, depth_exceeds
-from ..model.times import format_time
+from ..model.times import format_time, normalize_time
 from .interrupts import by_handler
 
 T = TypeVar("T")
@@ -350,6 +350,17 @@ def number_of(read: Callable[[Any, N], T | None], most: N, value: Any) -> T | No
         return read(value, most)
     # Text of 50 MB takes seconds to be no number
     return None if issubclass(kind, (str, bytes, bytearray)) else guarded(lambda: read(value, most), None)
+
+
+def moment_of(value: Any) -> str | None:
+    """A time in the protocol's form: of RFC 3339 text, a datetime or Unix seconds; None for anything else."""
+    kind = type(value)
+    if issubclass(kind, str):
+        return guarded(lambda: normalize_time(str.__str__(value)[:100]), None)
+    if issubclass(kind, datetime.datetime):  # one without a zone is local time, as Python has it
+        return guarded(lambda: format_time(value.timestamp()), None)
+    seconds = number_of(fit.amount, 253_402_300_799, value)  # the end of the year 9999
+    return None if seconds is None else format_time(seconds)
 
 
 def seconds_of(value: Any, otherwise: float | None = None) -> float | None:

@@ -17,9 +17,10 @@ from typing import Any, ParamSpec, TypeVar, cast
 from ..model.canonical import MAX_GOAL_DEPTH
 from ..model.fit import MESSAGE_CHARS, amount, count, shortened_text
 from ..model.goals import GOAL_STATUSES
+from ..model.usage import PARTS
 from .blocks import OpenBlocks, RecordedBlock, trio_here
 from .book import Change
-from .encode import clean, encode, guarded, is_brief, name_of, number_of, settled, type_name, words
+from .encode import clean, encode, guarded, is_brief, moment_of, name_of, number_of, settled, type_name, words
 from .errors import Cancelled
 from .journal import Journal, Step, setting
 
@@ -338,6 +339,8 @@ class Message(RecordedBlock):
     def set(self, **values: Any) -> None:
         """Set keys of the message: ``tokens`` (a count), ``cost`` (US dollars), ``model``, ``duration_ms`` or your own.
 
+        ``usage``: a dict as ``usage`` takes it. ``started_at``, ``ended_at``: an aware datetime, Unix seconds or text.
+
         They are recorded with the end of the message, or at once if it has ended.
         """
         tidy = _tidy(values)
@@ -346,6 +349,18 @@ class Message(RecordedBlock):
             self._values = {**self._values, **tidy}
         if self._added and self._complete:
             self._journal.record(lambda: self._updating({}))
+
+    def usage(self, **parts: int) -> None:
+        """Set what the model call used: counts of tokens, each of them optional.
+
+        ``input_tokens``, ``output_tokens``: all that went in and came out. ``cache_read_tokens``,
+        ``cache_write_tokens``: the parts of the input that a cache had, and that it took. ``reasoning_tokens``: a part
+        of the output. The names mean what OpenTelemetry's GenAI conventions say. Without ``tokens`` the message's total
+        is input and output.
+
+            m.usage(input_tokens=1200, output_tokens=300, cache_read_tokens=1000)
+        """
+        self.set(usage=parts)
 
     def complete(self) -> None:
         """Make the message complete. The end of its ``with`` block does this by itself."""
@@ -434,6 +449,10 @@ def _tidy(values: dict[str, Any]) -> dict[str, Any]:
             continue
         if key in _NUMBERS:
             value = number_of(*_NUMBERS[key], value)
+        elif key == "usage":
+            value = _usage(value)
+        elif key in ("started_at", "ended_at"):
+            value = moment_of(value)
         elif key in ("model", "agent", "description"):
             value = words(value, 4000)
         elif key == "tool_call_id":
@@ -446,3 +465,12 @@ def _tidy(values: dict[str, Any]) -> dict[str, Any]:
         if value is not None:
             tidy[key] = value
     return tidy
+
+
+def _usage(given: Any) -> dict[str, Any] | None:
+    """The parts of a usage that are counts, and what else it says."""
+    told = settled(given)
+    if type(told) is not dict:
+        return None
+    counted = {key: number_of(count, 10**9, value) if key in PARTS else value for key, value in told.items()}
+    return {key: value for key, value in counted.items() if value is not None} or None

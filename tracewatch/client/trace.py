@@ -9,18 +9,14 @@ Rule 2: an exception of the agent's passes through every ``with`` and is told of
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
-import re
-import secrets
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from types import EllipsisType
 from typing import Any
-
-import orjson
 
 from ..model import fit
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH
@@ -29,8 +25,9 @@ from ..settings import Settings
 from .blocks import OpenBlocks, RecordedBlock, here, trio_here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
-from .encode import dumps, encode, name_of, number_of, seconds_of, text_of, words
+from .encode import encode, number_of, seconds_of, text_of, words
 from .errors import Cancelled
+from .fields import changes_of, new_trace_id, spec_of, trace_id_of
 from .handles import Goal, Message, ToolCall, current_goal, error_of, id_of, stops
 from .journal import Journal, Step, setting
 from .outbox import Outbox
@@ -41,8 +38,6 @@ from .target import recorder_settings
 __all__ = ["Goal", "Message", "ToolCall", "Trace", "resume", "trace"]
 
 _open_traces: OpenBlocks[Trace] = OpenBlocks("tracewatch_open_traces")
-_NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:@-]")
-_log = logging.getLogger("tracewatch")
 
 
 class Trace(RecordedBlock):
@@ -134,21 +129,27 @@ class Trace(RecordedBlock):
         tokens: int | None = None,
         cost: float | None = None,
         model: str | None = None,
+        usage: dict[str, int] | None = None,
+        started_at: datetime | float | str | None = None,
+        ended_at: datetime | float | str | None = None,
         **extra: Any,
     ) -> Message:
         """A message. With ``content`` (any JSON) it is recorded at once, complete. Without, it begins with the ``with``
         block or the first ``stream(text)``.
 
         ``goal``: a goal or its id; by default the innermost goal open here, None: none of them. ``tokens``: a count.
-        ``cost``: US dollars. ``extra``: other keys of the protocol's message (``agent``, ``duration_ms``, …) or your
-        own.
+        ``cost``: US dollars. ``usage``: the parts of the tokens, as ``Message.usage`` takes them. ``started_at``,
+        ``ended_at``: an aware datetime, Unix seconds or RFC 3339 text, for what did not happen just now. ``extra``:
+        other keys of the protocol's message (``agent``, ``duration_ms``, …) or your own.
 
             t.message("user", "Release 1.4, please")
             with t.message("assistant", model="m-1") as m:
                 m.stream("It is ")
         """
         self._journal.check()
-        message = Message(self._journal, role, goal, {**extra, "tokens": tokens, "cost": cost, "model": model})
+        own: dict[str, Any] = {"tokens": tokens, "cost": cost, "model": model, "usage": usage}
+        own |= {"started_at": started_at, "ended_at": ended_at}
+        message = Message(self._journal, role, goal, {**extra, **own})
         if content is not None:
             message.add(content)
         return message
@@ -176,6 +177,28 @@ class Trace(RecordedBlock):
         given = words(name, 1000)
         own = event_name(given)
         self._journal.emit({**payload, "event": own} | ({} if own == given else {"original_event": given}))
+
+    def set(
+        self,
+        *,
+        task: str | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        session_id: str | EllipsisType | None = ...,
+        user_id: str | EllipsisType | None = ...,
+    ) -> None:
+        """Change what the trace is called and belongs to, at any time: the event ``trace_updated``.
+
+        ``task``: 1-10,000 characters. ``tags``: all of them, at most 64 of 1-128 characters; ``[]`` takes them away.
+        ``metadata``: keys that are added to those that are there. ``session_id``, ``user_id``: 1-256 characters; None
+        takes it away. What is not given stays as it is.
+
+            t.set(tags=["nightly", "gpu"], metadata={"commit": "4f2a"})
+        """
+        self._journal.check()
+        changes = changes_of(task, tags, metadata, session_id, user_id)
+        if changes:
+            self._journal.emit({"event": "trace_updated", **changes})
 
     def status(self, status: str, reason: str | None = None) -> None:
         """Change the trace's status: to running, to waiting, or to completed, failed or stopped, which end it.
@@ -231,7 +254,7 @@ class Trace(RecordedBlock):
         above = self
         if self._above is not None and self._level >= MAX_SUB_TRACE_DEPTH:
             above, goal_id = self._above, self._outbox.spec.get("parent_goal_id")
-        spec = _spec(task, agent_type, trace_id, above.trace_id, goal_id, metadata, self._outbox.spec.get("lease_s"))
+        spec = spec_of(task, agent_type, trace_id, above.trace_id, goal_id, metadata, self._outbox.spec.get("lease_s"))
         above._journal.flush_streams()
         after = (above._outbox, above._outbox.next_seq - 1)
         child = Trace(spec, self._sender, self._settings, after, fresh=trace_id is None, above=above)
@@ -439,6 +462,9 @@ def trace(
     lease_s: float | None = 30,
     spool_dir: str | None = None,
     token: str | None = None,
+    session_id: str | None = None,
+    user_id: str | None = None,
+    tags: list[str] | None = None,
 ) -> Trace:
     """Record a run of an agent, in a ``with`` or ``async with`` block.
 
@@ -457,13 +483,16 @@ def trace(
     use ``sub_trace``). ``metadata``: a JSON object. ``url``: a server, or ``sqlite:///file.db``; None takes
     ``TRACEWATCH_URL``, else loopback. ``lease_s``: the trace is lost after so many seconds without a sign of life;
     None: never. ``spool_dir``: the folder for events that the server does not have yet; None takes
-    ``TRACEWATCH_SPOOL_DIR``. ``token``: None takes ``TRACEWATCH_TOKEN``.
+    ``TRACEWATCH_SPOOL_DIR``. ``token``: None takes ``TRACEWATCH_TOKEN``. ``session_id``, ``user_id``: the conversation
+    and the user that the run belongs to, 1-256 characters each. ``tags``: at most 64 of 1-128 characters. Lists of
+    traces filter by these three; ``Trace.set`` changes them later.
 
     Raises InvalidField for a ``url``, ``spool_dir`` or ``token`` given here that can't be used. A variable of the
     environment that can't be used is logged once, and its default is taken. Nothing is raised later.
     """
     settings = recorder_settings(url, spool_dir, token)
-    spec = _spec(task, agent_type, trace_id, parent_trace_id, parent_goal_id, metadata, lease_s)
+    belongs = {"session_id": session_id, "user_id": user_id, "tags": tags}
+    spec = spec_of(task, agent_type, trace_id, parent_trace_id, parent_goal_id, metadata, lease_s, **belongs)
     return Trace(spec, SENDERS.get(settings), settings, fresh=trace_id is None)
 
 
@@ -487,50 +516,9 @@ def resume(
     The other arguments are those of ``trace``. Raises InvalidField as ``trace`` does. Nothing is raised later.
     """
     settings = recorder_settings(url, spool_dir, token)
-    spec = {"trace_id": _trace_id(trace_id) or new_trace_id(), "resume": True}
+    spec = {"trace_id": trace_id_of(trace_id) or new_trace_id(), "resume": True}
     seconds = min(number_of(fit.amount, math.inf, lease_s) or 0, 86_400)
     resumed = Trace(spec | ({"lease_s": seconds} if seconds else {}), SENDERS.get(settings), settings)
     step = Step(encode({"event": "trace_status_changed", "status": "running", "reason": "resumed"}))
     resumed._journal.put(lambda: step)
     return resumed
-
-
-def new_trace_id() -> str:
-    """A new trace_id: the time in milliseconds, so that ids are ordered, and 40 random bits."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(5)}"
-
-
-def _spec(
-    task: Any,
-    agent_type: Any,
-    trace_id: Any,
-    parent_trace_id: Any,
-    parent_goal_id: Any,
-    metadata: Any,
-    lease_s: Any,
-) -> dict[str, Any]:
-    """The body of ``POST /api/traces``, made to fit the server's limits."""
-    spec: dict[str, Any] = {
-        "trace_id": _trace_id(trace_id) or new_trace_id(),
-        "task": fit.task(words(task)),
-        "agent_type": name_of(agent_type),
-        "parent_trace_id": _trace_id(parent_trace_id),
-        "parent_goal_id": parent_goal_id if parent_goal_id is None else name_of(parent_goal_id),
-        "lease_s": min(number_of(fit.amount, math.inf, lease_s) or 0, 86_400) or None,
-        "metadata": None,
-    }
-    given = None if metadata is None else orjson.loads(dumps(metadata))  # its truth is the agent's code, and may raise
-    if given:
-        kept, rest = fit.split_metadata(given if isinstance(given, dict) else {"metadata": given}, fit.EVENT_BYTES)
-        spec["metadata"] = kept | ({"shortened": fit.marker(fit.json_bytes(rest))} if rest else {})
-    return {key: value for key, value in spec.items() if value is not None}
-
-
-def _trace_id(given: Any) -> str | None:
-    text = "" if given is None else words(given)
-    if not text:
-        return None
-    trace_id = _NOT_AN_ID.sub("_", text)[:128]
-    if trace_id != text or not issubclass(type(given), str):
-        _log.warning("%r is no trace_id (1-128 of A-Z a-z 0-9 . _ : @ -): %s is used", text[:1000], trace_id)
-    return trace_id
