@@ -29,7 +29,7 @@ from .views import Grown, Page, Snapshot, TraceQuery
 
 logger = logging.getLogger("tracewatch.log")
 T = TypeVar("T")
-UNFOLDED_BYTES = 64 * 1024  # of a state's parts, made a state on the loop; more is done aside
+UNFOLDED_BYTES = 256 * 1024  # of a state's parts, made a state on the loop in some milliseconds; more is done aside
 # The token of a page of questions: the time, the trace's key and the event of its last one
 PLACE = re.compile(r"[0-9TZ:.-]{1,40}_[0-9]{1,18}_[0-9]{1,18}", re.ASCII)
 NARROW_LIST = "ask for a longer or rarer text (q), one status or agent_type, or fewer with limit"
@@ -116,7 +116,10 @@ class Reader:
     async def _unfold(self, row: TraceRow, parts: StateParts, known: State | None) -> Cached:
         """As ``unfold``. What takes long is done off the loop."""
         if len(parts.snapshot or b"") + sum(map(len, parts.events)) < UNFOLDED_BYTES:
-            return Cached(row.trace_key, unfold(row, parts, known), log_bytes=row.log_bytes)
+            small = Cached(row.trace_key, unfold(row, parts, known), log_bytes=row.log_bytes)
+            if known is None:
+                small.guess(parts)
+            return small
         own = None if known is None else known.copy()  # copying a state may change its form: not while others read it
 
         def unfolded() -> Cached:
