@@ -171,7 +171,7 @@ async def test_what_is_selected_stays_and_is_what_is_copied(server: ServerProces
     await expect(page.locator(".said strong")).to_be_visible()
     assert await page.evaluate(SELECTED) == "quick brown fox"
     run.add(*said_many(0, 120), said("the last row"))
-    await expect(page.locator(".float")).to_contain_text("121 new")
+    await expect(page.locator(".events")).to_have_text("128 events")
     assert await page.evaluate(SELECTED) == "quick brown fox"
     # Over rows that are not drawn
     await box.evaluate(SELECT, ["first row", "first row"])

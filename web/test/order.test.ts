@@ -24,6 +24,14 @@ describe("the order of the list", () => {
     expect(ids(rowsOf(all, { ...choice, flat: true }, null, 0))).toBe("cba");
   });
 
+  test("by age it is that in which runs were made, or began if that was earlier", () => {
+    const runs = [
+      trace("a", 1, { started_at: "2026-11-30T12:00:09Z" }),
+      trace("b", 2, { started_at: "2025-01-01T00:00:00Z" }),
+    ];
+    expect(ids(rowsOf(runs, { ...choice, sort: "created" }, null, 0))).toBe("ab");
+  });
+
   test("is held: rows change in place, none moves, none comes and none goes, and what is new is counted", () => {
     const held = hold(all, choice, 0);
     const later = [trace("a", 9), trace("n", 9), trace("x", 9, { parent_trace_id: "b" })];

@@ -19,8 +19,14 @@ export interface ListRow {
 
 export type Sort = "created" | "activity" | "messages" | "tokens" | "cost" | "duration";
 
+function earlier(one: string, other: string): string {
+  if (one < other) return one;
+  return other;
+}
+
 export const SORTS: Record<Sort, (trace: Trace, at: number) => number | string> = {
-  created: (t) => t.started_at, // times of one form sort as their texts do
+  // Times of one form sort as their texts do. A run keeps its place when its first event comes, long after it was made
+  created: (t) => earlier(t.started_at, t.created_at),
   activity: (t) => t.active_at,
   messages: (t) => t.tree_totals.total_messages,
   tokens: (t) => t.tree_totals.total_tokens,

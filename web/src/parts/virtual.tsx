@@ -358,9 +358,9 @@ class View<T extends Row> implements ListHandle {
   }
 
   /** The person moves up, or selects: the end is not followed any more. */
-  #leave(selecting = false): void {
+  #leave(): void {
     const box = this.#box!;
-    if (!this.props.follow || !this.#atEnd || (box.scrollTop <= 0 && !selecting)) return;
+    if (!this.props.follow || !this.#atEnd || box.scrollTop <= 0) return;
     this.#last = box.scrollTop;
     this.#remember(box.scrollTop);
     this.#setEnd(false);
@@ -473,7 +473,7 @@ class View<T extends Row> implements ListHandle {
 
   #selected(): void {
     this.#selection.note();
-    if (this.#selection.any) this.#leave(true);
+    if (this.#selection.any) this.#leave();
     else if (this.#box && !this.#atEnd) {
       const { scrollHeight, scrollTop, clientHeight } = this.#box;
       if (scrollHeight - scrollTop - clientHeight < 1) this.#setEnd(true); // nothing has come meanwhile
