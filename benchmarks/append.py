@@ -29,6 +29,7 @@ from .wire import Socket
 TRACE = "bench"
 TEXT = "It reads the session cookie before the store has been opened, so that the first request of a login fails. " * 2
 GOAL = {"event": "goal_added", "goal": {"description": "Find the cause", "status": "in_progress"}}
+USED = {"input_tokens": 1500, "output_tokens": 200, "cache_read_tokens": 1200}
 Commits = list[list[bytes]]  # the bodies of each transaction
 
 
@@ -41,6 +42,20 @@ def message(number: int) -> dict[str, Any]:
     """A message, which changes the totals and a goal's stats."""
     said = {"role": "assistant", "content": f"{number}: {TEXT}", "status": "complete", "tokens": 120, "cost": 0.0012}
     return {"event": "message_added", "message": said}
+
+
+def given(number: int) -> dict[str, Any]:
+    """A model call with its usage and its cost."""
+    event = message(number)
+    event["message"] |= {"model": "claude-sonnet-4-5", "usage": USED, "tokens": 1700, "cost": 0.00426}
+    return event
+
+
+def priced(number: int) -> dict[str, Any]:
+    """The same call without a cost, which the log works out."""
+    event = given(number)
+    del event["message"]["cost"]
+    return event
 
 
 @dataclass(frozen=True)
@@ -72,10 +87,10 @@ async def opened(db: Path, *trace_ids: str) -> AsyncIterator[EventLog]:
         await log.close()
 
 
-async def ours(path: Path, load: Load) -> tuple[float, Commits]:
-    """Append through the log. Returns events per second, and the bodies of each commit."""
+async def ours(path: Path, load: Load, first: dict[str, Any] = GOAL) -> tuple[float, Commits]:
+    """Append through the log, after ``first``. Returns events per second, and the bodies of each commit."""
     async with opened(path, TRACE) as log:
-        await log.append(TRACE, [GOAL])
+        await log.append(TRACE, [first])
         commits: list[Sequence[Grown]] = []
         log.listen(commits.append)
         queue = iter(load.batches())
@@ -169,6 +184,21 @@ def compare(bench: Bench, load: Load, rounds: int) -> None:
     bench.report.note(f"{sum(sizes) / len(sizes):,.0f} events a transaction on average")
 
 
+def compare_priced(bench: Bench, events: int, rounds: int) -> None:
+    """Measure calls that are priced, and calls with a given cost, in turn."""
+    rates: dict[Any, list[float]] = {priced: [], given: []}
+    for number in range(rounds + 1):
+        for kind, found in rates.items():
+            path = bench.folder / f"{kind.__name__}-{number}.db"
+            rate, _ = uvloop.run(ours(path, Load("", kind, events, 100, 8), first=kind(0)))
+            for used in bench.folder.glob(f"{path.stem}.*"):
+                used.unlink()
+            if number:
+                found.append(rate)
+    label = "message_added, priced, against the same with a given cost"
+    bench.report.ratio(label, rates[priced], rates[given], "events/s", at_least=0.9)
+
+
 # --- over sockets, for information -----------------------------------------------------------------------------------
 
 
@@ -223,6 +253,7 @@ def run(bench: Bench) -> None:
     for kind in (step, message):
         label = f"{'custom events' if kind is step else 'message_added'}, 8 appenders × 100"
         compare(bench, Load(label, kind, many, 100, 8, at_least=0.5), rounds)
+    compare_priced(bench, many, rounds)
     compare(bench, Load("custom events one by one, 1 appender", step, few, 1, 1), rounds)
     compare(bench, Load("custom events one by one, 32 appenders", step, few * 8, 1, 32), rounds)
     batches = Load("", step, many, 100, 1).batches()

@@ -41,7 +41,7 @@ ROOMS = {
     "errors": room(),
     "settings": room("errors"),
     "model": room("errors", "orjson pydantic typing_extensions"),
-    "log": room("errors model", "aiosqlite orjson"),
+    "log": room("errors model", "aiosqlite genai_prices orjson"),
     "live": room("errors model log", "orjson redis"),
     "server": room(
         "errors settings model log live",
@@ -57,7 +57,7 @@ ROOMS = {
 # Server and command line code that `import tracewatch` in somebody's agent must not load; and pydantic, which takes
 # longer to load than all of the recorder.
 NOT_FOR_AGENTS = (
-    *("aiosqlite", "click", "pydantic", "redis", "rich", "starlette", "uvicorn"),
+    *("aiosqlite", "click", "genai_prices", "httpx2", "pydantic", "redis", "rich", "starlette", "uvicorn"),
     *("tracewatch.cli", "tracewatch.live", "tracewatch.log", "tracewatch.server"),
 )
 

@@ -247,6 +247,9 @@ class Settings:
         "count", 0, "At least so many of each trace's newest events are kept", low=0, shown="off"
     )
     retention_s: float = _option("seconds", 60.0, "Time between two searches for old traces and events", low=0.01)
+    prices: str = _option(
+        "text", "", "A file with prices of models, which go before those of the library `genai-prices`", shown="none"
+    )
     max_event_bytes: int = _option("bytes", 256 * 1024, "The largest event accepted", low=1024)
     max_batch_events: int = _option("count", 1000, "The most events in one append")
     max_batch_bytes: int = _option("bytes", 4 * 1024**2, "The largest append", low=1024)

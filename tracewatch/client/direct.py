@@ -9,6 +9,8 @@ Rule 3: questions of this process expire in time, also if no server runs on the 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,12 +20,13 @@ import orjson
 from ..errors import LogError, NoSuchRequest, SequenceGap, TracewatchError, Unavailable
 from ..model.events import validate_trace
 from ..model.window import BATCH_BYTES
+from ..settings import Settings
 from .control import Told
 from .errors import ApiError, Unreachable
 from .lines import TraceLine, Verdict
 
 if TYPE_CHECKING:
-    from ..log import Appended, EventLog
+    from ..log import Appended, EventLog, Prices
 
     Using = Callable[[], AbstractAsyncContextManager[EventLog]]
 
@@ -31,6 +34,17 @@ POLL_S = 0.05
 EXPIRY_LOOK_S = 0.25
 RETRY_S = 0.5
 LOCKED_OUT = "the process was forked while its parent was writing the log: its events wait in the spool for another one"
+
+
+def _prices() -> Prices:
+    """Those of ``TRACEWATCH_PRICES`` and the library. A bad file must not break the agent, nor its recording."""
+    from ..log import Prices, read_prices
+
+    try:
+        return Prices(read_prices(Settings.from_env(os.environ, only=("prices",)).prices), aside=False)
+    except LogError as error:
+        logging.getLogger("tracewatch").warning("%s", error)
+        return Prices(aside=False)
 
 
 class FileUplink:
@@ -83,7 +97,7 @@ class FileUplink:
                 try:
                     from ..log import open_log
 
-                    self._log = await open_log(self._url)
+                    self._log = await open_log(self._url, prices=_prices())
                 except (LogError, ImportError, OSError) as error:  # no descriptors left for a module's file, perhaps
                     raise Unreachable(str(error)) from error
                 self._poller = asyncio.create_task(self._poll(self._log))

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import LogError
 from .counts import LogLook
 from .log import EventLog
+from .prices import Prices, read_prices
 from .retention import Outdated, Policy, Pruned
 from .views import Appended, Grown, Listener, Page, Snapshot, TraceQuery
 
@@ -20,11 +21,13 @@ __all__ = [
     "Outdated",
     "Page",
     "Policy",
+    "Prices",
     "Pruned",
     "Snapshot",
     "TraceQuery",
     "log_path",
     "open_log",
+    "read_prices",
 ]
 
 

@@ -171,6 +171,8 @@ class Group:
                 await self._work.wait()
                 continue
             group = self._gather()
+            for prices in {job.prices for job in group if job.prices is not None}:
+                await prices.load()
             if isinstance(group[0], Alone):
                 await self._work_alone(group[0])
             else:

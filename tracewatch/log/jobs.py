@@ -35,6 +35,7 @@ from ..errors import (
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH, canonical, check_size
 from ..model.rules import complete
 from .cache import at_first
+from .prices import Prices
 from .row import TraceRow
 from .storage import Needs
 from .sums import SUM_NAMES, Sums
@@ -53,6 +54,7 @@ class Job:
     size: int = 1024  # bytes it may cost while it waits; roughly
     events: int = 0  # how much it adds to its group
     exclusive: bool = False  # whether it must be alone in its unit
+    prices: Prices | None = None  # which must be loaded before its turn
 
     def need(self, needs: Needs) -> None:
         """Put in what it needs."""
@@ -193,7 +195,7 @@ class Append(Job):
         return Appended(last + 1, plan.state.last_event_id, duplicates)
 
     def _put(self, plan: Plan, raw: dict[str, Any], ts: str) -> None:
-        event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=ts)
+        event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=ts, price=self.prices)
         body = canonical(event, parsed=self.parsed)
         if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
             check_size(orjson.dumps(raw), self.max_event_bytes)

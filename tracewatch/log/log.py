@@ -23,6 +23,7 @@ from .counts import LogCounts, LogLook
 from .group import Group
 from .health import Health
 from .jobs import Answer, Append, Cancel, Create, Delete, Expire, ExpireInput, Renew
+from .prices import Prices, concerned
 from .reader import Reader
 from .restore import Restore
 from .retention import Policy, Pruned, Retention
@@ -44,6 +45,7 @@ class EventLog:
         max_batch_events: int = 1000,
         lock_wait_s: float = 10.0,
         max_waiting_bytes: int = 64 * 1024**2,
+        prices: Prices | None = None,
     ) -> None:
         self.storage = storage
         self.epoch = storage.epoch
@@ -53,6 +55,7 @@ class EventLog:
         self.stop_watching: Callable[[], Awaitable[None]] | None = None  # ends what looks after the storage
         self._max_event_bytes = max_event_bytes
         self._max_batch_events = max_batch_events
+        self._prices = prices or Prices()
         cache = StateCache()
         self.reader = Reader(storage, cache, health=self.health)
         self.group = Group(
@@ -116,6 +119,7 @@ class EventLog:
                     by_server=by_server,
                     parsed=parsed,
                     max_event_bytes=self._max_event_bytes,
+                    prices=self._prices if concerned(raws) else None,
                 )
             )
         except TracewatchError as error:

@@ -34,7 +34,8 @@ _GENERATED = re.compile(r"[mr][0-9]+", re.ASCII)
 
 Raw = Mapping[str, Any]
 Stored = dict[str, Any]
-Price = Callable[[Mapping[str, Any]], float | None]  # the cost in dollars of a message with a model and a usage
+# The cost in dollars of a message with a model and a usage, by its event's time
+Price = Callable[[Mapping[str, Any], str], float | None]
 
 
 def complete(state: State, raw: Raw, *, event_id: int, ts: str, price: Price | None = None) -> Stored:
@@ -72,7 +73,7 @@ def _count_use(state: State, stored: Stored, price: Price | None) -> None:
     if "tokens" not in given and before.get("tokens", 0) == total_of(before.get("usage", {})):
         given["tokens"] = total_of(usage)
     if price is not None and "cost" not in given and before.get("cost_source", "priced") == "priced":
-        cost = price(message)
+        cost = price(message, stored.get("occurred_at") or stored["ts"])
         if cost is not None:
             given["cost"], given["cost_source"] = cost, "priced"
     stored[key] = given

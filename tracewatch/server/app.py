@@ -30,7 +30,7 @@ from ..errors import TracewatchError, Unavailable, UpgradeRequired
 from ..live.hints import PollHints, load_redis
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
-from ..log import EventLog, Policy, open_log
+from ..log import EventLog, Policy, Prices, open_log, read_prices
 from ..settings import Settings
 from .answers import Checker
 from .auth.limiter import Limiter
@@ -278,6 +278,7 @@ async def _services(
         max_batch_events=chosen.max_batch_events,
         max_waiting_bytes=chosen.max_waiting_bytes,
         lock_wait_s=chosen.lock_wait_s,
+        prices=Prices(read_prices(chosen.prices)),
     )
     hub = Hub(
         log,

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from ..errors import LogError, NeedsToken
 from ..live.hints import load_redis
-from ..log import open_log
+from ..log import open_log, read_prices
 from ..settings import Settings
 from .app import create_app, needs_token
 from .auth.origin import is_loopback
@@ -79,6 +79,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     if settings.redis:
         load_redis(settings.redis)  # a fault is said here once, rather than by each worker
     check_tls(settings)
+    read_prices(settings.prices)
     check_tokens(settings)
     bound = bind(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -19,6 +19,7 @@ import aiosqlite
 
 from ...errors import LogError, LogLocked
 from ..log import EventLog
+from ..prices import Prices
 from .clock import steady_clock
 from .connections import WorkConnection, connect, run
 from .faults import is_busy
@@ -42,6 +43,7 @@ async def open_sqlite(
     max_batch_events: int = 1000,
     lock_wait_s: float = 10.0,
     max_waiting_bytes: int = 64 * 1024**2,
+    prices: Prices | None = None,
     clock: Callable[[], float] = time.time,
     steady: Callable[[], float] | None = None,
 ) -> EventLog:
@@ -49,6 +51,7 @@ async def open_sqlite(
 
     ``max_event_bytes``: of one event. ``max_batch_events``: in one append. ``lock_wait_s``: seconds for which an
     append, and the opening, wait for another program's lock. ``max_waiting_bytes``: of all that waits to be written.
+    ``prices``: of model calls; by default those of the library.
     ``clock``: Unix time in seconds. ``steady``: by default the machine's (clock.py), or ``clock`` if that was given.
     Raises LogError, NewerDatabase, LogLocked.
     """
@@ -85,6 +88,7 @@ async def open_sqlite(
         max_batch_events=max_batch_events,
         lock_wait_s=lock_wait_s,
         max_waiting_bytes=max_waiting_bytes,
+        prices=prices,
     )
     watchdog = Watchdog(storage, health=log.health, group=log.group, reader=log.reader, replaced=log.replaced)
     log.stop_watching = watchdog.close
