@@ -51,6 +51,24 @@ RUN: tuple[dict[str, Any], ...] = (
 )
 
 
+def test_errors_are_for_reading() -> None:
+    failed = {"type": "TypeError", "message": "* wants int", "traceback": "Traceback …"}
+    message = {"role": "tool", "content": {"tool_name": "mul", "error": failed}, "status": "complete"}
+    totals = {"total_messages": 0, "total_tokens": 0, "total_cost": 0}
+    said = told(
+        {"event": "message_added", "message": message},
+        {"event": "sub_trace_started", "sub_trace_id": "s", "parent_goal_id": None, "agent_type": "a", "task": "x"},
+        {
+            "event": "sub_trace_completed", "sub_trace_id": "s", "status": "failed", "summary": None,
+            "stats": totals, "error": failed,
+        },
+        {"event": "tool.error", "error": failed},
+        {"event": "trace_completed", "status": "failed", "error": failed, "summary": "in vain"},
+    )  # fmt: skip
+    assert said.count("TypeError: * wants int") == 4 and "Traceback" not in said and "{" not in said
+    assert "failed: TypeError: * wants int: in vain" in said
+
+
 def told(*given: dict[str, Any], form: str = "text", width: int | None = None, **filters: Any) -> str:
     """What `tail` prints for these events."""
     out = io.BytesIO()

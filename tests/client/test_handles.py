@@ -417,6 +417,17 @@ def test_an_exception_that_cannot_be_printed(t: Trace) -> None:
     assert state(t).error["type"].endswith("Odd")
 
 
+def test_an_exception_keeps_its_type_wherever_it_is_said(t: Trace) -> None:
+    with t.tool_call("x") as call:
+        call.error(ValueError("bad"))
+    t.message("assistant", "y", error=KeyError("k"))
+    t.event("tool.error", error=OSError("disk"))
+    tool, text = state(t).messages.values()
+    said = tool["content"]["error"], text["error"], events(t)[-1]["error"]
+    assert [one["type"] for one in said] == ["ValueError", "KeyError", "OSError"]
+    assert [one["message"] for one in said] == ["bad", "'k'", "disk"]
+
+
 def test_fail_takes_what_it_is_given(t: Trace) -> None:
     t.fail("no luck", summary="it did not work")
     assert (state(t).error, state(t).summary) == ("no luck", "it did not work")

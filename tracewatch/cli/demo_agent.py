@@ -89,7 +89,7 @@ class Agent:
             try:
                 result = tool(**arguments)
             except (OSError, ValueError, SyntaxError) as error:
-                call.error(f"{type(error).__name__}: {error}")
+                call.error(error)
                 return None
             call.result(_short(result))
         return result

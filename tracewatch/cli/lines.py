@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from ..model.error import error_line
 from . import text
 
 Event = Mapping[str, Any]
@@ -194,7 +195,7 @@ class Narrator:
         running = message.get("status") == "running"
         words, error = " ".join(part for part in (told.tool, told.arguments) if part), parts.get("error") is not None
         if error:
-            words += f" ✗ {readable(parts['error'])}"
+            words += f" ✗ {error_line(parts['error'])}"
         elif "result" in parts:
             words += f" → {readable(parts['result'])}"
         elif content is not None and not isinstance(content, dict):
@@ -213,14 +214,16 @@ class Narrator:
 
     def _sub_trace_completed(self, event: Event) -> EventLine:
         status, summary = event["status"], event.get("summary")
-        words = f"{event['sub_trace_id']} {status}" + (f": {summary}" if summary else "")
+        said = [part for part in (error_line(event.get("error")), summary) if part]
+        words = ": ".join([f"{event['sub_trace_id']} {status}", *said])
         totals = {"tokens": event["stats"]["total_tokens"], "cost": event["stats"]["total_cost"]}
         error = status in ("failed", "lost")
         return self._line(event, "↲", STATUS_STYLES.get(status, "dim"), "agent", words, note=_note(totals), error=error)
 
     def _status(self, event: Event) -> EventLine:
         status = event["status"]
-        words = [status, *(readable(event[key]) for key in ("reason", "error", "summary") if event.get(key))]
+        said = (readable(event.get("reason")), error_line(event.get("error")), readable(event.get("summary")))
+        words = [status, *(part for part in said if part)]
         note = []
         if event.get("total_messages"):
             note = [
@@ -257,6 +260,8 @@ class Narrator:
         payload = {key: value for key, value in event.items() if key not in _BASE_KEYS}
         only = next(iter(payload.values())) if len(payload) == 1 else None
         words = only if isinstance(only, str) else compact(payload) if payload else ""
+        if payload.keys() == {"error"}:
+            words = error_line(only)
         name = event["event"]
         error = name == "error" or name.endswith((".error", "_error"))
         return self._line(event, "✗" if error else "•", "red" if error else "cyan", name, words, error=error)

@@ -12,6 +12,7 @@ import orjson
 from rich.text import Text
 
 from ..client.api import Api
+from ..model.error import error_line
 from . import text
 from .common import STATUSES, connect, examples, json_writer, out_console, output_option, url_option
 from .lines import STATUS_GLYPHS, STATUS_STYLES
@@ -123,4 +124,7 @@ def _row(trace: dict[str, Any], depth: int, now_s: float, *, narrow: bool) -> li
         over = ended is None and trace["status"] not in ("running", "waiting")  # lost: the time of its end is unknown
         cells += [Text("" if over else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
     cells += [Text(text.count(totals["total_tokens"])), Text(text.dollars(totals["total_cost"]))]
-    return [*cells, Text(text.one_line(trace["task"]))]
+    last = Text(text.one_line(trace["task"]))
+    if error := error_line(trace["error"]):
+        last.append(f"  ✗ {text.cut(text.one_line(error), 200)}", "red")
+    return [*cells, last]

@@ -9,6 +9,7 @@ import click
 from rich.text import Text
 
 from ..client.api import Api
+from ..model.error import error_line
 from . import text
 from .common import examples, out_console, output_option, url_option, use_color
 from .lines import STATUS_STYLES, Narrator, readable
@@ -74,7 +75,10 @@ def _print_head(view: TreeView, at_event_id: int | None) -> None:
     row("events", f"{trace['first_event_id']:,} to {trace['last_event_id']:,}")
     for key in ("summary", "error"):
         if trace[key]:
-            row(key, readable(trace[key]), "red" if key == "error" else "")
+            row(key, error_line(trace[key]), "red") if key == "error" else row(key, readable(trace[key]))
+    error = trace["error"]
+    if isinstance(error, dict) and isinstance(error.get("traceback"), str):
+        console.print(Text(text.escape(error["traceback"].rstrip()), "dim"), soft_wrap=True)
     if trace["metadata"]:
         row("metadata", readable(trace["metadata"]))
     console.print()

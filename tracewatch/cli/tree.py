@@ -11,12 +11,14 @@ from rich.style import Style
 from rich.text import Text
 from rich.tree import Tree
 
+from ..model.error import error_line
 from . import text
 from .lines import GOAL_GLYPHS, GOAL_STYLES, STATUS_GLYPHS, STATUS_STYLES, readable
 
 MAX_DEPTH = 40  # of sub-traces within sub-traces
 CURRENT = "current"  # a key in the meta data of what is drawn: the goal that is worked on, or an open question
 _HERE = Style(meta={CURRENT: True})
+_ERROR_CELLS = 60  # of a failed run's error beside its numbers
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _narrower(room: int | None) -> int | None:
 
 def _heading(trace: Mapping[str, Any], room: int | None) -> Text:
     totals = trace.get("tree_totals") or trace
-    note = _stats(totals["total_messages"], totals["total_tokens"], totals["total_cost"], str(trace["status"]))
+    note = _stats(totals["total_messages"], totals["total_tokens"], totals["total_cost"], _outcome(trace))
     status = trace["status"]
     glyph, style = STATUS_GLYPHS.get(status, "?"), STATUS_STYLES.get(status, "dim")
     return _line(glyph, style, trace["task"], note, room, bold=True)
@@ -85,11 +87,17 @@ def _goal(goal: Mapping[str, Any], room: int | None, *, current: bool) -> Text:
 
 def _sub_trace(sub: Mapping[str, Any], room: int | None) -> Text:
     stats, status = sub["stats"], sub["status"]
-    note = _stats(stats["total_messages"], stats["total_tokens"], stats["total_cost"], str(status))
+    note = _stats(stats["total_messages"], stats["total_tokens"], stats["total_cost"], _outcome(sub))
     glyph, style = STATUS_GLYPHS.get(status, "?"), STATUS_STYLES.get(status, "dim")
     label = Text(no_wrap=True, overflow="ellipsis")
     label.append(f"↳ {text.one_line(sub['agent_type'])} ", "magenta")
     return label.append_text(_line(glyph, style, sub["task"], note, None if room is None else room - label.cell_len))
+
+
+def _outcome(trace: Mapping[str, Any]) -> str:
+    """The status, and of what failed the beginning of its error."""
+    error = error_line(trace.get("error"))
+    return f"{trace['status']}: {text.cut(text.one_line(error), _ERROR_CELLS)}" if error else str(trace["status"])
 
 
 def _line(glyph: str, style: str, words: str, note: str, room: int | None, *, bold: bool = False) -> Text:

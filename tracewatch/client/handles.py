@@ -444,7 +444,8 @@ _NUMBERS: dict[str, tuple[Callable[[Any, int], float | None], int]] = {
 def _tidy(values: dict[str, Any]) -> dict[str, Any]:
     """A message's values, without those of a wrong type, for which the server would refuse the whole message."""
     tidy: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, given in values.items():
+        value = error_of(given)
         if value is None or key in ("message_id", "role", "sequence", "goal_id"):
             continue
         if key in _NUMBERS:

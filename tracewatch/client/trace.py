@@ -169,14 +169,15 @@ class Trace(RecordedBlock):
         """Record an event of another kind, which is stored and shown as it is.
 
         ``name``: 1-64 of ``a-z 0-9 _ .``, beginning with a letter; another one is made so, and kept as
-        ``original_event``. ``payload``: any JSON.
+        ``original_event``. ``payload``: any JSON, or exceptions, which become ``{type, message, traceback}``.
 
             t.event("thought", text="hm")
         """
         self._journal.check()
         given = words(name, 1000)
         own = event_name(given)
-        self._journal.emit({**payload, "event": own} | ({} if own == given else {"original_event": given}))
+        said = {key: error_of(value) for key, value in payload.items()}
+        self._journal.emit({**said, "event": own} | ({} if own == given else {"original_event": given}))
 
     def set(
         self,

@@ -2,6 +2,7 @@
 
 import { bytes, timeOfDay } from "../format";
 import { isObject, type Json, type Message, type StoredEvent } from "../net/protocol";
+import { errorLine } from "./error";
 import { toolName } from "./fold";
 import type { Item } from "./rows";
 
@@ -96,12 +97,13 @@ function wordsOfEvent(event: StoredEvent, answer?: StoredEvent): Words[] {
     case "sub_trace_started":
       return [{ text: text("sub-agent started", event.agent_type, event.task) }];
     case "sub_trace_completed":
-      return [{ text: text(`sub-agent ${event.status}`, event.summary) }];
+      return [{ text: text(`sub-agent ${event.status}`, errorLine(event.error), event.summary) }];
     case "trace_completed":
     case "trace_status_changed": {
       const what = event.event === "trace_completed" ? `Run ${event.status}` : `Now ${event.status}`;
-      const error = event.error && typeof event.error !== "string" ? treeText(event.error) : event.error;
-      return [{ text: text(what, event.reason, error) }, { text: text(event.summary), prose: true }];
+      const whole = event.error && typeof event.error !== "string" ? treeText(event.error) : event.error;
+      const line = typeof event.error === "string" ? "" : errorLine(event.error);
+      return [{ text: text(what, event.reason, line, whole) }, { text: text(event.summary), prose: true }];
     }
     case "cancel_requested":
       return [{ text: text("Cancel requested", `by ${event.by ?? "somebody"}`, event.reason) }];

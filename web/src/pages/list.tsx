@@ -3,6 +3,7 @@
 import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, spoken } from "../app";
 import { count, visible } from "../format";
+import { errorLine } from "../log/error";
 import { parseFilter, toggleWord } from "../log/filter";
 import { type Choice, hold, type ListRow, rowsOf, SORTS, type Sort } from "../log/order";
 import { isSeen, markSeen, seen, troubles } from "../log/trouble";
@@ -288,7 +289,7 @@ function doing(trace: Trace): string {
   }
   if (trace.is_running || trace.status === "lost" || trace.status === "waiting")
     return app.traces.currentGoal(trace) ?? "";
-  if (trace.error) return typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error);
+  if (trace.error) return errorLine(trace.error);
   return trace.summary ?? "";
 }
 
@@ -488,7 +489,7 @@ function Needs({ all, version, still }: { all: Trace[]; version: number; still: 
               {first !== root && `sub-agent ${visible(first.agent_type)}: `}
               {first.status === "lost"
                 ? "lost: its recorder vanished"
-                : visible(typeof first.error === "string" ? first.error : (first.summary ?? "failed"))}
+                : visible(errorLine(first.error) || (first.summary ?? "failed"))}
               {more}
             </span>
             <span class="num dim">

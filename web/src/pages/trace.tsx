@@ -3,6 +3,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
 import { cost as costOf, count, counted, fullTime, isolated, short, shortId, timeOfDay, visible } from "../format";
+import { errorLine } from "../log/error";
 import { exportLines, exportPage } from "../log/export";
 import { Past } from "../log/past";
 import { Replay } from "../log/replay";
@@ -11,6 +12,7 @@ import type { TraceLog } from "../log/trace-log";
 import { type Form, transcript } from "../log/transcript";
 import { markSeen } from "../log/trouble";
 import type { TraceView } from "../log/view";
+import { treeText } from "../log/words";
 import { keep, kept } from "../net/places";
 import type { Totals, Trace } from "../net/protocol";
 import { go, HOME, param, setParams, traceHref } from "../net/route";
@@ -160,7 +162,9 @@ export function TracePage({ traceId }: { traceId: string }) {
       {trace?.error && (
         <div class="failure" role="alert">
           <StateMark state="failed" quiet />{" "}
-          {visible(typeof trace.error === "string" ? trace.error : JSON.stringify(trace.error))}
+          <span title={typeof trace.error === "string" ? trace.error : treeText(trace.error)}>
+            {visible(errorLine(trace.error))}
+          </span>
         </div>
       )}
       {at !== null && (

@@ -2,6 +2,7 @@
 
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
+import { errorLine } from "../log/error";
 import type { Item } from "../log/rows";
 import type { TraceView } from "../log/view";
 import { asJson, callOf, partsOf, payloadOf, wordsOf } from "../log/words";
@@ -233,15 +234,8 @@ function argsPreview(args: Json): string {
 
 function errorText(output: Json | undefined, message: Message): string {
   if (typeof output === "string") return output;
-  if (isObject(output)) {
-    for (const key of ["message", "error", "last_action_error", "detail", "stderr", "reason"]) {
-      const words = output[key];
-      if (typeof words === "string" && words) return words;
-    }
-    if (isObject(output.metadata)) return errorText(output.metadata, message);
-  }
-  if (output === undefined || output === true) return String((message as { error?: Json }).error ?? "failed");
-  return preview(output, 200);
+  if (output === undefined || output === true) return errorLine((message as { error?: Json }).error) || "failed";
+  return errorLine(output);
 }
 
 /** Roughly how many bytes a value has. */
@@ -285,7 +279,9 @@ function EventRow({ item, log }: RowProps) {
           <span class="dim">sub-agent {over ? String(event.status) : "started"}</span>
           <a href={traceHref(event.sub_trace_id)}>{visible(sub?.agent_type ?? "agent")}</a>
           <span class="words">
-            {visible(over ? String(event.summary ?? sub?.task ?? "") : String(event.task ?? ""))}
+            {visible(
+              over ? errorLine(event.error) || String(event.summary ?? sub?.task ?? "") : String(event.task ?? ""),
+            )}
           </span>
         </div>
       );
@@ -298,7 +294,12 @@ function EventRow({ item, log }: RowProps) {
           <b>{event.event === "trace_completed" ? `Run ${event.status}` : `Now ${event.status}`}</b>
           {typeof event.reason === "string" && <span>{visible(event.reason)}</span>}
           {typeof event.error === "string" && <Terminal text={event.error} open={open} toggle={toggle} bad />}
-          {event.error && typeof event.error !== "string" && <JsonTree value={event.error} />}
+          {event.error && typeof event.error !== "string" && (
+            <>
+              <span class="bad">{visible(errorLine(event.error))}</span>
+              <JsonTree value={event.error} />
+            </>
+          )}
           {typeof event.summary === "string" && (
             <div class="below">
               <Prose text={event.summary} open={open} toggle={toggle} streaming={false} />
