@@ -263,7 +263,7 @@ async def test_a_large_goal_tree_comes_in_parts(tmp_path: Path) -> None:
         tree = (await client.get("/api/traces/big")).json()["goal_tree"]
         assert len(orjson.dumps(tree)) > 800_000
         for since, names in (("300", ("connected",)), ("301", ("connected", "snapshot"))):
-            async with watching(server, "big", since=since) as watch:
+            async with watching(server, "big", since=since, nulls=1) as watch:
                 await watch.until("caught_up")
             assert max(watch.sizes) <= 512 * 1024
             assert [frame["event"] for frame in watch.control if frame["event"] in names] == list(names)
