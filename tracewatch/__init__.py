@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client.errors import ApiError, Cancelled, Unreachable
     from .client.handles import carry
-    from .client.trace import Trace, resume, trace
+    from .client.trace import Trace, current, resume, trace
     from .client.watch import ConnectionStatus, SyncWatch, Watch, watch, watch_sync
     from .errors import Expired, ProtocolViolation, TracewatchError, UnknownTrace, WatchError, WatchGap
 
@@ -35,6 +35,7 @@ _HOME = {
     "WatchError": "errors",
     "WatchGap": "errors",
     "carry": "client.handles",
+    "current": "client.trace",
     "resume": "client.trace",
     "trace": "client.trace",
     "watch": "client.watch",
@@ -57,6 +58,7 @@ __all__ = [
     "WatchGap",
     "__version__",
     "carry",
+    "current",
     "resume",
     "trace",
     "watch",

@@ -319,6 +319,15 @@ class Settings:
         client=True,
     )
 
+    quiet: int = _option(
+        "count",
+        0,
+        "1: a recorder on a terminal does not print where its run can be watched",
+        low=0,
+        high=1,
+        client=True,
+    )
+
     def __post_init__(self) -> None:
         if not self.spool_dir:
             object.__setattr__(self, "spool_dir", default_spool_dir(os.environ))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import io
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ from tests.client.fake import TS
 from tracewatch.client.handles import Goal, carry
 from tracewatch.client.outbox import Outbox
 from tracewatch.client.sender import Sender
-from tracewatch.client.trace import Trace, trace
+from tracewatch.client.trace import Trace, current, trace
 from tracewatch.errors import InvalidField
 from tracewatch.model.canonical import parse_json
 from tracewatch.model.events import validate_event, validate_trace
@@ -426,6 +428,80 @@ def test_an_exception_keeps_its_type_wherever_it_is_said(t: Trace) -> None:
     said = tool["content"]["error"], text["error"], events(t)[-1]["error"]
     assert [one["type"] for one in said] == ["ValueError", "KeyError", "OSError"]
     assert [one["message"] for one in said] == ["bad", "'k'", "disk"]
+
+
+def test_callbacks_begin_and_end_what_is_no_block(t: Trace) -> None:
+    with t.goal("g") as goal:
+        call = t.tool_call("grep", {"pattern": "x"}).start()
+        m = t.message("assistant").start()
+    m.stream("hi")
+
+    def called_back() -> None:
+        call.start().end("3 matches")
+        call.end("again")
+
+    other = threading.Thread(target=called_back)
+    other.start()
+    other.join(60)
+    m.end()
+    m.end()
+    t.tool_call("never started").end(error=ValueError("bad"))
+    t.message("assistant").end(error=KeyError("k"))
+    tool, text, failed, silent = state(t).messages.values()
+    assert tool["content"] == {"tool_name": "grep", "arguments": {"pattern": "x"}, "result": "3 matches"}
+    assert (tool["status"], text["status"], text["content"]) == ("complete", "complete", "hi")
+    assert tool["goal_id"] == text["goal_id"] == goal.id
+    assert (failed["content"]["error"]["type"], silent["error"]["type"]) == ("ValueError", "KeyError")
+    assert len([e for e in events(t) if e["event"] == "message_updated" and e["message_id"] == call.id]) == 1
+
+
+def test_the_current_trace(t: Trace) -> None:
+    seen: list[Any] = []
+    assert current() is None
+    with t:
+        with t.sub_trace("x") as child:
+            assert current() is child
+        assert current() is t
+        with ThreadPoolExecutor(1) as pool:
+            seen += [pool.submit(current).result(30), pool.submit(carry(current)).result(30)]
+    assert (current(), seen) == (None, [None, t])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("url", "quiet", "page"),
+    [
+        ("http://127.0.0.1:8400", 0, "http://127.0.0.1:8400/traces/a%25@b"),
+        ("https://me:secret@host/watch", 0, "https://host/watch/traces/a%25@b"),
+        ("http://127.0.0.1:8400", 1, None),
+        ("sqlite:///x.db", 0, None),
+    ],
+)
+def test_a_terminal_is_told_once_where_the_run_is_seen(
+    url: str, quiet: int, page: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Terminal()
+    monkeypatch.setattr(sys, "stderr", said)
+    settings = Settings(url=url, spool_dir="/nowhere", quiet=quiet)
+    recorded = Trace({"trace_id": "a%@b", "task": "x"}, Idle(), settings)
+    for _ in range(2):
+        with recorded, recorded.sub_trace("y"):
+            pass
+    assert said.getvalue() == (f"watch: {page}\n" if page else "")
+    assert recorded.page_url == (page if not quiet else "http://127.0.0.1:8400/traces/a%25@b")
+
+
+@pytest.mark.parametrize("stderr", [None, io.StringIO(), object()])
+def test_what_is_no_terminal_is_told_nothing(t: Trace, stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", stderr)
+        with t:
+            pass
+    assert state(t).status == "completed" and not getattr(stderr, "getvalue", str)()
 
 
 def test_fail_takes_what_it_is_given(t: Trace) -> None:

@@ -110,6 +110,10 @@ class OpenBlocks(Generic[Block]):
             self._open.set(before)
 
 
+# The traces that are open here. Everything that takes open goals along takes these along.
+open_traces: OpenBlocks[Any] = OpenBlocks("tracewatch_open_traces")
+
+
 def here() -> tuple[int, object]:
     """The current thread and its current task of asyncio or trio: a block that is entered is open in these."""
     try:

@@ -12,13 +12,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import EllipsisType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from ..model.canonical import MAX_GOAL_DEPTH
 from ..model.fit import MESSAGE_CHARS, amount, count, shortened_text
 from ..model.goals import GOAL_STATUSES
 from ..model.usage import PARTS
-from .blocks import OpenBlocks, RecordedBlock, trio_here
+from .blocks import OpenBlocks, RecordedBlock, open_traces, trio_here
 from .book import Change
 from .encode import clean, encode, guarded, is_brief, moment_of, name_of, number_of, settled, type_name, words
 from .errors import Cancelled
@@ -56,7 +56,7 @@ def belongs_to(goal: Goal | str | EllipsisType | None, journal: Journal) -> dict
 
 
 def carry(function: Callable[P, R]) -> Callable[P, R]:
-    """A function for another thread: what it records belongs to the goals that are open here and now.
+    """A function for another thread: what it records belongs to the goals and the trace that are open here and now.
 
     Python hands nothing on to the threads of a pool, so what they record belongs to the innermost goal that is open
     where the trace was entered. ``function``: any callable, also an ``async def``. The result takes and returns the
@@ -65,18 +65,18 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
         with t.goal("Read the files"), ThreadPoolExecutor() as pool:
             texts = list(pool.map(tracewatch.carry(read), paths))
     """
-    goals = _open_goals.all()
+    goals, traces = _open_goals.all(), open_traces.all()
     if inspect.iscoroutinefunction(function):
 
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
-            with _open_goals.instead(goals):
+            with _open_goals.instead(goals), open_traces.instead(traces):
                 return await function(*args, **kwargs)
 
         return cast("Callable[P, R]", functools.wraps(function)(awaited))
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _open_goals.instead(goals):
+        with _open_goals.instead(goals), open_traces.instead(traces):
             return function(*args, **kwargs)
 
     return called
@@ -362,6 +362,23 @@ class Message(RecordedBlock):
         """
         self.set(usage=parts)
 
+    def start(self) -> Self:
+        """Begin the message, as its ``with`` block does, where a callback begins it and another one ends it.
+
+        m = t.message("assistant").start()
+        """
+        self._enter()
+        return self
+
+    def end(self, *, error: Any = None) -> None:
+        """End the message that ``start`` began. ``error``: an exception or any JSON, if it failed.
+
+        m.end(error=exc)
+        """
+        if error is not None:
+            self.set(error=error)
+        self.complete()
+
     def complete(self) -> None:
         """Make the message complete. The end of its ``with`` block does this by itself."""
         if not self._added:
@@ -408,6 +425,7 @@ class ToolCall(RecordedBlock):
         if arguments is not None:
             self._content["arguments"] = arguments
         self._began = time.perf_counter()
+        self._started = self._ended = False
 
     def result(self, value: Any) -> None:
         """Set the tool's result, any JSON."""
@@ -417,6 +435,29 @@ class ToolCall(RecordedBlock):
         """Set the tool's error, an exception or any JSON. An exception in the block does this by itself."""
         self._content["error"] = error_of(value)
 
+    def start(self) -> Self:
+        """Begin the call, as its ``with`` block does, where a callback begins it and another one ends it.
+
+        calls[run_id] = t.tool_call("grep", {"pattern": "login"}).start()
+        """
+        if not self._started:
+            self._enter()
+        return self
+
+    def end(self, result: Any = ..., *, error: Any = None) -> None:
+        """End the call that ``start`` began. ``result``: any JSON. ``error``: an exception or any JSON, if it failed.
+
+        calls.pop(run_id).end("3 matches")
+        """
+        if self._ended:
+            return
+        if result is not ...:
+            self.result(result)
+        if error is not None:
+            self.error(error)
+        self.start()
+        self._leave(None)
+
     def set(self, **values: Any) -> None:
         """Set further keys of the message, as ``Message.set`` does."""
         self._message.set(**values)
@@ -424,6 +465,7 @@ class ToolCall(RecordedBlock):
     def _enter(self) -> None:
         self._began = time.perf_counter()
         self._message.add(dict(self._content), "running")
+        self._started = True
 
     def _leave(self, error: BaseException | None) -> None:
         if error is not None:
@@ -431,6 +473,7 @@ class ToolCall(RecordedBlock):
         duration_ms = round((time.perf_counter() - self._began) * 1000, 3)
         self._message.set(content=self._content, duration_ms=duration_ms)
         self._message.complete()
+        self._ended = True
 
 
 _NUMBERS: dict[str, tuple[Callable[[Any, int], float | None], int]] = {

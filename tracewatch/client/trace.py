@@ -17,15 +17,16 @@ from collections.abc import Callable
 from datetime import datetime
 from types import EllipsisType
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from ..model import fit
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH
 from ..model.mend import event_name
 from ..settings import Settings
-from .blocks import OpenBlocks, RecordedBlock, here, trio_here
+from .blocks import RecordedBlock, here, open_traces, trio_here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
-from .encode import encode, number_of, seconds_of, text_of, words
+from .encode import encode, guarded, number_of, seconds_of, text_of, words
 from .errors import Cancelled
 from .fields import changes_of, new_trace_id, spec_of, trace_id_of
 from .handles import Goal, Message, ToolCall, current_goal, error_of, id_of, stops
@@ -35,9 +36,7 @@ from .questions import Questions
 from .sender import SENDERS, Sender
 from .target import recorder_settings
 
-__all__ = ["Goal", "Message", "ToolCall", "Trace", "resume", "trace"]
-
-_open_traces: OpenBlocks[Trace] = OpenBlocks("tracewatch_open_traces")
+__all__ = ["Goal", "Message", "ToolCall", "Trace", "current", "resume", "trace"]
 
 
 class Trace(RecordedBlock):
@@ -70,6 +69,7 @@ class Trace(RecordedBlock):
         self._journal = Journal(self._outbox, sender, (self.url, settings.spool_dir or "memory"))
         self._questions = Questions(self._journal)
         self._above = above
+        self._told = False  # where its page is
         self._level: int = 1 if above is None else above._level + 1
 
     # --- what happened ---
@@ -297,6 +297,30 @@ class Trace(RecordedBlock):
         """The number of events that were dropped because there was no room for them, neither in memory nor on disk."""
         return self._outbox.dropped
 
+    @property
+    def page_url(self) -> str | None:
+        """The address of the run's page in the viewer; None for a run that is recorded into a file.
+
+        print(f"see {t.page_url}")
+        """
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https"):
+            return None
+        host = parts.netloc.rpartition("@")[2]  # without a password
+        return f"{parts.scheme}://{host}{parts.path.rstrip('/')}/traces/{quote(self.trace_id, safe=':@')}"
+
+    def _tell_page(self) -> None:
+        """Print the page's address, once for a run, where a person sees it."""
+        if self._told or self._above is not None or self._settings.quiet:
+            return
+        self._told = True
+
+        def tell() -> None:
+            if self.page_url is not None and sys.stderr.isatty():
+                sys.stderr.write(f"watch: {self.page_url}\n")
+
+        guarded(tell, None)  # stderr may be the agent's own code, or none
+
     # --- cancelled ---
 
     @property
@@ -395,7 +419,8 @@ class Trace(RecordedBlock):
     def _enter(self) -> None:
         self._journal.entered.home = here()
         self._journal.begin()
-        _open_traces.enter(self)
+        open_traces.enter(self)
+        self._tell_page()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         super().__exit__(kind, error, trace)
@@ -417,13 +442,13 @@ class Trace(RecordedBlock):
 
     def _lingers(self, error: BaseException | None) -> bool:
         """Whether the block waits for the server at its end: the outermost one, unless somebody wants it to stop."""
-        return not _open_traces.all() and self._process == os.getpid() and (error is None or not stops(error))
+        return not open_traces.all() and self._process == os.getpid() and (error is None or not stops(error))
 
     def _leave_in_child(self, error: BaseException | None) -> None:
-        _open_traces.leave(self)
+        open_traces.leave(self)
 
     def _leave(self, error: BaseException | None) -> None:
-        _open_traces.leave(self)
+        open_traces.leave(self)
         if self._journal.over:
             return
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
@@ -437,6 +462,18 @@ class Trace(RecordedBlock):
             self.stop(words(str(error) if isinstance(error, Cancelled) else text_of(error), 1000))
         else:
             self.fail(error)
+
+
+def current() -> Trace | None:
+    """The innermost trace whose block is open in this thread or task; None outside of all.
+
+    A thread that was started within a block is outside, unless it runs what ``tracewatch.carry`` has made.
+
+        t = tracewatch.current()
+        if t is not None:
+            t.message("user", "seen from a library")
+    """
+    return next(reversed(open_traces.all()), None)
 
 
 async def _sleep(seconds: float) -> None:
