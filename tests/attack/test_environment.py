@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -326,3 +327,10 @@ async def test_forks_while_a_file_is_recorded_into(tmp_path: Path, when: str) ->
     async with serving(db) as server:
         assert await steps(server.url, "t") == list(range(10))
         assert [await steps(server.url, f"c{n}") for n in range(10)] == [[n] for n in range(10)]
+
+
+def test_the_random_numbers_of_an_agent_stay_as_they_are(tmp_path: Path) -> None:
+    code = RECORD.replace("import tracewatch", "import random, time, tracewatch\nrandom.seed(1)")
+    code += "time.sleep(1.5)  # tries to reach the server wait for random times\nprint(random.random())\n"
+    _, said = run(code, cwd=tmp_path, TRACEWATCH_URL="http://127.0.0.1:1", TRACEWATCH_FLUSH_S="0")
+    assert said.startswith(f"{random.Random(1).random()}\n")

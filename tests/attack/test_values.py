@@ -72,6 +72,38 @@ def test_a_value_does_no_harm(code: str, tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
 
 
+LOGGING = """
+import logging, pathlib, sys, threading
+import tracewatch
+start = threading.Thread.start
+def refuse(self):
+    if self.name.startswith("tracewatch"): raise RuntimeError("can't start new thread")
+    start(self)
+threading.Thread.start = refuse
+class Waits(logging.Handler):
+    def createLock(self): self.lock = None  # that of logging itself would be in the way
+    def emit(self, record):
+        said.append(record.getMessage())
+        other = threading.Thread(target=lambda: t.message("user", "of another"))
+        other.start(); other.join()
+said = []
+logging.getLogger("tracewatch").addHandler(Waits())
+pathlib.Path(sys.argv[1], "file").touch()
+t = tracewatch.trace("run", url="http://127.0.0.1:1", spool_dir=f"{sys.argv[1]}/file/spool")
+t.message("user", "hello")
+with t.message("assistant") as m: m.stream("x")
+assert len(said) == 2, said  # the disk takes nothing, and no thread can start
+print("done", flush=True)
+import os; os._exit(0)
+"""
+
+
+def test_a_handler_of_logging_that_waits_for_another_thread_which_records(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOGGING, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
+
+
 # Those that take most of the time stand apart, so that two processes of pytest share the work
 LARGE = [name for name in MAKERS if name.startswith(("long_", "many_", "deque_", "changed_", "linked_", "Node"))]
 

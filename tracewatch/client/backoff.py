@@ -3,10 +3,11 @@ thousand clients of one server do not come back at the same moment."""
 
 from __future__ import annotations
 
-import random
+from random import SystemRandom
 
 from .errors import ApiError
 
+DICE = SystemRandom()  # not the numbers of the module, which are the agent's, and may have to be the same in each run
 FIRST_S, LONGEST_S = 0.5, 20.0
 REFUSED_S = 60.0  # time between two attempts with a refused token
 
@@ -21,7 +22,7 @@ class Backoff:
         """Seconds to wait after one more failure."""
         longest = min(LONGEST_S, FIRST_S * 2.0 ** min(self.failures, 10))
         self.failures += 1
-        return random.uniform(0, longest)
+        return DICE.uniform(0, longest)
 
     def succeeded(self) -> None:
         """Note that the connection works: the next failure counts as the first one."""
@@ -33,6 +34,6 @@ def patience_s(error: Exception) -> float:
     if not isinstance(error, ApiError):
         return 0.0
     if error.status in (401, 403):
-        return random.uniform(REFUSED_S / 2, REFUSED_S)
+        return DICE.uniform(REFUSED_S / 2, REFUSED_S)
     asked = error.facts.get("retry_after_s") if error.status == 429 else None
-    return min(float(asked), REFUSED_S) * random.uniform(1, 1.5) if isinstance(asked, int | float) else 0.0
+    return min(float(asked), REFUSED_S) * DICE.uniform(1, 1.5) if isinstance(asked, int | float) else 0.0

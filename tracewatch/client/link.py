@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from ..model.window import BATCH_BYTES, LineBroken
 from .address import Addresses
 from .api import api_error, details_of, refusal
-from .backoff import Backoff, patience_s
+from .backoff import DICE, Backoff, patience_s
 from .control import Told
 from .errors import ApiError, Unreachable
 from .handshake import Handshake
@@ -303,7 +302,7 @@ async def _next_frame(connection: ClientConnection) -> dict[str, Any]:
         return {}
     leaving = frame.get("goaway")
     if isinstance(leaving, dict):
-        raise Leaving(random.uniform(0, float(leaving.get("after_ms") or 0) / 1000))
+        raise Leaving(DICE.uniform(0, float(leaving.get("after_ms") or 0) / 1000))
     return frame
 
 

@@ -105,6 +105,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._waiting: set[Outbox] = set()  # until the thread has started
         self._start_at = 0.0  # monotonic: not tried again before
+        self._start_error: BaseException | None = None  # to be said
         self._later: set[Callable[[], None]] = set()  # what is to be called soon
         self._wake = asyncio.Event()
         self._over = False  # whether the process ends
@@ -192,6 +193,7 @@ class Sender:
         """Start the thread to deliver the backlog, without an event of our own."""
         with self._lock:
             self._start()
+        self._say()
 
     @property
     def at_work(self) -> bool:
@@ -217,6 +219,14 @@ class Sender:
                 self._waiting.add(outbox)
             elif outbox not in self._deliveries:
                 self._begin(outbox)
+        self._say()
+
+    def _say(self) -> None:
+        """Log why the thread can't start, once, and without the lock: logging runs handlers of the agent's."""
+        error, self._start_error = self._start_error, None
+        if error is not None:
+            said = "tracewatch: the background thread for %s can't start, which is tried again: %s"
+            _log.warning(said, self.url, error)
 
     def _start(self) -> bool:
         """Start the thread; False if the system lets none start now: a later event tries again."""
@@ -244,10 +254,9 @@ class Sender:
             self._begin(outbox)
         return True
 
-    def _not_started(self, error: Exception) -> None:
+    def _not_started(self, error: BaseException) -> None:
         if not self._start_at:
-            said = "tracewatch: the background thread for %s can't start, which is tried again: %s"
-            _log.warning(said, self.url, error)
+            self._start_error = error
         self._start_at = time.monotonic() + RESTART_S
 
     def _make_uplink(self) -> Uplink:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import _thread
 import asyncio
 import logging
-import random
 import threading
 import time
 import weakref
@@ -31,7 +30,7 @@ from ..errors import ProtocolViolation
 from ..model.state import State
 from .address import Addresses
 from .api import FOREIGN, refusal
-from .backoff import Backoff
+from .backoff import DICE, Backoff
 from .clock import Silence
 from .errors import ApiError, Unreachable
 from .handshake import FRAME_BYTES, Handshake, open_sync
@@ -246,7 +245,7 @@ class _Watching:
         now = time.monotonic()
         wait_s = self._backoff.next()
         if self._core.goaway_ms is not None:
-            wait_s = random.uniform(0, self._core.goaway_ms / 1000)
+            wait_s = DICE.uniform(0, self._core.goaway_ms / 1000)
             self._core.goaway_ms = None
         if self._outage_began is None:
             self._outage_began = now
