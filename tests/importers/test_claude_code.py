@@ -119,6 +119,26 @@ def test_one_answer_over_several_lines_counts_its_tokens_once(tmp_path: Path) ->
     assert done.root.total_tokens == 111
 
 
+def test_usage_has_its_parts_and_a_cost_that_the_line_says(tmp_path: Path) -> None:
+    """Claude counts what went through the cache beside its input_tokens; here it is a part of them."""
+    lines = Lines()
+    lines.user("Go")
+    usage = {"input_tokens": 1, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 300, "output_tokens": 4}
+    for text, cost in (("a", 0.0123), ("b", 0.0123)):  # two lines of one answer
+        lines.said(text, message={"id": "a1", "usage": usage}, costUSD=cost)
+    lines.said("c", message={"id": "a1", "usage": usage | {"output_tokens": 9}})
+    lines.said("d", message={"id": "a2", "usage": {"input_tokens": 5, "output_tokens": 6}})
+    done = imported(tmp_path, lines)
+    used = {"input_tokens": 321, "output_tokens": 9, "cache_read_tokens": 300, "cache_write_tokens": 20}
+    assert [m.get("usage") for m in done.messages()] == [
+        *(None, used, None, None),
+        {"input_tokens": 5, "output_tokens": 6},
+    ]
+    assert [m.get("cost") for m in done.messages()] == [None, 0.0123, None, None, None]
+    assert done.root.total_cost == 0.0123
+    assert done.root.total_tokens == 341
+
+
 @pytest.mark.parametrize("usage", [None, 4, {"input_tokens": -1}, {"input_tokens": "9"}, {"output_tokens": 10**15}])
 def test_usage_that_can_not_be_is_kept_and_not_counted(tmp_path: Path, usage: Any) -> None:
     done = imported(tmp_path, Lines().user("q").said("a", message={"id": "a1", "usage": usage}))
@@ -300,6 +320,15 @@ def test_transcripts_nobody_called_are_adopted_and_strangers_are_not(tmp_path: P
     alone = fold(open_import(tmp_path / "subagents" / "agent-other.jsonl"))
     assert [spec["task"] for spec in alone.specs.values()] == ["Look at it."]
     assert len(alone.messages()) == 3
+
+
+def test_a_sub_agent_that_never_answered_ended_with_its_last_line(tmp_path: Path) -> None:
+    agent_lines("lost").write(tmp_path / "subagents" / "agent-lost.jsonl")
+    path = Lines(start=50).user("Hi.").said("Hello.").write(tmp_path / "session.jsonl")
+    done = fold(open_import(path))
+    root, sub = done.traces.values()
+    times = [sub.started_at, sub.ended_at, root.started_at, root.ended_at]
+    assert times == sorted(set(filter(None, times)))
 
 
 def test_ids_come_from_all_the_files(tmp_path: Path) -> None:

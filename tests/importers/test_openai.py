@@ -162,3 +162,26 @@ def test_what_python_writes_as_json_is_read(tmp_path: Path) -> None:
     (message,) = done.messages()
     assert message["content"] == "half \ufffd"
     assert message["source"] == {"score": "NaN", "big": "123456789012345678901234567890"}
+
+
+def test_what_mini_swe_agent_adds_is_read(tmp_path: Path) -> None:
+    """Times, usage, the cost of the whole run, and that a limit stopped it."""
+    response = {"model": "gpt-4o", "usage": {"prompt_tokens": 100, "completion_tokens": 5}}
+    run = {
+        "info": {"model_stats": {"instance_cost": 0.31}, "exit_status": "LimitsExceeded"},
+        "messages": [
+            SYSTEM,
+            USER | {"timestamp": 1772355600.0},
+            ANSWER | {"timestamp": 1772355602.0, "extra": {"response": response}},
+            ANSWER | {"timestamp": 1772355604.0, "extra": {"response": response}},
+        ],
+    }
+    done = import_json(tmp_path, run)
+    assert (done.root.status, done.root.summary) == ("stopped", "LimitsExceeded")
+    assert (done.root.started_at, done.root.ended_at) == ("2026-03-01T09:00:00.000Z", "2026-03-01T09:00:04.000Z")
+    assert [m.get("cost") for m in done.messages()] == [None, None, 0.0, 0.31]
+    assert done.root.total_cost == 0.31
+    assert done.root.usage == {"input_tokens": 200, "output_tokens": 10}
+    run["info"] = {"exit_status": "Submitted"}
+    done = import_json(tmp_path, run)
+    assert (done.root.status, done.root.total_cost) == ("completed", None)

@@ -3,8 +3,8 @@
 Rule 1: one content block is one message: text, thinking (``kind: thought``), a tool's call and result together. Other
         keys of a line and its message are kept in the message's ``source`` (for a result: ``result_source``). Values
         that the whole session repeats stand in the trace's metadata instead.
-Rule 2: tokens are input, cache and output together, counted once for each answer of the model. One answer is spread
-        over several lines, and each of them repeats its usage.
+Rule 2: usage and cost are counted once for each answer of the model. One answer is spread over several lines, and each
+        of them repeats its usage. Its input_tokens are those beside the cache; ours are all that went in.
 Rule 3: TodoWrite makes goals (plans.py). Agent and Task calls make sub-traces, below the to-do in progress or, if
         there is none, below a goal of type ``agent_call``.
 Rule 4: a line of another type is an event ``line.<type>`` with the whole ``line``. So is a partly unreadable line,
@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..model.fit import count
+from ..model.fit import amount, count
 from ..model.times import parse_time
+from ..model.usage import Usage, total_of
 from .plans import ImportedPlan
 from .reading import first_line, name_of, text_of, time_of, without
 from .steps import ImportFault
@@ -29,7 +30,8 @@ from .traces import TraceWriter
 
 CONSTANT = ("sessionId", "cwd", "version", "userType", "gitBranch", "agentId")
 _AGENT_TOOLS = frozenset({"Agent", "Task"})
-_USAGE = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_PARTS = (("cache_read_input_tokens", "cache_read_tokens"), ("cache_creation_input_tokens", "cache_write_tokens"))
 _INTERRUPTED = "[Request interrupted by user"
 _NOT_ASKED = ("<command-", "<local-command", "<system-reminder", "Caveat:", _INTERRUPTED)
 
@@ -72,9 +74,17 @@ def _answer(value: Any) -> str:
     return text_of(value)
 
 
-def _tokens(message: dict[str, Any]) -> int:
-    usage = message.get("usage")
-    return (count(sum(count(usage.get(key)) or 0 for key in _USAGE)) or 0) if isinstance(usage, dict) else 0
+def _used(message: dict[str, Any]) -> Usage:
+    """The usage of a model's answer in our parts; {} where it says none."""
+    given = message.get("usage")
+    if not isinstance(given, dict):
+        return {}
+    used = {
+        "input_tokens": count(sum(count(given.get(key)) or 0 for key in _INPUT)) or 0,
+        "output_tokens": count(given.get("output_tokens")) or 0,
+        **{ours: number for theirs, ours in _PARTS if (number := count(given.get(theirs)))},
+    }
+    return used if count(total_of(used)) else {}
 
 
 class Transcript:
@@ -91,7 +101,7 @@ class Transcript:
         self._subs: dict[str, _Sub] = {}  # by the id of the call, or the first line's uuid
         self._chains: dict[str, _Sub] = {}  # uuid of a line inside the session → the sub-agent that wrote it
         self._began: dict[str, str] = {}  # call id → time
-        self._usage: dict[str, tuple[str, int]] = {}  # id of the model's answer → (our message_id, tokens)
+        self._usage: dict[str, tuple[str, Usage]] = {}  # id of the model's answer → (our message_id, what it used)
         self._at = at  # the last time in a line; a line without a time gets it
         self._summary = ""
         self._error: str | None = None
@@ -138,22 +148,23 @@ class Transcript:
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         first: dict[str, Any] = {"source": self._source(row, message), "model": name_of(message.get("model"))}
-        answer, tokens = name_of(message.get("id")), _tokens(message)
+        answer, used = name_of(message.get("id")), _used(message)
         counted = self._usage.get(answer or "")
-        if counted is None and tokens:
-            first["tokens"] = tokens
+        if counted is None and used:
+            first |= {"tokens": total_of(used), "usage": used, "cost": amount(row.get("costUSD"))}
         place, unreadable = len(self.trace.out), False
         for index, block in enumerate(blocks):
             if not isinstance(block, dict):
                 self._fault(number, f"message.content[{index}]", "a block is a JSON object")
                 unreadable = True
             elif message_id := self._block(number, index, role, block, at, first):
-                if answer and "tokens" in first:
-                    self._usage[answer] = (message_id, tokens)
+                if answer and "usage" in first:
+                    self._usage[answer] = (message_id, used)
                 first = {}
-        if counted is not None and answer and tokens > counted[1]:
-            self._usage[answer] = (counted[0], tokens)
-            self.trace.event("message_updated", {"message_id": counted[0], "patch": {"tokens": tokens}}, at=at)
+        if counted is not None and answer and total_of(used) > total_of(counted[1]):
+            self._usage[answer] = (counted[0], used)
+            patch = {"tokens": total_of(used), "usage": used}
+            self.trace.event("message_updated", {"message_id": counted[0], "patch": patch}, at=at)
         if unreadable or len(self.trace.out) == place:
             self._keep(row, at)
         if row["type"] == "assistant":
@@ -319,7 +330,8 @@ class Transcript:
             child.trace.message("user", sub.prompt, at=at, no_transcript=True)
             if answer.strip():
                 child.trace.message("assistant", answer, at=at, no_transcript=True)
-        status = child.finish(answer, failed=failed, at=at)
+        # One that never answered its caller ended with its last line
+        status = child.finish(answer, failed=failed, at=at if answer or failed or child._empty else None)
         if sub.goal_id is not None:
             goal_status = "completed" if status == "completed" else "abandoned"
             self.trace.goal_update(sub.goal_id, status=goal_status, summary=answer or None, at=at)

@@ -2,7 +2,9 @@
 
 Rule 1: one conversation is one trace. JSONL whose lines are bare messages is one conversation.
 Rule 2: a call in ``tool_calls`` and the ``tool`` message that answers it become one message.
-Rule 3: the format has no times and no outcome: ``occurred_at`` is left out and every conversation is completed.
+Rule 3: the format has no times and no outcome: ``occurred_at`` is left out and every conversation is completed. What
+        mini-swe-agent adds is read: ``timestamp`` (Unix seconds), ``extra.response.usage``, the cost of the whole run
+        and its ``exit_status``, by which it is stopped unless something was submitted.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from .reading import BadJson, digest, documents, name_of, text_of, without
+from ..model.fit import amount, count
+from .reading import BadJson, digest, documents, name_of, text_of, time_of, without
 from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
@@ -72,9 +75,37 @@ def _trace(out: list[Step], trace_id: str, messages: list[tuple[int | None, str,
     trace = TraceWriter(out, trace_id)
     metadata = {"format": "openai"} | ({"source": extra} if extra else {})
     trace.create(task_of([m for _, _, m in messages]), agent_type="chat", metadata=metadata)
-    for line, path, message in messages:
-        add_message(trace, message, line=line, path=path)
-    trace.complete("completed", summary=trace.last_text)
+    info = extra["info"] if isinstance(extra.get("info"), dict) else {}
+    stats = info["model_stats"] if isinstance(info.get("model_stats"), dict) else {}
+    paid = amount(stats.get("instance_cost")) or None
+    answers = [place for place, (_, _, message) in enumerate(messages) if _is_answer(message)]
+    times = [time_of(message.get("timestamp")) for _, _, message in messages if isinstance(message, dict)]
+    at = next(filter(None, times), None)  # a message without a time has that of the one before it
+    for place, (line, path, message) in enumerate(messages):
+        given = message if isinstance(message, dict) else {}
+        at, fields = time_of(given.get("timestamp")) or at, _call_of(given)
+        if paid is not None and place in answers:  # the last answer has the cost of all
+            fields |= {"cost": paid if place == answers[-1] else 0.0, "cost_of": "whole run"}
+        add_message(trace, message, line=line, path=path, at=at, **fields)
+    if info.get("exit_status") in (None, "", "Submitted") or not isinstance(info["exit_status"], str):
+        trace.complete("completed", summary=trace.last_text, at=at)
+    else:
+        trace.complete("stopped", summary=info["exit_status"], at=at)
+
+
+def _is_answer(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "assistant"
+
+
+def _call_of(message: dict[str, Any]) -> dict[str, Any]:
+    """Usage and model of the response that mini-swe-agent keeps with an answer."""
+    extra = message["extra"] if isinstance(message.get("extra"), dict) else {}
+    response = extra["response"] if isinstance(extra.get("response"), dict) else {}
+    given = response["usage"] if isinstance(response.get("usage"), dict) else {}
+    into, out = count(given.get("prompt_tokens")), count(given.get("completion_tokens"))
+    if not _is_answer(message) or into is None or out is None:
+        return {}
+    return {"usage": {"input_tokens": into, "output_tokens": out}, "model": name_of(response.get("model"))}
 
 
 def task_of(messages: list[Any]) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.fit import amount, count
+from ..model.usage import total_of
 from .openai import add_message
 from .reading import BadJson, clip, digest, documents, first_line, time_of, without
 from .steps import ImportFault, Step
@@ -252,14 +253,17 @@ def _time(step: dict[str, Any]) -> str | None:
 
 
 def _usage(step: dict[str, Any]) -> dict[str, Any]:
-    """Tokens, cost and model of the model call that made a step, if the tape has it."""
+    """Usage, cost and model of the model call that made a step, if the tape has it. A cost of 0 is an unknown one."""
     call = _other(step).get("llm_call")
     if not isinstance(call, dict):
         return {}
     usage: dict[str, Any] = {}
-    tokens = count(sum(count(call.get(key)) or 0 for key in ("prompt_length_tokens", "output_length_tokens"))) or 0
-    if tokens:
-        usage["tokens"] = tokens
+    used = {
+        ours: count(call.get(theirs)) or 0
+        for theirs, ours in (("prompt_length_tokens", "input_tokens"), ("output_length_tokens", "output_tokens"))
+    }
+    if tokens := count(total_of(used)):
+        usage |= {"tokens": tokens, "usage": used}
     if cost := amount(call.get("cost")):
         usage["cost"] = cost
     model = call.get("llm_info", {}).get("model_name") if isinstance(call.get("llm_info"), dict) else None

@@ -113,7 +113,7 @@ def _run(evaluation: TraceWriter, index: int, run: dict[str, Any], goal_id: str)
         task_of(run["traj"]), agent_type="tau-bench", parent=evaluation, parent_goal_id=goal_id, metadata=metadata
     )
     paid = _last_user(run["traj"])
-    cost = amount(info.get("user_cost"))
+    cost = amount(info.get("user_cost")) or None  # 0: nobody counted
     for place, message in enumerate(run["traj"]):
         fields: dict[str, Any] = {}
         if place == paid and cost is not None:
