@@ -285,3 +285,14 @@ def test_two_messages_that_stream_at_once_are_not_mixed(ends: bool) -> None:
     assert "◆ assistant One two three" in rows
     assert "◆ assistant A b c" in rows
     assert rows.index("◆ assistant A b c") < max(i for i, row in enumerate(rows) if row == "• thought   after")
+
+
+def test_a_line_says_what_a_call_used_by_its_parts_and_no_cost_that_nobody_knows() -> None:
+    usage = {"input_tokens": 1500, "output_tokens": 200, "cache_read_tokens": 1200}
+    said = {"role": "assistant", "content": "Hi.", "message_id": "u", "status": "complete", "tokens": 1700}
+    call = {"event": "message_added", "message": said | {"usage": usage}}
+    ended = {"event": "trace_completed", "status": "completed", "total_messages": 1, "total_tokens": 1700}
+    shown = told(call, ended | {"total_cost": 0.0, "usage": usage})
+    assert "Hi. (1.5k → 200 · 1.2k cached)" in shown
+    assert "(1 message, 1.5k → 200 · 1.2k cached)" in shown
+    assert "$" not in shown

@@ -19,6 +19,8 @@ from tracewatch.cli.text import (
     json_document,
     one_line,
     parse_duration,
+    short,
+    used,
     wrap,
 )
 
@@ -119,3 +121,30 @@ def test_durations_are_read(given: str, seconds: float) -> None:
 @pytest.mark.parametrize("given", ["", "m", "5 minutes", "-5m", "2026-11-20", "5m1h"])
 def test_what_is_no_duration_is_none(given: str) -> None:
     assert parse_duration(given) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        *((0, "0"), (999, "999"), (1000, "1k"), (1540, "1.5k"), (9949, "9.9k"), (9950, "10k")),
+        *((999_499, "999k"), (999_500, "1M"), (1_250_000, "1.2M"), (2 * 10**9, "2G"), (10**13, "10000G")),
+    ],
+)
+def test_short_numbers(number: int, shown: str) -> None:
+    assert short(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "shown"),
+    [
+        ({"input_tokens": 1500, "output_tokens": 200, "cache_read_tokens": 1200}, 1700, "1.5k → 200 · 1.2k cached"),
+        ({"output_tokens": 200, "reasoning_tokens": 150}, 200, "0 → 200 · 150 reasoning"),
+        (None, 1700, "1,700 tokens"),
+        ({"cache_read_tokens": 5}, 0, ""),
+        (None, None, ""),
+    ],
+)
+def test_what_was_used_is_said_by_its_parts_where_they_are_known(
+    usage: dict[str, int] | None, tokens: int | None, shown: str
+) -> None:
+    assert used({"usage": usage}, tokens) == shown

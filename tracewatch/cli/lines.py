@@ -216,7 +216,8 @@ class Narrator:
         status, summary = event["status"], event.get("summary")
         said = [part for part in (error_line(event.get("error")), summary) if part]
         words = ": ".join([f"{event['sub_trace_id']} {status}", *said])
-        totals = {"tokens": event["stats"]["total_tokens"], "cost": event["stats"]["total_cost"]}
+        stats = event["stats"]
+        totals = {"tokens": stats["total_tokens"], "cost": stats["total_cost"], "usage": stats.get("usage")}
         error = status in ("failed", "lost")
         return self._line(event, "↲", STATUS_STYLES.get(status, "dim"), "agent", words, note=_note(totals), error=error)
 
@@ -228,7 +229,7 @@ class Narrator:
         if event.get("total_messages"):
             note = [
                 text.count(event["total_messages"], "message"),
-                _note({"tokens": event.get("total_tokens"), "cost": event.get("total_cost")}),
+                _note(_totals(event)),
             ]
         return self._line(
             event,
@@ -303,11 +304,16 @@ def _note(message: Mapping[str, Any]) -> str:
     parts = []
     if message.get("duration_ms") is not None:
         parts.append(text.duration(message["duration_ms"]))
-    if message.get("tokens"):
-        parts.append(text.count(message["tokens"], "token"))
+    if words := text.used(message, message.get("tokens")):
+        parts.append(words)
     if message.get("cost"):
         parts.append(text.dollars(message["cost"]))
     return ", ".join(parts)
+
+
+def _totals(event: Event) -> Event:
+    """The sums of an event that ends a trace, by the names that a message has for them."""
+    return {"tokens": event.get("total_tokens"), "cost": event.get("total_cost"), "usage": event.get("usage")}
 
 
 def compact(value: Any) -> str:

@@ -123,7 +123,8 @@ def _row(trace: dict[str, Any], depth: int, now_s: float, *, narrow: bool) -> li
     if not narrow:
         over = ended is None and trace["status"] not in ("running", "waiting")  # lost: the time of its end is unknown
         cells += [Text("" if over else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
-    cells += [Text(text.count(totals["total_tokens"])), Text(text.dollars(totals["total_cost"]))]
+    tokens = "" if narrow else text.used(totals, None)
+    cells += [Text(tokens or text.count(totals["total_tokens"])), Text(text.dollars(totals["total_cost"]))]
     last = Text(text.one_line(trace["task"]))
     if error := error_line(trace["error"]):
         last.append(f"  ✗ {text.cut(text.one_line(error), 200)}", "red")

@@ -73,6 +73,9 @@ def _print_head(view: TreeView, at_event_id: int | None) -> None:
     if ended:
         row("ended", f"{ended[:10]} {local_clock(ended)}")
     row("events", f"{trace['first_event_id']:,} to {trace['last_event_id']:,}")
+    totals = trace.get("tree_totals") or trace
+    if words := text.used(totals, totals["total_tokens"]):
+        row("used", f"{words} · {text.dollars(totals['total_cost'])}")
     for key in ("summary", "error"):
         if trace[key]:
             row(key, error_line(trace[key]), "red") if key == "error" else row(key, readable(trace[key]))

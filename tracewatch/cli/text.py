@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -178,6 +178,28 @@ def dollars(cost: float | None) -> str:
     if 0 < cost < 0.0001:
         return "<$0.0001"
     return f"${cost:,.2f}" if cost >= 0.1 or cost == 0 else f"${cost:.4f}"
+
+
+def short(number: int) -> str:
+    """``950``, ``1.5k``, ``12k``, ``1.2M``: a number of tokens where there is little room."""
+    if number < 1000:
+        return str(number)
+    shown, units = number / 1000, ["k", "M", "G"]
+    while shown >= 999.5 and len(units) > 1:
+        shown /= 1000
+        del units[0]
+    return (f"{shown:.0f}" if shown >= 9.95 else f"{shown:.1f}".removesuffix(".0")) + units[0]
+
+
+def used(of: Mapping[str, Any], tokens: int | None) -> str:
+    """``1.5k → 200 · 1.2k cached``: the parts of a usage, where it is known; else ``1,700 tokens``, or ""."""
+    usage = of.get("usage") or {}
+    if not (usage.get("input_tokens") or usage.get("output_tokens")):
+        return count(tokens, "token") if tokens else ""
+    parts = [f"{short(usage.get('input_tokens', 0))} → {short(usage.get('output_tokens', 0))}"]
+    for key, what in (("cache_read_tokens", "cached"), ("reasoning_tokens", "reasoning")):
+        parts += [f"{short(usage[key])} {what}"] if usage.get(key) else []
+    return " · ".join(parts)
 
 
 def parse_duration(text: str) -> float | None:

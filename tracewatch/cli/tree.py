@@ -67,7 +67,7 @@ def _narrower(room: int | None) -> int | None:
 
 def _heading(trace: Mapping[str, Any], room: int | None) -> Text:
     totals = trace.get("tree_totals") or trace
-    note = _stats(totals["total_messages"], totals["total_tokens"], totals["total_cost"], _outcome(trace))
+    note = _stats(totals, totals["total_messages"], _outcome(trace))
     status = trace["status"]
     glyph, style = STATUS_GLYPHS.get(status, "?"), STATUS_STYLES.get(status, "dim")
     return _line(glyph, style, trace["task"], note, room, bold=True)
@@ -75,7 +75,7 @@ def _heading(trace: Mapping[str, Any], room: int | None) -> Text:
 
 def _goal(goal: Mapping[str, Any], room: int | None, *, current: bool) -> Text:
     stats = goal["cumulative_stats"]
-    note = _stats(stats["message_count"], stats["total_tokens"], stats["total_cost"], stats["preview"])
+    note = _stats(stats, stats["message_count"], stats["preview"])
     status = goal["status"]
     label = _line(GOAL_GLYPHS[status], GOAL_STYLES[status], goal["description"], note, room, bold=current)
     if status == "abandoned":
@@ -87,7 +87,7 @@ def _goal(goal: Mapping[str, Any], room: int | None, *, current: bool) -> Text:
 
 def _sub_trace(sub: Mapping[str, Any], room: int | None) -> Text:
     stats, status = sub["stats"], sub["status"]
-    note = _stats(stats["total_messages"], stats["total_tokens"], stats["total_cost"], _outcome(sub))
+    note = _stats(stats, stats["total_messages"], _outcome(sub))
     glyph, style = STATUS_GLYPHS.get(status, "?"), STATUS_STYLES.get(status, "dim")
     label = Text(no_wrap=True, overflow="ellipsis")
     label.append(f"↳ {text.one_line(sub['agent_type'])} ", "magenta")
@@ -112,8 +112,9 @@ def _line(glyph: str, style: str, words: str, note: str, room: int | None, *, bo
     return line
 
 
-def _stats(messages: int, tokens: int, cost: float | None, last: str) -> str:
+def _stats(sums: Mapping[str, Any], messages: int, last: str) -> str:
+    used, cost = text.used(sums, sums["total_tokens"]), sums["total_cost"]
     parts = [text.count(messages, "message")] if messages else []
-    parts += [text.count(tokens, "token")] if tokens else []
+    parts += [used] if used else []
     parts += [text.dollars(cost)] if cost else []
     return " · ".join([*parts, *([last] if last else [])])
