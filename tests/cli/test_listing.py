@@ -56,6 +56,7 @@ def test_the_table_has_a_row_a_trace_whole_and_escaped(tw: Run) -> None:
     assert [row[0] for row in rows] == ["?", "✓", "✓", "✗"]
     assert "↳ new-root-sub" in rows[1] and "helper" in rows[1]
     assert rows[0].endswith("1,200  $0.50  Big one")
+    assert rows[2].split().count("–") == 2  # tokens and cost that nobody knows
     assert rows[3].endswith("Fix the \\x1b[31mlogin")
 
 

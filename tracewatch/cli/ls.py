@@ -124,7 +124,8 @@ def _row(trace: dict[str, Any], depth: int, now_s: float, *, narrow: bool) -> li
         over = ended is None and trace["status"] not in ("running", "waiting")  # lost: the time of its end is unknown
         cells += [Text("" if over else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
     tokens = "" if narrow else text.used(totals, None)
-    cells += [Text(tokens or text.count(totals["total_tokens"])), Text(text.dollars(totals["total_cost"]))]
+    known = text.count(totals["total_tokens"]) if totals["total_tokens"] else "–"
+    cells += [Text(tokens or known), Text(text.dollars(totals["total_cost"]))]
     last = Text(text.one_line(trace["task"]))
     if error := error_line(trace["error"]):
         last.append(f"  ✗ {text.cut(text.one_line(error), 200)}", "red")
