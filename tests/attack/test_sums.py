@@ -41,7 +41,9 @@ async def test_an_import_with_a_sum_that_is_too_high(tmp_path: Path, stats: dict
         assert "stats.total_" in refused(answer, 422, "invalid_event")["message"]
 
 
-@pytest.mark.parametrize("sql", ["tree_cost = 9e999", "tree_tokens = 9223372036854775807", "tree_messages = 4e15"])
+@pytest.mark.parametrize(
+    "sql", ["tree_cost = 9e999, tree_costed = 1", "tree_tokens = 9223372036854775807", "tree_messages = 4e15"]
+)
 async def test_a_sum_that_has_overflowed_already(tmp_path: Path, sql: str) -> None:
     async with serving(tmp_path / "log.db") as server, http(server) as client:
         await make_trace(server.services.log, "good")
@@ -51,7 +53,7 @@ async def test_a_sum_that_has_overflowed_already(tmp_path: Path, sql: str) -> No
             other.commit()
         answer = await client.get("/api/traces")
         found = {trace["trace_id"]: trace["tree_totals"] for trace in answer.json()["traces"]}
-        assert found["good"] == {"total_messages": 0, "total_tokens": 0, "total_cost": 0.0}
+        assert found["good"] == {"total_messages": 0, "total_tokens": 0, "total_cost": None}
         key = sql.partition(" ")[0].replace("tree", "total")
         assert found["bad"] == {**found["good"], key: MAX_TOTAL, "saturated": True}
         assert (await client.get("/api/traces/bad")).json()["trace"]["trace_id"] == "bad"

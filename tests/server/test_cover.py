@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 AT = "2026-11-20T08:00:00.000Z"
 IDS = ("a", "p", "f", "g")  # the tokens are for "a" and for "p"
 STEPS = 8
-EXAMPLES = 150 if os.environ.get("CI") else 25
+EXAMPLES = 40 if os.environ.get("CI") else 25
 
 
 def export(trace_id: str, parent_id: str | None, root_id: str, *more: dict[str, Any]) -> bytes:

@@ -27,7 +27,17 @@ async def test_create(server: Serving, client: httpx.AsyncClient) -> None:
     assert list(trace) == [
         *("trace_id", "task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "status"),
         *("is_running", "current_goal_id", "first_event_id", "last_event_id", "total_messages", "total_tokens"),
-        *("total_cost", "tree_totals", "created_at", "updated_at", "completed_at", "summary", "error", "metadata"),
+        *(
+            "total_cost",
+            "tree_totals",
+            "created_at",
+            "updated_at",
+            "completed_at",
+            "started_at",
+            "ended_at",
+            "active_at",
+        ),
+        *("summary", "error", "session_id", "user_id", "tags", "models", "metadata"),
     ]
     again = await client.post("/api/traces", json=spec)
     assert (again.status_code, again.json()["trace"]) == (200, trace)
