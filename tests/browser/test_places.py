@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
+from tests.browser.conftest import allow
 from tests.browser.runs import Run, goal, said, said_many, written
 from tests.support import ServerProcess
 from tracewatch.log import EventLog
@@ -15,14 +16,23 @@ from tracewatch.model.events import validate_trace
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 TOP_ROW = """box => { const at = box.getBoundingClientRect();
-  const row = document.elementFromPoint(at.left + 200, at.top + 16).closest('.tr, .row');
-  return [row.dataset.event ?? row.querySelector('a').textContent, Math.round(row.getBoundingClientRect().top)] }"""
+  const row = document.elementFromPoint(at.left + 200, at.top + 16)?.closest('.tr, .row');
+  const name = row && (row.dataset.event ?? row.querySelector('a').textContent);
+  return row && [name, Math.round(row.getBoundingClientRect().top)] }"""
 
 UNTIL_KEPT = """() => new Promise((done, late) => { setTimeout(late, 20000); const look = () =>
   history.state.kept?.said && history.state.kept.tree ? done() : requestAnimationFrame(look); look() })"""
 UNTIL_KEPT_PLACE = UNTIL_KEPT.replace("said", "place").replace("tree", "open")
 UNTIL_READ = f"""(box, read) => new Promise((done, late) => {{ setTimeout(late, 20000); const top = {TOP_ROW};
   const look = () => String(top(box)) === String(read) ? done() : requestAnimationFrame(look); look() }})"""
+STANDS = """box => new Promise(done => { let [before, frames] = [-1, 0];
+  const look = () => { frames = before === box.scrollTop ? frames + 1 : 0; before = box.scrollTop;
+    frames > 20 ? done() : requestAnimationFrame(look) };
+  look() })"""
+SCROLL_AND_KEEP = """(box, by) => new Promise((done, late) => { setTimeout(late, 20000);
+  const kept = () => JSON.stringify(history.state?.kept?.said); let before;
+  const look = () => kept() !== before ? done() : requestAnimationFrame(look);
+  const wait = () => (before = kept()) ? (box.scrollTop += by, look()) : requestAnimationFrame(wait); wait() })"""
 # As a click does on a link to a run that is far from what one reads
 OPEN = """address => { const link = document.createElement('a'); link.setAttribute('href', address);
   document.body.append(link); link.click(); link.remove() }"""
@@ -36,6 +46,7 @@ async def many(log: EventLog) -> None:
 
 async def test_the_list_holds_still_and_a_click_opens_what_was_pointed_at(tmp_path: Path, page: Page) -> None:
     await written(tmp_path / "log.db", many)
+    allow(page, "CONNECTION_REFUSED", "WebSocket")  # the server goes before the page
     with ServerProcess(tmp_path / "log.db") as server:
         await page.goto(f"{server.url}/?sort=activity")
         row = page.locator(".tr", has_text="Run 85")
@@ -72,6 +83,7 @@ async def test_the_list_holds_still_and_a_click_opens_what_was_pointed_at(tmp_pa
 
 async def test_back_forward_and_reload_show_each_page_as_it_was(tmp_path: Path, page: Page) -> None:
     await written(tmp_path / "log.db", many)
+    allow(page, "CONNECTION_REFUSED", "WebSocket")  # the server goes before the page
     with ServerProcess(tmp_path / "log.db") as server:
         run = Run(server.url, "The long run")
         run.add(goal("1", "One"), goal("2", "Two", parent_id="1"), *said_many(0, 150))
@@ -117,3 +129,20 @@ async def test_back_forward_and_reload_show_each_page_as_it_was(tmp_path: Path, 
         await expect(page.get_by_text("Child 1")).to_be_visible()
         await expect(page.locator(".float")).to_have_count(0)
         await list_box.evaluate(UNTIL_READ, left)
+
+
+async def test_a_link_that_is_reloaded_marks_its_row_and_stays_where_one_reads(
+    server: ServerProcess, page: Page
+) -> None:
+    run = Run(server.url)
+    run.add(*said_many(0, 400))
+    await page.goto(f"{run.url}?event=44")
+    await expect(page.locator(".row.hit")).to_have_attribute("data-event", "44")
+    box = page.locator(".said")
+    await expect(page.locator(".row.hit")).to_be_in_viewport()
+    await box.evaluate(SCROLL_AND_KEEP, 60)
+    read = await box.evaluate(TOP_ROW)
+    await page.reload()
+    await expect(page.locator(".row.hit")).to_have_attribute("data-event", "44")
+    await box.evaluate(STANDS)
+    assert await box.evaluate(TOP_ROW) == read

@@ -32,6 +32,7 @@ FIRST_ROW = """box => { const top = box.getBoundingClientRect().top;
   for (const row of box.querySelectorAll('.row')) { const at = row.getBoundingClientRect();
     if (at.bottom > top) return [row.dataset.event, Math.round(at.top - top)] } }"""
 PASTED = """async () => { for (;;) { const text = await navigator.clipboard.readText(); if (text) return text } }"""
+TOLD = "() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))"  # the page was told of a selection
 STANDS = """box => new Promise(done => { let [before, frames] = [-1, 0];
   const look = () => { frames = before === box.scrollTop ? frames + 1 : 0; before = box.scrollTop;
     frames > 20 ? done() : requestAnimationFrame(look) };
@@ -174,7 +175,10 @@ async def test_what_is_selected_stays_and_is_what_is_copied(server: ServerProces
     await expect(page.locator(".events")).to_have_text("128 events")
     assert await page.evaluate(SELECTED) == "quick brown fox"
     # Over rows that are not drawn
+    await page.keyboard.press("g")
+    await expect(page.get_by_text("the first row")).to_be_visible()
     await box.evaluate(SELECT, ["first row", "first row"])
+    await page.evaluate(TOLD)
     await page.keyboard.press("f")
     await expect(page.get_by_text("the last row")).to_be_visible()
     await box.evaluate("""box => { const row = [...box.querySelectorAll('.plain')].at(-1).firstChild;
@@ -236,3 +240,21 @@ async def test_what_is_found_is_what_is_seen(server: ServerProcess, page: Page) 
     for query, hits in (("pattern", "1/1"), ("result", "1/1"), ("arguments", "none"), ("**the", "none")):
         await page.fill(".search input", query)
         await expect(page.locator(".search")).to_contain_text(hits)
+
+
+async def test_a_row_that_is_unfolded_and_scrolled_in_is_not_taken_for_the_end(
+    server: ServerProcess, page: Page
+) -> None:
+    run = Run(server.url)
+    run.add(*said_many(0, 40), said("It is long.\n" + lines(0, 600)), *said_many(40, 80))
+    await page.goto(f"{run.url}?event=41")
+    row = page.locator(".row.hit")
+    await row.get_by_role("button", name="Show all").click()
+    box = page.locator(".said")
+    await box.evaluate(STANDS)
+    # The height before it was unfolded is no measure for where the end is
+    await page.mouse.move(800, 300)
+    await page.mouse.wheel(0, 6000)
+    await box.evaluate(STANDS)
+    await expect(row).to_be_in_viewport()
+    assert await box.evaluate(LEFT) > 1000

@@ -18,6 +18,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 AT_END = """box => new Promise(done => {
   const look = () => box.scrollHeight - box.scrollTop - box.clientHeight <= 1 ? done() : requestAnimationFrame(look);
   look() })"""
+STANDS = """box => new Promise(done => { let [before, frames] = [-1, 0];
+  const look = () => { frames = before === box.scrollTop ? frames + 1 : 0; before = box.scrollTop;
+    frames > 20 ? done() : requestAnimationFrame(look) };
+  look() })"""
 FIRST_ROW = """box => { const top = box.getBoundingClientRect().top;
   for (const row of box.querySelectorAll('.row')) { const at = row.getBoundingClientRect();
     if (at.bottom > top) return [row.dataset.event, Math.round(at.top - top)] } }"""
@@ -70,6 +74,7 @@ async def test_it_follows_at_the_end_and_never_moves_what_one_reads(server: Serv
     await page.mouse.move(800, 300)
     await page.mouse.wheel(0, -2500)
     await expect(page.locator(".float")).to_contain_text("follow")
+    await page.locator(".said").evaluate(STANDS)
     before = await first_row(page)
     run.add(*said_many(230, 267))
     await expect(page.locator(".float")).to_have_text("↓ 37 new")

@@ -30,10 +30,11 @@ function Children({ of, depth }: { of: Json[] | { [key: string]: Json }; depth: 
   const keys = Object.keys(of);
   const words = useContext(Finding);
   useLayoutEffect(() => {
+    if (!words.length) return;
     const rest = keys
       .slice(most)
       .findLastIndex((key) => hides(words, `${key} ${treeText((of as Json[])[key as never]!)}`, ""));
-    if (words.length && rest >= 0) setMost(most + rest + 1);
+    if (rest >= 0) setMost(most + rest + 1);
   }, [words]);
   if (!keys.length) return <span class="dim">{Array.isArray(of) ? "[ ]" : "{ }"}</span>;
   return (
@@ -91,7 +92,7 @@ function Leaf({ value }: { value: Json }) {
   const words = useContext(Finding);
   const [whole, setWhole] = useState(false);
   useLayoutEffect(() => {
-    if (typeof value === "string" && hides(words, value, value.slice(0, LONG))) setWhole(true);
+    if (words.length && typeof value === "string" && hides(words, value, value.slice(0, LONG))) setWhole(true);
   }, [words]);
   if (typeof value !== "string") {
     if (value !== null && typeof value === "object")

@@ -116,7 +116,7 @@ function Said({ item, message, ended, log }: RowProps & { message: Message }) {
   const words = useContext(Finding);
   const hidden = (part: Json) => typeof part === "string" && hides(words, part, fold(part).text);
   useLayoutEffect(() => {
-    if (!open && partsOf(content)?.some(hidden)) toggle();
+    if (words.length && !open && partsOf(content)?.some(hidden)) toggle();
   }, [words]);
   const streaming = message.status !== "complete" && !ended;
   if (streaming) item.open ??= true; // it is not folded under the eyes of who reads it
@@ -174,9 +174,10 @@ function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
   const running = message.status !== "complete";
   const words = useContext(Finding);
   useLayoutEffect(() => {
+    if (!words.length || open) return; // the words of a row that nobody looks for are not made
     const shown = `${name} ${args === undefined ? preview(output) : argsPreview(args)}`;
     const all = wordsOf(item).map(({ text }) => text);
-    if (!open && hides(words, all.join("\n"), shown)) toggle();
+    if (hides(words, all.join("\n"), shown)) toggle();
   }, [words]);
   return (
     <>
@@ -245,7 +246,9 @@ function lengthOf(value: Json): number {
 
 function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean }) {
   const words = useContext(Finding);
-  const [open, setOpen] = useState(() => typeof value === "string" && hides(words, value, fold(value).text));
+  const [open, setOpen] = useState(
+    () => words.length > 0 && typeof value === "string" && hides(words, value, fold(value).text),
+  );
   const parsed = typeof value === "string" ? asJson(value) : value;
   return (
     <div class="block">

@@ -127,6 +127,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
   // A link to an event or message: the rows there are read first, however far back
   const wanted = param("event") ?? param("message");
   const shown = useRef<string | null>(null);
+  const returned = useRef(Boolean(kept(SAID)));
   const reaching = useRef<string | null>(null);
   useEffect(() => {
     if (!wanted || shown.current === wanted || !log.rows.items.length) return;
@@ -135,7 +136,9 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
     if (item && item.hole === undefined) {
       if (!items.includes(item)) return;
       shown.current = wanted;
-      jump(item);
+      if (!returned.current) jump(item);
+      else setHit(item.id); // marked as it was; where one reads is another place
+      returned.current = false;
     } else if (reaching.current !== wanted && log.rows.unread) {
       reaching.current = wanted;
       const read = param("event") ? log.reader.reach(Number(wanted)) : log.reader.reachMessage(wanted);
@@ -148,7 +151,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
   }, [goalId, log, log.phase.value.kind]);
 
   useReturn(list, log, (place) => {
-    shown.current = wanted;
+    returned.current = true;
     setSeen(place.seen);
   });
 

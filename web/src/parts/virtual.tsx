@@ -180,6 +180,7 @@ class View<T extends Row> implements ListHandle {
     this.props = props;
     const { items } = props;
     const layout = this.#layout;
+    this.#catchUp();
     layout.set(items);
     if (this.#wanted) this.#restored(this.#wanted);
     const height = this.#box?.clientHeight ?? 800;
@@ -213,13 +214,24 @@ class View<T extends Row> implements ListHandle {
     onView?.(items.slice(this.#start, this.#stop), this.#anchor ?? items.at(-1));
   }
 
+  /**
+   * The person may have scrolled since the browser last said so: that is taken before rows and heights change, so that
+   * no place is taken back, or for one among other rows. Rows drawn anew may also have made the list so short that the
+   * browser had to move it up.
+   */
+  #catchUp(): void {
+    const box = this.#box;
+    if (!box || this.#still) return;
+    const by = box.scrollTop - this.#last;
+    const cut = by < 0 && box.scrollHeight - box.scrollTop - box.clientHeight <= 1;
+    if (Math.abs(by) > 0.5 && !cut) this.#moved();
+  }
+
   #place(): void {
     const { space, rows } = this.elements;
     const box = this.#box;
     if (!box) return;
     const layout = this.#layout;
-    // The person may have scrolled since the browser last said so: no place is taken back to where it was before
-    if (!this.#still && Math.abs(box.scrollTop - this.#last) > 0.5) this.#moved();
     const held = this.#anchor && layout.topOf(this.#anchor) + this.#shift;
     const pad = this.props.anchored && this.#pointer !== null && held !== null ? held + box.clientHeight : 0;
     const height = Math.max(layout.total, pad);
@@ -230,10 +242,21 @@ class View<T extends Row> implements ListHandle {
     if (wanted !== null && Math.abs(box.scrollTop - wanted) > 0.5) box.scrollTop = wanted;
     this.#last = box.scrollTop;
     if (this.#found && held !== null && Math.abs(this.#last - held) <= 1) this.#wanted = null;
-    const now = performance.now();
-    const old = this.#heights.findLastIndex(([at]) => at < now - LATELY_MS);
+    if (this.#heights.at(-1)?.[1] !== height) this.#heights.push([performance.now(), height]);
+    this.#forget();
+  }
+
+  /** Whether the list ended there a moment ago: who comes down to its end stops there, and it goes on growing. */
+  #wasEnd(bottom: number): boolean {
+    this.#forget();
+    return this.#heights.some(([, height]) => Math.abs(height - bottom) <= 1);
+  }
+
+  /** Keep only the heights of the last moments, and the one before them. */
+  #forget(): void {
+    const since = performance.now() - LATELY_MS;
+    const old = this.#heights.findLastIndex(([at]) => at < since);
     if (old > 0) this.#heights.splice(0, old);
-    if (this.#heights.at(-1)?.[1] !== height) this.#heights.push([now, height]);
   }
 
   #measure(): void {
@@ -303,14 +326,13 @@ class View<T extends Row> implements ListHandle {
     const { scrollTop, scrollHeight, clientHeight } = this.#box!;
     const by = scrollTop - this.#last;
     const left = scrollHeight - scrollTop - clientHeight;
-    const end = Math.min(scrollHeight, this.#heights[0]?.[1] ?? Infinity); // where it was when the person came down
     this.#last = scrollTop;
     // Where the list has become shorter, the browser moves it up to its new end: nobody has scrolled
     if (this.#atEnd && by < 0 && left > 1) this.#setEnd(false);
     else if (!this.#atEnd && !this.#selection.any) {
       // Who moves up is not taken back by what the list itself does there
-      const down = this.#upward ? by > AT_END && left < AT_END : by > 0 && end - scrollTop - clientHeight < AT_END;
-      if (down) this.#setEnd(true);
+      const down = this.#upward ? by > AT_END : by > 0;
+      if (down && (left < AT_END || this.#wasEnd(scrollTop + clientHeight))) this.#setEnd(true);
     }
     if (!by || (this.#wanted && this.#found)) return;
     this.#remember(scrollTop);
@@ -320,7 +342,7 @@ class View<T extends Row> implements ListHandle {
   #report(scrollTop: number): void {
     const index = this.#layout.indexAt(scrollTop);
     const row = (this.props.follow ? this.#atEnd : scrollTop <= 0) ? undefined : this.props.items[index];
-    this.props.onPlace?.(row ? { id: row.id, shift: Math.round(scrollTop - this.#layout.top(index)) } : null);
+    this.props.onPlace?.(row ? { id: row.id, shift: scrollTop - this.#layout.top(index) } : null);
   }
 
   #setEnd(atEnd: boolean): void {
@@ -389,6 +411,7 @@ class View<T extends Row> implements ListHandle {
       this.#anchor = this.props.items[index] ?? null;
       this.#shift = target - rowTop;
     }
+    this.#last = box.scrollTop;
     this.props.onEnd?.(false);
     this.#report(target);
     this.redraw();
@@ -460,6 +483,7 @@ class View<T extends Row> implements ListHandle {
     if (this.props.anchored) onPointer(box, (y) => this.#point(y), over.signal);
     this.#observer.observe(box);
     const again = () => {
+      this.#catchUp();
       this.#measure();
       this.#settle();
     };
@@ -524,6 +548,7 @@ class View<T extends Row> implements ListHandle {
   #resized(entries: ResizeObserverEntry[]): void {
     const box = this.#box;
     if (!box) return;
+    this.#catchUp();
     if (entries.some((entry) => entry.target === box)) {
       const width = box.clientWidth;
       if (width !== this.#width && this.#width) {
