@@ -119,7 +119,7 @@ def test_no_value_harms_in_any_public_method(names: list[str]) -> None:
 def test_every_public_method_is_swept() -> None:
     """A method that is added to a trace, goal, message or tool call has to be called there as well."""
     source = inspect.getsource(sweep)
-    known = {"flush", "aflush", "aask", "pending", "dropped"}  # they take no value; or as ``ask`` does
+    known = {"flush", "aflush", "aask", "pending", "dropped", "page_url"}  # they take no value; or as ``ask`` does
     for kind in (tracewatch.Trace, Goal, Message, ToolCall):
         names = {name for name in vars(kind) if not name.startswith("_")}
         missing = {name for name in names - known if f".{name}" not in source}

@@ -25,6 +25,7 @@ from tests.server.test_mount import HOSTS, hosted
 from tests.server.wire import NDJSON, SSE, append, make_trace, stored, watching
 from tests.support import CHECKED, Serving, serving, until
 from tracewatch.server import create_app
+from tracewatch.server.stalls import unsent
 from tracewatch.settings import Settings
 
 pytestmark = [
@@ -213,3 +214,13 @@ def test_the_kernel_is_told(tmp_path: Path) -> None:
         with accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * 128 * 1024
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 300_000
+
+
+def test_a_tls_transport_that_has_ended_has_nothing_to_send() -> None:
+    """asyncio's raises AttributeError then, and the end of the server would with it."""
+
+    class Ended(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            raise AttributeError("'NoneType' object has no attribute '_get_write_buffer_size'")
+
+    assert unsent(Ended()) == 0

@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..live.sink import Frame, Sink, SinkClosed
 from ..model.frames import sse_control, ws_text
+from .stalls import unsent
 
 
 class DirectSocket(Protocol):
@@ -60,7 +61,7 @@ class TransportSink:
         self.write(ws_text(payload))
 
     def buffered(self) -> int:
-        return self._transport.get_write_buffer_size()
+        return unsent(self._transport)
 
     async def ready(self) -> None:
         await self._socket.ready()
@@ -97,7 +98,7 @@ class _AsgiSink:
         raise NotImplementedError("only direct sinks are written to")
 
     def buffered(self) -> int:
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return 0 if self._transport is None else unsent(self._transport)
 
     async def ready(self) -> None:
         pass  # ``send`` waits, and does not say beforehand

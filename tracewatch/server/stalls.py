@@ -51,12 +51,20 @@ def linger(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> asy
     return loop.call_later(LINGER_S, transport.close)
 
 
+def unsent(transport: asyncio.Transport) -> int:
+    """The bytes that wait in this process to be sent; 0 of a TLS transport that has ended: asyncio's raises then."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:  # its protocol is gone (asyncio/sslproto.py, _SSLProtocolTransport)
+        return 0
+
+
 def hurry(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
     """Do not wait long for the end of a transport that is closing: the server ends.
 
     TLS waits for the peer's goodbye, which one that is idle does not send. What is still to be written is waited for.
     """
-    if transport.is_closing() and not transport.get_write_buffer_size():
+    if transport.is_closing() and not unsent(transport):
         loop.call_later(GOODBYE_S, transport.abort)
 
 
@@ -74,7 +82,7 @@ def progress(transport: asyncio.Transport, sock: Any) -> tuple[int, bool]:
             (unacked,), (acked,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("Q", info, _ACKED)
             (unsent,) = struct.unpack_from("I", info, _NOTSENT)
             return acked, bool(unacked or unsent)
-    waiting = transport.get_write_buffer_size()  # where the kernel does not say it: what has left this process
+    waiting = unsent(transport)  # where the kernel does not say it: what has left this process
     return -waiting, waiting > 0
 
 
