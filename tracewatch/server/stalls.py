@@ -80,8 +80,8 @@ def progress(transport: asyncio.Transport, sock: Any) -> tuple[int, bool]:
             info = b""  # not TCP
         if len(info) == _INFO_BYTES:
             (unacked,), (acked,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("Q", info, _ACKED)
-            (unsent,) = struct.unpack_from("I", info, _NOTSENT)
-            return acked, bool(unacked or unsent)
+            (not_sent,) = struct.unpack_from("I", info, _NOTSENT)
+            return acked, bool(unacked or not_sent)
     waiting = unsent(transport)  # where the kernel does not say it: what has left this process
     return -waiting, waiting > 0
 
