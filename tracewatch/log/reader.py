@@ -313,7 +313,7 @@ def _with_live_sub_traces(state: State, subs: Sequence[TraceRow]) -> State:
         if sub is not None:
             live: dict[str, Any] = {
                 "status": row.status,
-                "error": None if row.error is None else orjson.loads(row.error),
+                "error": row.shown_error(),
                 "stats": row.tree().totals(),
                 "started_at": row.started_at,
                 "ended_at": row.ended_at,

@@ -106,6 +106,10 @@ class TraceRow:
         expires = self.lease_expires_at
         return not isinstance(expires, float | int) or expires > steady
 
+    def shown_error(self) -> Any:
+        """Its error, or what stands for one that can't be read."""
+        return None if self.error is None else _json(self.error)
+
     def own(self) -> Sums:
         """Its sums without its sub-traces'."""
         return Sums(
@@ -178,7 +182,7 @@ class TraceRow:
             "ended_at": self.ended_at,
             "active_at": self.active_at,
             "summary": self.summary,
-            "error": None if self.error is None else _json(self.error),
+            "error": self.shown_error(),
             "session_id": self.session_id,
             "user_id": self.user_id,
             "tags": list_of(self.tags),

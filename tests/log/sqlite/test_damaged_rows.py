@@ -195,3 +195,16 @@ async def test_events_of_an_old_log_that_say_null_for_infinity(log: EventLog) ->
     assert State.from_json(kept).total_cost is None, "what is not known"
     del kept["active_at"]  # no old log had it
     assert State.from_json(kept).total_cost == MAX_TOTAL
+
+
+async def test_a_sub_trace_of_which_the_error_is_damaged(db: Path) -> None:
+    """It is shown as that in its parent's snapshot, which stays as it is otherwise."""
+    async with opened(str(db)) as log:
+        await create(log, "above")
+        await create(log, "below", parent_trace_id="above")
+    with closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        connection.execute("UPDATE traces SET error = '{no json' WHERE trace_id = 'below'")
+    async with opened(str(db)) as log:
+        state = (await log.snapshot("above")).state
+        assert state.sub_traces["below"]["error"] == {"damaged": True}
+        assert state.sub_traces["below"]["status"] == "running"
