@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import trustme
 
 from tracewatch.server.app import create_app
 from tracewatch.server.http import Services
@@ -100,6 +103,16 @@ async def serving(
         server.should_exit = True
         await asyncio.wait_for(task, DEADLINE_S)
         bound.close()
+
+
+def certified(folder: Path) -> tuple[dict[str, Any], ssl.SSLContext]:
+    """A certificate for loopback in ``folder``, as uvicorn takes it, and a client's context that trusts it."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    return {"ssl_certfile": str(folder / "server.pem")}, trust
 
 
 async def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:

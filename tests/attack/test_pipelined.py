@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from tests.server.stalled import Raw, raw
-from tests.support import serving, until
+from tests.support import certified, serving, until
 from tracewatch.server.uvicorn import HttpByH11, HttpByHttptools, http_protocol
 
 pytestmark = pytest.mark.anyio
@@ -34,12 +33,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], ssl.SSLContext]:
     """A certificate, as uvicorn takes it, and a client that trusts it."""
-    authority, folder = trustme.CA(), tmp_path_factory.mktemp("tls")
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
-    trust = ssl.create_default_context()
-    authority.configure_trust(trust)
-    return {"ssl_certfile": str(folder / "server.pem")}, trust
+    return certified(tmp_path_factory.mktemp("tls"))
 
 
 def connections() -> list[Any]:

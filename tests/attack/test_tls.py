@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from tests.server.stalled import raw, request
-from tests.support import Serving, serving
+from tests.support import Serving, certified, serving
 
 pytestmark = pytest.mark.anyio
 CASES = {
@@ -27,12 +26,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], ssl.SSLContext]:
     """A certificate, as uvicorn takes it, and a client that trusts it."""
-    authority, folder = trustme.CA(), tmp_path_factory.mktemp("tls")
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
-    trust = ssl.create_default_context()
-    authority.configure_trust(trust)
-    return {"ssl_certfile": str(folder / "server.pem")}, trust
+    return certified(tmp_path_factory.mktemp("tls"))
 
 
 async def test_handshakes_that_are_none_are_cut_and_not_logged(

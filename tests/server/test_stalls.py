@@ -17,13 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import trustme
 
 from tests.attack.test_pipelined import connections
 from tests.server.stalled import Raw, open_files, raw, request
 from tests.server.test_mount import HOSTS, hosted
 from tests.server.wire import NDJSON, SSE, append, make_trace, stored, watching
-from tests.support import CHECKED, Serving, serving, until
+from tests.support import CHECKED, Serving, certified, serving, until
 from tracewatch.server import create_app
 from tracewatch.server.stalls import unsent
 from tracewatch.settings import Settings
@@ -78,12 +77,7 @@ if importlib.util.find_spec("wsproto") is not None:
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], ssl.SSLContext]:
     """A certificate, as uvicorn takes it, and a client that trusts it."""
-    authority, folder = trustme.CA(), tmp_path_factory.mktemp("tls")
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
-    trust = ssl.create_default_context()
-    authority.configure_trust(trust)
-    return {"ssl_certfile": str(folder / "server.pem")}, trust
+    return certified(tmp_path_factory.mktemp("tls"))
 
 
 async def connected(stack: ExitStack, server: Serving, head: bytes, trust: ssl.SSLContext | None = None) -> Raw:
