@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -399,6 +400,24 @@ async def test_what_ends_the_socket_ends_all_its_lines(frame: dict[str, Any], ki
         await opening
     assert wire.aborted
     await socket.close()
+
+
+async def test_a_socket_that_breaks_while_something_is_asked_leaves_no_error_to_asyncio() -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    socket, wire = await shared()
+
+    async def broken(frame: bytes, text: bool) -> None:
+        raise ConnectionResetError
+
+    wire.send = broken  # type: ignore[method-assign]
+    with pytest.raises(TracewatchError):
+        await socket.open("t", "p")
+    await socket.close()
+    del socket  # its failure holds the frames in which it was raised, and these the answer
+    gc.collect()
+    await asyncio.sleep(0)
+    assert reported == []
 
 
 async def test_a_socket_that_has_gone_silent_is_dead_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

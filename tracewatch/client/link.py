@@ -338,6 +338,12 @@ def _told(ready: dict[str, Any]) -> Told:
     return Told(ready.get("cancel_requested"), list(ready.get("inputs") or ()))
 
 
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """Note that an answer's error is known, so that asyncio does not report one that nobody got to wait for."""
+    if not answer.cancelled():
+        answer.exception()
+
+
 # --- the socket of one trace -----------------------------------------------------------------------------------
 
 
@@ -439,6 +445,7 @@ class SharedSocket:
     async def _ask(self, what: str, trace_id: str, asked: dict[str, Any]) -> dict[str, Any]:
         """Ask for something about a trace, and wait for the answer. Raises ApiError, Unreachable."""
         began, answer = self._loop.time(), self._loop.create_future()
+        answer.add_done_callback(_seen)  # the socket may fail before anybody waits for it
         self._asked.setdefault((what, trace_id), deque()).append(answer)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
