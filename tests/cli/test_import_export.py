@@ -68,6 +68,61 @@ def test_without_children_and_from_stdin(
     assert tw("export", "g", "--no-children", "--url", other.url).out == out
 
 
+def session_line(number: int, kind: str, content: Any, **fields: Any) -> bytes:
+    message: dict[str, Any] = {"role": kind, "content": content}
+    if kind == "assistant":
+        message |= {"id": f"a{number}", "usage": {"input_tokens": 10, "output_tokens": 5}}
+    row = {
+        "type": kind,
+        "uuid": f"u{number}",
+        "sessionId": "grown",
+        "timestamp": f"2026-03-01T09:00:0{number}.000Z",
+        "message": message,
+    }
+    return orjson.dumps(row | fields) + b"\n"
+
+
+def test_a_session_that_has_grown_goes_on_in_its_trace(tw: Run, api: Api, tmp_path: Path) -> None:
+    """Also one of which an earlier import had no question yet, and had ended a sub-agent that was at work."""
+    agent = [{"type": "tool_use", "id": "c1", "name": "Task", "input": {"prompt": "Look"}}]
+    result = [{"type": "tool_result", "tool_use_id": "c1", "content": "seen"}]
+    rows = [
+        session_line(1, "user", "<local-command-stdout>x</local-command-stdout>"),
+        session_line(2, "user", "Check it"),
+        session_line(3, "assistant", agent),
+        session_line(4, "user", result),
+        session_line(5, "assistant", [{"type": "text", "text": "Done."}]),
+    ]
+    file, seen = tmp_path / "s.jsonl", []
+    for count in (1, 3, 4, 5):
+        file.write_bytes(b"".join(rows[:count]))
+        assert tw("import", str(file)).code == 0
+        again = tw("import", str(file))
+        assert (again.code, "0 events imported" in again.text) == (0, True), again.text
+        trace = api.trace("cc-grown")["trace"]
+        seen.append((trace["status"], trace["total_messages"], trace["ended_at"][17:19]))
+    assert seen == [("stopped", 1, "01"), ("stopped", 3, "03"), ("stopped", 3, "04"), ("completed", 4, "05")]
+    child = api.trace("cc-grown-c1")["trace"]
+    assert (child["status"], child["summary"], child["total_messages"]) == ("completed", "seen", 2)
+    (sub,) = api.trace("cc-grown")["sub_traces"]
+    assert (sub["status"], sub["summary"]) == ("completed", "seen")
+    assert (trace["task"], trace["started_at"][17:19], trace["total_tokens"]) == ("Check it", "01", 30)
+    tool = api.messages("cc-grown")["messages"][2]
+    assert (tool["content"]["result"], tool["ended_at"][17:19], "no_result" in tool) == ("seen", "04", False)
+    file.write_bytes(b"".join(rows[:3]))  # an older copy changes nothing
+    assert "0 events imported" in tw("import", str(file)).text
+    assert api.trace("cc-grown")["trace"]["status"] == "completed"
+
+
+def test_another_session_under_the_same_id_is_a_fault(tw: Run, api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "s.jsonl"
+    for uuid, code in (("a", 0), ("b", 1), ("a", 0)):
+        file.write_bytes(session_line(1, "user", f"I am {uuid}", uuid=uuid, sessionId="twice"))
+        ran = tw("import", str(file))
+        assert ran.code == code
+    assert api.trace("cc-twice")["trace"]["task"] == "I am a"
+
+
 def test_a_trace_that_differs_is_a_fault_and_the_rest_is_imported(tw: Run, api: Api, tmp_path: Path) -> None:
     record(api, "one", thought("here"))
     record(api, "two", thought("two"))

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tracewatch.importers import open_import
+from tracewatch.importers import AppendEvent, open_import
 
 from .folding import Imported, fold, import_lines
 
@@ -251,7 +251,7 @@ def check_sub_agent(done: Imported) -> None:
     assert done.faults == []
     assert len(done.traces) == 2
     main, sub = done.traces.values()
-    assert sub.trace_id == f"{main.trace_id}-s1"
+    assert (main.trace_id, sub.trace_id) == (f"cc-{SESSION}", f"cc-{SESSION}-c1")
     assert (sub.task, sub.status, sub.summary) == ("Look at it.", "completed", "It is fine.")
     assert [m["role"] for m in sub.messages.values()] == ["user", "tool", "assistant"]
     (goal,) = main.goals.values()
@@ -331,14 +331,53 @@ def test_a_sub_agent_that_never_answered_ended_with_its_last_line(tmp_path: Path
     assert times == sorted(set(filter(None, times)))
 
 
-def test_ids_come_from_all_the_files(tmp_path: Path) -> None:
-    path = main_lines().write(tmp_path / "session.jsonl")
-    agent = agent_lines().write(tmp_path / "subagents" / "agent-x1.jsonl")
-    first, again = fold(open_import(path)), fold(open_import(path))
-    assert first.events == again.events
-    with agent.open("ab") as file:
-        file.write(b'{"type": "summary", "summary": "more"}\n')
-    assert not set(first.traces) & set(fold(open_import(path)).traces)
+def told(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The events of each trace that are not closing."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for step in open_import(path):
+        if isinstance(step, AppendEvent):
+            found.setdefault(step.trace_id, []).extend([] if step.closing else [step.event])
+    return found
+
+
+def test_a_session_that_grows_adds_to_the_traces_that_it_had(tmp_path: Path) -> None:
+    """At each line that it may end with: what it said before stays as it is, and more comes behind."""
+    lines = Lines().user("Check it.").todos("t1", ("a", "in_progress")).todos("t2", ("a", "completed"))
+    rows = lines.rows + main_lines().rows[1:] + Lines(start=40).user("Go on").call("c2", "Bash").result("c2", "x").rows
+    agent_rows = agent_lines().rows
+    before: dict[str, list[dict[str, Any]]] = {}
+    for count in range(1, len(rows) + 1):
+        lines.rows = rows[:count]
+        path = lines.write(tmp_path / "session.jsonl")
+        if count >= len(rows) - 4:  # the sub-agent's transcript is there from its call on, and grows as well
+            agent = agent_lines()
+            agent.rows = agent_rows[: max(1, count - len(rows) + 4)]
+            agent.write(tmp_path / "subagents" / "agent-x1.jsonl")
+        now = told(path)
+        assert {trace_id: events[: len(before.get(trace_id, ()))] for trace_id, events in now.items()} == {
+            trace_id: before.get(trace_id, []) for trace_id in now
+        }
+        assert set(before) <= set(now)
+        before = now
+        fold(open_import(path))
+    assert list(before) == [f"cc-{SESSION}", f"cc-{SESSION}-c1"]
+
+
+def test_a_fork_shows_its_copied_part_and_counts_its_own(tmp_path: Path) -> None:
+    usage = {"usage": {"input_tokens": 10, "output_tokens": 5}}
+    first = (
+        Lines().user("Plan it").call("c1", "Task", prompt="Look").result("c1", "seen").said("Planned.", message=usage)
+    )
+    fork = Lines(start=9).user("Now do it").said("Done.", message=usage)
+    fork.rows = [*first.rows, *(row | {"sessionId": "5556"} for row in fork.rows)]
+    original = fold(open_import(first.write(tmp_path / f"{SESSION}.jsonl")))
+    for name in ("5556.jsonl", "renamed.jsonl"):
+        done = fold(open_import(fork.write(tmp_path / name)))
+        assert list(done.traces) == ["cc-5556"]
+        assert done.root.metadata["forked_from"] == [f"cc-{SESSION}"]
+        assert [m.get("copied_from") for m in done.messages()] == [f"cc-{SESSION}"] * 3 + [None] * 2
+        assert (done.root.total_tokens, original.root.total_tokens) == (15, 15)
+    assert list(original.traces) == [f"cc-{SESSION}", f"cc-{SESSION}-c1"]
 
 
 def test_faults_in_a_sub_agents_file_name_it(tmp_path: Path) -> None:
@@ -350,7 +389,9 @@ def test_faults_in_a_sub_agents_file_name_it(tmp_path: Path) -> None:
 
 def test_a_directory_is_all_its_sessions(tmp_path: Path) -> None:
     Lines().user("One.").said("1").write(tmp_path / "a.jsonl")
-    Lines().user("Two.").said("2").write(tmp_path / "b.jsonl")
+    two = Lines().user("Two.").said("2")
+    two.rows = [row | {"sessionId": "5556"} for row in two.rows]
+    two.write(tmp_path / "b.jsonl")
     assert [spec["task"] for spec in fold(open_import(tmp_path)).specs.values()] == ["One.", "Two."]
 
 
@@ -410,7 +451,16 @@ def test_how_a_session_ended_is_told_honestly(tmp_path: Path) -> None:
     assert outcome(interrupted) == ("stopped", "interrupted by the user", None)
     assert outcome(interrupted.user("go on").said("b")) == ("completed", "b", None)
     cut = ("stopped", "the transcript ends before the agent has answered", None)
+    assert outcome(Lines().user("q")) == cut
     assert outcome(Lines().user("q").call("c1", "Bash")) == cut
+    assert outcome(Lines().user("q").call("c1", "Bash").result("c1", "ok")) == cut
+    assert outcome(Lines().user("q").row("assistant", [{"type": "thinking", "thinking": "Hm"}])) == cut
+    assert outcome(Lines().user("q").said("I look", message={"stop_reason": "tool_use"})) == cut
+    assert outcome(Lines().user("q").said("a").user("and?")) == cut
+    left = Lines().user("q").said("a").user("<command-name>/exit</command-name>").user("Bye", isMeta=True)
+    assert outcome(left) == ("completed", "a", None)
+    torn = import_lines(tmp_path, *Lines().user("q").said("a").rows, '{"type": "assist')
+    assert (torn.root.status, torn.root.summary) == cut[:2]
 
 
 def test_two_sub_agents_called_under_one_id_are_both_ended(tmp_path: Path) -> None:

@@ -104,6 +104,16 @@ def test_the_old_function_calls_are_paired_by_name(tmp_path: Path) -> None:
     assert done.messages()[1]["content"] == {"tool_name": "f", "arguments": {}, "result": "1"}
 
 
+def test_a_conversation_is_completed_by_an_answer_and_by_nothing_else(tmp_path: Path) -> None:
+    def status(*messages: Any) -> str:
+        return import_json(tmp_path, list(messages)).root.status
+
+    assert status(USER, ANSWER) == status(USER, CALL, RESULT1, RESULT2, ANSWER) == "completed"
+    assert status(USER, {"role": "assistant", "content": None, "refusal": "No."}) == "completed"
+    assert {status(*cut) for cut in ([USER], [USER, CALL], [USER, CALL, RESULT1], [USER, ANSWER, USER])} == {"stopped"}
+    assert import_json(tmp_path, [USER]).root.summary == "the conversation ends before the assistant has answered"
+
+
 def test_results_without_a_call_and_calls_without_a_result_say_so(tmp_path: Path) -> None:
     done = import_json(
         tmp_path, [USER, {"role": "tool", "tool_call_id": "c9", "name": "f", "content": "1"}, CALL, RESULT1]

@@ -247,6 +247,8 @@ def test_how_a_tape_ended_is_told_honestly(tmp_path: Path) -> None:
     assert outcome(asked, act, turn) == ("stopped", cut, None)
     assert outcome(asked, act, turn, seen) == ("stopped", cut, None)
     assert outcome(asked) == ("stopped", cut, None)
+    assert outcome(asked, step("reasoning_thought", "A", reasoning="Hm")) == ("stopped", cut, None)
+    assert outcome(asked, step("reasoning_thought", "A", reasoning="Hm"), result="17") == ("completed", "17", None)
     assert outcome() == ("stopped", "no steps: this tape has not been run", None)
     assert outcome(asked, step("gaia_answer_action", "A", success=False, answer="x"))[:2] == ("failed", "x")
 

@@ -54,7 +54,7 @@ class Speed(click.ParamType[float | None]):
 @url_option
 @click.pass_context
 def command(ctx: click.Context, /, files: tuple[str, ...], form: str, speed: float | None, url: str | None) -> None:
-    """Import runs from files; - is stdin. Importing a file again changes nothing.
+    """Import runs from files; - is stdin. Importing a file again adds what is new in it.
 
     Each part that can't be read is reported (FILE:LINE: field: message) and the rest is imported. The exit code is 1
     then.

@@ -4,7 +4,8 @@ An importer is a generator over one file. It yields the steps of a recorder in t
 first ``AppendEvent`` to that trace. For an unreadable part of the file it yields an ``ImportFault`` and goes on with
 the rest. It does no network or log I/O: the caller sends the steps, as fast as it likes.
 
-Rule 1: trace ids are a function of the file's contents, so importing a file twice changes nothing.
+Rule 1: trace ids are the source's own, or a function of the file's contents, so importing a file twice changes nothing.
+        Where a file may grow (Claude Code), what it gave before stays as it was, and its end is told by closing events.
 Rule 2: nothing is lost silently. Data without a place in the protocol is kept under an extra key, or named by an
         ``ImportFault``.
 Rule 3: where the source has times, every event has ``occurred_at``.

@@ -3,7 +3,9 @@
 Rule 1: a session is a trace and each sub-agent a sub-trace, nested as they called each other. The transcripts of
         sub-agents are ``subagents/agent-*.jsonl`` beside the session or in ``<session>/subagents/``,
         ``agent-*.jsonl`` beside it, or lines marked ``isSidechain`` in the session itself.
-Rule 2: trace ids come from the contents of all these files together, so a session that has grown is imported anew.
+Rule 2: trace ids come from the ids of the session, its calls and its sub-agents, so a session that has grown goes on in
+        the traces that are there. A file's session is the one in its name, else that of its last line. Lines of another
+        session stand in a fork, which begins with a copy: they are shown, and count in that session's own trace.
 Rule 3: a directory stands for all sessions in it.
 
 The file claude_lines.py turns the lines into events.
@@ -16,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .claude_lines import CONSTANT, Session, Transcript, task_in
-from .reading import BadJson, digest, lines, load, time_of
+from .claude_lines import CONSTANT, Session, Transcript, as_id, task_in
+from .reading import BadJson, digest, lines, load, name_of, time_of
 from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
@@ -30,8 +32,10 @@ class Overview:
     constant: dict[str, Any] = field(default_factory=dict)  # values that most lines repeat, such as cwd
     links: dict[str, str] = field(default_factory=dict)  # id of the call that began a sub-agent → the agent's id
     session_ids: set[str] = field(default_factory=set)
+    last_session_id: str | None = None
     sidechain: bool | None = None  # the file is a sub-agent's, by its first line
     began_at: str | None = None
+    begins: str | None = None  # the first line's uuid
 
 
 def sessions(directory: Path) -> list[Path]:
@@ -50,7 +54,10 @@ def read(path: Path) -> Iterator[Step]:
 
 def _read_session(path: Path, name: str | None) -> Iterator[Step]:
     seen = overview(path)
-    agents = {} if path.name.startswith("agent-") else _agent_files(path, seen.session_ids)
+    alone = path.name.startswith("agent-")
+    own = path.stem if path.stem in seen.session_ids else seen.last_session_id
+    seen.constant |= {"sessionId": own} if own else {}
+    agents = {} if alone else _agent_files(path, {own} if own else set())
     views = {agent_id: overview(file) for agent_id, file in agents.items()}
     for view in views.values():
         seen.links.update(view.links)
@@ -60,9 +67,14 @@ def _read_session(path: Path, name: str | None) -> Iterator[Step]:
         links=seen.links,
         files={agent_id: _numbered(file, f"{file.parent.name}/{file.name}") for agent_id, file in agents.items()},
         tasks={agent_id: view.task for agent_id, view in views.items()},
+        session_id=own,
+        trace_id=f"cc-{as_id(own) if own else digest([path, *agents.values()])}" + (f"-{path.stem}" if alone else ""),
     )
-    trace = TraceWriter(out, f"cc-{digest([path, *agents.values()])}")
-    metadata = {"format": "claude-code", "session": seen.constant}
+    trace = TraceWriter(out, session.trace_id, grows=own is not None)
+    metadata: dict[str, Any] = {"format": "claude-code", "session": seen.constant}
+    metadata |= {"begins": seen.begins} if seen.begins else {}
+    if copied := sorted(seen.session_ids - {own}):
+        metadata["forked_from"] = [f"cc-{as_id(one)}" for one in copied]
     trace.create(seen.task, agent_type="claude-code", metadata=metadata, at=seen.began_at)
     transcript = Transcript(session, trace, name, sidechain=bool(seen.sidechain), at=seen.began_at)
     for number, row in _rows(path):
@@ -97,11 +109,13 @@ def overview(path: Path) -> Overview:
             if seen.sidechain is None:
                 seen.sidechain = row.get("isSidechain") is True
                 seen.began_at = time_of(row.get("timestamp"))
+                seen.begins = name_of(row.get("uuid"))
                 seen.constant = {key: row[key] for key in CONSTANT if key in row}
             if not seen.task and bool(row.get("isSidechain")) == seen.sidechain:
                 seen.task = task_in(row)
             _link(row, seen.links)
-        if isinstance(row.get("sessionId"), str):
+        if isinstance(row.get("sessionId"), str) and row["sessionId"]:
+            seen.last_session_id = row["sessionId"]
             seen.session_ids.add(row["sessionId"])
     return seen
 

@@ -9,15 +9,19 @@ Rule 3: TodoWrite makes goals (plans.py). Agent and Task calls make sub-traces, 
         there is none, below a goal of type ``agent_call``.
 Rule 4: a line of another type is an event ``line.<type>`` with the whole ``line``. So is a partly unreadable line,
         beside its ImportFault.
-Rule 5: a transcript whose last answer is an API error has failed. One that the user interrupted, or that ends in the
-        middle of a tool call, is stopped.
+Rule 5: a transcript is completed if its last message is the agent's answer in words and the file is whole to its end.
+        One whose last answer is an API error has failed. Any other one, such as one that the user interrupted, or that
+        ends with a question, a thought or a tool, is stopped.
+Rule 6: what a transcript says at its end, such as how it stands, is told by closing events: it may have grown when it
+        is imported again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..model.fit import amount, count
@@ -33,7 +37,8 @@ _AGENT_TOOLS = frozenset({"Agent", "Task"})
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _PARTS = (("cache_read_input_tokens", "cache_read_tokens"), ("cache_creation_input_tokens", "cache_write_tokens"))
 _INTERRUPTED = "[Request interrupted by user"
-_NOT_ASKED = ("<command-", "<local-command", "<system-reminder", "Caveat:", _INTERRUPTED)
+_BY_PROGRAMS = ("<command-", "<local-command", "<system-reminder", "Caveat:")  # user messages that no user wrote
+_NOT_ASKED = (*_BY_PROGRAMS, _INTERRUPTED)
 
 Rows = Iterator[tuple[int, Any]]
 
@@ -46,6 +51,19 @@ class Session:
     links: dict[str, str]  # call id → agent id
     files: dict[str, tuple[str, Rows]]  # agent id → its file's name and lines, until they are written
     tasks: dict[str, str]  # agent id → its task
+    session_id: str | None  # its own; lines of another one are a copy
+    trace_id: str  # of the session
+    used_ids: set[str] = field(default_factory=set)  # of its sub-traces
+
+    def sub_trace_id(self, source_id: str) -> str:
+        """A new trace id for a sub-agent, from the id of its call, of the agent, or of its first line."""
+        trace_id = plain = f"{self.trace_id}-{as_id(source_id)}"
+        number = 1
+        while trace_id in self.used_ids:
+            number += 1
+            trace_id = f"{plain}.{number}"
+        self.used_ids.add(trace_id)
+        return trace_id
 
 
 @dataclass
@@ -56,6 +74,13 @@ class _Sub:
     prompt: str
     goal_id: str | None  # the goal that was made for it alone
     claimed: bool = False  # whether its lines were found
+
+
+def as_id(source_id: str) -> str:
+    """A part of a trace id from an id of the source's: itself, or its digest where it has other characters."""
+    if re.fullmatch(r"[A-Za-z0-9._:@-]{1,50}", source_id):
+        return source_id
+    return hashlib.sha256(source_id.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def task_in(row: dict[str, Any]) -> str:
@@ -106,7 +131,8 @@ class Transcript:
         self._summary = ""
         self._error: str | None = None
         self._interrupted = False
-        self._calling = False  # the last message is a call
+        self._answered = False  # the last message is the agent's answer in words
+        self._copied_from: str | None = None  # the trace of the session whose line this is, if it is another one
         self._empty = True
 
     # --- lines ---
@@ -115,12 +141,16 @@ class Transcript:
         """Write one line: its object, or its ImportFault."""
         if isinstance(row, ImportFault):
             self.trace.out.append(replace(row, file=self._file))
+            self._answered = False  # what it was nobody knows
             return
         at = self._at = time_of(row.get("timestamp")) or self._at
         if row.get("isSidechain") is True and not self._sidechain:
             self._of_sub_agent(row).line(number, row)
             return
         self._empty = False
+        session_id = row.get("sessionId")
+        copied = isinstance(session_id, str) and session_id and session_id != self._session.session_id
+        self._copied_from = f"cc-{as_id(session_id)}" if copied else None
         kind, message = row.get("type"), row.get("message")
         if kind not in ("user", "assistant"):
             if kind == "summary" and isinstance(row.get("summary"), str):
@@ -148,11 +178,13 @@ class Transcript:
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         first: dict[str, Any] = {"source": self._source(row, message), "model": name_of(message.get("model"))}
-        answer, used = name_of(message.get("id")), _used(message)
+        copied = {} if self._copied_from is None else {"copied_from": self._copied_from}
+        answer, used = name_of(message.get("id")), {} if copied else _used(message)
+        first |= copied
         counted = self._usage.get(answer or "")
         if counted is None and used:
             first |= {"tokens": total_of(used), "usage": used, "cost": amount(row.get("costUSD"))}
-        place, unreadable = len(self.trace.out), False
+        place, unreadable, before = len(self.trace.out), False, self._answered
         for index, block in enumerate(blocks):
             if not isinstance(block, dict):
                 self._fault(number, f"message.content[{index}]", "a block is a JSON object")
@@ -160,7 +192,7 @@ class Transcript:
             elif message_id := self._block(number, index, role, block, at, first):
                 if answer and "usage" in first:
                     self._usage[answer] = (message_id, used)
-                first = {}
+                first = dict(copied)
         if counted is not None and answer and total_of(used) > total_of(counted[1]):
             self._usage[answer] = (counted[0], used)
             patch = {"tokens": total_of(used), "usage": used}
@@ -169,6 +201,9 @@ class Transcript:
             self._keep(row, at)
         if row["type"] == "assistant":
             self._error = text_of(content) if row.get("isApiErrorMessage") else None
+            self._answered = self._answered and message.get("stop_reason") != "tool_use"
+        elif row.get("isMeta") or text_of(content).lstrip().startswith(_BY_PROGRAMS):
+            self._answered = before  # nobody has asked anything
 
     def _source(self, row: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
         source = without(
@@ -188,11 +223,11 @@ class Transcript:
         """Write one block; returns the id of its message. A result goes into its call's message and returns None."""
         kind = block.get("type")
         if kind == "tool_result":
-            self._calling = False
+            self._answered = False
             self._result(block, at, first.get("source"))
             first.pop("source", None)
             return None
-        self._calling = kind == "tool_use"
+        self._answered = kind == "text" and role == "assistant"
         if kind == "tool_use":
             return self._call(number, index, block, at, first)
         if kind == "text" and isinstance(block.get("text"), str):
@@ -214,7 +249,8 @@ class Transcript:
             self._began[call_id] = at
         first = {**first, "block": without(block, "type", "name", "id", "input")}
         prompt = given.get("prompt") if isinstance(given, dict) else None
-        if tool in _AGENT_TOOLS and isinstance(given, dict) and isinstance(prompt, str):
+        asks = self._copied_from is None and tool in _AGENT_TOOLS  # a copied one's trace is the other session's
+        if asks and isinstance(given, dict) and isinstance(prompt, str):
             return self._call_agent(tool, call_id, given, at, first)
         message_id = self.trace.call(tool, given, call_id=call_id, at=at, **first)
         if tool == "TodoWrite" and isinstance(given, dict) and isinstance(given.get("todos"), list):
@@ -238,7 +274,8 @@ class Transcript:
         took = None
         if at and call_id in self._began:
             took = max(0, round((parse_time(at) - parse_time(self._began.pop(call_id))) * 1000))
-        self.trace.result(call_id, value, failed=failed, at=at, result_source=source, duration_ms=took)
+        # A call that was closed by an earlier import ended then
+        self.trace.result(call_id, value, failed=failed, at=at, result_source=source, duration_ms=took, ended_at=at)
         if call_id in self._subs:
             self._end_sub(self._subs.pop(call_id), _answer(value), failed, at)
 
@@ -253,7 +290,7 @@ class Transcript:
             title = title if isinstance(title, str) and title.strip() else first_line(prompt)
             goal_id = self.trace.goal(title, type="agent_call", status="in_progress", at=at)
             first = {**first, "goal_id": goal_id}
-        trace = self.trace.child()
+        trace = self.trace.child(self._session.sub_trace_id(call_id) if call_id else None)
         message_id = self.trace.call(tool, given, call_id=call_id, at=at, sub_trace_id=trace.trace_id, **first)
         # An id that comes twice belongs to the first call, so that each sub-agent is ended
         key = call_id if call_id and call_id not in self._subs else trace.trace_id
@@ -306,9 +343,9 @@ class Transcript:
             waiting = [s for s in self._subs.values() if not s.claimed and s.prompt.strip() == task]
             sub = waiting[0] if waiting else None
             if sub is None:
-                sub = self._begin_sub(
-                    self.trace.child(), task, agent_type="sidechain", at=time_of(row.get("timestamp"))
-                )
+                source_id = next((one for one in (agent_id, uuid) if isinstance(one, str) and one), None)
+                trace = self.trace.child(self._session.sub_trace_id(source_id) if source_id else None)
+                sub = self._begin_sub(trace, task, agent_type="sidechain", at=time_of(row.get("timestamp")))
                 self._subs[f"line {uuid or len(self._subs)}"] = sub
             sub.claimed = True
         self._chains[str(uuid)] = sub
@@ -321,18 +358,21 @@ class Transcript:
         for agent_id in list(self._session.files):
             if agent_id in self._session.files:  # a transcript adopted before may have called it
                 task = self._session.tasks[agent_id]
-                sub = self._begin_sub(self.trace.child(), task, agent_type="sidechain", agent_id=agent_id, at=self._at)
+                trace = self.trace.child(self._session.sub_trace_id(agent_id))
+                sub = self._begin_sub(trace, task, agent_type="sidechain", agent_id=agent_id, at=self._at)
                 self._subs[f"file {agent_id}"] = sub
 
-    def _end_sub(self, sub: _Sub, answer: str, failed: bool, at: str | None) -> None:
+    def _end_sub(
+        self, sub: _Sub, answer: str = "", failed: bool = False, at: str | None = None, *, answered: bool = True
+    ) -> None:
         child = sub.transcript
-        if child._empty:  # without its transcript, the caller's prompt and answer are all that is known
+        if child._empty and answered:  # without its transcript, the prompt and the answer are all that is known
             child.trace.message("user", sub.prompt, at=at, no_transcript=True)
             if answer.strip():
                 child.trace.message("assistant", answer, at=at, no_transcript=True)
         # One that never answered its caller ended with its last line
         status = child.finish(answer, failed=failed, at=at if answer or failed or child._empty else None)
-        if sub.goal_id is not None:
+        if sub.goal_id is not None and answered:
             goal_status = "completed" if status == "completed" else "abandoned"
             self.trace.goal_update(sub.goal_id, status=goal_status, summary=answer or None, at=at)
 
@@ -342,7 +382,7 @@ class Transcript:
         """End the trace and its open sub-traces; returns its status. ``answer`` is the answer that its caller got."""
         at = max((t for t in (at, self._at) if t), default=None)  # a transcript may go on after its answer
         for key in list(self._subs):
-            self._end_sub(self._subs.pop(key), "", False, at)
+            self._end_sub(self._subs.pop(key), at=at, answered=False)
         summary = answer or self._summary or self.trace.last_text
         status, error = "completed", None
         if failed or self._error is not None:
@@ -351,7 +391,7 @@ class Transcript:
             pass  # the caller got an answer, so it is completed, whatever its last line is
         elif self._interrupted:
             status, summary = "stopped", "interrupted by the user"
-        elif self._calling or self._empty:
+        elif not self._answered:
             status, summary = "stopped", "the transcript ends before the agent has answered"
         self.trace.complete(status, summary=summary, error=error, at=at)
         return status

@@ -2,9 +2,10 @@
 
 Rule 1: one conversation is one trace. JSONL whose lines are bare messages is one conversation.
 Rule 2: a call in ``tool_calls`` and the ``tool`` message that answers it become one message.
-Rule 3: the format has no times and no outcome: ``occurred_at`` is left out and every conversation is completed. What
-        mini-swe-agent adds is read: ``timestamp`` (Unix seconds), ``extra.response.usage``, the cost of the whole run
-        and its ``exit_status``, by which it is stopped unless something was submitted.
+Rule 3: the format has no times and no outcome: ``occurred_at`` is left out. A conversation is completed if it ends with
+        an answer of the assistant, and otherwise stopped. What mini-swe-agent adds is read: ``timestamp`` (Unix
+        seconds), ``extra.response.usage``, the cost of the whole run and its ``exit_status``, by which it is stopped
+        unless something was submitted.
 """
 
 from __future__ import annotations
@@ -87,14 +88,23 @@ def _trace(out: list[Step], trace_id: str, messages: list[tuple[int | None, str,
         if paid is not None and place in answers:  # the last answer has the cost of all
             fields |= {"cost": paid if place == answers[-1] else 0.0, "cost_of": "whole run"}
         add_message(trace, message, line=line, path=path, at=at, **fields)
-    if info.get("exit_status") in (None, "", "Submitted") or not isinstance(info["exit_status"], str):
+    left = info.get("exit_status")
+    if left == "Submitted" or (left in (None, "") and messages and _answers(messages[-1][2])):
         trace.complete("completed", summary=trace.last_text, at=at)
     else:
-        trace.complete("stopped", summary=info["exit_status"], at=at)
+        why = left if isinstance(left, str) and left else "the conversation ends before the assistant has answered"
+        trace.complete("stopped", summary=why, at=at)
 
 
 def _is_answer(message: Any) -> bool:
     return isinstance(message, dict) and message.get("role") == "assistant"
+
+
+def _answers(message: Any) -> bool:
+    """Whether a conversation that ends with this message has ended with an answer."""
+    if not _is_answer(message) or message.get("tool_calls") or message.get("function_call"):
+        return False
+    return any(message.get(key) for key in ("content", "refusal", "audio"))
 
 
 def _call_of(message: dict[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,15 @@ class CreateTrace:
 
 @dataclass(frozen=True)
 class AppendEvent:
-    """Append one event of a recorder (``{"event": …, …}``) to ``trace_id``."""
+    """Append one event of a recorder (``{"event": …, …}``) to ``trace_id``.
+
+    ``closing``: the event says how the trace stands where the source ends, and another one may come in its place when
+    the source has grown. A trace's closing events come after all its others.
+    """
 
     trace_id: str
     event: dict[str, Any]
+    closing: bool = False
 
 
 @dataclass(frozen=True)

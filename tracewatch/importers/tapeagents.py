@@ -9,7 +9,8 @@ Rule 3: every part of a step is kept. The ``step`` of a message has the kind, th
         content; a control step is an event ``tape.<kind>`` with the whole ``step``.
 Rule 4: only model calls and browser actions have times (without an offset: UTC).
 Rule 5: a tape has failed if it says so (``metadata.error``, a final answer with ``success: false``), is stopped if it
-        ends before the agent answered, and is completed otherwise. No answer is judged here.
+        ends before the agent answered (with a question, an action or a thought), and is completed otherwise. No answer
+        is judged here.
 """
 
 from __future__ import annotations
@@ -172,8 +173,8 @@ class _Tape:
         said = [step for _, step in self.steps if step["kind"] not in ("set_next_node", "respond")]
         last = said[-1] if said else None
         result = self.metadata.get("result")
-        answer = str(result) if isinstance(result, (str, int, float)) and str(result).strip() else ""
-        answer = answer or _answer(last) or self.frames.root.trace.last_text or self.frames.answer
+        given = str(result) if isinstance(result, (str, int, float)) and str(result).strip() else ""
+        answer = given or _answer(last) or self.frames.root.trace.last_text or self.frames.answer
         error = self.metadata.get("error")
         if error:
             return "failed", answer, error if isinstance(error, str) else clip(str(error), 2000)
@@ -183,8 +184,8 @@ class _Tape:
             return "failed", answer, "the agent itself says that it did not succeed"
         if self.metadata.get("terminated") is True:
             return "stopped", answer, None
-        unanswered = not _agent(last) or _is_action(last["kind"]) or bool(last.get("tool_calls"))
-        if unanswered:
+        acts = not _agent(last) or _is_action(last["kind"]) or bool(last.get("tool_calls"))
+        if acts or (last["kind"].endswith("thought") and not given):
             return "stopped", "the tape ends before the agent has answered", None
         return "completed", answer, None
 
