@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tracewatch import errors
-from tracewatch.model import canonical, fit, payloads, rules
+from tracewatch.model import blobs, canonical, fit, payloads, rules
 from tracewatch.model.events import validate_event
 from tracewatch.server import answers, http, record, socket, uvicorn
 from tracewatch.settings import Settings, markdown_table
@@ -14,6 +14,7 @@ from tracewatch.settings import Settings, markdown_table
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "protocol.md"
 FIXED: dict[str, str] = {
     "text of a message": f"{rules.MAX_MESSAGE_TEXT:,} characters",
+    "a blob": f"{blobs.MAX_BLOB_BYTES // 1024**2} MiB",
     "levels of JSON": f"{canonical.MAX_DEPTH}",
     "depth of goals": f"{canonical.MAX_GOAL_DEPTH}",
     "depth of sub-traces": f"{canonical.MAX_SUB_TRACE_DEPTH}",

@@ -117,6 +117,18 @@ class NotText(Invalid):
     code = "not_text"
 
 
+class UnknownBlob(Invalid):
+    """The event names content that the trace does not have, or of another size. ``blob`` is its SHA-256."""
+
+    code = "unknown_blob"
+
+
+class BlobMismatch(Invalid):
+    """What was sent is not the content of that SHA-256."""
+
+    code = "blob_mismatch"
+
+
 class GoalDepth(Invalid):
     """A goal would stand too deep. ``parent_id`` is the goal above its parent that may have children."""
 
@@ -134,6 +146,12 @@ class TooLarge(TracewatchError):
 
     code = "too_large"
     status = 413
+
+
+class TraceBlobsFull(TooLarge):
+    """The contents of a trace would take more than they may. ``used`` are the bytes that it has, of ``limit``."""
+
+    code = "trace_blobs_full"
 
 
 class UpgradeRequired(TracewatchError):
@@ -288,6 +306,12 @@ class NoSuchMessage(NotFound):
     """The trace has no message with this id."""
 
     code = "unknown_message"
+
+
+class NoSuchBlob(NotFound):
+    """The trace has no content of this SHA-256."""
+
+    code = "unknown_blob"
 
 
 class TraceDeleted(NotFound):

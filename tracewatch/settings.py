@@ -255,6 +255,9 @@ class Settings:
     max_batch_bytes: int = _option("bytes", 4 * 1024**2, "The largest append", low=1024)
     max_ws_record_bytes: int = _option("bytes", 4 * 1024**2, "The largest inbound message on a record socket", low=1024)
     max_ws_bytes: int = _option("bytes", 64 * 1024, "The largest inbound message on any other socket", low=1024)
+    max_trace_blob_bytes: int = _option(
+        "bytes", 1024**3, "The most big and binary content of one trace, each up to 32 MiB", low=1024
+    )
     max_waiting_bytes: int = _option(
         "bytes", 64 * 1024**2, "Appends that may wait to be written; further ones are refused with 503", low=1024
     )

@@ -36,6 +36,8 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("POST", f"{ONE}/events"): {"write"},
     ("GET", f"{ONE}/messages"): {"read"},
     ("GET", f"{ONE}/messages/{{message_id:path}}"): {"read"},
+    ("GET", f"{ONE}/blobs/{{sha256}}"): {"read"},
+    ("PUT", f"{ONE}/blobs/{{sha256}}"): {"write"},
     ("POST", f"{ONE}/heartbeat"): {"write"},
     ("POST", f"{ONE}/cancel"): {"control"},
     ("GET", f"{ONE}/inputs/{{request_id:path}}"): {"read", "write"},

@@ -98,7 +98,10 @@ async def test_what_was_deleted_by_hand_leaves_the_file(tmp_path: Path) -> None:
         await append(log, "t", 1200, size=500)
         await client.delete("/api/traces/t")
         storage = sqlite(log)
-        while await storage._read(housekeeping.has_leftovers) or (await storage._read(housekeeping.pages))[0] > 100:
+        while (
+            await storage._read(lambda db: housekeeping.has_leftovers(db, 0))
+            or (await storage._read(housekeeping.pages))[0] > 100
+        ):
             pass
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LogError
+from .blobs import Blob
 from .counts import LogLook
 from .log import EventLog
 from .prices import Prices, read_prices
@@ -14,6 +15,7 @@ from .views import Appended, Grown, Listener, Page, Snapshot, TraceQuery
 
 __all__ = [
     "Appended",
+    "Blob",
     "EventLog",
     "Grown",
     "Listener",

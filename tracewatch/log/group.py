@@ -42,8 +42,8 @@ States = dict[str, Cached]  # by trace_id
 class Alone(Job):
     """Not a job of rules: something that the storage does by itself, between two units."""
 
-    def __init__(self, work: Callable[[], Awaitable[Any]]) -> None:
-        super().__init__(exclusive=True)
+    def __init__(self, work: Callable[[], Awaitable[Any]], size: int = 1024) -> None:
+        super().__init__(exclusive=True, size=size)
         self.work = work
 
 

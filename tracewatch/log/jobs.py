@@ -32,6 +32,7 @@ from ..errors import (
     UnknownParentGoal,
     UnknownTrace,
 )
+from ..model.blobs import MARK
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH, canonical, check_size
 from ..model.rules import complete
 from .cache import at_first
@@ -199,6 +200,8 @@ class Append(Job):
         body = canonical(event, parsed=self.parsed)
         if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
             check_size(orjson.dumps(raw), self.max_event_bytes)
+        if MARK in body:
+            plan.name_blobs(event)
         plan.put(event, body)
 
     def _duplicates(self, unit: Unit, draft: Draft) -> int:

@@ -16,8 +16,10 @@ import orjson
 
 from ..errors import Invalid, InvalidField, TooLarge, TracewatchError
 from ..model.base import read_base
+from ..model.blobs import DEFAULT_TRACE_BYTES
 from ..model.canonical import canonical
 from ..model.events import validate_event, validate_stored
+from .blobs import Blobs
 from .cache import StateCache
 from .counts import LogCounts, LogLook
 from .group import Group
@@ -45,6 +47,7 @@ class EventLog:
         max_batch_events: int = 1000,
         lock_wait_s: float = 10.0,
         max_waiting_bytes: int = 64 * 1024**2,
+        max_trace_blob_bytes: int = DEFAULT_TRACE_BYTES,
         prices: Prices | None = None,
     ) -> None:
         self.storage = storage
@@ -63,6 +66,7 @@ class EventLog:
         )
         self.retention = Retention(storage, self.group, self.reader)
         self.tokens = Tokens(storage, self.group, self.reader)
+        self.blobs = Blobs(storage, self.group, self.reader, max_trace_bytes=max_trace_blob_bytes)
         self.counts: LogCounts = self.group.counts
 
     @property
@@ -309,6 +313,7 @@ class EventLog:
         """Finish what is being written and close the storage."""
         if self.stop_watching is not None:
             await self.stop_watching()
+        await self.blobs.close()
         await self.group.close()
         await self.storage.close()
 

@@ -40,6 +40,14 @@ NOTED = frozenset(
         "trace_updated",
     }
 )
+# What these events say stays in the state of the trace when they are trimmed, and so does the content that they name
+OF_THE_STATE = frozenset(
+    {
+        *("goal_added", "goal_updated", "sub_trace_started", "sub_trace_completed"),
+        *("trace_status_changed", "trace_completed", "trace_updated", "cancel_requested"),
+        *("input_requested", "input_provided", "input_expired"),
+    }
+)
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ import orjson
 
 from ..errors import Invalid, TraceConflict
 from ..model.base import put_base
+from ..model.blobs import MARK
 from ..model.canonical import canonical
 from ..model.events import LATER_FIELDS
 from .jobs import Job, check_above, check_depth, need_named, new_row
@@ -71,7 +72,10 @@ class Restore(Job):
                     last_event_id=plan.state.last_event_id,
                 )
             sequence = _check_message(plan, event, sequence)
-            plan.put(event, canonical(event))
+            body = canonical(event)
+            if MARK in body:
+                plan.name_blobs(event)
+            plan.put(event, body)
         unit.add(draft)
         plan.commit()
         return Appended(last + 1 if fresh else None, plan.state.last_event_id, len(present))

@@ -24,6 +24,7 @@ from .sums import Sums
 from .views import Grown, Page, Token, TraceQuery
 
 T = TypeVar("T")
+PIECE_BYTES = 1024**2  # of a content, written and read at a time
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------
@@ -122,6 +123,33 @@ class ClosedInput(NamedTuple):
     answer: bytes | None
 
 
+class BlobRow(NamedTuple):
+    """A content of a trace."""
+
+    blob_key: int  # of its pieces
+    bytes: int
+    media_type: str
+
+
+class BlobRoom(NamedTuple):
+    """How a trace stands that is to have a content."""
+
+    row: BlobRow | None  # it has it already
+    used: int  # bytes of all that it has
+    stored: bool  # another trace has it: its pieces are there
+
+
+class Upload(NamedTuple):
+    """A content that was received, to be a trace's."""
+
+    trace_id: str
+    sha256: str
+    bytes: int
+    media_type: str
+    key: int | None  # of its pieces; None: they should be there, being another trace's
+    most: int  # bytes of all contents of the trace
+
+
 # --- what is loaded --------------------------------------------------------------------------------------------
 
 
@@ -170,6 +198,7 @@ class Needs:
     used_ids: set[str] = field(default_factory=set)  # the last event ids of deleted traces of these ids
     questions: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, request_id): when they run out
     sequences: set[str] = field(default_factory=set)  # the highest message sequence of these traces
+    blobs: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, sha256)
     events: list[tuple[str, int, int]] = field(default_factory=list)  # (trace_id, first, last): their bodies
     snapshots: set[tuple[str, int]] = field(default_factory=set)  # (trace_id, event_id): whether there is one
     tokens: set[str] = field(default_factory=set)  # token_ids
@@ -198,6 +227,7 @@ _SETS = (
         "used_ids",
         "questions",
         "sequences",
+        "blobs",
     ),
     *("snapshots", "tokens", "claims"),
 )
@@ -221,6 +251,7 @@ class Loaded:
     used_ids: dict[str, int] = field(default_factory=dict)
     questions: dict[tuple[str, str], float | None] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
+    blobs: dict[tuple[str, str], int] = field(default_factory=dict)  # of those that the traces have: their bytes
     events: dict[str, dict[int, bytes]] = field(default_factory=dict)
     snapshots: set[tuple[str, int]] = field(default_factory=set)
     tokens: dict[str, Token] = field(default_factory=dict)
@@ -249,6 +280,7 @@ class TraceChange:
     producers: dict[str, int]
     trimmed: dict[str, int] = field(default_factory=dict)  # the last event of each name that goes; {}: not known
     adopts: bool = False  # new: the traces that are ``apart`` and name it as their parent are below it from now on
+    blobs: dict[str, int] = field(default_factory=dict)  # sha256: the event that names it now, see ``named_until``
 
     @property
     def difference(self) -> Sums:
@@ -357,6 +389,21 @@ class Storage(Protocol):
     async def settle(self, changes: Changes) -> Written:
         """What became of a commit that was in doubt. Raises InDoubt while nobody can tell."""
 
+    async def put_piece(self, key: int | None, sha256: str, piece: int, body: bytes) -> int | None:
+        """Store a piece of a content that is being received, by itself; returns its key, which the first one is given.
+
+        None: what came before is gone.
+        """
+
+    async def keep_blob(self, upload: Upload) -> BlobRoom | None:
+        """Make a content that has all its pieces a trace's, by itself. None: there is no such trace.
+
+        Where the answer has no row, it was not done: there is no room for it, or its pieces are gone.
+        """
+
+    async def drop_blob(self, key: int) -> None:
+        """Let the pieces of a content go that is not complete."""
+
     async def tend(self, keep_free_share: float, wal_bytes: int) -> bool:
         """One short piece of care, such as removing what deleted traces left. False: there is nothing more to do.
 
@@ -428,6 +475,12 @@ class Storage(Protocol):
 
         Beyond ``PAGE_BYTES``, newest first, they have neither body nor answer.
         """
+
+    async def blob_room(self, trace_id: str, sha256: str) -> BlobRoom | None:
+        """How the trace stands as to this content. None: there is no such trace."""
+
+    async def blob_piece(self, blob_key: int, piece: int) -> bytes | None:
+        """A piece of a content, ``PIECE_BYTES`` but for the last one. None: it is gone."""
 
     async def expired_leases(self) -> list[str]:
         """The running traces whose lease has run out."""

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import orjson
 
+from ..errors import UnknownBlob
+from ..model.blobs import references
 from ..model.canonical import canonical
 from ..model.state import Event, State, apply_into
 from ..model.times import format_time
@@ -26,6 +28,7 @@ from .sums import Sums
 from .views import Grown, Token
 
 T = TypeVar("T")
+FOR_GOOD = 2**62  # in place of an event_id: for as long as the trace
 MOST_PRODUCERS = 100  # of a trace, whose numbers are remembered; others are looked up
 
 
@@ -55,6 +58,7 @@ class Draft:
     renewed: bool = False
     adopts: bool = False  # it is new, and what named it as its parent before is below it from now on
     trimmed_names: dict[str, int] = field(default_factory=dict)  # see TraceChange.trimmed
+    blobs: dict[str, int] = field(default_factory=dict)  # see TraceChange.blobs
     trimmed: bool = False  # its first_event_id has moved: whoever lists it is told
     logged: Mapping[str, dict[str, Any]] = field(init=False)  # what its log told of sub-traces before
     pending: Mapping[str, dict[str, Any]] = field(init=False)  # the questions that were open before
@@ -98,6 +102,7 @@ class Plan:
         self.noted: Noted | None = None  # most events have nothing to note
         self.kept = draft.kept
         self.at_boundary = draft.at_boundary
+        self.blobs: dict[str, int] | None = None  # see TraceChange.blobs; most events name none
         self._unit = unit
         self._offset = draft.log_bytes
 
@@ -115,6 +120,18 @@ class Plan:
             self._unit.require_behind(self.draft)
             self.at_boundary = True
             self._keep_snapshot()
+
+    def name_blobs(self, event: Event) -> None:
+        """Note the contents that an event names; they are to go with it. Raises UnknownBlob."""
+        row = self.draft.row
+        for sha256, size in references(event).items():
+            stored = self._unit.load(self._unit.loaded.blobs, (row.trace_id, sha256), "blobs")
+            if stored != size:
+                what = "no blob" if stored is None else f"a blob of {stored:,} bytes, and not {size:,},"
+                raise UnknownBlob(f"trace {row.trace_id!r} has {what} {sha256}: PUT it before its event", blob=sha256)
+            self.blobs = self.blobs or {}
+            until = event["event_id"] if event["event"] not in project.OF_THE_STATE else FOR_GOOD
+            self.blobs[sha256] = max(until, self.blobs.get(sha256, 0))
 
     def _keep_snapshot(self) -> None:
         """Keep one, if the log has grown by as much as the last one takes."""
@@ -134,6 +151,8 @@ class Plan:
         draft.kept, draft.at_boundary = self.kept, self.at_boundary
         if self.noted is not None:
             draft.noted.extend(self.noted)
+        for sha256, event_id in (self.blobs or {}).items():
+            draft.blobs[sha256] = max(event_id, draft.blobs.get(sha256, 0))
 
 
 class Unit:
@@ -326,6 +345,7 @@ class Unit:
             producers={name: draft.producers[name] for name in draft.changed_producers},
             trimmed=draft.trimmed_names,
             adopts=draft.adopts,
+            blobs=draft.blobs,
         )
 
     def _count_told(self, changed: list[Draft]) -> None:

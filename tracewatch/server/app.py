@@ -277,6 +277,7 @@ async def _services(
         max_event_bytes=chosen.max_event_bytes,
         max_batch_events=chosen.max_batch_events,
         max_waiting_bytes=chosen.max_waiting_bytes,
+        max_trace_blob_bytes=chosen.max_trace_blob_bytes,
         lock_wait_s=chosen.lock_wait_s,
         prices=Prices(read_prices(chosen.prices)),
     )

@@ -40,6 +40,7 @@ _ANSWERS = {  # the keys that are always there
     "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),
     "Messages": ("messages", "has_more", "epoch", "ts"),
     "Message": ("trace_id", "event_id", "message", "epoch", "ts"),
+    "Stored": ("trace_id", "sha256", "bytes", "media_type"),
     "Deleted": ("deleted",),
     "Health": ("status", "version", "epoch", "ts"),
     "Ready": ("ready", "degraded", "reasons", "problems"),
@@ -55,6 +56,7 @@ _ANSWERS = {  # the keys that are always there
 Schema = Mapping[str, Any]
 Content = Mapping[str, Any]  # of a body: its schema by media type
 TEXT: Schema = {"type": "string"}
+BYTES: Schema = {"type": "string", "format": "binary"}
 NUMBER: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_ID}
 ID: Schema = {"type": "string", "pattern": f"^{TRACE_ID.pattern}$"}
 

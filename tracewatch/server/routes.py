@@ -19,11 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from . import control, page, record, rest, stream, watch
+from . import blobs, control, page, record, rest, stream, watch
 from .auth.scopes import ADMIN, CONTROL, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
 from .http import MAX_SEARCHED, NDJSON, SSE, json_response
 from .metrics import exposition
-from .openapi import ID, LIMIT, NUMBER, STATUS, TEXT, Operation, Reply, content, document, header, query, ref
+from .openapi import BYTES, ID, LIMIT, NUMBER, STATUS, TEXT, Operation, Reply, content, document, header, query, ref
 
 Handler = Callable[[Request], Awaitable[Response]] | Callable[[WebSocket], Awaitable[None]]
 
@@ -39,7 +39,7 @@ class Elsewhere:
 class Route:
     """One method of one path. ``WS``: a WebSocket, whose handler takes a WebSocket instead of a Request."""
 
-    method: Literal["GET", "POST", "DELETE", "WS"]  # GET answers HEAD as well
+    method: Literal["GET", "POST", "PUT", "DELETE", "WS"]  # GET answers HEAD as well
     path: str  # in Starlette's words
     handler: Handler
     need: Need
@@ -174,6 +174,38 @@ ROUTES: tuple[Route, ...] = (
         rest.get_message,
         READ,
         Operation("A message as it now stands, and the event it was added with", content(ref("Message")), (404,)),
+    ),
+    Route(
+        "GET",
+        f"{ONE}/blobs/{{sha256}}",
+        blobs.get_blob,
+        READ,
+        Operation(
+            "Big or binary content of a trace, or a range of it",
+            content(BYTES, "*/*"),
+            (404,),
+            others={
+                206: Reply("The range that was asked for", content(BYTES, "*/*")),
+                304: Reply("What the client has (If-None-Match) is it"),
+                416: Reply("It has no such range"),
+            },
+            parameters=[header("Range", "bytes=first-last: only these bytes")],
+        ),
+    ),
+    Route(
+        "PUT",
+        f"{ONE}/blobs/{{sha256}}",
+        blobs.put_blob,
+        WRITE,
+        Operation(
+            "Store big or binary content, for events to name",
+            content(ref("Stored")),
+            (404, 422),
+            status=201,
+            others={200: Reply("The trace has it already", content(ref("Stored")))},
+            body=content(BYTES, "application/octet-stream"),
+            body_required=False,
+        ),
     ),
     Route(
         "POST",

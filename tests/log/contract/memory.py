@@ -18,6 +18,8 @@ from tracewatch.log.counts import LIVE, LogLook
 from tracewatch.log.patience import Patience
 from tracewatch.log.row import PAGE_BYTES, TraceRow
 from tracewatch.log.storage import (
+    BlobRoom,
+    BlobRow,
     Busy,
     Changes,
     Closing,
@@ -34,6 +36,7 @@ from tracewatch.log.storage import (
     StoredMessage,
     TraceChange,
     TraceInput,
+    Upload,
     View,
     Written,
 )
@@ -56,6 +59,7 @@ class Trace:
     producers: dict[str, int] = field(default_factory=dict)
     trimmed: dict[str, int] = field(default_factory=dict)
     absent: Sums = field(default_factory=Sums)
+    blobs: dict[str, tuple[BlobRow, int]] = field(default_factory=dict)  # with the event that names each
 
 
 @dataclass
@@ -68,6 +72,7 @@ class Memory:
     claims: dict[str, float] = field(default_factory=dict)
     told: list[Grown] = field(default_factory=list)
     keys: int = 0
+    pieces: dict[int, dict[int, bytes]] = field(default_factory=dict)  # of contents
     holder: object | None = None  # who has it locked
     written: set[int] = field(default_factory=set)  # write_ids
     cuts: list[str] = field(default_factory=list)  # of the next commits: "landed" or "lost" without an answer
@@ -139,6 +144,9 @@ class MemoryStorage:
             loaded.events[one] = {e.event_id: e.body for e in events.values() if first <= e.event_id <= last}
         loaded.used_ids = {one: self.memory.deleted[one] for one in needs.used_ids if one in self.memory.deleted}
         loaded.snapshots = {(one, at) for one, at in needs.snapshots if one in there and at in there[one].snapshots}
+        for one, sha256 in needs.blobs:
+            if one in there and sha256 in there[one].blobs:
+                loaded.blobs[one, sha256] = there[one].blobs[sha256][0].bytes
         loaded.tokens = {one: self.memory.tokens[one] for one in needs.tokens if one in self.memory.tokens}
         loaded.claims = {name: self.memory.claims[name] for name in needs.claims if name in self.memory.claims}
         return loaded
@@ -215,6 +223,8 @@ class MemoryStorage:
         for request_id, state, answer in change.closed_inputs:
             trace.inputs[request_id] = trace.inputs[request_id]._replace(state=state, body=None, answer=answer)
         trace.producers.update(change.producers)
+        for sha256, event_id in change.blobs.items():
+            trace.blobs[sha256] = trace.blobs[sha256][0], max(event_id, trace.blobs[sha256][1])
         if change.before is not None and row.first_event_id > change.before.first_event_id:
             if not change.trimmed:
                 trace.trimmed[""] = row.first_event_id - 1
@@ -236,6 +246,36 @@ class MemoryStorage:
                 trace.messages[name] = message._replace(as_of=as_of, body=orjson.dumps(now))
         trace.events = {at: event for at, event in trace.events.items() if at >= first}
         trace.snapshots = {at: body for at, body in trace.snapshots.items() if at >= first - 1}
+        open_ones = b"".join(message.body or b"" for message in trace.messages.values() if message.event_id < first)
+        for sha256, (_, event_id) in list(trace.blobs.items()):
+            if 0 < event_id < first and sha256.encode() not in open_ones:
+                del trace.blobs[sha256]
+
+    async def put_piece(self, key: int | None, sha256: str, piece: int, body: bytes) -> int | None:
+        await self._turn()
+        if key is None:
+            self.memory.keys += 1
+            key = self.memory.keys
+        elif key not in self.memory.pieces:
+            return None
+        self.memory.pieces.setdefault(key, {})[piece] = body
+        return key
+
+    async def keep_blob(self, upload: Upload) -> BlobRoom | None:
+        room = await self.blob_room(upload.trace_id, upload.sha256)
+        if room is None or room.row is not None or room.used + upload.bytes > upload.most:
+            return room
+        key = upload.key
+        for trace in self.memory.traces.values():
+            if upload.sha256 in trace.blobs:
+                key = trace.blobs[upload.sha256][0].blob_key
+        if key is not None:
+            row = BlobRow(key, upload.bytes, upload.media_type)
+            self.memory.traces[upload.trace_id].blobs[upload.sha256] = row, 0
+        return await self.blob_room(upload.trace_id, upload.sha256)
+
+    async def drop_blob(self, key: int) -> None:
+        self.memory.pieces.pop(key, None)
 
     async def tend(self, keep_free_share: float, wal_bytes: int) -> bool:
         return False
@@ -396,6 +436,19 @@ class MemoryStorage:
     async def last_seq(self, trace_id: str, producer: str) -> int:
         trace = self.memory.traces.get(trace_id)
         return 0 if trace is None else trace.producers.get(producer, 0)
+
+    async def blob_room(self, trace_id: str, sha256: str) -> BlobRoom | None:
+        await self._turn()
+        trace = self.memory.traces.get(trace_id)
+        if trace is None:
+            return None
+        found, used = trace.blobs.get(sha256), sum(row.bytes for row, _ in trace.blobs.values())
+        stored = any(sha256 in one.blobs for one in self.memory.traces.values())
+        return BlobRoom(None if found is None else found[0], used, stored)
+
+    async def blob_piece(self, blob_key: int, piece: int) -> bytes | None:
+        await self._turn()
+        return self.memory.pieces.get(blob_key, {}).get(piece)
 
     def _inputs(self, state: str = "open") -> list[tuple[Trace, InputRow]]:
         found = [(t, one) for t in self.memory.traces.values() for one in t.inputs.values() if one.state == state]

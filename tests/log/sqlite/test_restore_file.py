@@ -287,8 +287,8 @@ async def test_a_backup_older_than_tokens_does_not_open_the_door(log: EventLog, 
         for index in ("by_start", "by_activity", "by_session", "by_user", "with_error"):
             connection.execute(f"DROP INDEX traces_{index}")
         connection.execute("DROP TRIGGER traces_text_update")
-        connection.execute("DROP TABLE trace_words")
-        connection.execute("DROP TABLE trimmed")
+        for table in ("trace_words", "trimmed", "blobs", "blob_pieces", "trace_blobs"):
+            connection.execute(f"DROP TABLE {table}")
         columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(traces)")]
         for name in columns[columns.index("apart") :]:
             connection.execute(f"ALTER TABLE traces DROP COLUMN {name}")

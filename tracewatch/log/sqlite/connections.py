@@ -142,6 +142,23 @@ def one_moment(work: Work[T]) -> Work[T]:
     return inside
 
 
+def one_step(work: Work[T]) -> Work[T]:
+    """``work`` in a transaction that writes: all of it or nothing."""
+
+    def inside(db: sqlite3.Connection) -> T:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(db)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        return result
+
+    return inside
+
+
 def patient(work: Work[T], patience: Patience) -> Work[T]:
     """``work`` as far as the request that asks for it has patience. It raises TooLong."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import orjson
 
 from ...model.state import added_message
+from . import blobs
 from .faults import is_busy
 
 PIECE_ROWS = 500  # removed in one transaction, at most
@@ -29,24 +30,26 @@ _ADDED = b'{"event":"message_added",'
 # --- leftovers -------------------------------------------------------------------------------------------------
 
 
-def has_leftovers(db: sqlite3.Connection) -> bool:
-    """Whether something was trimmed or deleted and is still in the file."""
-    return db.execute("SELECT 1 FROM leftovers LIMIT 1").fetchone() is not None
+def has_leftovers(db: sqlite3.Connection, now: float) -> bool:
+    """Whether something was trimmed or deleted, or never came to be of use, and is still in the file."""
+    found = db.execute("SELECT 1 FROM leftovers LIMIT 1").fetchone()
+    return found is not None or blobs.has_leftovers(db, now - blobs.DAY_S)
 
 
-def sweep(db: sqlite3.Connection) -> bool:
-    """Remove one piece of what was trimmed or deleted, in a transaction of its own. False if there was nothing."""
+def sweep(db: sqlite3.Connection, now: float) -> bool:
+    """Remove one piece of that, in a transaction of its own. False if there was nothing."""
     db.execute("BEGIN IMMEDIATE")
     try:
         found = db.execute("SELECT trace_key, upto_event_id FROM leftovers LIMIT 1").fetchone()
         if found is not None:
             _sweep(db, *found)
+        swept = found is not None or blobs.sweep(db, now - blobs.DAY_S)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-    return found is not None
+    return swept
 
 
 def _sweep(db: sqlite3.Connection, key: int, upto: int | None) -> None:
@@ -64,7 +67,8 @@ def _sweep(db: sqlite3.Connection, key: int, upto: int | None) -> None:
         if end is not None:
             db.execute(f"DELETE FROM {table} WHERE trace_key = ? AND {column} <= ?", (key, end))
             return
-    db.execute("DELETE FROM leftovers WHERE trace_key = ?", (key,))
+    if not blobs.take_from_trace(db, key, upto):
+        db.execute("DELETE FROM leftovers WHERE trace_key = ?", (key,))
 
 
 def _piece(db: sqlite3.Connection, table: str, column: str, key: int, last: int) -> int | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import aiosqlite
 
 from ...errors import LogError, LogLocked
+from ...model.blobs import DEFAULT_TRACE_BYTES
 from ..log import EventLog
 from ..prices import Prices
 from .clock import steady_clock
@@ -43,6 +44,7 @@ async def open_sqlite(
     max_batch_events: int = 1000,
     lock_wait_s: float = 10.0,
     max_waiting_bytes: int = 64 * 1024**2,
+    max_trace_blob_bytes: int = DEFAULT_TRACE_BYTES,
     prices: Prices | None = None,
     clock: Callable[[], float] = time.time,
     steady: Callable[[], float] | None = None,
@@ -51,6 +53,7 @@ async def open_sqlite(
 
     ``max_event_bytes``: of one event. ``max_batch_events``: in one append. ``lock_wait_s``: seconds for which an
     append, and the opening, wait for another program's lock. ``max_waiting_bytes``: of all that waits to be written.
+    ``max_trace_blob_bytes``: of all big and binary content of a trace.
     ``prices``: of model calls; by default those of the library.
     ``clock``: Unix time in seconds. ``steady``: by default the machine's (clock.py), or ``clock`` if that was given.
     Raises LogError, NewerDatabase, LogLocked.
@@ -72,22 +75,15 @@ async def open_sqlite(
         if isinstance(error, sqlite3.Error | OSError):
             raise LogError(f"can't open the log {str(path)!r}: {why(path, error, write=True)}") from error
         raise
-    storage = SQLiteStorage(
-        path,
-        connection,
-        probe,
-        readers,
-        epoch=epoch,
-        lock_wait_s=lock_wait_s,
-        clock=clock,
-        steady=steady or machine or clock,
-    )
+    clocks = {"clock": clock, "steady": steady or machine or clock}
+    storage = SQLiteStorage(path, connection, probe, readers, epoch=epoch, lock_wait_s=lock_wait_s, **clocks)
     log = EventLog(
         storage,
         max_event_bytes=max_event_bytes,
         max_batch_events=max_batch_events,
         lock_wait_s=lock_wait_s,
         max_waiting_bytes=max_waiting_bytes,
+        max_trace_blob_bytes=max_trace_blob_bytes,
         prices=prices,
     )
     watchdog = Watchdog(storage, health=log.health, group=log.group, reader=log.reader, replaced=log.replaced)

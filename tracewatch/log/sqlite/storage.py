@@ -24,6 +24,7 @@ from ..health import Fault
 from ..patience import SLICE_S, Patience
 from ..row import TraceRow
 from ..storage import (
+    BlobRoom,
     Busy,
     Changes,
     Head,
@@ -34,12 +35,13 @@ from ..storage import (
     StorageFault,
     StoredMessage,
     TraceInput,
+    Upload,
     View,
     Written,
 )
 from ..views import Grown, Page, Token, TraceQuery
-from . import housekeeping, read, write
-from .connections import Readers, Work, one_moment, patient, run
+from . import blobs, housekeeping, read, write
+from .connections import Readers, Work, one_moment, one_step, patient, run
 from .faults import REPLACED, fault_of, is_busy, told
 from .identity import OpenFile
 
@@ -133,10 +135,25 @@ class SQLiteStorage:
         """See Storage.settle: SQLite always says whether it has committed."""
         raise InDoubt
 
+    async def put_piece(self, key: int | None, sha256: str, piece: int, body: bytes) -> int | None:
+        """See Storage.put_piece."""
+        now = self.now()
+        return await self._care(one_step(lambda db: blobs.put_piece(db, key, sha256, piece, body, now)))
+
+    async def keep_blob(self, upload: Upload) -> BlobRoom | None:
+        """See Storage.keep_blob."""
+        now = self.now()
+        return await self._care(one_step(lambda db: blobs.keep(db, upload, now)))
+
+    async def drop_blob(self, key: int) -> None:
+        """See Storage.drop_blob."""
+        await self._care(one_step(lambda db: blobs.drop(db, key)))
+
     async def tend(self, keep_free_share: float, wal_bytes: int) -> bool:
         """See Storage.tend. Looks first: a file with nothing to do is spared the writer's turn."""
-        if await self._read(housekeeping.has_leftovers):
-            return await self._care(housekeeping.sweep)
+        now = min(self.now(), self.steady())  # a clock that is set forward must not remove what is not old
+        if await self._read(lambda db: housekeeping.has_leftovers(db, now)):
+            return await self._care(lambda db: housekeeping.sweep(db, now))
         pages, free = await self._read(one_moment(housekeeping.pages))
         keep = int(pages * keep_free_share)
         if free > keep and await self._care(lambda db: housekeeping.shrink(db, keep)):
@@ -268,6 +285,14 @@ class SQLiteStorage:
     async def inputs_of(self, trace_id: str, request_id: str | None, limit: int) -> list[TraceInput]:
         """See Storage.inputs_of."""
         return await self._read(lambda db: read.inputs_of(db, trace_id, request_id, limit))
+
+    async def blob_room(self, trace_id: str, sha256: str) -> BlobRoom | None:
+        """See Storage.blob_room."""
+        return await self._read(one_moment(lambda db: blobs.room(db, trace_id, sha256)))
+
+    async def blob_piece(self, blob_key: int, piece: int) -> bytes | None:
+        """See Storage.blob_piece."""
+        return await self._read(lambda db: blobs.piece(db, blob_key, piece))
 
     async def expired_leases(self) -> list[str]:
         """See Storage.expired_leases."""

@@ -17,7 +17,7 @@ from ..row import TRACE_COLUMNS, TraceRow
 from ..storage import Changes, Loaded, Needs, TraceChange
 from ..sums import SUM_NAMES, Sums
 from ..views import SCOPES
-from . import read
+from . import blobs, read
 from .read import ANY_NAME, TOKEN_COLUMNS, TREE_COLUMNS
 
 # What sums of a tree are kept up to: far above what is shown (``summed``), and below where whole numbers overflow
@@ -146,6 +146,8 @@ def _load_rest(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
         sql = "SELECT 1 FROM snapshots WHERE trace_key = ? AND event_id = ?"
         if trace_id in rows and db.execute(sql, (rows[trace_id].trace_key, event_id)).fetchone():
             loaded.snapshots.add((trace_id, event_id))
+    if needs.blobs:
+        loaded.blobs = blobs.load(db, needs.blobs)
     if needs.tokens:
         loaded.tokens = {token.token_id: token for token in read.tokens(db, needs.tokens, None)}
     for name in needs.claims:
@@ -256,6 +258,8 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
         if before is not None and row.first_event_id != before.first_event_id:
             db.execute("INSERT OR REPLACE INTO leftovers VALUES (?, ?)", (key, row.first_event_id - 1))
             _note_trimmed(db, key, before.first_event_id, row.first_event_id, change.trimmed)
+        if change.blobs:
+            blobs.name(db, key, change.blobs)
         if row.parent_trace_id is not None and any(difference):
             trees.append((key, *difference))
     if rows:
