@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
+from .blobs import is_reference, shown
 from .canonical import ENDED, GOAL_ENDED, MAX_TOTAL, SERVER_EVENTS
 from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order, plus
 from .layered import SMALL, shared
@@ -425,11 +426,19 @@ def describe(message: Mapping[str, Any]) -> str:
         if tool:
             return tool
     if isinstance(content, list):  # content parts, as several model APIs write them
-        content = next((p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)), "")
+        content = next((text for text in map(_text_of, content) if text is not None), "")
     elif isinstance(content, dict):
-        content = content.get("text", "")
+        content = _text_of(content)
     first = _FIRST_LINE.match(content) if isinstance(content, str) else None
     return first[1].rstrip(" \t") if first else ""
+
+
+def _text_of(part: Any) -> str | None:
+    """The text of a part of a message: its ``text``, or the preview of content that stands beside the log."""
+    if not isinstance(part, dict):
+        return None
+    text = shown(part if is_reference(part) else part.get("text"))
+    return text if isinstance(text, str) else None
 
 
 def tool_name(message: Mapping[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ import {
   type GoalTree,
   isEnded,
   isObject,
+  isReference,
   type Json,
   MAX_TOTAL,
   type Message,
@@ -358,13 +359,20 @@ export function describe(message: Message): string {
   }
   let content: Json | undefined = message.content;
   if (Array.isArray(content)) {
-    const part = content.find((p) => isObject(p) && typeof p.text === "string") as { text: string } | undefined;
-    content = part?.text ?? "";
+    content = content.map(textOf).find((text) => text !== undefined);
   } else if (isObject(content)) {
-    content = content.text ?? "";
+    content = textOf(content);
   }
   const first = typeof content === "string" ? FIRST_LINE.exec(content) : null;
   return first ? first[1]!.replace(/[ \t]+$/, "") : "";
+}
+
+/** The text of a part of a message: its `text`, or the preview of content that stands beside the log. */
+function textOf(part: Json): string | undefined {
+  if (!isObject(part)) return undefined;
+  const text = isReference(part) ? part : part.text;
+  const shown = isReference(text) ? (typeof text.preview === "string" ? text.preview : text.media_type) : text;
+  return typeof shown === "string" ? shown : undefined;
 }
 
 /** The tool that a tool message is about, or null. */

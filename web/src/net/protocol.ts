@@ -157,6 +157,28 @@ export interface Snapshot {
 export const ENDED: ReadonlySet<string> = new Set(["completed", "failed", "stopped"]);
 export const isEnded = (status: string): boolean => ENDED.has(status);
 
+/** Big or binary content, which stands beside the log. */
+export interface Reference {
+  blob: string; // its SHA-256
+  bytes: number;
+  media_type: string;
+  preview?: Json;
+  [key: string]: Json | undefined;
+}
+
+/** Whether a value refers to content beside the log (protocol, section 2). */
+export function isReference(value: unknown): value is Reference {
+  if (!isObject(value)) return false;
+  const { blob, bytes, media_type } = value;
+  return (
+    typeof blob === "string" &&
+    typeof media_type === "string" &&
+    Number.isInteger(bytes) &&
+    (bytes as number) >= 0 &&
+    /^[0-9a-f]{64}$/.test(blob)
+  );
+}
+
 export function isObject(value: unknown): value is { [key: string]: Json } {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
