@@ -11,7 +11,7 @@ from tests.model.vectors_run import HEAD, REFUSED_TS, Case, mismatches, read_cas
 from tracewatch.errors import TracewatchError
 from tracewatch.model.canonical import SERVER_EVENTS, STATUSES, canonical, parse_json
 from tracewatch.model.events import validate_event, validate_stored
-from tracewatch.model.rules import complete
+from tracewatch.model.rules import complete, is_repeat
 from tracewatch.model.state import State, apply, apply_into
 
 CASES = read_cases()
@@ -42,7 +42,14 @@ def test_appending(case: Case) -> None:
         if "refused" in step:
             refuse(step, state)
             continue
+        if step.get("repeat"):
+            assert is_repeat(state, validate_event(step["append"])), step
+            continue
         wanted = step["stored"]
+        if step.get("older"):
+            state = apply(state, validate_stored(wanted))
+            check(step.get("expect", {}), state)
+            continue
         sent = orjson.dumps(step["append"])
         event = validate_event(step["append"], by_server=step.get("by_server", False))
         stored = complete(state, event, event_id=wanted["event_id"], ts=wanted["ts"])

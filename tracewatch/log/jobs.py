@@ -34,7 +34,7 @@ from ..errors import (
 )
 from ..model.blobs import MARK
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH, canonical, check_size
-from ..model.rules import complete
+from ..model.rules import complete, is_repeat
 from .cache import at_first
 from .prices import Prices
 from .row import TraceRow
@@ -163,7 +163,7 @@ class Append(Job):
     def run(self, unit: Unit) -> Appended:
         draft = needed(unit, self.trace_id)
         duplicates = self._duplicates(unit, draft)
-        fresh = self.raws[duplicates:]
+        fresh, repeats = self.raws[duplicates:], 0
         last = draft.state.last_event_id
         if not fresh:
             if not self.by_server:
@@ -178,6 +178,9 @@ class Append(Job):
             unit.message(draft, message_id)
         plan, ended = Plan(unit, draft), False
         for index, raw in enumerate(fresh, duplicates):
+            if "if_absent" in raw and is_repeat(plan.state, raw):
+                repeats += 1
+                continue
             try:
                 was_ended = plan.state.ended
                 self._put(plan, raw, unit.ts)
@@ -193,7 +196,8 @@ class Append(Job):
         if self.producer is not None and self.seq is not None:
             draft.producers[self.producer] = self.seq + len(self.raws) - 1
             draft.changed_producers.add(self.producer)
-        return Appended(last + 1, plan.state.last_event_id, duplicates)
+        first = last + 1 if len(fresh) > repeats else None
+        return Appended(first, plan.state.last_event_id, duplicates + repeats)
 
     def _put(self, plan: Plan, raw: dict[str, Any], ts: str) -> None:
         event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=ts, price=self.prices)
@@ -242,12 +246,13 @@ class Create(Job):
     def run(self, unit: Unit) -> tuple[str, bool]:
         spec = self.spec
         asked = orjson.dumps(
-            {key: value for key, value in spec.items() if key != "trace_id"}, option=orjson.OPT_SORT_KEYS
+            {key: value for key, value in spec.items() if key not in ("trace_id", "if_absent")},
+            option=orjson.OPT_SORT_KEYS,
         ).decode()
         trace_id = spec["trace_id"] or make_trace_id(unit.now)
         old = unit.draft(trace_id)
         if old is not None:
-            if old.row.spec != asked:
+            if old.row.spec != asked and not spec.get("if_absent"):
                 raise TraceConflict(
                     f"trace {trace_id!r} exists with other fields", details=_differing(old.row.spec, spec)
                 )
@@ -382,7 +387,7 @@ def _differing(stored: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"path": key, "message": "differs from the stored trace's"}
         for key in {**there, **spec}
-        if key != "trace_id" and there.get(key) != spec.get(key)
+        if key not in ("trace_id", "if_absent") and there.get(key) != spec.get(key)
     ]
 
 

@@ -66,6 +66,7 @@ class Base(Totals):
     goals: list[FullGoal]
     sub_traces: list[SubTrace]
     pending_inputs: list[OpenQuestion]
+    in_flight: NotRequired[Count]
 
 
 _BASE: TypeAdapter[Any] = TypeAdapter(Base)
@@ -82,6 +83,7 @@ _OF_TRACE = (
 )
 
 
+_SELDOM = ("in_flight",)  # beside the trace, where there is something
 _LATER = ("usage", "models", "started_at", "ended_at", "active_at")  # keys that an export of the version before lacks
 
 
@@ -92,6 +94,7 @@ def make_base(answer: Mapping[str, Any]) -> dict[str, Any]:
         "goals": answer["goal_tree"]["goals"],
         "sub_traces": answer["sub_traces"],
         "pending_inputs": answer["pending_inputs"],
+        **{key: answer[key] for key in _SELDOM if key in answer},
     }
 
 
@@ -133,6 +136,7 @@ def put_base(state: State, base: Mapping[str, Any]) -> State:
     for key in _LATER:
         if key in base:
             setattr(after, key, tuple(base[key]) if key == "models" else base[key])
+    after.in_flight = base.get("in_flight", 0)
     for goal in base["goals"]:
         after.add_goal(goal)
     after.sub_traces = {sub["trace_id"]: sub for sub in base["sub_traces"]}

@@ -24,6 +24,8 @@ MOST_NAMED = 256  # characters of a key in a path
 
 # Later than the first version: absent where they are not given, so that a trace created before equals itself
 LATER_FIELDS = ("session_id", "user_id", "tags", "started_at")
+# Where the events that add something have its id
+IDS = {"goal_added": ("goal", "id"), "message_added": ("message", "message_id"), "input_requested": ("", "request_id")}
 MESSAGE_IDENTITY = ("message_id", "sequence", "role", "goal_id")
 
 
@@ -73,6 +75,7 @@ def validate_trace(raw: Any) -> dict[str, Any]:
         "lease_s": given.get("lease_s"),
         "metadata": given.get("metadata") or {},
         **{key: given[key] for key in LATER_FIELDS if given.get(key)},
+        **({"if_absent": True} if given.get("if_absent") else {}),
     }
 
 
@@ -121,6 +124,8 @@ def validate_event(raw: Any, index: int | None = None, *, by_server: bool = Fals
     event = _check(adapter or GENERIC, raw, prefix)
     if name == "message_updated":
         _check_message_update(event, prefix)
+    elif "if_absent" in event and name in IDS:
+        _check_if_absent(event, prefix)
     return event
 
 
@@ -135,6 +140,19 @@ def _without_assigned(raw: dict[str, Any]) -> dict[str, Any]:
         except ValueError:
             pass  # an older producer's ts in another form: it is dropped
     return raw
+
+
+def _check_if_absent(event: dict[str, Any], prefix: str) -> None:
+    if event["if_absent"] and named_in(event) is None:
+        part, key = IDS[event["event"]]
+        raise _refuse(prefix, f"{part}.{key}" if part else key, "if_absent needs it: by it a repeat is known")
+
+
+def named_in(event: Mapping[str, Any]) -> str | None:
+    """The id that an event which adds something gives to it; None where the log is to make one."""
+    part, key = IDS[event["event"]]
+    given: str | None = (event[part] if part else event).get(key)
+    return given
 
 
 def _check_message_update(event: dict[str, Any], prefix: str) -> None:

@@ -98,6 +98,7 @@ def snapshot_values(state: State, *, lease_alive: bool) -> dict[str, Any]:
         "goal_tree": state.goal_tree(),
         "sub_traces": list(state.sub_traces.values()),
         "pending_inputs": list(state.pending_inputs.values()),
+        **({"in_flight": state.in_flight} if state.in_flight else {}),
     }
 
 

@@ -175,6 +175,7 @@ class GoalAdded(_Recorded):
     """``goal_added`` from a recorder."""
 
     goal: GoalInput
+    if_absent: NotRequired[bool]
 
 
 class GoalUpdated(_Recorded):
@@ -188,6 +189,7 @@ class MessageAdded(_Recorded):
     """``message_added`` from a recorder."""
 
     message: MessageInput
+    if_absent: NotRequired[bool]
 
 
 class MessageUpdated(_Recorded):
@@ -238,6 +240,7 @@ class InputRequested(_Recorded):
     schema: NotRequired[dict[str, Any] | None]
     goal_id: NotRequired[Id | None]
     expires_in_s: NotRequired[ExpirySeconds | None]
+    if_absent: NotRequired[bool]
 
 
 class SubTraceStarted(_Recorded):
@@ -344,6 +347,7 @@ class FullMessage(TypedDict):
     goal_id: Id | None
     description: str
     status: MessageStatus
+    counted: NotRequired[Literal[False]]
 
 
 class AffectedGoal(TypedDict):
@@ -380,6 +384,7 @@ class StoredMessageUpdated(MessageUpdated):
     """``message_updated`` as stored."""
 
     goal_id: Id | None
+    counted: NotRequired[Literal[True]]
     totals: NotRequired[Totals]
     affected_goals: list[AffectedGoal]
 
@@ -423,6 +428,7 @@ class TraceSpec(TypedDict):
     user_id: NotRequired[Id | None]
     tags: NotRequired[Tags | None]
     started_at: NotRequired[Time | None]
+    if_absent: NotRequired[bool | None]
 
 
 By = Annotated[str, Field(min_length=1, max_length=256)]

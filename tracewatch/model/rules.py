@@ -24,6 +24,7 @@ from ..errors import (
     UnknownRequest,
 )
 from .canonical import MAX_GOAL_DEPTH
+from .events import IDS, named_in
 from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, plus, reopen_up
 from .state import State, describe, tool_name
 from .times import format_time, parse_time
@@ -54,6 +55,19 @@ def complete(state: State, raw: Raw, *, event_id: int, ts: str, price: Price | N
     if rule is not None:
         rule(state, stored)
     return stored
+
+
+def is_repeat(state: State, raw: Raw) -> bool:
+    """Whether an event adds ``if_absent`` what is there: then it is nothing.
+
+    ``state.messages`` must have the message that it names, if it exists.
+    """
+    if not raw.get("if_absent") or raw["event"] not in IDS:
+        return False
+    given, places = named_in(raw), {"goal_added": state.goals, "message_added": state.messages}
+    if raw["event"] == "input_requested":
+        return given in state.pending_inputs or given in state.closed_inputs
+    return given in places[raw["event"]]
 
 
 def _count_use(state: State, stored: Stored, price: Price | None) -> None:
@@ -130,6 +144,7 @@ def _next_goal_id(state: State) -> str:
 
 
 def _goal_added(state: State, stored: Stored) -> None:
+    stored.pop("if_absent", None)
     given = stored["goal"]
     goal_id = given.get("id") or _next_goal_id(state)
     if goal_id in state.goals:
@@ -184,6 +199,7 @@ def _goal_updated(state: State, stored: Stored) -> None:
 
 
 def _message_added(state: State, stored: Stored) -> None:
+    stored.pop("if_absent", None)
     given = stored["message"]
     message_id = _own_id(given.get("message_id"), "m", stored["event_id"], "message.message_id")
     if message_id in state.messages:
@@ -194,7 +210,7 @@ def _message_added(state: State, stored: Stored) -> None:
         goal_id = at_depth(state.goals, goal_id, MAX_GOAL_DEPTH)  # older logs have deeper ones
     message = {
         "message_id": message_id,
-        "sequence": state.total_messages + 1,
+        "sequence": state.total_messages + state.in_flight + 1,
         "role": given["role"],
         "content": given["content"],
         "goal_id": goal_id,
@@ -204,6 +220,10 @@ def _message_added(state: State, stored: Stored) -> None:
     for key, value in given.items():
         if key not in message:
             message[key] = value
+    message.pop("counted", None)  # only the server says it
+    waits = _is_in_flight(message)
+    if waits:
+        message["counted"] = False
     tool = tool_name(message)
     if not message["description"]:
         message["description"] = describe(message)
@@ -212,13 +232,27 @@ def _message_added(state: State, stored: Stored) -> None:
         add_to_stats(
             state.goals,
             goal_id,
-            messages=1,
+            messages=0 if waits else 1,
             tokens=message.get("tokens", 0),
             cost=message.get("cost"),
             usage=message.get("usage"),
             tool=tool,
         )
     )
+
+
+def _is_in_flight(message: Mapping[str, Any]) -> bool:
+    """Whether a message is a model call of which nothing has come yet: it does not count as a message."""
+    return (
+        message["status"] == "streaming" and message["role"] == "assistant" and message["content"] in ("", None, [], {})
+    )
+
+
+def _begins_to_count(message: Mapping[str, Any], stored: Stored) -> bool:
+    """Whether a message that was in flight has text with this update, or is complete."""
+    if message.get("counted") is not False or stored.get("append"):
+        return message.get("counted") is False
+    return not _is_in_flight({**message, **stored.get("patch", {})})
 
 
 def _message_updated(state: State, stored: Stored) -> None:
@@ -236,6 +270,10 @@ def _message_updated(state: State, stored: Stored) -> None:
                 limit=MAX_MESSAGE_TEXT,
             )
     patch = stored.get("patch", {})
+    if "counted" in patch:
+        patch = stored["patch"] = {key: value for key, value in patch.items() if key != "counted"}
+    stored.pop("counted", None)  # only the server says it
+    counts = _begins_to_count(message, stored)
     tokens = patch.get("tokens", message.get("tokens", 0)) - message.get("tokens", 0)
     cost = (
         patch["cost"] - message.get("cost", 0.0) if "cost" in patch and patch["cost"] != message.get("cost") else None
@@ -244,10 +282,12 @@ def _message_updated(state: State, stored: Stored) -> None:
     stored["goal_id"] = message["goal_id"]
     stored.pop("totals", None)  # only the server gives the trace's sums; a recorder's are dropped
     goal_id = message["goal_id"]
-    if tokens or usage or cost is not None:
+    if counts:
+        stored["counted"] = True
+    if tokens or usage or cost is not None or counts:
         _check_reach(state, message, patch)
         sums: dict[str, Any] = {
-            "total_messages": state.total_messages,
+            "total_messages": plus(state.total_messages, int(counts)),
             "total_tokens": plus(state.total_tokens, tokens),
             "total_cost": max(0.0, round(plus(state.total_cost or 0.0, cost or 0.0), 10)),
         }
@@ -255,7 +295,7 @@ def _message_updated(state: State, stored: Stored) -> None:
             sums["usage"] = summed_usage(state.usage, usage) or {}
         stored["totals"] = sums
     stored["affected_goals"] = _affected(
-        add_to_stats(state.goals, goal_id, messages=0, tokens=tokens, cost=cost, usage=usage, tool=None)
+        add_to_stats(state.goals, goal_id, messages=int(counts), tokens=tokens, cost=cost, usage=usage, tool=None)
     )
 
 
@@ -274,6 +314,7 @@ def _with_totals(state: State, stored: Stored) -> None:
 
 
 def _input_requested(state: State, stored: Stored) -> None:
+    stored.pop("if_absent", None)
     request_id = _own_id(stored.get("request_id"), "r", stored["event_id"], "request_id")
     if request_id in state.pending_inputs or request_id in state.closed_inputs:
         raise RequestExists(f"question {request_id!r} was asked in this trace already", request_id=request_id)

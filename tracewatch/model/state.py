@@ -74,6 +74,7 @@ class State:
     total_tokens: int = 0
     total_cost: float | None = None  # None: no message had one
     usage: Usage | None = None  # None: no message had one
+    in_flight: int = 0  # model calls that are messages, and do not count as such yet
     models: tuple[str, ...] = ()  # in the order of their first use
     session_id: str | None = None
     user_id: str | None = None
@@ -199,7 +200,7 @@ class State:
         kept |= {name: dict(kept[name]) for name in _MAPS if name in kept}
         kept["children"] = [[parent, self.children(parent)] for parent in self.families]
         kept["tags"], kept["models"] = list(self.tags), list(self.models)  # equal before and after a trip through JSON
-        return kept
+        return {name: value for name, value in kept.items() if value or name not in _SELDOM}
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> State:
@@ -234,12 +235,14 @@ class State:
             state.add_goal(goal)
         state.sub_traces = {sub["trace_id"]: sub for sub in frame["sub_traces"]}
         state.pending_inputs = {asked["request_id"]: asked for asked in frame["pending_inputs"]}
+        state.in_flight = frame.get("in_flight", 0)
         return state
 
 
 _VALUES = attrgetter(*(one.name for one in fields(State)))  # in the order in which State takes them
 _MAPS = ("goals", "families", "following", "sub_traces", "pending_inputs", "closed_inputs", "messages")
 _NOT_KEPT = ("messages", "families", "following", "next_goal")  # what follows from the rest, or has its own table
+_SELDOM = ("in_flight",)  # kept only where there is something
 
 
 def apply(state: State, event: Event) -> State:
@@ -341,7 +344,10 @@ def _goal_updated(state: State, event: Event) -> None:
 def _message_added(state: State, event: Event) -> None:
     message = added_message(event)
     state.messages[message["message_id"]] = message
-    state.total_messages += 1
+    if message.get("counted") is False:
+        state.in_flight += 1
+    else:
+        state.total_messages += 1
     state.total_tokens += message.get("tokens", 0)
     if state.total_tokens > MAX_TOTAL:
         state.total_tokens = MAX_TOTAL
@@ -382,6 +388,8 @@ def _message_updated(state: State, event: Event) -> None:
         state.messages[event["message_id"]] = updated_message(message, event)
     patch = event.get("patch", {})
     costed = "cost" in patch
+    if event.get("counted"):
+        state.in_flight -= 1
     if "totals" in event:
         totals = event["totals"]
         state.total_messages, state.total_tokens = plus(totals["total_messages"], 0), plus(totals["total_tokens"], 0)
@@ -399,6 +407,8 @@ def updated_message(message: Mapping[str, Any], event: Event) -> dict[str, Any]:
     if "append" in event and isinstance(new["content"], str):
         new["content"] += event["append"]
     new.update(patch)
+    if event.get("counted"):
+        new.pop("counted", None)
     if "cost" in patch and "cost_source" not in patch:
         new["cost_source"] = "given"
     if new.get("status") != message.get("status") and "ended_at" not in patch:

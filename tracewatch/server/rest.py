@@ -36,6 +36,8 @@ from .http import (
     whole_number,
 )
 
+# Of a state, what an answer has of it
+STATE_KEYS = frozenset({"trace", "goal_tree", "sub_traces", "pending_inputs", "in_flight"})
 ENCODED_AT_ONCE = 500  # goals, sub-traces and questions of a state; more are encoded off the loop
 
 
@@ -95,7 +97,7 @@ async def get_trace(request: Request) -> Response:
 
     def encode() -> bytes:
         values = snapshot_values(state, lease_alive=snapshot.lease_alive)
-        shown = {key: values[key] for key in ("trace", "goal_tree", "sub_traces", "pending_inputs")}
+        shown = {key: value for key, value in values.items() if key in STATE_KEYS}
         return orjson.dumps({**shown, **more})
 
     is_large = len(state.goals) + len(state.sub_traces) + len(state.pending_inputs) > ENCODED_AT_ONCE

@@ -242,3 +242,41 @@ async def test_text_comes_back_as_it_was(log: EventLog) -> None:
     texts = ["", "\0", "\u2028\x1b[31m", "日本語 😀", '"\\', "\r\n"]
     await log.append("t", [wide(text) for text in texts])
     assert [event["text"] for event in await events(log)] == texts
+
+
+async def test_what_is_there_already_is_nothing_if_absent(log: EventLog) -> None:
+    await create(log)
+    hello, plan = say("hello", message_id="a"), goal(id="g")
+    await log.append("t", [hello, plan], producer="p", seq=1)
+    again = [{**hello, "if_absent": True}, {**plan, "if_absent": True}]
+    heard = Heard(log)
+    assert await log.append("t", again, producer="p", seq=3) == Appended(None, 2, 2)
+    assert heard.ids() == []
+    mixed = [*again, {**say("new", message_id="b"), "if_absent": True}, {**say(message_id="b"), "if_absent": True}]
+    assert await log.append("t", mixed, producer="p", seq=5) == Appended(3, 3, 3)
+    assert await log.append("t", mixed, producer="p", seq=5) == Appended(None, 3, 4), "all of them were counted"
+    assert await log.last_seq("t", "p") == 8
+    with pytest.raises(MessageExists):
+        await log.append("t", [hello])
+    assert [event["event"] for event in await events(log)] == ["message_added", "goal_added", "message_added"]
+    assert all("if_absent" not in event for event in await events(log))
+    await log.append("t", notes(600))  # what it names is not in memory any more
+    log.reader._cache.drop(["t"])
+    assert (await log.append("t", [{**hello, "if_absent": True}])).first_event_id is None
+
+
+async def test_a_model_call_counts_when_something_of_it_has_come(log: EventLog) -> None:
+    await create(log)
+    call = say("", message_id="a", status="streaming")
+    await log.append("t", [call, say("hi", message_id="b"), say("", message_id="c", status="streaming")])
+    assert (await log.snapshot("t")).state.total_messages == 1
+    await check_trace(log)
+    await log.append("t", notes(600))  # beyond a snapshot
+    log.reader._cache.drop(["t"])
+    await log.append("t", [{"event": "message_updated", "message_id": "a", "append": "It"}])
+    state = await check_trace(log)
+    assert (state.total_messages, state.in_flight) == (2, 1)
+    assert [one["sequence"] for one in await all_messages(log)] == [1, 2, 3]
+    await log.append("t", [say("behind", message_id="d")])
+    assert (await log.message("t", "d"))[1]["sequence"] == 4
+    assert (await log.message("t", "c"))[1]["counted"] is False

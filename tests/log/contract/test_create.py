@@ -119,3 +119,15 @@ async def test_a_refused_create_leaves_the_ids_of_a_deleted_trace_taken(log: Eve
     await create(log, "b")  # in whatever transaction the refused one was
     await create(log, "a")
     assert (await log.append("a", notes(1))).first_event_id == 6
+
+
+async def test_if_absent_other_fields_are_no_conflict(log: EventLog) -> None:
+    await create(log, "t", "Task", tags=["a"])
+    heard = Heard(log)
+    snapshot, created = await log.create_trace(
+        validate_trace({"trace_id": "t", "task": "Another", "parent_trace_id": "nobody", "if_absent": True})
+    )
+    assert (created, snapshot.state.task, heard.commits) == (False, "Task", [])
+    snapshot, created = await log.create_trace(validate_trace({"trace_id": "u", "task": "U", "if_absent": True}))
+    assert created
+    await create(log, "u", "U")  # how it was asked for is not compared

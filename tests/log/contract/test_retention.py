@@ -230,7 +230,7 @@ async def test_an_export_of_a_trimmed_trace_is_put_back(log: EventLog, tmp_path:
     )
     await create(log, "c", parent_trace_id="t")
     await log.append("c", [say(tokens=5), end()])
-    await log.append("t", notes(700))
+    await log.append("t", [say("", status="streaming"), *notes(700)])  # a model call that stays in flight
     await log.answer("t", "b", 2)
     await log.append("t", [say(tokens=1), *notes(20)])
     await trim(log, "t", 500)

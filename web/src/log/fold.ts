@@ -268,7 +268,7 @@ function messageAdded(state: State, event: StoredEvent): void {
   const message = addedMessage(event);
   const { head } = state;
   state.messages.set(message.message_id, message);
-  head.total_messages += 1;
+  if (message.counted !== false) head.total_messages += 1; // else it is a model call, and nothing of it has come yet
   head.total_tokens = plus(head.total_tokens, message.tokens ?? 0);
   head.total_cost = summedCost(head.total_cost, message.cost ?? null);
   if (message.usage) head.usage = summedUsage(head.usage, message.usage);
@@ -325,6 +325,7 @@ export function updatedMessage(message: Message, event: StoredEvent): Message {
   const { append, patch } = event;
   if (typeof append === "string" && typeof after.content === "string") after.content += append;
   Object.assign(after, patch);
+  if (event.counted) delete after.counted;
   if (patch?.cost !== undefined && patch.cost_source === undefined) after.cost_source = "given";
   if (after.status !== message.status && patch?.ended_at === undefined)
     after.ended_at = after.status === "complete" ? timeOf(event) : null;

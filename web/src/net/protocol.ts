@@ -125,6 +125,7 @@ export interface Message {
   ended_at?: string | null;
   model?: string;
   agent?: string;
+  counted?: false;
 }
 
 /** A stored event. Its payload depends on `event`, so it is read with care. */

@@ -250,6 +250,6 @@ class _Trace:
             return
         kept.first_event_id = state.first_event_id  # which moves
         is_, ought = kept.to_json(), state.to_json()
-        if wrong := [name for name in ought if is_[name] != ought[name]]:
+        if wrong := [name for name in {**ought, **is_} if is_.get(name) != ought.get(name)]:
             said = f"the snapshot of event {state.last_event_id} differs from the events in {', '.join(wrong)}"
             self.error("snapshot", said)
