@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -377,6 +380,47 @@ async def test_a_tool_that_blocks_the_thread_sees_the_flag_when_it_looks(tmp_pat
         assert await status_of(server.url, t) == "stopped"
         tool = [e for e in await events(server.url, t.trace_id) if e["event"] == "message_updated"][-1]
         assert tool["patch"]["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("t.raise_if_cancelled()", 130, "tracewatch: cancelled by ann: enough\n"),
+        ("raise BaseExceptionGroup('tasks', [seen(), seen()])", 130, "tracewatch: cancelled by ann: enough\n"),
+        ("seen(); raise KeyError('own')", 1, "KeyError: 'own'\n"),
+        ("raise BaseExceptionGroup('tasks', [seen(), KeyError('own')])", 1, "KeyError: 'own'\n"),
+        ("asyncio.run(waits())", 130, "tracewatch: cancelled by ann: enough\n"),
+        ("asyncio.run(in_a_group())", 130, "tracewatch: cancelled by ann: enough\n"),
+        ("run = threading.Thread(target=t.raise_if_cancelled, name='work'); run.start(); run.join()", 0, "work: canc"),
+        ("console.runcode('t.raise_if_cancelled()')", 0, "tracewatch: cancelled by ann: enough\n"),
+        ("sys.orig_argv.clear(); t.raise_if_cancelled()", 1, "tracewatch: cancelled by ann: enough\n"),
+    ],
+)
+def test_a_cancel_that_nobody_catches_is_a_line_and_130(code: str, status: int, said: str, tmp_path: Path) -> None:
+    script = f"""
+import asyncio, code, sys, threading
+import tracewatch
+async def waits():
+    async with t.cancel_scope():
+        await asyncio.sleep(60)
+async def in_a_group():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(waits())
+        group.create_task(waits())
+def seen():
+    try:
+        t.raise_if_cancelled()
+    except tracewatch.Cancelled as error:
+        return error
+with tracewatch.trace("x") as t:
+    t._outbox.control.cancelled_by({{"reason": "enough", "by": "ann"}})
+    console = code.InteractiveInterpreter({{"t": t}})
+    {code}
+"""
+    env = {**os.environ, "TRACEWATCH_URL": f"sqlite:///{tmp_path}/t.db", "TRACEWATCH_SPOOL_DIR": str(tmp_path / "s")}
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, said in ended.stderr) == (status, True)
+    assert ("Traceback" in ended.stderr) == ("KeyError" in said)
 
 
 def test_waiting_for_a_cancel_that_does_not_come(new_trace: New) -> None:

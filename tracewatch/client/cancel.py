@@ -16,6 +16,7 @@ from .blocks import OpenBlocks, SyncOrAsync
 from .control import Control
 from .encode import seconds_of
 from .errors import Cancelled
+from .uncaught import end_in_a_line
 
 _scopes: OpenBlocks[CancelScope] = OpenBlocks("tracewatch_cancel_scopes")
 
@@ -23,6 +24,7 @@ _scopes: OpenBlocks[CancelScope] = OpenBlocks("tracewatch_cancel_scopes")
 def cancelled_error(control: Control) -> Cancelled:
     """The Cancelled with the reason and the name of a cancel."""
     control.seen = True
+    end_in_a_line()
     cancel = control.cancel or {}
     return Cancelled(cancel.get("reason"), cancel.get("by"))
 

@@ -55,7 +55,7 @@ class Cancelled(BaseException):
 
     It is raised within ``t.cancel_scope()``, and by ``t.ask`` and ``t.raise_if_cancelled()``. It is no error, and so no
     TracewatchError and no Exception: ``except Exception`` in an agent's loop lets it pass, as it does asyncio's
-    CancelledError.
+    CancelledError. A program that does not catch it ends with one line and exit code 130, without a traceback.
 
         except tracewatch.Cancelled as cancelled:
             print(cancelled.reason, cancelled.by)
