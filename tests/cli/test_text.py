@@ -105,6 +105,7 @@ def test_numbers() -> None:
     assert [duration(ms) for ms in (850, 1234, 59_960, 184_000, 7_500_000, 300_000_000)] == [
         *("850 ms", "1.2 s", "1m 00s", "3m 04s", "2h 05m", "3d 11h")
     ]
+    assert duration(-3_600_000) == "0 ms", "of a run that began before the clock was set back"
     assert [age(s) for s in (-1, 59, 61, 7200, 90000)] == ["0s", "59s", "1m", "2h", "1d"]
     assert (count(1, "event"), count(1234, "event"), count(0)) == ("1 event", "1,234 events", "0")
     assert (dollars(0), dollars(0.00421), dollars(12.345)) == ("$0.00", "$0.0042", "$12.35")

@@ -135,9 +135,9 @@ def wrap(text: str, width: int, first: int | None = None) -> Iterator[str]:
 
 
 def duration(milliseconds: float) -> str:
-    """``850 ms``, ``1.2 s``, ``3m 04s``, ``2h 05m``, ``3d 4h``."""
+    """``850 ms``, ``1.2 s``, ``3m 04s``, ``2h 05m``, ``3d 4h``; ``0 ms`` where a clock was set back meanwhile."""
     if milliseconds < 1000:
-        return f"{milliseconds:.0f} ms"
+        return f"{max(milliseconds, 0):.0f} ms"
     seconds = milliseconds / 1000
     if seconds < 59.95:
         return f"{seconds:.1f} s"

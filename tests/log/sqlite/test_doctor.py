@@ -36,11 +36,21 @@ def codes(path: Path, severity: str = ERROR, **options: Any) -> set[str]:
 # --- healthy ---
 
 
-async def test_a_question_that_runs_out_by_another_clock(db: Path) -> None:
+@pytest.mark.parametrize("jump_s", [-5 * 3600.0, -0.000_001, 0.0, 5 * 3600.0])
+async def test_a_question_that_runs_out_by_another_clock(db: Path, jump_s: float) -> None:
     """The steady clock is never the system's to the last microsecond, and hours away when that was set."""
-    async with opened(str(db), clock=Clock(), steady=Clock(500.0)) as log:
-        await create(log)
-        await log.append("t", [{"event": "input_requested", "request_id": "q", "question": "?", "expires_in_s": 60}])
+    wall, steady = Clock(), Clock(500.0)
+    async with opened(str(db), clock=wall, steady=steady) as log:
+        await create(log, lease_s=30)
+        for request_id in ("before", "after"):
+            asked = {"event": "input_requested", "request_id": request_id, "question": "?", "expires_in_s": 60}
+            await log.append("t", [asked])
+            wall.now += jump_s
+    for now in (wall.now, wall.now + 5 * 3600.0):
+        assert codes(db, now=now) == set()
+        assert "inputs" not in codes(db, WARNING, now=now)
+    async with opened(str(db)):
+        pass  # after a boot: the log's questions are moved to the machine's own clock
     assert codes(db) == set()
 
 
