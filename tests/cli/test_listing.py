@@ -120,3 +120,25 @@ def test_without_a_trace_one_is_chosen_from_a_list(
     out, err = capsys.readouterr()
     assert out == ""
     assert "Big one" in err and "Part" not in err and "\x1b" not in err
+
+
+def test_show_a_message_and_what_its_model_was_asked(tw: Run, server: ServerProcess) -> None:
+    request = {"params": {"temperature": 0}, "tools": [{"name": "grep"}], "input": [{"message_id": "u"}, "And\x1b?"]}
+    asked = {"role": "user", "content": "Where\x07 is it?", "message_id": "u"}
+    answer = {"role": "assistant", "content": "In a.py", "message_id": "a", "model": "m-1", "request": request}
+    record(Api(server.url), "asked", *({"event": "message_added", "message": one} for one in (asked, answer)))
+    for shown in (tw("show", "asked", "a", "--prompt").text, tw("show", "asked", "--prompt").text):
+        head, *lines = shown.splitlines()
+        assert head == "a · assistant · m-1"
+        assert lines == [
+            *("params", '  {"temperature":0}', "tools (1)", '  {"name":"grep"}'),
+            *("user", "  Where\\x07 is it?", "item", "  And\\x1b?"),
+        ]
+    assert tw("show", "asked", "1").text.splitlines() == ["u · user", "Where\\x07 is it?"]
+    told = orjson.loads(tw("show", "asked", "2", "--prompt", "-o", "json").out)
+    assert told["prompt"]["input"] == [{"role": "user", "content": "Where\x07 is it?"}, "And\x1b?"]
+    assert told["message"]["message_id"] == "a"
+    for wrong in (("u", "--prompt"), ("9",), ("a", "--at", "1")):
+        assert tw("show", "asked", *wrong).code == 2
+    assert "does not say what its model was asked" in tw("show", "asked", "u", "--prompt").err
+    assert tw("show", "old-1", "--prompt").code == 2

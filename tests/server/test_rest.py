@@ -232,6 +232,16 @@ async def test_messages(server: Serving, client: httpx.AsyncClient) -> None:
     for message_id, event_id, content in (("m2", 2, "m1!"), ("m5", 5, "m4"), ("a%2Fb%3F", 7, 1)):
         answer = (await client.get(f"/api/traces/said/messages/{message_id}")).json()
         assert (answer["event_id"], answer["message"]["content"]) == (event_id, content)
+    asked = {"role": "assistant", "content": "m5", "message_id": "a", "request": {"input": [{"message_id": "m5"}, 7]}}
+    await log.append("said", [{"event": "message_added", "message": asked}])
+    answer = (await client.get("/api/traces/said/messages/a?prompt=1")).json()
+    prompt = {"input": [{"role": "user", "content": "m4"}, 7], "exact": None, "lost": []}
+    assert answer.keys() == {"trace_id", "event_id", "message", "prompt", "epoch", "ts"}
+    assert (answer["event_id"], answer["prompt"], answer["message"]["message_id"]) == (8, prompt, "a")
+    assert (await client.get("/api/traces/said/messages/m2?prompt=1")).json()["prompt"] is None
+    assert "prompt" not in (await client.get("/api/traces/said/messages/a?prompt=0")).json()
+    refused(await client.get("/api/traces/said/messages/a?prompt=2"), 422, "invalid")
+    refused(await client.get("/api/traces/said/messages/m9?prompt=1"), 404, "unknown_message")
     refused(await client.get("/api/traces/said/messages/m9"), 404, "unknown_message")
     refused(await client.get("/api/traces/nobody/messages/m2"), 404, "unknown_trace")
     refused(await client.get("/api/traces/nobody/messages"), 404, "unknown_trace")

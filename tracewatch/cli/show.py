@@ -1,4 +1,4 @@
-"""``tracewatch show``: print one trace: its goals, open questions, sub-traces and last messages."""
+"""``tracewatch show``: print one trace: its goals, open questions, sub-traces and last messages; or one message."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from . import text
 from .common import examples, out_console, output_option, url_option, use_color
 from .lines import STATUS_STYLES, Narrator, readable
 from .live_tree import fetch_view, tree_width
+from .message import show_message
 from .screen import Screen, local_clock
 from .traces import TRACE_HELP, find_trace
 from .tree import TreeView, goal_tree
@@ -22,24 +23,45 @@ EXAMPLES = examples("""
     tracewatch show latest
     tracewatch show 2f8d --at 120        as it was after event 120
     tracewatch show 2f8d -o json | jq .goal_tree
+    tracewatch show 2f8d 44              the message that event 44 has added, whole
+    tracewatch show 2f8d 44 --prompt     what its model was asked
+    tracewatch show latest --prompt      what the model was asked last
 """)
 _LAST_MESSAGES = 8
 LONGEST = 400  # cells of a field; a recorder may have put a whole page into it
 
 
 @click.command(
-    "show", epilog=EXAMPLES, help=f"Show one trace: its goals, open questions and last messages.\n\n{TRACE_HELP}"
+    "show",
+    epilog=EXAMPLES,
+    help="Show one trace: its goals, open questions and last messages. Or one MESSAGE of it, named by its message_id or"
+    f" by the number of its event.\n\n{TRACE_HELP}",
 )
 @click.argument("trace", required=False)
+@click.argument("message", required=False)
+@click.option("--prompt", is_flag=True, help="Show what the model was asked: by MESSAGE, else in the last call.")
 @click.option(
     "--at", "at_event_id", type=click.IntRange(0), metavar="EVENT_ID", help="Show it as it was after this event."
 )
 @click.option("--children/--no-children", default=True, show_default=True, help="Show the goals of sub-traces too.")
 @output_option("text", "json")
 @url_option
-def command(trace: str | None, at_event_id: int | None, children: bool, output: str, url: str | None) -> None:
+def command(
+    trace: str | None,
+    message: str | None,
+    prompt: bool,
+    at_event_id: int | None,
+    children: bool,
+    output: str,
+    url: str | None,
+) -> None:
+    if at_event_id is not None and (message is not None or prompt):
+        raise click.UsageError("--at shows a trace as it was; a message is shown as it now stands")
     api, found = find_trace(trace, url)
     trace_id = found["trace_id"]
+    if message is not None or prompt:
+        show_message(api, trace_id, message, prompt=prompt, output=output)
+        return
     if output == "json":
         answer = api.trace(trace_id, at_event_id)
         sys.stdout.buffer.write(text.json_document(answer))

@@ -138,6 +138,18 @@ class Api:
         path = self._target.path("api", "traces", trace_id, "messages", goal_id=goal_id, before=before, limit=limit)
         return self._call("GET", path, most=CONTENT_BYTES)
 
+    def message(self, trace_id: str, message_id: str, *, prompt: bool = False) -> dict[str, Any]:
+        """``{event_id, message}``: a message as it now stands. ``prompt``: also all that its model call was asked.
+
+        ``prompt`` is then ``{params, tools, input, exact, lost}`` (protocol, "What a model call was asked"), or None
+        for a message that is no model call's. Raises ApiError 404 ``unknown_message``.
+
+            for item in api.message(trace_id, message_id, prompt=True)["prompt"]["input"]:
+                print(item["role"])
+        """
+        path = self._target.path("api", "traces", trace_id, "messages", message_id, prompt=1 if prompt else None)
+        return self._call("GET", path, most=CONTENT_BYTES)
+
     def events(self, trace_id: str, since: str | None = None, *, follow: bool = False) -> Iterator[bytes]:
         """The stored bytes of each event after ``since``, to the log's end; with ``follow`` until the trace ends.
 

@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..model.blobs import MARK
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH, canonical, check_size
+from ..model.prompt import references
 from ..model.rules import complete, is_repeat
 from .cache import at_first
 from .prices import Prices
@@ -83,9 +84,13 @@ def need_named(needs: Needs, trace_id: str, events: Sequence[dict[str, Any]]) ->
         name = event["event"]
         if name == "message_updated":
             named.append(event["message_id"])
+            if "request" in event.get("patch", ()):
+                needs.mentioned.update((trace_id, one) for _, one in references(event["patch"]["request"]))
         elif name == "message_added":
             if "message_id" in event["message"]:
                 named.append(event["message"]["message_id"])
+            if "request" in event["message"]:
+                needs.mentioned.update((trace_id, one) for _, one in references(event["message"]["request"]))
         elif name == "trace_completed" or (name == "trace_status_changed" and event["status"] in ENDED):
             needs.above.add(trace_id)
     needs.messages.update((trace_id, message_id) for message_id in named)
@@ -200,7 +205,8 @@ class Append(Job):
         return Appended(first, plan.state.last_event_id, duplicates + repeats)
 
     def _put(self, plan: Plan, raw: dict[str, Any], ts: str) -> None:
-        event = complete(plan.state, raw, event_id=plan.state.last_event_id + 1, ts=ts, price=self.prices)
+        event_id, known = plan.state.last_event_id + 1, plan.has_message
+        event = complete(plan.state, raw, event_id=event_id, ts=ts, price=self.prices, known=known)
         body = canonical(event, parsed=self.parsed)
         if len(body) > self.max_event_bytes:  # with what was added; what counts is what was sent
             check_size(orjson.dumps(raw), self.max_event_bytes)

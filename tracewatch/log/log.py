@@ -256,6 +256,14 @@ class EventLog:
         """
         return await self.reader.message(trace_id, message_id)
 
+    async def prompt(self, trace_id: str, message_id: str) -> bytes:
+        """``{event_id, message, prompt}`` as JSON: the message, and all that its model call was asked, put together.
+
+        ``prompt`` is ``{params, tools, input, exact, lost}`` (see ``model/prompt.py``), or null for a message without a
+        request. Raises UnknownTrace, NoSuchMessage and TooMuchWork.
+        """
+        return await self.reader.prompt(trace_id, message_id)
+
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
         """Summaries, newest first, and the ``before`` of the next page or None. Raises TooMuchWork.
 

@@ -17,6 +17,7 @@ import orjson
 
 from ..errors import Gap, InvalidField, NoSuchMessage, TooMuchWork, TracewatchError, Unavailable, UnknownTrace
 from ..model.preview import ELLIPSIS
+from ..model.prompt import Prompt, TooMuch, assemble
 from ..model.state import State
 from .cache import BadSnapshot, Cached, StateCache, at_first, unfold
 from .counts import LogLook
@@ -24,7 +25,7 @@ from .health import NO_JSON, Health
 from .patience import Patience, TooLong
 from .project import message_of
 from .row import DAMAGED, TraceRow, object_of
-from .storage import Closing, Head, OpenInput, StateParts, Storage, StorageFault, TraceInput, View, said
+from .storage import Closing, Gathering, Head, OpenInput, StateParts, Storage, StorageFault, TraceInput, View, said
 from .views import Grown, Page, Snapshot, TraceQuery
 
 logger = logging.getLogger("tracewatch.log")
@@ -35,11 +36,16 @@ PLACE = re.compile(r"[0-9TZ:.-]{1,40}_[0-9]{1,18}_[0-9]{1,18}", re.ASCII)
 NARROW_LIST = "ask for a longer or rarer text (q), one status or agent_type, or fewer with limit"
 NARROW_STATE = "ask for an event nearer behind a multiple of 500, where a state is kept, or for the newest state"
 NARROW_MESSAGES = "ask for fewer with limit, or without goal_id"
+NARROW_PROMPT = "it names too many earlier calls"
 MOST_DAMAGED = 100  # traces whose damage is remembered; the check of everything finds what else there is
 
 
 def _unknown(trace_id: str) -> UnknownTrace:
     return UnknownTrace(f"there is no trace {trace_id!r}", trace_id=trace_id)
+
+
+def _no_message(trace_id: str, message_id: str) -> NoSuchMessage:
+    return NoSuchMessage(f"there is no message {message_id[:200]!r} in this trace", trace_id=trace_id)
 
 
 class Reader:
@@ -178,8 +184,39 @@ class Reader:
             if found is None:
                 raise _unknown(trace_id)
             if not found:
-                raise NoSuchMessage(f"there is no message {message_id[:200]!r} in this trace", trace_id=trace_id)
+                raise _no_message(trace_id, message_id)
             return found[0].event_id, message_of(found[0])
+
+    async def prompt(self, trace_id: str, message_id: str) -> bytes:
+        """See EventLog.prompt."""
+
+        def gathering() -> Gathering[bytes]:
+            found = yield [message_id]
+            if not found:
+                return b""
+            message = message_of(found[0])
+            work = assemble(message)
+            prompt: Prompt | None = None
+            try:
+                wanted = next(work)
+                while True:
+                    named = yield wanted
+                    wanted = work.send({one.message_id: message_of(one) for one in named})
+            except StopIteration as over:
+                prompt = over.value
+            shown = None if prompt is None else prompt.to_json()
+            return orjson.dumps({"event_id": found[0].event_id, "message": message, "prompt": shown})
+
+        async with self.reading(trace_id, NARROW_PROMPT) as storage:
+            try:
+                body = await storage.gather(trace_id, gathering, Patience())
+            except TooMuch as error:
+                raise TooMuchWork(f"this prompt can't be put together: {error}", retry_after_s=1) from error
+        if body is None:
+            raise _unknown(trace_id)
+        if not body:
+            raise _no_message(trace_id, message_id)
+        return body
 
     async def trimmed(self, trace_id: str, names: Collection[str]) -> int:
         """See EventLog.trimmed."""

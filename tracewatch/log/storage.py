@@ -12,7 +12,7 @@ Rule 4: an engine reports what fails in one of the four ways below, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -183,6 +183,10 @@ class StoredMessage(NamedTuple):
     later: list[bytes]  # its message_updated events, those behind ``as_of`` among them
 
 
+# It yields message_ids, is sent the messages that there are, and returns something
+Gathering = Generator[Collection[str], list[StoredMessage], T]
+
+
 @dataclass(slots=True)
 class Needs:
     """What a group of jobs must have loaded. ``above``: of these traces also all above them, their parents' states."""
@@ -193,6 +197,7 @@ class Needs:
     trees: set[str] = field(default_factory=set)  # the rows of these and of all below them
     levels: set[str] = field(default_factory=set)  # of what names these as its parent: how many stand below another
     messages: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, message_id)
+    mentioned: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, message_id): whether there is one
     behind: set[str] = field(default_factory=set)  # traces that reach a boundary (see project.py, rules 3 and 4)
     producers: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, producer)
     used_ids: set[str] = field(default_factory=set)  # the last event ids of deleted traces of these ids
@@ -222,6 +227,7 @@ _SETS = (
         "trees",
         "levels",
         "messages",
+        "mentioned",
         "behind",
         "producers",
         "used_ids",
@@ -245,6 +251,7 @@ class Loaded:
     trees: dict[str, list[str]] = field(default_factory=dict)  # trace_ids, the one asked for first
     levels: dict[str, int] = field(default_factory=dict)  # 0: nothing names it as its parent
     messages: dict[tuple[str, str], StoredMessage] = field(default_factory=dict)
+    mentioned: set[tuple[str, str]] = field(default_factory=set)
     behind: dict[str, list[StoredMessage]] = field(default_factory=dict)  # messages with updates not in their rows
     kept: dict[str, KeptSnapshot] = field(default_factory=dict)  # of the traces that reach a boundary
     producers: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -440,6 +447,12 @@ class Storage(Protocol):
 
     async def message(self, trace_id: str, message_id: str) -> list[StoredMessage] | None:
         """The message, if there is one. None: there is no such trace."""
+
+    async def gather(self, trace_id: str, begin: Callable[[], Gathering[T]], patience: Patience) -> T | None:
+        """The result of a generator that yields message_ids and is sent those of the messages that there are.
+
+        It runs off the loop, and all that it is sent is of one moment. None: there is no such trace. Raises TooLong.
+        """
 
     async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
         """Rows for a list (``TraceRow.for_list``), newest first, and whether there are more. Raises TooLong.

@@ -106,6 +106,10 @@ class Plan:
         self._unit = unit
         self._offset = draft.log_bytes
 
+    def has_message(self, message_id: str) -> bool:
+        """Whether the trace has a message that its state here does not hold. It must have been needed."""
+        return self._unit.has_message(self.draft, message_id)
+
     def put(self, event: Event, body: bytes | None = None) -> None:
         """Put a stored event behind the others, with its canonical bytes if they are known."""
         body = canonical(event, parsed=True) if body is None else body
@@ -208,6 +212,17 @@ class Unit:
             if found.as_of is not None:
                 draft.lengths.setdefault(message_id, _length(message))
             draft.state.messages[message_id] = project.message_of(found, message)
+
+    def has_message(self, draft: Draft, message_id: str) -> bool:
+        """Whether the trace has a message, with what this unit adds."""
+        if message_id in draft.state.messages:
+            return True
+        key = (draft.row.trace_id, message_id)
+        if key in self.loaded.mentioned:
+            return True
+        if draft.new or key in self.loaded.needs.mentioned:
+            return False
+        raise Missing(Needs(mentioned={key}))
 
     def last_seq(self, draft: Draft, producer: str) -> int:
         """The last sequence number stored for ``producer``, 0 if none."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..errors import Invalid, InvalidField, ReservedEvent
 from .canonical import SERVER_EVENTS
 from .payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
+from .prompt import faults_of
 from .times import normalize_time
 
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
@@ -126,6 +128,7 @@ def validate_event(raw: Any, index: int | None = None, *, by_server: bool = Fals
         _check_message_update(event, prefix)
     elif "if_absent" in event and name in IDS:
         _check_if_absent(event, prefix)
+    _check_request(event, prefix)
     return event
 
 
@@ -153,6 +156,20 @@ def named_in(event: Mapping[str, Any]) -> str | None:
     part, key = IDS[event["event"]]
     given: str | None = (event[part] if part else event).get(key)
     return given
+
+
+def _check_request(event: dict[str, Any], prefix: str) -> None:
+    """Check the references of a message's ``request``."""
+    part = {"message_added": "message", "message_updated": "patch"}.get(event["event"], "")
+    request = event[part].get("request") if part in event else None
+    if request is None:
+        return
+    details = [
+        {"path": f"{prefix}{part}.request.{path}", "message": message}
+        for path, message in islice(faults_of(request), MOST_FAULTS)
+    ]
+    if details:
+        raise Invalid(f"{details[0]['path']}: {details[0]['message']}", details=details)
 
 
 def _check_message_update(event: dict[str, Any], prefix: str) -> None:
@@ -191,6 +208,7 @@ def validate_stored(raw: Any, index: int | None = None) -> dict[str, Any]:
     _check(STORED.get(name, GENERIC), raw, prefix)
     if name == "message_updated":
         _check_message_update(raw, prefix)
+    _check_request(raw, prefix)
     return raw
 
 

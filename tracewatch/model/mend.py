@@ -14,6 +14,7 @@ import orjson
 
 from . import fit
 from .canonical import SERVER_EVENTS
+from .prompt import LISTS, count_of, references
 
 Event = dict[str, Any]
 
@@ -41,6 +42,8 @@ def mended(event: Event, code: str, details: list[dict[str, Any]]) -> Event | No
     kind = event.get("event")
     if code == "unknown_goal":
         return _without_goal(event, {one.get("goal_id") for one in details})
+    if code == "unknown_message" and any(".request." in str(one.get("path")) for one in details):
+        return _without_references(event, details)
     if code == "unknown_message" and kind == "message_updated":
         return _begun_again(event, event.get("message_id"), {"beginning": "lost"})
     if code in ("not_text", "message_too_large") and kind == "message_updated":
@@ -88,6 +91,30 @@ def _without_goal(event: Event, unknown: set[Any]) -> Event | None:
         else:
             del kept[key]
     return {**event, part: kept} if part else kept
+
+
+_TOLD = 20  # of a refusal's details: where there are so many, there may be more
+
+
+def _without_references(event: Event, details: list[dict[str, Any]]) -> Event | None:
+    """A message whose request no longer names messages that are not there: how many items are gone is still told."""
+    part = "message" if event.get("event") == "message_added" else "patch"
+    request = (event.get(part) or {}).get("request")
+    if not isinstance(request, dict):
+        return None
+    unknown = {one["message_id"] for one in details if isinstance(one.get("message_id"), str)}
+    all_of_them = len(details) >= _TOLD
+    named = {path for path, name in references(request) if all_of_them or name in unknown}
+    kept = {key: value for key, value in request.items() if key != "params_of" or key not in named}
+    for name in LISTS:
+        if name in kept:
+            kept[name] = [
+                {"refused": item, "count": count_of(item, name)} if f"{name}.{index}" in named else item
+                for index, item in enumerate(kept[name])
+            ]
+    if "params_of" in named:
+        kept["refused"] = {**_refused(request), "params_of": request["params_of"]}
+    return {**event, part: {**event[part], "request": kept}} if named else None
 
 
 def _raised(event: Event, details: list[dict[str, Any]]) -> Event | None:

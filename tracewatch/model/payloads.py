@@ -97,6 +97,17 @@ class UsageTotals(TypedDict, total=False):
     reasoning_tokens: Total
 
 
+class ModelRequest(TypedDict, total=False):
+    """What a model call was asked. Items of ``input`` and ``tools`` may be references (see prompt.py)."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    params: dict[str, Any]
+    params_of: Id
+    tools: list[Any]
+    input: list[Any]
+    digest: str
+
+
 CostSource = Literal["given", "priced"]
 MessageStatus = Literal["streaming", "running", "complete"]
 
@@ -122,6 +133,7 @@ class MessageInput(TypedDict):
     ended_at: NotRequired[Time | None]
     model: NotRequired[str]
     agent: NotRequired[str]
+    request: NotRequired[ModelRequest]
 
 
 class MessagePatch(TypedDict, total=False):
@@ -142,6 +154,7 @@ class MessagePatch(TypedDict, total=False):
     ended_at: Time | None
     model: str
     agent: str
+    request: ModelRequest
 
 
 class Totals(TypedDict):
@@ -343,6 +356,7 @@ class FullMessage(TypedDict):
     ended_at: NotRequired[Time | None]
     model: NotRequired[str]
     agent: NotRequired[str]
+    request: NotRequired[ModelRequest]
     sequence: Annotated[int, Field(ge=1)]
     goal_id: Id | None
     description: str

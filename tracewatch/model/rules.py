@@ -26,6 +26,7 @@ from ..errors import (
 from .canonical import MAX_GOAL_DEPTH
 from .events import IDS, named_in
 from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, plus, reopen_up
+from .prompt import references
 from .state import State, describe, tool_name
 from .times import format_time, parse_time
 from .usage import difference, summed_usage, total_of
@@ -37,20 +38,25 @@ Raw = Mapping[str, Any]
 Stored = dict[str, Any]
 # The cost in dollars of a message with a model and a usage, by its event's time
 Price = Callable[[Mapping[str, Any], str], float | None]
+Known = Callable[[str], bool]  # whether the trace has a message
 
 
-def complete(state: State, raw: Raw, *, event_id: int, ts: str, price: Price | None = None) -> Stored:
+def complete(
+    state: State, raw: Raw, *, event_id: int, ts: str, price: Price | None = None, known: Known | None = None
+) -> Stored:
     """The stored form of the next event after ``state``. ``raw`` has passed ``validate_event``.
 
     ``event_id`` is its place in the log and ``ts`` the time of the append (RFC 3339, UTC). ``state.messages`` must have
     the messages that the event names, if they exist. ``price`` works out the cost of a message that has a usage and no
-    cost; None leaves it unknown. Raises the refusals of errors.py (UnknownGoal and others).
+    cost; None leaves it unknown. ``known`` says which messages there are that ``state`` does not have; a request may
+    name them. Raises the refusals of errors.py (UnknownGoal and others).
     """
     stored: Stored = {"event": raw["event"], "event_id": event_id, "trace_id": state.trace_id, "ts": ts}
     if "occurred_at" in raw:
         stored["occurred_at"] = raw["occurred_at"]
     stored.update(raw)
     _count_use(state, stored, price)
+    _check_request(state, stored, known)
     rule = _RULES.get(raw["event"])
     if rule is not None:
         rule(state, stored)
@@ -91,6 +97,19 @@ def _count_use(state: State, stored: Stored, price: Price | None) -> None:
         if cost is not None:
             given["cost"], given["cost_source"] = cost, "priced"
     stored[key] = given
+
+
+def _check_request(state: State, stored: Stored, known: Known | None) -> None:
+    """Refuse a request that names messages which the trace does not have."""
+    part = {"message_added": "message", "message_updated": "patch"}.get(stored["event"], "")
+    request = stored[part].get("request") if part in stored else None
+    unknown = [
+        {"path": f"{part}.request.{path}", "message": f"there is no message {name!r} in this trace", "message_id": name}
+        for path, name in references(request)
+        if name not in state.messages and (known is None or not known(name))
+    ]
+    if unknown:
+        raise UnknownMessage(f"{unknown[0]['path']}: {unknown[0]['message']}", details=unknown)
 
 
 def _affected(*changes: Changes) -> list[dict[str, Any]]:

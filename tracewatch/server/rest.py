@@ -125,7 +125,12 @@ async def get_messages(request: Request) -> Response:
 async def get_message(request: Request) -> Response:
     """``GET /api/traces/{id}/messages/{message_id}``."""
     served, trace_id = services(request), request.path_params["trace_id"]
-    event_id, message = await served.log.message(trace_id, request.path_params["message_id"])
+    message_id = request.path_params["message_id"]
+    if int_param(request, "prompt", low=0, high=1, default=0):
+        about = {"trace_id": trace_id, **read_now(served)}
+        body = await served.log.prompt(trace_id, message_id)
+        return json_response(orjson.dumps(about)[:-1] + b"," + body[1:])
+    event_id, message = await served.log.message(trace_id, message_id)
     return state_response(served, {"trace_id": trace_id, "event_id": event_id, "message": message})
 
 

@@ -173,7 +173,12 @@ ROUTES: tuple[Route, ...] = (
         f"{ONE}/messages/{{message_id:path}}",
         rest.get_message,
         READ,
-        Operation("A message as it now stands, and the event it was added with", content(ref("Message")), (404,)),
+        Operation(
+            "A message as it now stands, and the event it was added with",
+            content(ref("Message")),
+            (404, 422),
+            parameters=[query("prompt", "1: with all that its model call was asked", NUMBER)],
+        ),
     ),
     Route(
         "GET",

@@ -24,6 +24,7 @@ from tracewatch.log.storage import (
     Changes,
     Closing,
     EventRow,
+    Gathering,
     Head,
     InDoubt,
     InputRow,
@@ -123,6 +124,9 @@ class MemoryStorage:
         for one, name in needs.messages:
             if one in there and name in there[one].messages:
                 loaded.messages[one, name] = self._message(there[one], name)
+        loaded.mentioned = {
+            (one, name) for one, name in needs.mentioned if one in there and name in there[one].messages
+        }
         for one in needs.behind & loaded.rows.keys():
             found = [self._message(there[one], name) for name in there[one].messages]
             loaded.behind[one] = [m for m in found if m.as_of is not None and m.later]
@@ -392,6 +396,21 @@ class MemoryStorage:
         if trace is None:
             return None
         return [self._message(trace, message_id)] if message_id in trace.messages else []
+
+    async def gather(self, trace_id: str, begin: Callable[[], Gathering[T]], patience: Patience) -> T | None:
+        await self._turn()
+        trace = self.memory.traces.get(trace_id)
+        if trace is None:
+            return None
+        gathering = begin()
+        try:
+            wanted = next(gathering)
+            while True:
+                found = [self._message(trace, name) for name in wanted if name in trace.messages]
+                wanted = gathering.send(found)
+        except StopIteration as over:
+            result: T = over.value
+            return result
 
     async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
         await self._turn()

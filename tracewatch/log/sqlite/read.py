@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -16,10 +16,12 @@ from ..counts import LIVE
 from ..patience import Patience
 from ..row import PAGE_BYTES, READ_BYTES, TraceRow, object_of
 from ..row import TRACE_COLUMNS as COLUMNS
-from ..storage import Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, View
+from ..storage import Gathering, Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, View
 from ..sums import SUM_NAMES
 from ..views import Grown, Page, Token, TraceQuery
 from .faults import hole
+
+T = TypeVar("T")
 
 TRACE_COLUMNS = ", ".join(COLUMNS)
 # For a list: what is long is not read to its end, and whether the metadata is too long to be read stands behind the row
@@ -277,6 +279,21 @@ def message(db: sqlite3.Connection, trace_id: str, message_id: str) -> list[Stor
     return None if key is None else messages_named(db, key, [message_id])
 
 
+def gather(db: sqlite3.Connection, trace_id: str, gathering: Gathering[T], patience: Patience) -> T | None:
+    """See Storage.gather."""
+    key = _key(db, trace_id)
+    if key is None:
+        return None
+    try:
+        wanted = next(gathering)
+        while True:
+            patience.check()
+            wanted = gathering.send(messages_named(db, key, wanted))
+    except StopIteration as over:
+        result: T = over.value
+        return result
+
+
 def _key(db: sqlite3.Connection, trace_id: str) -> int | None:
     found = db.execute("SELECT trace_key FROM traces WHERE trace_id = ?", (trace_id,)).fetchone()
     return None if found is None else int(found[0])
@@ -291,6 +308,16 @@ def messages_named(db: sqlite3.Connection, key: int, message_ids: Collection[str
         marks = ", ".join("?" * len(some))
         found += db.execute(f"{_MESSAGES} WHERE m.trace_key = ? AND m.message_id IN ({marks})", (key, *some))
     return _stored(db, key, found)
+
+
+def messages_there(db: sqlite3.Connection, key: int, message_ids: Sequence[str]) -> list[str]:
+    """The ids of those of these messages that there are."""
+    found: list[str] = []
+    for start in range(0, len(message_ids), 500):
+        some = message_ids[start : start + 500]
+        sql = f"SELECT message_id FROM messages WHERE trace_key = ? AND message_id IN ({', '.join('?' * len(some))})"
+        found += [name for (name,) in db.execute(sql, (key, *some))]
+    return found
 
 
 def messages_behind(db: sqlite3.Connection, row: TraceRow) -> list[StoredMessage]:

@@ -27,6 +27,7 @@ from ..storage import (
     BlobRoom,
     Busy,
     Changes,
+    Gathering,
     Head,
     InDoubt,
     Loaded,
@@ -236,6 +237,11 @@ class SQLiteStorage:
     async def message(self, trace_id: str, message_id: str) -> list[StoredMessage] | None:
         """See Storage.message."""
         return await self._read(one_moment(lambda db: read.message(db, trace_id, message_id)))
+
+    async def gather(self, trace_id: str, begin: Callable[[], Gathering[T]], patience: Patience) -> T | None:
+        """See Storage.gather."""
+        work: Work[T | None] = one_moment(lambda db: read.gather(db, trace_id, begin(), patience))
+        return await self._read(patient(work, patience))
 
     async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
         """See Storage.list_traces. A search is made in slices of the keys: the index of texts can't be stopped."""

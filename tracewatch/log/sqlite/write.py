@@ -90,6 +90,8 @@ def load(db: sqlite3.Connection, needs: Needs, now: Callable[[], float], steady:
     _load_parts(db, needs, loaded)
     if needs.messages:
         _load_messages(db, needs, loaded)
+    if needs.mentioned:
+        _load_mentioned(db, needs, loaded)
     for trace_id in needs.behind & rows.keys():
         loaded.behind[trace_id] = read.messages_behind(db, rows[trace_id])
         if (kept := read.kept_snapshot(db, rows[trace_id])) is not None:
@@ -114,11 +116,23 @@ def _load_parts(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
             loaded.parts[trace_id] = read.state_parts(db, row, row.last_event_id, known, skip)
 
 
-def _load_messages(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
+def _by_trace(pairs: Iterable[tuple[str, str]], loaded: Loaded) -> dict[str, list[str]]:
     named: dict[str, list[str]] = {}
-    for trace_id, message_id in needs.messages:
-        named.setdefault(trace_id, []).append(message_id)
-    for trace_id in named.keys() & loaded.rows.keys():
+    for trace_id, message_id in pairs:
+        if trace_id in loaded.rows:
+            named.setdefault(trace_id, []).append(message_id)
+    return named
+
+
+def _load_mentioned(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
+    for trace_id, names in _by_trace(needs.mentioned, loaded).items():
+        found = read.messages_there(db, loaded.rows[trace_id].trace_key, names)
+        loaded.mentioned.update((trace_id, name) for name in found)
+
+
+def _load_messages(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
+    named = _by_trace(needs.messages, loaded)
+    for trace_id in named:
         for stored in read.messages_named(db, loaded.rows[trace_id].trace_key, named[trace_id]):
             loaded.messages[trace_id, stored.message_id] = stored
 

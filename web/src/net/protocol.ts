@@ -126,6 +126,25 @@ export interface Message {
   model?: string;
   agent?: string;
   counted?: false;
+  request?: Request;
+}
+
+/** What a model call was asked. Items may be references (log/prompt.ts). */
+export interface Request {
+  params?: Json;
+  params_of?: string;
+  tools?: Json[];
+  input?: Json[];
+  digest?: string;
+}
+
+/** All of it, put together. `exact` is null where nothing says whether it is. */
+export interface Prompt {
+  params?: Json;
+  tools?: Json[];
+  input?: Json[];
+  exact: boolean | null;
+  lost: string[];
 }
 
 /** A stored event. Its payload depends on `event`, so it is read with care. */
