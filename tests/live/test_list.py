@@ -188,6 +188,41 @@ async def test_a_token_of_one_trace_sees_it_and_all_below(tmp_path: Path) -> Non
         assert b.gated.reads["summaries"] <= before + 3
 
 
+@pytest.mark.parametrize("direct", [True, False], ids=["websocket", "asgi"])
+async def test_a_filter_is_told_of_what_passes_it(tmp_path: Path, direct: bool) -> None:
+    async with bench(tmp_path) as b:
+        await make(b, "a", tags=["x", "y"], session_id="s", user_id="ann")
+        queries: dict[str, dict[str, Any]] = {
+            "tag": {"tags": ("x", "y")},
+            "session": {"session_id": "s", "order": "activity"},
+            "user": {"user_id": "bob"},
+            "model": {"model": "m"},
+            "error": {"error": "timeout"},
+            "agent": {"agent_type": "coder", "status": ("running",)},
+            "parent": {"parent_trace_id": "a"},
+            "root": {"root_trace_id": "a"},
+        }
+        seen = {name: b.watch_list(direct=direct, **query) for name, query in queries.items()}
+        everything = b.watch_list(direct=direct)
+        await begun(*seen.values(), everything)
+        await make(b, "b", tags=["y"], session_id="s", user_id="bob")
+        await make(b, "c", tags=["y"], agent_type="coder", parent_trace_id="a")
+        await b.log.append("c", [{"event": "trace_updated", "tags": ["y", "x"]}])
+        await b.log.append("b", [{"event": "message_added", "message": {"role": "user", "content": "", "model": "m"}}])
+        error = {"type": "Timeout", "message": "too late"}
+        await b.log.append("b", [{"event": "trace_completed", "status": "failed", "error": error}])
+        # An imported run of last year comes last, and is told as any other
+        await make(b, "old", session_id="s", started_at="2025-01-01T00:00:00Z")
+        await shows(b, everything)
+        expected = {"tag": "ac", "session": ["a", "b", "old"], "user": "b", "model": "b", "error": "b", "agent": "c"}
+        for name, ids in {**expected, "parent": "c", "root": "ac"}.items():
+            await shows(b, seen[name], lambda trace, ids=ids: trace["trace_id"] in ids)  # type: ignore[misc]
+            assert sorted(view(seen[name])) == list(ids), name
+        late = b.watch_list(direct=direct)
+        await begun(late)
+        assert [trace["trace_id"] for trace in late.control[0]["traces"]] == ["c", "b", "a", "t", "old"]
+
+
 async def test_a_log_that_cannot_be_read_costs_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench(tmp_path) as b:
         failures = 0

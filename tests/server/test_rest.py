@@ -13,6 +13,7 @@ import pytest
 
 from tests.server.wire import append, end, http, make_trace, post, refused, socket, stored, thought
 from tests.support import Serving, serving
+from tracewatch.client.api import Api
 from tracewatch.model.times import format_time, parse_time
 
 pytestmark = pytest.mark.anyio
@@ -280,8 +281,47 @@ async def test_list(tmp_path: Path) -> None:
             ("limit=x", 400, "bad_request"),
             ("page_token=x", 400, "bad_request"),
             ("page_token=-1", 400, "bad_request"),
+            ("page_token=a2026-01-01T00:00:00.000Z_1", 400, "bad_request"),
+            ("order=newest", 422, "invalid"),
+            ("tags=x", 422, "invalid"),
+            ("agent_type=a&agent_type=b", 422, "invalid"),
+            (f"tag={'x' * 257}", 422, "invalid"),
+            ("&".join(f"tag={n}" for n in range(65)), 422, "invalid"),
+            (f"error={'x' * 1001}", 422, "invalid"),
         ):
             refused(await client.get(f"/api/traces?{bad}"), status, code)
+
+
+async def test_list_of_what_belongs_together(server: Serving, client: httpx.AsyncClient) -> None:
+    log = server.services.log
+    await make_trace(log, "together-1", tags=["nightly", "eu west"], session_id="s-7", user_id="ann")
+    await make_trace(log, "together-2", tags=["nightly"], session_id="s-7")
+    message = {"role": "assistant", "content": "x", "model": "m/7"}
+    await log.append("together-1", [{"event": "message_added", "message": message}])
+    error = {"type": "TimeoutError", "message": "10 s passed"}
+    await log.append("together-2", [{"event": "trace_completed", "status": "failed", "error": error}])
+
+    async def listed(query: str) -> str:
+        answer = await client.get(f"/api/traces?{query}")
+        assert answer.status_code == 200, answer.text
+        return " ".join(trace["trace_id"] for trace in answer.json()["traces"] if trace["trace_id"][:8] == "together")
+
+    assert await listed("tag=nightly") == "together-2 together-1"
+    assert await listed("tag=nightly&tag=eu+west") == "together-1"
+    assert await listed("session_id=s-7&user_id=ann&model=m%2F7") == "together-1"
+    assert await listed("error=*") == await listed("error=timeout") == "together-2"
+    assert await listed("error=nothing") == await listed("session_id=s-7&model=m") == ""
+    assert await listed("status=failed&status=running,lost") == "together-2 together-1"
+    assert await listed("order=activity&session_id=s-7") == "together-2 together-1"
+    assert await listed("tag=&session_id=&error=&session_id=s-7".replace("session_id=&", "")) == "together-2 together-1"
+    refusal = (await client.get("/api/traces?tga=nightly")).json()
+    assert refusal["message"].startswith("tga: is not known here; known are agent_type, error, limit")
+    assert refusal["details"][0]["path"] == "tga"
+    api = Api(server.url)
+    found = await asyncio.to_thread(api.traces, tag=["nightly", "eu west"], user_id="ann", order="activity")
+    assert [trace["trace_id"] for trace in found["traces"]] == ["together-1"]
+    found = await asyncio.to_thread(api.traces, tag="nightly", error="*", limit=1)
+    assert [trace["trace_id"] for trace in found["traces"]] == ["together-2"]
 
 
 async def test_delete_takes_sub_traces_along(server: Serving, client: httpx.AsyncClient) -> None:

@@ -176,7 +176,7 @@ class Looks:
         log = server.services.log
         self._traces, log.traces = log.traces, self._counted  # type: ignore[method-assign]
 
-    async def _counted(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
+    async def _counted(self, query: TraceQuery) -> tuple[list[dict[str, Any]], str | None]:
         found = await self._traces(query)
         self.count[query.parent_trace_id] += 1
         self.rows[query.parent_trace_id] += len(found[0])
@@ -305,6 +305,11 @@ async def test_a_sub_trace_outlives_its_parents(server: Serving) -> None:
         {"subscribe_traces": {"status": 5}},
         {"subscribe_traces": {"status": [{}]}},
         {"subscribe_traces": {"q": 5}},
+        {"subscribe_traces": {"tag": 5}},
+        {"subscribe_traces": {"tag": ["x", 5]}},
+        {"subscribe_traces": {"session_id": 5}},
+        {"subscribe_traces": {"order": "newest"}},
+        {"subscribe_traces": {"tags": "x"}},
         {"subscribe_traces": {"limit": 0}},
         {"subscribe_traces": {"limit": True}},
     ],

@@ -21,40 +21,78 @@ from .traces import began_and_ended, every_trace, find_trace, subtree
 EXAMPLES = examples("""
     tracewatch ls
     tracewatch ls --status failed --agent coder -q login
+    tracewatch ls --tag nightly --error TimeoutError
+    tracewatch ls --session s-17 --order activity
     tracewatch ls --children                  sub-traces below their parents
     tracewatch ls --parent 2f8d               those of one trace
     tracewatch ls -o ndjson | jq -r .trace_id
 """)
+
+ORDERS = ("started", "activity")
+ANY_ERROR = "*"
+# What the options are to the server
+FILTERS = {
+    "status": "status",
+    "agent": "agent_type",
+    "query": "q",
+    "tags": "tag",
+    "session": "session_id",
+    "user": "user_id",
+    "model": "model",
+    "error": "error",
+}
 
 
 @click.command("ls", epilog=EXAMPLES)
 @click.option("--status", type=click.Choice(STATUSES), help="Only traces of this status.")
 @click.option("--agent", metavar="TYPE", help="Only traces of this agent type.")
 @click.option("-q", "query", metavar="TEXT", help="Only traces with TEXT in their task, id or agent type.")
+@click.option(
+    "--tag", "tags", multiple=True, metavar="TAG", help="Only traces with this tag; several: with all of them."
+)
+@click.option("--session", metavar="ID", help="Only traces of this session.")
+@click.option("--user", metavar="ID", help="Only traces of this user.")
+@click.option("--model", metavar="NAME", help="Only traces with a message of this model.")
+@click.option(
+    "--error",
+    is_flag=False,
+    flag_value=ANY_ERROR,
+    metavar="[TEXT]",
+    help="Only traces with an error, or with one that says TEXT (its type or its message).",
+)
+@click.option(
+    "--order",
+    type=click.Choice(ORDERS),
+    default=ORDERS[0],
+    show_default=True,
+    help="By when they began, or by when something happened last; the newest first.",
+)
 @click.option("--children", is_flag=True, help="Also list sub-traces, below their parents.")
 @click.option("--parent", metavar="TRACE", help="List the sub-traces of TRACE instead.")
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="The most traces to list.")
 @output_option("text", "json", "ndjson")
 @url_option
 def command(
-    status: str | None,
-    agent: str | None,
-    query: str | None,
+    *,
     children: bool,
     parent: str | None,
+    order: str,
     limit: int,
     output: str,
     url: str | None,
+    **given: Any,
 ) -> None:
     """List traces, newest first. Sub-traces are left out unless asked for."""
-    filters = {"status": status, "agent_type": agent, "q": query}
+    filters = {FILTERS[name]: value for name, value in given.items() if value}
     if parent is not None:
         api, above = find_trace(parent, url)
         filters["parent_trace_id"] = above["trace_id"]
     else:
         api = connect(url)
-    found = _found(api, filters, limit, roots=parent is None and not children)
-    rows = _with_children(api, found) if children and not any(filters.values()) else ((t, 0) for t in found)
+    found = _found(
+        api, {**filters, "order": None if order == ORDERS[0] else order}, limit, roots=not (parent or children)
+    )
+    rows = _with_children(api, found) if children and not filters else ((t, 0) for t in found)
     rows = islice(rows, limit)
     if output == "ndjson":
         write = json_writer()
@@ -67,7 +105,7 @@ def command(
         _print_table(list(rows), api)
 
 
-def _found(api: Api, filters: dict[str, str | None], limit: int, *, roots: bool) -> Iterator[dict[str, Any]]:
+def _found(api: Api, filters: dict[str, Any], limit: int, *, roots: bool) -> Iterator[dict[str, Any]]:
     page = min(max(limit, 50), 1000) if roots else min(limit, 1000)
     for trace in every_trace(api, limit=page, **filters):
         if not roots or trace["parent_trace_id"] is None:
@@ -127,6 +165,8 @@ def _row(trace: dict[str, Any], depth: int, now_s: float, *, narrow: bool) -> li
     known = text.count(totals["total_tokens"]) if totals["total_tokens"] else "–"
     cells += [Text(tokens or known), Text(text.dollars(totals["total_cost"]))]
     last = Text(text.one_line(trace["task"]))
+    for tag in trace.get("tags", ()):
+        last.append(f"  #{text.one_line(str(tag))}", "dim")
     if error := error_line(trace["error"]):
         last.append(f"  ✗ {text.cut(text.one_line(error), 200)}", "red")
     return [*cells, last]

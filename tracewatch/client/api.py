@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -111,11 +111,30 @@ class Api:
         q: str | None = None,
         parent_trace_id: str | None = None,
         root_trace_id: str | None = None,
+        tag: str | Sequence[str] = (),
+        session_id: str | None = None,
+        user_id: str | None = None,
+        model: str | None = None,
+        error: str | None = None,
+        order: str | None = None,
         limit: int = 50,
         page_token: str | None = None,
     ) -> dict[str, Any]:
-        """One page of traces, newest first: ``{traces, next_page_token}``."""
+        """One page of traces, newest first: ``{traces, next_page_token}``.
+
+        ``tag``: one or several; a trace must have all of them. ``model``: one of its messages is of this model.
+        ``error``: ``"*"`` for any, else text in the line that its error says. ``order``: ``"started"`` (when they
+        began) or ``"activity"``. Raises ApiError 422 for what the server does not know.
+
+        >>> Api().traces(tag=["nightly", "eu"], error="TimeoutError")["traces"]  # doctest: +SKIP
+        """
         query = {
+            "tag": [tag] if isinstance(tag, str) else list(tag),
+            "session_id": session_id,
+            "user_id": user_id,
+            "model": model,
+            "error": error,
+            "order": order,
             "status": status,
             "agent_type": agent_type,
             "q": q,

@@ -62,10 +62,13 @@ class Target:
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def path(self, *parts: str, **query: Any) -> str:
-        """A path with quoted parts, such as ``path("api", "traces", trace_id, limit=5)``; None values are left out."""
+        """A path with quoted parts, such as ``path("api", "traces", trace_id, limit=5)``; None values are left out.
+
+        A list gives its parameter once for each item.
+        """
         path = self.prefix + "/" + "/".join(quote(part, safe=":@") for part in parts)
-        given = {key: value for key, value in query.items() if value is not None}
-        return f"{path}?{urlencode(given)}" if given else path
+        given = {key: value for key, value in query.items() if value is not None and value != []}
+        return f"{path}?{urlencode(given, doseq=True)}" if given else path
 
     def websocket(self, path: str) -> str:
         """The ``ws://`` address of a path."""

@@ -28,7 +28,7 @@ from .watcher import WatchCounts, Watcher, WatchLimits, WatchRequest
 
 BEATS_AT_ONCE = 32  # heartbeats before others have their turn
 
-TracesPage = tuple[list[dict[str, Any]], int | None]
+TracesPage = tuple[list[dict[str, Any]], str | None]
 InputsPage = tuple[list[dict[str, Any]], str | None]
 GrowthListener = Callable[[Sequence[Grown]], None]
 

@@ -28,6 +28,7 @@ import orjson
 
 from ..errors import TracewatchError, Unavailable
 from ..log import EventLog, Grown, TraceQuery
+from ..log.views import FILTERED
 from ..model.times import format_time
 from .budget import Budget
 from .shared import SharedReads
@@ -40,7 +41,6 @@ TRACES_AT_ONCE = 100  # in one read, and encoded before others have their turn
 WATCHERS_AT_ONCE = 64  # woken before others have their turn
 RING_BYTES = 1024 * 1024  # of the newest changes; a watcher that is later than that reads for itself
 CHUNK_BYTES = 64 * 1024  # sent to a watcher at once
-LOOKED_AT = ("status", "task", "trace_id", "agent_type", "cut")  # by the filters, so kept beside the bytes
 
 
 class Change:
@@ -123,18 +123,8 @@ class ListWatcher:
             # Between two reads it may have been deleted, and another one made elsewhere under its id
             return None if self._shown.pop(trace_id, None) is None else _deletion(frame.epoch, trace_id)
         known = self._forgot or trace_id in self._shown
-        news = (known or self._matches(change.summary)) and self._saw(trace_id, change.digest)
+        news = (known or self._query.fits(change.summary)) and self._saw(trace_id, change.digest)
         return frame if news else None
-
-    def _matches(self, trace: dict[str, Any]) -> bool:
-        query = self._query
-        if query.status and trace["status"] not in query.status:
-            return False
-        if query.q:
-            needle = query.q.lower()
-            found = any(needle in trace[key].lower() for key in ("task", "trace_id", "agent_type"))
-            return found or "task" in trace.get("cut", ())  # it may be in what was cut: rather too much than too little
-        return True
 
 
 class ListHead:
@@ -249,7 +239,7 @@ class ListHead:
         body = orjson.dumps(summary)
         payload = b'%b,"trace":%b}' % (_begun("trace_changed", self._log.epoch), body)
         change = Change(summary["trace_id"], self._reads, Frame(self._log.epoch, 0, payload))
-        change.summary, change.digest = {key: summary[key] for key in LOOKED_AT if key in summary}, hash(body)
+        change.summary, change.digest = {key: summary[key] for key in FILTERED if key in summary}, hash(body)
         return change
 
     async def _read_first(self, query: TraceQuery) -> tuple[int, bytes, list[tuple[str, int]]]:
@@ -261,7 +251,9 @@ class ListHead:
         bodies = [orjson.dumps(trace) for trace in traces]
         digests = [(trace["trace_id"], hash(body)) for trace, body in zip(traces, bodies, strict=True)]
         # Only where the limit of a frame has ended it before the limit that was asked for
-        token = b',"next_page_token":"%d"' % before if before is not None and len(traces) < query.limit else b""
+        token = (
+            b',"next_page_token":"%b"' % before.encode() if before is not None and len(traces) < query.limit else b""
+        )
         begun = _begun("traces", self._log.epoch)
         return read, b'%b,"traces":[%b]%b}' % (begun, b",".join(bodies), token), digests
 

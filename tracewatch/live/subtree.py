@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -116,10 +117,11 @@ class Subtree:
             self._looked()
 
     async def _watch_sub_traces(self, trace_id: str) -> None:
-        before: int | None = None
+        before: str | None = None
+        # In the order in which they came: what is new stands first
+        query = TraceQuery(parent_trace_id=trace_id, order="created", limit=SUB_TRACES_AT_ONCE, below=self._below)
         while True:
-            query = TraceQuery(parent_trace_id=trace_id, limit=SUB_TRACES_AT_ONCE, before=before, below=self._below)
-            traces, before = await self._hub.traces(query)
+            traces, before = await self._hub.traces(replace(query, before=before))
             new = [trace["trace_id"] for trace in traces if trace["trace_id"] not in self._members]
             for sub_id in new:
                 self._watch(sub_id)

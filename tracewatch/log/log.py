@@ -264,8 +264,8 @@ class EventLog:
         """
         return await self.reader.prompt(trace_id, message_id)
 
-    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
-        """Summaries, newest first, and the ``before`` of the next page or None. Raises TooMuchWork.
+    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], str | None]:
+        """Summaries, newest first, and the ``before`` of the next page or None. Raises TooMuchWork, BadRequest.
 
         Long values are previews. The page ends with ``query.limit`` or ``query.max_bytes``, whichever comes first.
         """

@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 
 import orjson
 
-from ..errors import Gap, InvalidField, NoSuchMessage, TooMuchWork, TracewatchError, Unavailable, UnknownTrace
+from ..errors import (
+    BadRequest,
+    Gap,
+    InvalidField,
+    NoSuchMessage,
+    TooMuchWork,
+    TracewatchError,
+    Unavailable,
+    UnknownTrace,
+)
 from ..model.preview import ELLIPSIS
 from ..model.prompt import Prompt, TooMuch, assemble
 from ..model.state import State
@@ -26,7 +35,7 @@ from .patience import Patience, TooLong
 from .project import message_of
 from .row import DAMAGED, TraceRow, object_of
 from .storage import Closing, Gathering, Head, OpenInput, StateParts, Storage, StorageFault, TraceInput, View, said
-from .views import Grown, Page, Snapshot, TraceQuery
+from .views import Grown, ListPlace, Page, Snapshot, TraceQuery, place_of
 
 logger = logging.getLogger("tracewatch.log")
 T = TypeVar("T")
@@ -233,12 +242,18 @@ class Reader:
 
     # --- many traces ---
 
-    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], int | None]:
+    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], str | None]:
         """See EventLog.traces."""
+        place = None if query.before is None else place_of(query.before)
+        if query.before is not None and place is None:
+            raise BadRequest(f"page_token: {query.before[:40]!r} is not one this server gave")
+        if place is not None and place.order not in ("", query.order):
+            raise BadRequest(f"page_token: {query.before!r} is of a list by {place.order}, not by {query.order}")
         async with self.reading(narrow=NARROW_LIST) as storage:
             rows, more = await storage.list_traces(query, Patience())
             steady = storage.steady()
-            return [row.trace(steady) for row in rows], rows[-1].trace_key if rows and more else None
+            before = _place(query, rows[-1]) if rows and more else None
+            return [row.trace(steady) for row in rows], before
 
     async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
         """See EventLog.summaries."""
@@ -312,6 +327,16 @@ class Reader:
             after = page.upto
         await self.messages(trace_id, goal_id=None, before=None, limit=1000)
         await self.snapshot(trace_id)
+
+
+def _place(query: TraceQuery, row: TraceRow) -> str | None:
+    """The token of the page behind a row; None where its time is damaged, with which the list ends."""
+    if query.order == "created":
+        return str(ListPlace("created", "", row.trace_key))
+    times = (row.active_at,) if query.order == "activity" else (row.started_at, row.created_at)
+    at = min(time if isinstance(time, str) else "9" if isinstance(time, bytes) else "" for time in times)
+    token = str(ListPlace(query.order, at, row.trace_key))
+    return token if at and place_of(token) else None
 
 
 def _line(rows: dict[str, TraceRow], trace_id: str | None) -> frozenset[str]:

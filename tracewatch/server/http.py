@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -125,7 +125,13 @@ def int_param(connection: HTTPConnection, name: str, *, low: int, high: int, def
 
 def limit_param(connection: HTTPConnection, default: int) -> int:
     """The parameter ``limit``: how many items to answer with. Raises what ``int_param`` raises."""
-    return int_param(connection, "limit", low=1, high=MAX_LIMIT, default=default)
+    return limit_of(connection.query_params, default)
+
+
+def limit_of(params: Mapping[str, str], default: int) -> int:
+    """The same of parameters."""
+    text = params.get("limit")
+    return default if text is None else whole_number("limit", text, 1, MAX_LIMIT)
 
 
 def whole_number(name: str, text: str, low: int, high: int) -> int:
@@ -149,11 +155,11 @@ def checked_statuses(names: Iterable[Any]) -> tuple[str, ...]:
     return found
 
 
-def searched(text: str | None) -> str | None:
-    """The parameter ``q``: the text to look for, None for none. Raises InvalidField."""
+def searched(text: str | None, name: str = "q") -> str | None:
+    """The parameter ``name``: the text to look for, None for none. Raises InvalidField."""
     if text is not None and len(text) > MAX_SEARCHED:
         message = f"at most {MAX_SEARCHED:,} characters"
-        raise InvalidField(f"q: {message}", details=[{"path": "q", "message": message}])
+        raise InvalidField(f"{name}: {message}", details=[{"path": name, "message": message}])
     return text or None
 
 

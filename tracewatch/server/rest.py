@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import BadRequest, InvalidField, TracewatchError
-from ..log import Appended, Snapshot, TraceQuery
+from ..log import Appended, Snapshot
 from ..model.canonical import parse_json, parse_lines
 from ..model.events import validate_header, validate_trace
 from ..model.frames import format_cursor, snapshot_values
@@ -22,19 +23,17 @@ from .http import (
     MAX_ID,
     NDJSON,
     Services,
-    checked_statuses,
     int_param,
     json_response,
     limit_param,
-    listed,
     read_body,
     read_json,
     read_now,
-    searched,
     services,
     state_response,
     whole_number,
 )
+from .lists import list_of_request
 
 # Of a state, what an answer has of it
 STATE_KEYS = frozenset({"trace", "goal_tree", "sub_traces", "pending_inputs", "in_flight"})
@@ -63,24 +62,10 @@ def created_json(served: Services, snapshot: Snapshot) -> dict[str, Any]:
 
 async def list_traces(request: Request) -> Response:
     """``GET /api/traces``."""
-    served, params = services(request), request.query_params
-    statuses = checked_statuses(listed(params.get("status", "")))
-    token = params.get("page_token", "")
-    if token and not (token.isascii() and token.isdigit() and len(token) < 19):
-        raise BadRequest(f"page_token: {token[:40]!r} is not one this server gave")
-    traces, before = await served.log.traces(
-        TraceQuery(
-            status=statuses,
-            agent_type=params.get("agent_type") or None,
-            q=searched(params.get("q")),
-            parent_trace_id=params.get("parent_trace_id") or None,
-            root_trace_id=params.get("root_trace_id") or None,
-            limit=limit_param(request, 50),
-            before=int(token) if token else None,
-            below=grant_of(request).trace_id,
-        )
-    )
-    return state_response(served, {"traces": traces, "next_page_token": None if before is None else str(before)})
+    served = services(request)
+    query = replace(list_of_request(request.query_params), below=grant_of(request).trace_id)
+    traces, before = await served.log.traces(query)
+    return state_response(served, {"traces": traces, "next_page_token": before})
 
 
 async def get_trace(request: Request) -> Response:

@@ -19,9 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from ..log.views import ORDERS
 from . import blobs, control, page, record, rest, stream, watch
 from .auth.scopes import ADMIN, CONTROL, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
 from .http import MAX_SEARCHED, NDJSON, SSE, json_response
+from .lists import MAX_NAME, MAX_TAGS
 from .metrics import exposition
 from .openapi import BYTES, ID, LIMIT, NUMBER, STATUS, TEXT, Operation, Reply, content, document, header, query, ref
 
@@ -52,6 +54,9 @@ async def openapi(request: Request) -> Response:
 
 
 ONE = "/api/traces/{trace_id}"
+SOUGHT = {"type": "string", "maxLength": MAX_SEARCHED}
+NAME = {"type": "string", "maxLength": MAX_NAME}
+NAMES = {"type": "array", "items": NAME, "maxItems": MAX_TAGS}
 PROTOCOL = Elsewhere("docs/protocol.md")
 FOR_BROWSERS = Elsewhere("web/README.md")
 ROUTES: tuple[Route, ...] = (
@@ -68,17 +73,19 @@ ROUTES: tuple[Route, ...] = (
                 LIMIT,
                 STATUS,
                 query("agent_type", "Only of this type of agent"),
-                query(
-                    "q",
-                    "Only with this text in id, task or type of agent",
-                    {"type": "string", "maxLength": MAX_SEARCHED},
-                ),
+                query("q", "Only with this text in id, task or type of agent", SOUGHT),
                 query("parent_trace_id", "Only sub-traces of this trace"),
                 query("root_trace_id", "Only this trace and what is below it, to any depth"),
+                query("tag", "Only with this tag; given several times: with all of them", NAMES),
+                query("session_id", "Only of this session", NAME),
+                query("user_id", "Only of this user", NAME),
+                query("model", "Only with a message of this model", NAME),
+                query("error", "Only with an error that says this, or * for any error", SOUGHT),
+                query("order", "By when they began, or by when something happened last", {"enum": list(ORDERS)}),
                 query(
                     "page_token",
-                    "The next_page_token of the page before",
-                    {"type": "string", "pattern": "^[0-9]{0,18}$"},
+                    "The next_page_token of the page before, which had the same order",
+                    {"type": "string", "pattern": "^([0-9]{0,18}|[sa][0-9TZ:.-]{0,40}_[0-9]{1,18})$"},
                 ),
             ],
         ),

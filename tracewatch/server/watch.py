@@ -25,7 +25,8 @@ from ..model.frames import CLOSE_GOING_AWAY, control, resolve_since
 from .auth.tokens import grant_of
 from .control import COMMANDS, obey
 from .endpoint import CLOSE_INTERNAL, accept, close, close_with_error, close_with_outcome, error_frame, messages
-from .http import CLIENT_NAME, MAX_LIMIT, Services, checked_statuses, listed, searched, services
+from .http import CLIENT_NAME, Services, listed, services
+from .lists import list_of_message
 from .metrics.seen import Opened
 from .sinks import websocket_sink
 
@@ -265,7 +266,7 @@ class WatchSession:
         await self.sink.send_control(control("unsubscribed", trace_id=trace_id))
 
     async def _subscribe_traces(self, asked: dict[str, Any]) -> None:
-        query = replace(list_query(asked), below=self._grant.trace_id)
+        query = replace(list_of_message(asked), below=self._grant.trace_id)
         if self._list is not None:
             await _end(self._list)
         self._list = self._spawn(self._watch_list(query))
@@ -289,20 +290,6 @@ class WatchSession:
             subtree.close()
         self._roots.clear()
         await _end(*self._tasks)
-
-
-def list_query(asked: dict[str, Any]) -> TraceQuery:
-    """The traces a ``subscribe_traces`` asks for. Raises InvalidField."""
-    status, q, limit = asked.get("status") or (), asked.get("q"), asked.get("limit", 100)
-    if isinstance(status, str):
-        status = listed(status)
-    if not isinstance(status, list | tuple):
-        raise InvalidField("status: names with commas between them, or an array of them")
-    if not (q is None or isinstance(q, str)):
-        raise InvalidField("q: is not text")
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
-        raise InvalidField(f"limit: is not a whole number from 1 to {MAX_LIMIT}")
-    return TraceQuery(status=checked_statuses(status), q=searched(q), limit=limit)
 
 
 def checked_cursors(cursors: Any) -> dict[str, str]:

@@ -42,7 +42,7 @@ from tracewatch.log.storage import (
     Written,
 )
 from tracewatch.log.sums import Sums
-from tracewatch.log.views import Grown, Page, Token, TraceQuery
+from tracewatch.log.views import Grown, Page, Token, TraceQuery, place_of
 from tracewatch.model.canonical import event_name
 
 T = TypeVar("T")
@@ -415,21 +415,20 @@ class MemoryStorage:
     async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
         await self._turn()
         below = None if query.below is None else self._below(query.below)
-        text = (query.q or "").replace("\0", "").lower()
 
-        def fits(row: TraceRow) -> bool:
-            words = (row.trace_id, row.task, row.agent_type)
-            return (
-                (not query.status or row.status in query.status)
-                and query.agent_type in (None, row.agent_type)
-                and query.parent_trace_id in (None, row.parent_trace_id)
-                and query.root_trace_id in (None, row.root_trace_id)
-                and (below is None or row.trace_id in below)
-                and (query.before is None or row.trace_key < query.before)
-                and any(text in word.lower() for word in words)
-            )
+        def at(row: TraceRow) -> tuple[str, int]:
+            when = {"started": min(row.started_at, row.created_at), "activity": row.active_at, "created": ""}
+            return when[query.order], row.trace_key
 
-        rows = sorted(filter(fits, map(self._row, self.memory.traces)), key=lambda row: -row.trace_key)
+        rows = sorted(map(self._row, self.memory.traces), key=at, reverse=True)
+        if query.before is not None and (place := place_of(query.before)) is not None:
+            known = [row for row in rows if row.trace_key <= place.trace_key]
+            begin = (place.at, place.trace_key)
+            if not place.order:
+                begin = (at(max(known, key=lambda row: row.trace_key))[0] if known else "", place.trace_key)
+            rows = [row for row in rows if at(row) < begin]
+        rows = [row for row in rows if below is None or row.trace_id in below]
+        rows = [row for row in rows if query.fits(row.trace(0.0))]
         rows = [row.for_list() for row in rows]
         count = _fitting([row.listed_bytes() for row in rows], query.limit, query.max_bytes)
         return rows[:count], count < len(rows)

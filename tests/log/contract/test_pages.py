@@ -59,7 +59,7 @@ async def test_a_list_ends_by_bytes_and_goes_on(log: EventLog) -> None:
     for n in range(12):
         await create(log, f"t{n}", "x" * 1_000)
     found: list[str] = []
-    before: int | None = None
+    before: str | None = None
     for _ in range(20):
         rows, before = await log.traces(TraceQuery(limit=100, before=before, max_bytes=7_000))
         assert 0 < len(orjson.dumps(rows)) <= 7_000

@@ -2,47 +2,92 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
 
 from tests.log.helpers import create, fetch, sqlite
 from tracewatch.log import EventLog, TraceQuery
+from tracewatch.log.sqlite import lists
 
 pytestmark = pytest.mark.anyio
 
 
 async def plans(log: EventLog, **query: Any) -> list[str]:
-    """How SQLite answers a query of the list."""
+    """How SQLite answers what a query of the list asks of the tables."""
     seen: list[str] = []
     connection = sqlite(log)._readers._connections[-1]
     await connection.set_trace_callback(seen.append)
     await log.traces(TraceQuery(**query))
     await connection.set_trace_callback(None)  # type: ignore[arg-type]
-    sql = next(statement for statement in seen if statement.startswith("SELECT trace_key"))  # FTS shows its own as well
-    return [row[3] for row in await fetch(log, f"EXPLAIN QUERY PLAN {sql}")]
+    found: list[str] = []
+    for sql in dict.fromkeys(seen):
+        if sql.startswith("SELECT") and "traces_text_" not in sql:  # FTS shows its own as well
+            found += [row[3] for row in await fetch(log, f"EXPLAIN QUERY PLAN {sql}")]
+    return found
 
 
-FILTERS: list[dict[str, Any]] = [
+ONE: list[dict[str, Any]] = [
     *({"status": ("running",)}, {"status": ("running", "waiting")}, {"agent_type": "a"}, {"parent_trace_id": "p"}),
-    *({"root_trace_id": "r"}, {"q": "text"}, {"q": "te"}, {"before": 5}, {"before": 5, "status": ("lost",)}),
-    {"status": ("running",), "agent_type": "a", "root_trace_id": "r", "q": "text", "before": 9},
+    *({"root_trace_id": "r"}, {"tags": ("x",)}, {"session_id": "s"}, {"user_id": "u"}, {"model": "m"}, {"error": ""}),
+    *({"error": "Timeout"}, {"q": "text"}, {"q": "te"}, {"below": "t"}, {}),
 ]
+MORE: list[dict[str, Any]] = [
+    {"status": ("running", "lost"), "agent_type": "a", "root_trace_id": "r", "q": "text"},
+    {"tags": ("x", "y"), "model": "m", "session_id": "s", "user_id": "u"},
+    {"error": "no", "q": "t", "tags": ("x",)},
+]
+PLACES = {"started": "s2026-11-20T08:00:00.000Z_5", "activity": "a2026-11-20T08:00:00.000Z_5"}
 
 
-@pytest.mark.parametrize("query", FILTERS, ids=str)
-async def test_listing_goes_by_an_index(log: EventLog, query: dict[str, Any]) -> None:
-    await create(log)  # nothing is searched in an empty log
-    plan = await plans(log, **query)
-    assert plan
-    assert not [line for line in plan if line.startswith("SCAN") and "VIRTUAL TABLE" not in line], plan
-    assert not [line for line in plan if "events" in line or "messages" in line], plan
-    if len(query.get("status", ())) < 2:  # two statuses are two ranges of the index, merged by sorting
-        assert not [line for line in plan if "TEMP B-TREE FOR ORDER" in line], plan
+# The first page of a list begins at the end of its index. json_each has the keys of the few; down is a family of runs
+READ_FROM_ITS_END = (
+    *("traces USING INDEX traces_by_start", "traces USING INDEX traces_by_activity"),
+    *("traces USING INDEX traces_with_error", "traces USING COVERING INDEX traces_by"),
+)
+NO_TABLES = ("json_each", "down", "CONSTANT ROW", "(subquery", "traces_text VIRTUAL TABLE")
 
 
-async def test_without_a_filter_the_newest_are_read_from_the_end(log: EventLog) -> None:
-    assert await plans(log) == ["SCAN traces"]  # by its key, backwards, until the page is full: no sorting
+@pytest.mark.parametrize("query", [*ONE, *MORE], ids=str)
+async def test_no_list_is_scanned_or_sorted(
+    log: EventLog, query: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(log)
+    await create(log, "other")
+    for few, order in product((lists.FEW, 0), PLACES):  # 0: what passes a filter is always too much to be sorted
+        monkeypatch.setattr(lists, "FEW", few)
+        for before in (None, "5", PLACES[order]):
+            plan = await plans(log, **query, order=order, before=before)
+            assert plan
+            scans = [line.removeprefix("SCAN ") for line in plan if line.startswith("SCAN")]
+            assert not [line for line in scans if not line.startswith((*READ_FROM_ITS_END, *NO_TABLES))], plan
+            assert not [line for line in plan if "events" in line or "messages" in line], plan
+            assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ({}, "traces_by_start (began<?)"),
+        ({"order": "activity", "before": PLACES["activity"]}, "traces_by_activity (active_at<?)"),
+        ({"status": ("lost",)}, "traces_by_status (status=? AND began<?)"),
+        ({"parent_trace_id": "p"}, "traces_by_parent_start (parent_trace_id=? AND began<?)"),
+        (
+            {"parent_trace_id": "p", "order": "created", "before": "c_5"},
+            "by_parent (parent_trace_id=? AND trace_key<?)",
+        ),
+        ({"session_id": "s"}, "traces_by_session (session_id=? AND began<?)"),
+        ({"user_id": "u"}, "traces_by_user (user_id=? AND began<?)"),
+        ({"tags": ("x",)}, "trace_words USING PRIMARY KEY (kind=? AND word=? AND began<?)"),
+        ({"model": "m"}, "trace_words USING PRIMARY KEY (kind=? AND word=? AND began<?)"),
+        ({"error": ""}, "traces_with_error (began<?)"),
+    ],
+    ids=str,
+)
+async def test_a_page_begins_where_the_one_before_ended(log: EventLog, query: dict[str, Any], index: str) -> None:
+    plan = await plans(log, **{"before": PLACES["started"], **query})
+    assert any(index in line for line in plan), plan
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ ENDLESS = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELE
 
 async def searched(log: EventLog, q: str, limit: int) -> list[str]:
     found: list[str] = []
-    before: int | None = None
+    before: str | None = None
     while True:
         rows, before = await log.traces(TraceQuery(q=q, limit=limit, before=before))
         found += [row["trace_id"] for row in rows]

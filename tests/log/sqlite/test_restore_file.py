@@ -284,8 +284,13 @@ async def test_a_backup_older_than_tokens_does_not_open_the_door(log: EventLog, 
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("DROP TABLE tokens")
         connection.execute("ALTER TABLE messages DROP COLUMN as_of")
-        for index in ("by_start", "by_activity", "by_session", "by_user", "with_error"):
+        later = ("by_start", "by_activity", "by_session", "by_user", "with_error", "by_parent_start")
+        for index in (*later, "by_status", "by_agent_type", "by_root"):
             connection.execute(f"DROP INDEX traces_{index}")
+        connection.execute("ALTER TABLE traces DROP COLUMN began")
+        for index in ("status", "agent_type"):
+            connection.execute(f"CREATE INDEX traces_by_{index} ON traces ({index}, trace_key)")
+        connection.execute("CREATE INDEX traces_by_root ON traces (root_trace_id, trace_key)")
         connection.execute("DROP TRIGGER traces_text_update")
         for table in ("trace_words", "trimmed", "blobs", "blob_pieces", "trace_blobs"):
             connection.execute(f"DROP TABLE {table}")

@@ -26,6 +26,7 @@ from .connections import WorkConnection, connect, run
 from .faults import is_busy
 from .fill import fill_inputs, fold_again
 from .identity import epoch_for
+from .lists import register
 from .migrate import migrate
 from .obstacles import why
 from .storage import SQLiteStorage
@@ -135,6 +136,7 @@ def _connect(path: Path, busy_ms: int) -> WorkConnection:
     try:
         db.execute(f"PRAGMA busy_timeout = {busy_ms}")
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        register(db)
         db.execute("PRAGMA temp_store = MEMORY")  # no new files while it runs: descriptors may be used up
     except BaseException:
         db.close()

@@ -14,41 +14,22 @@ import orjson
 from .. import project
 from ..counts import LIVE
 from ..patience import Patience
-from ..row import PAGE_BYTES, READ_BYTES, TraceRow, object_of
+from ..row import PAGE_BYTES, TraceRow, object_of
 from ..row import TRACE_COLUMNS as COLUMNS
 from ..storage import Gathering, Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, View
 from ..sums import SUM_NAMES
-from ..views import Grown, Page, Token, TraceQuery
+from ..views import Grown, Page, Token
 from .faults import hole
+from .lists import BELOW, LIST_COLUMNS, listed
 
 T = TypeVar("T")
 
 TRACE_COLUMNS = ", ".join(COLUMNS)
-# For a list: what is long is not read to its end, and whether the metadata is too long to be read stands behind the row
-_SHORT = {
-    "spec": "''",
-    "metadata": f"CASE WHEN length(metadata) > {READ_BYTES} THEN '{{}}' ELSE metadata END",
-    "summary": f"substr(summary, 1, {READ_BYTES + 1})",
-    "error": f"substr(error, 1, {READ_BYTES + 1})",
-}
-LIST_COLUMNS = ", ".join([*(_SHORT.get(name, name) for name in COLUMNS), f"length(metadata) > {READ_BYTES}"])
 TREE_COLUMNS = tuple(f"tree_{name}" for name in SUM_NAMES)
 TOKEN_COLUMNS = "token_id, hash, scopes, trace_id, label, created_at, expires_at, revoked_at"
 PAGE_EVENTS = 500  # read at once to fold a state, and
 STATE_BYTES = 1024 * 1024  # of them
 
-# Below three characters the trigram index can't help: then only as many of the newest traces are looked through.
-SHORT_SEARCH_ROWS = 10_000
-# Of a text to look for, the index is asked for so many characters. It compares their places in each trace, and nothing
-# can stop it meanwhile.
-INDEXED = 32
-_SEARCHED = [COLUMNS.index(name) for name in ("trace_id", "task", "agent_type")]
-
-# ``?1`` and all below it
-BELOW = (
-    "WITH RECURSIVE down (trace_id) AS (SELECT ?1 UNION SELECT t.trace_id FROM traces AS t"
-    " JOIN down ON t.parent_trace_id = down.trace_id AND NOT t.apart) SELECT trace_id FROM down"
-)
 # The trace_ids in the JSON array ``?1``, and all above them
 _ABOVE = (
     "WITH RECURSIVE up (trace_id) AS (SELECT value FROM json_each(?1) UNION SELECT t.parent_trace_id FROM traces AS t"
@@ -202,7 +183,7 @@ def view(
     below: list[TraceRow] = []
     if subs:
         sql = f"SELECT {LIST_COLUMNS} FROM traces WHERE parent_trace_id = ? AND NOT apart"
-        below = [_listed(values) for values in db.execute(sql, (trace_id,))]
+        below = [listed(values) for values in db.execute(sql, (trace_id,))]
     if upto is None:
         if known is not None and known.trace_key == row.trace_key and known.event_id >= row.last_event_id:
             return View(row, None, below)
@@ -355,7 +336,7 @@ def open_inputs(
     db: sqlite3.Connection, limit: int, below: str | None, after: str | None
 ) -> tuple[list[OpenInput], str | None]:
     """See Storage.open_inputs."""
-    only = "" if below is None else f" AND trace_id IN ({BELOW})"
+    only = "" if below is None else f" AND trace_id IN ({BELOW.replace('?', '?1')})"
     behind = "" if after is None else " AND asked_at >= ?3 AND (asked_at, inputs.trace_key, event_id) > (?3, ?4, ?5)"
     sql = (
         "SELECT request_id, asked_at, body, trace_id, task, agent_type, root_trace_id, status,"
@@ -410,88 +391,19 @@ def expired_leases(db: sqlite3.Connection, steady: float) -> list[str]:
     return [str(trace_id) for (trace_id,) in db.execute(sql, (steady,))]
 
 
-# --- lists -----------------------------------------------------------------------------------------------------
-
-
-def _listed(values: Sequence[Any]) -> TraceRow:
-    """The row of ``LIST_COLUMNS``."""
-    return TraceRow(*values[:-1]).for_list(bool(values[-1]))
-
-
-def newest_key(db: sqlite3.Connection) -> int:
-    """The highest trace_key."""
-    return int(db.execute("SELECT COALESCE(MAX(trace_key), 0) FROM traces").fetchone()[0])
-
-
-def list_traces(
-    db: sqlite3.Connection, query: TraceQuery, patience: Patience, after: int = 0
-) -> tuple[list[TraceRow], bool]:
-    """See Storage.list_traces. Only those of a key above ``after``."""
-    where, values = _conditions(query, after)
-    needle = query.q.lower() if query.q and len(query.q) > INDEXED else ""
-    sql = f"SELECT {LIST_COLUMNS} FROM traces WHERE {where} ORDER BY trace_key DESC LIMIT ?"
-    found: list[TraceRow] = []
-    room = query.max_bytes
-    for row in db.execute(sql, (*values, -1 if needle else query.limit + 1)):
-        patience.check()
-        if needle and not any(needle in row[at].lower() for at in _SEARCHED):
-            continue
-        if len(found) == query.limit:
-            return found, True
-        listed = _listed(row)
-        room -= listed.listed_bytes()
-        if room < 0 and found:
-            return found, True
-        found.append(listed)
-    return found, False
-
-
-def _conditions(query: TraceQuery, after: int) -> tuple[str, list[Any]]:
-    where, values = ["1"], list[Any]()
-    if query.status:
-        where.append(f"status IN ({', '.join('?' * len(query.status))})")
-        values.extend(query.status)
-    for column in ("agent_type", "parent_trace_id", "root_trace_id"):
-        value = getattr(query, column)
-        if value is not None:
-            where.append(f"{column} = ?")
-            values.append(value)
-    if query.below is not None:
-        where.append(f"trace_id IN ({BELOW.replace('?1', '?')})")
-        values.append(query.below)
-    text = query.q.replace("\0", "") if query.q else ""  # an FTS query ends at NUL
-    if text:
-        if len(text) >= 3:
-            # With the bounds of the slice, as nothing can stop the index once it has been asked
-            where.append(
-                "trace_key IN (SELECT rowid FROM traces_text WHERE traces_text MATCH ? AND rowid > ? AND rowid < ?)"
-            )
-            before = 2**62 if query.before is None else query.before
-            values.extend(['"' + text[:INDEXED].replace('"', '""') + '"', after, before])
-        else:
-            like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-            where.append("trace_key > (SELECT COALESCE(MAX(trace_key), 0) - ? FROM traces)")
-            where.append("(task LIKE ? ESCAPE '\\' OR trace_id LIKE ? ESCAPE '\\' OR agent_type LIKE ? ESCAPE '\\')")
-            values.extend([SHORT_SEARCH_ROWS, like, like, like])
-    if query.before is not None:
-        where.append("trace_key < ?")
-        values.append(query.before)
-    if after:
-        where.append("trace_key > ?")
-        values.append(after)
-    return " AND ".join(where), values
+# --- lists: what they are made of; the lists themselves are in lists.py ---
 
 
 def lines(db: sqlite3.Connection, trace_ids: Collection[str]) -> list[TraceRow]:
     """See Storage.lines."""
     sql = f"{_ABOVE} SELECT {LIST_COLUMNS} FROM up JOIN traces USING (trace_id)"
-    return [_listed(values) for values in db.execute(sql, (_ids(trace_ids),))]
+    return [listed(values) for values in db.execute(sql, (_ids(trace_ids),))]
 
 
 def rows(db: sqlite3.Connection, trace_ids: Collection[str], below: str | None) -> list[TraceRow]:
     """See Storage.rows."""
     sql = f"SELECT {LIST_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))"
-    found = [_listed(values) for values in db.execute(sql, (_ids(trace_ids),))]
+    found = [listed(values) for values in db.execute(sql, (_ids(trace_ids),))]
     if below is not None:
         allowed = {row[0] for row in db.execute(BELOW, (below,))}
         return [row for row in found if row.trace_id in allowed]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,14 +41,15 @@ from ..storage import (
     View,
     Written,
 )
-from ..views import Grown, Page, Token, TraceQuery
-from . import blobs, housekeeping, read, write
+from ..views import Grown, ListPlace, Page, Token, TraceQuery
+from . import blobs, housekeeping, lists, read, write
 from .connections import Readers, Work, one_moment, one_step, patient, run
 from .faults import REPLACED, fault_of, is_busy, told
 from .identity import OpenFile
 
 T = TypeVar("T")
 SEARCHED_KEYS = 256  # of traces, in the first slice of a search
+SEARCHED_TEXT = 3  # characters that the index of texts can look for
 ROOM_BYTES = 1024**2  # a disk with less room is full, even though a small append may find a place
 
 
@@ -244,26 +246,54 @@ class SQLiteStorage:
         return await self._read(patient(work, patience))
 
     async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
-        """See Storage.list_traces. A search is made in slices of the keys: the index of texts can't be stopped."""
-        if not query.q:
-            return await self._read(patient(lambda db: read.list_traces(db, query, patience), patience))
-        before = query.before if query.before is not None else 1 + await self._read(read.newest_key)
+        """See Storage.list_traces. What is searched for in texts is looked for in slices, others' turns in between."""
+        text = lists.text_of(query)
+        if not text and not query.error:
+            return await self._read(patient(one_moment(lambda db: lists.page(db, query, patience)), patience))
+        begin, keys = await self._read(patient(lambda db: (lists.begin_of(db, query), lists.few(db, query)), patience))
+        if keys is None and len(text) >= SEARCHED_TEXT:
+            keys = await self._searched(text, patience)
+        if keys is not None:
+            return await self._read(
+                patient(one_moment(lambda db: lists.page(db, query, patience, keys=keys, begin=begin)), patience)
+            )
+        floor = None
+        if 0 < len(text) < SEARCHED_TEXT:
+            floor = await self._read(lambda db: lists.place_after(db, query, None, lists.SHORT_SEARCH_ROWS))
+        return await self._looked_through(query, patience, begin, floor)
+
+    async def _searched(self, text: str, patience: Patience) -> list[int] | None:
+        """The keys of the traces whose texts may have ``text`` in them, if they are few. The index can't be stopped."""
+        found: list[int] = []
+        before, pace = 1 + await self._read(lists.newest_key), _Pace()
+        while before > 1 and len(found) < lists.FEW:
+            after, room = max(0, before - 1 - pace.size), lists.FEW - len(found)
+            found += await self._read(
+                patient(partial(lists.searched, text=text, after=after, before=before, most=room), patience)
+            )
+            before = after + 1
+            pace.step()
+        return found if len(found) < lists.FEW else None
+
+    async def _looked_through(
+        self, query: TraceQuery, patience: Patience, begin: ListPlace | None, floor: ListPlace | None
+    ) -> tuple[list[TraceRow], bool]:
+        """Along the order of the list, and no further than ``floor``."""
         found: list[TraceRow] = []
-        room, keys = query.max_bytes, SEARCHED_KEYS
-        while before > 1:
-            after = max(0, before - 1 - keys)
-            rest = replace(query, before=before, limit=query.limit - len(found), max_bytes=room)
-            began = time.monotonic()
-            rows, more = await self._read(patient(_slice(rest, patience, after), patience))
+        room, pace = query.max_bytes, _Pace()
+        while floor is None or begin is None or begin > floor:
+            rest = replace(query, limit=query.limit - len(found), max_bytes=room)
+            end = await self._read(partial(lists.place_after, query=query, begin=begin, traces=pace.size))
+            end = floor if end is None or (floor is not None and end < floor) else end
+            rows, more = await self._read(
+                patient(one_moment(partial(lists.page, query=rest, patience=patience, begin=begin, end=end)), patience)
+            )
             found += rows
             room -= sum([row.listed_bytes() for row in rows])
-            if more or len(found) == query.limit or room <= 0:
-                return found, more or after > 0
-            before, took = after + 1, time.monotonic() - began
-            if took < SLICE_S / 4:
-                keys *= 4
-            elif took > SLICE_S:
-                keys = max(1, keys // 2)
+            if more or len(found) == query.limit or room <= 0 or end is None:
+                return found, more or end is not None
+            begin = end
+            pace.step()
         return found, False
 
     async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:
@@ -398,8 +428,21 @@ class SQLiteStorage:
         await self._connection.close()
 
 
-def _slice(query: TraceQuery, patience: Patience, after: int) -> Work[tuple[list[TraceRow], bool]]:
-    return lambda db: read.list_traces(db, query, patience, after)
+class _Pace:
+    """How many traces are looked through at once, so that it takes about SLICE_S."""
+
+    def __init__(self) -> None:
+        self.size = SEARCHED_KEYS
+        self._began = time.monotonic()
+
+    def step(self) -> None:
+        """Note that so many have been looked through."""
+        took = time.monotonic() - self._began
+        if took < SLICE_S / 4:
+            self.size *= 4
+        elif took > SLICE_S:
+            self.size = max(1, self.size // 2)
+        self._began = time.monotonic()
 
 
 def _leniently(db: sqlite3.Connection, work: Work[T]) -> T:

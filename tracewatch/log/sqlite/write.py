@@ -306,7 +306,8 @@ def _write_seldom(db: sqlite3.Connection, key: int, values: tuple[Any, ...], bef
     tags, models = orjson.loads(values[-2]), orjson.loads(values[-1])
     words = [("tag", tag, key) for tag in dict.fromkeys(tags)] + [("model", model, key) for model in models]
     if words:
-        db.executemany("INSERT OR REPLACE INTO trace_words VALUES (?, ?, ?)", words)
+        sql = "INSERT OR REPLACE INTO trace_words SELECT ?, ?, began, trace_key FROM traces WHERE trace_key = ?"
+        db.executemany(sql, words)
 
 
 def _delete(db: sqlite3.Connection, gone: list[TraceRow]) -> None:
