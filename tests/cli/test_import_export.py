@@ -114,13 +114,14 @@ def test_a_session_that_has_grown_goes_on_in_its_trace(tw: Run, api: Api, tmp_pa
     assert api.trace("cc-grown")["trace"]["status"] == "completed"
 
 
-def test_another_session_under_the_same_id_is_a_fault(tw: Run, api: Api, tmp_path: Path) -> None:
+def test_lines_of_one_session_are_one_trace_whatever_files_they_are_in(tw: Run, api: Api, tmp_path: Path) -> None:
     file = tmp_path / "s.jsonl"
-    for uuid, code in (("a", 0), ("b", 1), ("a", 0)):
-        file.write_bytes(session_line(1, "user", f"I am {uuid}", uuid=uuid, sessionId="twice"))
+    for number, events in (("1", 2), ("2", 3), ("1", 0)):
+        file.write_bytes(session_line(int(number), "user", f"I am {number}", sessionId="twice"))
         ran = tw("import", str(file))
-        assert ran.code == code
-    assert api.trace("cc-twice")["trace"]["task"] == "I am a"
+        assert (ran.code, f"{events} events imported" in ran.text) == (0, True), ran.text
+    assert api.trace("cc-twice")["trace"]["task"] == "I am 1"
+    assert [m["content"] for m in api.messages("cc-twice")["messages"]] == ["I am 1", "I am 2"]
 
 
 def test_a_trace_that_differs_is_a_fault_and_the_rest_is_imported(tw: Run, api: Api, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from tracewatch.importers import AppendEvent, CreateTrace, ImportFault, Step, open_import
+from tracewatch.importers.ledger import Ledger, steps_of
 from tracewatch.model.canonical import canonical, depth_exceeds
 from tracewatch.model.events import validate_event, validate_stored, validate_trace
 from tracewatch.model.rules import complete
@@ -52,7 +53,7 @@ class Imported:
 def fold(steps: Iterable[Step]) -> Imported:
     """Take the steps as a server would; any refusal, oversized event or trace left open fails the test."""
     done = Imported()
-    for step in steps:
+    for step in steps_of(steps):
         if isinstance(step, ImportFault):
             done.faults.append(step)
         elif isinstance(step, CreateTrace):
@@ -68,12 +69,36 @@ def fold(steps: Iterable[Step]) -> Imported:
     return done
 
 
+class Log:
+    """A log into which a source is imported more than once. ``take`` returns how many events were new."""
+
+    def __init__(self) -> None:
+        self.done = Imported()
+
+    def take(self, steps: Iterable[Step]) -> int:
+        ledgers = {trace_id: self._ledger(trace_id) for trace_id in self.done.traces}
+        before = sum(map(len, self.done.events.values()))
+        for step in steps_of(steps, ledgers):
+            if isinstance(step, CreateTrace):
+                _create(self.done, step)
+            elif isinstance(step, AppendEvent):
+                _append(self.done, step.trace_id, step.event)
+        return sum(map(len, self.done.events.values())) - before
+
+    def _ledger(self, trace_id: str) -> Ledger:
+        ledger = Ledger(trace_id, spec=dict(self.done.specs[trace_id]))
+        for event in self.done.events[trace_id]:
+            ledger.absorb(event)
+        return ledger
+
+
 def _create(done: Imported, step: CreateTrace) -> None:
     spec = validate_trace(step.spec)
     trace_id, parent_id = spec["trace_id"], spec["parent_trace_id"]
     assert trace_id not in done.traces
     done.traces[trace_id] = State(trace_id, task=spec["task"], agent_type=spec["agent_type"], metadata=spec["metadata"])
     done.events[trace_id], done.specs[trace_id] = [], spec
+    done.traces[trace_id].started_at = spec.get("started_at") or None
     if parent_id is not None:
         parent = done.traces[parent_id]
         goal_id = spec["parent_goal_id"] or parent.current_goal_id

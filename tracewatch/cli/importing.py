@@ -45,7 +45,18 @@ class Speed(click.ParamType[float | None]):
         return speed
 
 
-@click.command("import", epilog=EXAMPLES)
+class ImportCommand(click.Command):
+    """The command, which takes names of files that look like options: a project of Claude Code's begins with a dash."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        for place, arg in enumerate(args):
+            if arg[:1] == "-" and arg != "-" and arg.partition("=")[0] not in known and Path(arg).exists():
+                args[place] = f"./{arg}"
+        return super().parse_args(ctx, args)
+
+
+@click.command("import", cls=ImportCommand, epilog=EXAMPLES)
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option(
     "--format", "form", type=click.Choice(["auto", *FORMATS]), default="auto", show_default=True, help="Format of FILE."

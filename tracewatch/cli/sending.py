@@ -4,15 +4,12 @@ Rule 1: steps are sent in their order. A batch ends where the trace changes, bec
         parent's trace.
 Rule 2: an event's ``seq`` is its place among its trace's events in the file. Of a refused event
         there is what the log takes, or an ``import_refused`` (``model/mend.py``): the numbers after it stay the same.
-        A trace that has ended and gets more, from a file that has grown, is running again before that. Closing events
-        are a producer of their own, named by their contents and place; those of a file that is older than what the log
-        has are left out.
-Rule 3: data that can't be imported becomes an ImportFault, and the import goes on.
+Rule 3: what a file tells as Puts goes by a courier.
+Rule 4: data that can't be imported becomes an ImportFault, and the import goes on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,12 +19,11 @@ import orjson
 
 from ..client.api import Api
 from ..client.errors import ApiError
-from ..client.posts import NEVER
-from ..importers import AppendEvent, CreateTrace, ImportFault, RestoreEvent, RestoreTrace, Step
-from ..model.canonical import ENDED
+from ..importers import AppendEvent, CreateTrace, ImportFault, Put, RestoreEvent, RestoreTrace, Step
 from ..model.mend import Mender
 from ..model.times import parse_time
 from ..model.window import BATCH_EVENTS, Window
+from .courier import Courier
 
 PRODUCER = "import"
 MAX_BYTES = 2 * 1024 * 1024  # of a batch
@@ -95,14 +91,14 @@ class StepSender:
     _header: bytes | None = None  # of the trace being restored; None: events are appended
     _seq: dict[str, int] = field(default_factory=dict)  # the last one given out
     _given_up: set[str] = field(default_factory=set)
-    _closing: bool = False  # the batch is of closing events
-    _there: set[str] = field(default_factory=set)  # traces that had events before
-    _ended: set[str] = field(default_factory=set)  # those of them that have ended
+    _courier: Courier | None = None
 
     def take(self, step: Step) -> None:
         """Take one step, and send it at the latest at ``flush``. Raises Unreachable."""
         if isinstance(step, ImportFault):
             self._fault(step)
+        elif isinstance(step, Put):
+            self._told(step)
         elif isinstance(step, CreateTrace):
             self.flush()
             self._create(step.spec)
@@ -116,28 +112,40 @@ class StepSender:
                 self.pace.wait(orjson.loads(step.body))
             self._add(step.body)
         elif isinstance(step, AppendEvent) and step.trace_id not in self._given_up:
-            if (step.trace_id, step.closing) != (self._trace_id, self._closing) or self._header is not None:
+            if step.trace_id != self._trace_id or self._header is not None:
                 self.flush()
-                self._trace_id, self._closing, self._header = step.trace_id, step.closing, None
+                self._trace_id, self._header = step.trace_id, None
             self.pace.wait(step.event)
             self._add(orjson.dumps(step.event))
 
+    def _told(self, put: Put) -> None:
+        if self._courier is None:
+            before = self.pace.wait if self.pace.waiting else None
+            self._courier = Courier(self.api, self._fault, self._created, self._sent, self._known, before=before)
+        self._courier.take(put)
+
+    def _created(self, trace_id: str) -> None:
+        self.counts.traces += 1
+
+    def _sent(self, events: int) -> None:
+        self.counts.events += events
+        self.on_progress(events)
+
+    def _known(self, puts: int) -> None:
+        self.counts.duplicates += puts
+
     def flush(self) -> None:
         """Send the steps that wait."""
+        if self._courier is not None:
+            self._courier.flush()
         if not self._batch:
             return
         if self._header is not None:
             self._restore()
-        elif self._trace_id is not None and self._closing:
-            self._close(self._trace_id, self._batch)
         elif self._trace_id is not None:
             seq = self._seq.get(self._trace_id, 0) + 1
             self._seq[self._trace_id] = seq + len(self._batch) - 1
-            if self._trace_id in self._ended:
-                new = self._batch[max(0, self._known(self._trace_id, PRODUCER) + 1 - seq) :]
-                if new:
-                    self._reopen(self._trace_id, new[0])
-            self._append(self._trace_id, self._batch, seq, PRODUCER)
+            self._append(self._trace_id, self._batch, seq)
         self._batch, self._bytes = [], 0
 
     def _add(self, body: bytes) -> None:
@@ -147,73 +155,17 @@ class StepSender:
             self.flush()
         self._batch.append(body)
         self._bytes += len(body) + 1
-        if not self._closing and (len(self._batch) >= BATCH_EVENTS or self.pace.waiting):
+        if len(self._batch) >= BATCH_EVENTS or self.pace.waiting:
             self.flush()
 
     def _create(self, spec: dict[str, Any]) -> None:
-        trace_id = spec["trace_id"]
         try:
-            try:
-                trace = self.api.create_trace(spec)
-            except ApiError as error:
-                if error.code != "trace_conflict":
-                    raise
-                trace = self._updated(spec, error)
+            self.api.create_trace(spec)
         except ApiError as error:
             _raise_if_ours(error)
-            self._give_up(trace_id, error)
-            return
-        self.counts.traces += 1
-        if trace.get("last_event_id"):
-            self._there.add(trace_id)
-            if trace.get("status") in ENDED:
-                self._ended.add(trace_id)
-
-    def _updated(self, spec: dict[str, Any], conflict: ApiError) -> dict[str, Any]:
-        """The trace that the same source gave before, with what it says of itself by now. Raises the conflict."""
-        found: dict[str, Any] = self.api.trace(spec["trace_id"])["trace"]
-        metadata, before = spec.get("metadata") or {}, found.get("metadata") or {}
-        if "format" not in metadata or any(metadata.get(key) != before.get(key) for key in ("format", "begins")):
-            raise conflict
-        if spec.get("parent_trace_id") != found["parent_trace_id"]:
-            raise conflict
-        changes: dict[str, Any] = {} if spec["task"] == found["task"] else {"task": spec["task"]}
-        if new := {key: value for key, value in metadata.items() if before.get(key) != value}:
-            changes["metadata"] = new
-        if changes:
-            self._tell(spec["trace_id"], {"event": "trace_updated", **changes}, found.get("active_at"))
-        return found
-
-    def _known(self, trace_id: str, producer: str) -> int:
-        """The last seq of a producer that the log has."""
-        try:
-            self.api.append(trace_id, [{"event": f"{PRODUCER}_asks"}], producer=producer, seq=NEVER)
-        except ApiError as error:
-            if error.code != "sequence_gap":
-                raise
-            return int(error.facts["expected_seq"]) - 1
-        return 0
-
-    def _reopen(self, trace_id: str, before: bytes) -> None:
-        """Have an ended trace run again, at the time of the event that comes next."""
-        self._ended.discard(trace_id)
-        event = {"event": "trace_status_changed", "status": "running", "reason": "imported again"}
-        self._tell(trace_id, event, orjson.loads(before).get("occurred_at"))
-
-    def _tell(self, trace_id: str, event: dict[str, Any], at: str | None) -> None:
-        self.api.append(trace_id, [event | ({"occurred_at": at} if at else {})])
-
-    def _close(self, trace_id: str, bodies: list[bytes]) -> None:
-        """Send a trace's closing events, unless the log has them, or more of the trace than this file."""
-        seq = self._seq.get(trace_id, 0)
-        producer = f"{PRODUCER}.{seq}.{hashlib.sha256(b''.join(bodies)).hexdigest()[:16]}"
-        if trace_id in self._there:
-            if self._known(trace_id, PRODUCER) > seq:
-                self._count(len(bodies), len(bodies))
-                return
-            if trace_id in self._ended and self._known(trace_id, producer) < len(bodies):
-                self._reopen(trace_id, bodies[0])
-        self._append(trace_id, bodies, 1, producer)
+            self._give_up(spec["trace_id"], error)
+        else:
+            self.counts.traces += 1
 
     def _give_up(self, trace_id: str, error: ApiError) -> None:
         self._given_up.add(trace_id)
@@ -230,14 +182,14 @@ class StepSender:
         else:
             self._count(len(self._batch), answer["duplicates"])
 
-    def _append(self, trace_id: str, bodies: list[bytes], first: int, producer: str) -> None:
+    def _append(self, trace_id: str, bodies: list[bytes], first: int) -> None:
         """Send ``bodies``, numbered from ``first``, until each is stored or has a substitute."""
         window, last, mender = Window(first - 1, in_flight=1), first + len(bodies) - 1, Mender(PRODUCER)
         while (seq := window.next) <= last:
             part = bodies[seq - first :][: window.room()]
             window.sent(len(part))
             try:
-                answer = self.api.append(trace_id, b"[" + b",".join(part) + b"]", producer=producer, seq=seq)
+                answer = self.api.append(trace_id, b"[" + b",".join(part) + b"]", producer=PRODUCER, seq=seq)
             except ApiError as error:
                 _raise_if_ours(error)
                 if error.code in ABOUT_THE_TRACE:

@@ -73,11 +73,12 @@ class Api:
         *,
         producer: str | None = None,
         seq: int | None = None,
+        expected_last_event_id: int | None = None,
     ) -> dict[str, Any]:
         """Append one batch, all or none; bytes are JSON or NDJSON.
 
-        ``producer`` and ``seq`` (of the first event) make a repeat harmless. Returns ``{first_event_id, last_event_id,
-        duplicates}``.
+        ``producer`` and ``seq`` (of the first event) make a repeat harmless. ``expected_last_event_id``: ApiError 412
+        if the log has moved on. Returns ``{first_event_id, last_event_id, duplicates}``.
         """
         if isinstance(events, bytes):
             body, form = events, _JSON if events.lstrip()[:1] == b"[" else _NDJSON
@@ -86,6 +87,8 @@ class Api:
         headers = {"Content-Type": form}
         if producer is not None and seq is not None:
             headers |= {"Producer-Id": producer, "Producer-Seq": str(seq)}
+        if expected_last_event_id is not None:
+            headers["Expected-Last-Event-Id"] = str(expected_last_event_id)
         return self._call("POST", self._target.path("api", "traces", trace_id, "events"), body, headers)
 
     def import_lines(self, lines: list[bytes]) -> dict[str, Any]:

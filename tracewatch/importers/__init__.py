@@ -5,7 +5,7 @@ first ``AppendEvent`` to that trace. For an unreadable part of the file it yield
 the rest. It does no network or log I/O: the caller sends the steps, as fast as it likes.
 
 Rule 1: trace ids are the source's own, or a function of the file's contents, so importing a file twice changes nothing.
-        Where a file may grow (Claude Code), what it gave before stays as it was, and its end is told by closing events.
+        Where a file may grow, its importer tells Puts, of which only what is new is written (ledger.py).
 Rule 2: nothing is lost silently. Data without a place in the protocol is kept under an extra key, or named by an
         ``ImportFault``.
 Rule 3: where the source has times, every event has ``occurred_at``.
@@ -20,13 +20,14 @@ from ..errors import BadRequest
 from . import claude_code, native, openai, tapeagents, tau_bench
 from .detect import FORMATS, detect
 from .reading import regular_file
-from .steps import AppendEvent, CreateTrace, ImportFault, RestoreEvent, RestoreTrace, Step
+from .steps import AppendEvent, CreateTrace, ImportFault, Put, RestoreEvent, RestoreTrace, Step
 
 __all__ = [
     "FORMATS",
     "AppendEvent",
     "CreateTrace",
     "ImportFault",
+    "Put",
     "RestoreEvent",
     "RestoreTrace",
     "Step",

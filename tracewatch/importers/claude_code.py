@@ -1,123 +1,168 @@
-"""Claude Code sessions: a transcript has one JSON object a line; transcripts of sub-agents are files beside it.
+"""Claude Code's files: a transcript has one JSON object a line; transcripts of sub-agents are files beside it.
 
-Rule 1: a session is a trace and each sub-agent a sub-trace, nested as they called each other. The transcripts of
-        sub-agents are ``subagents/agent-*.jsonl`` beside the session or in ``<session>/subagents/``,
-        ``agent-*.jsonl`` beside it, or lines marked ``isSidechain`` in the session itself.
-Rule 2: trace ids come from the ids of the session, its calls and its sub-agents, so a session that has grown goes on in
-        the traces that are there. A file's session is the one in its name, else that of its last line. Lines of another
-        session stand in a fork, which begins with a copy: they are shown, and count in that session's own trace.
-Rule 3: a directory stands for all sessions in it.
-
-The file claude_lines.py turns the lines into events.
+Rule 1: the transcripts of sub-agents are ``agent-*.jsonl`` in ``<session>/subagents/`` or below it, in ``subagents/``
+        beside the session or beside the session itself, or lines marked ``isSidechain`` in it.
+Rule 2: a directory stands for all sessions in it. It may be a project's, ``projects`` of all of them or ``~/.claude``.
+Rule 3: the lines of all files of a session are told in the order of their times, as the order in a file is another
+        (what the API refused stands at the end of its turn). So the files are read twice, a line at a time.
+Rule 4: a file's session is the one in its name, else that of its last line. A fork begins with lines of another one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .claude_lines import CONSTANT, Session, Transcript, as_id, task_in
-from .reading import BadJson, digest, lines, load, name_of, time_of
+from ..model.times import parse_time
+from .claude_session import ClaudeSession
+from .reading import BadJson, load, load_mended, records, time_of
 from .steps import ImportFault, Step
-from .traces import TraceWriter, drain
+
+_TOLD = 256  # steps at a time
 
 
 @dataclass
-class Overview:
-    """Facts of a transcript that its import needs before the first line."""
+class AgentFile:
+    """A transcript of one agent. ``agent_id``: None for that of the session itself."""
 
-    task: str = ""  # the user's first question
-    constant: dict[str, Any] = field(default_factory=dict)  # values that most lines repeat, such as cwd
-    links: dict[str, str] = field(default_factory=dict)  # id of the call that began a sub-agent → the agent's id
-    session_ids: set[str] = field(default_factory=set)
-    last_session_id: str | None = None
-    sidechain: bool | None = None  # the file is a sub-agent's, by its first line
-    began_at: str | None = None
-    begins: str | None = None  # the first line's uuid
+    path: Path
+    agent_id: str | None
+    name: str | None  # for faults
+    run_id: str | None = None  # of the workflow that began it
+
+
+@dataclass
+class _Index:
+    """Where the lines of a session are, and what its import needs before the first of them."""
+
+    main: Path
+    places: list[tuple[float, int, int, int]] = field(default_factory=list)  # time, file, place in it, line's number
+    links: dict[str, str] = field(default_factory=dict)  # agent id → id of its call
+    sidechains: bool = False  # lines of sub-agents are in the session's own file
+    sessions: dict[str, int] = field(default_factory=dict)  # their lines; the session of the last line stands last
+
+
+def is_sub_agent(path: Path) -> bool:
+    """Whether the file is a sub-agent's by its name."""
+    return path.name.startswith("agent-")
 
 
 def sessions(directory: Path) -> list[Path]:
-    """The transcripts of the sessions in ``directory``, by name, without those of sub-agents."""
-    return sorted(p for p in directory.glob("*.jsonl") if p.is_file() and not p.name.startswith("agent-"))
+    """The transcripts of the sessions in ``directory`` or, for ``~/.claude`` and its ``projects``, of all projects."""
+    for folder in (directory / "projects", directory):
+        if not folder.is_dir():
+            continue
+        here = [] if folder.name == "projects" and folder != directory else folder.glob("*.jsonl")
+        found = [p for p in here if p.is_file() and not is_sub_agent(p) and p.name != "history.jsonl"]
+        if not found:
+            found = [p for p in folder.glob("*/*.jsonl") if p.is_file() and not is_sub_agent(p)]
+            found = [p for p in found if p.parent.name != "subagents"]
+        if found:
+            return sorted(found)
+    return []
+
+
+def session_files(path: Path) -> list[AgentFile]:
+    """The files of the session whose transcript is ``path``: that one first."""
+    files = [AgentFile(path, None, None)]
+    if is_sub_agent(path):
+        return files
+    known: set[str] = set()
+    own = path.with_suffix("") / "subagents"
+    for folder, pattern in ((own, "**/"), (path.parent / "subagents", ""), (path.parent, "")):
+        for file in sorted(folder.glob(f"{pattern}agent-*.jsonl")):
+            agent_id = file.stem.removeprefix("agent-")
+            if agent_id in known or not file.is_file():
+                continue
+            known.add(agent_id)
+            run_id = file.parent.name if folder == own and file.parent.parent.name == "workflows" else None
+            files.append(AgentFile(file, agent_id, f"{file.parent.name}/{file.name}", run_id))
+    return files
 
 
 def read(path: Path) -> Iterator[Step]:
     """The steps of a session, or of all sessions in a directory."""
-    if path.is_dir():
-        for session in sessions(path):
-            yield from _read_session(session, session.name)
-    else:
-        yield from _read_session(path, None)
+    if not path.is_dir():
+        yield from read_session(path, None)
+        return
+    for session in sessions(path):
+        yield from read_session(session, str(session.relative_to(path)))
 
 
-def _read_session(path: Path, name: str | None) -> Iterator[Step]:
-    seen = overview(path)
-    alone = path.name.startswith("agent-")
-    own = path.stem if path.stem in seen.session_ids else seen.last_session_id
-    seen.constant |= {"sessionId": own} if own else {}
-    agents = {} if alone else _agent_files(path, {own} if own else set())
-    views = {agent_id: overview(file) for agent_id, file in agents.items()}
-    for view in views.values():
-        seen.links.update(view.links)
-    out: list[Step] = []
-    session = Session(
-        constant=seen.constant,
-        links=seen.links,
-        files={agent_id: _numbered(file, f"{file.parent.name}/{file.name}") for agent_id, file in agents.items()},
-        tasks={agent_id: view.task for agent_id, view in views.items()},
-        session_id=own,
-        trace_id=f"cc-{as_id(own) if own else digest([path, *agents.values()])}" + (f"-{path.stem}" if alone else ""),
-    )
-    trace = TraceWriter(out, session.trace_id, grows=own is not None)
-    metadata: dict[str, Any] = {"format": "claude-code", "session": seen.constant}
-    metadata |= {"begins": seen.begins} if seen.begins else {}
-    if copied := sorted(seen.session_ids - {own}):
-        metadata["forked_from"] = [f"cc-{as_id(one)}" for one in copied]
-    trace.create(seen.task, agent_type="claude-code", metadata=metadata, at=seen.began_at)
-    transcript = Transcript(session, trace, name, sidechain=bool(seen.sidechain), at=seen.began_at)
-    for number, row in _rows(path):
-        transcript.line(number, row)
-        yield from drain(out)
-    transcript.adopt_unclaimed()
-    transcript.finish()
-    yield from drain(out)
+def read_session(path: Path, name: str | None) -> Iterator[Step]:
+    """The steps of one session."""
+    files = session_files(path)
+    files[0].name = name
+    index = _Index(path)
+    for number, file in enumerate(files):
+        _look(file, number, index)
+    session = ClaudeSession(own_session(path, index.sessions), alone=path.stem if is_sub_agent(path) else None)
+    session.links.update(index.links)
+    session.sidechains = index.sidechains
+    for number in {place[1] for place in index.places if files[place[1]].agent_id is not None}:
+        session.expected.add(str(files[number].agent_id))
+        take_meta(session, files[number])
+    for told, (number, row, file) in enumerate(_in_order(files, index), 1):
+        session.line(number, row, agent_id=file.agent_id, file=file.name)
+        if told % _TOLD == 0:
+            yield from session.drain()
+    session.finish()
+    yield from session.drain()
 
 
-def _numbered(path: Path, name: str) -> tuple[str, Iterator[tuple[int, Any]]]:
-    return name, _rows(path)
+def own_session(path: Path, seen: dict[str, int]) -> str:
+    """The id of the session that a file is of: as it is named, else that of its last line that has one."""
+    if path.stem in seen:
+        return path.stem
+    return list(seen)[-1] if seen else _first_line_digest(path)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """The number of each line with its object, or with an ImportFault."""
-    for number, line in lines(path):
-        try:
-            row = load(line)
-        except BadJson as error:
-            row = ImportFault(error.message, number)
-        yield number, row if isinstance(row, (dict, ImportFault)) else ImportFault("a line is a JSON object", number)
+def _first_line_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.readline(1 << 16).strip()).hexdigest()[:16]
 
 
-def overview(path: Path) -> Overview:
-    """Read a transcript once for the facts that its import needs at the start."""
-    seen = Overview()
-    for _, row in _rows(path):
-        if isinstance(row, ImportFault):
-            continue
-        if row.get("type") in ("user", "assistant"):
-            if seen.sidechain is None:
-                seen.sidechain = row.get("isSidechain") is True
-                seen.began_at = time_of(row.get("timestamp"))
-                seen.begins = name_of(row.get("uuid"))
-                seen.constant = {key: row[key] for key in CONSTANT if key in row}
-            if not seen.task and bool(row.get("isSidechain")) == seen.sidechain:
-                seen.task = task_in(row)
-            _link(row, seen.links)
-        if isinstance(row.get("sessionId"), str) and row["sessionId"]:
-            seen.last_session_id = row["sessionId"]
-            seen.session_ids.add(row["sessionId"])
-    return seen
+def take_meta(session: ClaudeSession, file: AgentFile) -> None:
+    """Tell the session what is known of an agent beside its lines."""
+    assert file.agent_id is not None
+    if file.run_id is not None:
+        session.workflow(file.agent_id, file.run_id)
+    try:
+        meta = load(file.path.with_suffix(".meta.json").read_bytes())
+    except (OSError, BadJson):
+        return
+    if isinstance(meta, dict):
+        session.meta(file.agent_id, meta)
+
+
+def _look(file: AgentFile, number: int, index: _Index) -> None:
+    """Put a file's lines into the index; none of a sub-agent's of another session."""
+    own = own_session(index.main, index.sessions) if index.sessions else None
+    last: float | None = None
+    early: list[tuple[int, int]] = []  # lines before the first one with a time
+    places: list[tuple[float, int, int, int]] = []
+    for line, place, row in records(file.path):
+        given = row if isinstance(row, dict) else {}
+        session_id = given.get("sessionId")
+        if isinstance(session_id, str) and session_id:
+            if file.agent_id is None:
+                index.sessions[session_id] = index.sessions.pop(session_id, 0) + 1
+            elif session_id != own and own is not None:
+                return
+        at = time_of(given.get("timestamp"))
+        last = parse_time(at) if at else last
+        if last is None:
+            early.append((place, line))
+        elif not places or places[-1][2] != place:
+            places.append((last, number, place, line))
+        index.sidechains |= file.agent_id is None and given.get("isSidechain") is True
+        _link(given, index.links)
+    first = places[0][0] if places else float("-inf")
+    index.places += [(first, number, *one) for one in dict.fromkeys(early)]
+    index.places += places
 
 
 def _link(row: dict[str, Any], links: dict[str, str]) -> None:
@@ -127,23 +172,33 @@ def _link(row: dict[str, Any], links: dict[str, str]) -> None:
     if isinstance(agent_id, str) and isinstance(blocks, list):
         for block in blocks:
             if isinstance(block, dict) and isinstance(block.get("tool_use_id"), str):
-                links[block["tool_use_id"]] = agent_id
+                links.setdefault(agent_id, block["tool_use_id"])
 
 
-def _agent_files(path: Path, session_ids: set[str]) -> dict[str, Path]:
-    """The transcripts of this session's sub-agents, by agent id."""
-    found: dict[str, Path] = {}
-    for folder in (path.with_suffix("") / "subagents", path.parent / "subagents", path.parent):
-        for file in sorted(folder.glob("agent-*.jsonl")):
-            agent_id = file.stem.removeprefix("agent-")
-            if agent_id not in found and file.is_file() and _belongs(file, session_ids):
-                found[agent_id] = file
-    return found
+def _in_order(files: list[AgentFile], index: _Index) -> Iterator[tuple[int, Any, AgentFile]]:
+    """The records of all files in the order of their times; in a file, equal times in its order."""
+    index.places.sort(key=lambda entry: entry[0])
+    opened: dict[int, Any] = {}
+    try:
+        for _, number, place, line in index.places:
+            file = opened.get(number)
+            if file is None:
+                file = opened[number] = files[number].path.open("rb")
+            if file.tell() != place:
+                file.seek(place)
+            yield from _of_line(file.readline(), line, files[number])
+    finally:
+        for file in opened.values():
+            file.close()
 
 
-def _belongs(file: Path, session_ids: set[str]) -> bool:
-    """Whether an agent's file belongs to one of these sessions; a file without a session id does."""
-    for _, row in _rows(file):
-        if not isinstance(row, ImportFault) and isinstance(row.get("sessionId"), str):
-            return not session_ids or row["sessionId"] in session_ids
-    return True
+def _of_line(line: bytes, number: int, file: AgentFile) -> Iterator[tuple[int, Any, AgentFile]]:
+    try:
+        values, fault = load_mended(line.strip())
+    except BadJson as error:
+        values, fault = [], error.message
+    if fault is not None:
+        yield number, ImportFault(fault, number), file
+    for value in values:
+        good = isinstance(value, dict)
+        yield number, value if good else ImportFault("a line is a JSON object", number), file

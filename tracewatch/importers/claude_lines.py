@@ -1,107 +1,45 @@
-"""The lines of one Claude Code transcript become events of its trace.
+"""The lines of one agent of Claude Code become facts of its trace, whichever way they come: file, follow or pipe.
 
-Rule 1: one content block is one message: text, thinking (``kind: thought``), a tool's call and result together. Other
-        keys of a line and its message are kept in the message's ``source`` (for a result: ``result_source``). Values
-        that the whole session repeats stand in the trace's metadata instead.
+Rule 1: one content block is one message: text, thinking (``kind: thought``), a tool's call and result together. Its id
+        is the model's answer's with the number of the block, a tool call's own, or that of the line. Other keys of a
+        line and its message are kept in the message's ``source`` (for a result: ``result_source``). Values that the
+        whole session repeats stand in the trace's metadata instead.
 Rule 2: usage and cost are counted once for each answer of the model. One answer is spread over several lines, and each
         of them repeats its usage. Its input_tokens are those beside the cache; ours are all that went in.
-Rule 3: TodoWrite makes goals (plans.py). Agent and Task calls make sub-traces, below the to-do in progress or, if
-        there is none, below a goal of type ``agent_call``.
+Rule 3: TodoWrite, TaskCreate and TaskUpdate make goals (plans.py). Calls of agents are the session's (claude_session).
 Rule 4: a line of another type is an event ``line.<type>`` with the whole ``line``. So is a partly unreadable line,
-        beside its ImportFault.
-Rule 5: a transcript is completed if its last message is the agent's answer in words and the file is whole to its end.
-        One whose last answer is an API error has failed. Any other one, such as one that the user interrupted, or that
-        ends with a question, a thought or a tool, is stopped.
-Rule 6: what a transcript says at its end, such as how it stands, is told by closing events: it may have grown when it
-        is imported again.
+        beside its ImportFault. A line that was there before is nothing.
+Rule 5: a prompt whose parent is not the last line, with another prompt between them, begins a new branch: the messages
+        that were left are marked ``left``. They count as they did.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
 
 from ..model.fit import amount, count
 from ..model.times import parse_time
 from ..model.usage import Usage, total_of
+from .claude_titles import asked, by_program, interrupted
 from .plans import ImportedPlan
-from .reading import first_line, name_of, text_of, time_of, without
-from .steps import ImportFault
-from .traces import TraceWriter
+from .reading import clip, first_line, name_of, time_of, without
+from .steps import ImportFault, Put, Step
 
-CONSTANT = ("sessionId", "cwd", "version", "userType", "gitBranch", "agentId")
-_AGENT_TOOLS = frozenset({"Agent", "Task"})
+CONSTANT = ("sessionId", "cwd", "version", "userType", "gitBranch", "agentId", "entrypoint")
+AGENT_TOOLS = frozenset({"Agent", "Task"})
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _PARTS = (("cache_read_input_tokens", "cache_read_tokens"), ("cache_creation_input_tokens", "cache_write_tokens"))
-_INTERRUPTED = "[Request interrupted by user"
-_BY_PROGRAMS = ("<command-", "<local-command", "<system-reminder", "Caveat:")  # user messages that no user wrote
-_NOT_ASKED = (*_BY_PROGRAMS, _INTERRUPTED)
-
-Rows = Iterator[tuple[int, Any]]
+_OF_LINE = ("type", "message", "isSidechain", "session_id", "parent_tool_use_id")
+_MADE = re.compile(r"Task #(\S+) created")
+_ANSWERS = 256  # of the model, whose lines may still come
 
 
-@dataclass
-class Session:
-    """One session: the data that all its transcripts share."""
-
-    constant: dict[str, Any]
-    links: dict[str, str]  # call id → agent id
-    files: dict[str, tuple[str, Rows]]  # agent id → its file's name and lines, until they are written
-    tasks: dict[str, str]  # agent id → its task
-    session_id: str | None  # its own; lines of another one are a copy
-    trace_id: str  # of the session
-    used_ids: set[str] = field(default_factory=set)  # of its sub-traces
-
-    def sub_trace_id(self, source_id: str) -> str:
-        """A new trace id for a sub-agent, from the id of its call, of the agent, or of its first line."""
-        trace_id = plain = f"{self.trace_id}-{as_id(source_id)}"
-        number = 1
-        while trace_id in self.used_ids:
-            number += 1
-            trace_id = f"{plain}.{number}"
-        self.used_ids.add(trace_id)
-        return trace_id
-
-
-@dataclass
-class _Sub:
-    """A sub-agent of a transcript."""
-
-    transcript: Transcript
-    prompt: str
-    goal_id: str | None  # the goal that was made for it alone
-    claimed: bool = False  # whether its lines were found
-
-
-def as_id(source_id: str) -> str:
-    """A part of a trace id from an id of the source's: itself, or its digest where it has other characters."""
-    if re.fullmatch(r"[A-Za-z0-9._:@-]{1,50}", source_id):
-        return source_id
-    return hashlib.sha256(source_id.encode("utf-8", "replace")).hexdigest()[:16]
-
-
-def task_in(row: dict[str, Any]) -> str:
-    """The question of the user in a line; "" if there is none, or if a program wrote the line in the user's name."""
-    message = row.get("message")
-    if row.get("type") != "user" or row.get("isMeta") or not isinstance(message, dict):
-        return ""
-    text = text_of(message.get("content")).strip()
-    return "" if text.startswith(_NOT_ASKED) else text
-
-
-def _answer(value: Any) -> str:
-    """A sub-agent's answer to its caller, without the note on how to call it again."""
-    if isinstance(value, list):
-        value = [part for part in value if not (isinstance(part, dict) and text_of([part]).startswith("agentId: "))]
-    return text_of(value)
-
-
-def _used(message: dict[str, Any]) -> Usage:
-    """The usage of a model's answer in our parts; {} where it says none."""
-    given = message.get("usage")
+def usage_of(given: Any) -> Usage:
+    """The usage in an answer of Anthropic's API in our parts; {} where it says none."""
     if not isinstance(given, dict):
         return {}
     used = {
@@ -112,103 +50,244 @@ def _used(message: dict[str, Any]) -> Usage:
     return used if count(total_of(used)) else {}
 
 
-class Transcript:
-    """Writes one agent's lines into its trace."""
+def only_text(value: Any) -> Any:
+    """A tool's result; where it is one content part of text, the text."""
+    one = value[0] if isinstance(value, list) and len(value) == 1 else None
+    return one["text"] if isinstance(one, dict) and set(one) == {"type", "text"} else value
 
-    def __init__(
-        self, session: Session, trace: TraceWriter, file: str | None, *, sidechain: bool, at: str | None = None
+
+@dataclass
+class AnswerParts:
+    """An answer of the model, of which one block after the other comes."""
+
+    key: str  # of the message that has its usage
+    used: Usage
+    blocks: int = 0
+
+
+@dataclass
+class OpenCall:
+    """A tool's call that waits for its result."""
+
+    key: str
+    content: dict[str, Any]
+    at: str | None
+    goal_id: str | None
+
+
+@dataclass
+class _Line:
+    """What is kept of a line, to know what a new branch leaves."""
+
+    parent: str | None
+    prompt: bool
+    keys: list[str] = field(default_factory=list)
+    left: bool = False
+
+
+class LinesOf(Protocol):
+    """What the lines of an agent are told to beside its own trace: the session, as claude_session.py has it."""
+
+    out: list[Step]
+    constant: dict[str, Any]
+    clock: str | None
+
+    def other_line(self, agent: ClaudeAgent, key: str, row: dict[str, Any], at: str | None) -> None:
+        """Take a line that is neither the user's nor the model's."""
+
+    def notified(self, agent: ClaudeAgent, key: str, row: dict[str, Any], at: str | None) -> bool:
+        """Take a user's line, if it is a task notification."""
+
+    def note_command(self, row: dict[str, Any]) -> None:
+        """Take a user's line without words."""
+
+    def prompted(self, agent: ClaudeAgent, key: str, prompt: str, at: str | None, *, copied: bool) -> None:
+        """Take the words of a user's line."""
+
+    def answered(self, agent: ClaudeAgent, row: dict[str, Any], message: dict[str, Any], at: str | None) -> None:
+        """Take that a line of the model's is at its end."""
+
+    def called(
+        self, caller: ClaudeAgent, call_id: str, key: str, tool: str, given: dict[str, Any], goal_id: str | None
     ) -> None:
-        self.trace = trace
+        """Take a call that begins sub-agents."""
+
+    def returned(
+        self, caller: ClaudeAgent, call_id: str, call: OpenCall, told: Any, value: Any, failed: bool, at: str | None
+    ) -> None:
+        """Take the result of a call."""
+
+    def task_changed(self, caller: ClaudeAgent, given: dict[str, Any], key: str, at: str | None) -> None:
+        """Take a change of a task."""
+
+
+class ClaudeAgent:
+    """One agent of a session, and its trace. ``put`` writes a fact of the trace."""
+
+    def __init__(self, session: LinesOf, trace_id: str) -> None:
+        self.trace_id = trace_id
+        self.plan = ImportedPlan(self._goal, self.event)
+        self.last_text = ""
+        self.answers: dict[str, AnswerParts] = {}
+        self.calls: dict[str, OpenCall] = {}  # open ones by the source's id, oldest first
+        self.at: str | None = None  # the last time in a line; a line without a time gets it
+        self.empty = True  # no message yet
+        self.error: str | None = None
+        self.open = True  # the last line waits for the agent
+        self.interrupted = False
+        self.turns = 0
+        self.ended_turn = False
+        self.last_key = ""  # of the line that was told last
         self._session = session
-        self._file = file  # its name, for faults
-        self._sidechain = sidechain  # all lines are marked isSidechain and are this trace's own
-        self._plan = ImportedPlan(trace)
-        self._subs: dict[str, _Sub] = {}  # by the id of the call, or the first line's uuid
-        self._chains: dict[str, _Sub] = {}  # uuid of a line inside the session → the sub-agent that wrote it
-        self._began: dict[str, str] = {}  # call id → time
-        self._usage: dict[str, tuple[str, Usage]] = {}  # id of the model's answer → (our message_id, what it used)
-        self._at = at  # the last time in a line; a line without a time gets it
-        self._summary = ""
-        self._error: str | None = None
-        self._interrupted = False
-        self._answered = False  # the last message is the agent's answer in words
-        self._copied_from: str | None = None  # the trace of the session whose line this is, if it is another one
-        self._empty = True
+        self._seen: dict[int, int] = {}  # key of a line → what it says, both as hashes
+        self._used: set[str] = set()  # ids of calls
+        self._lines: dict[str, _Line] = {}
+        self._copied: dict[str, str] = {}  # said of the messages of a line that a fork has copied
+        self._last: str | None = None
+        self._waits = False  # the line that is told is one that the agent answers
+
+    # --- facts ---
+
+    def put(self, kind: str, key: str, fields: dict[str, Any], at: str | None) -> None:
+        """Write a fact of this trace."""
+        self._session.out.append(Put(self.trace_id, kind, key[:250], fields, at))
+
+    def _goal(self, goal_id: str, fields: dict[str, Any], at: str | None) -> None:
+        self.put("goal", goal_id, fields, at)
+
+    def event(self, key: str, name: str, payload: dict[str, Any], at: str | None) -> None:
+        """Write an event, told by what has this key."""
+        self.put("event", key, {"event": name, **payload}, at)
+
+    def message(self, key: str, role: str, content: Any, at: str | None, **fields: Any) -> str:
+        """Write a complete message and return its key."""
+        if isinstance(content, str) and role == "assistant" and content.strip() and fields.get("kind") != "thought":
+            self.last_text = content
+        self.empty = False
+        goal = {"goal_id": self.plan.current}
+        self.put("message", key, {**goal, "role": role, "content": content, **fields, **self._copied}, at)
+        return key
 
     # --- lines ---
 
-    def line(self, number: int, row: Any) -> None:
-        """Write one line: its object, or its ImportFault."""
-        if isinstance(row, ImportFault):
-            self.trace.out.append(replace(row, file=self._file))
-            self._answered = False  # what it was nobody knows
+    def line(self, number: int, row: dict[str, Any], file: str | None, copied_from: str | None = None) -> None:
+        """Take one line. ``number`` and ``file`` are its place, for faults and where it has no id of its own.
+
+        ``copied_from``: the trace that a copied line of a fork is of.
+        """
+        self._copied = {} if copied_from is None else {"copied_from": copied_from}
+        uuid = row.get("uuid")
+        key = uuid if isinstance(uuid, str) and uuid else f"{file or 'line'}:{number}"
+        told = hash(orjson.dumps(row.get("message", row)))
+        if self._seen.get(hash(key)) == told:
             return
-        at = self._at = time_of(row.get("timestamp")) or self._at
-        if row.get("isSidechain") is True and not self._sidechain:
-            self._of_sub_agent(row).line(number, row)
-            return
-        self._empty = False
-        session_id = row.get("sessionId")
-        copied = isinstance(session_id, str) and session_id and session_id != self._session.session_id
-        self._copied_from = f"cc-{as_id(session_id)}" if copied else None
+        if hash(key) in self._seen:  # another line under the same id
+            key = f"{key}.{number}"
+        self._seen[hash(key)] = told
+        self.last_key = key
+        at = self.at = time_of(row.get("timestamp")) or self._session.clock or self.at
         kind, message = row.get("type"), row.get("message")
         if kind not in ("user", "assistant"):
-            if kind == "summary" and isinstance(row.get("summary"), str):
-                self._summary = row["summary"]
-            self._keep(row, at)
+            self._session.other_line(self, key, row, at)
         elif not isinstance(message, dict):
-            self._fault(number, "message", "must be a JSON object")
-            self._keep(row, at)
+            self._fault(number, "message", "must be a JSON object", file)
+            self.keep(key, row, at)
         elif not isinstance(message.get("content"), (str, list)):
-            self._fault(number, "message.content", "must be text or a list of blocks")
-            self._keep(row, at)
-        else:
-            self._message(number, row, message, at)
+            self._fault(number, "message.content", "must be text or a list of blocks", file)
+            self.keep(key, row, at)
+        elif row.get("isCompactSummary"):
+            self.event(key, "line.compact_summary", {"line": row}, at)
+        elif not self._session.notified(self, key, row, at):
+            self._message(_Place(key, number, file), row, message, at)
+        if kind not in ("user", "assistant") and isinstance(uuid, str):
+            self._lines[uuid] = _Line(_text(row.get("parentUuid")), False)
 
-    def _fault(self, number: int, path: str, message: str) -> None:
-        self.trace.out.append(ImportFault(message, number, path, self._file))
+    def _fault(self, number: int, path: str, message: str, file: str | None) -> None:
+        self._session.out.append(ImportFault(message, number, path, file))
 
-    def _keep(self, row: dict[str, Any], at: str | None) -> None:
-        kind = row.get("type")
+    def keep(self, key: str, row: dict[str, Any], at: str | None) -> None:
+        """Keep the whole line as an event."""
+        kind = row.get("subtype") if row.get("type") == "system" else row.get("type")
         name = re.sub(r"[^a-z0-9_.]", "_", kind.lower()) if isinstance(kind, str) and kind else "unknown"
-        self.trace.event(f"line.{name}"[:64], {"line": row}, at=at)
+        self.event(key, f"line.{name}"[:64], {"line": row}, at)
 
-    def _message(self, number: int, row: dict[str, Any], message: dict[str, Any], at: str | None) -> None:
+    def _message(self, place: _Place, row: dict[str, Any], message: dict[str, Any], at: str | None) -> None:
         role = "assistant" if row["type"] == "assistant" else name_of(message.get("role")) or "user"
+        if role == "user" and (row.get("isMeta") or row.get("isSynthetic")):
+            role = "system"
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        first: dict[str, Any] = {"source": self._source(row, message), "model": name_of(message.get("model"))}
-        copied = {} if self._copied_from is None else {"copied_from": self._copied_from}
-        answer, used = name_of(message.get("id")), {} if copied else _used(message)
-        first |= copied
-        counted = self._usage.get(answer or "")
-        if counted is None and used:
+        line = self._begin_line(place.key, row, at)
+        model = name_of(message.get("model"))
+        first: dict[str, Any] = {
+            "source": self._source(row, message),
+            "model": None if model == "<synthetic>" else model,
+        }
+        answer, used = name_of(message.get("id")), {} if self._copied else usage_of(message.get("usage"))
+        counted = self.answers.get(answer or "")
+        if answer and counted is None and role == "assistant":
+            counted = self._begin_answer(answer)
+        if used and (counted is None or not counted.used):
             first |= {"tokens": total_of(used), "usage": used, "cost": amount(row.get("costUSD"))}
-        place, unreadable, before = len(self.trace.out), False, self._answered
+        written = unreadable = False
         for index, block in enumerate(blocks):
             if not isinstance(block, dict):
-                self._fault(number, f"message.content[{index}]", "a block is a JSON object")
+                self._fault(place.number, f"message.content[{index}]", "a block is a JSON object", place.file)
                 unreadable = True
-            elif message_id := self._block(number, index, role, block, at, first):
-                if answer and "usage" in first:
-                    self._usage[answer] = (message_id, used)
-                first = dict(copied)
-        if counted is not None and answer and total_of(used) > total_of(counted[1]):
-            self._usage[answer] = (counted[0], used)
-            patch = {"tokens": total_of(used), "usage": used}
-            self.trace.event("message_updated", {"message_id": counted[0], "patch": patch}, at=at)
-        if unreadable or len(self.trace.out) == place:
-            self._keep(row, at)
+                continue
+            written = True
+            place.index, place.many, place.answer, place.answer_id = index, len(blocks) > 1, counted, answer or ""
+            if key := self._block(place, role, block, at, first):
+                line.keys.append(key)
+                if counted is not None and "usage" in first:
+                    counted.key, counted.used = key, used
+                first = {}
+        if counted is not None and counted.key and total_of(used) > total_of(counted.used):
+            counted.used = used
+            self.put("message", counted.key, {"tokens": total_of(used), "usage": used}, at)
+        if unreadable or not written:
+            self.keep(place.key, row, at)
         if row["type"] == "assistant":
-            self._error = text_of(content) if row.get("isApiErrorMessage") else None
-            self._answered = self._answered and message.get("stop_reason") != "tool_use"
-        elif row.get("isMeta") or text_of(content).lstrip().startswith(_BY_PROGRAMS):
-            self._answered = before  # nobody has asked anything
+            self._session.answered(self, row, message, at)
+
+    def _begin_answer(self, answer: str) -> AnswerParts:
+        if len(self.answers) >= _ANSWERS:
+            del self.answers[next(iter(self.answers))]
+        begun = self.answers[answer] = AnswerParts("", {})
+        return begun
+
+    def _begin_line(self, key: str, row: dict[str, Any], at: str | None) -> _Line:
+        prompt, parent = asked(row), _text(row.get("parentUuid"))
+        line = _Line(parent, bool(prompt))
+        self._waits = bool(prompt)
+        if not prompt:
+            self._session.note_command(row)
+        else:
+            self._session.prompted(self, key, prompt, at, copied=bool(self._copied))
+            if parent is not None and parent != self._last and parent in self._lines:
+                self._leave(key, parent, at)
+        self._lines[key] = line
+        self._last = key
+        return line
+
+    def _leave(self, key: str, parent: str, at: str | None) -> None:
+        """Mark what stands below ``parent`` and is left by the prompt ``key``, if a prompt is among it."""
+        below: dict[str, _Line] = {}
+        for uuid, line in self._lines.items():
+            if line.parent == parent or line.parent in below:
+                below[uuid] = line
+        left = [line for line in below.values() if not line.left]
+        if not any(line.prompt for line in left):
+            return
+        keys = [one for line in left for one in line.keys]
+        for line in left:
+            line.left = True
+        self.event(f"{key}.rewind", "session.rewind", {"after": parent, "left": len(keys), "by": key}, at)
+        for one in keys:
+            self.put("message", one, {"left": True, "status": "running"}, at)
 
     def _source(self, row: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
-        source = without(
-            row, "type", "message", "isSidechain", *(("timestamp",) if time_of(row.get("timestamp")) else ())
-        )
+        source = without(row, *_OF_LINE, *(("timestamp",) if time_of(row.get("timestamp")) else ()))
         for key in CONSTANT:
             if key in source and source[key] == self._session.constant.get(key):
                 del source[key]
@@ -218,180 +297,151 @@ class Transcript:
     # --- blocks ---
 
     def _block(
-        self, number: int, index: int, role: str, block: dict[str, Any], at: str | None, first: dict[str, Any]
+        self, place: _Place, role: str, block: dict[str, Any], at: str | None, first: dict[str, Any]
     ) -> str | None:
-        """Write one block; returns the id of its message. A result goes into its call's message and returns None."""
+        """Write one block; returns the key of its message. A result goes into its call's message and returns None."""
         kind = block.get("type")
         if kind == "tool_result":
-            self._answered = False
-            self._result(block, at, first.get("source"))
-            first.pop("source", None)
+            self.open = True
+            self.result(place, block, at, first.pop("source", None))
             return None
-        self._answered = kind == "text" and role == "assistant"
-        if kind == "tool_use":
-            return self._call(number, index, block, at, first)
+        key = place.next()
+        if kind in ("tool_use", "server_tool_use", "mcp_tool_use"):
+            self.open = True
+            return self._call(place, block, at, first)
         if kind == "text" and isinstance(block.get("text"), str):
-            if role == "assistant":
-                self._interrupted = False
-            else:
-                self._interrupted = block["text"].startswith(_INTERRUPTED)
-            return self.trace.message(role, block["text"], at=at, block=without(block, "type", "text"), **first)
+            self.open = role != "assistant" and (self._waits or self.open)
+            self.interrupted = role == "user" and interrupted(block["text"])
+            rest = without(block, "type", "text") or None
+            if role == "user" and by_program(block["text"]):
+                role = "system"
+            return self.message(key, role, block["text"], at, block=rest, status="complete", **first)
+        self.open = True
         if kind == "thinking" and isinstance(block.get("thinking"), str):
-            rest = without(block, "type", "thinking")
-            return self.trace.message(role, block["thinking"], at=at, kind="thought", block=rest, **first)
+            rest = without(block, "type", "thinking") or None
+            return self.message(
+                key, role, block["thinking"], at, kind="thought", block=rest, status="complete", **first
+            )
         named = kind if isinstance(kind, str) else None
-        return self.trace.message(role, block, at=at, kind=named, description=named, **first)
+        return self.message(key, role, block, at, kind=named, description=named, **first)
 
-    def _call(self, number: int, index: int, block: dict[str, Any], at: str | None, first: dict[str, Any]) -> str:
+    def _call(self, place: _Place, block: dict[str, Any], at: str | None, first: dict[str, Any]) -> str:
         tool, given = name_of(block.get("name")) or "unknown", block.get("input")
-        call_id = block["id"] if isinstance(block.get("id"), str) else None
-        if call_id and at:
-            self._began[call_id] = at
-        first = {**first, "block": without(block, "type", "name", "id", "input")}
-        prompt = given.get("prompt") if isinstance(given, dict) else None
-        asks = self._copied_from is None and tool in _AGENT_TOOLS  # a copied one's trace is the other session's
-        if asks and isinstance(given, dict) and isinstance(prompt, str):
-            return self._call_agent(tool, call_id, given, at, first)
-        message_id = self.trace.call(tool, given, call_id=call_id, at=at, **first)
-        if tool == "TodoWrite" and isinstance(given, dict) and isinstance(given.get("todos"), list):
-            for path, fault in self._plan.write(given["todos"], at):
-                self._fault(number, f"message.content[{index}].input.todos{path}", fault)
-        return message_id
+        call_id = block["id"] if isinstance(block.get("id"), str) and block["id"] else place.key
+        key, again = call_id[:240], 1
+        while key in self._used:
+            key, again = f"{call_id[:240]}.{again + 1}", again + 1
+        self._used.add(key)
+        content = {"tool_name": tool} | ({} if given is None else {"arguments": given})
+        goal_id = self.plan.current
+        inputs: dict[str, Any] = given if isinstance(given, dict) else {}
+        is_agent = tool in AGENT_TOOLS and isinstance(inputs.get("prompt"), str) and not self._copied
+        if is_agent and goal_id is None:
+            goal_id = f"agent-{key}"[:250]
+            title = inputs.get("description")
+            title = title if isinstance(title, str) and title.strip() else first_line(inputs["prompt"])
+            self.put("goal", goal_id, {"description": title, "type": "agent_call", "status": "in_progress"}, at)
+        self.calls[call_id if call_id not in self.calls else key] = OpenCall(key, content, at, goal_id)
+        rest = without(block, "type", "name", "id", "input") or None
+        fields = {"role": "tool", "goal_id": goal_id, "content": content, "status": "running", "block": rest}
+        fields |= self._copied
+        self.put("message", key, {**fields, "tool_call_id": name_of(call_id), **first}, at)
+        self.empty = False
+        if is_agent or (tool == "Workflow" and not self._copied):
+            self._session.called(self, call_id, key, tool, inputs, goal_id)
+        else:
+            self._plans(place, tool, key, inputs, at)
+        return key
 
-    def _result(self, block: dict[str, Any], at: str | None, source: dict[str, Any] | None) -> None:
-        call_id = block["tool_use_id"] if isinstance(block.get("tool_use_id"), str) else None
+    def _plans(self, place: _Place, tool: str, key: str, given: dict[str, Any], at: str | None) -> None:
+        if tool == "TodoWrite" and isinstance(given.get("todos"), list):
+            for path, fault in self.plan.write(given["todos"], at, key):
+                where = f"message.content[{place.index}].input.todos{path}"
+                self._fault(place.number, where, fault, place.file)
+        elif tool == "TaskUpdate":
+            self._session.task_changed(self, given, key, at)
+
+    def result(self, place: _Place, block: dict[str, Any], at: str | None, source: dict[str, Any] | None) -> None:
+        """Write the result of a call into the call's message, or a message of its own if there is no such call."""
+        call_id = block["tool_use_id"] if isinstance(block.get("tool_use_id"), str) else ""
         value, failed = block.get("content"), block.get("is_error") is True
-        if (
-            isinstance(value, list)
-            and len(value) == 1
-            and isinstance(value[0], dict)
-            and set(value[0]) == {"type", "text"}
-        ):
-            value = value[0]["text"]
+        value = only_text(value)
         source = dict(source or {})
-        if isinstance(value, str) and source.get("toolUseResult") in (value, f"Error: {value}"):
-            del source["toolUseResult"]  # it repeats the text
-        took = None
-        if at and call_id in self._began:
-            took = max(0, round((parse_time(at) - parse_time(self._began.pop(call_id))) * 1000))
-        # A call that was closed by an earlier import ended then
-        self.trace.result(call_id, value, failed=failed, at=at, result_source=source, duration_ms=took, ended_at=at)
-        if call_id in self._subs:
-            self._end_sub(self._subs.pop(call_id), _answer(value), failed, at)
+        told = source.get("toolUseResult", source.get("tool_use_result"))
+        if isinstance(value, str) and told in (value, f"Error: {value}"):
+            source.pop("toolUseResult", None)  # it repeats the text
+            source.pop("tool_use_result", None)
+        call = self.calls.pop(call_id, None)
+        outcome = {"error" if failed else "result": value}
+        fields: dict[str, Any] = {"role": "tool", "tool_call_id": name_of(call_id), "status": "complete"}
+        fields |= {"result_source": source or None}
+        if call is None:
+            key = f"{place.key}.{place.index}" if call_id in self._used or not call_id else call_id
+            self._used.add(call_id)
+            content = {"tool_name": "unknown", **outcome}
+            self.message(key, "tool", content, at, **without(fields, "role"), no_call=True)
+            return
+        if at and call.at:
+            fields["duration_ms"] = max(0, round((parse_time(at) - parse_time(call.at)) * 1000))
+        content = {**call.content, **outcome}
+        self.put("message", call.key, {**fields, "goal_id": call.goal_id, "content": content}, at)
+        self._session.returned(self, call_id, call, told, value, failed, at)
 
-    # --- sub-agents ---
-
-    def _call_agent(
-        self, tool: str, call_id: str | None, given: dict[str, Any], at: str | None, first: dict[str, Any]
-    ) -> str:
-        prompt, title = given["prompt"], given.get("description")
-        goal_id = None
-        if self._plan.current is None:
-            title = title if isinstance(title, str) and title.strip() else first_line(prompt)
-            goal_id = self.trace.goal(title, type="agent_call", status="in_progress", at=at)
-            first = {**first, "goal_id": goal_id}
-        trace = self.trace.child(self._session.sub_trace_id(call_id) if call_id else None)
-        message_id = self.trace.call(tool, given, call_id=call_id, at=at, sub_trace_id=trace.trace_id, **first)
-        # An id that comes twice belongs to the first call, so that each sub-agent is ended
-        key = call_id if call_id and call_id not in self._subs else trace.trace_id
-        self._subs[key] = self._begin_sub(
-            trace,
-            prompt,
-            agent_type=name_of(given.get("subagent_type")) or "general-purpose",
-            agent_id=self._session.links.get(call_id or "") or self._by_task(prompt),
-            goal_id=goal_id,
-            at=at,
-        )
-        return message_id
-
-    def _by_task(self, prompt: str) -> str | None:
-        """The id of the agent whose transcript begins with ``prompt``, for sessions whose results name no agent."""
-        taken = set(self._session.links.values())
-        for agent_id in self._session.files:
-            if agent_id not in taken and self._session.tasks[agent_id] == prompt.strip():
-                return agent_id
-        return None
-
-    def _begin_sub(
-        self,
-        trace: TraceWriter,
-        prompt: str,
-        *,
-        agent_type: str,
-        agent_id: str | None = None,
-        goal_id: str | None = None,
-        at: str | None = None,
-    ) -> _Sub:
-        """Create a sub-agent's trace and write the sub-agent's file into it, if there is one."""
-        file, rows = self._session.files.pop(agent_id or "", (self._file, None))
-        metadata = {"format": "claude-code"} | ({"agent_id": agent_id} if agent_id else {})
-        parent_goal = goal_id or self._plan.current
-        trace.create(
-            prompt, agent_type=agent_type, parent=self.trace, parent_goal_id=parent_goal, metadata=metadata, at=at
-        )
-        transcript = Transcript(self._session, trace, file, sidechain=True, at=at)
-        for number, row in rows or ():
-            transcript.line(number, row)
-        return _Sub(transcript, prompt, goal_id, claimed=rows is not None)
-
-    def _of_sub_agent(self, row: dict[str, Any]) -> Transcript:
-        """The transcript of the sub-agent that wrote this line, found by the line before it, its id or its prompt."""
-        uuid, agent_id = row.get("uuid"), row.get("agentId")
-        sub = self._chains.get(str(row.get("parentUuid"))) or self._chains.get(f"agent {agent_id}")
-        if sub is None:
-            task = task_in(row)
-            waiting = [s for s in self._subs.values() if not s.claimed and s.prompt.strip() == task]
-            sub = waiting[0] if waiting else None
-            if sub is None:
-                source_id = next((one for one in (agent_id, uuid) if isinstance(one, str) and one), None)
-                trace = self.trace.child(self._session.sub_trace_id(source_id) if source_id else None)
-                sub = self._begin_sub(trace, task, agent_type="sidechain", at=time_of(row.get("timestamp")))
-                self._subs[f"line {uuid or len(self._subs)}"] = sub
-            sub.claimed = True
-        self._chains[str(uuid)] = sub
-        if isinstance(agent_id, str):
-            self._chains[f"agent {agent_id}"] = sub
-        return sub.transcript
-
-    def adopt_unclaimed(self) -> None:
-        """Write the transcripts without a known call as sub-traces of this one."""
-        for agent_id in list(self._session.files):
-            if agent_id in self._session.files:  # a transcript adopted before may have called it
-                task = self._session.tasks[agent_id]
-                trace = self.trace.child(self._session.sub_trace_id(agent_id))
-                sub = self._begin_sub(trace, task, agent_type="sidechain", agent_id=agent_id, at=self._at)
-                self._subs[f"file {agent_id}"] = sub
-
-    def _end_sub(
-        self, sub: _Sub, answer: str = "", failed: bool = False, at: str | None = None, *, answered: bool = True
-    ) -> None:
-        child = sub.transcript
-        if child._empty and answered:  # without its transcript, the prompt and the answer are all that is known
-            child.trace.message("user", sub.prompt, at=at, no_transcript=True)
-            if answer.strip():
-                child.trace.message("assistant", answer, at=at, no_transcript=True)
-        # One that never answered its caller ended with its last line
-        status = child.finish(answer, failed=failed, at=at if answer or failed or child._empty else None)
-        if sub.goal_id is not None and answered:
-            goal_status = "completed" if status == "completed" else "abandoned"
-            self.trace.goal_update(sub.goal_id, status=goal_status, summary=answer or None, at=at)
+    def task_made(self, call: OpenCall, told: Any, value: Any, at: str | None) -> None:
+        """Take the result of TaskCreate: its task is a goal from now on."""
+        task = told.get("task") if isinstance(told, dict) else None
+        made = _MADE.search(value) if isinstance(value, str) else None
+        task_id = str(task["id"]) if isinstance(task, dict) and "id" in task else made[1] if made else None
+        given = call.content.get("arguments")
+        given = given if isinstance(given, dict) else {}
+        subject = given.get("subject") or (task.get("subject") if isinstance(task, dict) else None)
+        if task_id is not None and isinstance(subject, str):
+            self.plan.add(task_id[:100], subject, at, todo=without(given, "subject"))
 
     # --- the end ---
 
-    def finish(self, answer: str = "", *, failed: bool = False, at: str | None = None) -> str:
-        """End the trace and its open sub-traces; returns its status. ``answer`` is the answer that its caller got."""
-        at = max((t for t in (at, self._at) if t), default=None)  # a transcript may go on after its answer
-        for key in list(self._subs):
-            self._end_sub(self._subs.pop(key), at=at, answered=False)
-        summary = answer or self._summary or self.trace.last_text
-        status, error = "completed", None
-        if failed or self._error is not None:
-            status, error = "failed", (answer if failed else self._error)
-        elif answer:
-            pass  # the caller got an answer, so it is completed, whatever its last line is
-        elif self._interrupted:
-            status, summary = "stopped", "interrupted by the user"
-        elif not self._answered:
-            status, summary = "stopped", "the transcript ends before the agent has answered"
-        self.trace.complete(status, summary=summary, error=error, at=at)
-        return status
+    def close(self, at: str | None) -> None:
+        """Close the calls that never got a result."""
+        for call in self.calls.values():
+            fields = {"role": "tool", "goal_id": call.goal_id, "content": call.content}
+            self.put("message", call.key, {**fields, "status": "complete"}, at)
+        self.calls.clear()
+
+    def end(
+        self,
+        key: str,
+        status: str,
+        at: str | None,
+        *,
+        summary: str = "",
+        error: str | None = None,
+        whole: bool = False,
+    ) -> None:
+        """End the trace. ``whole``: because there are no more lines, and not as one of them says."""
+        fields: dict[str, Any] = {"whole": True} if whole else {}
+        fields |= {"status": status, "summary": clip(summary, 2000) or None, "error": error and clip(error, 2000)}
+        self.put("status", key, fields, at)
+
+
+@dataclass
+class _Place:
+    """Where a block stands."""
+
+    key: str  # of its line
+    number: int
+    file: str | None
+    index: int = 0
+    many: bool = False
+    answer: AnswerParts | None = None
+    answer_id: str = ""
+
+    def next(self) -> str:
+        """The key of the block's message."""
+        if self.answer is None:
+            return f"{self.key}.{self.index}" if self.many else self.key
+        self.answer.blocks += 1
+        return f"{self.answer_id}.{self.answer.blocks - 1}"
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

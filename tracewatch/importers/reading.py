@@ -55,6 +55,72 @@ def load(data: bytes) -> Any:
         raise BadJson(f"this is not JSON: {strict.msg}", strict.lineno) from strict
 
 
+def load_mended(data: bytes) -> tuple[list[Any], str | None]:
+    """The values of one line of JSONL, also where a few bytes of it are bad, and what was bad; None where nothing was.
+
+    Read are: NULs around a record (a power cut leaves them), several records on one line, bytes that are no UTF-8 (they
+    become U+FFFD), control characters in a text. Raises BadJson where nothing can be read.
+    """
+    data = data.removeprefix(_BOM)
+    try:
+        return [orjson.loads(data)], None
+    except orjson.JSONDecodeError:
+        pass
+    bare = data.strip(b"\0 \t\r\n")
+    if not bare:
+        return [], f"{len(data)} bytes of 0 in the place of a record"
+    faults = [f"{len(data) - len(bare)} bytes of 0 beside the record"] if b"\0" in data[:1] + data[-1:] else []
+    try:
+        return [load(bare)], _said(faults)
+    except BadJson as error:
+        whole = error
+    text = bare.decode("utf-8", "replace")
+    if "\ufffd" in text and "\ufffd".encode() not in bare:
+        faults.append("bytes that are no UTF-8")
+    values, at = [], 0
+    decoder = json.JSONDecoder(parse_constant=str, parse_int=_whole, strict=False)
+    try:
+        while at < len(text):
+            value, at = decoder.raw_decode(text, at)
+            values.append(_scrubbed(value))
+            while at < len(text) and text[at] in " \t\r\n\0,":
+                at += 1
+    except (ValueError, RecursionError):
+        values = [value for value in values if isinstance(value, dict)]
+        if not values:
+            raise whole from None
+        faults.append(f"after column {at} it is not JSON")
+    if not all(isinstance(value, dict) for value in values):
+        raise whole
+    if len(values) > 1:
+        faults.append(f"{len(values)} records on one line")
+    return values, _said(faults or ["a control character in a text"])
+
+
+def _said(faults: list[str]) -> str | None:
+    return f"it has {', and '.join(faults)}; what can be read is imported" if faults else None
+
+
+def records(path: Path) -> Iterator[tuple[int, int, Any | BadJson]]:
+    """Each record of a JSONL file with the number of its line (from 1) and the line's place in the file, in bytes.
+
+    What is bad in a line is a BadJson, before the records that can be read of it.
+    """
+    place = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    values, fault = load_mended(line.strip())
+                except BadJson as error:
+                    values, fault = [], error.message
+                if fault is not None:
+                    yield number, place, BadJson(fault, number)
+                for value in values:
+                    yield number, place, value
+            place += len(line)
+
+
 def _whole(digits: str) -> int | str:
     return int(digits) if len(digits) < 19 else digits
 
@@ -90,11 +156,8 @@ def documents(path: Path) -> Iterator[tuple[int | None, Any | BadJson]]:
     if not starts_with_a_value(data):
         yield whole.line, whole
         return
-    for number, line in lines(path):
-        try:
-            yield number, load(line)
-        except BadJson as error:
-            yield number, BadJson(error.message, number)
+    for number, _, value in records(path):
+        yield number, value
 
 
 def starts_with_a_value(data: bytes) -> bool:
@@ -120,8 +183,11 @@ def regular_file(path: Path) -> Path:
             head = file.read(1 << 16)
     except OSError as error:
         raise BadRequest(f"{path} can't be read: {error.strerror}") from error
-    if b"\0" in head:
+    if b"\0" in head and head.lstrip(b"\0 \t\r\n" + _BOM)[:1] not in (b"", b"{", b"["):
         raise BadRequest(f"{path} is a binary file, not JSON")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BadRequest(f"{path} is UTF-16: write it as UTF-8")
+    head = head.replace(b"\0", b"")
     if not head.strip() and path.stat().st_size <= len(head):
         raise BadRequest(f"{path} is empty")
     return path

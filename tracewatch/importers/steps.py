@@ -18,15 +18,26 @@ class CreateTrace:
 
 @dataclass(frozen=True)
 class AppendEvent:
-    """Append one event of a recorder (``{"event": …, …}``) to ``trace_id``.
-
-    ``closing``: the event says how the trace stands where the source ends, and another one may come in its place when
-    the source has grown. A trace's closing events come after all its others.
-    """
+    """Append one event of a recorder (``{"event": …, …}``) to ``trace_id``."""
 
     trace_id: str
     event: dict[str, Any]
-    closing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A fact that a trace shall hold: what is there already is not written again (ledger.py says what that means).
+
+    ``kind`` is "trace" (``fields`` as for CreateTrace), "message", "append" (``text`` at the character ``start`` of a
+    message that streams), "goal", "event" (``event`` is its name) or "status". ``key`` names the fact in its trace: the
+    id of a message or goal, or that of the line of a file that tells of an event or status. ``at``: RFC 3339, or None.
+    """
+
+    trace_id: str
+    kind: str
+    key: str
+    fields: dict[str, Any]
+    at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,4 +73,4 @@ class ImportFault:
         return ": ".join(part for part in (self.file, line, self.field, self.message) if part)
 
 
-Step = CreateTrace | AppendEvent | RestoreTrace | RestoreEvent | ImportFault
+Step = Put | CreateTrace | AppendEvent | RestoreTrace | RestoreEvent | ImportFault

@@ -1,7 +1,6 @@
 """The writer of one trace: messages, tool calls and goals become steps that fit the protocol's limits.
 
-Rule 1: ids are counted (``msg-1``, ``goal-1``, ``<trace>-s1``), so a file always gives the same ids, and one that has
-        grown those that it gave before and more.
+Rule 1: ids are counted (``msg-1``, ``goal-1``, ``<trace>-s1``), so a file always gives the same ids.
 Rule 2: every event is made to fit by ``model/fit.py``, and nothing of it is lost. Text goes on in ``append`` chunks,
         then in a further message of the same role. Another large value (a tool's result, an unknown key) moves as text
         into a message of role ``attachment``, which names its place.
@@ -37,8 +36,6 @@ class TraceWriter:
     last_text: str = ""  # the agent's last words
     ended: bool = False
     root: TraceWriter | None = None  # the writer of the topmost trace, which counts all sub-traces
-    grows: bool = False  # the source may go on later: its end is told by closing events
-    _closing: bool = False
     _messages: int = 0
     _goals: int = 0
     _children: int = 0
@@ -71,21 +68,20 @@ class TraceWriter:
         if large:
             self.event("import.metadata", {"metadata": large}, at=at)
 
-    def child(self, trace_id: str | None = None) -> TraceWriter:
-        """The writer of a sub-trace, which is still to be created; without an id of its own it is counted."""
+    def child(self) -> TraceWriter:
+        """The writer of a sub-trace, which is still to be created."""
         root = self.root or self
-        root._children += trace_id is None
-        return TraceWriter(self.out, trace_id or f"{root.trace_id}-s{root._children}", root=root, grows=self.grows)
+        root._children += 1
+        return TraceWriter(self.out, f"{root.trace_id}-s{root._children}", root=root)
 
     def complete(self, status: str, *, summary: str = "", error: str | None = None, at: str | None = None) -> None:
         """End the trace, once. Closes calls that never got a result."""
         if self.ended:
             return
-        self.ended, self._closing = True, self.grows
+        self.ended = True
         for call_id in list(self.calls):
             call = self.calls.pop(call_id)
-            # What a source that grows has no result of yet may get one
-            patch: dict[str, Any] = {"status": "complete"} | ({} if self.grows else {"no_result": True})
+            patch = {"status": "complete", "no_result": True}
             self.event("message_updated", {"message_id": call.message_id, "patch": patch}, at=at)
         payload: dict[str, Any] = {"status": status}
         if summary.strip():
@@ -173,7 +169,7 @@ class TraceWriter:
         event: dict[str, Any] = {"event": name, **payload}
         if at is not None:
             event["occurred_at"] = at
-        self.out += [AppendEvent(self.trace_id, one, self._closing) for one in fit.fit(event, self._new_message_id)]
+        self.out += [AppendEvent(self.trace_id, one) for one in fit.fit(event, self._new_message_id)]
 
 
 def drain(out: list[Step]) -> Iterator[Step]:
