@@ -42,14 +42,17 @@ ROOMS = {
     "settings": room("errors"),
     "model": room("errors", "orjson pydantic typing_extensions"),
     "log": room("errors model", "aiosqlite genai_prices orjson"),
+    "ingest": room("errors model log", "orjson"),
     "live": room("errors model log", "orjson redis"),
     "server": room(
-        "errors settings model log live",
+        "errors settings model log live ingest",
         "jsonschema orjson prometheus_client pydantic_core referencing starlette uvicorn websockets",
     ),
     "client": room("errors settings model", "h11 orjson websockets", ("tracewatch.client.direct", "log")),
     "importers": room("errors model", "orjson"),
-    "cli": room("__init__ errors settings model log live server client importers", "click orjson rich websockets"),
+    "cli": room(
+        "__init__ errors settings model log live ingest server client importers", "click orjson rich websockets"
+    ),
     "__init__": room("errors settings model client"),
     "__main__": room("cli"),
 }

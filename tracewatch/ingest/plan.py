@@ -1,0 +1,351 @@
+"""What an item makes of the log: the events that say of it what the log does not have yet. Pure.
+
+Rule 1: an item is added once; after that there is at most an update with what is new. A repeat is nothing.
+Rule 2: what has ended is not begun again: an item that isn't final changes nothing that a final one has said.
+Rule 3: of a model call's prompt only what this trace does not have is written: system and user messages as messages of
+        their own, once; its own answers and its tools' results are those that are there.
+Rule 4: every event fits the log's limits (``model/fit.py``), with ids that a repeat would give again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from ..model import fit
+from ..model.canonical import ENDED
+from .items import Item, error_of, stamp
+from .known import PROMPT, Entry, Event, Known, KnownTrace, answer_print, digest
+
+PREVIEW_CHARS = 2000  # of a step's input and output, and of a summary
+MOST_PROMPT = 5000  # messages of one prompt
+STEP_STATUS = {None: "completed", "completed": "completed", "failed": "failed", "stopped": "stopped"}
+
+
+def fitted(event: Event, key: str) -> list[Event]:
+    """The event as events that the log takes. Further messages that it needs are named after ``key``."""
+    made = 0
+
+    def new_id() -> str:
+        nonlocal made
+        made += 1
+        return f"{key}.{digest(event)[:6]}.{made}"
+
+    first, *more = fit.fit(event, new_id)
+    return [first, *(one | {"if_absent": True} if one["event"] == "message_added" else one for one in more)]
+
+
+def events_of(known: Known, trace_id: str, item: Item, place: dict[str, Any]) -> list[Event]:
+    """The events for an item of any kind but an agent. ``place``: the keys that say where it stands (``step_id``)."""
+    entry = known.entry(item.key)
+    if item.kind in ("model_call", "message", "tool"):
+        return _message(known, trace_id, item, place)
+    if item.kind == "step" or item.kind is None:
+        return _step(entry, item, place)
+    if item.kind == "goal":
+        return _goal(entry, item)
+    if item.kind == "question":
+        return _question(entry, item)
+    return _event(entry, item)
+
+
+def _stamped(event: Event, item: Item) -> Event:
+    at = stamp(item.ended_at if item.final and item.ended_at is not None else item.started_at)
+    return event if at is None else {**event, "occurred_at": at}
+
+
+def _news(entry: Entry, item: Item, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``wanted`` that the log does not have."""
+    said = entry.said or {}
+    news = {}
+    for name, value in wanted.items():
+        if name in said and (said[name] == digest(value) or name == "started_at" or (entry.final and not item.final)):
+            continue
+        news[name] = value
+    return news
+
+
+# --- messages ----------------------------------------------------------------------------------------------------
+
+
+def _message(known: Known, trace_id: str, item: Item, place: dict[str, Any]) -> list[Event]:
+    entry, events = known.entry(item.key), list[Event]()
+    wanted = _times(item) | _shared(item)
+    if item.kind == "tool":
+        wanted |= _tool(entry, item)
+    elif item.text is not None or item.content is not None:
+        wanted["content"] = item.text if item.text is not None else item.content
+    if item.kind == "model_call":
+        wanted |= _call(item)
+        if item.input is not None or item.params or item.tools:
+            request, before = _request(known, trace_id, item)
+            events += before
+            wanted["request"] = request
+    if item.final:
+        wanted["status"] = "complete"
+    if entry.trace_id is None:
+        return events + fitted(_added(item, wanted, place), item.key)
+    patch = _news(entry, item, wanted | {name: value for name, value in place.items() if value is not None})
+    if entry.final and "status" in patch:
+        del patch["status"]
+    if not patch:
+        return events
+    event: Event = {"event": "message_updated", "message_id": item.key, "patch": patch}
+    return events + fitted(_stamped(event, item), item.key)
+
+
+def _added(item: Item, wanted: dict[str, Any], place: dict[str, Any]) -> Event:
+    role = {"tool": "tool", "model_call": "assistant"}.get(item.kind or "") or item.role or "user"
+    message: dict[str, Any] = {"message_id": item.key, "role": fit.name(role), "content": "", "item_parent": None}
+    message["status"] = "running" if item.kind == "tool" else "streaming"
+    message |= {name: value for name, value in place.items() if value is not None}
+    if item.kind == "model_call":
+        message["item_kind"] = "call"
+    return _stamped({"event": "message_added", "message": message | wanted}, item)
+
+
+def _times(item: Item) -> dict[str, Any]:
+    started, ended = stamp(item.started_at), stamp(item.ended_at)
+    return ({"started_at": started} if started else {}) | ({"ended_at": ended} if ended and item.final else {})
+
+
+def _shared(item: Item) -> dict[str, Any]:
+    wanted: dict[str, Any] = {**item.fields, **_parent(item)}
+    if item.error is not None and item.kind != "tool":
+        wanted["error"] = _error(item.error)
+    if item.tool_call_id:
+        wanted["tool_call_id"] = fit.name(item.tool_call_id)
+    if item.links:
+        wanted["links"] = item.links
+    return wanted
+
+
+def _parent(item: Item) -> dict[str, Any]:
+    """The parent as the source has it: by it the table of items is had from the log."""
+    return {} if item.parent is None else {"item_parent": item.parent}
+
+
+def _error(error: Any) -> Any:
+    return error_of(error) if isinstance(error, str) else error
+
+
+def _tool(entry: Entry, item: Item) -> dict[str, Any]:
+    content = dict(entry.content or {})
+    over = entry.final and not item.final  # then only what is missing
+    if item.name and not (over and "tool_name" in content):
+        content["tool_name"] = item.name
+    for name, value in (("arguments", item.arguments), ("result", item.result), ("error", item.error)):
+        if value is not None and not (over and name in content):
+            content[name] = _error(value) if name == "error" else value
+    return {"content": {"tool_name": "tool", **content}}
+
+
+def _call(item: Item) -> dict[str, Any]:
+    wanted: dict[str, Any] = {}
+    if item.model:
+        wanted["model"] = item.model
+    if item.usage:
+        wanted["usage"] = item.usage
+    if (cost := fit.amount(item.cost)) is not None:
+        wanted |= {"cost": cost, "cost_source": "given"}
+    if item.thinking:
+        wanted["thinking"] = item.thinking
+    if item.tool_calls:
+        wanted["tool_calls"] = item.tool_calls
+    if item.final and item.text is None and item.content is None:
+        wanted["description"] = _asks(item.tool_calls)
+    return wanted
+
+
+def _asks(tool_calls: list[dict[str, Any]] | None) -> str:
+    """What is shown in the place of the text of a model call that only asked for tools."""
+    names = [str(call.get("name")) for call in tool_calls or ()]
+    return f"→ {', '.join(names)}"[:200] if names else ""
+
+
+# --- prompts -----------------------------------------------------------------------------------------------------
+
+
+def _request(known: Known, trace_id: str, item: Item) -> tuple[dict[str, Any], list[Event]]:
+    """What a call was asked, naming messages of its trace, and the events that add those it does not have yet."""
+    there = known.prompts.setdefault(trace_id, {})
+    events: list[Event] = []
+    named: list[Any] = []
+    times: dict[str, int] = {}
+    for message in (item.input or [])[:MOST_PROMPT]:
+        role, content = str(message.get("role") or "user"), message.get("content")
+        found = _found(known, trace_id, role, message)
+        if found is None and role in ("assistant", "tool"):
+            named.append(message)  # from before this trace, or of a call that is still to come
+            continue
+        if found is None:
+            words = digest([role, content])
+            times[words] = nth = times.get(words, 0) + 1
+            words = words if nth == 1 else digest([words, nth])  # said twice: two messages
+            found = there.get(words)
+            if found is None:
+                found = there[words] = f"{PROMPT}{words}"
+                events += _prompt(found, role, content, item)
+        named.append(found)
+    request: dict[str, Any] = {}
+    if item.params:
+        request["params"] = item.params
+    if item.tools:
+        same = known.parts.get(trace_id, {}).get(digest(item.tools))
+        request["tools"] = item.tools if same is None or same == item.key else {"as_in": same}
+    if item.input is not None:
+        request["input"] = named
+    return request, events
+
+
+def _prompt(message_id: str, role: str, content: Any, item: Item) -> list[Event]:
+    message = {"message_id": message_id, "role": fit.name(role), "content": content if content is not None else ""}
+    at = stamp(item.started_at)
+    if at is not None:
+        message |= {"started_at": at, "ended_at": at}
+    event: Event = {"event": "message_added", "message": message, **({"occurred_at": at} if at else {})}
+    return fitted(event, message_id)
+
+
+def _found(known: Known, trace_id: str, role: str, message: dict[str, Any]) -> str | None:
+    if role == "tool":
+        return known.calls.get((trace_id, str(message.get("tool_call_id"))))
+    if role == "assistant":
+        text = message.get("content")
+        words = answer_print(text if isinstance(text, str) else "", message.get("tool_calls"))
+        return None if words is None else known.prompts[trace_id].get(words)
+    return None
+
+
+# --- steps, goals, questions, events -------------------------------------------------------------------------------
+
+
+def _preview(value: Any) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return text if len(text) <= PREVIEW_CHARS else f"{text[: PREVIEW_CHARS - 1]}…"
+
+
+def _step(entry: Entry, item: Item, place: dict[str, Any]) -> list[Event]:
+    wanted: dict[str, Any] = {"name": fit.name(item.name or "step"), **_times(item), **item.fields, **_parent(item)}
+    wanted |= {name: value for name, value in place.items() if value is not None}
+    for name, value in (("input", item.arguments), ("output", item.result)):
+        if value is not None:
+            wanted[name] = _preview(value)
+    if item.error is not None:
+        wanted["error"] = _error(item.error)
+    if item.final:
+        wanted["status"] = "failed" if item.error is not None else STEP_STATUS.get(item.status, "completed")
+    if entry.trace_id is None:
+        step = {"id": item.key, "status": "running", **wanted}
+        return fitted(_stamped({"event": "step_added", "step": step}, item), item.key)
+    patch = _news(entry, item, wanted)
+    if not patch:
+        return []
+    return fitted(_stamped({"event": "step_updated", "step_id": item.key, "patch": patch}, item), item.key)
+
+
+def _goal(entry: Entry, item: Item) -> list[Event]:
+    wanted: dict[str, Any] = {}
+    if item.name:
+        wanted["description"] = _preview(item.name)
+    if item.status in ("pending", "in_progress", "completed", "abandoned"):
+        wanted["status"] = item.status
+    if item.result is not None:
+        wanted["summary"] = _preview(item.result)
+    if entry.trace_id is None:
+        goal = {"id": item.key, "description": "goal", **item.fields, **_parent(item), **wanted}
+        return fitted(_stamped({"event": "goal_added", "goal": goal}, item), item.key)
+    patch = _news(entry, item, wanted)
+    if not patch:
+        return []
+    return [_stamped({"event": "goal_updated", "goal_id": item.key, "patch": patch}, item)]
+
+
+def _question(entry: Entry, item: Item) -> list[Event]:
+    events: list[Event] = []
+    if entry.trace_id is None:
+        asked = {"event": "input_requested", "request_id": item.key, "question": item.name or "?", **item.fields}
+        asked |= _parent(item)
+        asked |= {"options": item.options} if item.options else {}
+        asked |= {"schema": item.schema} if item.schema else {}
+        at = stamp(item.started_at)
+        events += fitted({**asked, **({"occurred_at": at} if at else {})}, item.key)
+    if item.final and not entry.final:
+        answered: Event = {"event": "input_provided", "request_id": item.key, "value": item.result, "by": "terminal"}
+        events += fitted(_stamped(answered, item), item.key)
+    return events
+
+
+def _event(entry: Entry, item: Item) -> list[Event]:
+    if entry.trace_id is not None:
+        return []
+    event: Event = {"event": item.name or "source.event", **item.fields, **_parent(item), "item_key": item.key}
+    if item.content is not None:
+        event["content"] = item.content
+    return fitted(_stamped(event, item), item.key)
+
+
+# --- traces --------------------------------------------------------------------------------------------------------
+
+
+WAITING = "(waiting for its root)"
+_NO_TASK = digest(WAITING)
+
+
+def trace_fields(item: Item | None, name: str) -> dict[str, Any]:
+    """The fields of the trace of an agent, or of a stub for what has not come yet (None), from a process ``name``."""
+    if item is None:
+        return {"task": WAITING, "agent_type": fit.name(name)}
+    called = item.name or name
+    asked = item.task or (item.arguments if isinstance(item.arguments, str) else None)
+    fields: dict[str, Any] = {"task": fit.task(asked or called), "agent_type": fit.name(called)}
+    for key, value in (("session_id", item.session_id), ("user_id", item.user_id)):
+        if value:
+            fields[key] = fit.name(value)
+    if item.tags:
+        fields["tags"] = [tag[:128] for tag in item.tags[:64] if tag]
+    if at := stamp(item.started_at):
+        fields["started_at"] = at
+    return fields
+
+
+def trace_events(trace: KnownTrace, item: Item, name: str) -> list[Event]:
+    """What a word about an agent, or about a root that is none, changes of its trace, but for its end."""
+    wanted = trace_fields(item, name)
+    if item.task is None and not isinstance(item.arguments, str) and trace.said.get("task") not in (None, _NO_TASK):
+        del wanted["task"]  # it has been said what it is about
+    over = trace.status in ENDED and not item.final
+    metadata, _ = fit.split_metadata(item.fields)
+    wanted_metadata = {f"metadata.{key}": value for key, value in metadata.items()}
+    news = {
+        key: value
+        for key, value in (wanted | wanted_metadata).items()
+        if trace.said.get(key) != digest(value) and not (key in trace.said and (over or key == "started_at"))
+    }
+    if not news:
+        return []
+    more = {key.removeprefix("metadata."): value for key, value in news.items() if key.startswith("metadata.")}
+    fields = {key: value for key, value in news.items() if not key.startswith("metadata.")}
+    return [{"event": "trace_updated", **fields, **({"metadata": more} if more else {})}]
+
+
+def outcome(trace: KnownTrace, item: Item) -> list[Event]:
+    """The end of the run that a trace stands for, or that it waits or goes on."""
+    ended = trace.status in ENDED
+    if item.final:
+        if ended:
+            return []
+        status = item.status if item.status in ENDED else "failed" if item.error is not None else "completed"
+        event: Event = {"event": "trace_completed", "status": status}
+        if item.kind == "agent" and item.result is not None:
+            event["summary"] = _preview(item.result)
+        if item.error is not None:
+            event["error"] = _error(item.error)
+        return fitted(_stamped(event, item), item.key)
+    if item.status not in ("running", "waiting", "idle") or item.status == trace.status:
+        return []
+    began = stamp(item.started_at)
+    if ended and not (began and trace.ended_at and began > trace.ended_at):
+        return []  # it ended after this was so
+    return [_stamped({"event": "trace_status_changed", "status": item.status}, item)]
