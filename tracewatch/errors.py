@@ -99,6 +99,12 @@ class UnknownMessage(Invalid):
     code = "unknown_message"
 
 
+class UnknownStep(Invalid):
+    """The event names a step that the trace does not have."""
+
+    code = "unknown_step"
+
+
 class UnknownRequest(Invalid):
     """The event names a question that is not open."""
 
@@ -133,6 +139,12 @@ class GoalDepth(Invalid):
     """A goal would stand too deep. ``parent_id`` is the goal above its parent that may have children."""
 
     code = "goal_depth"
+
+
+class StepDepth(Invalid):
+    """A step would stand too deep. ``step_id`` is the step above that may have steps in it."""
+
+    code = "step_depth"
 
 
 class SubTraceDepth(Invalid):
@@ -188,6 +200,12 @@ class GoalExists(Conflict):
     """A goal with this id is already in the trace."""
 
     code = "goal_exists"
+
+
+class StepExists(Conflict):
+    """The trace has a step of this id already."""
+
+    code = "step_exists"
 
 
 class MessageExists(Conflict):
@@ -294,6 +312,12 @@ class UnknownParentGoal(NotFound):
     """``parent_goal_id`` names no goal of the parent."""
 
     code = "unknown_goal"
+
+
+class UnknownParentStep(NotFound):
+    """The parent trace has no such step."""
+
+    code = "unknown_step"
 
 
 class NoSuchRequest(NotFound):

@@ -69,6 +69,20 @@ def test_errors_are_for_reading() -> None:
     assert "failed: TypeError: * wants int: in vain" in said
 
 
+def test_steps_are_told_with_what_goes_in_and_comes_out() -> None:
+    said = told(
+        {"event": "step_added", "step": {"id": "a", "name": "plan", "kind": "node", "input": "a\nquestion"}},
+        {"event": "step_added", "step": {"name": "guard", "error": {"type": "Denied", "message": "no"}}},
+        {"event": "step_updated", "step_id": "a", "patch": {"attempt": 2}},
+        {"event": "step_updated", "step_id": "a", "patch": {"status": "completed", "output": "an answer"}},
+    ).splitlines()
+    assert [line[25:] for line in said] == [
+        "◐ step plan (node): a ⏎ question",
+        "✗ step guard: Denied: no",
+        "✓ step plan: an answer",
+    ]
+
+
 def told(*given: dict[str, Any], form: str = "text", width: int | None = None, **filters: Any) -> str:
     """What `tail` prints for these events."""
     out = io.BytesIO()

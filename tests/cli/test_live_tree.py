@@ -19,11 +19,14 @@ from rich.console import Console
 from rich.tree import Tree
 
 from tests.cli.conftest import done, record, wait_until
+from tests.cli.events import stored
 from tests.cli.test_prompt import Terminal, terminal
 from tests.support import ServerProcess
 from tracewatch.cli.live_tree import InSight
 from tracewatch.cli.tree import TreeView, goal_tree
 from tracewatch.client.api import Api
+from tracewatch.model.frames import snapshot_values
+from tracewatch.model.state import State, apply_into
 
 __all__ = ["terminal"]  # a fixture
 
@@ -41,6 +44,22 @@ def drawn(tree: Tree, height: int, news: str = "") -> list[str]:
     options = console.options.update(height=height)
     lines = console.render_lines(InSight(tree, news), options)
     return ["".join(part.text for part in line) for line in lines]
+
+
+def test_the_steps_of_a_goal_are_one_line() -> None:
+    folded = State("t", task="Fix it")
+    for event, _ in stored(
+        "t",
+        {"event": "goal_added", "goal": {"id": "g", "description": "Find it", "status": "in_progress"}},
+        *({"event": "step_added", "step": {"id": name, "name": name}} for name in ("plan", "retry")),
+        {"event": "step_added", "step": {"name": "check", "error": "no"}},
+        {"event": "step_added", "step": {"name": "outside", "goal_id": None, "status": "completed"}},
+    ):
+        apply_into(folded, event)
+    frame = {**snapshot_values(folded, lease_alive=True)}
+    rows = [row.strip() for row in drawn(goal_tree(TreeView.of(frame)), 10)]
+    assert "3 steps: plan › retry  1 failed" in rows[2], rows
+    assert "1 step" in rows[3], rows
 
 
 @pytest.fixture(scope="module")

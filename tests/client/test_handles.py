@@ -91,6 +91,42 @@ def test_the_five_lines(t: Trace) -> None:
     assert child._outbox.after == (t._outbox, t._outbox.next_seq - 2)  # before the end of its parent
 
 
+def test_what_is_recorded_in_a_step_stands_in_it(t: Trace) -> None:
+    with t.goal("outer") as outer, t.step("plan", kind="node", input={"n": 1}) as plan:
+        t.message("user", "in")
+        with t.step("retry") as retry, t.goal("inner") as inner:
+            sub = t.sub_trace("x")._outbox.spec
+        plan.set(attempt=2, name="plan again")
+        plan.output("x" * 5000)
+    t.message("user", "out")
+    with pytest.raises(ValueError), t.step("fails") as fails:
+        raise ValueError("no")
+    late = t.step("late").start()
+    late.end(output=[1], error="broken")
+    late.end(output="twice")
+    now = state(t)
+    assert [one["step_id"] for one in now.steps.values()] == [None, plan.id, None, None]
+    first = now.steps[plan.id]
+    assert (first["name"], first["kind"], first["status"], first["input"]) == (
+        "plan again",
+        "node",
+        "completed",
+        '{"n":1}',
+    )
+    assert first["goal_id"] == outer.id and len(first["output"]) < 2000 and "3100 bytes" in first["output"]
+    assert (now.steps[retry.id]["goal_id"], now.goals[inner.id]["step_id"]) == (outer.id, retry.id)
+    assert (sub["parent_goal_id"], sub["parent_step_id"]) == (inner.id, retry.id)
+    assert [one.get("step_id") for one in now.messages.values()] == [plan.id, None]
+    assert (now.steps[fails.id]["status"], now.steps[fails.id]["error"]) == (
+        "failed",
+        {"type": "ValueError", "message": "no"},
+    )
+    assert (now.steps[late.id]["status"], now.steps[late.id]["output"]) == ("failed", "[1]")
+    with ThreadPoolExecutor(1) as pool, t.step("pool") as pooled:
+        pool.submit(carry(lambda: t.message("user", "carried"))).result()
+    assert list(state(t).messages.values())[-1]["step_id"] == pooled.id
+
+
 # --- goals -----------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from tracewatch.model.events import validate_event, validate_stored
 from tracewatch.model.layered import Layered
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply, apply_into
+from tracewatch.model.steps import above
 from tracewatch.model.times import format_time
 from tracewatch.model.usage import PARTS
 
@@ -120,11 +121,25 @@ def a_sub_trace(draw: st.DrawFn, state: State) -> Json:
     return {"event": "sub_trace_completed", **end}
 
 
+def a_step(draw: st.DrawFn, state: State) -> Json:
+    where = optional(draw, goal_id=st.sampled_from([None, *state.goals]))
+    if state.steps and draw(st.booleans()):
+        where |= {"step_id": named(draw, state.steps)}
+    elif state.messages and draw(st.booleans()):
+        where |= {"message_id": named(draw, state.messages)}
+    more = optional(draw, status=st.sampled_from(["running", "completed", "failed", "stopped"]), error=st.just("no"))
+    more |= optional(draw, ended_at=st.sampled_from([None, format_time(1_790_000_003)]), output=st.just("ok"))
+    if not state.steps or draw(st.booleans()):
+        return {"event": "step_added", "step": {"name": "s", **more, **where}}
+    patch = more | (where if draw(st.booleans()) else {})
+    return {"event": "step_updated", "step_id": named(draw, state.steps), "patch": patch}
+
+
 def an_odd_one(draw: st.DrawFn, state: State) -> Json:
     return draw(odd)
 
 
-MOVES = [a_goal] * 5 + [a_message] * 3 + [a_question, a_question, a_status, a_sub_trace, an_odd_one]
+MOVES = [a_goal] * 5 + [a_message] * 3 + [a_question, a_question, a_status, a_sub_trace, a_step, a_step, an_odd_one]
 
 
 @dataclass(repr=False)
@@ -271,6 +286,19 @@ def test_goals_end_upward(ran: Run) -> None:
                 assert goal["status"] == "abandoned"
             if event["event"] not in ("goal_added", "goal_updated"):
                 assert goal["status"] == was
+
+
+@a_few
+@given(runs())
+def test_steps_stand_somewhere(ran: Run) -> None:
+    state = ran.states[-1]
+    for step in state.steps.values():
+        assert step["step_id"] is None or (step["step_id"] in state.steps and step["message_id"] is None)
+        assert step["message_id"] is None or step["message_id"] in state.messages
+        assert step["goal_id"] is None or step["goal_id"] in state.goals
+        assert len([*above(state.steps, step["id"])]) <= len(state.steps), "none stands in itself"
+        assert (step["ended_at"] is None) == (step["status"] == "running")
+        assert step["ended_at"] is None or step["started_at"] <= step["ended_at"]
 
 
 @a_few

@@ -24,6 +24,7 @@ def log() -> FakeLog:
         {"event": "goal_added", "goal": {"id": "done", "description": "d", "status": "completed"}},
         {"event": "message_added", "message": {"message_id": "tool", "role": "tool", "content": {"tool_name": "x"}}},
         {"event": "message_added", "message": {"message_id": "text", "role": "user", "content": "hello"}},
+        {"event": "step_added", "step": {"id": "s", "name": "a step"}},
     )
     return made
 
@@ -95,6 +96,34 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a step that is not allowed": (
         {"event": "goal_updated", "goal_id": "done", "patch": {"status": "abandoned", "summary": TEXT}},
         {"event": "goal_updated", "patch": {"summary": TEXT}, "refused": {"status": "abandoned"}},
+    ),
+    "a step in one that is not there": (
+        {"event": "step_added", "step": {"id": "new", "name": TEXT[:256], "step_id": "gone"}},
+        {"event": "step_added", "step": {"id": "new", "name": TEXT[:256], "refused": {"step_id": "gone"}}},
+    ),
+    "a step in a message that is not there": (
+        {"event": "step_added", "step": {"name": "n", "output": TEXT[:2000], "message_id": "gone"}},
+        {"event": "step_added", "step": {"output": TEXT[:2000], "refused": {"message_id": "gone"}}},
+    ),
+    "a step that stands elsewhere than in one that is there": (
+        {"event": "step_updated", "step_id": "s", "patch": {"step_id": "gone", "output": TEXT[:2000]}},
+        {"event": "step_updated", "patch": {"output": TEXT[:2000]}, "refused": {"step_id": "gone"}},
+    ),
+    "a message in a step that is not there": (
+        {"event": "message_added", "message": {**MESSAGE, "step_id": "gone"}},
+        {"event": "message_added", "message": {**MESSAGE, "refused": {"step_id": "gone"}}},
+    ),
+    "an end of a step that was lost": (
+        {"event": "step_updated", "step_id": "gone", "patch": {"status": "completed", "output": TEXT[:2000]}},
+        {"event": "step_added", "step": {"id": "gone", "status": "completed", "output": TEXT[:2000]}},
+    ),
+    "a step that is there": (
+        {"event": "step_added", "step": {"id": "s", "name": "again", "output": TEXT[:2000]}},
+        {"event": "step_updated", "step_id": "s", "patch": {"name": "again", "output": TEXT[:2000]}},
+    ),
+    "a step's preview that is too long": (
+        {"event": "step_added", "step": {"name": "n", "output": TEXT * 2000}},
+        {"event": "step_added", "step": {"name": "n", "refused": {"output": TEXT * 2000}}},
     ),
     "a key of a goal that there is not": (
         {"event": "goal_updated", "goal_id": "done", "patch": {"priority": 1, "summary": TEXT}},

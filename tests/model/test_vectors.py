@@ -107,12 +107,13 @@ def test_they_are_enough() -> None:
     assert {e["trace"]["status"] for e in expects if "status" in e.get("trace", {})} == set(STATUSES)
     names = {step["stored"]["event"] for step in steps if "stored" in step}
     assert names >= SERVER_EVENTS | {
-        *("goal_added", "goal_updated", "message_added", "message_updated"),
+        *("goal_added", "goal_updated", "message_added", "message_updated", "step_added", "step_updated"),
         *("trace_status_changed", "trace_completed", "input_requested"),
     }
     assert {step["refused"]["code"] for step in steps if "refused" in step} == {
         *("invalid_event", "reserved_event", "unknown_goal", "unknown_message", "unknown_request", "not_text"),
         *("goal_exists", "message_exists", "request_exists", "invalid_transition", "goal_depth"),
+        *("unknown_step", "step_exists", "step_depth"),
     }
 
 

@@ -54,6 +54,7 @@ def shown(state: State) -> dict[str, Any]:
     """What a state shows of itself, by the names an ``expect`` uses, after a trip through JSON."""
     values = snapshot_values(state, lease_alive=True)
     values["messages"] = list(state.messages.values())
+    values["steps"] = list(state.steps.values())
     result: dict[str, Any] = orjson.loads(orjson.dumps(values))
     return result
 

@@ -93,9 +93,9 @@ def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
     before, _, after = template.partition(b"<!-- traces -->")
     yield before
     for trace, _ in subtree(api, trace_id):
-        names = ("trace", "goal_tree", "sub_traces", "pending_inputs")
+        names = ("trace", "goal_tree", "sub_traces", "pending_inputs", "steps")
         answer = api.trace(trace["trace_id"])
-        snapshot = {name: answer[name] for name in names}
+        snapshot = {name: answer[name] for name in names if name in answer}
         yield _harmless(orjson.dumps({"trace": header(api, trace), "snapshot": snapshot}))
         yield from map(_harmless, all_events(api, trace))
         if not children:

@@ -72,9 +72,16 @@ class Narrator:
         self._whole = whole
         self._goals: dict[str, str] = {}
         self._told: dict[str, _Told] = {}
+        self._steps: dict[str, str] = {}  # their names
 
-    def know(self, goals: Iterable[Mapping[str, Any]], messages: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Learn the goals and messages from before the first event, as they now stand."""
+    def know(
+        self,
+        goals: Iterable[Mapping[str, Any]],
+        messages: Iterable[Mapping[str, Any]] = (),
+        steps: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Learn the goals, messages and steps from before the first event, as they now stand."""
+        self._steps |= {step["id"]: step["name"] for step in steps}
         for goal in goals:
             self._goals.setdefault(goal["id"], goal["description"])
         for message in messages:
@@ -205,6 +212,31 @@ class Narrator:
         note = _note(message)
         return self._line(event, glyph, style, "tool", words, goal=goal, note=note, error=error, message_id=message_id)
 
+    # --- steps ---
+
+    def _step_added(self, event: Event) -> EventLine:
+        step = event["step"]
+        self._steps[step["id"]] = step["name"]
+        return self._step_line(event, step, step["name"] + ("" if step["kind"] == "span" else f" ({step['kind']})"))
+
+    def _step_updated(self, event: Event) -> EventLine | None:
+        patch, name = event["patch"], self._steps.get(event["step_id"], event["step_id"])
+        self._steps[event["step_id"]] = name = patch.get("name", name)
+        return self._step_line(event, patch, name) if patch.get("status") or patch.get("error") is not None else None
+
+    def _step_line(self, event: Event, step: Mapping[str, Any], words: str) -> EventLine:
+        status = step.get("status") or "failed"
+        shown = step.get("input") if status == "running" else step.get("output")
+        said = error_line(step["error"]) if step.get("error") is not None else shown
+        glyph, style = (
+            STATUS_GLYPHS.get(status, "•"),
+            "dim" if status == "completed" else STATUS_STYLES.get(status, "dim"),
+        )
+        words += f": {said}" if said else ""
+        return self._line(
+            event, glyph, style, "step", words, goal=self._goal(step.get("goal_id")), error=status == "failed"
+        )
+
     # --- the trace ---
 
     def _sub_trace(self, event: Event) -> EventLine:
@@ -277,6 +309,8 @@ _TELLERS: dict[str, Callable[[Narrator, Event], EventLine | None]] = {
     "goal_updated": Narrator._goal_updated,
     "message_added": Narrator._message_added,
     "message_updated": Narrator._message_updated,
+    "step_added": Narrator._step_added,
+    "step_updated": Narrator._step_updated,
     "sub_trace_started": Narrator._sub_trace,
     "sub_trace_completed": Narrator._sub_trace_completed,
     "trace_status_changed": Narrator._status,

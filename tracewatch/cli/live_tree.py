@@ -205,4 +205,7 @@ def _view(watching: Watch) -> TreeView:
 
 def _view_of(state: State, below: dict[str, TreeView]) -> TreeView:
     goals = state.goal_tree()["goals"]
-    return TreeView(state.trace(), goals, list(state.sub_traces.values()), list(state.pending_inputs.values()), below)
+    steps = list(state.steps.values())
+    return TreeView(
+        state.trace(), goals, list(state.sub_traces.values()), list(state.pending_inputs.values()), below, steps
+    )

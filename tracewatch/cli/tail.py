@@ -144,7 +144,9 @@ def _events(api: Api, trace: dict[str, Any], given: dict[str, Any]) -> str:
     if start.since is not None:
         found = api.trace(trace["trace_id"])
         writer.narrator(trace["trace_id"]).know(
-            found["goal_tree"]["goals"], api.messages(trace["trace_id"], limit=100)["messages"]
+            found["goal_tree"]["goals"],
+            api.messages(trace["trace_id"], limit=100)["messages"],
+            found.get("steps", ()),
         )
         writer.know_agents(trace["trace_id"], found["sub_traces"])
     output = Output(sys.stdout.buffer, cursor_file)

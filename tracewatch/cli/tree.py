@@ -18,6 +18,7 @@ from .lines import GOAL_GLYPHS, GOAL_STYLES, STATUS_GLYPHS, STATUS_STYLES, reada
 MAX_DEPTH = 40  # of sub-traces within sub-traces
 CURRENT = "current"  # a key in the meta data of what is drawn: the goal that is worked on, or an open question
 _HERE = Style(meta={CURRENT: True})
+_NAMED = 5  # steps that are running, by their names
 _ERROR_CELLS = 60  # of a failed run's error beside its numbers
 
 
@@ -30,12 +31,14 @@ class TreeView:
     sub_traces: Iterable[Mapping[str, Any]]
     pending_inputs: Iterable[Mapping[str, Any]] = ()
     below: Mapping[str, TreeView] = field(default_factory=dict)
+    steps: Iterable[Mapping[str, Any]] = ()
 
     @classmethod
     def of(cls, answer: Mapping[str, Any], below: Mapping[str, TreeView] | None = None) -> TreeView:
         """The view in an answer of ``GET /api/traces/{id}``."""
         goals = answer["goal_tree"]["goals"]
-        return cls(answer["trace"], goals, answer["sub_traces"], answer["pending_inputs"], below or {})
+        inputs, steps = answer["pending_inputs"], answer.get("steps", ())
+        return cls(answer["trace"], goals, answer["sub_traces"], inputs, below or {}, steps)
 
 
 def goal_tree(view: TreeView, *, width: int | None = None, heading: Text | None = None, depth: int = 0) -> Tree:
@@ -46,6 +49,9 @@ def goal_tree(view: TreeView, *, width: int | None = None, heading: Text | None 
     for goal in view.goals:
         above, room = branches.get(goal["parent_id"], branches[None])
         branches[goal["id"]] = above.add(_goal(goal, room, current=goal["id"] == current)), _narrower(room)
+    for goal_id, steps in _by_goal(view.steps).items():
+        above, room = branches.get(goal_id, branches[None])
+        above.add(_steps(steps, room))
     for sub in view.sub_traces:
         above, room = branches.get(sub.get("parent_goal_id"), branches[None])
         below = view.below.get(sub["trace_id"])
@@ -83,6 +89,22 @@ def _goal(goal: Mapping[str, Any], room: int | None, *, current: bool) -> Text:
     if current and status == "in_progress":
         label.stylize(_HERE)
     return label
+
+
+def _by_goal(steps: Iterable[Mapping[str, Any]]) -> dict[str | None, list[Mapping[str, Any]]]:
+    found: dict[str | None, list[Mapping[str, Any]]] = {}
+    for step in steps:
+        found.setdefault(step["goal_id"], []).append(step)
+    return found
+
+
+def _steps(steps: list[Mapping[str, Any]], room: int | None) -> Text:
+    """The steps of one goal, folded: how many, and what is running."""
+    running = [str(step["name"]) for step in steps if step["status"] == "running"]
+    failed = sum(step["status"] == "failed" for step in steps)
+    note = f"{failed:,} failed" if failed else ""
+    words = text.count(len(steps), "step") + (f": {' › '.join(running[:_NAMED])}" if running else "")
+    return _line("◐" if running else "⋯", "yellow" if running else "dim", words, note, room)
 
 
 def _sub_trace(sub: Mapping[str, Any], room: int | None) -> Text:

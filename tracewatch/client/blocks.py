@@ -113,6 +113,14 @@ class OpenBlocks(Generic[Block]):
 # The traces that are open here. Everything that takes open goals along takes these along.
 open_traces: OpenBlocks[Any] = OpenBlocks("tracewatch_open_traces")
 
+# The steps that are open here, likewise.
+open_steps: OpenBlocks[Any] = OpenBlocks("tracewatch_open_steps")
+
+
+def current_step(journal: object) -> str | None:
+    """The id of the trace's innermost step that is open in this thread or task."""
+    return next((step.id for step in reversed(open_steps.all()) if step.journal is journal), None)
+
 
 def here() -> tuple[int, object]:
     """The current thread and its current task of asyncio or trio: a block that is entered is open in these."""

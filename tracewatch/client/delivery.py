@@ -37,7 +37,8 @@ ALONE_AFTER = 3  # cut connections in a row; then a trace sends one append at a 
 CUTS_ALONE = 4  # of such a connection, with the same event alone on it
 SMALL = 1024  # bytes; an event below this is too large for nobody
 PARENT_LOOK_S = 10.0  # a sub-trace is woken when its turn comes; this often it looks by itself as well
-_MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_trace"})
+_MISSING = frozenset({"unknown_parent", "unknown_goal", "unknown_step", "unknown_message", "unknown_trace"})
+_PLACES = (("parent_step_id", "parent_message_id"), ("parent_goal_id",), ("parent_trace_id",))  # given up in this order
 _MISSING_TRIES = 3
 
 _log = logging.getLogger("tracewatch")
@@ -226,7 +227,7 @@ class Delivery:
             self._missing += 1
             if self._missing < _MISSING_TRIES or self._directory.holds(spec["parent_trace_id"]):
                 return False  # its events may be on their way from another process
-            keys = ["parent_goal_id"] if spec.get("parent_goal_id") else ["parent_trace_id"]
+            keys = next(found for group in _PLACES if (found := [key for key in group if spec.get(key)]))
             fewer, refused = {k: v for k, v in spec.items() if k not in keys}, {k: spec[k] for k in keys}
         elif error.status in (413, 422):
             fewer, refused = less(spec, error.status, error.details)

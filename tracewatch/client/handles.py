@@ -18,7 +18,7 @@ from ..model.canonical import MAX_GOAL_DEPTH
 from ..model.fit import MESSAGE_CHARS, amount, count, shortened_text
 from ..model.goals import GOAL_STATUSES
 from ..model.usage import PARTS
-from .blocks import OpenBlocks, RecordedBlock, open_traces, trio_here
+from .blocks import OpenBlocks, RecordedBlock, current_step, open_steps, open_traces, trio_here
 from .book import Change
 from .encode import clean, encode, guarded, is_brief, moment_of, name_of, number_of, settled, type_name, words
 from .errors import Cancelled
@@ -65,18 +65,18 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
         with t.goal("Read the files"), ThreadPoolExecutor() as pool:
             texts = list(pool.map(tracewatch.carry(read), paths))
     """
-    goals, traces = _open_goals.all(), open_traces.all()
+    goals, traces, steps = _open_goals.all(), open_traces.all(), open_steps.all()
     if inspect.iscoroutinefunction(function):
 
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
-            with _open_goals.instead(goals), open_traces.instead(traces):
+            with _open_goals.instead(goals), open_traces.instead(traces), open_steps.instead(steps):
                 return await function(*args, **kwargs)
 
         return cast("Callable[P, R]", functools.wraps(function)(awaited))
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _open_goals.instead(goals), open_traces.instead(traces):
+        with _open_goals.instead(goals), open_traces.instead(traces), open_steps.instead(steps):
             return function(*args, **kwargs)
 
     return called
@@ -178,6 +178,8 @@ class Goal(RecordedBlock):
             journal.limited("goal_depth", MAX_GOAL_DEPTH)
         if reason is not None:
             self._goal["reason"] = words(reason)
+        if (step_id := current_step(journal)) is not None:
+            self._goal["step_id"] = step_id
 
     def add(self, status: str) -> None:
         """Record the goal with this status, if it is not there yet."""
@@ -277,6 +279,8 @@ class Message(RecordedBlock):
         self._journal = journal
         self._message: dict[str, Any] = {"message_id": self.id, "role": name_of(role)}
         self._message |= belongs_to(goal, journal)
+        if (step_id := current_step(journal)) is not None:
+            self._message["step_id"] = step_id
         self._values = _tidy(values)  # they go out with the next event of the message
         self._text: list[str] = []  # streamed text that is not yet an event
         self._half = ""  # of a surrogate pair, at the end of the text that became an event last
@@ -489,7 +493,7 @@ def _tidy(values: dict[str, Any]) -> dict[str, Any]:
     tidy: dict[str, Any] = {}
     for key, given in values.items():
         value = error_of(given)
-        if value is None or key in ("message_id", "role", "sequence", "goal_id"):
+        if value is None or key in ("message_id", "role", "sequence", "goal_id", "step_id"):
             continue
         if key in _NUMBERS:
             value = number_of(*_NUMBERS[key], value)

@@ -23,7 +23,7 @@ from ..model import fit
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH
 from ..model.mend import event_name
 from ..settings import Settings
-from .blocks import RecordedBlock, here, open_traces, trio_here
+from .blocks import RecordedBlock, current_step, here, open_traces, trio_here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
 from .encode import encode, guarded, number_of, seconds_of, text_of, words
@@ -34,6 +34,7 @@ from .journal import Journal, Step, setting
 from .outbox import Outbox
 from .questions import Questions
 from .sender import SENDERS, Sender
+from .steps import RunStep
 from .target import recorder_settings
 
 __all__ = ["Goal", "Message", "ToolCall", "Trace", "current", "resume", "trace"]
@@ -165,6 +166,26 @@ class Trace(RecordedBlock):
         self._journal.check()
         return ToolCall(self._journal, name, arguments, tool_call_id)
 
+    def step(
+        self,
+        name: str,
+        *,
+        kind: str = "span",
+        goal: Goal | str | EllipsisType | None = ...,
+        input: Any = None,
+    ) -> RunStep:
+        """A step for a ``with`` block: what is neither goal nor message, such as a node of a graph or a retry.
+
+        What is recorded within the block, in this thread or task, stands in it. An exception fails the step. ``name``,
+        ``kind``: 1-256 characters. ``goal``: a goal or its id; by default the innermost goal open here. ``input``: any
+        JSON, of which the beginning is shown; ``step.output(value)`` sets what came out.
+
+            with t.step("plan", kind="node", input={"n": 1}) as step:
+                step.output("done")
+        """
+        self._journal.check()
+        return RunStep(self._journal, name, kind, goal, input)
+
     def event(self, name: str, /, **payload: Any) -> None:
         """Record an event of another kind, which is stored and shown as it is.
 
@@ -256,6 +277,8 @@ class Trace(RecordedBlock):
         if self._above is not None and self._level >= MAX_SUB_TRACE_DEPTH:
             above, goal_id = self._above, self._outbox.spec.get("parent_goal_id")
         spec = spec_of(task, agent_type, trace_id, above.trace_id, goal_id, metadata, self._outbox.spec.get("lease_s"))
+        if above is self and (step_id := current_step(self._journal)) is not None:
+            spec["parent_step_id"] = step_id
         above._journal.flush_streams()
         after = (above._outbox, above._outbox.next_seq - 1)
         child = Trace(spec, self._sender, self._settings, after, fresh=trace_id is None, above=above)

@@ -274,8 +274,9 @@ class WatchCore:
     def _snapshot_part(self, track: Track, part: dict[str, Any]) -> None:
         if track.snapshot is None:
             raise errors.ProtocolViolation("a snapshot_part came without the frame it belongs to")
-        for name in ("sub_traces", "pending_inputs"):
-            track.snapshot[name] = [*track.snapshot[name], *part.get(name, ())]
+        for name in ("sub_traces", "pending_inputs", "steps"):
+            if name in part:
+                track.snapshot[name] = [*track.snapshot.get(name, ()), *part[name]]
 
     def _tree_part(self, track: Track, part: dict[str, Any]) -> None:
         if track.snapshot is None:

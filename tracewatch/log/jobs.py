@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import (
     AlreadyAnswered,
     Expired,
     Invalid,
+    NoSuchMessage,
     NoSuchRequest,
     NotRunning,
     SequenceGap,
@@ -30,10 +31,12 @@ from ..errors import (
     UnexpectedLastEventId,
     UnknownParent,
     UnknownParentGoal,
+    UnknownParentStep,
     UnknownTrace,
 )
 from ..model.blobs import MARK
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH, canonical, check_size
+from ..model.events import PLACE_FIELDS
 from ..model.prompt import references
 from ..model.rules import complete, is_repeat
 from .cache import at_first
@@ -91,6 +94,10 @@ def need_named(needs: Needs, trace_id: str, events: Sequence[dict[str, Any]]) ->
                 named.append(event["message"]["message_id"])
             if "request" in event["message"]:
                 needs.mentioned.update((trace_id, one) for _, one in references(event["message"]["request"]))
+        elif name in ("step_added", "step_updated"):
+            message_id = event["step" if name == "step_added" else "patch"].get("message_id")
+            if message_id is not None:
+                named.append(message_id)
         elif name == "trace_completed" or (name == "trace_status_changed" and event["status"] in ENDED):
             needs.above.add(trace_id)
     needs.messages.update((trace_id, message_id) for message_id in named)
@@ -248,6 +255,8 @@ class Create(Job):
         if self.spec["parent_trace_id"] is not None:
             needs.traces.add(self.spec["parent_trace_id"])
             needs.above.add(self.spec["parent_trace_id"])
+            if "parent_message_id" in self.spec:
+                needs.messages.add((self.spec["parent_trace_id"], self.spec["parent_message_id"]))
 
     def run(self, unit: Unit) -> tuple[str, bool]:
         spec = self.spec
@@ -286,6 +295,7 @@ class Create(Job):
             "event": "sub_trace_started",
             "sub_trace_id": trace_id,
             "parent_goal_id": parent_goal_id,
+            **{key: self.spec[key] for key in PLACE_FIELDS if key in self.spec},
             "agent_type": self.spec["agent_type"],
             "task": self.spec["task"],
             **({"started_at": started, "occurred_at": started} if (started := self.spec.get("started_at")) else {}),
@@ -294,17 +304,37 @@ class Create(Job):
     def _parent(self, unit: Unit) -> tuple[Draft | None, str | None]:
         parent_id, goal_id = self.spec["parent_trace_id"], self.spec["parent_goal_id"]
         if parent_id is None:
-            if goal_id is not None:
-                raise Invalid("parent_goal_id: needs a parent_trace_id")
+            for key in ("parent_goal_id", *PLACE_FIELDS):
+                if self.spec.get(key) is not None:
+                    raise Invalid(f"{key}: needs a parent_trace_id")
             return None, None
         parent = unit.draft(parent_id)
         if parent is None or not (self.below is None or unit.stands_below(parent_id, self.below)):
             raise UnknownParent(f"there is no trace {parent_id!r} to be the parent", parent_trace_id=parent_id)
+        holder = place_in(unit, parent, self.spec)
         if goal_id is None:
-            return parent, parent.state.current_goal_id
+            return parent, parent.state.current_goal_id if holder is None else holder["goal_id"]
         if goal_id not in parent.state.goals:
             raise UnknownParentGoal(f"trace {parent_id!r} has no goal {goal_id!r}", parent_goal_id=goal_id)
         return parent, goal_id
+
+
+def place_in(unit: Unit, parent: Draft, place: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The step or message of the parent that a sub-trace stands in, if it names one.
+
+    Raises UnknownParentStep, NoSuchMessage, Invalid where it names both.
+    """
+    step_id, message_id, trace_id = place.get("parent_step_id"), place.get("parent_message_id"), parent.row.trace_id
+    if step_id is not None and message_id is not None:
+        raise Invalid("parent_message_id: a sub-trace stands in a step or in a message, not in both")
+    if message_id is not None:
+        unit.message(parent, message_id)
+        if message_id not in parent.state.messages:
+            raise NoSuchMessage(f"trace {trace_id!r} has no message {message_id!r}", parent_message_id=message_id)
+        return parent.state.messages[message_id]
+    if step_id is not None and step_id not in parent.state.steps:
+        raise UnknownParentStep(f"trace {trace_id!r} has no step {step_id!r}", parent_step_id=step_id)
+    return None if step_id is None else parent.state.steps[step_id]
 
 
 def check_above(unit: Unit, trace_id: str, parent_trace_id: str | None) -> None:

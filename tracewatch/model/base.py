@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from ..errors import Invalid, InvalidField
 from .canonical import canonical
-from .payloads import Count, FullGoal, Id, Status, Time, Totals, TraceId, UsageTotals
+from .payloads import Count, FullGoal, FullStep, Id, Status, Time, Totals, TraceId, UsageTotals
 from .state import State
 
 _LOOSE = ConfigDict(extra="allow", strict=True)
@@ -49,6 +49,12 @@ class OpenQuestion(TypedDict):
     schema: NotRequired[dict[str, Any] | None]
 
 
+class KeptStep(FullStep):
+    """A step, as a state holds it."""
+
+    event_id: Count
+
+
 class Base(Totals):
     """The state as of ``first_event_id - 1``, without the fields that the header has anyway."""
 
@@ -67,6 +73,7 @@ class Base(Totals):
     sub_traces: list[SubTrace]
     pending_inputs: list[OpenQuestion]
     in_flight: NotRequired[Count]
+    steps: NotRequired[list[KeptStep]]
 
 
 _BASE: TypeAdapter[Any] = TypeAdapter(Base)
@@ -83,7 +90,7 @@ _OF_TRACE = (
 )
 
 
-_SELDOM = ("in_flight",)  # beside the trace, where there is something
+_SELDOM = ("in_flight", "steps")  # beside the trace, where there is something
 _LATER = ("usage", "models", "started_at", "ended_at", "active_at")  # keys that an export of the version before lacks
 
 
@@ -137,6 +144,7 @@ def put_base(state: State, base: Mapping[str, Any]) -> State:
         if key in base:
             setattr(after, key, tuple(base[key]) if key == "models" else base[key])
     after.in_flight = base.get("in_flight", 0)
+    after.steps = {step["id"]: step for step in base.get("steps", ())}
     for goal in base["goals"]:
         after.add_goal(goal)
     after.sub_traces = {sub["trace_id"]: sub for sub in base["sub_traces"]}

@@ -26,8 +26,14 @@ MOST_NAMED = 256  # characters of a key in a path
 
 # Later than the first version: absent where they are not given, so that a trace created before equals itself
 LATER_FIELDS = ("session_id", "user_id", "tags", "started_at")
+PLACE_FIELDS = ("parent_step_id", "parent_message_id")  # of the parent, in whose log they stand
 # Where the events that add something have its id
-IDS = {"goal_added": ("goal", "id"), "message_added": ("message", "message_id"), "input_requested": ("", "request_id")}
+IDS = {
+    "goal_added": ("goal", "id"),
+    "message_added": ("message", "message_id"),
+    "step_added": ("step", "id"),
+    "input_requested": ("", "request_id"),
+}
 MESSAGE_IDENTITY = ("message_id", "sequence", "role", "goal_id")
 
 
@@ -76,7 +82,7 @@ def validate_trace(raw: Any) -> dict[str, Any]:
         "parent_goal_id": given.get("parent_goal_id"),
         "lease_s": given.get("lease_s"),
         "metadata": given.get("metadata") or {},
-        **{key: given[key] for key in LATER_FIELDS if given.get(key)},
+        **{key: given[key] for key in (*LATER_FIELDS, *PLACE_FIELDS) if given.get(key)},
         **({"if_absent": True} if given.get("if_absent") else {}),
     }
 

@@ -23,6 +23,7 @@ CLOSE_NORMAL = 1000
 CLOSE_GOING_AWAY = 1012  # "service restart", as the protocol's section 4 has it for goaway
 
 _POSITION = re.compile(r"(?:([A-Za-z0-9_-]{1,64})\.)?([0-9]{1,18})", re.ASCII)
+_LISTS = ("sub_traces", "pending_inputs", "steps")  # of a snapshot, beside its goals; there may be no steps
 ITEMS_AT_ONCE = 32  # of a snapshot's lists, encoded before their size is looked at
 _LAST = re.compile(r"-([0-9]{1,18})", re.ASCII)
 
@@ -98,6 +99,7 @@ def snapshot_values(state: State, *, lease_alive: bool) -> dict[str, Any]:
         "goal_tree": state.goal_tree(),
         "sub_traces": list(state.sub_traces.values()),
         "pending_inputs": list(state.pending_inputs.values()),
+        **({"steps": list(state.steps.values())} if state.steps else {}),
         **({"in_flight": state.in_flight} if state.in_flight else {}),
     }
 
@@ -115,12 +117,13 @@ def snapshot_frames(frame: dict[str, Any], limit: int) -> Iterator[bytes]:
         return
     tags = {"trace_id": frame["trace_id"]} if "trace_id" in frame else {}
     most = limit // 4
-    bare = {**frame, "goal_tree": None, "sub_traces": [], "pending_inputs": []}
+    names = [name for name in _LISTS if name in frame]
+    bare = {**frame, "goal_tree": None, **{name: [] for name in names}}
     if size_of(bare) > limit * 3 // 4:
         bare["trace"] = shorten(frame["trace"], limit // 2)
-    lists = {name: _Bodies(_encoded(frame[name], most)) for name in ("sub_traces", "pending_inputs")}
+    lists = {name: _Bodies(_encoded(frame[name], most)) for name in names}
     room = limit - size_of(bare)
-    first = {name: items.take(room // 2) for name, items in lists.items()}
+    first = {name: items.take(room // len(lists)) for name, items in lists.items()}
     yield orjson.dumps({**bare, **{name: orjson.Fragment(_array(bodies)) for name, bodies in first.items()}})
     for name, items in lists.items():
         room = limit - len(control("snapshot_part", **tags, **{name: []}))
@@ -153,11 +156,7 @@ def _whole(frame: dict[str, Any], limit: int) -> bytes | None:
     encoded: dict[str, Any] = dict(frame)
     room = limit
     tree = frame["goal_tree"]
-    for name, items in (
-        ("goal_tree", tree["goals"]),
-        ("sub_traces", frame["sub_traces"]),
-        ("pending_inputs", frame["pending_inputs"]),
-    ):
+    for name, items in (("goal_tree", tree["goals"]), *((name, frame[name]) for name in _LISTS if name in frame)):
         bodies = []
         for start in range(0, len(items), ITEMS_AT_ONCE):
             body = orjson.dumps(items[start : start + ITEMS_AT_ONCE])[1:-1]

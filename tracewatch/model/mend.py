@@ -18,6 +18,7 @@ from .prompt import LISTS, count_of, references
 
 Event = dict[str, Any]
 
+STEP_EVENTS = ("step_added", "step_updated")
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9_.]+")
 
@@ -44,6 +45,13 @@ def mended(event: Event, code: str, details: list[dict[str, Any]]) -> Event | No
         return _without_goal(event, {one.get("goal_id") for one in details})
     if code == "unknown_message" and any(".request." in str(one.get("path")) for one in details):
         return _without_references(event, details)
+    if code == "unknown_step" and kind == "step_updated" and details[:1] == [{"step_id": event.get("step_id")}]:
+        return _step_begun(event)
+    if code in ("unknown_step", "step_depth") or (code == "unknown_message" and kind in STEP_EVENTS):
+        return _elsewhere(event, details)
+    if code == "step_exists" and kind == "step_added":
+        step = event["step"]
+        return {**_outside(event, "step"), "step_id": step["id"], "patch": step, "event": "step_updated"}
     if code == "unknown_message" and kind == "message_updated":
         return _begun_again(event, event.get("message_id"), {"beginning": "lost"})
     if code in ("not_text", "message_too_large") and kind == "message_updated":
@@ -76,6 +84,8 @@ def _without_goal(event: Event, unknown: set[Any]) -> Event | None:
     part, keys = {
         "message_added": ("message", ("goal_id",)),
         "goal_added": ("goal", ("parent_id", "after_id")),
+        "step_added": ("step", ("goal_id",)),
+        "step_updated": ("patch", ("goal_id",)),
         "input_requested": ("", ("goal_id",)),
     }.get(str(event.get("event")), ("", ()))
     holder = event.get(part) if part else event
@@ -126,6 +136,33 @@ def _raised(event: Event, details: list[dict[str, Any]]) -> Event | None:
     kept = {key: value for key, value in goal.items() if key not in ("parent_id", "after_id")}
     wanted = goal.get("parent_id") or goal.get("after_id")
     return {**event, "goal": {**kept, "parent_id": lowest, "wanted_parent_id": wanted}}
+
+
+def _step_begun(event: Event) -> Event:
+    """An update of a step that is not there, as a step of its own."""
+    patch = event.get("patch")
+    given = patch if isinstance(patch, dict) else {}
+    step = {"name": "step", "goal_id": None, **given, "id": event.get("step_id"), "beginning": "lost"}
+    return {"event": "step_added", "step": step, **{k: v for k, v in event.items() if k == "occurred_at"}}
+
+
+def _elsewhere(event: Event, details: list[dict[str, Any]]) -> Event | None:
+    """What names a step or message that it can't stand in: in the step above that may have it, else in none."""
+    part = next((one for one in ("step", "patch", "message", "goal") if isinstance(event.get(one), dict)), None)
+    if part is None:
+        return None
+    holder: Event = event[part]
+    wanted = {key: holder[key] for key in ("step_id", "message_id") if holder.get(key) is not None}
+    if part == "message":
+        wanted.pop("message_id", None)  # its own
+    lowest = next((one["step_id"] for one in details if isinstance(one.get("step_id"), str)), None)
+    if not wanted:
+        return None
+    kept = {key: value for key, value in holder.items() if key not in wanted}
+    kept |= {"step_id": lowest} if lowest is not None and "path" in details[0] else {}
+    if part == "patch":
+        return {**event, part: kept, "refused": {**_refused(event), **wanted}}
+    return {**event, part: {**kept, "refused": {**_refused(holder), **wanted}}}
 
 
 def _begun_again(event: Event, message_id: Any, more: Event) -> Event:
@@ -187,7 +224,7 @@ def _without_faults(event: Event, details: list[dict[str, Any]]) -> Event | None
 
 
 def _without_fault(event: Event, path: list[str]) -> Event | None:
-    if path[0] not in ("goal", "message", "patch"):
+    if path[0] not in ("goal", "message", "step", "patch"):
         path = path[:1]
     if path == ["event"]:
         name = event.get("event")
@@ -211,6 +248,9 @@ _REQUIRED: dict[str, str] = {
     "message.role": "unknown",
     "message.content": "",
     "message_id": "",
+    "step": "",
+    "step.name": "step",
+    "step_id": "",
     "patch": "",
     "question": "",
     "request_id": "",
@@ -235,8 +275,9 @@ def less(spec: dict[str, Any], status: int, details: list[dict[str, Any]]) -> tu
     if status == 413:
         names = {"metadata"} if spec.get("metadata") else {"task"}
     refused = {name: spec[name] for name in names if name != "trace_id"}
-    if "parent_trace_id" in refused and "parent_goal_id" in spec:
-        refused["parent_goal_id"] = spec["parent_goal_id"]  # a goal of that trace
+    if "parent_trace_id" in refused:  # what is in that trace
+        places = ("parent_goal_id", "parent_step_id", "parent_message_id")
+        refused |= {key: spec[key] for key in places if key in spec}
     kept = {key: value for key, value in spec.items() if key not in refused}
     for fault in details:
         if "parent_trace_id" in refused and isinstance(fault.get("parent_trace_id"), str):

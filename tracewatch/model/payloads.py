@@ -60,6 +60,7 @@ class GoalInput(TypedDict):
     reason: NotRequired[str | None]
     parent_id: NotRequired[Id | None]
     after_id: NotRequired[Id | None]
+    step_id: NotRequired[Id | None]
     type: NotRequired[Literal["normal", "agent_call"]]
     status: NotRequired[GoalStatus]
     summary: NotRequired[str | None]
@@ -120,6 +121,7 @@ class MessageInput(TypedDict):
     role: Id
     content: Any
     goal_id: NotRequired[Id | None]
+    step_id: NotRequired[Id | None]
     tool_call_id: NotRequired[Id | None]
     parent_sequence: NotRequired[Count | None]
     description: NotRequired[str]
@@ -155,6 +157,45 @@ class MessagePatch(TypedDict, total=False):
     model: str
     agent: str
     request: ModelRequest
+
+
+StepStatus = Literal["running", "completed", "failed", "stopped"]
+StepText = Annotated[str, Field(max_length=2000)]  # a preview: a state holds it, and a run has thousands of steps
+
+
+class StepInput(TypedDict):
+    """A step as a recorder adds it."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    id: NotRequired[Id]
+    name: Id
+    kind: NotRequired[Id]
+    goal_id: NotRequired[Id | None]
+    step_id: NotRequired[Id | None]
+    message_id: NotRequired[Id | None]
+    status: NotRequired[StepStatus]
+    started_at: NotRequired[Time | None]
+    ended_at: NotRequired[Time | None]
+    input: NotRequired[StepText | None]
+    output: NotRequired[StepText | None]
+    error: NotRequired[Any]
+
+
+class StepPatch(TypedDict, total=False):
+    """The keys of a step that may change."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    name: Id
+    kind: Id
+    goal_id: Id | None
+    step_id: Id | None
+    message_id: Id | None
+    status: StepStatus
+    started_at: Time | None
+    ended_at: Time | None
+    input: StepText | None
+    output: StepText | None
+    error: Any
 
 
 class Totals(TypedDict):
@@ -213,6 +254,20 @@ class MessageUpdated(_Recorded):
     patch: NotRequired[MessagePatch]
 
 
+class StepAdded(_Recorded):
+    """``step_added`` from a recorder."""
+
+    step: StepInput
+    if_absent: NotRequired[bool]
+
+
+class StepUpdated(_Recorded):
+    """``step_updated`` from a recorder."""
+
+    step_id: Id
+    patch: StepPatch
+
+
 class TraceStatusChanged(_Recorded):
     """``trace_status_changed`` from a recorder."""
 
@@ -261,6 +316,8 @@ class SubTraceStarted(_Recorded):
 
     sub_trace_id: Id
     parent_goal_id: Id | None
+    parent_step_id: NotRequired[Id]
+    parent_message_id: NotRequired[Id]
     agent_type: str
     task: str
     started_at: NotRequired[Time | None]
@@ -304,6 +361,8 @@ RECORDED: dict[str, TypeAdapter[Any]] = {
     "goal_updated": TypeAdapter(GoalUpdated),
     "message_added": TypeAdapter(MessageAdded),
     "message_updated": TypeAdapter(MessageUpdated),
+    "step_added": TypeAdapter(StepAdded),
+    "step_updated": TypeAdapter(StepUpdated),
     "trace_status_changed": TypeAdapter(TraceStatusChanged),
     "trace_completed": TypeAdapter(TraceCompleted),
     "trace_updated": TypeAdapter(TraceUpdated),
@@ -328,6 +387,7 @@ class FullGoal(TypedDict):
     id: Id
     description: str
     after_id: NotRequired[Id | None]
+    step_id: NotRequired[Id | None]
     reason: str | None
     parent_id: Id | None
     type: Literal["normal", "agent_call"]
@@ -345,6 +405,7 @@ class FullMessage(TypedDict):
     message_id: Id
     role: Id
     content: Any
+    step_id: NotRequired[Id | None]
     tool_call_id: NotRequired[Id | None]
     parent_sequence: NotRequired[Count | None]
     tokens: NotRequired[Tokens]
@@ -362,6 +423,24 @@ class FullMessage(TypedDict):
     description: str
     status: MessageStatus
     counted: NotRequired[Literal[False]]
+
+
+class FullStep(TypedDict):
+    """A step with all its keys, as ``step_added`` stores it."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    id: Id
+    name: Id
+    kind: Id
+    goal_id: Id | None
+    step_id: Id | None
+    message_id: Id | None
+    status: StepStatus
+    started_at: NotRequired[Time | None]
+    ended_at: NotRequired[Time | None]
+    input: NotRequired[StepText | None]
+    output: NotRequired[StepText | None]
+    error: NotRequired[Any]
 
 
 class AffectedGoal(TypedDict):
@@ -403,6 +482,12 @@ class StoredMessageUpdated(MessageUpdated):
     affected_goals: list[AffectedGoal]
 
 
+class StoredStepAdded(_Recorded):
+    """``step_added`` as stored."""
+
+    step: FullStep
+
+
 class StoredInputRequested(_Recorded):
     """``input_requested`` as stored."""
 
@@ -419,6 +504,7 @@ STORED: dict[str, TypeAdapter[Any]] = {
     "goal_updated": TypeAdapter(StoredGoalUpdated),
     "message_added": TypeAdapter(StoredMessageAdded),
     "message_updated": TypeAdapter(StoredMessageUpdated),
+    "step_added": TypeAdapter(StoredStepAdded),
     "input_requested": TypeAdapter(StoredInputRequested),
 }
 
@@ -436,6 +522,8 @@ class TraceSpec(TypedDict):
     agent_type: NotRequired[Id | None]
     parent_trace_id: NotRequired[TraceId | None]
     parent_goal_id: NotRequired[Id | None]
+    parent_step_id: NotRequired[Id | None]
+    parent_message_id: NotRequired[Id | None]
     lease_s: NotRequired[LeaseSeconds | None]
     metadata: NotRequired[dict[str, Any] | None]
     session_id: NotRequired[Id | None]

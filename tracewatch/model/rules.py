@@ -19,20 +19,24 @@ from ..errors import (
     MessageTooLarge,
     NotText,
     RequestExists,
+    StepDepth,
+    StepExists,
     UnknownGoal,
     UnknownMessage,
     UnknownRequest,
+    UnknownStep,
 )
-from .canonical import MAX_GOAL_DEPTH
+from .canonical import MAX_GOAL_DEPTH, MAX_STEP_DEPTH
 from .events import IDS, named_in
 from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, plus, reopen_up
 from .prompt import references
 from .state import State, describe, tool_name
+from .steps import PLACE, above, height, status_of
 from .times import format_time, parse_time
 from .usage import difference, summed_usage, total_of
 
 MAX_MESSAGE_TEXT = 4 * 1024 * 1024  # characters of one message; readers hold it whole
-_GENERATED = re.compile(r"[mr][0-9]+", re.ASCII)
+_GENERATED = re.compile(r"[mrs][0-9]+", re.ASCII)
 
 Raw = Mapping[str, Any]
 Stored = dict[str, Any]
@@ -70,10 +74,10 @@ def is_repeat(state: State, raw: Raw) -> bool:
     """
     if not raw.get("if_absent") or raw["event"] not in IDS:
         return False
-    given, places = named_in(raw), {"goal_added": state.goals, "message_added": state.messages}
-    if raw["event"] == "input_requested":
+    given, name = named_in(raw), raw["event"]
+    if name == "input_requested":
         return given in state.pending_inputs or given in state.closed_inputs
-    return given in places[raw["event"]]
+    return given in {"goal_added": state.goals, "message_added": state.messages, "step_added": state.steps}[name]
 
 
 def _count_use(state: State, stored: Stored, price: Price | None) -> None:
@@ -127,6 +131,13 @@ def _known_goal(state: State, goal_id: str, path: str) -> dict[str, Any]:
     return goal
 
 
+def _known_step(state: State, step_id: str, path: str) -> dict[str, Any]:
+    step = state.steps.get(step_id)
+    if step is None:
+        raise UnknownStep(f"{path}: there is no step {step_id!r} in this trace", step_id=step_id)
+    return step
+
+
 def _refuse(path: str, message: str) -> Invalid:
     return Invalid(f"{path}: {message}", details=[{"path": path, "message": message}])
 
@@ -169,6 +180,10 @@ def _goal_added(state: State, stored: Stored) -> None:
     if goal_id in state.goals:
         raise GoalExists(f"there is a goal {goal_id!r} in this trace already", goal_id=goal_id)
     parent_id, after_id = given.get("parent_id"), given.get("after_id")
+    if given.get("step_id") is not None:
+        step = _known_step(state, given["step_id"], "goal.step_id")
+        if "parent_id" not in given and after_id is None:
+            parent_id = step["goal_id"]
     if parent_id is not None:
         _known_goal(state, parent_id, "goal.parent_id")
     if after_id is not None:
@@ -224,6 +239,9 @@ def _message_added(state: State, stored: Stored) -> None:
     if message_id in state.messages:
         raise MessageExists(f"there is a message {message_id!r} in this trace already", message_id=message_id)
     goal_id = given["goal_id"] if "goal_id" in given else state.current_goal_id
+    if given.get("step_id") is not None:
+        step = _known_step(state, given["step_id"], "message.step_id")
+        goal_id = given["goal_id"] if "goal_id" in given else step["goal_id"]
     if goal_id is not None:
         _known_goal(state, goal_id, "message.goal_id")
         goal_id = at_depth(state.goals, goal_id, MAX_GOAL_DEPTH)  # older logs have deeper ones
@@ -327,6 +345,73 @@ def _check_reach(state: State, message: Mapping[str, Any], patch: Mapping[str, A
         raise GoalDepth(f"message {message['message_id']!r}: {said}", details=details, limit=MAX_GOAL_DEPTH)
 
 
+def _step_added(state: State, stored: Stored) -> None:
+    stored.pop("if_absent", None)
+    given = stored["step"]
+    step_id = _own_id(given.get("id"), "s", stored["event_id"], "step.id")
+    if step_id in state.steps:
+        raise StepExists(f"there is a step {step_id!r} in this trace already", step_id=step_id)
+    place = _place_of(state, given, "step")
+    _check_step_depth(state, place["step_id"], 1, "step")
+    step = {"id": step_id, "name": given["name"], "kind": given.get("kind", "span"), **place}
+    step["status"] = given.get("status") or status_of(given)
+    stored["step"] = {**step, **{key: value for key, value in given.items() if key not in step}}
+
+
+def _step_updated(state: State, stored: Stored) -> None:
+    step, patch = _known_step(state, stored["step_id"], "step_id"), dict(stored["patch"])
+    if not patch.keys().isdisjoint(PLACE):
+        place = {key: step[key] for key in PLACE}
+        if patch.get("step_id") is not None or patch.get("message_id") is not None:
+            place = {}  # it leaves where it was
+        place = _place_of(state, {**place, **{key: patch[key] for key in PLACE if key in patch}}, "patch")
+        if step["id"] in (one["id"] for one in above(state.steps, place["step_id"])):
+            raise _refuse("patch.step_id", f"{place['step_id']!r} stands in {step['id']!r}, or is it")
+        _check_step_depth(state, place["step_id"], height(state.steps, step["id"]), "patch")
+        patch |= place
+    if "status" not in patch:
+        status = status_of(patch, step["status"])
+        if status != step["status"]:
+            patch["status"] = status
+    stored["patch"] = patch
+
+
+def _place_of(state: State, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Where a step stands: without a goal of its own in that of the step or message that it names."""
+    step_id, message_id = given.get("step_id"), given.get("message_id")
+    holder: Mapping[str, Any] = {"goal_id": state.current_goal_id}
+    if step_id is not None and message_id is not None:
+        raise _refuse(f"{path}.message_id", "a step stands in a step or in a message, not in both")
+    if step_id is not None:
+        holder = _known_step(state, step_id, f"{path}.step_id")
+    if message_id is not None:
+        if message_id not in state.messages:
+            raise UnknownMessage(
+                f"{path}.message_id: there is no message {message_id!r} in this trace", message_id=message_id
+            )
+        holder = state.messages[message_id]
+    goal_id = given["goal_id"] if "goal_id" in given else holder["goal_id"]
+    if goal_id is not None and "goal_id" in given:
+        _known_goal(state, goal_id, f"{path}.goal_id")
+    return {"goal_id": goal_id, "step_id": step_id, "message_id": message_id}
+
+
+def _check_step_depth(state: State, step_id: str | None, levels: int, path: str) -> None:
+    """Refuse ``levels`` of steps in ``step_id`` where the lowest of them would stand too deep."""
+    line = [step["id"] for step in above(state.steps, step_id)]
+    room = MAX_STEP_DEPTH - levels
+    if len(line) > room:
+        lowest = line[len(line) - room] if room > 0 else None
+        said = f"steps stand {MAX_STEP_DEPTH} deep at most"
+        said += f"; {lowest!r} above may have steps in it" if lowest is not None else ""
+        raise StepDepth(
+            f"{path}.step_id: {said}",
+            details=[{"path": f"{path}.step_id", "message": said, "step_id": lowest}],
+            step_id=lowest,
+            limit=MAX_STEP_DEPTH,
+        )
+
+
 def _with_totals(state: State, stored: Stored) -> None:
     stored.update(state.totals())
     stored["total_cost"] = state.total_cost or 0.0
@@ -356,6 +441,8 @@ _RULES: dict[str, Callable[[State, Stored], None]] = {
     "goal_updated": _goal_updated,
     "message_added": _message_added,
     "message_updated": _message_updated,
+    "step_added": _step_added,
+    "step_updated": _step_updated,
     "trace_status_changed": _with_totals,
     "trace_completed": _with_totals,
     "input_requested": _input_requested,

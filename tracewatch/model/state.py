@@ -20,7 +20,8 @@ from .blobs import is_reference, shown
 from .canonical import ENDED, GOAL_ENDED, MAX_TOTAL, SERVER_EVENTS
 from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order, plus
 from .layered import SMALL, shared
-from .times import before
+from .steps import Step, added_step, updated_step
+from .times import before, time_of
 from .usage import Usage, known_cost, summed_cost, summed_usage
 
 Event = Mapping[str, Any]
@@ -90,12 +91,14 @@ class State:
     sub_traces: MutableMapping[str, dict[str, Any]] = field(default_factory=dict)
     pending_inputs: MutableMapping[str, dict[str, Any]] = field(default_factory=dict)  # open questions, oldest first
     closed_inputs: MutableMapping[str, str] = field(default_factory=dict)  # request_id: answered, expired or closed
+    steps: MutableMapping[str, Step] = field(default_factory=dict)
     cancel_requested: dict[str, Any] | None = None  # {reason, by} of a cancel not yet acknowledged
     messages: MutableMapping[str, dict[str, Any]] = field(default_factory=dict)
 
     def copy(self) -> State:
         """A copy that can be changed without changing this state."""
-        if max(len(self.goals), len(self.sub_traces), len(self.closed_inputs), len(self.messages)) > SMALL:
+        sizes = len(self.goals), len(self.sub_traces), len(self.closed_inputs), len(self.messages), len(self.steps)
+        if max(sizes) > SMALL:
             for name in _MAPS:
                 setattr(self, name, shared(getattr(self, name)))
         after = State(*_VALUES(self))  # a fifth of the time of dataclasses.replace, and each append makes a copy
@@ -106,6 +109,10 @@ class State:
         after.pending_inputs = self.pending_inputs.copy()  # type: ignore[attr-defined]
         after.closed_inputs = self.closed_inputs.copy()  # type: ignore[attr-defined]
         after.messages = self.messages.copy()  # type: ignore[attr-defined]
+        if self.steps:
+            after.steps = self.steps.copy()  # type: ignore[attr-defined]
+        else:
+            after.steps = {}
         return after
 
     def children(self, parent_id: str | None) -> list[str]:
@@ -236,13 +243,14 @@ class State:
         state.sub_traces = {sub["trace_id"]: sub for sub in frame["sub_traces"]}
         state.pending_inputs = {asked["request_id"]: asked for asked in frame["pending_inputs"]}
         state.in_flight = frame.get("in_flight", 0)
+        state.steps = {step["id"]: step for step in frame.get("steps", ())}
         return state
 
 
 _VALUES = attrgetter(*(one.name for one in fields(State)))  # in the order in which State takes them
-_MAPS = ("goals", "families", "following", "sub_traces", "pending_inputs", "closed_inputs", "messages")
+_MAPS = ("goals", "families", "following", "sub_traces", "pending_inputs", "closed_inputs", "messages", "steps")
 _NOT_KEPT = ("messages", "families", "following", "next_goal")  # what follows from the rest, or has its own table
-_SELDOM = ("in_flight",)  # kept only where there is something
+_SELDOM = ("in_flight", "steps")  # kept only where there is something
 
 
 def apply(state: State, event: Event) -> State:
@@ -270,12 +278,6 @@ def apply_into(state: State, event: Event) -> None:
     handler = _HANDLERS.get(name)
     if handler is not None:
         handler(state, event)
-
-
-def time_of(event: Event) -> str:
-    """The time at which it happened: by the recorder's clock if that is known, else when it was appended."""
-    when: str = event["occurred_at"] if "occurred_at" in event else event["ts"]
-    return when
 
 
 def _affect(state: State, event: Event, *, costed: bool = False) -> None:
@@ -463,6 +465,18 @@ def tool_name(message: Mapping[str, Any]) -> str | None:
     return message.get("description", "")[:_TOOL_NAME_LENGTH] or None
 
 
+def _step_added(state: State, event: Event) -> None:
+    step = added_step(event)
+    if step["id"] not in state.steps:
+        state.steps[step["id"]] = step
+
+
+def _step_updated(state: State, event: Event) -> None:
+    step = state.steps.get(event["step_id"])
+    if step is not None:
+        state.steps[step["id"]] = updated_step(step, event)
+
+
 def _sub_trace_started(state: State, event: Event) -> None:
     sub_id, goal = event["sub_trace_id"], state.goals.get(event["parent_goal_id"])
     again = sub_id in state.sub_traces
@@ -475,6 +489,7 @@ def _sub_trace_started(state: State, event: Event) -> None:
         "summary": None,
         "error": None,
         "stats": {"total_messages": 0, "total_tokens": 0, "total_cost": None},
+        **{key: event[key] for key in ("parent_step_id", "parent_message_id") if key in event},
         "started_event_id": event["event_id"],
         "started_at": event.get("started_at") or time_of(event),
         "ended_at": None,
@@ -576,6 +591,8 @@ _HANDLERS: dict[str, Callable[[State, Event], None]] = {
     "goal_updated": _goal_updated,
     "message_added": _message_added,
     "message_updated": _message_updated,
+    "step_added": _step_added,
+    "step_updated": _step_updated,
     "sub_trace_started": _sub_trace_started,
     "sub_trace_completed": _sub_trace_completed,
     "trace_status_changed": _set_status,

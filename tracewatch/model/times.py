@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 MAX_DURATION_MS = 10**12  # a longer one is no duration
 
@@ -44,6 +46,12 @@ def normalize_time(text: str) -> str:
         return _written(_moment(text).astimezone(UTC))
     except OverflowError as error:
         raise ValueError(f"{text!r} is before the year 1 or after 9999 in UTC") from error
+
+
+def time_of(event: Mapping[str, Any]) -> str:
+    """The time at which it happened: by the recorder's clock if that is known, else when it was appended."""
+    when: str = event["occurred_at"] if "occurred_at" in event else event["ts"]
+    return when
 
 
 def before(text: str, duration_ms: float | None) -> str:

@@ -36,7 +36,7 @@ from .http import (
 from .lists import list_of_request
 
 # Of a state, what an answer has of it
-STATE_KEYS = frozenset({"trace", "goal_tree", "sub_traces", "pending_inputs", "in_flight"})
+STATE_KEYS = frozenset({"trace", "goal_tree", "sub_traces", "pending_inputs", "steps", "in_flight"})
 ENCODED_AT_ONCE = 500  # goals, sub-traces and questions of a state; more are encoded off the loop
 
 
@@ -85,7 +85,8 @@ async def get_trace(request: Request) -> Response:
         shown = {key: value for key, value in values.items() if key in STATE_KEYS}
         return orjson.dumps({**shown, **more})
 
-    is_large = len(state.goals) + len(state.sub_traces) + len(state.pending_inputs) > ENCODED_AT_ONCE
+    parts = (state.goals, state.sub_traces, state.pending_inputs, state.steps)
+    is_large = sum(map(len, parts)) > ENCODED_AT_ONCE
     return json_response(await served.log.aside(encode) if is_large else encode())
 
 

@@ -26,6 +26,7 @@ function shown(state: State) {
     sub_traces: [...state.subTraces.values()],
     pending_inputs: [...state.pendingInputs.values()],
     messages: [...state.messages.values()],
+    steps: [...state.steps.values()],
   });
 }
 

@@ -38,7 +38,14 @@ async function header(trace: Trace): Promise<object> {
   return first_event_id > 1 ? { ...kept, base: base(await fetchTrace(trace_id, first_event_id - 1)) } : kept;
 }
 
-function base({ trace, goal_tree, sub_traces, pending_inputs }: Awaited<ReturnType<typeof fetchTrace>>): object {
+function base({
+  trace,
+  goal_tree,
+  sub_traces,
+  pending_inputs,
+  steps,
+  in_flight,
+}: Awaited<ReturnType<typeof fetchTrace>>): object {
   const {
     status,
     current_goal_id,
@@ -58,7 +65,7 @@ function base({ trace, goal_tree, sub_traces, pending_inputs }: Awaited<ReturnTy
   return {
     ...{ status, current_goal_id, updated_at, completed_at, summary, error, total_messages, total_tokens, total_cost },
     ...{ ...(usage && { usage }), models, started_at, ended_at, active_at },
-    ...{ goals: goal_tree.goals, sub_traces, pending_inputs },
+    ...{ goals: goal_tree.goals, sub_traces, pending_inputs, steps, in_flight }, // the last two are seldom there
   };
 }
 
@@ -93,8 +100,8 @@ export async function exportPage(traceId: string): Promise<void> {
   // In JSON a < stands in texts only, where it may be escaped. So no text can end the element
   const safe = (text: string) => text.replaceAll("<", "\\u003c");
   const parts: BlobPart[] = [template.slice(0, at)];
-  for await (const { trace, goal_tree, sub_traces, pending_inputs } of subtree(traceId)) {
-    const first = { trace: await header(trace), snapshot: { trace, goal_tree, sub_traces, pending_inputs } };
+  for await (const { trace, goal_tree, sub_traces, pending_inputs, steps } of subtree(traceId)) {
+    const first = { trace: await header(trace), snapshot: { trace, goal_tree, sub_traces, pending_inputs, steps } };
     parts.push(safe(`${JSON.stringify(first)}\n`), safe(await fetchLines(trace.trace_id, trace.first_event_id - 1)));
   }
   parts.push(template.slice(at + PLACE.length));

@@ -18,6 +18,7 @@ import {
   type Message,
   type PendingInput,
   type Snapshot,
+  type Step,
   type StoredEvent,
   type SubTrace,
   type Totals,
@@ -51,6 +52,7 @@ export class State {
   children = new Map<string | null, readonly string[]>(); // in display order; null: the roots
   subTraces = new Map<string, SubTrace>();
   pendingInputs = new Map<string, PendingInput>(); // open questions, oldest first
+  steps = new Map<string, Step>();
   cancelRequested: { reason: Json; by: Json } | null = null; // a cancel that is not yet acknowledged
   messages = new Map<string, Message>();
 
@@ -106,6 +108,7 @@ export class State {
     state.children = children;
     for (const sub of frame.sub_traces) state.subTraces.set(sub.trace_id, sub);
     for (const asked of frame.pending_inputs) state.pendingInputs.set(asked.request_id, asked);
+    for (const step of frame.steps ?? []) state.steps.set(step.id, step);
     if (messages) state.messages = messages;
     return state;
   }
@@ -389,6 +392,35 @@ export function toolName(message: Message): string | null {
   return codePoints(message.description ?? "", TOOL_NAME_LENGTH) || null;
 }
 
+const STEP = ["name", "kind", "goal_id", "step_id", "message_id", "status"] as const;
+const STEP_TOO = ["started_at", "ended_at", "input", "output", "error"] as const; // where they are given
+
+function stepAdded(state: State, event: StoredEvent): void {
+  const { step } = event;
+  if (state.steps.has(step.id)) return;
+  const added: Record<string, unknown> = { id: step.id, event_id: event.event_id };
+  for (const key of STEP) added[key] = step[key];
+  for (const key of STEP_TOO) if (step[key] != null) added[key] = step[key];
+  state.steps.set(step.id, timedStep(added as unknown as Step, event));
+}
+
+function stepUpdated(state: State, event: StoredEvent): void {
+  const step = state.steps.get(event.step_id);
+  if (!step) return;
+  const { patch } = event;
+  const after: Record<string, unknown> = { ...step };
+  for (const key of [...STEP, ...STEP_TOO]) if (key in patch) after[key] = patch[key];
+  if (after.status !== step.status && !("ended_at" in patch)) after.ended_at = null;
+  state.steps.set(step.id, timedStep(after as unknown as Step, event));
+}
+
+/** `step`, which is the caller's own, with the times that follow from its status. */
+function timedStep(step: Step, event: StoredEvent): Step {
+  step.started_at ||= step.ended_at || timeOf(event);
+  step.ended_at = step.status === "running" ? null : later(step.ended_at || timeOf(event), step.started_at);
+  return step;
+}
+
 function subTraceStarted(state: State, event: StoredEvent): void {
   const id: string = event.sub_trace_id;
   state.subTraces.set(id, {
@@ -400,6 +432,8 @@ function subTraceStarted(state: State, event: StoredEvent): void {
     summary: null,
     error: null,
     stats: { total_messages: 0, total_tokens: 0, total_cost: null },
+    ...(event.parent_step_id && { parent_step_id: event.parent_step_id }),
+    ...(event.parent_message_id && { parent_message_id: event.parent_message_id }),
     started_event_id: event.event_id,
     started_at: event.started_at ?? timeOf(event),
     ended_at: null,
@@ -479,6 +513,8 @@ const HANDLERS: Record<string, (state: State, event: StoredEvent) => void> = {
   goal_updated: goalUpdated,
   message_added: messageAdded,
   message_updated: messageUpdated,
+  step_added: stepAdded,
+  step_updated: stepUpdated,
   sub_trace_started: subTraceStarted,
   sub_trace_completed: subTraceCompleted,
   trace_status_changed: setStatus,

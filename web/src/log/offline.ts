@@ -65,6 +65,7 @@ export function localApi(traces: Map<string, SavedTrace>): LocalApi {
         goal_tree: state.goalTree(),
         sub_traces: [...state.subTraces.values()],
         pending_inputs: [...state.pendingInputs.values()],
+        steps: [...state.steps.values()],
       };
     },
     async traces() {

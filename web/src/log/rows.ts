@@ -48,6 +48,8 @@ const SILENT = new Set([
   "goal_updated",
   "message_added",
   "message_updated",
+  "step_added",
+  "step_updated",
   "input_provided",
   "input_expired",
 ]);

@@ -129,8 +129,8 @@ export class TraceLog implements TraceView, Subscriber, Source {
         return;
       case "snapshot_part": // before the goals
         if (!this.#tree) return;
-        for (const name of ["sub_traces", "pending_inputs"])
-          this.#tree.frame[name] = [...this.#tree.frame[name], ...(frame[name] ?? [])];
+        for (const name of ["sub_traces", "pending_inputs", "steps"])
+          if (frame[name]) this.#tree.frame[name] = [...(this.#tree.frame[name] ?? []), ...frame[name]];
         return;
       case "goal_tree_part": {
         if (!this.#tree) return;

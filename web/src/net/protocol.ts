@@ -92,9 +92,28 @@ export interface SubTrace {
   summary: string | null;
   error?: Json;
   stats: Totals;
+  parent_step_id?: string;
+  parent_message_id?: string;
   started_event_id: number;
   started_at?: string | null;
   ended_at?: string | null;
+}
+
+/** What a run does that is neither goal nor message: a node of a graph, a turn, a retry. */
+export interface Step {
+  id: string;
+  name: string;
+  kind: string;
+  goal_id: string | null;
+  step_id: string | null;
+  message_id: string | null;
+  status: "running" | "completed" | "failed" | "stopped";
+  event_id: number; // that added it
+  started_at: string;
+  ended_at: string | null;
+  input?: string | null;
+  output?: string | null;
+  error?: Json;
 }
 
 export interface PendingInput {
@@ -171,6 +190,8 @@ export interface Snapshot {
   goal_tree: GoalTree;
   sub_traces: SubTrace[];
   pending_inputs: PendingInput[];
+  steps?: Step[];
+  in_flight?: number; // model calls that are not counted yet
   epoch?: string; // of the log
 }
 
