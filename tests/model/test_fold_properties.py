@@ -122,16 +122,18 @@ def a_sub_trace(draw: st.DrawFn, state: State) -> Json:
 
 
 def a_step(draw: st.DrawFn, state: State) -> Json:
-    where = optional(draw, goal_id=st.sampled_from([None, *state.goals]))
-    if state.steps and draw(st.booleans()):
+    where: Json = optional(draw, goal_id=st.sampled_from([None, *state.goals]))
+    in_a_step, in_a_message = draw(st.booleans()), draw(st.booleans())
+    if state.steps and in_a_step:
         where |= {"step_id": named(draw, state.steps)}
-    elif state.messages and draw(st.booleans()):
+    elif state.messages and in_a_message:
         where |= {"message_id": named(draw, state.messages)}
     more = optional(draw, status=st.sampled_from(["running", "completed", "failed", "stopped"]), error=st.just("no"))
     more |= optional(draw, ended_at=st.sampled_from([None, format_time(1_790_000_003)]), output=st.just("ok"))
     if not state.steps or draw(st.booleans()):
         return {"event": "step_added", "step": {"name": "s", **more, **where}}
-    patch = more | (where if draw(st.booleans()) else {})
+    moves: bool = draw(st.booleans())
+    patch = more | (where if moves else {})
     return {"event": "step_updated", "step_id": named(draw, state.steps), "patch": patch}
 
 
