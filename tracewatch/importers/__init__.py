@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import BadRequest
-from . import claude_code, native, openai, tapeagents, tau_bench
+from . import claude_code, claude_stream, codex_exec, codex_rollouts, native, openai, tapeagents, tau_bench
 from .detect import FORMATS, detect
 from .reading import regular_file
 from .steps import AppendEvent, CreateTrace, ImportFault, Put, RestoreEvent, RestoreTrace, Step
@@ -41,6 +41,14 @@ _READERS: dict[str, Callable[[Path], Iterator[Step]]] = {
     "tau-bench": tau_bench.read,
     "tapeagents": tapeagents.read,
     "claude-code": claude_code.read,
+    "claude-stream": claude_stream.read,
+    "codex": codex_rollouts.read,
+    "codex-exec": codex_exec.read,
+}
+
+_FOLDERS: dict[str, Callable[[Path], list[Path]]] = {
+    "claude-code": claude_code.sessions,
+    "codex": codex_rollouts.rollouts,
 }
 
 
@@ -56,6 +64,6 @@ def open_import(path: Path | str, format: str = "auto") -> Iterator[Step]:
         format = detect(path)
     elif format not in _READERS:
         raise BadRequest(f"{format!r} is not a format; the formats are {', '.join(FORMATS)}")
-    elif not (format == "claude-code" and path.is_dir() and claude_code.sessions(path)):
+    elif not (path.is_dir() and format in _FOLDERS and _FOLDERS[format](path)):
         regular_file(path)
     return _READERS[format](path)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..model.times import parse_time
 from .claude_session import ClaudeSession
-from .reading import BadJson, load, load_mended, records, time_of
-from .steps import ImportFault, Step
+from .reading import BadJson, load, records
+from .steps import Step
+from .timeline import Timeline
 
 _TOLD = 256  # steps at a time
 
@@ -32,17 +32,6 @@ class AgentFile:
     agent_id: str | None
     name: str | None  # for faults
     run_id: str | None = None  # of the workflow that began it
-
-
-@dataclass
-class _Index:
-    """Where the lines of a session are, and what its import needs before the first of them."""
-
-    main: Path
-    places: list[tuple[float, int, int, int]] = field(default_factory=list)  # time, file, place in it, line's number
-    links: dict[str, str] = field(default_factory=dict)  # agent id → id of its call
-    sidechains: bool = False  # lines of sub-agents are in the session's own file
-    sessions: dict[str, int] = field(default_factory=dict)  # their lines; the session of the last line stands last
 
 
 def is_sub_agent(path: Path) -> bool:
@@ -94,33 +83,45 @@ def read(path: Path) -> Iterator[Step]:
 
 def read_session(path: Path, name: str | None) -> Iterator[Step]:
     """The steps of one session."""
-    files = session_files(path)
+    own, alone = own_session(path), path.stem if is_sub_agent(path) else None
+    session, lines = ClaudeSession(own, alone=alone), Timeline()
+    files: dict[int, AgentFile] = {}
+    for file in session_files(path):
+        is_agents = file.agent_id is not None
+
+        def seen(row: dict[str, Any], is_agents: bool = is_agents) -> bool:
+            of = row.get("sessionId")
+            if is_agents and isinstance(of, str) and of not in ("", own):
+                return False  # another session's
+            session.sidechains |= not is_agents and row.get("isSidechain") is True
+            link(row, session.links)
+            return True
+
+        number = lines.add(file.path, seen)
+        if number is not None:
+            files[number] = file
+            if is_agents:
+                session.expected.add(str(file.agent_id))
+                take_meta(session, file)
     files[0].name = name
-    index = _Index(path)
-    for number, file in enumerate(files):
-        _look(file, number, index)
-    session = ClaudeSession(own_session(path, index.sessions), alone=path.stem if is_sub_agent(path) else None)
-    session.links.update(index.links)
-    session.sidechains = index.sidechains
-    for number in {place[1] for place in index.places if files[place[1]].agent_id is not None}:
-        session.expected.add(str(files[number].agent_id))
-        take_meta(session, files[number])
-    for told, (number, row, file) in enumerate(_in_order(files, index), 1):
-        session.line(number, row, agent_id=file.agent_id, file=file.name)
+    for told, (number, line, row) in enumerate(lines.rows(), 1):
+        session.line(line, row, agent_id=files[number].agent_id, file=files[number].name)
         if told % _TOLD == 0:
             yield from session.drain()
     session.finish()
     yield from session.drain()
 
 
-def own_session(path: Path, seen: dict[str, int]) -> str:
+def own_session(path: Path) -> str:
     """The id of the session that a file is of: as it is named, else that of its last line that has one."""
-    if path.stem in seen:
-        return path.stem
-    return list(seen)[-1] if seen else _first_line_digest(path)
-
-
-def _first_line_digest(path: Path) -> str:
+    last: str | None = None
+    for _, _, row in records(path):
+        if isinstance(row, dict) and isinstance(row.get("sessionId"), str) and row["sessionId"]:
+            last = str(row["sessionId"])
+            if last == path.stem:
+                return last
+    if last is not None:
+        return last
     with path.open("rb") as file:
         return hashlib.sha256(file.readline(1 << 16).strip()).hexdigest()[:16]
 
@@ -138,34 +139,8 @@ def take_meta(session: ClaudeSession, file: AgentFile) -> None:
         session.meta(file.agent_id, meta)
 
 
-def _look(file: AgentFile, number: int, index: _Index) -> None:
-    """Put a file's lines into the index; none of a sub-agent's of another session."""
-    own = own_session(index.main, index.sessions) if index.sessions else None
-    last: float | None = None
-    early: list[tuple[int, int]] = []  # lines before the first one with a time
-    places: list[tuple[float, int, int, int]] = []
-    for line, place, row in records(file.path):
-        given = row if isinstance(row, dict) else {}
-        session_id = given.get("sessionId")
-        if isinstance(session_id, str) and session_id:
-            if file.agent_id is None:
-                index.sessions[session_id] = index.sessions.pop(session_id, 0) + 1
-            elif session_id != own and own is not None:
-                return
-        at = time_of(given.get("timestamp"))
-        last = parse_time(at) if at else last
-        if last is None:
-            early.append((place, line))
-        elif not places or places[-1][2] != place:
-            places.append((last, number, place, line))
-        index.sidechains |= file.agent_id is None and given.get("isSidechain") is True
-        _link(given, index.links)
-    first = places[0][0] if places else float("-inf")
-    index.places += [(first, number, *one) for one in dict.fromkeys(early)]
-    index.places += places
-
-
-def _link(row: dict[str, Any], links: dict[str, str]) -> None:
+def link(row: dict[str, Any], links: dict[str, str]) -> None:
+    """Note in ``links`` which call an agent answers, if the line says so."""
     result, message = row.get("toolUseResult"), row.get("message")
     agent_id = result.get("agentId") if isinstance(result, dict) else None
     blocks = message.get("content") if isinstance(message, dict) else None
@@ -173,32 +148,3 @@ def _link(row: dict[str, Any], links: dict[str, str]) -> None:
         for block in blocks:
             if isinstance(block, dict) and isinstance(block.get("tool_use_id"), str):
                 links.setdefault(agent_id, block["tool_use_id"])
-
-
-def _in_order(files: list[AgentFile], index: _Index) -> Iterator[tuple[int, Any, AgentFile]]:
-    """The records of all files in the order of their times; in a file, equal times in its order."""
-    index.places.sort(key=lambda entry: entry[0])
-    opened: dict[int, Any] = {}
-    try:
-        for _, number, place, line in index.places:
-            file = opened.get(number)
-            if file is None:
-                file = opened[number] = files[number].path.open("rb")
-            if file.tell() != place:
-                file.seek(place)
-            yield from _of_line(file.readline(), line, files[number])
-    finally:
-        for file in opened.values():
-            file.close()
-
-
-def _of_line(line: bytes, number: int, file: AgentFile) -> Iterator[tuple[int, Any, AgentFile]]:
-    try:
-        values, fault = load_mended(line.strip())
-    except BadJson as error:
-        values, fault = [], error.message
-    if fault is not None:
-        yield number, ImportFault(fault, number), file
-    for value in values:
-        good = isinstance(value, dict)
-        yield number, value if good else ImportFault("a line is a JSON object", number), file

@@ -228,7 +228,7 @@ class ClaudeAgent:
         if answer and counted is None and role == "assistant":
             counted = self._begin_answer(answer)
         if used and (counted is None or not counted.used):
-            first |= {"tokens": total_of(used), "usage": used, "cost": amount(row.get("costUSD"))}
+            first |= {"tokens": total_of(used), "usage": used, "cost": amount(row.get("costUSD")), "answer": answer}
         written = unreadable = False
         for index, block in enumerate(blocks):
             if not isinstance(block, dict):
@@ -244,7 +244,7 @@ class ClaudeAgent:
                 first = {}
         if counted is not None and counted.key and total_of(used) > total_of(counted.used):
             counted.used = used
-            self.put("message", counted.key, {"tokens": total_of(used), "usage": used}, at)
+            self.put("message", counted.key, {"tokens": total_of(used), "usage": used, "answer": answer}, at)
         if unreadable or not written:
             self.keep(place.key, row, at)
         if row["type"] == "assistant":

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..model.usage import Usage
 from .claude_lines import CONSTANT, ClaudeAgent, OpenCall
 from .claude_titles import command, words_in
 from .reading import name_of, text_of
@@ -79,7 +80,6 @@ class ClaudeSession:
         self._types: dict[str, str] = {}  # agent id → its type
         self._chains: dict[str, ClaudeAgent] = {}  # uuid of a sub-agent's line inside the session → the sub-agent
         self._workflows: dict[str, str] = {}  # agent id → id of its run
-        self.cost = CostOfRuns()
 
     # --- what comes in ---
 
@@ -125,15 +125,15 @@ class ClaudeSession:
         if call_id is not None and call_id not in self.subs and agent_id not in self.agents:
             self._early.setdefault(call_id, []).append((number, row, str(agent_id), file))
             return
-        agent = self._agent_of(row, agent_id)
+        agent = self.agent_of(row, agent_id)
         agent.line(number, row, file, copied)
         self._began = self._began or agent.at
         uuid = row.get("uuid")
         if agent is not self.main and agent_id is None and isinstance(uuid, str):
             self._chains[uuid] = agent
 
-    def _agent_of(self, row: dict[str, Any], agent_id: str | None) -> ClaudeAgent:
-        """The agent that a line is of."""
+    def agent_of(self, row: dict[str, Any], agent_id: str | None = None) -> ClaudeAgent:
+        """The agent that a line is of, which begins now if it hasn't."""
         call_id = row.get("parent_tool_use_id")
         if isinstance(call_id, str) and call_id in self.subs:
             return self._begin(self.subs[call_id], _linked(self.links, call_id))
@@ -255,7 +255,7 @@ class ClaudeSession:
         text = _answer(value)
         if told.get("status") == "async_launched" or told.get("isAsync") or text.startswith(_LAUNCHED):
             sub.background = True
-            self._begin(sub, agent_id if isinstance(agent_id, str) else None)
+            self._begin(sub, agent_id if isinstance(agent_id, str) else _linked(self.links, sub.call_id))
             return
         sub.answer, sub.failed, sub.at = text, failed, at
         if sub.agent is not None and not sub.agent.empty:
@@ -392,8 +392,12 @@ class ClaudeSession:
             return "stopped", _UNANSWERED, None
         return "completed", summary, None
 
-    def finish(self) -> None:
-        """End what is still open: there are no more lines."""
+    def name_task(self, task: str) -> None:
+        """Say what the user asked, where the lines don't."""
+        self._task = self._task or task
+
+    def finish(self, *, itself: bool = True) -> None:
+        """End what is still open: there are no more lines. ``itself``: the session, too."""
         early, self._early = self._early, {}
         for call_id, lines in early.items():  # of calls that never came
             self.links = {agent_id: of for agent_id, of in self.links.items() if of != call_id}
@@ -410,8 +414,10 @@ class ClaudeSession:
                 status = "completed" if answered else "stopped"
                 agent.end(f"end {agent_id} {agent.last_key}"[:250], status, agent.at, summary=words, whole=True)
         at = max((a.at for a in (self.main, *self.agents.values()) if a.at), default=None)
-        status, summary, error = self.status()
         self.main.close(at)
+        if not itself:
+            return
+        status, summary, error = self.status()
         self.main.end(f"end {self.main.last_key}"[:250], status, at, summary=summary, error=error, whole=True)
 
     def _finish_sub(self, sub: Sub) -> None:
@@ -437,27 +443,27 @@ class CostOfRuns:
     """
 
     def __init__(self) -> None:
-        self._answers: list[tuple[Callable[[float], None], float]] = []
-        self._shared = 0.0
+        self._answers: list[tuple[Callable[[float], None], Callable[[], Usage]]] = []
 
-    def add(self, write: Callable[[float], None], used: dict[str, int]) -> None:
-        """Add an answer, whose cost ``write`` takes."""
-        read, written = used.get("cache_read_tokens", 0), used.get("cache_write_tokens", 0)
-        fresh = max(0, used.get("input_tokens", 0) - read - written)
-        self._answers.append((write, fresh + 5 * used.get("output_tokens", 0) + read / 10 + written * 1.25))
+    def add(self, write: Callable[[float], None], used: Callable[[], Usage]) -> None:
+        """Add an answer, whose cost ``write`` takes. ``used``: what it has used in the end."""
+        self._answers.append((write, used))
 
     def share(self, total: float) -> None:
-        """Share out what the run has cost since the last time. ``total``: US dollars, from its start."""
-        more, answers = total - self._shared, self._answers
-        if not answers or more <= 0:
-            return
-        weight = sum(weight for _, weight in answers)
-        left = more
-        for place, (write, own) in enumerate(answers, 1):
-            part = left if place == len(answers) else round(more * (own / weight if weight else 1 / len(answers)), 8)
+        """Share out what the run has cost, in US dollars."""
+        weights = [_weight(used()) for _, used in self._answers]
+        left = total
+        for place, ((write, _), weight) in enumerate(zip(self._answers, weights, strict=True), 1):
+            share = weight / sum(weights) if sum(weights) else 1 / len(weights)
+            part = left if place == len(weights) else round(total * share, 8)
             left = round(left - part, 10)
             write(max(part, 0.0))
-        self._answers, self._shared = [], total
+
+
+def _weight(used: Usage) -> float:
+    read, written = used.get("cache_read_tokens", 0), used.get("cache_write_tokens", 0)
+    fresh = max(0, used.get("input_tokens", 0) - read - written)
+    return fresh + 5 * used.get("output_tokens", 0) + read / 10 + written * 1.25
 
 
 def trace_of(session_id: str) -> str:

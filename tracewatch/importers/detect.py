@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadRequest
-from . import claude_code, tapeagents
+from . import claude_code, claude_stream, codex_exec, codex_rollouts, tapeagents
 from .reading import BadJson, lines, load, regular_file, starts_with_a_value
 
-FORMATS = ("tracewatch", "openai", "tau-bench", "tapeagents", "claude-code")
+FORMATS = ("tracewatch", "openai", "tau-bench", "tapeagents", "claude-code", "claude-stream", "codex", "codex-exec")
 _KNOWN = f"the formats are {', '.join(FORMATS)}"
 _LINES = 20
+_CODEX_TYPES = ("session_meta", "response_item", "event_msg", "turn_context", "compacted")
 _CLAUDE_KEYS = frozenset({"sessionId", "uuid", "leafUuid", "messageId", "isSidechain"})
 
 
@@ -27,6 +28,8 @@ def detect(path: Path | str) -> str:
     """
     path = Path(path)
     if path.is_dir():
+        if codex_rollouts.rollouts(path):
+            return "codex"
         if claude_code.sessions(path):
             return "claude-code"
         raise BadRequest(f"{path} is a directory without Claude Code sessions (*.jsonl); {_KNOWN}")
@@ -53,6 +56,12 @@ def _of_line(row: Any) -> str | None:
         return _of_value(row)
     if isinstance(row.get("trace"), dict) and "trace_id" in row["trace"]:
         return "tracewatch"
+    if row.get("type") in _CODEX_TYPES and isinstance(row.get("payload"), dict):
+        return "codex"
+    if claude_stream.is_stream(row):
+        return "claude-stream"
+    if codex_exec.is_exec(row):
+        return "codex-exec"
     if isinstance(row.get("type"), str) and _CLAUDE_KEYS & row.keys():
         return "claude-code"
     return _of_item(row)
@@ -70,6 +79,8 @@ def _of_value(value: Any) -> str | None:
 
 
 def _of_item(item: dict[str, Any]) -> str | None:
+    if claude_stream.is_stream(item):
+        return "claude-stream"
     if isinstance(item.get("traj"), list) or {"task_id", "reward", "traj"} <= item.keys():
         return "tau-bench"
     if tapeagents.is_tape(item):

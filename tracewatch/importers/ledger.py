@@ -24,7 +24,8 @@ from ..model.usage import total_of
 from .reading import clip, without
 from .steps import AppendEvent, CreateTrace, ImportFault, Put, RestoreEvent, RestoreTrace, Step
 
-_LATE = ("cost", "cost_of", "model", "description", "sub_trace_id", "left", "duration_ms", "ended_at", "finish_reason")
+_LATE = ("answer", "cost", "cost_of", "model", "sub_trace_id", "left", "duration_ms")
+_COUNTED = ("tokens", "usage", "cost", "cost_of", "answer")
 _ENDED = ("completed", "failed", "stopped")
 _OPEN = ("pending", "in_progress")
 _DETAILS = ("session_id", "user_id", "tags", "started_at")
@@ -55,6 +56,7 @@ class Ledger:
     last_event_id: int = 0
     _messages: dict[str, _Message] = field(default_factory=dict)
     _goals: dict[str, _Goal] = field(default_factory=dict)
+    _holders: dict[str, str] = field(default_factory=dict)  # answer of the model → the message that has its usage
     _keys: set[str] = field(default_factory=set)
     _summary: str | None = None
     _fresh: bool = False  # something that is no status was planned after the last one
@@ -72,9 +74,9 @@ class Ledger:
             return []
         events: list[dict[str, Any]] = []
         missing = self._missing(put)
-        if missing and put.kind != "trace" and self._resumes is not None:
-            events += self._resumed(self._resumes)
-        if put.kind == "status" or events:
+        if missing and put.kind != "trace":
+            events += self._resumed()
+        if put.kind == "status" or missing:
             self._resumes = None
         self._fresh |= bool(missing) and put.kind != "status"
         for event in missing:
@@ -85,8 +87,9 @@ class Ledger:
             self.absorb(event)
         return events
 
-    def _resumed(self, put: Put) -> list[dict[str, Any]]:
-        if self.status == "running" or put.key in self._keys:
+    def _resumed(self) -> list[dict[str, Any]]:
+        put = self._resumes
+        if put is None or self.status == "running" or put.key in self._keys:
             return []
         event: dict[str, Any] = {"event": "trace_status_changed", "status": "running", "key": put.key}
         return [event if put.at is None else event | {"occurred_at": put.at}]
@@ -106,7 +109,7 @@ class Ledger:
 
     def _missing(self, put: Put) -> list[dict[str, Any]]:
         if put.kind == "message":
-            return self._message(put.key, put.fields, put.at)
+            return self._of_answer(put.key, put.fields, put.at)
         if put.kind == "append":
             return self._append(put.key, put.fields)
         if put.kind == "goal":
@@ -152,11 +155,21 @@ class Ledger:
             return [{"event": "trace_status_changed", "status": status, "key": key, **rest}]
         self.ended_now = True
         begun: list[dict[str, Any]] = []
-        if self.status in _ENDED and self._resumes is None:
+        if self.status in _ENDED and not self._resumed():
             begun.append({"event": "trace_status_changed", "status": "running"})
         return [*begun, {"event": "trace_completed", "status": status, "key": key, **_clipped(rest, "error")}]
 
     # --- messages ---
+
+    def _of_answer(self, key: str, fields: dict[str, Any], at: str | None) -> list[dict[str, Any]]:
+        """A message, whose usage and cost go to the one that has them for the same answer of the model."""
+        holder = self._holders.get(str(fields.get("answer")), key)
+        if holder == key or not fields.keys() & {"usage", "cost"}:
+            return self._message(key, fields, at)
+        counted = {name: fields[name] for name in _COUNTED if name in fields}
+        rest = {name: value for name, value in fields.items() if name not in _COUNTED}
+        told = self._message(key, rest, at) if key in self._messages or "role" in rest else []
+        return told + self._message(holder, {"status": "running", **counted}, at)
 
     def _message(self, key: str, fields: dict[str, Any], at: str | None) -> list[dict[str, Any]]:
         known = self._messages.get(key)
@@ -167,7 +180,9 @@ class Ledger:
         if known.level == 1 and patch and at:
             patch["ended_at"] = at  # it was complete before, for all that was known then
         late = known.late or {}
-        patch |= {name: fields[name] for name in _LATE if name in fields and fields[name] != late.get(name)}
+        patch |= {name: fields[name] for name in _LATE if name in fields and name not in late}
+        if "cost" in fields and late.get("cost_source") == "priced":
+            patch["cost"] = fields["cost"]  # what the source says is better than what was worked out
         patch = {name: value for name, value in patch.items() if name not in ("tokens", "usage")}
         if _tokens(fields) > known.tokens:
             patch |= {name: fields[name] for name in ("tokens", "usage") if name in fields}
@@ -226,8 +241,10 @@ class Ledger:
             self._keys.add(key)
         if name in ("message_added", "message_updated"):
             self._latest = max(self._latest or "", event.get("occurred_at") or "") or None
+        message = event.get("message") or event.get("patch") or {}
+        if name in ("message_added", "message_updated") and isinstance(message.get("answer"), str):
+            self._holders.setdefault(message["answer"], message.get("message_id") or event["message_id"])
         if name == "message_added":
-            message = event["message"]
             self._messages[message["message_id"]] = _told(message)
         elif name == "message_updated" and event["message_id"] in self._messages:
             _tell(self._messages[event["message_id"]], event)
@@ -293,7 +310,7 @@ def _level(message: dict[str, Any]) -> int:
 
 def _told(message: dict[str, Any]) -> _Message:
     content, level = message.get("content"), _level(message)
-    late = {name: message[name] for name in _LATE if name in message}
+    late = {name: message[name] for name in (*_LATE, "cost_source") if name in message}
     return _Message(
         level, len(content) if isinstance(content, str) and not level else 0, _tokens(message), late or None
     )
@@ -306,8 +323,8 @@ def _tell(known: _Message, event: dict[str, Any]) -> None:
         known.level = max(known.level, _level(patch) if "content" in patch else 2)
     if "tokens" in patch or "usage" in patch:
         known.tokens = _tokens(patch)
-    if late := {name: patch[name] for name in _LATE if name in patch}:
-        known.late = {**(known.late or {}), **late}
+    if late := {name: patch[name] for name in (*_LATE, "cost_source") if name in patch}:
+        known.late = {**(known.late or {}), **({"cost_source": "given"} if "cost" in late else {}), **late}
 
 
 def steps_of(
