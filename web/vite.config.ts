@@ -10,9 +10,11 @@ export default defineConfig(({ command }) => ({
     emptyOutDir: true,
     assetsDir: "",
     assetsInlineLimit: 0, // the page may load nothing but what the server serves: no data: URLs
-    modulePreload: { polyfill: false },
+    modulePreload: false,
     target: "es2022",
     reportCompressedSize: true,
+    // What the page begins with is one file, also where a part that is loaded later uses some of it
+    rolldownOptions: { output: { codeSplitting: { groups: [{ name: "index", tags: ["$initial"] }] } } },
   },
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   server: {

@@ -6,6 +6,7 @@ Rule 2: a test waits for something in the page; nothing sleeps.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from tests.support import ServerProcess
 from tracewatch.server.page import web_dir
 
 ARGUMENTS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+LATER = ("inspector", "panel", "question", "transcript", "export")  # what a page loads after its first rows
 expect.set_options(timeout=15_000)
 
 
@@ -55,6 +57,9 @@ class Faults:
 
     def __init__(self, page: Page) -> None:
         self.found: list[str] = []
+        self.later = set(LATER)
+        self.loaded = asyncio.Event()
+        page.on("requestfinished", lambda request: self._loaded(request.url))
         self.allowed: tuple[str, ...] = ()  # parts of messages that a test expects
         page.on("pageerror", lambda error: self.found.append(f"{error.message}\n{error.stack}"))
         page.on("console", self._said)
@@ -62,8 +67,15 @@ class Faults:
         page.on("dialog", lambda dialog: self.found.append(f"dialog: {dialog.message}"))
 
     def _said(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
+        # A test that ends its server does so while the page may still load what it shows later
+        later = "net::ERR_" in message.text and "/static/" in message.location.get("url", "")
+        if message.type == "error" and not later:
             self.found.append(message.text)
+
+    def _loaded(self, url: str) -> None:
+        self.later.discard(url.rsplit("/", 1)[-1].split("-")[0])
+        if not self.later:
+            self.loaded.set()
 
     def _asked(self, url: str) -> None:
         if not url.startswith(("http://127.0.0.1:", "file://", "blob:http://127.0.0.1:")):
@@ -90,6 +102,15 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
 def allow(page: Page, *parts: str) -> None:
     """Errors with one of ``parts`` in them belong to what the test does."""
     page.faults.allowed += parts  # type: ignore[attr-defined]
+
+
+async def all_loaded(page: Page) -> None:
+    """The page has loaded what its first rows do not need, too."""
+    faults: Faults = page.faults  # type: ignore[attr-defined]
+    async with asyncio.timeout(30):
+        await faults.loaded.wait()
+    faults.loaded.clear()  # for the next page
+    faults.later = set(LATER)
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from tests.browser.conftest import allow
-from tests.browser.runs import Run, completed, said
+from tests.browser.conftest import all_loaded, allow
+from tests.browser.runs import Run, completed, goal, said
 from tests.support import ServerProcess
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -73,6 +74,36 @@ async def test_a_page_that_is_older_than_its_server_offers_to_reload(server: Ser
     await page.get_by_role("button", name="Newer version: reload").click()
     await expect(page.locator(".pill")).to_contain_text("live")
     await expect(page.locator(".newer")).to_have_count(0)
+
+
+async def test_what_is_shown_later_is_there_when_the_server_is_not(tmp_path: Path, page: Page) -> None:
+    """The parts of the page that its first rows do not need are loaded soon, not when they are asked for."""
+    allow(page, "ERR_CONNECTION_REFUSED", "WebSocket connection to")
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    with ServerProcess(tmp_path / "log.db") as server:
+        run = Run(server.url)
+        run.add(goal("1", "Look"), said("All of it"))
+        await page.goto(run.url)
+        await expect(page.get_by_text("All of it")).to_be_visible()
+        await all_loaded(page)
+    await page.get_by_text("Export").click()
+    await page.get_by_text("Copy as Markdown").click()
+    await expect(page.locator(".toast")).to_contain_text("Copied the run as Markdown")
+    await page.locator(".row .at").last.click()
+    await expect(page.get_by_role("complementary", name="Inspector")).to_be_visible()
+
+
+async def test_a_part_that_cannot_be_loaded_says_so(server: ServerProcess, page: Page) -> None:
+    allow(page, "ERR_FAILED", "Failed to load resource")
+    await page.route("**/static/question-*.js", lambda route: route.abort())
+    run = Run(server.url)
+    run.add({"event": "input_requested", "request_id": "q", "question": "Go on?", "schema": {"type": "boolean"}})
+    await page.goto(run.url)
+    await expect(page.get_by_role("alert").filter(has_text="could not be loaded")).to_be_visible()
+    await expect(page.get_by_role("button", name="Reload")).to_be_visible()
+    await page.unroute("**/static/question-*.js")
+    await page.reload()
+    await expect(page.locator(".question")).to_contain_text("Go on?")
 
 
 async def test_where_the_browser_keeps_nothing_it_works_and_says_so(server: ServerProcess, page: Page) -> None:

@@ -94,3 +94,15 @@ async def test_ten_thousand_traces(tmp_path: Path, page: Page) -> None:
         await page.locator(".filter").fill("9876")
         await expect(page.locator(".tbody .tr")).to_have_count(1)
         await expect(page.locator(".tbody .tr")).to_contain_text("Task 9876")
+
+
+async def test_a_list_of_few_runs_is_drawn_whole_for_the_browsers_own_search(tmp_path: Path, page: Page) -> None:
+    async def write(log: EventLog) -> None:
+        for n in range(150):
+            await log.create_trace(validate_trace({"trace_id": f"t{n}", "task": f"Task {n}." if n else "The first"}))
+
+    await written(tmp_path / "few.db", write)
+    with ServerProcess(tmp_path / "few.db") as few:
+        await page.goto(few.url)
+        await expect(page.locator(".tbody .tr")).to_have_count(150)
+        assert await page.evaluate("find('The first')")

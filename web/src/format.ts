@@ -37,6 +37,13 @@ export function ago(ms: number): string {
   return `${Math.floor(ms / 86_400_000)} d`;
 }
 
+/** For how long, in ms, the words of `ago` stay the same. */
+export function agoLasts(ms: number): number {
+  if (ms < 1500) return 1500 - ms;
+  const step = ms < 60_000 ? 1000 : ms < 3_600_000 ? 60_000 : ms < 48 * 3_600_000 ? 3_600_000 : 86_400_000;
+  return step - (ms % step);
+}
+
 /** `812`, `48.2k`, `1.3M`. */
 export function short(n: number): string {
   if (n < 1000) return String(n);

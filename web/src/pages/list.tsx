@@ -19,7 +19,7 @@ import { useInside } from "../parts/inside";
 import { useKeys } from "../parts/keys";
 import { Ago, Cost, classes, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
 import { memo } from "../parts/memo";
-import { focusQuestion, Questions } from "../parts/question";
+import { focusQuestion, Questions } from "../parts/questions";
 import { type ListHandle, type ListPlace, VirtualList } from "../parts/virtual";
 import { Welcome } from "./welcome";
 

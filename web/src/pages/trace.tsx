@@ -4,12 +4,11 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
 import { cost as costOf, count, counted, fullTime, isolated, short, shortId, timeOfDay, visible } from "../format";
 import { errorLine } from "../log/error";
-import { exportLines, exportPage } from "../log/export";
 import { Past } from "../log/past";
 import { Replay } from "../log/replay";
 import type { Item } from "../log/rows";
 import type { TraceLog } from "../log/trace-log";
-import { type Form, transcript } from "../log/transcript";
+import type { Form } from "../log/transcript";
 import { markSeen } from "../log/trouble";
 import type { TraceView } from "../log/view";
 import { treeText } from "../log/words";
@@ -19,17 +18,20 @@ import { go, HOME, param, setParams, traceHref } from "../net/route";
 import { store, stored } from "../net/storage";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
-import { copyAs } from "../parts/copy";
+import { copyAs, transcripts } from "../parts/copy";
 import { GoalTreePane, type Place } from "../parts/goals";
-import { Inspector } from "../parts/inspector";
 import { useKeys } from "../parts/keys";
+import { Later, lazily } from "../parts/later";
 import { Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
-import { focusQuestion, Questions } from "../parts/question";
-import { TimePanel } from "../time/panel";
+import { focusQuestion, Questions } from "../parts/questions";
 
 const INSPECTED = "inspected"; // kept with the entry of the history
 const TIME_KEY = "tracewatch.time"; // whether the time panel is shown
+
+const TimePanel = lazily(new Later(() => import("../time/panel")), (module) => module.TimePanel);
+const Inspector = lazily(new Later(() => import("../parts/inspector")), (module) => module.Inspector);
+const exports = new Later(() => import("../log/export"));
 
 export function TracePage({ traceId }: { traceId: string }) {
   const log = useLog(traceId);
@@ -424,7 +426,7 @@ function Export({ log }: { log: TraceView }) {
     await how().catch((error: Error) => say(`The export failed: ${error.message}`, true));
     setBusy("");
   };
-  const as = (form: Form) => transcript(log, form, null);
+  const as = async (form: Form) => (await transcripts.get()).transcript(log, form, null);
   return (
     <details
       class="menu"
@@ -442,11 +444,11 @@ function Export({ log }: { log: TraceView }) {
       <div>
         {!app.offline && !log.past && (
           <>
-            <button onClick={run("Exporting…", () => exportPage(log.id))}>
+            <button onClick={run("Exporting…", async () => (await exports.get()).exportPage(log.id))}>
               <b>One HTML file</b>
               <small>opens offline, with its sub-agents</small>
             </button>
-            <button onClick={run("Exporting…", () => exportLines(log.id))}>
+            <button onClick={run("Exporting…", async () => (await exports.get()).exportLines(log.id))}>
               <b>NDJSON</b>
               <small>for tracewatch import</small>
             </button>

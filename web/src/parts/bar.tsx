@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { app, say, spoken } from "../app";
-import { ago, count, counted, timeOfDay, visible } from "../format";
+import { count, counted, timeOfDay, visible } from "../format";
 import type { TraceLog } from "../log/trace-log";
 import { aside, token, wanted } from "../net/auth";
 import { HOME } from "../net/route";
@@ -11,6 +11,7 @@ import type { LinkState } from "../net/socket";
 import { outdated } from "../net/version";
 import { now } from "./clock";
 import { helpOpen } from "./keys";
+import { Ago } from "./marks";
 import { nextTheme, type Theme, theme } from "./theme";
 import { tokenOpen } from "./token";
 
@@ -100,6 +101,8 @@ function Asks({ not }: { not: string }) {
   ) : null;
 }
 
+const before = (words: string): string => (words === "now" ? words : `${words} ago`);
+
 /** The truth about the connection, in few words. */
 function Pill({ log }: { log?: TraceLog }) {
   if (app.offline)
@@ -116,7 +119,7 @@ function LivePill({ log }: { log?: TraceLog }) {
   const link = app.socket.link.value;
   let kind = "busy";
   let words = "connecting";
-  let more: string | null = null;
+  let more: ComponentChildren = null;
   if (link.kind === "refused") [kind, words] = ["off", `refused: ${link.why}`];
   else if (link.kind === "waiting") {
     const left = link.retryAt - now.value;
@@ -139,10 +142,7 @@ function LivePill({ log }: { log?: TraceLog }) {
       else if (log.state?.ended) [kind, words] = ["ended", "ended"];
       else if (status === "lost") [kind, words] = ["lost", "lost"];
       else [kind, words] = ["live", "live"];
-      if (kind === "live" && log.lastEventAt) {
-        const since = now.value - Date.parse(log.lastEventAt);
-        more = since < 1500 ? "now" : `${ago(since)} ago`;
-      }
+      if (kind === "live" && log.lastEventAt) more = <Ago ts={log.lastEventAt} as={before} />;
       if (log.recovered.value) more = `recovered ${counted(log.recovered.value, "event")}`;
     }
   }

@@ -2,6 +2,9 @@
 
 import { copy } from "../app";
 import type { Form } from "../log/transcript";
+import { Later } from "./later";
+
+export const transcripts = new Later(() => import("../log/transcript"));
 
 const WORDS: Record<Form, string> = { text: "as text", markdown: "as Markdown" };
 

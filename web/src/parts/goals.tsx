@@ -8,12 +8,11 @@ import { app, closeLog, copy, openLog } from "../app";
 import { cost, count, counted, short, visible } from "../format";
 import type { Past } from "../log/past";
 import type { TraceLog } from "../log/trace-log";
-import { transcript } from "../log/transcript";
 import { type TraceView, withBelow } from "../log/view";
 import { keep, kept } from "../net/places";
 import type { Goal, Json, Stats, SubTrace, Totals, TraceStatus } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
-import { CopyAs } from "./copy";
+import { CopyAs, transcripts } from "./copy";
 import { classes, StateMark } from "./marks";
 import { memo } from "./memo";
 import { type ListHandle, type ListPlace, VirtualList } from "./virtual";
@@ -441,7 +440,12 @@ function PlaceDetails({ row, root, logs }: DetailsProps) {
           >
             link
           </button>
-          {of && <CopyAs of={(form) => transcript(of, form, withBelow(of, goal.id))} what="the goal" />}
+          {of && (
+            <CopyAs
+              of={async (form) => (await transcripts.get()).transcript(of, form, withBelow(of, goal.id))}
+              what="the goal"
+            />
+          )}
         </p>
       )}
       {sub && (

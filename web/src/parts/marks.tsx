@@ -2,8 +2,8 @@
 
 import { computed, type Signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { ago, clock, cost, count, counted, duration, fullTime, short } from "../format";
-import { now } from "./clock";
+import { ago, agoLasts, clock, cost, count, counted, duration, fullTime, short } from "../format";
+import { now, timed } from "./clock";
 
 export type Mark =
   | "running"
@@ -73,10 +73,10 @@ const titled = (event: Event) =>
   ((event.currentTarget as HTMLTimeElement).title = fullTime((event.currentTarget as HTMLTimeElement).dateTime));
 
 /** How long ago, ticking. */
-export function Ago({ ts }: { ts: string }) {
+export function Ago({ ts, as = (words) => words }: { ts: string; as?: (words: string) => string }) {
   const words = useMemo(() => {
     const at = Date.parse(ts);
-    return Number.isNaN(at) ? "" : ticking((time) => ago(time - at));
+    return Number.isNaN(at) ? "" : timed((time) => [as(ago(time - at)), time + agoLasts(time - at)]);
   }, [ts]);
   return (
     <time dateTime={ts} onPointerEnter={titled}>

@@ -89,13 +89,6 @@ export function Questions({ asked }: { asked: OpenQuestion[] }) {
   );
 }
 
-/** Put the keyboard into the first question that is open. */
-export function focusQuestion(): void {
-  document
-    .querySelector<HTMLElement>(".question:not(.over) :is(button, textarea, select, input:not(.as input))")
-    ?.focus();
-}
-
 interface QuestionProps extends OpenQuestion {
   gone: boolean;
   typed: (has: boolean) => void;

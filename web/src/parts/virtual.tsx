@@ -7,7 +7,8 @@
 // Rule 2: the list follows its end only while it is scrolled to the end. The first movement up stops that, however
 //         small it is; a selection in the list stops it too. Moving down to the end starts it again. While a button or
 //         finger is down, nothing is followed.
-// Rule 3: heights are kept on the rows (`height`), so that filtering and coming back need no measuring.
+// Rule 3: a list of few rows that have one height is drawn whole, so that the browser's own search finds all of it.
+// Rule 4: heights are kept on the rows (`height`), so that filtering and coming back need no measuring.
 
 import type { ComponentChildren, RefObject } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
@@ -55,6 +56,7 @@ interface ListProps<T extends Row> {
 }
 
 const OVERSCAN = 400; // px drawn beyond the edges
+const FEW = 150; // rows
 const AT_END = 24; // px from the end that count as there for who comes down to it
 const LINE = 20; // px of a wheel that counts in lines
 const LATELY_MS = 200;
@@ -134,6 +136,7 @@ class View<T extends Row> implements ListHandle {
   readonly #observer = new ResizeObserver((entries) => this.#resized(entries));
   readonly #watched = new Set<Element>();
   #drawn: Drawn<T>[] = [];
+  #drawing = false; // what is drawn is not in the page yet, or was not measured
   #start = 0;
   #stop = 0;
   #anchor: T | null = null;
@@ -178,6 +181,7 @@ class View<T extends Row> implements ListHandle {
   /** The rows to draw now. */
   next(props: ListProps<T>): Drawn<T>[] {
     this.props = props;
+    this.#drawing = true;
     const { items } = props;
     const layout = this.#layout;
     this.#catchUp();
@@ -189,8 +193,9 @@ class View<T extends Row> implements ListHandle {
     else if (this.#anchor) top = layout.topOf(this.#anchor) + this.#shift;
     // No further than the list can be scrolled: else other rows would be drawn than are in view, again and again
     top = Math.max(0, Math.min(top, layout.total - height));
-    const start = layout.indexAt(top - OVERSCAN);
-    const stop = Math.min(items.length, layout.indexAt(top + height + OVERSCAN) + 1);
+    const whole = props.fixed && items.length <= FEW;
+    const start = whole ? 0 : layout.indexAt(top - OVERSCAN);
+    const stop = whole ? items.length : Math.min(items.length, layout.indexAt(top + height + OVERSCAN) + 1);
     this.#start = start;
     this.#stop = stop;
     const drawn = items.slice(start, stop).map((item, i): Drawn<T> => ({ item, index: start + i, aside: null }));
@@ -208,6 +213,7 @@ class View<T extends Row> implements ListHandle {
 
   /** The rows are in the page. */
   drawn(): void {
+    this.#drawing = false;
     this.#measure();
     this.#settle();
     const { items, onView } = this.props;
@@ -483,11 +489,12 @@ class View<T extends Row> implements ListHandle {
     if (this.props.anchored) onPointer(box, (y) => this.#point(y), over.signal);
     this.#observer.observe(box);
     const again = () => {
+      if (this.#drawing) return; // `drawn` follows
       this.#catchUp();
       this.#measure();
       this.#settle();
     };
-    redrawn.add(again);
+    if (!this.props.fixed) redrawn.add(again);
     return () => {
       over.abort();
       redrawn.delete(again);

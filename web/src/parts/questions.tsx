@@ -1,0 +1,16 @@
+// Open questions, wherever they are shown; what they are answered with is loaded with the first one.
+
+import { Later, lazily } from "./later";
+
+export const Questions = lazily(
+  new Later(() => import("./question")),
+  (module) => module.Questions,
+  ({ asked }) => asked.length > 0,
+);
+
+/** Put the keyboard into the first question that is open. */
+export function focusQuestion(): void {
+  document
+    .querySelector<HTMLElement>(".question:not(.over) :is(button, textarea, select, input:not(.as input))")
+    ?.focus();
+}
