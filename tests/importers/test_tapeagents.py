@@ -218,13 +218,10 @@ def test_model_calls_give_time_tokens_and_model(tmp_path: Path) -> None:
         ),
     )
     events = done.events[done.root.trace_id]
-    assert [e.get("occurred_at") for e in events] == [
-        None,
-        "2025-01-24T03:19:21.718Z",
-        "2025-06-11T11:20:49.634Z",
-        None,
-        None,
-    ]
+    called, seen = "2025-01-24T03:19:21.718Z", "2025-06-11T11:20:49.634Z"
+    # A step without a time has that of the one before it, so that the run is when it was
+    assert [e.get("occurred_at") for e in events] == [called, called, seen, seen, seen]
+    assert (done.root.started_at, done.root.ended_at, done.root.metadata.get("times")) == (called, seen, None)
     thought = done.messages()[1]
     assert (thought["tokens"], thought["cost"], thought["model"]) == (100, 0.5, "llama")
     assert thought["step"]["metadata"]["other"] == {"llm_call": call}

@@ -48,7 +48,8 @@ def test_the_simulated_user_costs_once(tmp_path: Path) -> None:
     done = import_json(tmp_path, [run(0, 0.0), run(1, 1.0)])
     failed = list(done.traces.values())[1]
     assert failed.total_cost == 0.25
-    assert failed.metadata == {"format": "tau-bench", "task_id": 0, "trial": 0, "reward": 0.0, "user_cost": 0.25}
+    told = {"task_id": 0, "trial": 0, "reward": 0.0, "user_cost": 0.25}
+    assert failed.metadata == {"format": "tau-bench", **told, "times": "none"}
     assert [m.get("cost") for m in done.messages(failed.trace_id)] == [None, None, None, 0.25, None]
     assert done.root.tree_totals()["total_cost"] == 0.5
     assert (failed.summary, failed.error) == ("failed: reward 0", "reward 0 of 1")

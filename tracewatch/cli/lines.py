@@ -15,6 +15,7 @@ import orjson
 
 from ..model.error import error_line
 from . import text
+from .times import OwnTimes
 
 Event = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ _BASE_KEYS = frozenset({"event", "event_id", "trace_id", "ts", "occurred_at", "a
 class EventLine:
     """One event as a line for a reader."""
 
-    at: str  # RFC 3339, UTC: when it occurred if the recorder said so, else when it was appended
+    at: str  # RFC 3339, UTC: when it happened; "" where the run has no times of its own
     trace_id: str
     glyph: str
     style: str
@@ -50,6 +51,7 @@ class EventLine:
     message_id: str | None = None
     goes_on: bool = False  # the text continues an earlier line of message_id
     still_open: bool = False  # message_id may still get more text
+    step: int = 0  # the event's number, in the place of a time
 
 
 @dataclass(slots=True)
@@ -65,10 +67,16 @@ class _Told:
 
 
 class Narrator:
-    """Turns the events of one trace into lines, in order. ``whole``: a streamed message is one line, once complete."""
+    """Turns the events of one trace into lines, in order. ``whole``: a streamed message is one line, once complete.
 
-    def __init__(self, trace_id: str, *, whole: bool = False) -> None:
+    ``timeless``: no times of this run are known.
+    """
+
+    def __init__(self, trace_id: str, *, whole: bool = False, timeless: bool = False) -> None:
         self.trace_id = trace_id
+        self.timeless = timeless
+        self._times = OwnTimes()
+        self._at: tuple[int, str] = (0, "")  # the last event that was told, and when it happened
         self._whole = whole
         self._goals: dict[str, str] = {}
         self._told: dict[str, _Told] = {}
@@ -89,6 +97,7 @@ class Narrator:
 
     def tell(self, event: Event) -> EventLine | None:
         """The event as a line; None if there is nothing to print yet."""
+        self._when(event)
         teller = _TELLERS.get(event["event"])
         return teller(self, event) if teller else self._other(event)
 
@@ -98,6 +107,12 @@ class Narrator:
             if told.held:
                 content, told.held = "".join(told.held), []
                 yield self._said(event, message_id, told, content)
+
+    def _when(self, event: Event) -> str:
+        number = event.get("event_id", 0)
+        if number != self._at[0] or not number:
+            self._at = number, "" if self.timeless else self._times.of(event)
+        return self._at[1]
 
     def _goal(self, goal_id: str | None) -> str:
         return self._goals.get(goal_id, "") if goal_id is not None else ""
@@ -300,8 +315,7 @@ class Narrator:
         return self._line(event, "✗" if error else "•", "red" if error else "cyan", name, words, error=error)
 
     def _line(self, event: Event, glyph: str, style: str, role: str, words: str, **more: Any) -> EventLine:
-        at = event.get("occurred_at") or event["ts"]
-        return EventLine(at, self.trace_id, glyph, style, role, words, **more)
+        return EventLine(self._when(event), self.trace_id, glyph, style, role, words, step=self._at[0], **more)
 
 
 _TELLERS: dict[str, Callable[[Narrator, Event], EventLine | None]] = {

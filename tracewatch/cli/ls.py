@@ -16,6 +16,7 @@ from ..model.error import error_line
 from . import text
 from .common import STATUSES, connect, examples, json_writer, out_console, output_option, url_option
 from .lines import STATUS_GLYPHS, STATUS_STYLES
+from .times import has_no_times
 from .traces import began_and_ended, every_trace, find_trace, subtree
 
 EXAMPLES = examples("""
@@ -159,8 +160,9 @@ def _row(trace: dict[str, Any], depth: int, now_s: float, *, narrow: bool) -> li
         Text(text.age(now_s - began)),
     ]
     if not narrow:
-        over = ended is None and trace["status"] not in ("running", "waiting")  # lost: the time of its end is unknown
-        cells += [Text("" if over else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
+        lost = ended is None and trace["status"] not in ("running", "waiting")  # the time of its end is unknown
+        over = lost or has_no_times(trace)
+        cells += [Text("–" if over else text.duration(took * 1000)), Text(text.count(totals["total_messages"]))]
     tokens = "" if narrow else text.used(totals, None)
     known = text.count(totals["total_tokens"]) if totals["total_tokens"] else "–"
     cells += [Text(tokens or known), Text(text.dollars(totals["total_cost"]))]

@@ -1,7 +1,8 @@
 """Event lines on a terminal or in a pipe.
 
 Rule 1: everything printed has passed ``text.escape``. The only escape sequences are the colors added here.
-Rule 2: in a pipe an event is one line, never cut or wrapped, with its full time. On a terminal it is made to fit.
+Rule 2: in a pipe an event is one line, never cut or wrapped, with its full time. On a terminal it is made to fit, and a
+        line above the first event of a day says which day it is and in which zone.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 
 from rich.cells import cell_len
 
 from . import text
 from .lines import EventLine
+from .times import clock_of, day_of, is_today
 
 _SGR = {
     "red": "31",
@@ -64,11 +65,12 @@ class Screen:
         self._last = ""  # the end of that text
         self._column = 0
         self._indent = 0  # of the rows behind the first
+        self._day: tuple[str, str] | None = None  # of the last event with a time: its date and the zone
 
-    def show(self, line: EventLine, *, timed: bool = True) -> None:
-        """Print one line, or put its text behind the last one if it continues it. ``timed``: with its time."""
+    def show(self, line: EventLine) -> None:
+        """Print one line, or put its text behind the last one if it continues it."""
         if self._width is None:
-            self._write(self._flat(line, timed) + "\n")
+            self._write(self._flat(line) + "\n")
             return
         this = (line.trace_id, line.message_id)
         streaming = line.message_id is not None and (line.still_open or this in self._waiting)
@@ -76,15 +78,15 @@ class Screen:
             self._wait(this, line)
             return
         for other in [key for key in self._waiting if key[0] == line.trace_id and key != this]:
-            self._put(self._waiting.pop(other), timed)  # events of one trace keep their order
-        self._put(self._joined(this, line), timed)
-        self._release(timed)
+            self._put(self._waiting.pop(other))  # events of one trace keep their order
+        self._put(self._joined(this, line))
+        self._release()
 
     def finish(self) -> None:
         """Print the lines that wait for the end of another message."""
         self.close()
         while self._waiting:
-            self._release(True)
+            self._release()
             self.close()
 
     def _wait(self, this: tuple[str, str | None], line: EventLine) -> None:
@@ -97,19 +99,19 @@ class Screen:
             return line
         return replace(before, text=before.text + line.text, note=line.note, still_open=line.still_open)
 
-    def _release(self, timed: bool) -> None:
+    def _release(self) -> None:
         for key in list(self._waiting):
             if self._going is not None:
                 return
-            self._put(self._waiting.pop(key), timed)
+            self._put(self._waiting.pop(key))
 
-    def _put(self, line: EventLine, timed: bool) -> None:
+    def _put(self, line: EventLine) -> None:
         this = (line.trace_id, line.message_id)
         if line.goes_on and self._going == this:
             self._continue(line)
         else:
             self.close()
-            self._begin(line, timed)
+            self._begin(line)
         if line.message_id is not None and line.still_open:
             self._going = this
         else:
@@ -121,9 +123,9 @@ class Screen:
             self._write("\n")
         self._column, self._going = 0, None
 
-    def _flat(self, line: EventLine, timed: bool) -> str:
+    def _flat(self, line: EventLine) -> str:
         parts = [
-            *([self._paint(line.at, "dim")] if timed else []),
+            self._paint(line.at or f"#{line.step}", "dim"),
             *self._tag(line),
             self._paint(line.glyph, line.style),
         ]
@@ -144,11 +146,11 @@ class Screen:
         depth, name = self.agents.get(line.trace_id, (0, ""))
         return [self._paint("  " * depth + f"{text.one_line(name)}:", "magenta")] if depth else []
 
-    def _begin(self, line: EventLine, timed: bool) -> None:
+    def _begin(self, line: EventLine) -> None:
         assert self._width is not None
         width = max(self._width(), 20)
         narrow = width < _NARROW
-        clock = f"{local_clock(line.at, milliseconds=not narrow)} " if timed and width >= _TINY else ""
+        clock = self._clock(line, narrow) if width >= _TINY else ""
         depth, name = self.agents.get(line.trace_id, (0, "")) if self._by_agent else (0, "")
         lead = clock + "  " * min(depth, 8)
         head = self._paint(lead, "dim")
@@ -166,6 +168,17 @@ class Screen:
         self._column = plain
         self._write(head)
         self._body(line, width, indent, "… " if line.goes_on else "")
+
+    def _clock(self, line: EventLine, narrow: bool) -> str:
+        """The time of an event, below the line of its day; or its number, where its run has no times."""
+        if not line.at:
+            return f"#{line.step}".rjust(6) + " "
+        day = day_of(line.at)
+        if day != self._day:
+            self._day = day
+            date = "today" if is_today(day[0]) else day[0]
+            self._write(self._paint(f"── {date} {day[1]} ──", "dim") + "\n")
+        return f"{clock_of(line.at, milliseconds=not narrow)} "
 
     def _body(self, line: EventLine, width: int, indent: int, lead: str) -> None:
         body = text.escape(line.text).strip("\n") if not line.still_open else text.escape(line.text).lstrip("\n")
@@ -221,9 +234,3 @@ def searched(line: EventLine) -> str:
     """A line as it is shown, from the role on and with its line breaks: what a search in it looks at."""
     parts = [text.one_line(line.role), f"[{text.one_line(line.goal)}]" if line.goal else "", text.escape(line.text)]
     return " ".join(part for part in (*parts, f"({text.one_line(line.note)})" if line.note else "") if part)
-
-
-def local_clock(at: str, *, milliseconds: bool = True) -> str:
-    """An RFC 3339 time as ``10:00:01.123`` in the user's time zone."""
-    moment = datetime.fromisoformat(at).astimezone()
-    return f"{moment:%H:%M:%S}" + (f".{moment.microsecond // 1000:03d}" if milliseconds else "")

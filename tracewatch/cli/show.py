@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -15,7 +16,8 @@ from .common import examples, out_console, output_option, url_option, use_color
 from .lines import STATUS_STYLES, Narrator, readable
 from .live_tree import fetch_view, tree_width
 from .message import show_message
-from .screen import Screen, local_clock
+from .screen import Screen
+from .times import has_no_times, seconds_between, shown
 from .traces import TRACE_HELP, find_trace
 from .tree import TreeView, goal_tree
 
@@ -28,6 +30,7 @@ EXAMPLES = examples("""
     tracewatch show latest --prompt      what the model was asked last
 """)
 _LAST_MESSAGES = 8
+STORED_LATE_S = 10.0  # what was stored so long after it happened was stored later
 LONGEST = 400  # cells of a field; a recorder may have put a whole page into it
 
 
@@ -88,12 +91,8 @@ def _print_head(view: TreeView, at_event_id: int | None) -> None:
     row("agent", trace["agent_type"])
     if trace["parent_trace_id"]:
         row("parent", trace["parent_trace_id"])
-    began, ended = (
-        trace.get(own) or trace[other] for own, other in (("started_at", "created_at"), ("ended_at", "completed_at"))
-    )
-    row("began", f"{began[:10]} {local_clock(began)}")
-    if ended:
-        row("ended", f"{ended[:10]} {local_clock(ended)}")
+    for name, words in _times(trace, on_terminal=console.is_terminal):
+        row(name, words)
     row("events", f"{trace['first_event_id']:,} to {trace['last_event_id']:,}")
     totals = trace.get("tree_totals") or trace
     if words := text.used(totals, totals["total_tokens"]):
@@ -109,6 +108,27 @@ def _print_head(view: TreeView, at_event_id: int | None) -> None:
     console.print()
 
 
+def _times(trace: Mapping[str, Any], *, on_terminal: bool) -> Iterator[tuple[str, str]]:
+    """When it was, and when that was stored, if that was later."""
+
+    def said(at: str) -> str:
+        return shown(at, on_terminal=on_terminal)
+
+    if has_no_times(trace):
+        yield "times", f"none are known; stored {said(trace['created_at'])}"
+        return
+    began, ended = (
+        trace.get(own) or trace[other] for own, other in (("started_at", "created_at"), ("ended_at", "completed_at"))
+    )
+    yield "began", said(began)
+    if ended:
+        yield "ended", f"{said(ended)}, after {text.duration(1000 * seconds_between(began, ended))}"
+    stored = trace["updated_at"]
+    later_s = seconds_between(trace.get("active_at") or stored, stored)
+    if later_s > STORED_LATE_S and trace["status"] != "lost":  # of its loss nobody knew before
+        yield "stored", f"{said(stored)}, {text.duration(1000 * later_s)} later"
+
+
 def _print_messages(api: Api, trace_id: str, view: TreeView) -> None:
     page = api.messages(trace_id, limit=_LAST_MESSAGES)
     if not page["messages"]:
@@ -116,7 +136,7 @@ def _print_messages(api: Api, trace_id: str, view: TreeView) -> None:
     heading = f"last {len(page['messages'])} messages" if page["has_more"] else "messages"
     console = out_console()
     console.print(Text(f"\n{heading}", "dim"))
-    narrator = Narrator(trace_id)
+    narrator = Narrator(trace_id, timeless=has_no_times(view.trace))
     narrator.know(view.goals)
     screen = Screen(
         lambda words: click.echo(words, nl=False),
@@ -124,7 +144,9 @@ def _print_messages(api: Api, trace_id: str, view: TreeView) -> None:
         width=text.terminal_width if sys.stdout.isatty() else None,
     )
     for message in page["messages"]:
-        line = narrator.tell({"event": "message_added", "ts": view.trace["updated_at"], "message": message})
+        at = message.get("started_at") or view.trace["updated_at"]
+        number = message.get("sequence", 0)
+        line = narrator.tell({"event": "message_added", "event_id": number, "ts": at, "message": message})
         if line is not None:
-            screen.show(line, timed=False)
+            screen.show(line)
     screen.finish()

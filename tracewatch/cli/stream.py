@@ -2,7 +2,7 @@
 
 Rule 1: stdout carries events only. News of the connection goes to stderr, once for each outage.
 Rule 2: the cursor file is never ahead of the output.
-Rule 3: merged events of one trace keep their order; between traces the time of appending decides.
+Rule 3: merged events of one trace keep their order; between traces the time at which they happened decides.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 import click
@@ -26,6 +27,7 @@ from . import text
 from .common import CliError
 from .position import CursorFile, Position
 from .prompt import Prompter
+from .times import OwnTimes
 from .traces import all_events, subtree
 from .writer import EventWriter
 
@@ -135,6 +137,7 @@ class Tail:
         if above in watching.states:
             self._introduce(above, watching)
         self.writer.know_agents(above, [{"trace_id": trace_id, "agent_type": state.agent_type}])
+        self.writer.know_times({"trace_id": trace_id, "metadata": state.metadata})
 
     def _on_status(self, news: ConnectionStatus) -> None:
         assert self.watching is not None
@@ -183,12 +186,15 @@ class Tail:
 def print_merged(api: Api, trace: dict[str, Any], start: Position, writer: EventWriter, output: Output) -> str:
     """Print the events that a trace and its sub-traces have now, in order of time; returns the trace's status."""
 
-    def parsed(found: dict[str, Any], since: str | None) -> Iterator[tuple[dict[str, Any], bytes]]:
+    def parsed(found: dict[str, Any], since: str | None) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+        times = OwnTimes()
+        writer.know_times(found)
         for body in all_events(api, found, since):
-            yield orjson.loads(body), body
+            event = orjson.loads(body)
+            yield times.of(event), event, body
 
     streams = [parsed(found, start.since if depth == 0 else None) for found, depth in subtree(api, trace["trace_id"])]
-    for event, body in heapq.merge(*streams, key=lambda pair: str(pair[0]["ts"])):
+    for _, event, body in heapq.merge(*streams, key=itemgetter(0)):
         writer.take(event, body)
         output.settle_sometimes()
     writer.finish()

@@ -186,7 +186,9 @@ def _writer(given: dict[str, Any], trace: dict[str, Any], filter_: Filter) -> Ev
         by_agent=given["children"],
         sought=given["grep"],
     )
-    return EventWriter(given["form"], filter_, json_writer(), screen, trace["trace_id"])
+    writer = EventWriter(given["form"], filter_, json_writer(), screen, trace["trace_id"])
+    writer.know_times(trace)
+    return writer
 
 
 def _introduce(trace: dict[str, Any], start: Position, given: dict[str, Any]) -> None:

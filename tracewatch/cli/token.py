@@ -20,7 +20,7 @@ from rich.text import Text
 from ..errors import InvalidField
 from ..model.times import format_time
 from ..settings import Settings
-from . import text
+from . import text, times
 from .common import CliError, examples, now, out_console
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def list_tokens(as_json: bool, db: str | None) -> None:
     if as_json:
         click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
         return
+    console = out_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ID", "STATUS", "SCOPES", "TRACE", "CREATED", "EXPIRES", "LABEL"):
         table.add_column(name, overflow="fold")
@@ -109,12 +110,12 @@ def list_tokens(as_json: bool, db: str | None) -> None:
             Text(one["status"], style=_STYLES[one["status"]]),
             " ".join(one["scopes"]),
             one["trace_id"] or "",
-            one["created_at"][:16].replace("T", " "),
-            (one["expires_at"] or "")[:16].replace("T", " "),
+            times.shown(one["created_at"], on_terminal=console.is_terminal),
+            one["expires_at"] and times.shown(one["expires_at"], on_terminal=console.is_terminal),
             Text(text.escape(one["label"])),
         )
     if found:
-        out_console().print(table)
+        console.print(table)
     else:
         click.echo("no token was ever made: everybody on this machine may do all", err=True)
 

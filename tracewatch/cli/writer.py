@@ -16,6 +16,7 @@ from typing import Any
 from .lines import EventLine, Narrator
 from .screen import Screen, searched
 from .text import json_document
+from .times import has_no_times
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class EventWriter:
         if narrator is None:
             narrator = self._narrators[trace_id] = Narrator(trace_id, whole=self._whole)
         return narrator
+
+    def know_times(self, trace: Mapping[str, Any]) -> None:
+        """Learn of a trace (its summary) whether it has times of its own, before its first event."""
+        self.narrator(trace["trace_id"]).timeless = has_no_times(trace)
 
     def knows_agent(self, trace_id: str) -> bool:
         """Whether the agent of this trace, and so its parent, is known."""

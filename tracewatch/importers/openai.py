@@ -75,13 +75,14 @@ def _is_conversation(value: Any) -> bool:
 def _trace(out: list[Step], trace_id: str, messages: list[tuple[int | None, str, Any]], extra: dict[str, Any]) -> None:
     trace = TraceWriter(out, trace_id)
     metadata = {"format": "openai"} | ({"source": extra} if extra else {})
+    times = [time_of(message.get("timestamp")) for _, _, message in messages if isinstance(message, dict)]
+    at = next(filter(None, times), None)  # a message without a time has that of the one before it
+    trace.timeless = at is None
     trace.create(task_of([m for _, _, m in messages]), agent_type="chat", metadata=metadata)
     info = extra["info"] if isinstance(extra.get("info"), dict) else {}
     stats = info["model_stats"] if isinstance(info.get("model_stats"), dict) else {}
     paid = amount(stats.get("instance_cost")) or None
     answers = [place for place, (_, _, message) in enumerate(messages) if _is_answer(message)]
-    times = [time_of(message.get("timestamp")) for _, _, message in messages if isinstance(message, dict)]
-    at = next(filter(None, times), None)  # a message without a time has that of the one before it
     for place, (line, path, message) in enumerate(messages):
         given = message if isinstance(message, dict) else {}
         at, fields = time_of(given.get("timestamp")) or at, _call_of(given)

@@ -70,11 +70,11 @@ class Frames:
             self._close("stopped", "", at)
         self._close("completed", answer, at)
 
-    def close_all(self) -> None:
+    def close_all(self, at: str | None) -> None:
         """Close all frames but the tape's own, at the end of the tape."""
         while len(self._stack) > 1:
             top = self._stack[-1]
-            self._close("completed" if top.acted else "stopped", top.trace.last_text, None)
+            self._close("completed" if top.acted else "stopped", top.trace.last_text, at)
 
     def _open(self, parent: TapeFrame, name: str, content: str, at: str | None) -> None:
         self._push(parent, f"{parent.path}/{name}", name, content, at)

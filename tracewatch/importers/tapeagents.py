@@ -7,7 +7,8 @@ Rule 2: an action and the observation after it are one tool message. Words and t
         messages; the ``kind`` of a thought ends in ``thought``.
 Rule 3: every part of a step is kept. The ``step`` of a message has the kind, the metadata and each key that is not its
         content; a control step is an event ``tape.<kind>`` with the whole ``step``.
-Rule 4: only model calls and browser actions have times (without an offset: UTC).
+Rule 4: only model calls and browser actions have times (without an offset: UTC). A step without a time has that of the
+        one before it, or of the first that has one. A tape may have none at all.
 Rule 5: a tape has failed if it says so (``metadata.error``, a final answer with ``success: false``), is stopped if it
         ends before the agent answered (with a question, an action or a thought), and is completed otherwise. No answer
         is judged here.
@@ -73,6 +74,7 @@ class _Tape:
         agents = [_agent(step) for _, step in self.steps if _agent(step)]
         author = self.metadata.get("author")
         root = agents[0].split("/")[0] if agents else author if isinstance(author, str) and author else "tape"
+        self.at: str | None = None  # the time of the step that is being written
         self.frames = Frames(TapeFrame(TraceWriter(out, trace_id), root))
 
     def _readable(self, index: int, step: Any) -> bool:
@@ -91,14 +93,16 @@ class _Tape:
         context = self.tape.get("context")
         task = self._task()
         metadata = {"format": "tapeagents", "tape": self.metadata, **without(self.tape, "metadata", "context", "steps")}
-        trace.create(task, agent_type=self.frames.root.path, metadata=metadata)
+        self.at = next(filter(None, (_time(step) for _, step in self.steps)), None)
+        trace.timeless = self.at is None
+        trace.create(task, agent_type=self.frames.root.path, metadata=metadata, at=self.at)
         if context not in (None, {}, [], ""):
-            trace.event("tape.context", {"context": context})
+            trace.event("tape.context", {"context": context}, at=self.at)
         for index, step in self.steps:
             self._step(index, step)
-        self.frames.close_all()
+        self.frames.close_all(self.at)
         status, summary, error = self._outcome()
-        trace.complete(status, summary=summary, error=error)
+        trace.complete(status, summary=summary, error=error, at=self.at)
 
     def _task(self) -> str:
         for _, step in self.steps:
@@ -112,7 +116,8 @@ class _Tape:
     # --- one step ---
 
     def _step(self, index: int, step: dict[str, Any]) -> None:
-        kind, at, agent = step["kind"], _time(step), _agent(step)
+        self.at = _time(step) or self.at  # a step without a time has that of the one before it
+        kind, at, agent = step["kind"], self.at, _agent(step)
         if not agent:
             self._from_outside(index, step, at)
             return

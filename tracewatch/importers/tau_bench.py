@@ -65,7 +65,7 @@ def _passed(run: dict[str, Any]) -> bool:
 
 def _evaluation(trace_id: str, runs: list[Run]) -> Iterator[Step]:
     out: list[Step] = []
-    evaluation = TraceWriter(out, trace_id)
+    evaluation = TraceWriter(out, trace_id, timeless=True)
     score = f"{sum(_passed(run) for _, run in runs)} of {len(runs)} passed"
     tasks: dict[str, list[Run]] = {}
     for index, run in runs:
@@ -103,7 +103,7 @@ def _instruction(run: dict[str, Any]) -> str:
 
 
 def _run(evaluation: TraceWriter, index: int, run: dict[str, Any], goal_id: str) -> None:
-    trace = TraceWriter(evaluation.out, f"{evaluation.trace_id}-{index:04d}")
+    trace = TraceWriter(evaluation.out, f"{evaluation.trace_id}-{index:04d}", timeless=True)
     info = run["info"] if isinstance(run.get("info"), dict) else {}
     known: dict[str, Any] = {key: run[key] for key in ("task_id", "trial", "reward") if key in run}
     metadata: dict[str, Any] = {"format": "tau-bench", **known}

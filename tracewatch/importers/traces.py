@@ -17,6 +17,8 @@ from ..model import fit
 from .reading import clip
 from .steps import AppendEvent, CreateTrace, Step
 
+NO_TIMES = {"times": "none"}  # docs/protocol.md, Time
+
 
 @dataclass
 class Call:
@@ -36,6 +38,7 @@ class TraceWriter:
     last_text: str = ""  # the agent's last words
     ended: bool = False
     root: TraceWriter | None = None  # the writer of the topmost trace, which counts all sub-traces
+    timeless: bool = False  # the source says no times: its metadata tells so, as nothing else does
     _messages: int = 0
     _goals: int = 0
     _children: int = 0
@@ -53,7 +56,8 @@ class TraceWriter:
         at: str | None = None,
     ) -> None:
         """Create the trace. A blank ``task`` becomes "(no task)"; metadata that is too large becomes an event."""
-        kept, large = fit.split_metadata(metadata or {})
+        told = NO_TIMES if self.timeless else {}
+        kept, large = fit.split_metadata({**(metadata or {}), **told})
         spec: dict[str, Any] = {
             "trace_id": self.trace_id,
             "task": fit.task(clip(task, fit.TASK_CHARS)),
@@ -72,7 +76,7 @@ class TraceWriter:
         """The writer of a sub-trace, which is still to be created."""
         root = self.root or self
         root._children += 1
-        return TraceWriter(self.out, f"{root.trace_id}-s{root._children}", root=root)
+        return TraceWriter(self.out, f"{root.trace_id}-s{root._children}", root=root, timeless=self.timeless)
 
     def complete(self, status: str, *, summary: str = "", error: str | None = None, at: str | None = None) -> None:
         """End the trace, once. Closes calls that never got a result."""
