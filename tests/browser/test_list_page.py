@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,19 @@ async def test_a_list_of_few_runs_is_drawn_whole_for_the_browsers_own_search(tmp
         await page.goto(few.url)
         await expect(page.locator(".tbody .tr")).to_have_count(150)
         assert await page.evaluate("find('The first')")
+
+
+async def test_what_is_damaged_in_the_database_is_marked(tmp_path: Path, page: Page) -> None:
+    with ServerProcess(tmp_path / "log.db") as server:
+        run = Run(server.url, "Bad blocks")
+        run.add(said("All of it"))
+        server.stop()
+        with sqlite3.connect(tmp_path / "log.db") as db:
+            db.execute("UPDATE traces SET metadata = '{no json'")
+        db.close()
+        server.start()
+        await page.goto(server.url)
+        await expect(page.locator(".tbody .tr .badge")).to_have_text("damaged")
+        await expect(page.locator(".tbody .tr .badge")).to_have_attribute("title", re.compile("metadata.*doctor"))
+        await page.get_by_role("link", name="Bad blocks").click()
+        await expect(page.locator(".facts .badge")).to_have_text("damaged")

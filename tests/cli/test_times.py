@@ -71,6 +71,34 @@ def test_a_line_above_the_first_event_of_a_day_says_which() -> None:
     assert printed(*events, width=30) == ["❯ user a", "❯ user b", "❯ user c"], "there is no room for a time"
 
 
+@pytest.mark.parametrize(
+    ("zone", "before", "after", "day", "clock"),
+    [
+        ("IST-5:30", "2026-03-01T18:29:59Z", "2026-03-01T18:30:00Z", "2026-03-02", "00:00:00.000"),
+        ("NPT-5:45", "2026-03-01T18:14:59Z", "2026-03-01T18:15:00Z", "2026-03-02", "00:00:00.000"),
+        # Newfoundland, after its clocks went forward
+        ("NST3:30NDT,M3.2.0,M11.1.0", "2026-03-09T02:29:59Z", "2026-03-09T02:30:00Z", "2026-03-09", "00:00:00.000"),
+        # Lord Howe Island, where they go back by half an hour: a day of 24 hours and a half
+        ("LHST-10:30LHDT-11,M10.1.0,M4.1.0", "2026-04-05T13:29:59Z", "2026-04-05T13:30:00Z", "2026-04-06",
+         "00:00:00.000"),
+        # Chile, where they go forward at midnight
+        ("CLT4CLST,M9.1.0/0,M4.1.0/0", "2026-09-06T03:59:59Z", "2026-09-06T04:00:00Z", "2026-09-06", "01:00:00.000"),
+    ],
+)  # fmt: skip
+def test_days_change_where_they_do_for_the_user(
+    monkeypatch: pytest.MonkeyPatch, zone: str, before: str, after: str, day: str, clock: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        lines = printed(said("a", before), said("b", after))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert [line.split()[0] for line in lines] == ["──", "23:59:59.000", "──", clock]
+    assert lines[2].split()[1] == day
+
+
 def test_a_run_without_times_has_its_steps() -> None:
     assert printed(said("a"), said("b"), timeless=True) == ["    #1 ❯ user      a", "    #2 ❯ user      b"]
     assert printed(said("a"), width=None, timeless=True) == ["#1 ❯ user a"]

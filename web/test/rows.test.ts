@@ -1,6 +1,6 @@
 import "./page";
 import { describe, expect, test } from "vitest";
-import { type Item, Rows } from "../src/log/rows";
+import { type Item, isError, Rows } from "../src/log/rows";
 import { shortened, sizeOf } from "../src/log/size";
 import type { Message, StoredEvent } from "../src/net/protocol";
 
@@ -250,4 +250,9 @@ describe("bytes", () => {
     expect([cut.a.startsWith("xxx"), cut.b[0]!.d, cut.b[0]!.f]).toEqual([true, null, true]);
     expect(shortened("short")).toBe("short");
   });
+});
+
+test("a message that is damaged in the database counts as an error", () => {
+  const message = { message_id: "a", role: "unknown", content: null, damaged: true } as unknown as Message;
+  expect(isError(message)).toBe(true);
 });

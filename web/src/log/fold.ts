@@ -49,7 +49,7 @@ export class State {
   head: Head;
   leaseAlive = true;
   goals = new Map<string, Goal>();
-  children = new Map<string | null, readonly string[]>(); // in display order; null: the roots
+  children = new Map<string | null, string[]>(); // in display order; null: the roots
   subTraces = new Map<string, SubTrace>();
   pendingInputs = new Map<string, PendingInput>(); // open questions, oldest first
   steps = new Map<string, Step>();
@@ -238,12 +238,11 @@ function goalAdded(state: State, event: StoredEvent): void {
   for (const key of ["self_stats", "cumulative_stats"] as const)
     if (!goal[key].total_cost) goal[key] = { ...goal[key], total_cost: null };
   state.goals.set(goal.id, timed(null, goal, timeOf(event)));
-  const siblings = state.children.get(goal.parent_id) ?? [];
-  const place = afterId == null ? -1 : siblings.indexOf(afterId);
-  state.children.set(
-    goal.parent_id,
-    place < 0 ? [...siblings, goal.id] : [...siblings.slice(0, place + 1), goal.id, ...siblings.slice(place + 1)],
-  );
+  const siblings = state.children.get(goal.parent_id);
+  const place = afterId == null ? -1 : (siblings?.indexOf(afterId) ?? -1);
+  if (!siblings) state.children.set(goal.parent_id, [goal.id]);
+  else if (place < 0) siblings.push(goal.id);
+  else siblings.splice(place + 1, 0, goal.id);
   affect(state, event);
   let started = goal.status === "in_progress" ? goal.id : null;
   if (started === null) {

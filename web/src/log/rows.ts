@@ -426,6 +426,7 @@ export function isError(message: Message): boolean {
   }
   const more = message as unknown as Record<string, unknown>;
   return (
+    message.damaged === true ||
     message.role === "error" ||
     more.is_error === true ||
     (more.error !== undefined && more.error !== null && more.error !== false)

@@ -1,13 +1,14 @@
 // Watching without a WebSocket, where a proxy lets none through: each trace as a stream of server-sent events, the list
 // by asking again and again. It looks like a WebSocket to `socket`, and takes and gives the same messages.
 //
-// Rule: what ends by mistake ends all of it, as a socket that breaks. It is made again from where each trace stands.
+// Rule 1: what ends by mistake ends all of it, as a socket that breaks. It is made again from where each trace stands.
+// Rule 2: the stream of a run that has ended ends too. It is asked for again now and then, as events may come late.
 
 import { bearer } from "./auth";
 import type { Frame, Trace } from "./protocol";
 import { PREFIX } from "./route";
 
-const LIST_MS = 3_000; // between two questions for the list
+const LIST_MS = 3_000; // between two questions for the list, and for what comes late to a run that has ended
 const BEGIN_MS = 8_000; // in which a stream must have begun, and said its first word
 
 export const CROWDED =
@@ -102,17 +103,22 @@ export class HttpLink {
     }
   }
 
-  async #watch(id: string, since: string): Promise<void> {
+  async #watch(id: string, since: string, again = false): Promise<void> {
     this.#streams.get(id)?.abort();
     const stream = new AbortController();
     this.#streams.set(id, stream);
     let begun = "";
+    let at = since; // the cursor
+    let epoch = "";
     const late = setTimeout(() => this.#fail(begun || CROWDED), BEGIN_MS);
     try {
       const path = `/api/traces/${encodeURIComponent(id)}/events?nulls=1&since_event_id=${encodeURIComponent(since)}`;
       const answer = await this.#ask(path, "text/event-stream", stream.signal);
       begun = BUFFERED;
-      if (answer.status === 204) return this.#say({ event: "caught_up", trace_id: id, replayed: 0 }); // it has ended
+      if (answer.status === 204) {
+        if (!again) this.#say({ event: "caught_up", trace_id: id, replayed: 0 });
+        return this.#later(id, at, stream);
+      }
       if (!answer.ok || !answer.body) {
         const refusal = (await answer.json().catch(() => ({}))) as { error?: string; message?: string };
         return this.#say({ event: "error", trace_id: id, code: refusal.error, message: refusal.message });
@@ -120,9 +126,15 @@ export class HttpLink {
       let ended = false;
       for await (const frame of framesOf(answer.body)) {
         clearTimeout(late);
-        ended ||= frame.event === "end" || (frame.event === "error" && !frame.command);
+        ended ||= frame.event === "error" && !frame.command;
         if (stream.signal.aborted) return;
-        if (frame.event !== "end") this.#say({ trace_id: id, ...frame });
+        if (frame.event === "end") return this.#later(id, at, stream);
+        if (frame.event === "connected") {
+          const [of, position] = String(frame.cursor).split(".");
+          epoch = `${of}.`;
+          at = epoch + (frame.resume_event_id ?? position);
+        } else if (typeof frame.event_id === "number") at = epoch + frame.event_id;
+        this.#say({ trace_id: id, ...frame });
       }
       if (!ended && !stream.signal.aborted) this.#fail("");
     } catch (error) {
@@ -130,6 +142,11 @@ export class HttpLink {
     } finally {
       clearTimeout(late);
     }
+  }
+
+  #later(id: string, since: string, stream: AbortController): void {
+    const timer = setTimeout(() => void this.#watch(id, since, true), LIST_MS);
+    stream.signal.addEventListener("abort", () => clearTimeout(timer));
   }
 }
 

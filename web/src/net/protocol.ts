@@ -51,6 +51,7 @@ export interface Trace extends Totals {
   tags: string[];
   models: string[];
   metadata: { [key: string]: Json };
+  damaged?: string[]; // the names of its fields that can't be read
 }
 
 export interface Stats {
@@ -125,6 +126,7 @@ export interface PendingInput {
   expires_at: string | null;
   requested_at: string;
   cut?: string[]; // the keys whose values are previews
+  damaged?: true; // it can't be read
 }
 
 export interface Message {
@@ -146,6 +148,7 @@ export interface Message {
   agent?: string;
   counted?: false;
   request?: Request;
+  damaged?: true; // it can't be read: nothing but its ids is known
 }
 
 /** What a model call was asked. Items may be references (log/prompt.ts). */

@@ -17,7 +17,7 @@ import { Cancel } from "../parts/cancel";
 import { everyFive } from "../parts/clock";
 import { useInside } from "../parts/inside";
 import { useKeys } from "../parts/keys";
-import { Ago, Cost, classes, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
+import { Ago, Cost, classes, Damaged, Lasting, Spark, StateMark, Tokens } from "../parts/marks";
 import { memo } from "../parts/memo";
 import { focusQuestion, Questions } from "../parts/questions";
 import { type ListHandle, type ListPlace, VirtualList } from "../parts/virtual";
@@ -361,6 +361,7 @@ const TraceLine = memo(function TraceLine({
           {visible(trace.task)}
         </a>
         {below > 0 && <small class="dim num"> {count(below)}</small>}
+        {trace.damaged && <Damaged fields={trace.damaged} />}
         {asking > 0 && <small class="badge waiting">? {count(asking)}</small>}
         {troubles > 0 && <small class="badge failed">✕ {count(troubles)}</small>}
       </span>

@@ -22,7 +22,7 @@ import { copyAs, transcripts } from "../parts/copy";
 import { GoalTreePane, type Place } from "../parts/goals";
 import { useKeys } from "../parts/keys";
 import { Later, lazily } from "../parts/later";
-import { Lasting, StateMark } from "../parts/marks";
+import { Damaged, Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
 import { focusQuestion, Questions } from "../parts/questions";
 
@@ -368,6 +368,7 @@ function Facts({
   const open = !app.offline && !log.past && (trace.status === "running" || trace.status === "waiting");
   const stopping = log.state?.cancelRequested && open;
   const subs = log.state?.subTraces.size ?? 0;
+  const { damaged } = app.traces.get(trace.trace_id) ?? trace; // a fold of events does not know it
   const imported = typeof trace.metadata?.format === "string";
   return (
     <section class="facts" aria-label="About this run">
@@ -378,6 +379,7 @@ function Facts({
         <StateMark state={trace.status} quiet /> {trace.status}
       </span>
       <span class="agent">{visible(trace.agent_type)}</span>
+      {damaged && <Damaged fields={damaged} />}
       {(open || !imported) && (
         <span class="num" title="duration">
           <Lasting from={trace.started_at} to={trace.ended_at ?? (open ? null : trace.active_at)} exact={open} />

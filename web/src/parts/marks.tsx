@@ -98,6 +98,18 @@ export function Lasting({ from, to, exact }: { from: string; to: string | null; 
   return <>{words}</>;
 }
 
+const UNREADABLE = "It is damaged in the database; `tracewatch doctor` says how";
+
+/** The mark of what can't be read as it was stored: fields of a run, a message, a question. */
+export function Damaged({ fields }: { fields?: string[] }) {
+  const what = fields ? `Not as it was stored: ${fields.join(", ")}. ` : "";
+  return (
+    <small class="badge failed" title={`${what}${UNREADABLE}`}>
+      damaged
+    </small>
+  );
+}
+
 export function Tokens({ n }: { n: number }) {
   return (
     <span class="num" title={`${count(n)} tokens`}>

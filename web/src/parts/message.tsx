@@ -10,7 +10,7 @@ import { keep, kept } from "../net/places";
 import { isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
 import { JsonTree, preview } from "./json";
-import { classes, Lasting, StateMark } from "./marks";
+import { classes, Damaged, Lasting, StateMark } from "./marks";
 import { memo } from "./memo";
 import { Finding, hides, testsOf } from "./search";
 import { fold, Prose, Terminal } from "./text";
@@ -130,7 +130,11 @@ function Said({ item, message, ended, log }: RowProps & { message: Message }) {
       </div>
       <div class="body">
         {typeof more.kind === "string" && <span class="kind">{visible(more.kind)}</span>}
-        {texts === null ? (
+        {message.damaged ? (
+          <>
+            <Damaged /> <span class="dim">This message can't be read.</span>
+          </>
+        ) : texts === null ? (
           <JsonTree value={content} />
         ) : (
           texts.map((part, i) =>

@@ -13,6 +13,7 @@ import { now } from "./clock";
 import { FieldRow } from "./form";
 import { useInside } from "./inside";
 import { preview } from "./json";
+import { Damaged } from "./marks";
 import { type Draft, type Fault, fieldOf, valueIn } from "./schema";
 import { Refused } from "./token";
 
@@ -156,6 +157,7 @@ function Question({ traceId, asked: given, of, brief, gone, typed, kept, sent: a
           ?
         </span>
         <b dir="auto">{visible(asked.question)}</b>
+        {asked.damaged && <Damaged />}
         <span class="grow" />
         {of}
         {asked.expires_at && !over && <Expiry at={asked.expires_at} />}
