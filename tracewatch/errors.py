@@ -256,6 +256,12 @@ class AlreadyOpen(Conflict):
     code = "already_open"
 
 
+class NotAnswerable(Conflict):
+    """The question can be answered in its source's own terminal only."""
+
+    code = "not_answerable"
+
+
 class AlreadyAnswered(Conflict):
     """Another answer to the question came first."""
 

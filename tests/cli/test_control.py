@@ -50,6 +50,18 @@ def test_inputs_lists_the_questions_of_all_traces_oldest_first(tw: Run, api: Api
     assert [orjson.loads(line) for line in tw("inputs", "-o", "ndjson").out.splitlines()] == listed
 
 
+def test_a_question_of_the_terminal_is_told_and_not_answered(tw: Run, api: Api) -> None:
+    record(api, "there", question(options=["yes", "no"], answerable="terminal"))
+    assert "to be answered in the agent's own terminal" in tw("inputs").text
+    said = tw("answer", "there", "yes")
+    assert (said.code, said.out) == (2, b"") and "only the agent's own terminal can answer it" in said.err
+    api.append("there", [{"event": "input_provided", "request_id": "deploy", "value": "no", "by": "terminal"}])
+    said = tw("answer", "there", "deploy", "yes")
+    assert said.code == 2 and "somebody else has answered it already" in said.err
+    record(api, "idle", {"event": "trace_status_changed", "status": "idle"})
+    assert "idle" in tw("ls", "--status", "idle").text and "there" not in tw("ls", "--status", "idle").text
+
+
 def test_no_question_is_no_error(tw: Run) -> None:
     ran = tw("inputs")
     assert (ran.code, ran.out) == (0, b"") and "no open question" in ran.err

@@ -127,6 +127,40 @@ def test_what_is_recorded_in_a_step_stands_in_it(t: Trace) -> None:
     assert list(state(t).messages.values())[-1]["step_id"] == pooled.id
 
 
+def test_between_its_turns_a_session_is_idle(t: Trace) -> None:
+    with t:
+        with t.turn("first") as turn:
+            t.message("user", "hello")
+            assert state(t).status == "running"
+        assert state(t).status == "idle"
+        with t.turn():
+            assert state(t).status == "running"
+        with pytest.raises(ValueError), t.turn("broken"):
+            raise ValueError("no")
+        now = state(t)
+        assert now.status == "idle" and next(iter(now.messages.values()))["step_id"] == turn.id
+        assert [(one["kind"], one["status"]) for one in now.steps.values()] == [
+            *(("turn", "completed"), ("turn", "completed"), ("turn", "failed"))
+        ]
+    assert state(t).status == "completed"
+
+
+def test_a_question_of_the_terminal_is_told_and_closed(t: Trace) -> None:
+    asked = t.asked_at_terminal("Delete?", options=["yes", "no"])
+    (pending,) = state(t).pending_inputs.values()
+    assert (pending["answerable"], pending["options"], pending["request_id"]) == (
+        "terminal",
+        ["yes", "no"],
+        asked.request_id,
+    )
+    asked.answered("yes")
+    now = state(t)
+    assert (now.status, now.closed_inputs) == ("running", {asked.request_id: "answered"})
+    named = t.asked_at_terminal("Go?", request_id="go")
+    named.answered(object())
+    assert events(t)[-2]["if_absent"] and state(t).closed_inputs["go"] == "answered"
+
+
 # --- goals -----------------------------------------------------------------------------------------------------
 
 

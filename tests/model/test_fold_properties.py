@@ -141,7 +141,7 @@ def an_odd_one(draw: st.DrawFn, state: State) -> Json:
     return draw(odd)
 
 
-MOVES = [a_goal] * 5 + [a_message] * 3 + [a_question, a_question, a_status, a_sub_trace, a_step, a_step, an_odd_one]
+MOVES = [a_goal] * 5 + [a_message] * 3 + [a_question, a_question, a_status, a_sub_trace, a_step, an_odd_one]
 
 
 @dataclass(repr=False)

@@ -8,6 +8,7 @@ import click
 import orjson
 
 from ..client.api import Api
+from ..model.canonical import TERMINAL
 from . import text
 from .common import CliError, by_option, examples, url_option
 from .questions import send_answer, value_of
@@ -54,7 +55,7 @@ def _question(api: Api, trace_id: str, named: str | None) -> dict[str, Any]:
     if named is None:
         if not pending:
             raise CliError(f"{trace_id} has no open question (see: tracewatch inputs)")
-        fitting = pending
+        fitting = [one for one in pending if one.get("answerable") != TERMINAL] or pending
     else:
         fitting = [one for one in pending if one["request_id"] == named]
         fitting = fitting or [one for one in pending if one["request_id"].startswith(named)]

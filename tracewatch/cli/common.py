@@ -24,7 +24,7 @@ EXIT_UNREACHABLE = 69  # sysexits.h: EX_UNAVAILABLE
 EXIT_INTERRUPTED = 130
 
 EXIT_BY_STATUS = {"completed": 0, "failed": EXIT_FAILED, "stopped": EXIT_STOPPED, "lost": EXIT_LOST}
-STATUSES = ("running", "waiting", "completed", "failed", "stopped", "lost")
+STATUSES = ("running", "waiting", "idle", "completed", "failed", "stopped", "lost")
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -22,10 +22,19 @@ Event = Mapping[str, Any]
 GOAL_GLYPHS = {"pending": "○", "in_progress": "◐", "completed": "●", "abandoned": "⊘"}
 GOAL_STYLES = {"pending": "dim", "in_progress": "yellow", "completed": "green", "abandoned": "dim"}
 GOAL_WORDS = {"in_progress": "started", "completed": "completed", "abandoned": "abandoned", "pending": "added"}
-STATUS_GLYPHS = {"running": "◐", "waiting": "?", "completed": "✓", "failed": "✗", "stopped": "■", "lost": "!"}
+STATUS_GLYPHS = {
+    "running": "◐",
+    "waiting": "?",
+    "idle": "◌",
+    "completed": "✓",
+    "failed": "✗",
+    "stopped": "■",
+    "lost": "!",
+}
 STATUS_STYLES = {
     "running": "yellow",
     "waiting": "magenta",
+    "idle": "cyan",
     "completed": "green",
     "failed": "red",
     "stopped": "yellow",

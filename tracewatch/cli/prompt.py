@@ -18,6 +18,7 @@ import click
 
 from ..client.api import Api
 from ..errors import TracewatchError
+from ..model.canonical import TERMINAL
 from ..model.state import State
 from . import text
 from .common import CliError
@@ -57,7 +58,8 @@ class Prompter:
         """Show an open question of these states, or withdraw the one that is no longer open."""
         if self._sending is not None:
             return
-        pending = [(trace_id, one) for trace_id, state in states.items() for one in state.pending_inputs.values()]
+        asked = [(trace_id, one) for trace_id, state in states.items() for one in state.pending_inputs.values()]
+        pending = [(trace_id, one) for trace_id, one in asked if one.get("answerable") != TERMINAL]
         known = [(trace_id, one["request_id"]) for trace_id, one in pending]
         if self._current is not None:
             if (self._current[0], self._current[1]["request_id"]) in known:

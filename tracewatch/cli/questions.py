@@ -20,6 +20,7 @@ _LONGEST = 400  # cells of the choices
 _REFUSALS = {  # by the code of the error
     "already_answered": "somebody else has answered it already",
     "expired": "too late: it has expired",
+    "not_answerable": "only the agent's own terminal can answer it",
     "not_running": "too late: its run has ended",
     "unknown_request": "no such question was asked",
 }
@@ -28,6 +29,8 @@ _REFUSALS = {  # by the code of the error
 def choices(question: Mapping[str, Any]) -> str:
     """The possible answers, in one line; "" if any answer will do."""
     options = question.get("options")
+    if question.get("answerable") == "terminal":
+        return "to be answered in the agent's own terminal"
     if options:
         return text.cut(" / ".join(text.one_line(readable(option)) for option in options), _LONGEST)
     if question.get("schema"):

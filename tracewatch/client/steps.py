@@ -112,3 +112,22 @@ def preview_of(value: Any) -> str:
     """The beginning of any value, as text that a step holds."""
     text = value if type(value) is str else dumps(value).decode("utf-8", "replace")
     return clean(shortened_text(text, _PREVIEW_CHARS))
+
+
+class Turn(RunStep):
+    """A turn of a session, as ``t.turn`` returns it: a step of kind turn, and behind it the trace is idle.
+
+    with t.turn("What is the weather?"):
+        ...
+    """
+
+    def _enter(self) -> None:
+        if not self._added:
+            self.journal.emit({"event": "trace_status_changed", "status": "running", "reason": "a turn begins"})
+        super()._enter()
+
+    def _leave(self, error: BaseException | None) -> None:
+        ended = self._ended
+        super()._leave(error)
+        if not (ended or self.journal.over):
+            self.journal.emit({"event": "trace_status_changed", "status": "idle", "reason": "the turn is over"})

@@ -34,8 +34,9 @@ from .journal import Journal, Step, setting
 from .outbox import Outbox
 from .questions import Questions
 from .sender import SENDERS, Sender
-from .steps import RunStep
+from .steps import RunStep, Turn
 from .target import recorder_settings
+from .terminal import TerminalQuestion
 
 __all__ = ["Goal", "Message", "ToolCall", "Trace", "current", "resume", "trace"]
 
@@ -186,6 +187,18 @@ class Trace(RecordedBlock):
         self._journal.check()
         return RunStep(self._journal, name, kind, goal, input)
 
+    def turn(self, name: str = "turn") -> Turn:
+        """A turn of a session with a user, for a ``with`` block: within it the trace is running, behind it idle.
+
+        Idle is neither completed nor waiting for an answer: it is the user's move. ``name``: 1-256 characters.
+
+            while (asked := input("> ")):
+                with t.turn():
+                    t.message("user", asked)
+        """
+        self._journal.check()
+        return Turn(self._journal, name, "turn", ..., None)
+
     def event(self, name: str, /, **payload: Any) -> None:
         """Record an event of another kind, which is stored and shown as it is.
 
@@ -223,7 +236,7 @@ class Trace(RecordedBlock):
             self._journal.emit({"event": "trace_updated", **changes})
 
     def status(self, status: str, reason: str | None = None) -> None:
-        """Change the trace's status: to running, to waiting, or to completed, failed or stopped, which end it.
+        """Change the trace's status: to running, waiting or idle, or to completed, failed or stopped, which end it.
 
         t.status("waiting", "for the build")
         """
@@ -436,6 +449,25 @@ class Trace(RecordedBlock):
         asked = self._questions.question(question, options, schema, goal, request_id, expires_in_s)
         self._journal.begin()
         return await self._questions.aask(asked, seconds_of(timeout_s))
+
+    def asked_at_terminal(
+        self,
+        question: str,
+        *,
+        options: list[Any] | None = None,
+        goal: Goal | str | EllipsisType | None = ...,
+        request_id: str | None = None,
+    ) -> TerminalQuestion:
+        """Tell those who watch of a question that the agent asks at its own terminal; this waits for nothing.
+
+        They see it, and can't answer it. ``.answered(value)`` closes it. ``options``: the possible answers. ``goal``:
+        as for ``ask``. ``request_id``: 1-256 characters; one that was asked already is not asked again.
+
+            asked = t.asked_at_terminal("Delete build/?", options=["yes", "no"])
+            asked.answered(input("Delete build/? "))
+        """
+        self._journal.check()
+        return TerminalQuestion(self._journal, question, options, goal, request_id)
 
     # --- the block ---
 

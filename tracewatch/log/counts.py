@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..model.canonical import OPEN_STATUSES
+
 COMMIT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 GROUP = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-LIVE = ("running", "waiting", "lost")  # the statuses that are counted: ended traces are any number
+LIVE = (*OPEN_STATUSES, "lost")  # the statuses that are counted: ended traces are any number
 
 
 class Buckets:

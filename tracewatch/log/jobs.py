@@ -3,8 +3,8 @@
 Rule 1: ``run`` either raises one of errors.py having planned nothing, or makes all of its plans part of the unit.
 Rule 2: what one event of a trace means for another trace's log is decided here, in the same unit: a sub-trace's start
         and end stand in its parent's log or not at all.
-Rule 3: what a command does depends on the trace at that very moment, so it is decided here as well, and two servers on
-        one log never decide the same thing twice. A command is an event or it has not happened.
+Rule 3: two servers on one log never decide the same thing twice: it is decided here, and in commands.py, in the unit
+        that writes it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ from typing import Any
 import orjson
 
 from ..errors import (
-    AlreadyAnswered,
-    Expired,
     Invalid,
     NoSuchMessage,
-    NoSuchRequest,
-    NotRunning,
     SequenceGap,
     SubTraceDepth,
     TraceConflict,
@@ -190,7 +186,7 @@ class Append(Job):
             unit.message(draft, message_id)
         plan, ended = Plan(unit, draft), False
         for index, raw in enumerate(fresh, duplicates):
-            if "if_absent" in raw and is_repeat(plan.state, raw):
+            if ("if_absent" in raw or raw["event"] == "input_provided") and is_repeat(plan.state, raw):
                 repeats += 1
                 continue
             try:
@@ -430,171 +426,6 @@ def _differing(stored: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
 def make_trace_id(now: float) -> str:
     """A new trace_id that sorts by time: milliseconds in hexadecimal, then 48 random bits."""
     return f"{int(now * 1000):012x}-{secrets.token_hex(6)}"
-
-
-# --- leases ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Renew(Job):
-    """Count a lease from now."""
-
-    trace_id: str
-
-    def need(self, needs: Needs) -> None:
-        needs.traces.add(self.trace_id)
-
-    def run(self, unit: Unit) -> None:
-        draft = needed(unit, self.trace_id)
-        if draft.state.status == "lost":
-            # It may have nothing to append: one that waits for an answer, or whose server was away
-            raw = {"event": "trace_status_changed", "status": "running", "reason": "the recorder is back"}
-            one_event(unit, draft, raw).commit()
-        draft.renew()
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Expire(Job):
-    """Mark a trace as lost if its lease has run out, and with it the sub-traces that nobody else keeps alive."""
-
-    trace_id: str
-
-    def need(self, needs: Needs) -> None:
-        needs.traces.add(self.trace_id)
-        needs.trees.add(self.trace_id)
-
-    def run(self, unit: Unit) -> list[str]:
-        draft = unit.draft(self.trace_id)
-        if draft is None or draft.row.lease_alive(unit.steady) or not _may_be_lost(draft):
-            return []
-        below = [needed(unit, one) for one in self._kept_alive_by_it(unit)]
-        lost = [draft, *(one for one in below if _may_be_lost(one))]
-        reason = "the recorder's lease ran out"
-        plans = []
-        for one in lost:
-            plans.append(one_event(unit, one, {"event": "trace_status_changed", "status": "lost", "reason": reason}))
-            reason = "the recorder of its parent was lost"
-        for plan in plans:
-            plan.commit()
-        return [one.row.trace_id for one in lost]
-
-    def _kept_alive_by_it(self, unit: Unit) -> list[str]:
-        """The traces below it, but not those below one with a lease of its own that is alive."""
-        reached, found = {self.trace_id}, []
-        for trace_id in (unit.load(unit.loaded.trees, self.trace_id, "trees") or [])[1:]:
-            row = unit.row(trace_id)
-            if row is None or row.parent_trace_id not in reached:
-                continue
-            leased = row.status in ("running", "waiting") and row.lease_expires_at is not None
-            if not (leased and row.lease_alive(unit.steady)):
-                reached.add(trace_id)
-                found.append(trace_id)
-        states = set(found) - unit.loaded.needs.traces
-        if states:
-            raise Missing(Needs(traces=states))
-        return found
-
-
-def _may_be_lost(draft: Draft) -> bool:
-    """Unless it is, or an earlier job of this unit was its sign of life, or its end."""
-    return not draft.renewed and draft.state.status in ("running", "waiting")
-
-
-# --- commands --------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Cancel(Job):
-    """Ask a trace's recorder to stop; end the trace where there is no recorder any more."""
-
-    trace_id: str
-    reason: str | None = None
-    by: str | None = None
-
-    def need(self, needs: Needs) -> None:
-        needs.traces.add(self.trace_id)
-        needs.above.add(self.trace_id)
-
-    def run(self, unit: Unit) -> str:
-        draft = needed(unit, self.trace_id)
-        if draft.state.ended:
-            raise NotRunning(
-                f"trace {self.trace_id!r} has ended: it is {draft.state.status}",
-                trace_id=self.trace_id,
-                trace_status=draft.state.status,
-            )
-        gone = draft.recorder_gone(unit.steady)
-        plan = Plan(unit, draft)
-        if draft.state.cancel_requested is None:
-            put(plan, {"event": "cancel_requested", "reason": self.reason, "by": self.by}, unit.ts)
-        if gone:
-            put(plan, {"event": "trace_completed", "status": "stopped", "summary": None}, unit.ts)
-            told = tell_parent(unit, draft, plan)
-            if told is not None:
-                told.commit()
-        plan.commit()
-        return "stopped" if gone else "cancelling"
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Answer(Job):
-    """Answer an open question. The value has been checked against the question already."""
-
-    trace_id: str
-    request_id: str
-    value: Any
-    by: str | None = None
-
-    def need(self, needs: Needs) -> None:
-        needs.traces.add(self.trace_id)
-        needs.questions.add((self.trace_id, self.request_id))
-
-    def run(self, unit: Unit) -> None:
-        draft = needed(unit, self.trace_id)
-        pending = draft.state.pending_inputs.get(self.request_id)
-        if pending is None:
-            raise refusal(self.trace_id, self.request_id, draft.state.closed_inputs.get(self.request_id))
-        if _run_out(unit, self.trace_id, self.request_id):
-            raise refusal(self.trace_id, self.request_id, "expired")  # the event that says so is about to come
-        raw = {"event": "input_provided", "request_id": self.request_id, "value": self.value, "by": self.by}
-        one_event(unit, draft, raw).commit()
-
-
-def refusal(trace_id: str, request_id: str, how: str | None) -> NotRunning | NoSuchRequest | AlreadyAnswered | Expired:
-    """Why a question that is no longer open (``how``: answered, expired, closed; None: never asked) takes no answer."""
-    facts: dict[str, Any] = {"trace_id": trace_id, "request_id": request_id}
-    if how == "answered":
-        return AlreadyAnswered(f"question {request_id!r} was answered already", **facts)
-    if how == "expired":
-        return Expired(f"question {request_id!r} has expired", **facts)
-    if how == "closed":
-        return NotRunning(f"question {request_id!r} was closed by the end of its trace", **facts)
-    return NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}", **facts)
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class ExpireInput(Job):
-    """Close an open question whose time has run out. The answer: whether it was still open."""
-
-    trace_id: str
-    request_id: str
-
-    def need(self, needs: Needs) -> None:
-        needs.traces.add(self.trace_id)
-        needs.questions.add((self.trace_id, self.request_id))
-
-    def run(self, unit: Unit) -> bool:
-        draft = unit.draft(self.trace_id)
-        pending = None if draft is None else draft.state.pending_inputs.get(self.request_id)
-        if draft is None or pending is None or not _run_out(unit, self.trace_id, self.request_id):
-            return False
-        one_event(unit, draft, {"event": "input_expired", "request_id": self.request_id}).commit()
-        return True
-
-
-def _run_out(unit: Unit, trace_id: str, request_id: str) -> bool:
-    expires_at = unit.load(unit.loaded.questions, (trace_id, request_id), "questions")
-    return expires_at is not None and expires_at <= unit.steady
 
 
 # --- removal and the rest --------------------------------------------------------------------------------------

@@ -21,10 +21,11 @@ from ..model.canonical import canonical
 from ..model.events import validate_event, validate_stored
 from .blobs import Blobs
 from .cache import StateCache
+from .commands import Answer, Cancel, Expire, ExpireInput, Renew
 from .counts import LogCounts, LogLook
 from .group import Group
 from .health import Health
-from .jobs import Answer, Append, Cancel, Create, Delete, Expire, ExpireInput, Renew
+from .jobs import Append, Create, Delete
 from .prices import Prices, concerned
 from .reader import Reader
 from .restore import Restore

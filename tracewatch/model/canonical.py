@@ -21,7 +21,9 @@ MAX_SUB_TRACE_DEPTH = 100  # of a new trace; one without a parent is at 1. The s
 ORJSON_DEPTH = 254  # the most levels that orjson writes
 MAX_DEPTH = 200  # of an event; the server wraps some more levels around it
 
-STATUSES: tuple[str, ...] = ("running", "waiting", "completed", "failed", "stopped", "lost")
+STATUSES: tuple[str, ...] = ("running", "waiting", "idle", "completed", "failed", "stopped", "lost")
+OPEN_STATUSES = ("running", "waiting", "idle")  # a recorder is there, or is expected to be: leases count
+TERMINAL = "terminal"  # who has answered a question that only the source's own terminal can be sure of
 ENDED = frozenset({"completed", "failed", "stopped"})
 GOAL_ENDED = frozenset({"completed", "abandoned"})
 # The events that only the server writes

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import Invalid, InvalidField, ReservedEvent
-from .canonical import SERVER_EVENTS
-from .payloads import ANSWER_SPEC, CANCEL_SPEC, GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
+from .canonical import SERVER_EVENTS, TERMINAL
+from .payloads import ANSWER_SPEC, CANCEL_SPEC, ELSEWHERE, GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
 from .prompt import faults_of
 from .times import normalize_time
 
@@ -102,6 +102,9 @@ def validate_answer(raw: Any) -> dict[str, Any]:
         given = ANSWER_SPEC.validate_python(raw)
     except ValidationError as error:
         raise _invalid(InvalidField, error) from error
+    if given.get("by") == TERMINAL:
+        said = f"{TERMINAL!r} is whom a recorder names that was answered at its own terminal; give another name"
+        raise InvalidField(f"by: {said}", details=[{"path": "by", "message": said}])
     return {"value": given["value"], "by": given.get("by")}
 
 
@@ -123,6 +126,8 @@ def validate_event(raw: Any, index: int | None = None, *, by_server: bool = Fals
         raw = _without_assigned(raw)
     adapter = RECORDED.get(name)
     if adapter is None and name in SERVER_EVENTS:
+        if name == "input_provided" and raw.get("by") == TERMINAL and not by_server:
+            return {"value": None, **_check(ELSEWHERE, raw, prefix)}
         if not by_server:
             raise ReservedEvent(
                 f"{prefix}event: {name} is written by the server only",

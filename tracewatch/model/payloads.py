@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from .canonical import MAX_TOTAL
 from .times import normalize_time
 
-Status = Literal["running", "waiting", "completed", "failed", "stopped", "lost"]
+Status = Literal["running", "waiting", "idle", "completed", "failed", "stopped", "lost"]
 GoalStatus = Literal["pending", "in_progress", "completed", "abandoned"]
 _LOOSE = ConfigDict(extra="allow", strict=True)
 _CLOSED = ConfigDict(extra="forbid", strict=True)
@@ -308,6 +308,7 @@ class InputRequested(_Recorded):
     schema: NotRequired[dict[str, Any] | None]
     goal_id: NotRequired[Id | None]
     expires_in_s: NotRequired[ExpirySeconds | None]
+    answerable: NotRequired[Literal["here", "terminal"]]
     if_absent: NotRequired[bool]
 
 
@@ -343,6 +344,14 @@ class InputProvided(_Recorded):
     by: NotRequired[str | None]
 
 
+class AnsweredElsewhere(_Recorded):
+    """``input_provided`` from a recorder: answered in the source's own terminal. Without a value it is not known."""
+
+    request_id: Id
+    value: NotRequired[Any]
+    by: Literal["terminal"]
+
+
 class InputExpired(_Recorded):
     """``input_expired``, which the server writes."""
 
@@ -368,6 +377,7 @@ RECORDED: dict[str, TypeAdapter[Any]] = {
     "trace_updated": TypeAdapter(TraceUpdated),
     "input_requested": TypeAdapter(InputRequested),
 }
+ELSEWHERE: TypeAdapter[Any] = TypeAdapter(AnsweredElsewhere)
 SERVER: dict[str, TypeAdapter[Any]] = {
     "sub_trace_started": TypeAdapter(SubTraceStarted),
     "sub_trace_completed": TypeAdapter(SubTraceCompleted),

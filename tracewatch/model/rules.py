@@ -68,10 +68,12 @@ def complete(
 
 
 def is_repeat(state: State, raw: Raw) -> bool:
-    """Whether an event adds ``if_absent`` what is there: then it is nothing.
+    """Whether an event adds ``if_absent`` what is there, or answers what is no longer open: then it is nothing.
 
     ``state.messages`` must have the message that it names, if it exists.
     """
+    if raw["event"] == "input_provided":
+        return raw["request_id"] in state.closed_inputs
     if not raw.get("if_absent") or raw["event"] not in IDS:
         return False
     given, name = named_in(raw), raw["event"]

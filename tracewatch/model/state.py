@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any
 
 from .blobs import is_reference, shown
-from .canonical import ENDED, GOAL_ENDED, MAX_TOTAL, SERVER_EVENTS
+from .canonical import ENDED, GOAL_ENDED, MAX_TOTAL, OPEN_STATUSES, SERVER_EVENTS, TERMINAL
 from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order, plus
 from .layered import SMALL, shared
 from .steps import Step, added_step, updated_step
@@ -272,7 +272,9 @@ def apply_into(state: State, event: Event) -> None:
         state.started_at = when
     if (state.active_at is None or state.active_at < when) and event.get("status") != "lost":
         state.active_at = when
-    if state.status == "lost" and name not in SERVER_EVENTS:
+    if state.status == "lost" and (
+        name not in SERVER_EVENTS or (name == "input_provided" and event.get("by") == TERMINAL)
+    ):
         # An event of a recorder shows that it is alive
         state.status = "waiting" if state.pending_inputs else "running"
     handler = _HANDLERS.get(name)
@@ -535,11 +537,11 @@ def _set_status(state: State, event: Event) -> None:
         _end(state, event)
         return
     if state.ended:
-        if status == "lost":
+        if status in ("lost", "idle"):
             return  # it comes too late: an ended trace keeps its status
         state.completed_at = state.ended_at = state.summary = state.error = None
         state.cancel_requested = None
-    if status in ("running", "waiting"):
+    if status in OPEN_STATUSES:
         status = "waiting" if state.pending_inputs else status
     state.status = status
 
@@ -566,7 +568,7 @@ def _input_requested(state: State, event: Event) -> None:
         state.closed_inputs[event["request_id"]] = "closed"
         return
     state.pending_inputs[event["request_id"]] = asked
-    if state.status == "running":
+    if state.status in ("running", "idle"):
         state.status = "waiting"
 
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from ..errors import InvalidField, NoSuchRequest, TracewatchError
 from ..live.sink import Sink
+from ..model.canonical import TERMINAL
 from ..model.events import validate_answer, validate_cancel
 from ..model.frames import control
 from .auth.tokens import Grant, grant_of
@@ -64,7 +65,7 @@ async def list_inputs(request: Request) -> Response:
 async def answer(served: Services, trace_id: str, request_id: str, *, value: Any, by: str | None) -> None:
     """Check an answer and store it. Raises InvalidValue and what ``EventLog.answer`` raises."""
     for question in await served.log.inputs_of(trace_id, request_id):
-        if question["state"] == "open":
+        if question["state"] == "open" and question.get("answerable") != TERMINAL:
             await served.checker.check(question, value)
     await served.log.answer(trace_id, request_id, value, by=by)
 

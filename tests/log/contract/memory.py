@@ -43,7 +43,7 @@ from tracewatch.log.storage import (
 )
 from tracewatch.log.sums import Sums
 from tracewatch.log.views import Grown, Page, Token, TraceQuery, place_of
-from tracewatch.model.canonical import event_name
+from tracewatch.model.canonical import OPEN_STATUSES, event_name
 
 T = TypeVar("T")
 
@@ -498,7 +498,7 @@ class MemoryStorage:
 
     async def expired_leases(self) -> list[str]:
         rows = [trace.row for trace in self.memory.traces.values()]
-        live = [row for row in rows if row.status in ("running", "waiting")]
+        live = [row for row in rows if row.status in OPEN_STATUSES]
         return [row.trace_id for row in live if not row.lease_alive(self.steady())]
 
     async def expired_inputs(self) -> list[tuple[str, str]]:
@@ -548,7 +548,7 @@ class MemoryStorage:
 
     async def look(self) -> LogLook:
         rows = [trace.row for trace in self.memory.traces.values()]
-        live = [row for row in rows if row.status in ("running", "waiting") and row.lease_expires_at is not None]
+        live = [row for row in rows if row.status in OPEN_STATUSES and row.lease_expires_at is not None]
         statuses = {status: sum(row.status == status for row in rows) for status in LIVE}
         return LogLook(0, 0, 0, statuses, sum(r.lease_alive(self.steady()) for r in live), len(self._inputs()))
 

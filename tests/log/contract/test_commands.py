@@ -24,8 +24,16 @@ from tests.log.helpers import (
     settle,
     summary,
 )
-from tracewatch.errors import AlreadyAnswered, NoSuchRequest, NotRunning, TracewatchError, UnknownTrace
-from tracewatch.log import EventLog
+from tracewatch.errors import (
+    AlreadyAnswered,
+    NoSuchRequest,
+    NotAnswerable,
+    NotRunning,
+    TracewatchError,
+    UnknownRequest,
+    UnknownTrace,
+)
+from tracewatch.log import Appended, EventLog
 
 pytestmark = pytest.mark.anyio
 
@@ -321,3 +329,25 @@ async def test_a_refusal_writes_nothing(log: EventLog, clock: Clock) -> None:
         assert await code_of(refused) != "ok"
     assert await log.expire_inputs() == []
     assert heard.commits == []
+
+
+async def test_a_question_of_the_terminal_is_answered_there(log: EventLog) -> None:
+    await create(log)
+    await log.append("t", [ask("q", answerable="terminal"), ask("p"), ask("r")])
+    with pytest.raises(NotAnswerable):
+        await log.answer("t", "q", 1)
+    there = {"event": "input_provided", "by": "terminal"}
+    assert (await log.append("t", [{**there, "request_id": "q", "value": "yes"}])).last_event_id == 4
+    await log.answer("t", "p", 1, by="ann")
+    with pytest.raises(AlreadyAnswered):
+        await log.answer("t", "q", 1)
+    late = [{**there, "request_id": name} for name in ("q", "p")]
+    assert await log.append("t", late) == Appended(None, 5, 2), "whoever is first is heard"
+    await log.append("t", [{**there, "request_id": "r"}])
+    with pytest.raises(UnknownRequest):
+        await log.append("t", [{**there, "request_id": "never"}])
+    found = {one["request_id"]: one for one in await log.inputs_of("t")}
+    assert [(found[name]["value"], found[name]["by"]) for name in "qpr"] == [
+        *(("yes", "terminal"), (1, "ann"), (None, "terminal"))
+    ]
+    assert (await check_trace(log)).status == "running"

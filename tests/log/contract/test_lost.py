@@ -98,3 +98,40 @@ async def test_the_ended_do_not_come_back(log: EventLog, clock: Clock) -> None:
     assert await log.cancel("t") == "stopped"
     await log.renew_lease("t")
     assert await status(log, "t") == ["stopped"]
+
+
+async def test_an_idle_session_whose_recorder_has_gone_is_over(log: EventLog, other: EventLog, clock: Clock) -> None:
+    """Its turn was over: nothing was cut off. What still runs below it is lost as ever."""
+    idle = {"event": "trace_status_changed", "status": "idle"}
+    await family(log)
+    await create(log, "root")
+    await create(log, "q", parent_trace_id="root", lease_s=10)
+    await create(log, "q.1", parent_trace_id="q")
+    for trace_id in ("p", "plain", "q"):
+        await log.append(trace_id, [idle])
+    assert await status(log, "p", "q") == ["idle", "idle"]
+    clock.now += 9
+    await log.renew_lease("q")
+    clock.now += 2
+    assert sorted(await log.expire_leases()) == LOST
+    clock.now += 9
+    both = await asyncio.gather(log.expire_leases(), other.expire_leases())
+    assert sorted([*both[0], *both[1]]) == ["q", "q.1"]
+    assert await status(log, "p", "plain", "plain.1", "q", "q.1") == [
+        "completed",
+        "completed",
+        "lost",
+        "completed",
+        "lost",
+    ]
+    ended = (await events(log, "q"))[-1]
+    assert (ended["event"], ended["reason"]) == ("trace_completed", "the recorder's lease ran out while it was idle")
+    assert (await events(log, "root"))[-1]["status"] == "completed"
+    for trace_id in ("root", "p", "plain", "q", "q.1"):
+        await check_trace(log, trace_id)
+    await log.renew_lease("q")
+    assert await status(log, "q") == ["completed"], "it was idle: only a next turn continues it"
+    await log.append("q", [{"event": "trace_status_changed", "status": "running"}])
+    assert await status(log, "q") == ["running"]
+    clock.now += 11
+    assert await log.expire_leases() == ["q"] and await status(log, "q") == ["lost"]

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ...model.canonical import OPEN_STATUSES
 from .faults import is_busy
 
 
@@ -67,7 +68,7 @@ def _begin(db: sqlite3.Connection, boot: str, base: float, now: float) -> float:
             # No lease is longer than itself from now on; a question ends when its asker was told that it would
             db.execute(
                 "UPDATE traces SET lease_expires_at = ?1 + lease_s WHERE lease_expires_at > ?1 + lease_s"
-                " AND status IN ('running', 'waiting')",
+                f" AND status IN {OPEN_STATUSES}",
                 (now,),
             )
             db.execute(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
+from ...model.canonical import OPEN_STATUSES
 from .. import project
 from ..counts import LIVE
 from ..patience import Patience
@@ -387,7 +388,7 @@ def expired_inputs(db: sqlite3.Connection, steady: float) -> list[tuple[str, str
 
 def expired_leases(db: sqlite3.Connection, steady: float) -> list[str]:
     """See Storage.expired_leases."""
-    sql = "SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN ('running', 'waiting')"
+    sql = f"SELECT trace_id FROM traces WHERE lease_expires_at <= ? AND status IN {OPEN_STATUSES}"
     return [str(trace_id) for (trace_id,) in db.execute(sql, (steady,))]
 
 
@@ -490,7 +491,7 @@ def tokens(db: sqlite3.Connection, token_ids: Collection[str] | None, limit: int
 def counts(db: sqlite3.Connection, steady: float) -> tuple[dict[str, int], int, int]:
     """How many live traces there are by status, how many leases that are alive, and how many open questions."""
     statuses = dict(db.execute(f"SELECT status, COUNT(*) FROM traces WHERE status IN {LIVE} GROUP BY status"))
-    leases = "SELECT COUNT(*) FROM traces WHERE lease_expires_at > ? AND status IN ('running', 'waiting')"
+    leases = f"SELECT COUNT(*) FROM traces WHERE lease_expires_at > ? AND status IN {OPEN_STATUSES}"
     inputs = "SELECT COUNT(*) FROM inputs WHERE state = 'open'"
     return (
         {status: int(statuses.get(status, 0)) for status in LIVE},

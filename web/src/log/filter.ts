@@ -20,7 +20,7 @@ const TEXTS: Record<string, (trace: Trace) => string> = {
   task: (t) => t.task,
 };
 const SYNONYMS: Record<string, string[]> = {
-  open: ["running", "waiting"],
+  open: ["running", "waiting", "idle"],
   ended: ["completed", "failed", "stopped"],
   done: ["completed"],
   error: ["failed", "lost"],

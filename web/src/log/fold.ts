@@ -174,15 +174,19 @@ export function applyInto(state: State, event: StoredEvent): void {
   const when = timeOf(event);
   head.started_at ??= when;
   if (event.status !== "lost" && (head.active_at === null || head.active_at < when)) head.active_at = when;
-  if (!SERVER_EVENTS.has(event.event) && !(event.event === "trace_status_changed" && event.status === "lost")) {
+  if (byRecorder(event) && !(event.event === "trace_status_changed" && event.status === "lost")) {
     state.leaseAlive = true; // a recorder's event says that it is alive
   }
-  if (head.status === "lost" && !SERVER_EVENTS.has(event.event)) {
+  if (head.status === "lost" && byRecorder(event)) {
     head.status = state.pendingInputs.size ? "waiting" : "running";
   }
   const handler = HANDLERS[event.event];
   if (handler && Object.hasOwn(HANDLERS, event.event)) handler(state, event);
 }
+
+/** Whether it is a recorder's: of the server's events one, an answer that was given at the recorder's terminal. */
+const byRecorder = (event: StoredEvent): boolean =>
+  !SERVER_EVENTS.has(event.event) || (event.event === "input_provided" && event.by === "terminal");
 
 /** The time at which it happened: by the recorder's clock if that is known, else when it was appended. */
 export const timeOf = (event: StoredEvent): string => event.occurred_at ?? event.ts;
@@ -472,11 +476,11 @@ function setStatus(state: State, event: StoredEvent): void {
   let status = event.status as TraceStatus;
   if (isEnded(status)) return end(state, event);
   if (state.ended) {
-    if (status === "lost") return; // late: leaves an ended trace's status alone
+    if (status === "lost" || status === "idle") return; // late: leaves an ended trace's status alone
     Object.assign(state.head, { completed_at: null, ended_at: null, summary: null, error: null });
     state.cancelRequested = null;
   }
-  if (status === "running" || status === "waiting") status = state.pendingInputs.size ? "waiting" : status;
+  if (status !== "lost") status = state.pendingInputs.size ? "waiting" : status;
   state.head.status = status;
 }
 
@@ -495,7 +499,7 @@ function inputRequested(state: State, event: StoredEvent): void {
   if (state.ended) return;
   const { event: _event, event_id: _id, trace_id: _trace, occurred_at: _at, ts, ...asked } = event;
   state.pendingInputs.set(event.request_id, { ...asked, requested_at: ts } as unknown as PendingInput);
-  if (state.head.status === "running") state.head.status = "waiting";
+  if (state.head.status === "running" || state.head.status === "idle") state.head.status = "waiting";
 }
 
 function inputClosed(state: State, event: StoredEvent): void {

@@ -1,7 +1,7 @@
 // The protocol's words as types: what the server sends (docs/protocol.md, sections 2 and 4).
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
-export type TraceStatus = "running" | "waiting" | "completed" | "failed" | "stopped" | "lost";
+export type TraceStatus = "running" | "waiting" | "idle" | "completed" | "failed" | "stopped" | "lost";
 export type GoalStatus = "pending" | "in_progress" | "completed" | "abandoned";
 
 /** A sum over traces that would be higher is this, and marked. */
@@ -122,6 +122,7 @@ export interface PendingInput {
   question: string;
   options?: Json[] | null;
   schema?: Json;
+  answerable?: "here" | "terminal";
   goal_id: string | null;
   expires_at: string | null;
   requested_at: string;

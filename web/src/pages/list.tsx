@@ -25,7 +25,7 @@ import { Welcome } from "./welcome";
 
 const ROW = 32; // px
 const [OPEN, FOCUSED, PLACE] = ["open", "focused", "place"] as const; // kept with the entry of the history
-const STATUSES: TraceStatus[] = ["running", "waiting", "failed", "lost", "completed", "stopped"];
+const STATUSES: TraceStatus[] = ["running", "waiting", "idle", "failed", "lost", "completed", "stopped"];
 
 export function ListPage() {
   const { traces } = app;

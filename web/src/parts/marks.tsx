@@ -8,6 +8,7 @@ import { now, timed } from "./clock";
 export type Mark =
   | "running"
   | "waiting"
+  | "idle"
   | "completed"
   | "failed"
   | "stopped"
@@ -20,6 +21,7 @@ const WORDS: Record<Mark, string> = {
   running: "running",
   in_progress: "in progress",
   waiting: "waiting for an answer",
+  idle: "idle: its user's turn",
   completed: "completed",
   failed: "failed",
   stopped: "stopped",
@@ -49,7 +51,7 @@ const SHAPES: Record<string, string> = {
 export const classes = (...names: (string | false)[]): string => names.filter(Boolean).join(" ");
 
 export function StateMark({ state, quiet }: { state: Mark; quiet?: boolean }) {
-  const shape = state === "in_progress" ? "running" : state;
+  const shape = state === "in_progress" ? "running" : state === "idle" ? "pending" : state;
   return (
     <svg
       class={`mark is-${shape}`}

@@ -247,6 +247,8 @@ function Answering(props: AnsweringProps) {
   const { asked, busy, over, brief, answer } = props;
   const [open, setOpen] = useState(!brief || !isObject(asked.schema) || !isObject(asked.schema.properties));
   const options = optionsOf(asked);
+  if (asked.answerable === "terminal")
+    return over ? null : <p class="dim">Only the agent's own terminal can answer this.</p>;
   if (options) return over ? null : <Options values={options} busy={busy} answer={answer} />;
   return open ? (
     <SchemaForm {...props} />
