@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client.errors import ApiError, Cancelled, Unreachable
     from .client.handles import carry
+    from .client.observe import observe
     from .client.trace import Trace, current, resume, trace
     from .client.watch import ConnectionStatus, SyncWatch, Watch, watch, watch_sync
     from .errors import Expired, ProtocolViolation, TracewatchError, UnknownTrace, WatchError, WatchGap
@@ -36,6 +37,7 @@ _HOME = {
     "WatchGap": "errors",
     "carry": "client.handles",
     "current": "client.trace",
+    "observe": "client.observe",
     "resume": "client.trace",
     "trace": "client.trace",
     "watch": "client.watch",
@@ -59,6 +61,7 @@ __all__ = [
     "__version__",
     "carry",
     "current",
+    "observe",
     "resume",
     "trace",
     "watch",

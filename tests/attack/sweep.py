@@ -7,6 +7,7 @@ names its place; it fails by an exception in the agent, by an event that the log
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -15,7 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -35,7 +36,7 @@ Call = Callable[[Trace, Any], Any]
 def _goals(t: Trace, v: Any) -> None:
     with t.goal(v, reason=v, type=v) as goal:
         goal.update(description=v, reason=v, summary=v)
-    with t.goal("g", parent=v, id=v):
+    with t.goal("g", parent=v, id=v, own=v, status=v, refused=v):
         pass
     for status in (v, "pending"):
         added = t.add_goal(v, status=status, after=v, reason=v)
@@ -89,7 +90,7 @@ def _traces(t: Trace, v: Any) -> None:
     where: dict[str, Any] = {"url": "http://127.0.0.1:1", "spool_dir": tempfile.gettempdir()}
     ids = {"agent_type": v, "trace_id": v, "parent_trace_id": v, "parent_goal_id": v, "session_id": v, "user_id": v}
     tracewatch.trace(v, metadata=v, lease_s=v, tags=v, **ids, **where)
-    t.set(task=v, tags=v, metadata=v, session_id=v, user_id=v)
+    t.set(task=v, tags=v, metadata=v, session_id=v, user_id=v, started_at=v)
     t.message("user", v, usage=v, started_at=v, ended_at=v).usage(input_tokens=v, other=v)
     tracewatch.resume(v, lease_s=v, **where)
 
@@ -105,13 +106,36 @@ def _cancels(t: Trace, v: Any) -> None:
         t.raise_if_cancelled()
 
 
+def _observed(t: Trace, v: Any) -> None:
+    def given(value: Any, **more: Any) -> Any:
+        return value
+
+    def each(value: Any, **more: Any) -> Any:
+        yield value
+
+    async def waited(value: Any, **more: Any) -> Any:
+        return value
+
+    with t:
+        for kind in ("goal", "tool", "sub_trace"):
+            assert cast(Any, tracewatch.observe)(kind=kind)(given)(v) is v
+        observe: Any = functools.partial(tracewatch.observe, kind=v, name=v)
+        assert next(observe()(each)(1, own=v)) == 1
+        try:
+            observe(capture_args=False)(waited)(v).send(None)  # not asyncio.run, which looks into what its task returns
+        except StopIteration as end:
+            assert end.value is v
+
+
 def _ends(t: Trace, v: Any) -> None:
     t.complete(v)
     t.fail(v, v)
     t.stop(v)
 
 
-CALLS: tuple[Call, ...] = (*(_goals, _messages, _tools, _events, _raised, _questions, _traces, _cancels, _ends),)
+CALLS: tuple[Call, ...] = (
+    *(_goals, _messages, _tools, _events, _raised, _questions, _traces, _cancels, _observed, _ends),
+)
 
 
 def check(t: Trace) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from ..model import fit
-from .encode import dumps, guarded, name_of, number_of, words
+from .encode import dumps, guarded, moment_of, name_of, number_of, words
 
 _NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:@-]")
 _TAGS = 64  # of a trace, as the protocol has it
@@ -60,6 +60,7 @@ def changes_of(
     metadata: Any = None,
     session_id: Any = ...,
     user_id: Any = ...,
+    started_at: Any = None,
 ) -> dict[str, Any]:
     """The fields of ``trace_updated``: those that are given. A session_id or user_id of None takes it away."""
     changes: dict[str, Any] = {}
@@ -72,6 +73,9 @@ def changes_of(
             changes[key] = None if given is None else name_of(given)
     if metadata is not None:
         changes["metadata"] = _metadata(metadata)
+    began = moment_of(started_at)
+    if began is not None:
+        changes["started_at"] = began
     return changes
 
 

@@ -10,7 +10,8 @@ import functools
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import EllipsisType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
@@ -28,6 +29,10 @@ STREAM_S = 0.05  # text becomes an event at most this often: 20 a second
 _TRACEBACK_CHARS = 8000
 _CHAIN = 50  # exceptions, each the cause of the one before, or side by side in a group
 _GOAL_TYPES = ("normal", "agent_call")
+_OF_GOALS = frozenset(  # keys of a goal that are no arguments of their own
+    {"id", "parent_id", "after_id", "status", "summary", "refused", "wanted_parent_id", "self_stats"}
+    | {"cumulative_stats", "sub_trace_ids", "started_at", "ended_at"}
+)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -65,21 +70,39 @@ def carry(function: Callable[P, R]) -> Callable[P, R]:
         with t.goal("Read the files"), ThreadPoolExecutor() as pool:
             texts = list(pool.map(tracewatch.carry(read), paths))
     """
-    goals, traces, steps = _open_goals.all(), open_traces.all(), open_steps.all()
+    opened = opened_here()
     if inspect.iscoroutinefunction(function):
 
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
-            with _open_goals.instead(goals), open_traces.instead(traces), open_steps.instead(steps):
+            with opened():
                 return await function(*args, **kwargs)
 
         return cast("Callable[P, R]", functools.wraps(function)(awaited))
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _open_goals.instead(goals), open_traces.instead(traces), open_steps.instead(steps):
+        with opened():
             return function(*args, **kwargs)
 
     return called
+
+
+def opened_here() -> Callable[[], AbstractContextManager[None]]:
+    """Take along the goals, steps and traces that are open here and now; the result opens them for a while."""
+    goals, traces, steps = _open_goals.all(), open_traces.all(), open_steps.all()
+
+    @contextmanager
+    def opened() -> Iterator[None]:
+        with _open_goals.instead(goals), open_traces.instead(traces), open_steps.instead(steps):
+            yield
+
+    return opened
+
+
+def leave_here(block: Any) -> None:
+    """Leave a goal or a trace only in so far as what is recorded here is no longer part of it."""
+    _open_goals.leave(block)
+    open_traces.leave(block)
 
 
 def id_of(goal: Goal | str | None) -> str | None:
@@ -163,6 +186,7 @@ class Goal(RecordedBlock):
         after: Goal | str | None,
         id: str | None,
         type: str,
+        extra: dict[str, Any],
     ) -> None:
         self.journal = journal
         self.id = journal.new_id("g") if id is None else name_of(id)
@@ -171,7 +195,10 @@ class Goal(RecordedBlock):
         wanted = id_of(parent) or (None if self._after else current_goal(journal))
         self._parent = journal.book.room_below(wanted)
         self._added = False
-        self._goal: dict[str, Any] = {"id": self.id, "description": words(description), "type": words(type, 64)}
+        self.apart = False  # threads and tasks without a goal never belong to it
+        own: dict[str, Any] = {"id": self.id, "description": words(description), "type": words(type, 64)}
+        kept = {key: settled(value) for key, value in extra.items() if value is not None and key not in _OF_GOALS}
+        self._goal = kept | own
         self._keep("type", self._goal["type"], _GOAL_TYPES)
         if wanted is not None and self._parent != wanted:
             self._goal["wanted_parent_id"] = wanted
@@ -244,7 +271,7 @@ class Goal(RecordedBlock):
         if self._added:
             self._become("in_progress")
         self.add("in_progress")
-        self.journal.entered.enter(self.id)
+        self.journal.entered.enter(self.id, apart=self.apart)
         _open_goals.enter(self)
 
     def _leave(self, error: BaseException | None) -> None:

@@ -267,9 +267,9 @@ class EnteredGoals:
         # forked child would inherit in the taken state.
         self._open: dict[str, bool] = {}
 
-    def enter(self, goal_id: str) -> None:
-        """A block is entered, here."""
-        self._open[goal_id] = here() == self.home
+    def enter(self, goal_id: str, *, apart: bool = False) -> None:
+        """A block is entered, here; ``apart``: as if it were elsewhere, so that no thread without a goal is in it."""
+        self._open[goal_id] = not apart and here() == self.home
 
     def __bool__(self) -> bool:
         """Whether any block is open."""

@@ -71,6 +71,7 @@ class Trace(RecordedBlock):
         self._journal = Journal(self._outbox, sender, (self.url, settings.spool_dir or "memory"))
         self._questions = Questions(self._journal)
         self._above = above
+        self.summary: str | None = None  # that the end of its block gives it, if it completes the trace
         self._told = False  # where its page is
         self._level: int = 1 if above is None else above._level + 1
 
@@ -85,17 +86,20 @@ class Trace(RecordedBlock):
         after: Goal | str | None = None,
         id: str | None = None,
         type: str = "normal",
+        **extra: Any,
     ) -> Goal:
         """A goal for a ``with`` block: it is in_progress within, completed at its end, or abandoned by an exception.
 
         ``parent``: a goal or its id; by default the innermost goal that is open here. ``after``: the sibling before it.
-        ``id``: 1-256 characters; without one the recorder makes one. ``type``: normal or agent_call.
+        ``id``: 1-256 characters; without one the recorder makes one. ``type``: normal or agent_call. ``extra``: keys of
+        your own, any JSON, which are small: each state of the trace holds them.
 
             with t.goal("Find the cause"):
                 ...
         """
         self._journal.check()
-        return Goal(self._journal, description, reason=reason, parent=parent, after=after, id=id, type=type)
+        given: dict[str, Any] = {"reason": reason, "parent": parent, "after": after, "id": id, "type": type}
+        return Goal(self._journal, description, **given, extra=extra)
 
     def add_goal(
         self,
@@ -107,6 +111,7 @@ class Trace(RecordedBlock):
         id: str | None = None,
         reason: str | None = None,
         type: str = "normal",
+        **extra: Any,
     ) -> Goal:
         """Add a goal at once, as part of a plan, and ``start()``, ``complete()`` or ``abandon()`` it later.
 
@@ -115,7 +120,8 @@ class Trace(RecordedBlock):
             plan = [t.add_goal(step) for step in ("Read", "Write", "Test")]
         """
         self._journal.check()
-        goal = Goal(self._journal, description, reason=reason, parent=parent, after=after, id=id, type=type)
+        given: dict[str, Any] = {"reason": reason, "parent": parent, "after": after, "id": id, "type": type}
+        goal = Goal(self._journal, description, **given, extra=extra)
         status = words(status, 64)
         goal.add(status)
         if status == "in_progress":
@@ -221,17 +227,19 @@ class Trace(RecordedBlock):
         metadata: dict[str, Any] | None = None,
         session_id: str | EllipsisType | None = ...,
         user_id: str | EllipsisType | None = ...,
+        started_at: datetime | float | str | None = None,
     ) -> None:
         """Change what the trace is called and belongs to, at any time: the event ``trace_updated``.
 
         ``task``: 1-10,000 characters. ``tags``: all of them, at most 64 of 1-128 characters; ``[]`` takes them away.
         ``metadata``: keys that are added to those that are there. ``session_id``, ``user_id``: 1-256 characters; None
-        takes it away. What is not given stays as it is.
+        takes it away. ``started_at``: when the run began, an aware datetime, Unix seconds or RFC 3339 text, where that
+        is not the time of its first event. What is not given stays as it is.
 
             t.set(tags=["nightly", "gpu"], metadata={"commit": "4f2a"})
         """
         self._journal.check()
-        changes = changes_of(task, tags, metadata, session_id, user_id)
+        changes = changes_of(task, tags, metadata, session_id, user_id, started_at)
         if changes:
             self._journal.emit({"event": "trace_updated", **changes})
 
@@ -512,7 +520,7 @@ class Trace(RecordedBlock):
             if control.cancel is not None and control.seen:
                 self.stop(words(str(cancelled_error(control)), 1000))
             else:
-                self.complete()
+                self.complete(self.summary)
         elif stops(error):
             self.stop(words(str(error) if isinstance(error, Cancelled) else text_of(error), 1000))
         else:
