@@ -21,13 +21,14 @@ WORKERS := -n auto --dist worksteal
 # ARGS may name tests of which none is of this kind: that is no failure, as it is where everything is run.
 SOME := $(if $(ARGS),|| [ $$? = 5 ])
 
-.PHONY: help demo test check attack lint types viewer unit together alone system format bench clean
+.PHONY: help demo test check attack firefox lint types viewer unit together alone system format bench clean
 
 help:
 	@echo "make demo    an agent at work on a server of its own: watch it with 'tracewatch tail'"
 	@echo "make test    everything: lint, types, all tests; first side by side, then those that need the machine alone"
 	@echo "make check   lint, types, the tests of what has no socket: under a minute"
 	@echo "make attack  what clients and values may do to the server and to agents, with minutes of fuzzing (ATTACK_S=300)"
+	@echo "make firefox the viewer's scrolling, selecting and going back in the Firefox of the system: a minute"
 	@echo "make format  formats with ruff and biome, and makes the fixes they can make"
 	@echo "make bench   measures; checks nothing"
 	@echo "make clean   removes .venv and caches"
@@ -52,6 +53,10 @@ alone: $(STAMP)
 # ATTACK_S seconds, by default 60.
 attack: $(STAMP)
 	$(PYTEST) $(WORKERS) -m "long or not long" tests/attack $(ARGS)
+
+# What holds still in Chromium holds still in the system's Firefox (apt install firefox-esr)
+firefox: $(STAMP)
+	$(PYTEST) -m "long or not long" tests/browser/test_firefox.py $(ARGS)
 
 # What the suites need from the system is installed where it may be (Debian as root), else named in one line. The tests
 # find out themselves: in CI what is missing fails, elsewhere it is skipped and says why. Proxies are installed in CI

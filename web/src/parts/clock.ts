@@ -44,7 +44,7 @@ function plan(due: number): void {
   if (hidden()) return;
   clearTimeout(timer);
   planned = due;
-  timer = setTimeout(look, Math.max(0, Math.min(MOST_MS, due - serverNow())));
+  timer = setTimeout(look, Math.max(0, Math.min(MOST_MS, Math.ceil(due - serverNow()))));
 }
 
 /** Look at what may have changed; `all`: also at the rest, as the time was set, or nobody looked for a while. */
