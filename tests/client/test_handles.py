@@ -161,6 +161,18 @@ def test_a_question_of_the_terminal_is_told_and_closed(t: Trace) -> None:
     assert events(t)[-2]["if_absent"] and state(t).closed_inputs["go"] == "answered"
 
 
+def test_a_run_names_others_that_it_has_to_do_with(t: Trace) -> None:
+    other = new_trace()
+    said = other.message("user", "first try")
+    t.link(other, "retry_of", message=said)
+    t.link("t", "retry_of", message=said.id)
+    t.link("elsewhere", object())  # type: ignore[arg-type]
+    t.link(None, "nothing")  # type: ignore[arg-type]
+    first, second = state(t).links
+    assert first == {"trace_id": "t", "kind": "retry_of", "message_id": said.id}
+    assert second["trace_id"] == "elsewhere" and "object" in second["kind"]
+
+
 # --- goals -----------------------------------------------------------------------------------------------------
 
 

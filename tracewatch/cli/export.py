@@ -40,7 +40,7 @@ HEADER = (
     "first_event_id",
     "last_event_id",
 )
-NAMED = ("session_id", "user_id", "tags")  # in a header where there is something to say
+NAMED = ("session_id", "user_id", "tags", "links")  # in a header where there is something to say
 
 
 @click.command("export", epilog=EXAMPLES, help=f"Write a trace and its sub-traces as NDJSON.\n\n{TRACE_HELP}")

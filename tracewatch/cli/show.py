@@ -91,6 +91,9 @@ def _print_head(view: TreeView, at_event_id: int | None) -> None:
     row("agent", trace["agent_type"])
     if trace["parent_trace_id"]:
         row("parent", trace["parent_trace_id"])
+    for link in trace.get("links", ()):
+        there = f" message {link['message_id']}" if link.get("message_id") else ""
+        row("link", f"{link['kind']}: {link['trace_id']}{there}")
     for name, words in _times(trace, on_terminal=console.is_terminal):
         row(name, words)
     row("events", f"{trace['first_event_id']:,} to {trace['last_event_id']:,}")

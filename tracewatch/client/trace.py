@@ -26,7 +26,7 @@ from ..settings import Settings
 from .blocks import RecordedBlock, current_step, here, open_traces, trio_here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
-from .encode import encode, guarded, number_of, seconds_of, text_of, words
+from .encode import encode, guarded, name_of, number_of, seconds_of, text_of, words
 from .errors import Cancelled
 from .fields import changes_of, new_trace_id, spec_of, trace_id_of
 from .handles import Goal, Message, ToolCall, current_goal, error_of, id_of, stops
@@ -242,6 +242,21 @@ class Trace(RecordedBlock):
         changes = changes_of(task, tags, metadata, session_id, user_id, started_at)
         if changes:
             self._journal.emit({"event": "trace_updated", **changes})
+
+    def link(self, to: Trace | str, kind: str, *, message: Message | ToolCall | str | None = None) -> None:
+        """Say what this run has to do with another one, which need not be there yet.
+
+        ``to``: a trace or its id. ``kind``: 1-256 characters, such as handoff, retry_of, fork_of or mcp. ``message``:
+        the message of the other trace that is meant, or its id.
+
+            t.link(previous_trace_id, "retry_of")
+        """
+        self._journal.check()
+        link: dict[str, Any] = {"trace_id": trace_id_of(getattr(to, "trace_id", to)) or "?", "kind": name_of(kind)}
+        if message is not None:
+            link["message_id"] = name_of(getattr(message, "id", message))
+        if link["trace_id"] != "?":
+            self._journal.emit({"event": "trace_updated", "links": [link]})
 
     def status(self, status: str, reason: str | None = None) -> None:
         """Change the trace's status: to running, waiting or idle, or to completed, failed or stopped, which end it.

@@ -406,6 +406,7 @@ def new_row(
         user_id=fields.get("user_id"),
         tags=orjson.dumps(fields.get("tags") or []).decode(),
         models="[]",
+        links=orjson.dumps(fields.get("links") or []).decode(),
         summary=None,
         error=None,
         lease_s=fields["lease_s"],

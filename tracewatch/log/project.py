@@ -132,15 +132,18 @@ def trace_row(
         state.user_id,
         _list(state.tags),
         _list(state.models),
+        _list(state.links),
         state.summary,
         None if state.error is None else orjson.dumps(state.error).decode(),
         row.lease_s,
         lease_expires_at,
         row.apart,
+        row.moved,
+        row.cover_key,
     )
 
 
-def _list(values: tuple[str, ...]) -> str:
+def _list(values: tuple[Any, ...]) -> str:
     return orjson.dumps(values).decode() if values else "[]"
 
 

@@ -87,11 +87,14 @@ class TraceRow:
     user_id: str | None
     tags: str  # JSON
     models: str  # JSON
+    links: str  # JSON
     summary: str | None
     error: str | None  # JSON
     lease_s: float | None
     lease_expires_at: float | None  # by the steady clock
     apart: bool  # its parent was not there when it came, and nobody who may has put it there since
+    moved: bool = False  # its parent became known later
+    cover_key: int | None = None  # of one that was moved: the trace_key of what was its parent when it came
 
     # Not stored: the keys of values that are previews, and not the whole, as a row for a list has them
     cut: tuple[str, ...] = ()
@@ -137,6 +140,7 @@ class TraceRow:
             session_id=spec.get("session_id"),
             user_id=spec.get("user_id"),
             tags=tuple(spec.get("tags", ())),
+            links=tuple(spec.get("links", ())),
             started_at=spec.get("started_at"),
             first_event_id=self.first_event_id,
             last_event_id=self.first_event_id - 1,
@@ -187,6 +191,7 @@ class TraceRow:
             "user_id": self.user_id,
             "tags": list_of(self.tags),
             "models": list_of(self.models),
+            **({} if self.links == "[]" else {"links": list_of(self.links)}),
             "metadata": object_of(self.metadata),
             **({"cut": list(self.cut)} if self.cut else {}),
         }
@@ -228,7 +233,7 @@ class TraceRow:
         if self.wrong_columns():
             return 4 * READ_BYTES
         names = (self.trace_id, self.agent_type, self.parent_trace_id, self.parent_goal_id, self.root_trace_id)
-        later = (self.session_id, self.user_id, self.tags, self.models)
+        later = (self.session_id, self.user_id, self.tags, self.models, self.links)
         texts = (self.current_goal_id, self.task, self.metadata, self.summary, self.error)
         return 1200 + size_of((*names, *later, *texts))
 

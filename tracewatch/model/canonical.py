@@ -16,6 +16,7 @@ from ..errors import BadRequest, Invalid, TooLarge
 
 MAX_TOTAL = 10**14  # of what is summed over messages or traces; a higher sum is shown as this, and marked
 MAX_GOAL_DEPTH = 100  # of a new goal; a root is at 1. An event tells of all goals above the one that it changes
+MAX_LINKS = 100  # of a trace, to others
 MAX_STEP_DEPTH = 100  # of a step in steps; one that stands in none is at 1
 MAX_SUB_TRACE_DEPTH = 100  # of a new trace; one without a parent is at 1. The sums of all above it count it
 ORJSON_DEPTH = 254  # the most levels that orjson writes

@@ -25,7 +25,7 @@ MOST_FAULTS = 100  # told in one answer
 MOST_NAMED = 256  # characters of a key in a path
 
 # Later than the first version: absent where they are not given, so that a trace created before equals itself
-LATER_FIELDS = ("session_id", "user_id", "tags", "started_at")
+LATER_FIELDS = ("session_id", "user_id", "tags", "links", "started_at")
 PLACE_FIELDS = ("parent_step_id", "parent_message_id")  # of the parent, in whose log they stand
 # Where the events that add something have its id
 IDS = {

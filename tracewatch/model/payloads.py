@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
 from typing_extensions import TypedDict
 
-from .canonical import MAX_TOTAL
+from .canonical import MAX_LINKS, MAX_TOTAL
 from .times import normalize_time
 
 Status = Literal["running", "waiting", "idle", "completed", "failed", "stopped", "lost"]
@@ -288,13 +288,33 @@ Tag = Annotated[str, Field(min_length=1, max_length=128)]
 Tags = Annotated[list[Tag], Field(max_length=64)]
 
 
+TRACE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}", re.ASCII)
+TraceId = Annotated[str, Field(pattern=rf"^{TRACE_ID.pattern}$")]
+
+
+class Link(TypedDict):
+    """What a trace has to do with another one: a handoff, a retry, the other side of a call."""
+
+    __pydantic_config__ = _LOOSE  # type: ignore[misc]
+    trace_id: TraceId
+    message_id: NotRequired[Id | None]
+    kind: Id
+
+
+Links = Annotated[list[Link], Field(max_length=MAX_LINKS)]
+
+
 class TraceUpdated(_Recorded):
-    """``trace_updated`` from a recorder: what is to be known of the trace from now on. ``metadata`` adds its keys."""
+    """``trace_updated`` from a recorder: what is to be known of the trace from now on.
+
+    ``metadata`` adds its keys, and ``links`` those that are not there.
+    """
 
     task: NotRequired[Task]
     tags: NotRequired[Tags]
     session_id: NotRequired[Id | None]
     user_id: NotRequired[Id | None]
+    links: NotRequired[Links]
     metadata: NotRequired[dict[str, Any]]
     started_at: NotRequired[Time]
 
@@ -519,10 +539,6 @@ STORED: dict[str, TypeAdapter[Any]] = {
 }
 
 
-TRACE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}", re.ASCII)
-TraceId = Annotated[str, Field(pattern=rf"^{TRACE_ID.pattern}$")]
-
-
 class TraceSpec(TypedDict):
     """The body of ``POST /api/traces``. ``lease_s``: the trace is lost after so many seconds without a sign of life."""
 
@@ -539,6 +555,7 @@ class TraceSpec(TypedDict):
     session_id: NotRequired[Id | None]
     user_id: NotRequired[Id | None]
     tags: NotRequired[Tags | None]
+    links: NotRequired[Links | None]
     started_at: NotRequired[Time | None]
     if_absent: NotRequired[bool | None]
 

@@ -18,14 +18,15 @@ DEEPEST = 3  # levels in which something is kept of an object that is too large
 ELLIPSIS = "…"
 MOST_CUT = 20  # keys that ``cut`` names
 NAMES_BYTES = 256  # about, of them
-# The keys of traces, goals, sub-traces and questions that every client reads, so that they are always there
+# The keys of traces, goals, steps, sub-traces and questions that every client reads, so that they are always there
 NAMED = frozenset(
     (
         *("trace_id", "task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "status"),
         *("is_running", "current_goal_id", "first_event_id", "last_event_id", "total_messages", "total_tokens"),
         *("total_cost", "tree_totals", "created_at", "updated_at", "completed_at", "summary", "error", "metadata"),
         *("id", "description", "reason", "parent_id", "type", "self_stats", "cumulative_stats", "sub_trace_ids"),
-        *("stats", "started_event_id"),
+        *("stats", "started_event_id", "started_at", "ended_at"),
+        *("name", "kind", "step_id", "message_id", "event_id"),
         *("request_id", "question", "options", "schema", "goal_id", "expires_at", "requested_at"),
     )
 )

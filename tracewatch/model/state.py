@@ -11,13 +11,13 @@ Rule 4: times are those of what happened: ``occurred_at``, else ``ts``. Nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
 from .blobs import is_reference, shown
-from .canonical import ENDED, GOAL_ENDED, MAX_TOTAL, OPEN_STATUSES, SERVER_EVENTS, TERMINAL
+from .canonical import ENDED, GOAL_ENDED, MAX_LINKS, MAX_TOTAL, OPEN_STATUSES, SERVER_EVENTS, TERMINAL
 from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order, plus
 from .layered import SMALL, shared
 from .steps import Step, added_step, updated_step
@@ -80,6 +80,7 @@ class State:
     session_id: str | None = None
     user_id: str | None = None
     tags: tuple[str, ...] = ()
+    links: tuple[dict[str, Any], ...] = ()  # to other traces
     started_at: str | None = None  # as given, else of the first event
     ended_at: str | None = None
     active_at: str | None = None  # of the latest event
@@ -187,6 +188,7 @@ class State:
             "user_id": self.user_id,
             "tags": list(self.tags),
             "models": list(self.models),
+            **({"links": list(self.links)} if self.links else {}),
             "metadata": self.metadata,
         }
 
@@ -206,7 +208,8 @@ class State:
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_KEPT}
         kept |= {name: dict(kept[name]) for name in _MAPS if name in kept}
         kept["children"] = [[parent, self.children(parent)] for parent in self.families]
-        kept["tags"], kept["models"] = list(self.tags), list(self.models)  # equal before and after a trip through JSON
+        for name in _TUPLES:
+            kept[name] = list(kept[name])  # equal before and after a trip through JSON
         return {name: value for name, value in kept.items() if value or name not in _SELDOM}
 
     @classmethod
@@ -214,7 +217,7 @@ class State:
         """The state that ``to_json`` wrote."""
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in kept.items() if name in known}
-        for name in ("tags", "models"):
+        for name in _TUPLES:
             values[name] = tuple(kept.get(name, ()))
         state = cls(**values).copy()  # ``kept`` stays as it is
         state.total_messages, state.total_tokens = plus(state.total_messages, 0), plus(state.total_tokens, 0)
@@ -234,6 +237,7 @@ class State:
         named = {f.name for f in fields(cls)} & set(trace)
         state = cls(**{name: trace[name] for name in named})
         state.tags, state.models = tuple(trace.get("tags", ())), tuple(trace.get("models", ()))
+        state.links = tuple(trace.get("links", ()))
         state.last_event_id = frame["current_event_id"]
         if state.last_event_id < state.first_event_id:  # nothing has happened yet
             state.active_at = None
@@ -250,7 +254,8 @@ class State:
 _VALUES = attrgetter(*(one.name for one in fields(State)))  # in the order in which State takes them
 _MAPS = ("goals", "families", "following", "sub_traces", "pending_inputs", "closed_inputs", "messages", "steps")
 _NOT_KEPT = ("messages", "families", "following", "next_goal")  # what follows from the rest, or has its own table
-_SELDOM = ("in_flight", "steps")  # kept only where there is something
+_TUPLES = ("tags", "models", "links")
+_SELDOM = ("in_flight", "steps", "links")  # kept only where there is something
 
 
 def apply(state: State, event: Event) -> State:
@@ -519,12 +524,27 @@ def _sub_trace_completed(state: State, event: Event) -> None:
     }
 
 
+def with_links(links: tuple[dict[str, Any], ...], more: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The links with those that are not there, as far as there is room."""
+    known = {_end_of(link): link for link in links}
+    for link in more:
+        if len(known) < MAX_LINKS:
+            known.setdefault(_end_of(link), link)
+    return tuple(known.values())
+
+
+def _end_of(link: Mapping[str, Any]) -> tuple[Any, ...]:
+    return link["kind"], link["trace_id"], link.get("message_id")
+
+
 def _trace_updated(state: State, event: Event) -> None:
     for key in ("task", "session_id", "user_id", "started_at"):
         if key in event:
             setattr(state, key, event[key])
     if "tags" in event:
         state.tags = tuple(event["tags"])
+    if "links" in event:
+        state.links = with_links(state.links, event["links"])
     if "metadata" in event:
         state.metadata = {**state.metadata, **event["metadata"]}
     if state.ended_at is not None and state.started_at is not None:

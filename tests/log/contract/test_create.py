@@ -131,3 +131,26 @@ async def test_if_absent_other_fields_are_no_conflict(log: EventLog) -> None:
     snapshot, created = await log.create_trace(validate_trace({"trace_id": "u", "task": "U", "if_absent": True}))
     assert created
     await create(log, "u", "U")  # how it was asked for is not compared
+
+
+async def test_links_to_other_traces(log: EventLog) -> None:
+    first, second = {"trace_id": "u", "kind": "retry_of"}, {"trace_id": "v", "message_id": "m", "kind": "mcp"}
+    await create(log, "given", links=[first])
+    await create(log, "given", links=[first])
+    assert (await summary(log, "given"))["links"] == [first]
+    await create(log)
+    await log.append("t", [{"event": "trace_updated", "links": [first]}])
+    await log.append("t", [{"event": "trace_updated", "links": [second, first]}, *notes(600)])
+    assert (await summary(log))["links"] == [first, second]
+    await check_trace(log)
+    many = [{"trace_id": f"w{n}", "kind": "span"} for n in range(100)]
+    await log.append("t", [{"event": "trace_updated", "links": many}])
+    assert len((await check_trace(log)).links) == 100
+    header, stored = validate_header(await summary(log)), await events(log)
+    await log.delete_trace("t")
+    await log.restore(header, stored)
+    assert len((await summary(log))["links"]) == 100
+    await create(log, "none")
+    assert "links" not in await summary(log, "none")
+    with pytest.raises(Invalid):
+        await create(log, "bad", links=[{"trace_id": "no id", "kind": "x"}])

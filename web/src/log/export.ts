@@ -34,6 +34,7 @@ async function header(trace: Trace): Promise<object> {
     ...(trace.session_id && { session_id: trace.session_id }),
     ...(trace.user_id && { user_id: trace.user_id }),
     ...(trace.tags.length && { tags: trace.tags }),
+    ...(trace.links && { links: trace.links }),
   };
   return first_event_id > 1 ? { ...kept, base: base(await fetchTrace(trace_id, first_event_id - 1)) } : kept;
 }

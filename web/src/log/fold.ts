@@ -14,6 +14,7 @@ import {
   isObject,
   isReference,
   type Json,
+  type Link,
   MAX_TOTAL,
   type Message,
   type PendingInput,
@@ -468,6 +469,14 @@ function traceUpdated(state: State, event: StoredEvent): void {
   const { head } = state;
   for (const key of ["task", "session_id", "user_id", "started_at", "tags"] as const)
     if (key in event) Object.assign(head, { [key]: event[key] });
+  for (const link of (event.links ?? []) as Link[]) {
+    const same = (other: Link) =>
+      other.kind === link.kind &&
+      other.trace_id === link.trace_id &&
+      (other.message_id ?? null) === (link.message_id ?? null);
+    const links = head.links ?? [];
+    if (links.length < 100 && !links.some(same)) head.links = [...links, link];
+  }
   if (event.metadata) head.metadata = { ...head.metadata, ...event.metadata };
   if (head.ended_at) head.ended_at = later(head.ended_at, head.started_at);
 }

@@ -51,10 +51,10 @@ export function localApi(traces: Map<string, SavedTrace>): LocalApi {
         throw new Error("The beginning of this run was trimmed: it can't be shown as it was");
       const { trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata } =
         kept.snapshot.trace;
-      const { session_id, user_id, tags } = kept.snapshot.trace;
+      const { session_id, user_id, tags, links } = kept.snapshot.trace;
       const state = new State({
         ...{ trace_id, task, agent_type, parent_trace_id, parent_goal_id, root_trace_id, created_at, metadata },
-        ...{ session_id, user_id, tags },
+        ...{ session_id, user_id, tags, ...(links && { links }) },
       });
       for (const event of kept.events) {
         if (event.event_id > at) break;

@@ -25,6 +25,13 @@ export interface Totals {
   saturated?: true;
 }
 
+/** What a trace has to do with another one. */
+export interface Link {
+  trace_id: string;
+  message_id?: string | null;
+  kind: string;
+}
+
 export interface Trace extends Totals {
   trace_id: string;
   task: string;
@@ -50,6 +57,7 @@ export interface Trace extends Totals {
   user_id: string | null;
   tags: string[];
   models: string[];
+  links?: Link[];
   metadata: { [key: string]: Json };
   damaged?: string[]; // the names of its fields that can't be read
 }

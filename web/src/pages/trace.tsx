@@ -387,6 +387,11 @@ function Facts({
       )}
       <RunTotals own={trace} all={trace.tree_totals} subs={subs} />
       <span class="num dim events">{count(trace.last_event_id)} events</span>
+      {trace.links?.slice(0, 9).map((link) => (
+        <a key={`${link.kind} ${link.trace_id}`} href={traceHref(link.trace_id)} title={visible(link.trace_id)}>
+          → {visible(link.kind)}
+        </a>
+      ))}
       <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>
         {shortId(trace.trace_id)}
       </button>
