@@ -51,7 +51,8 @@ ROOMS = {
     "client": room("errors settings model", "h11 orjson websockets", ("tracewatch.client.direct", "log")),
     "importers": room("errors model", "orjson"),
     "cli": room(
-        "__init__ errors settings model log live ingest server client importers", "click orjson rich websockets"
+        "__init__ errors settings model log live ingest server client importers",
+        "click orjson rich watchfiles websockets",
     ),
     "__init__": room("errors settings model client"),
     "__main__": room("cli"),

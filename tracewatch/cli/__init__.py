@@ -33,6 +33,8 @@ COMMANDS = {  # by module, in the order of the help; a module is loaded when its
     "cancel": "cancel",
     "token": "token",
     "flush": "flush",
+    "watch-sessions": "watch_sessions",
+    "record": "record",
     "import": "importing",
     "export": "export",
     "backup": "backup",

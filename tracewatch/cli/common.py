@@ -7,12 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
 from rich.console import Console
 
 from ..client.api import Api
+from ..settings import CLIENT_OPTIONS, Settings
 from .text import escape_json
 
 EXIT_FAILED = 1
@@ -42,6 +44,12 @@ class Failed(CliError):
     """A failure that is not the user's mistake. The exit code is 1."""
 
     exit_code = EXIT_FAILED
+
+
+def spool_folder() -> Path | None:
+    """The folder of this user's spool, as it is set; None for a user without a place for it."""
+    given = Settings.from_env(os.environ, only=CLIENT_OPTIONS, unusable=lambda error: None).spool_dir
+    return Path(given) if given else None
 
 
 def url_option(command: F) -> F:

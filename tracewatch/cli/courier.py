@@ -23,10 +23,11 @@ from ..model.mend import Mender
 from ..model.window import BATCH_EVENTS
 
 MAX_BYTES = 2 * 1024 * 1024  # of a batch
-HELD_PUTS = 2000  # so many are sent together, over all traces
+HELD_PUTS = 2000  # so many are sent together, over all traces, unless it is told otherwise
 LEDGERS = 64  # of traces that nothing was told of for the longest are forgotten
 _TRIES = 8  # to write what another writer has changed under us each time
 _BY = "import"
+_PIECE_CHARS = 16_384  # of streamed text in one event, and one more piece
 
 
 @dataclass
@@ -43,7 +44,9 @@ class Courier:
     on_sent: Callable[[int], None] = lambda events: None
     on_known: Callable[[int], None] = lambda puts: None
     before: Callable[[dict[str, Any]], None] | None = None  # waits until an event is due: then one is sent at a time
-    lease_s: float | None = None
+    lease_s: float | None = None  # of the runs that it creates; their sub-traces end with them
+    most: int = HELD_PUTS
+    on_gone: Callable[[str], object] | None = None  # gets a trace that was deleted meanwhile; else it is a fault
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     _held: dict[str, list[Put]] = field(default_factory=dict)
     _count: int = 0
@@ -56,8 +59,13 @@ class Courier:
             return
         self._held.setdefault(put.trace_id, []).append(put)
         self._count += 1
-        if self._count >= HELD_PUTS or self.before is not None:
+        if self._count >= self.most or self.before is not None:
             self.flush()
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is held."""
+        return bool(self._held)
 
     def flush(self) -> None:
         """Send what is held. What could not be sent before an error stays held."""
@@ -101,12 +109,12 @@ class Courier:
                 self._create(ledger, spec)
                 continue
             if ledger.spec is None:
-                self._give_up(trace_id, "the log does not have the trace")
+                self._gone(trace_id, "the log does not have the trace")
                 return True
             planned = ledger.plan(put)
             known += not planned
             events += planned
-        if not self._append(ledger, events):
+        if not self._append(ledger, _joined(events)):
             return False
         self.on_known(known)
         if ledger.ended_now and ledger.spec and ledger.spec.get("parent_trace_id"):
@@ -135,7 +143,7 @@ class Courier:
             if error.status != 404:
                 raise
             return ledger
-        ledger.spec = trace
+        ledger.spec, ledger.last_event_id = trace, trace["first_event_id"] - 1
         if trace["first_event_id"] > 1:  # its beginning was trimmed: what is known of the messages is in their rows
             before = None
             while True:
@@ -156,9 +164,10 @@ class Courier:
     # --- writing ---
 
     def _create(self, ledger: Ledger, spec: dict[str, Any]) -> None:
-        spec = spec | ({} if self.lease_s is None else {"lease_s": self.lease_s})
+        if self.lease_s is not None and "parent_trace_id" not in spec:
+            spec = spec | {"lease_s": self.lease_s}
         try:
-            self.api.create_trace(spec)
+            trace = self.api.create_trace(spec)
         except ApiError as error:
             _raise_if_ours(error)
             if error.code == "unknown_goal":  # it was refused
@@ -169,6 +178,7 @@ class Courier:
             else:
                 self._give_up(ledger.trace_id, error.message)
             return None
+        ledger.last_event_id = trace.get("last_event_id") or 0  # of one that was deleted before
         self.on_trace(ledger.trace_id)
         if spec.get("parent_trace_id"):
             self._behind.add(spec["parent_trace_id"])
@@ -204,7 +214,7 @@ class Courier:
                 return False
             _raise_if_ours(error)
             if error.code == "unknown_trace":
-                self._give_up(ledger.trace_id, error.message)
+                self._gone(ledger.trace_id, error.message)
                 return True
             if len(bodies) > 1:
                 half = len(bodies) // 2
@@ -221,12 +231,32 @@ class Courier:
             self._fault(ledger.trace_id, f"{name}: {error.message}")
         return instead is None or self._send(ledger, [instead], mender)
 
+    def _gone(self, trace_id: str, why: str) -> None:
+        if self.on_gone is None:
+            self._give_up(trace_id, why)
+        else:
+            self.ledgers.pop(trace_id, None)
+            self.on_gone(trace_id)
+
     def _give_up(self, trace_id: str, why: str) -> None:
         self._given_up.add(trace_id)
         self._fault(trace_id, f"{why}; what follows of it is left out")
 
     def _fault(self, trace_id: str, why: str) -> None:
         self.on_fault(ImportFault(f"trace {trace_id}: {why}"))
+
+
+def _joined(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events, pieces of one text that follow each other as one, up to what an event may hold."""
+    joined: list[dict[str, Any]] = []
+    for event in events:
+        last = joined[-1] if joined else event
+        pieces = last is not event and "append" in last and "append" in event and "patch" not in last
+        if pieces and last["message_id"] == event["message_id"] and len(last["append"]) < _PIECE_CHARS:
+            joined[-1] = {**event, "append": last["append"] + event["append"]}
+        else:
+            joined.append(event)
+    return joined
 
 
 def _raise_if_ours(error: ApiError) -> None:

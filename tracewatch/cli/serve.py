@@ -23,6 +23,7 @@ EXAMPLES = examples("""
     tracewatch serve --db /var/lib/tracewatch/tracewatch.db --port 8400 --workers 2
     tracewatch serve --keep-days 30 --keep-events 100000
     tracewatch serve --host 0.0.0.0 --ssl-certfile cert.pem --ssl-keyfile key.pem
+    tracewatch serve --sessions                         follow Claude Code's and Codex's sessions on this machine
     TRACEWATCH_PORT=8500 tracewatch serve --heartbeat-s 5
 """)
 _MAIN = ("db", "host", "port", "workers", "keep_days", "keep_events", "redis", "allowed_hosts", "proxy", "root_path")
@@ -66,13 +67,14 @@ def _leave_with_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _serve(with_parent: bool, **given: Any) -> None:
+def _serve(with_parent: bool, sessions: bool, **given: Any) -> None:
     try:
         settings = Settings.from_env(os.environ, **given)
     except InvalidField as error:
         raise CliError(error.message) from error
     from ..server.run import check_tokens, serve  # here, so that --help does not load the server
     from .spools import deliver_to_server
+    from .watch_sessions import serve_sessions
 
     if with_parent:
         _leave_with_stdin()
@@ -82,14 +84,18 @@ def _serve(with_parent: bool, **given: Any) -> None:
         raise CliError(error.message) from error
     asyncio.run(_look_at_log(settings.db))
     delivering: list[Sender | None] = []
+    stop = threading.Event()
 
     def ready(url: str) -> None:
         click.echo(f"listening on {url}", err=True)
         delivering.append(deliver_to_server(settings, url))
+        if sessions:
+            serve_sessions(url, stop)
 
     try:
         serve(settings, on_ready=ready)
     finally:
+        stop.set()
         for sender in filter(None, delivering):
             sender.shutdown()
             sender.let_go()
@@ -118,6 +124,8 @@ async def _look_at_log(db: str) -> None:
 def _command(run: Callable[..., None]) -> click.Command:
     options: list[click.Parameter] = [_flag(option) for option in OPTIONS if not option.client]
     options.append(click.Option(["--with-parent"], is_flag=True, hidden=True))
+    words = "Follow Claude Code's and Codex's sessions on this machine (see: tracewatch watch-sessions)."
+    options.append(click.Option(["--sessions"], is_flag=True, help=words))
     return ServeCommand(
         "serve",
         callback=run,

@@ -91,6 +91,10 @@ class Api:
             headers["Expected-Last-Event-Id"] = str(expected_last_event_id)
         return self._call("POST", self._target.path("api", "traces", trace_id, "events"), body, headers)
 
+    def heartbeat(self, trace_id: str) -> dict[str, Any]:
+        """Renew the lease of a trace. Returns ``{trace_id, cancel_requested, inputs}``."""
+        return self._call("POST", self._target.path("api", "traces", trace_id, "heartbeat"), b"{}")
+
     def import_lines(self, lines: list[bytes]) -> dict[str, Any]:
         """Import an export of any length: ``{"trace":…}`` first, then stored events. It is sent in batches.
 

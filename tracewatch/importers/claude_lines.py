@@ -26,7 +26,7 @@ from ..model.times import parse_time
 from ..model.usage import Usage, total_of
 from .claude_titles import asked, by_program, interrupted
 from .plans import ImportedPlan
-from .reading import clip, first_line, name_of, time_of, without
+from .reading import clip, digest_of, first_line, name_of, time_of, without
 from .steps import ImportFault, Put, Step
 
 CONSTANT = ("sessionId", "cwd", "version", "userType", "gitBranch", "agentId", "entrypoint")
@@ -177,7 +177,7 @@ class ClaudeAgent:
         """
         self._copied = {} if copied_from is None else {"copied_from": copied_from}
         uuid = row.get("uuid")
-        key = uuid if isinstance(uuid, str) and uuid else f"{file or 'line'}:{number}"
+        key = uuid if isinstance(uuid, str) and uuid else f"line {digest_of(row)}"
         told = hash(orjson.dumps(row.get("message", row)))
         if self._seen.get(hash(key)) == told:
             return

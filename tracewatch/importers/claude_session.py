@@ -351,6 +351,8 @@ class ClaudeSession:
     def other_line(self, agent: ClaudeAgent, key: str, row: dict[str, Any], at: str | None) -> None:
         """Take a line that is neither the user's nor the model's."""
         kind = row.get("type")
+        if row.get("subtype") in ("stop_hook_summary", "turn_duration"):
+            agent.ended_turn = not agent.open
         if kind == "summary" and isinstance(row.get("summary"), str):
             self._summary = row["summary"]
         title = row.get("customTitle") if kind == "custom-title" else None
@@ -375,6 +377,13 @@ class ClaudeSession:
             owner.plan.change(task_id, at, status=status, text=text, told_by=key)
 
     # --- the end ---
+
+    @property
+    def turn_is_over(self) -> bool:
+        """Whether the model has answered, and nothing that it began in the background is at work."""
+        main = self.main
+        at_work = any(sub.background and not sub.ended for sub in self.subs.values())
+        return not main.empty and not main.open and (main.ended_turn or main.interrupted) and not at_work
 
     def turn_over(self, key: str, at: str | None) -> None:
         """Say that the session waits for its user."""

@@ -70,6 +70,11 @@ class ClaudeStream:
         """The session, once a line has named it."""
         return self._session
 
+    @property
+    def trace_id(self) -> str | None:
+        """The trace of the run, once a line has named it."""
+        return None if self._session is None else self._session.trace_id
+
     def fault(self, fault: ImportFault) -> list[Step]:
         """Take a line that can't be read."""
         self.line(fault.line or 0, fault)

@@ -22,7 +22,7 @@ from ..model.times import parse_time
 from ..model.usage import Usage, total_of
 from .claude_titles import words_in
 from .plans import ImportedPlan
-from .reading import clip, name_of, time_of, without
+from .reading import clip, digest_of, name_of, time_of, without
 from .steps import ImportFault, Put, Step
 
 _ODD = re.compile(r"[^A-Za-z0-9._@-]")
@@ -89,8 +89,19 @@ class CodexThread:
         self._sum: Usage = {}
         self._said = ""
         self._status: tuple[str, str | None] = ("stopped", _CUT)
+        self._seen: set[str] = set()  # keys of lines
         self._goals = 0
         self._turns = 0
+
+    @property
+    def cwd(self) -> str | None:
+        """The folder that the agent works in."""
+        cwd = self._meta.get("cwd")
+        return cwd if isinstance(cwd, str) else None
+
+    def wait_for_user(self) -> None:
+        """Say that the thread waits for its user."""
+        self._put("status", f"idle {self.last_key}", {"status": "idle"})
 
     def drain(self) -> list[Step]:
         """The facts since the last time. The trace itself is always the first of them."""
@@ -124,7 +135,11 @@ class CodexThread:
         self.at = time_of(row.get("timestamp")) or self.at
         self._began = self._began or self.at
         ordinal = row.get("ordinal")
-        key = self.last_key = f"line {ordinal if isinstance(ordinal, int) else number - 1}"
+        key = f"line {ordinal if isinstance(ordinal, int) else digest_of(row)}"
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.last_key = key
         kind, payload = row.get("type"), row.get("payload")
         if not isinstance(payload, dict):
             self.out.append(ImportFault("must be a JSON object", number, "payload", self._file))

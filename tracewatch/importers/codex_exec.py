@@ -60,6 +60,11 @@ class CodexExec:
         self._said = ""
         self._status: tuple[str, str | None] = ("stopped", _NO_TURN)
 
+    @property
+    def trace_id(self) -> str | None:
+        """The trace of the run, once a line has named it."""
+        return None if self.thread_id is None else self._trace_id()
+
     def clock(self, at: str | None) -> None:
         """Set the time of the lines that come now."""
         self._at = at

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..model import fit
+from ..model.canonical import STATUSES
 from ..model.usage import total_of
 from .reading import clip, without
 from .steps import AppendEvent, CreateTrace, ImportFault, Put, RestoreEvent, RestoreTrace, Step
@@ -144,7 +145,7 @@ class Ledger:
         key, fields = put.key, put.fields
         status = fields["status"]
         older = fields.get("whole") and put.at is not None and self._latest is not None and put.at < self._latest
-        if key in self._keys or older:
+        if key in self._keys or older or (status == "idle" and (self.status in _ENDED or status not in STATUSES)):
             return []
         same = status == self.status and (status not in _ENDED or fields.get("summary") == self._summary)
         if same and not self._fresh:

@@ -42,6 +42,11 @@ def digest(paths: Iterable[Path]) -> str:
     return sha.hexdigest()[:16]
 
 
+def digest_of(value: Any) -> str:
+    """16 hex digits from a JSON value, for a line that has no id of its own."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
 def load(data: bytes) -> Any:
     """Parse JSON. Raises BadJson."""
     data = data.removeprefix(_BOM)

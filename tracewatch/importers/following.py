@@ -1,0 +1,294 @@
+"""Files of coding agents that grow: what is new in them is told, in pieces, while the agents work.
+
+Rule 1: only whole lines are told. A last line without its line break waits for it, or until nothing has come for a
+        while and it is JSON by itself.
+Rule 2: a file is read in pieces, so that one of a gigabyte takes no more memory than a small one. Lines of several
+        files of a session that are new at the same time are told in the order of their times.
+Rule 3: a file that has become shorter, or another one, is told from its beginning: what the log has is nothing new.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from ..model.times import parse_time
+from .claude_code import AgentFile, link, own_session, session_files, take_meta
+from .claude_session import ClaudeSession
+from .codex import CodexThread
+from .codex_rollouts import head
+from .reading import time_of
+from .steps import Step
+from .timeline import rows_of
+
+PIECE_BYTES = 1 << 20  # of a file at a time
+QUIET_S = 2.0  # a last line without a line break, or a sub-agent's file without its .meta.json, waits so long
+
+
+@dataclass
+class GrowingFile:
+    """The end of one file that grows."""
+
+    path: Path
+    clock: Callable[[], float] = time.monotonic
+    offset: int = 0  # of the first byte that was not told
+    number: int = 0  # of the line before it
+    replaced: bool = False  # the file is another than before, and is told anew
+    _inode: int | None = None
+    _size: int = 0
+    _more: bool = False
+    _grown_at: float = 0.0
+
+    def read(self) -> list[tuple[int, Any]]:
+        """The number and the object, or ImportFault, of new whole lines; [] if there are none."""
+        try:
+            with self.path.open("rb") as file:
+                self._look(file.fileno())
+                file.seek(self.offset)
+                data = file.read(PIECE_BYTES)
+                while data and b"\n" not in data:  # one line that is longer than a piece
+                    more = file.read(PIECE_BYTES)
+                    if not more:
+                        break
+                    data += more
+        except OSError:
+            return []
+        end = data.rfind(b"\n") + 1
+        if not end and data and self.clock() - self._grown_at >= QUIET_S and _is_json(data):
+            end = len(data)
+        lines = data[:end].split(b"\n")
+        found: list[tuple[int, Any]] = []
+        for line in lines[:-1] if data[:end].endswith(b"\n") else lines:
+            if line or end:
+                self.number += 1
+                found += [(self.number, row) for row in rows_of(line, self.number)]
+        self.offset += end
+        self._more = end > 0 and self._size > self.offset
+        return found
+
+    @property
+    def behind(self) -> bool:
+        """Whether the file may have whole lines that were not told."""
+        return self._more
+
+    def _look(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if status.st_size < self.offset or (self._inode is not None and status.st_ino != self._inode):
+            self.offset = self.number = 0
+            self.replaced = True
+        if status.st_size != self._size:
+            self._size, self._grown_at = status.st_size, self.clock()
+        self._inode = status.st_ino
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(data), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+class Followed(Protocol):
+    """A run that is followed in its files."""
+
+    @property
+    def trace_id(self) -> str:
+        """The trace of the run; "" before its first line."""
+
+    @property
+    def cwd(self) -> str | None:
+        """The folder that the agent works in."""
+
+    def read(self) -> list[Step]:
+        """The facts of what is new; [] if nothing is."""
+
+    @property
+    def turn_over(self) -> bool:
+        """Whether the run waits for its user."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more to read at once."""
+
+    def rest(self) -> list[Step]:
+        """Say that the run waits for its user, or that it does not."""
+
+    def finish(self) -> list[Step]:
+        """End what is still open: the run is over."""
+
+
+@dataclass
+class _Source:
+    """One file of a session."""
+
+    tail: GrowingFile
+    agent: AgentFile | None = None
+    seen_at: float = 0.0
+    ready: bool = False
+
+
+@dataclass
+class FollowedClaude:
+    """A session of Claude Code, with its sub-agents' files as they appear."""
+
+    path: Path
+    clock: Callable[[], float] = time.monotonic
+    _session: ClaudeSession | None = None
+    _sources: dict[Path, _Source] = field(default_factory=dict)
+    _rested: str | None = None
+
+    @property
+    def trace_id(self) -> str:
+        """The session's trace; "" before its first line."""
+        return self._session.trace_id if self._session is not None else ""
+
+    @property
+    def cwd(self) -> str | None:
+        """The folder that the agent works in."""
+        return None if self._session is None else self._session.constant.get("cwd")
+
+    @property
+    def turn_over(self) -> bool:
+        """Whether the session waits for its user."""
+        return self._session is not None and self._session.turn_is_over
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more to read at once."""
+        return any(source.tail.behind for source in self._sources.values())
+
+    def read(self) -> list[Step]:
+        """The facts of what is new; [] if nothing is."""
+        self._find()
+        new: list[tuple[float, int, Any, AgentFile]] = []
+        for source in self._sources.values():
+            if not source.ready and not self._is_ready(source):
+                continue
+            rows = source.tail.read()
+            if source.tail.replaced:
+                source.tail.replaced = False
+                self._session = None
+            if rows:
+                assert source.agent is not None
+                last = float("-inf")
+                for number, row in rows:
+                    at = time_of(row.get("timestamp")) if isinstance(row, dict) else None
+                    last = parse_time(at) if at else last
+                    new.append((last, number, row, source.agent))
+        if not new:
+            return []
+        if self._session is None:
+            self._session = ClaudeSession(own_session(self.path))
+            self._session.sidechains = True
+        new.sort(key=lambda entry: entry[0])
+        for _, number, row, agent in new:
+            if isinstance(row, dict):
+                link(row, self._session.links)
+            if agent.agent_id is not None and agent.agent_id not in self._session.expected:
+                self._session.expected.add(agent.agent_id)
+                take_meta(self._session, agent)
+            self._session.line(number, row, agent_id=agent.agent_id, file=agent.name)
+        return self._session.drain()
+
+    def _find(self) -> None:
+        for file in session_files(self.path):
+            if file.path not in self._sources:
+                source = self._sources[file.path] = _Source(GrowingFile(file.path, self.clock), file, self.clock())
+                source.ready = file.agent_id is None
+
+    def _is_ready(self, source: _Source) -> bool:
+        """Whether a sub-agent's file may be told: it is this session's, and what links it is there."""
+        assert source.agent is not None
+        if source.agent.path.parent == self.path.parent and not self._is_own(source.agent.path):
+            return False
+        linked = source.agent.path.with_suffix(".meta.json").exists() or source.agent.run_id is not None
+        known = self._session is not None and source.agent.agent_id in self._session.links
+        source.ready = linked or known or self.clock() - source.seen_at >= QUIET_S
+        return source.ready
+
+    def _is_own(self, path: Path) -> bool:
+        return own_session(path) == own_session(self.path)
+
+    def rest(self) -> list[Step]:
+        """Say that the session waits for its user, once a turn."""
+        session = self._session
+        if session is None or not session.turn_is_over or self._rested == session.main.last_key:
+            return []
+        self._rested = session.main.last_key
+        session.turn_over(session.main.last_key, session.main.at)
+        return session.drain()
+
+    def finish(self) -> list[Step]:
+        """End what is still open."""
+        if self._session is None:
+            return []
+        self._session.finish()
+        return self._session.drain()
+
+
+@dataclass
+class FollowedCodex:
+    """A thread of Codex. Its sub-agents' threads are followed by themselves, below it."""
+
+    path: Path
+    clock: Callable[[], float] = time.monotonic
+    _thread: CodexThread | None = None
+    _tail: GrowingFile | None = None
+    _rested: str | None = None
+
+    @property
+    def trace_id(self) -> str:
+        """The thread's trace; "" before its first line."""
+        return self._thread.trace_id if self._thread is not None else ""
+
+    @property
+    def cwd(self) -> str | None:
+        """The folder that the agent works in."""
+        return None if self._thread is None else self._thread.cwd
+
+    @property
+    def turn_over(self) -> bool:
+        """Whether the thread waits for its user."""
+        return self._thread is not None and self._thread.turn_over
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more to read at once."""
+        return self._tail is not None and self._tail.behind
+
+    def read(self) -> list[Step]:
+        """The facts of what is new; [] if nothing is."""
+        if self._tail is None:
+            self._tail = GrowingFile(self.path, self.clock)
+        rows = self._tail.read()
+        if self._tail.replaced:
+            self._tail.replaced, self._thread = False, None
+        if not rows:
+            return []
+        if self._thread is None:
+            self._thread = CodexThread(head(self.path)[0], self.path.name)
+        for number, row in rows:
+            self._thread.line(number, row)
+        return self._thread.drain()
+
+    def rest(self) -> list[Step]:
+        """Say that the thread waits for its user, once a turn."""
+        thread = self._thread
+        if thread is None or not thread.turn_over or self._rested == thread.last_key or thread.parent_id is not None:
+            return []
+        self._rested = thread.last_key
+        thread.wait_for_user()
+        return thread.drain()
+
+    def finish(self) -> list[Step]:
+        """End what is still open."""
+        if self._thread is None:
+            return []
+        self._thread.finish()
+        return self._thread.drain()
