@@ -53,6 +53,7 @@ def _messages(t: Trace, v: Any) -> None:
         m.set(tokens=v, own=v)
         m.stream(v)
     m.set(cost=v, own=[v])
+    t.message("user", t.attach(v, v, name=v, goal=v, own=v))
 
 
 def _tools(t: Trace, v: Any) -> None:

@@ -14,7 +14,7 @@ from tests.client.answers import answer
 from tests.client.proxy import proxy
 from tests.client.test_record import events, say, steps, told
 from tests.support import DEADLINE_S, serving, until
-from tracewatch.client import backoff, delivery, posts
+from tracewatch.client import backoff, contents, delivery, posts
 from tracewatch.client.api import Api
 from tracewatch.client.obstacle import DOCS, obstacle
 from tracewatch.client.trace import Trace
@@ -135,7 +135,7 @@ async def test_a_batch_shrinks_and_an_event_that_can_not_is_told_of(
             say(t, 1, 200)
             t.message("assistant", TEXT)
             say(t, 201, 400)
-            t.message("assistant", TEXT * 30)
+            t.message("assistant", TEXT * 15)
             say(t, 401, 600)
             say(other, 1, 100)
         assert await t.aflush(DEADLINE_S) and await other.aflush(DEADLINE_S)
@@ -160,7 +160,7 @@ async def test_an_event_that_a_proxy_cuts_the_connection_for_costs_itself(
             say(t, 1, 100)
             for _ in range(10):
                 t.message("assistant", TEXT * 10)  # 30 KB: it may come, if not with others
-            t.message("assistant", TEXT * 60)
+            t.message("assistant", [TEXT * 12] * 5)
             say(t, 101, 200)
             say(other, 1, 100)
         assert await t.aflush(DEADLINE_S) and await other.aflush(DEADLINE_S)
@@ -170,6 +170,23 @@ async def test_an_event_that_a_proxy_cuts_the_connection_for_costs_itself(
         assert [len(e["message"]["content"]) for e in log if e["event"] == "message_added"] == [len(TEXT) * 10] * 10
         (refused,) = [e for e in log if e["event"] == "recorder_refused"]
         assert refused["original"].startswith('{"event":"message_added"')
+        assert "is cut whenever it is sent" in caplog.text
+
+
+async def test_content_that_a_proxy_cuts_the_connection_for_is_recorded_in_part(
+    tmp_path: Path, new_trace: New, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(contents, "CUTS", 2)
+    async with serving(tmp_path / "t.db") as server, proxy(server.url) as between:
+        between.largest = 65536
+        with new_trace(between.url, trace_id="t") as t:
+            say(t, 1, 100)
+            t.message("user", b"\x89PNG\r\n\x1a\n" + bytes(200_000))
+            say(t, 101, 200)
+        assert await t.aflush(DEADLINE_S)
+        assert await steps(server.url, "t") == list(range(1, 201))
+        (message,) = [e["message"] for e in await events(server.url, "t") if e["event"] == "message_added"]
+        assert message["content"].startswith("image/png, 195.3 KiB…[shortened by the recorder: ")
         assert "is cut whenever it is sent" in caplog.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import orjson
 
-from tracewatch.importers import AppendEvent, CreateTrace, ImportFault, Step, open_import
+from tracewatch.importers import AppendEvent, CreateTrace, ImportFault, KeepContent, Step, open_import
 from tracewatch.importers.ledger import Ledger, steps_of
+from tracewatch.model.blobs import references
 from tracewatch.model.canonical import canonical, depth_exceeds
+from tracewatch.model.contents import replaced, restored
 from tracewatch.model.events import validate_event, validate_stored, validate_trace
 from tracewatch.model.rules import complete
 from tracewatch.model.state import State, apply_into
@@ -28,6 +31,7 @@ class Imported:
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     faults: list[ImportFault] = field(default_factory=list)
+    contents: dict[str, bytes] = field(default_factory=dict)  # what is big or binary, by its SHA-256
 
     @property
     def root(self) -> State:
@@ -43,8 +47,12 @@ class Imported:
         return [str(fault) for fault in self.faults]
 
     def messages(self, trace_id: str | None = None) -> list[dict[str, Any]]:
-        """A trace's messages as they stand at the end; of the first trace when none is named."""
-        return list(self.traces[trace_id or self.root.trace_id].messages.values())
+        """A trace's messages as they stand at the end, whole; of the first trace when none is named."""
+        return list(map(self.whole, self.traces[trace_id or self.root.trace_id].messages.values()))
+
+    def whole(self, value: Any) -> Any:
+        """A value with the contents that it refers to in their place."""
+        return replaced(value, lambda ref: restored(ref, self.contents[ref["blob"]]))
 
     def names(self, trace_id: str | None = None) -> list[str]:
         return [event["event"] for event in self.events[trace_id or self.root.trace_id]]
@@ -58,6 +66,9 @@ def fold(steps: Iterable[Step]) -> Imported:
             done.faults.append(step)
         elif isinstance(step, CreateTrace):
             _create(done, step)
+        elif isinstance(step, KeepContent):
+            assert step.trace_id in done.traces
+            done.contents[hashlib.sha256(step.data).hexdigest()] = step.data
         else:
             assert isinstance(step, AppendEvent)
             assert len(orjson.dumps(step.event)) <= EVENT_LIMIT
@@ -81,6 +92,8 @@ class Log:
         for step in steps_of(steps, ledgers):
             if isinstance(step, CreateTrace):
                 _create(self.done, step)
+            elif isinstance(step, KeepContent):
+                self.done.contents[hashlib.sha256(step.data).hexdigest()] = step.data
             elif isinstance(step, AppendEvent):
                 _append(self.done, step.trace_id, step.event)
         return sum(map(len, self.done.events.values())) - before
@@ -114,6 +127,7 @@ def _create(done: Imported, step: CreateTrace) -> None:
 
 def _append(done: Imported, trace_id: str, event: dict[str, Any], *, by_server: bool = False) -> None:
     state = done.traces[trace_id]
+    assert references(event).keys() <= done.contents.keys()
     checked = validate_event(event, by_server=by_server)
     stored = complete(state, checked, event_id=state.last_event_id + 1, ts=TS)
     body = canonical(stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,20 @@ def test_blocks_of_other_types_are_kept_as_they_are(tmp_path: Path) -> None:
     assert done.messages()[0]["content"] == image
     assert done.messages()[0]["kind"] == "image"
     assert done.root.task == "What is it?"
+
+
+def test_a_picture_that_a_tool_gives_is_stored_once(tmp_path: Path) -> None:
+    """It stands in the result, and once more beside it."""
+    picture = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
+    text = base64.b64encode(picture).decode()
+    block = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": text}}
+    beside = {"type": "image", "file": {"base64": text, "type": "image/png", "originalSize": len(picture)}}
+    lines = Lines().user("Look.").call("c1", "Read", file_path="a.png").result("c1", [block], toolUseResult=beside)
+    done = imported(tmp_path, lines.said("A picture."))
+    tool = done.messages()[1]
+    assert tool["content"]["result"] == [block] and tool["result_source"]["toolUseResult"] == beside
+    assert list(done.contents.values()) == [picture]
+    assert all(text not in orjson.dumps(event).decode() for event in done.events[done.root.trace_id])
 
 
 def test_the_task_is_what_the_user_said_and_not_a_program(tmp_path: Path) -> None:

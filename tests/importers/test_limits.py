@@ -1,4 +1,4 @@
-"""Values that are too large or too deep for one event are split or moved, and nothing of them is lost."""
+"""Values that are too large or too deep for one event are kept beside it, and nothing of them is lost."""
 
 from __future__ import annotations
 
@@ -15,44 +15,30 @@ from tracewatch.importers.steps import Step
 from tracewatch.importers.traces import TraceWriter
 from tracewatch.model.fit import PART_BYTES, text_parts
 
-from .folding import Imported, fold, import_json, import_text
+from .folding import fold, import_json, import_text
 
 LARGE = "".join(f"{i} line of the page\n" for i in range(22_000))  # 500 KB
 
 
-def moved_text(done: Imported, message_id: str) -> str:
-    """The text of an attachment, over as many messages as it took."""
-    return "".join(
-        m["content"]
-        for m in done.messages()
-        if message_id in (m["message_id"], m.get("continues_message")) and m["role"] == "attachment"
-    )
-
-
-def test_a_long_text_is_added_and_appended(tmp_path: Path) -> None:
+def test_a_long_text_is_kept_whole_beside_the_log(tmp_path: Path) -> None:
     done = import_json(tmp_path, [{"role": "user", "content": LARGE}, {"role": "assistant", "content": "ok"}])
     user, answer = done.messages()
     assert user["content"] == LARGE
     assert user["description"] == "0 line of the page"
     assert answer["content"] == "ok"
     first = done.events[done.root.trace_id][0]["message"]
-    assert first["status"] == "streaming"
-    assert 0 < len(first["content"]) < len(LARGE)
-    assert done.names().count("message_updated") == 3
+    assert (first["status"], first["content"]["bytes"]) == ("complete", len(LARGE))
+    assert done.names().count("message_updated") == 0
 
 
-def test_a_text_above_what_a_message_holds_goes_on_in_the_next(tmp_path: Path) -> None:
-    text = "\x01" * 1_500_000  # 9 MB as JSON, and 6 bytes a character where that matters
+def test_a_text_above_what_a_message_holds_is_kept_whole_as_well(tmp_path: Path) -> None:
+    text = "\x01" * 5_000_000
     done = import_json(tmp_path, [{"role": "user", "content": text, "name": "ann"}])
-    messages = done.messages()
-    assert len(messages) > 1
-    assert "".join(m["content"] for m in messages) == text
-    assert [m.get("continues_message") for m in messages] == [None, *["msg-1"] * (len(messages) - 1)]
-    assert [m.get("source") for m in messages] == [{"name": "ann"}] + [None] * (len(messages) - 1)
-    assert all(len(orjson.dumps(m["content"])) <= 4 * 1024 * 1024 for m in messages)
+    (message,) = done.messages()
+    assert (message["content"], message["source"]) == (text, {"name": "ann"})
 
 
-def test_a_large_result_moves_into_an_attachment(tmp_path: Path) -> None:
+def test_a_large_result_is_kept_whole_in_its_place(tmp_path: Path) -> None:
     call = {"id": "c1", "function": {"name": "fetch", "arguments": '{"url":"x"}'}}
     done = import_json(
         tmp_path,
@@ -62,44 +48,37 @@ def test_a_large_result_moves_into_an_attachment(tmp_path: Path) -> None:
             {"role": "assistant", "content": "ok"},
         ],
     )
-    tool, attachment, answer = done.messages()
-    assert tool["content"]["tool_name"] == "fetch"
-    assert tool["content"]["arguments"] == {"url": "x"}
-    assert tool["content"]["result"].startswith(LARGE[:1000])
-    assert tool["content"]["result"].endswith("… (the whole text: message msg-2)")
-    assert (attachment["role"], attachment["content"]) == ("attachment", LARGE)
-    assert (attachment["of_message"], attachment["field"]) == ("msg-1", "patch.content.result")
-    assert answer["message_id"] == "msg-3"
+    tool, answer = done.messages()
+    assert tool["content"] == {"tool_name": "fetch", "arguments": {"url": "x"}, "result": LARGE}
+    assert answer["message_id"] == "msg-2"
 
 
-def test_large_arguments_and_large_results_both_move(tmp_path: Path) -> None:
+def test_large_arguments_and_large_results_are_both_kept(tmp_path: Path) -> None:
     numbers = [{"n": i, "text": "x" * 50} for i in range(10_000)]
     arguments = orjson.dumps({"rows": numbers, "small": 1}).decode()
     call = {"id": "c1", "function": {"name": "insert", "arguments": arguments}, "extra": ["y" * 60] * 5_000}
     result = {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "z" * 150_000}] * 3, "k": 1}
     done = import_json(tmp_path, [{"role": "assistant", "content": None, "tool_calls": [call]}, result])
     tool = done.messages()[0]
-    content = tool["content"]
-    assert (content["tool_name"], content["arguments"]["small"]) == ("insert", 1)
-    rows = content["arguments"]["rows"]
-    assert orjson.loads(moved_text(done, rows["moved_to_message"])) == numbers
-    assert orjson.loads(moved_text(done, tool["source"]["extra"]["moved_to_message"])) == ["y" * 60] * 5_000
-    assert orjson.loads(moved_text(done, content["result"]["moved_to_message"])) == result["content"]
+    given = {"tool_name": "insert", "arguments": {"rows": numbers, "small": 1}, "result": result["content"]}
+    assert tool["content"] == given
+    assert tool["source"]["extra"] == ["y" * 60] * 5_000
     assert tool["result_source"] == {"k": 1}
     assert tool["status"] == "complete"
+    (added, *_) = done.events[done.root.trace_id]
+    assert added["message"]["content"]["arguments"]["small"] == 1  # what is around it stays
 
 
-def test_large_unknown_keys_and_other_events_move_too(tmp_path: Path) -> None:
+def test_large_unknown_keys_and_other_events_are_kept_too(tmp_path: Path) -> None:
     step = {"kind": "note", "metadata": {"agent": "A", "other": {"prompt": ["p" * 1000] * 400}}, "text": "small"}
     tape = {"metadata": {"big": {"m": ["q" * 100] * 2_000}}, "context": {"c": LARGE}, "steps": [step]}
     done = import_json(tmp_path, tape)
-    messages = {m["message_id"]: m for m in done.messages()}
-    note = next(m for m in messages.values() if m["role"] == "assistant")
+    note = next(m for m in done.messages() if m["role"] == "assistant")
     assert note["content"] == "small"
-    prompt = note["step"]["metadata"]["other"]["prompt"]
-    assert orjson.loads(moved_text(done, prompt["moved_to_message"])) == ["p" * 1000] * 400
-    assert any(m["content"] == LARGE and m["field"] == "context.c" for m in messages.values())
-    large = next(e for e in done.events[done.root.trace_id] if e["event"] == "import.metadata")
+    assert note["step"]["metadata"]["other"]["prompt"] == ["p" * 1000] * 400
+    events = list(map(done.whole, done.events[done.root.trace_id]))
+    assert any(event.get("context") == {"c": LARGE} for event in events)
+    large = next(event for event in events if event["event"] == "import.metadata")
     assert large["metadata"]["tape"] == tape["metadata"]
     assert done.root.metadata == {"format": "tapeagents", "times": "none"}
 
@@ -164,13 +143,12 @@ def test_whatever_a_tool_is_given_and_gives_fits(small: Any, smaller: Any, small
     done = fold(out)
     tool = done.messages()[0 if done.messages()[0]["role"] == "tool" else 1]
     assert tool["content"]["tool_name"] == "tool"
-    if not any(m["role"] == "attachment" for m in done.messages()):
-        assert tool["content"]["result"] == result
+    assert not any(m["role"] == "attachment" for m in done.messages())
+    assert tool["content"]["result"] == result and tool["content"].get("arguments") == arguments
 
 
 @pytest.mark.parametrize("size", [220 * 1024, 224 * 1024, 230 * 1024, 256 * 1024])
 def test_events_near_the_limit_fit(tmp_path: Path, size: int) -> None:
     done = import_json(tmp_path, [{"role": "user", "content": [{"type": "image", "data": "A" * size}]}])
     message = done.messages()[0]
-    data = message["content"][0]["data"]
-    assert data == "A" * size or moved_text(done, "msg-2") == "A" * size
+    assert message["content"][0]["data"] == "A" * size

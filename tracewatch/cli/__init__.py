@@ -37,6 +37,7 @@ COMMANDS = {  # by module, in the order of the help; a module is loaded when its
     "record": "record",
     "import": "importing",
     "export": "export",
+    "blob": "blob",
     "backup": "backup",
     "restore": "restore",
     "doctor": "doctor",

@@ -19,6 +19,7 @@ from ..client.api import Api
 from ..client.errors import ApiError
 from ..importers import ImportFault, Put
 from ..importers.ledger import Ledger
+from ..model.contents import Keep, reference
 from ..model.mend import Mender
 from ..model.window import BATCH_EVENTS
 
@@ -121,6 +122,19 @@ class Courier:
             self._behind.add(ledger.spec["parent_trace_id"])
         return True
 
+    def _keeping(self, trace_id: str) -> Keep:
+        def keep(data: bytes, media_type: str, preview: str, **more: Any) -> dict[str, Any] | None:
+            """Store content at once: there may be much of it. What the log does not take stays in its event."""
+            try:
+                self.api.put_blob(trace_id, data, media_type)
+            except ApiError as error:
+                if error.status not in (404, 405, 413):
+                    raise
+                return None
+            return reference(data, media_type, preview, **more)
+
+        return keep
+
     # --- what the log holds ---
 
     def _ledger(self, trace_id: str) -> Ledger:
@@ -136,7 +150,7 @@ class Courier:
         return ledger
 
     def _read(self, trace_id: str) -> Ledger:
-        ledger = Ledger(trace_id)
+        ledger = Ledger(trace_id, keep=self._keeping(trace_id))
         try:
             trace = self.api.trace(trace_id)["trace"]
         except ApiError as error:

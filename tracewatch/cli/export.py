@@ -16,7 +16,11 @@ import click
 import orjson
 
 from ..client.api import Api
+from ..client.errors import ApiError
 from ..model.base import make_base
+from ..model.blobs import ANY_TYPE, MARK, MEDIA_TYPE
+from ..model.content_lines import content_lines
+from ..model.contents import references_in
 from ..server.page import NOT_BUILT, OFFLINE, web_dir
 from .common import CliError, examples, json_writer, url_option
 from .traces import TRACE_HELP, all_events, find_trace, subtree
@@ -79,9 +83,28 @@ def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
     """The lines of an export: ``{"trace": …}`` and the stored events of a trace, then those of each sub-trace."""
     for trace, _ in subtree(api, trace_id):
         yield orjson.dumps({"trace": header(api, trace)}) + b"\n"
-        yield from (line + b"\n" for line in all_events(api, trace))
+        told: set[str] = set()
+        for line in all_events(api, trace):
+            if MARK in line:
+                yield from (one + b"\n" for one in _contents(api, trace["trace_id"], line, told))
+            yield line + b"\n"
         if not children:
             return
+
+
+def _contents(api: Api, trace_id: str, line: bytes, told: set[str]) -> Iterator[bytes]:
+    """The lines of the contents that an event names and that were not told before."""
+    for ref in references_in(orjson.loads(line)):
+        if ref["blob"] in told:
+            continue
+        told.add(ref["blob"])
+        media_type = ref["media_type"] if MEDIA_TYPE.fullmatch(ref["media_type"]) else ANY_TYPE
+        try:
+            yield from content_lines(ref["blob"], ref["bytes"], media_type, api.blob(trace_id, ref["blob"]))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            click.echo(f"trace {trace_id}: {error.message}; an import will refuse what names it", err=True)
 
 
 def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from ..model.blobs import shown
+from ..model.contents import replaced
 from ..model.error import error_line
 from . import text
 from .times import OwnTimes
@@ -374,12 +376,13 @@ def _totals(event: Event) -> Event:
 
 
 def compact(value: Any) -> str:
-    """A value as JSON on one line."""
-    return orjson.dumps(value).decode()
+    """A value as JSON on one line, with previews of what stands beside the log."""
+    return orjson.dumps(replaced(value, shown)).decode()
 
 
 def readable(value: Any) -> str:
     """``value`` as readable text: its text, or the texts of its content parts, else JSON on one line."""
+    value = replaced(value, shown)
     if isinstance(value, str):
         return value
     if value is None:

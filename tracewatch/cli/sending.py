@@ -19,7 +19,7 @@ import orjson
 
 from ..client.api import Api
 from ..client.errors import ApiError
-from ..importers import AppendEvent, CreateTrace, ImportFault, Put, RestoreEvent, RestoreTrace, Step
+from ..importers import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
 from ..model.mend import Mender
 from ..model.times import parse_time
 from ..model.window import BATCH_EVENTS, Window
@@ -107,6 +107,8 @@ class StepSender:
             self._trace_id, self._header = step.header["trace_id"], orjson.dumps({"trace": step.header})
             self.counts.traces += 1
             self._restore()  # so that a trace without events is restored too
+        elif isinstance(step, KeepContent):
+            self._keep(step)
         elif isinstance(step, RestoreEvent):
             if self.pace.waiting:
                 self.pace.wait(orjson.loads(step.body))
@@ -117,6 +119,17 @@ class StepSender:
                 self._trace_id, self._header = step.trace_id, None
             self.pace.wait(step.event)
             self._add(orjson.dumps(step.event))
+
+    def _keep(self, step: KeepContent) -> None:
+        """Store content, before the events that name it. Without it they are mended, or refused."""
+        if step.trace_id in self._given_up:
+            return
+        try:
+            self.api.put_blob(step.trace_id, step.data, step.media_type)
+        except ApiError as error:
+            _raise_if_ours(error)
+            said = f"{step.media_type} of {len(step.data):,} bytes in trace {step.trace_id}: {error.message}"
+            self._fault(ImportFault(said))
 
     def _told(self, put: Put) -> None:
         if self._courier is None:

@@ -7,6 +7,7 @@ Rule 3: nothing that is received is kept without a limit: an answer, a refusal a
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -195,6 +196,34 @@ class Api:
                         yield line
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
+
+    def blob(self, trace_id: str, sha256: str) -> Iterator[bytes]:
+        """The bytes of big or binary content of a trace, in parts, by the SHA-256 that an event names.
+
+        Raises ApiError 404 ``unknown_blob``, Unreachable where the connection breaks before the end.
+
+            picture = b"".join(api.blob("2f8d", reference["blob"]))
+        """
+        path = self._target.path("api", "traces", trace_id, "blobs", sha256)
+        try:
+            connection = self._connect(self._timeout_s)
+            with closing(connection), closing(self._request(connection, "GET", path, None, {})) as response:
+                while part := response.read1(256 * 1024):
+                    yield part
+                if response.length:
+                    raise http.client.IncompleteRead(b"", response.length)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    def put_blob(self, trace_id: str, data: bytes, media_type: str = "application/octet-stream") -> str:
+        """Store big or binary content of a trace, up to 32 MiB, for events to name; returns its SHA-256.
+
+        Raises ApiError 413 ``too_large`` or ``trace_blobs_full``.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self._target.path("api", "traces", trace_id, "blobs", sha256)
+        self._call("PUT", path, data, {"Content-Type": media_type})
+        return sha256
 
     def cancel(self, trace_id: str, reason: str | None = None, by: str | None = None) -> dict[str, Any]:
         """Ask a run to stop. Returns ``{status}``: cancelling, or stopped if its recorder is gone.

@@ -19,10 +19,12 @@ from typing import Any, NoReturn
 
 import orjson
 
+from ..model.blobs import MARK
 from ..model.canonical import ENDED, event_name
 from ..model.mend import Mender, less
 from ..model.window import IN_FLIGHT, LineBroken, Window
 from .backoff import Backoff, patience_s
+from .contents import Contents
 from .control import Told
 from .encode import dumps
 from .errors import ApiError, Unreachable
@@ -72,6 +74,7 @@ class Delivery:
         self._sizes: dict[int, int] = {}  # bytes of each append that has no answer, by its first seq
         self._cuts = 0  # how often the connection was cut since the last acknowledgement
         self._cut_alone = 0  # of these, with one event in flight and nobody else's
+        self._contents = Contents(outbox, uplink)
         self._progress_at = 0.0  # loop time of the last answer, or of the first append after all were answered
 
     async def run(self) -> None:
@@ -293,6 +296,8 @@ class Delivery:
             bodies = self.outbox.take(window.next, room, max(self._uplink.batch_bytes >> self._cuts, 1))
             if not bodies:
                 return
+            if any(MARK in body for body in bodies) and not await self._contents.sent(window.next, bodies):
+                continue  # one of them is another event now
             first = not window.in_flight
             seq = window.sent(len(bodies))
             self._sizes[seq] = sum(map(len, bodies))
@@ -342,6 +347,9 @@ class Delivery:
                 self._takes_less_than(size)
             return
         (body,) = outbox.take(culprit, 1, 1)
+        if answer.error == "unknown_blob":
+            self._contents.again(culprit, body)
+            return
         if event_name(body) == "input_requested" and self._question_refused(culprit, body, answer):
             return
         outbox.warn_once(f"refused {answer.error}", "trace %s: the server refuses an event (%s): %s",

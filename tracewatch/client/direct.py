@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,7 +24,7 @@ from ..model.window import BATCH_BYTES
 from ..settings import Settings
 from .control import Told
 from .errors import ApiError, Unreachable
-from .lines import TraceLine, Verdict
+from .lines import TraceLine, Verdict, pieces
 
 if TYPE_CHECKING:
     from ..log import Appended, EventLog, Prices
@@ -131,6 +132,19 @@ class FileUplink:
         if not found:
             raise _as_told(NoSuchRequest(f"trace {trace_id!r} has not asked a question {request_id!r}"))
         return found[0]
+
+    async def put_blob(self, trace_id: str, sha256: str, media_type: str, path: Path) -> None:
+        """See Uplink.put_blob."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for piece in pieces(path):
+                yield piece
+
+        try:
+            async with self.using() as log:
+                await log.blobs.put(trace_id, sha256, chunks(), media_type=media_type)
+        except TracewatchError as error:
+            raise _as_told(error) from error
 
     async def open(self, trace_id: str, producer: str, *, alone: bool = False) -> TraceLine:
         """See Uplink.open."""

@@ -28,7 +28,9 @@ from typing import Any, TypeVar
 import orjson
 
 from ..model import fit
+from ..model.blobs import MAX_BLOB_BYTES
 from ..model.canonical import MAX_DEPTH, depth_exceeds
+from ..model.contents import INLINE_BYTES, Keep, taken_out
 from ..model.times import format_time, normalize_time
 from .interrupts import by_handler
 
@@ -40,6 +42,8 @@ _MOST_COPIED = 20_000  # values, where they are copied one by one
 _MOST_SAID = 2_000  # values, where they are said in words
 _CHARS = 4 * fit.EVENT_BYTES  # of all texts together; a longer text on its own may be as long as a message
 _AGENT_S = 1.0  # that ``__repr__`` and other code of the agent's may take; what comes after is named by its type only
+_SHORT_CHARS = INLINE_BYTES // 4  # a text of so many stays where it is, unless it is a data URL
+_OF_BLOCKS = (b"data", b"64", b"blob")  # one of these is in everything that may hold base64 in a known form
 _FIRST = 64  # values that are looked at before a value is copied as it is
 _SMALL_BYTES = 16 * 1024  # of a copy whose texts may be linked from everywhere in it, and still make no large JSON
 # How marshal begins a list, dict or tuple that another part of the value may link to (CPython's Python/marshal.c)
@@ -101,20 +105,36 @@ def _json(value: Any) -> bytes:
     return orjson.dumps(plain(value))
 
 
-def settled(value: Any) -> Any:
-    """A copy of our own, to be encoded later without code of the agent's."""
-    if type(value) in _SCALARS and (type(value) is not str or len(value) <= fit.MESSAGE_CHARS):
-        return value
+def settled(value: Any, keep: Keep | None = None) -> Any:
+    """A copy of our own, to be encoded later without code of the agent's.
+
+    ``keep``: what is big or binary goes there, and references stand in its place.
+    """
+    if type(value) in _SCALARS:
+        if type(value) is str and keep is not None and (len(value) > _SHORT_CHARS or value[:5] == "data:"):
+            return taken_out(value, keep)
+        if type(value) is not str or len(value) <= fit.MESSAGE_CHARS:
+            return value
     try:
         seen = _is_plain(value, _FIRST)
         if seen is False:
-            return plain(value)
+            return _slowly(value, keep)
         data = marshal.dumps(value)
         copy = marshal.loads(data)
     except (ValueError, RuntimeError):  # objects in it, or another thread has changed it meanwhile
-        return plain(value)
+        return _slowly(value, keep)
     small = len(data) <= _SMALL_BYTES and all(data.find(mark, 1) < 0 for mark in _SHARED)
-    return copy if seen or small or _is_plain(copy, _MOST) else plain(copy)
+    copy = copy if seen or small or _is_plain(copy, _MOST) else _slowly(copy, keep)
+    if keep is not None and (len(data) > INLINE_BYTES or any(word in data for word in _OF_BLOCKS)):
+        return taken_out(copy, keep)
+    return copy
+
+
+def _slowly(value: Any, keep: Keep | None) -> Any:
+    """A copy that is made value by value."""
+    if keep is None:
+        return plain(value)
+    return taken_out(_Copying(_MOST_COPIED, whole=True).copy(value, _DEEPEST), keep)
 
 
 def _is_plain(value: Any, most: int) -> bool | None:
@@ -174,8 +194,9 @@ def plain(value: Any, depth: int = _DEEPEST) -> Any:
 class _Copying:
     """The copying of one value, with what is left of the work allowed for it."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, whole: bool = False) -> None:
         self._values = most
+        self._whole = whole  # long texts and bytes are not cut: they are no part of what is copied, but kept elsewhere
         self._chars = _CHARS
         self._agent_s = _AGENT_S
 
@@ -232,11 +253,14 @@ class _Copying:
             if self._values <= 0 or self._chars <= 0:
                 kept["…"] = "cut"
                 break
-            kept[self._text(key) if type(key) is str else self._key(key)] = self.copy(item, depth - 1)
+            kept[self._name(key) if type(key) is str else self._key(key)] = self.copy(item, depth - 1)
         return kept
 
     def _key(self, key: Any) -> str:
-        return self._text(str.__str__(key)) if issubclass(type(key), str) else self._repr(key)
+        return self._name(str.__str__(key)) if issubclass(type(key), str) else self._repr(key)
+
+    def _name(self, text: str) -> str:
+        return self._text(text) if len(text) <= _SHORT_CHARS or not self._whole else clean(text[:_SHORT_CHARS])
 
     def _listing(self, items: list[Any], kind: type, depth: int) -> Any:
         if depth <= 0:
@@ -250,12 +274,16 @@ class _Copying:
         return kept
 
     def _text(self, text: str) -> str:
+        if self._whole and len(text) > _SHORT_CHARS:
+            return text
         if len(text) > fit.MESSAGE_CHARS:
             text = fit.shortened_text(text, fit.MESSAGE_CHARS)
         self._chars -= len(text)
         return clean(text)
 
-    def _bytes(self, value: bytes | bytearray) -> str:
+    def _bytes(self, value: bytes | bytearray) -> Any:
+        if self._whole and len(memoryview(value)) <= MAX_BLOB_BYTES:
+            return value if type(value) is bytes else bytes(memoryview(value))
         begin = bytes(memoryview(value)[: fit.EVENT_BYTES])
         more = len(memoryview(value)) - len(begin)
         text = repr(begin if issubclass(type(value), bytes) else bytearray(begin))

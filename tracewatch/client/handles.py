@@ -16,6 +16,7 @@ from types import EllipsisType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from ..model.canonical import MAX_GOAL_DEPTH
+from ..model.contents import Keep
 from ..model.fit import MESSAGE_CHARS, amount, count, shortened_text
 from ..model.goals import GOAL_STATUSES
 from ..model.usage import PARTS
@@ -308,7 +309,7 @@ class Message(RecordedBlock):
         self._message |= belongs_to(goal, journal)
         if (step_id := current_step(journal)) is not None:
             self._message["step_id"] = step_id
-        self._values = _tidy(values)  # they go out with the next event of the message
+        self._values = _tidy(values, journal.keep)  # they go out with the next event of the message
         self._text: list[str] = []  # streamed text that is not yet an event
         self._half = ""  # of a surrogate pair, at the end of the text that became an event last
         self._told_at = 0.0  # monotonic, of the last event with text
@@ -317,7 +318,7 @@ class Message(RecordedBlock):
 
     def add(self, content: Any, status: str = "complete") -> None:
         """Record the message with this content, if it is not there yet."""
-        content = settled(content)
+        content = settled(content, self._journal.keep)
         self._journal.record(lambda: self._adding(content, status))
 
     def _adding(self, content: Any, status: str) -> Step | None:
@@ -374,7 +375,7 @@ class Message(RecordedBlock):
 
         They are recorded with the end of the message, or at once if it has ended.
         """
-        tidy = _tidy(values)
+        tidy = _tidy(values, self._journal.keep)
         with self._journal.lock:
             self._journal.settle()
             self._values = {**self._values, **tidy}
@@ -515,8 +516,11 @@ _NUMBERS: dict[str, tuple[Callable[[Any, int], float | None], int]] = {
 }
 
 
-def _tidy(values: dict[str, Any]) -> dict[str, Any]:
-    """A message's values, without those of a wrong type, for which the server would refuse the whole message."""
+def _tidy(values: dict[str, Any], keep: Keep) -> dict[str, Any]:
+    """A message's values, without those of a wrong type, for which the server would refuse the whole message.
+
+    ``keep``: for what is big or binary in them.
+    """
     tidy: dict[str, Any] = {}
     for key, given in values.items():
         value = error_of(given)
@@ -536,7 +540,7 @@ def _tidy(values: dict[str, Any]) -> dict[str, Any]:
             value = words(value, 64)
             value = value if value in ("streaming", "running", "complete") else None
         else:
-            value = settled(value)
+            value = settled(value, keep)
         if value is not None:
             tidy[key] = value
     return tidy

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import h11
@@ -40,6 +41,40 @@ class HttpConnection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._http = h11.Connection(h11.CLIENT)
 
+    async def send(
+        self, method: str, path: str, size: int, pieces: Iterator[bytes], headers: dict[str, str]
+    ) -> HttpAnswer:
+        """The answer to a request with a body of ``size`` bytes, which may come before all of it is sent.
+
+        Raises Unreachable, and what ``pieces`` raises. The connection is to be closed then.
+        """
+        given = {"Host": self._target.authority, "Accept": "application/json", "Content-Length": str(size)}
+        request = h11.Request(
+            method=method, target=path, headers=list((given | headers | self._target.headers).items())
+        )
+        try:
+            reader, writer = await self._open()
+            writer.write(self._http.send(request) or b"")
+            early = asyncio.ensure_future(reader.read(65536))
+            try:
+                for piece in pieces:
+                    writer.write(self._http.send(h11.Data(data=piece)) or b"")
+                    drained = asyncio.ensure_future(writer.drain())
+                    await asyncio.wait([early, drained], return_when=asyncio.FIRST_COMPLETED)
+                    if early.done():
+                        drained.cancel()
+                        break
+                    drained.result()
+                else:
+                    writer.write(self._http.send(h11.EndOfMessage()) or b"")
+                    await writer.drain()
+                self._http.receive_data(await early)
+            finally:
+                early.cancel()
+            return await self._answer(reader)
+        except (OSError, h11.ProtocolError, EOFError) as error:
+            raise Unreachable(str(error) or type(error).__name__) from error
+
     async def call(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> HttpAnswer:
@@ -63,16 +98,22 @@ class HttpConnection:
             self.close()  # between two answers: nobody may take the rest of this one for the next
             raise
 
-    async def _exchange(self, request: h11.Request, body: bytes) -> HttpAnswer:
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is None:
             sock = await self._addresses.aconnect()
             name = self._target.host if self._tls else None
             self._streams = await asyncio.open_connection(sock=sock, ssl=self._tls, server_hostname=name)
             self._http = h11.Connection(h11.CLIENT)
-        reader, writer = self._streams
+        return self._streams
+
+    async def _exchange(self, request: h11.Request, body: bytes) -> HttpAnswer:
+        reader, writer = await self._open()
         for part in (request, h11.Data(data=body), h11.EndOfMessage()):
             writer.write(self._http.send(part) or b"")
         await writer.drain()
+        return await self._answer(reader)
+
+    async def _answer(self, reader: asyncio.StreamReader) -> HttpAnswer:
         status, headers, parts, size = 0, dict[str, str](), list[bytes](), 0
         while size <= ANSWER_BYTES:
             event = self._http.next_event()

@@ -124,10 +124,21 @@ class Journal:
         except Exception as error:
             self.own_fault(error)
 
-    def emit(self, event: dict[str, Any], *changes: Change) -> None:
-        """Record one event in the form of the protocol's section 2, after all text streamed before it."""
+    def keep(self, data: bytes, media_type: str, preview: str, **more: Any) -> dict[str, Any] | None:
+        """Keep big or binary content for an event that is going to name it. The lock must not be held."""
         try:
-            step = Step(encode(event), changes)
+            return self.outbox.keep(data, media_type, preview, **more)
+        except Exception as error:
+            self.own_fault(error)
+            return None  # it is cut, as it can't be kept
+
+    def emit(self, event: dict[str, Any], *changes: Change, own: bool = False) -> None:
+        """Record one event in the form of the protocol's section 2, after all text streamed before it.
+
+        ``own``: all its values are ``settled`` already.
+        """
+        try:
+            step = Step(encode(event, own=own), changes)
         except Exception as error:
             self.own_fault(error)
         else:

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..model.window import LineBroken
 from .control import Told
 from .errors import Unreachable
+
+FILE_PIECE_BYTES = 128 * 1024  # of a file, read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,18 @@ class Cut(LineBroken):
 
 class TooBig(Cut):
     """The server, or a proxy before it, takes no message of the size of the largest that was sent."""
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file. Raises OSError."""
+    return path.stat().st_size
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """The content of a file, a piece at a time. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(FILE_PIECE_BYTES):
+            yield piece
 
 
 class NotYet(Unreachable):
@@ -85,6 +100,9 @@ class Uplink(Protocol):
 
     async def question(self, trace_id: str, request_id: str) -> dict[str, Any]:
         """The state of a question: ``{request_id, state, …}``. Raises ApiError, Unreachable."""
+
+    async def put_blob(self, trace_id: str, sha256: str, media_type: str, path: Path) -> None:
+        """Send the content in a file, for events of the trace to name. Raises ApiError, Unreachable, OSError."""
 
     async def open(self, trace_id: str, producer: str, *, alone: bool = False) -> TraceLine:
         """Open a line; ``alone``: over a connection that no other line uses. Raises Unreachable, ApiError."""

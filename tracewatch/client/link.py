@@ -17,8 +17,9 @@ import json
 import logging
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -33,7 +34,7 @@ from .control import Told
 from .errors import ApiError, Unreachable
 from .handshake import Handshake
 from .http import HttpConnection
-from .lines import Cut, Leaving, NotYet, TooBig, TraceLine, Verdict
+from .lines import Cut, Leaving, NotYet, TooBig, TraceLine, Verdict, pieces, size_of
 from .obstacle import words_of
 from .posts import PostedLine
 from .target import QUIET, Target
@@ -91,6 +92,28 @@ class ServerUplink:
         """See Uplink.question."""
         answer = await self._call("GET", self._target.path("api", "traces", trace_id, "inputs", request_id))
         return {"state": "open", **answer, "request_id": request_id}
+
+    async def put_blob(self, trace_id: str, sha256: str, media_type: str, path: Path) -> None:
+        """See Uplink.put_blob. It takes as long as it goes on."""
+        where = self._target.path("api", "traces", trace_id, "blobs", sha256)
+        connection = HttpConnection(self._target, self._addresses, self._tls)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S) as patience:
+
+                def going_on() -> Iterator[bytes]:
+                    for piece in pieces(path):
+                        patience.reschedule(loop.time() + CALL_TIMEOUT_S)
+                        yield piece
+
+                headers = {"Content-Type": media_type}
+                answer = await connection.send("PUT", where, size_of(path), going_on(), headers)
+        except TimeoutError as error:
+            raise Unreachable(f"nothing was taken for {CALL_TIMEOUT_S:.0f} s") from error
+        finally:
+            connection.close()
+        if answer.status >= 300:
+            raise refusal(self._target.url, where, answer.status, answer.headers, answer.body)
 
     async def _call(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
         connection = HttpConnection(self._target, self._addresses, self._tls)

@@ -6,7 +6,9 @@ Rule 2: ``accept`` is called by the agent's threads, and writes to the page cach
         thread reads files, makes them shorter and removes them.
 Rule 3: without room the newest events are not accepted. They are counted, and an event ``recorder_dropped`` reports
         them later.
-Rule 4: an exception may come between any two lines of ``accept``: a signal handler raises. Its caller then calls
+Rule 4: content that an event names is in the spool before the event, and is removed after its acknowledgement. What
+        the disk does not take is not taken out of its event.
+Rule 5: an exception may come between any two lines of ``accept``: a signal handler raises. Its caller then calls
         it again with the same events and number, before anything else is accepted. So each line there may be repeated,
         and what counts is set in one statement without a call in it.
 """
@@ -14,22 +16,37 @@ Rule 4: an exception may come between any two lines of ``accept``: a signal hand
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from ..model.blobs import MARK
+from ..model.contents import reference
 from .control import Control
 from .encode import encode
 from .spool import Shelf, Spool, SpoolError
 
 MEMORY_BYTES = 8 * 1024 * 1024  # of a trace's events in memory
 TEXT_CHARS = 64 * 1024  # of streamed text in a line of the spool
+UNNAMED_S = 600.0  # a content that no event came to name in so long goes: a signal handler has raised before that
 DISK_AGAIN_S = 1.0  # time between two tries of a disk that takes nothing
 
+_NAMES = re.compile(rb'"blob":"([0-9a-f]{64})"')
 _log = logging.getLogger("tracewatch")
+
+
+class Kept(NamedTuple):
+    """A content in the spool."""
+
+    path: Path
+    seq: int  # of the last event that names it; 0: none yet
+    coming: int  # calls that are going to name it
+    at: float  # monotonic: when it was put there
 
 
 def new_producer() -> str:
@@ -74,6 +91,7 @@ class Outbox:
         self._base = 0  # what is taken off a seq on the wire, after the server has lost this producer's past
         self._replaced: dict[int, bytes] = {}  # what goes in the place of refused events
         self._lost = 0  # how many the server lost; told in the place of the last of them, the first under the new name
+        self._kept: dict[str, Kept] = {}  # contents in the spool, by their SHA-256
         self._done = threading.Condition(self.lock)
         self._warned: set[str] = set()
         self.unsaid: deque[tuple[str, tuple[object, ...]]] = deque()  # warnings
@@ -145,11 +163,64 @@ class Outbox:
                 self._warned.discard("dropped")
             for number, body in enumerate(bodies, first):
                 self._memory[number] = body
+            if self._kept:
+                self._named(bodies, first)
             end = first + len(bodies)
             if self.next_seq == first:  # a signal handler that records may have been here in between
                 self.next_seq, self._bytes, self.unreported = end, self._bytes + size, 0
             self._save()
             return True
+
+    def keep(self, data: bytes, media_type: str, preview: str, **more: Any) -> dict[str, Any] | None:
+        """Put content into the spool, for an event to name: the reference to it; None where the disk does not take it.
+
+        The lock must not be held: this takes as long as the content is large.
+        """
+        shelf = self._shelf
+        if shelf is None or shelf.directory.missing or (self._disk_at and time.monotonic() < self._disk_at):
+            return None
+        named = reference(data, media_type, preview, **more)
+        try:
+            path = shelf.made_box().put_blob(self.producer, named["blob"], data)
+        except SpoolError as error:
+            with self.lock:
+                self._disk_failed(error)
+            self.say()
+            return None
+        with self.lock:
+            known = self._kept.get(named["blob"]) or Kept(path, 0, 0, 0.0)
+            self._kept[named["blob"]] = Kept(path, known.seq, known.coming + 1, time.monotonic())
+        if not path.exists():  # an acknowledgement has removed it in between
+            return self.keep(data, media_type, preview, **more)
+        return named
+
+    def _named(self, bodies: Sequence[bytes], first: int) -> None:
+        """Note which contents these events name."""
+        for seq, body in enumerate(bodies, first):
+            if MARK in body:
+                for found in set(_NAMES.findall(body)):
+                    kept = self._kept.get(found.decode())
+                    if kept is not None and kept.seq != seq:  # this line may be repeated
+                        self._kept[found.decode()] = Kept(kept.path, seq, max(0, kept.coming - 1), kept.at)
+
+    def blob_file(self, sha256: str) -> Path | None:
+        """The file of a content that the log does not have yet; None if there is none."""
+        kept = self._kept.get(sha256)
+        if kept is not None:
+            return kept.path
+        spool = self.spool
+        path = None if spool is None else spool.box.blob(self.producer, sha256)
+        return path if path is not None and path.exists() else None
+
+    def _drop_blobs(self) -> None:
+        """Remove the contents that the log has, and those that no event has come to name."""
+        box = self._shelf.box if self._shelf is not None else None
+        old = time.monotonic() - UNNAMED_S
+        for sha256, kept in list(self._kept.items()):
+            if kept.seq <= self.acked and (not kept.coming or kept.at < old):
+                del self._kept[sha256]
+                if box is not None:
+                    box.drop_blob(kept.path)
 
     def begin(self) -> None:
         """Have the trace itself in the spool, so that it is created if this process dies now."""
@@ -276,6 +347,8 @@ class Outbox:
             self.acked = min(seq, self.next_seq - 1)
             while self._first <= self.acked:
                 self._drop_first()
+            if self._kept:
+                self._drop_blobs()
             if self.spool is not None:
                 if self.spool.header.get("lost") and self.acked > self._base:
                     self._restate()  # the loss is told
@@ -298,6 +371,8 @@ class Outbox:
     def rest(self) -> None:
         """Remove the file of a trace in which nothing has happened since the last look, and all is acknowledged."""
         with self.lock:
+            if self._kept:
+                self._drop_blobs()
             last = self.next_seq - 1
             spool = self.spool
             if spool is None or last != self.acked or self._loose or not self.created:

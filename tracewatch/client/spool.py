@@ -3,7 +3,8 @@
 The folder has a box for each process that records: a folder of its own, locked by it, with one file for each trace and
 producer. The file: a first line ``{"created", "url", "host", "spec", "producer", …}``, then ``{"seq":n,"event":{…}}`` a
 line, in order. Between them are lines ``{"text", "message_id", "at", "after"}``: streamed text that is not yet an
-event. Only those after the last event count.
+event. Only those after the last event count. Beside them lie big and binary contents, ``<producer>-<sha256>.blob``,
+each from before the event that names it until that is acknowledged.
 
 Rule 1: a process holds the flock of its box and loses it when it dies, however it dies. The next process that gets the
         lock delivers the files. Sending them again from the first line is harmless: the log knows the seq.
@@ -32,6 +33,7 @@ import orjson
 from .interrupts import of_agent, pass_on
 
 SUFFIX = ".spool"
+BLOB = ".blob"
 MOST_OPEN = 64  # files that a process keeps open; the others are opened for each write
 SHRINK_BYTES = 4 * 1024 * 1024  # acknowledged bytes at the begin of a file, from which on they are cut off
 _SHRINK_SHARE = 8  # and they are so many times the rest, which has to be copied
@@ -72,7 +74,7 @@ class SpoolDir:
         """Count the bytes of all processes' files, if the last count is old."""
         if time.monotonic() - self._looked >= _LOOK_S:
             before = time.monotonic()
-            self._used = sum(map(_size, self.files()))
+            self._used = sum(map(_size, (*self.files(), *self._blobs())))
             self._looked = time.monotonic() + 20 * (time.monotonic() - before)  # thousands of files take their time
 
     def wrote(self, size: int) -> None:
@@ -98,6 +100,10 @@ class SpoolDir:
         for path in self.boxes():
             found += [path] if path.suffix == SUFFIX else sorted(one for one in _entries(path) if one.suffix == SUFFIX)
         return found
+
+    def _blobs(self) -> list[Path]:
+        boxes = [path for path in self.boxes() if path.suffix != SUFFIX]
+        return [one for path in boxes for one in _entries(path) if one.suffix == BLOB]
 
     def holds(self, trace_id: str, but: str = "") -> bool:
         """Whether a spool of any process has events of this trace, other than that of the producer ``but``."""
@@ -206,14 +212,51 @@ class Box:
         except OSError as error:
             raise SpoolError(f"{path}: {error}") from error
 
+    # --- big and binary contents ---
+
+    def put_blob(self, producer: str, sha256: str, data: bytes) -> Path:
+        """Write a content that an event of this producer is going to name. Raises SpoolError."""
+        path = self.blob(producer, sha256)
+        if self.directory.room() < len(data):
+            raise SpoolError(f"the spool has its allowed size of {self.directory.limit_bytes} bytes")
+        new = path.with_suffix(f".{secrets.token_hex(4)}.new")
+        try:
+            if _size(path) == len(data) and data:
+                return path
+            with new.open("wb", buffering=0) as file:
+                view = memoryview(data)
+                while len(view):
+                    view = view[file.write(view) or 0 :]
+            new.replace(path)
+        except OSError as error:
+            _unlink(new)
+            pass_on(error)
+            raise SpoolError(f"{path}: {error}") from error
+        self.directory.wrote(len(data))
+        return path
+
+    def blob(self, producer: str, sha256: str) -> Path:
+        """The file of a content."""
+        return self.path / f"{producer.partition('.')[0]}-{sha256}{BLOB}"
+
+    def drop_blob(self, path: Path) -> None:
+        """Remove a content that the log has."""
+        size = _size(path)
+        _unlink(path)
+        self.directory.wrote(-size)
+
     def close(self) -> None:
         """Unlock the box, and remove it if there is nothing in it."""
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
         if self.path.suffix != SUFFIX:
-            for path in _entries(self.path):
-                if path.suffix == ".new":  # of a process that died while it made a file shorter
+            paths = _entries(self.path)
+            gone = {".new"}  # of a process that died while it made a file shorter
+            if not any(path.suffix == SUFFIX for path in paths):
+                gone.add(BLOB)  # no event names it any more
+            for path in paths:
+                if path.suffix in gone:
                     _unlink(path)
             try:
                 self.path.rmdir()
@@ -249,6 +292,10 @@ class Shelf:
 
     def create(self, header: dict[str, Any], first_seq: int) -> Spool:
         """A new spool whose first event will be ``first_seq``. Raises SpoolError."""
+        return self.made_box().create({"url": self.url, "host": self._host, **header}, first_seq)
+
+    def made_box(self) -> Box:
+        """The box, which is made if there is none. Raises SpoolError."""
         with self._lock:
             if self._box is None:
                 box = self.directory.new_box()
@@ -256,7 +303,7 @@ class Shelf:
                     self._box = box
                 else:  # made by a signal handler in the meantime
                     box.close()
-            return self._box.create({"url": self.url, "host": self._host, **header}, first_seq)
+            return self._box
 
     def after_fork(self) -> None:
         """Start anew in a forked child: the box is the parent's."""

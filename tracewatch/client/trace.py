@@ -23,10 +23,11 @@ from ..model import fit
 from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH
 from ..model.mend import event_name
 from ..settings import Settings
+from .attachment import attachment
 from .blocks import RecordedBlock, current_step, here, open_traces, trio_here
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
-from .encode import encode, guarded, name_of, number_of, seconds_of, text_of, words
+from .encode import clean, encode, guarded, name_of, number_of, seconds_of, settled, text_of, words
 from .errors import Cancelled
 from .fields import changes_of, new_trace_id, spec_of, trace_id_of
 from .handles import Goal, Message, ToolCall, current_goal, error_of, id_of, stops
@@ -216,8 +217,34 @@ class Trace(RecordedBlock):
         self._journal.check()
         given = words(name, 1000)
         own = event_name(given)
-        said = {key: error_of(value) for key, value in payload.items()}
-        self._journal.emit({**said, "event": own} | ({} if own == given else {"original_event": given}))
+        said = {clean(key): settled(error_of(value), self._journal.keep) for key, value in payload.items()}
+        renamed = {} if own == given else {"original_event": given}
+        self._journal.emit({**said, "event": own} | renamed, own=True)
+
+    def attach(
+        self,
+        content: bytes | str | os.PathLike[str],
+        media_type: str | None = None,
+        *,
+        name: str | None = None,
+        goal: Goal | str | EllipsisType | None = ...,
+        **extra: Any,
+    ) -> dict[str, Any]:
+        """Attach bytes, or a file, to the run: a message of role ``attachment``, whose content is stored once.
+
+        ``content``: the bytes, or the path of a file, which is read now. ``media_type``: such as ``image/png``; by
+        default by the name of the file or by how the bytes begin. ``name``: to save it under, by default the file's.
+        ``goal`` and ``extra`` are as for ``message``. Returns the reference, which may stand in other messages as well.
+        Above 32 MiB, and where it can't be read, there are words instead.
+
+            t.attach("report.pdf")
+            t.message("user", ["What is this?", t.attach(png, "image/png")])
+        """
+        self._journal.check()
+        made = attachment(content, media_type, name, self._journal.keep)
+        message = Message(self._journal, "attachment", goal, {"description": made.description, **extra})
+        message.add(made.content)
+        return made.content if isinstance(made.content, dict) else {"text": made.content}
 
     def set(
         self,

@@ -20,13 +20,14 @@ from ..errors import BadRequest
 from . import claude_code, claude_stream, codex_exec, codex_rollouts, native, openai, tapeagents, tau_bench
 from .detect import FORMATS, detect
 from .reading import regular_file
-from .steps import AppendEvent, CreateTrace, ImportFault, Put, RestoreEvent, RestoreTrace, Step
+from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
 
 __all__ = [
     "FORMATS",
     "AppendEvent",
     "CreateTrace",
     "ImportFault",
+    "KeepContent",
     "Put",
     "RestoreEvent",
     "RestoreTrace",

@@ -21,9 +21,10 @@ from typing import Any
 
 from ..model import fit
 from ..model.canonical import STATUSES
+from ..model.contents import Keep, event_taken_out, reference
 from ..model.usage import total_of
 from .reading import clip, without
-from .steps import AppendEvent, CreateTrace, ImportFault, Put, RestoreEvent, RestoreTrace, Step
+from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
 
 _LATE = ("answer", "cost", "cost_of", "model", "sub_trace_id", "left", "duration_ms")
 _COUNTED = ("tokens", "usage", "cost", "cost_of", "answer")
@@ -62,6 +63,7 @@ class Ledger:
     _summary: str | None = None
     _fresh: bool = False  # something that is no status was planned after the last one
     _latest: str | None = None  # when the latest message was told of
+    keep: Keep | None = None  # takes what is big or binary in new events
     ended_now: bool = False  # a status that ends the trace was planned
     _resumes: Put | None = None  # says that the trace goes on, if anything new follows
 
@@ -83,6 +85,8 @@ class Ledger:
         for event in missing:
             if put.at is not None:
                 event["occurred_at"] = put.at
+            if self.keep is not None:
+                event = event_taken_out(event, self.keep)
             events += fit.fit(event, _Parts(put.key[:240]).__next__)
         for event in events:
             self.absorb(event)
@@ -330,7 +334,7 @@ def _tell(known: _Message, event: dict[str, Any]) -> None:
 
 def steps_of(
     steps: Iterable[Step], ledgers: dict[str, Ledger] | None = None
-) -> Iterator[CreateTrace | AppendEvent | RestoreTrace | RestoreEvent | ImportFault]:
+) -> Iterator[CreateTrace | AppendEvent | KeepContent | RestoreTrace | RestoreEvent | ImportFault]:
     """The steps, each Put as what it writes into an empty log, or one that holds what ``ledgers`` say.
 
     Example: ``list(steps_of(open_import("session.jsonl")))``.
@@ -344,5 +348,17 @@ def steps_of(
         spec = ledger.creates(step)
         if spec is not None:
             yield CreateTrace(spec)
-        else:
-            yield from (AppendEvent(step.trace_id, event) for event in ledger.plan(step))
+            continue
+        kept: list[KeepContent] = []
+        ledger.keep = _keeping(step.trace_id, kept)
+        events = ledger.plan(step)
+        yield from kept
+        yield from (AppendEvent(step.trace_id, event) for event in events)
+
+
+def _keeping(trace_id: str, kept: list[KeepContent]) -> Keep:
+    def keep(data: bytes, media_type: str, preview: str, **more: Any) -> dict[str, Any]:
+        kept.append(KeepContent(trace_id, data, media_type))
+        return reference(data, media_type, preview, **more)
+
+    return keep

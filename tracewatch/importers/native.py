@@ -2,7 +2,8 @@
 
 Rule 1: the file is read line by line. The bytes of an event go through untouched, so that a restored trace exports to
         the same bytes.
-Rule 2: a log has no holes. After an unreadable event the rest of its trace is left out, and one fault says so.
+Rule 2: a content stands in lines of its own, in parts, before the first event that names it. It is whole, or a fault.
+Rule 3: a log has no holes. After an unreadable event the rest of its trace is left out, and one fault says so.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Invalid
+from ..model.content_lines import ContentLines
 from ..model.events import validate_stored
 from .reading import BadJson, lines, load
-from .steps import ImportFault, RestoreEvent, RestoreTrace, Step
+from .steps import ImportFault, KeepContent, RestoreEvent, RestoreTrace, Step
 
 
 def read(path: Path) -> Iterator[Step]:
@@ -49,19 +51,35 @@ class _Reader:
         self._trace_id: str | None = None  # None: no trace has begun, or it was given up
         self._next_id: int | None = None  # None: any, because the first event of a trimmed trace may have any id
         self._skipping = False
+        self._content: ContentLines | None = None  # that is being read
 
     def line(self, row: Any, line: bytes) -> Step:
         if not isinstance(row, dict):
-            raise _Refused('a line is a JSON object: {"trace": …} or a stored event')
+            raise _Refused('a line is a JSON object: {"trace": …}, {"blob": …} or a stored event')
         if "trace" in row and "event" not in row:
             return self._header(row["trace"])
         if self._skipping:
             raise _Skipped
         if self._trace_id is None:
             raise _Refused('an event before any {"trace": …} line', "event")
+        if "blob" in row and "event" not in row:
+            return self._part(row["blob"], self._trace_id)
         self._check(row, self._trace_id)
         self._next_id = row["event_id"] + 1
         return RestoreEvent(line)
+
+    def _part(self, part: Any, trace_id: str) -> Step:
+        """A line of a content; the step when it is whole."""
+        try:
+            self._content = self._content or ContentLines()
+            data = self._content.take(part)
+        except Invalid as error:
+            self._content = None
+            raise _Refused(error.message, "blob") from error
+        if data is None:
+            raise _Skipped
+        media_type, self._content = self._content.media_type, None
+        return KeepContent(trace_id, data, media_type)
 
     def _header(self, trace: Any) -> Step:
         self._trace_id, self._next_id, self._skipping = None, None, False

@@ -41,6 +41,15 @@ class Put:
 
 
 @dataclass(frozen=True)
+class KeepContent:
+    """Store big or binary content of a trace, which events after this step name."""
+
+    trace_id: str
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True)
 class RestoreTrace:
     """Restore a trace of an export. ``header`` is the ``trace`` of its header line."""
 
@@ -73,4 +82,4 @@ class ImportFault:
         return ": ".join(part for part in (self.file, line, self.field, self.message) if part)
 
 
-Step = Put | CreateTrace | AppendEvent | RestoreTrace | RestoreEvent | ImportFault
+Step = Put | CreateTrace | AppendEvent | KeepContent | RestoreTrace | RestoreEvent | ImportFault

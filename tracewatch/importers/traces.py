@@ -1,9 +1,8 @@
 """The writer of one trace: messages, tool calls and goals become steps that fit the protocol's limits.
 
 Rule 1: ids are counted (``msg-1``, ``goal-1``, ``<trace>-s1``), so a file always gives the same ids.
-Rule 2: every event is made to fit by ``model/fit.py``, and nothing of it is lost. Text goes on in ``append`` chunks,
-        then in a further message of the same role. Another large value (a tool's result, an unknown key) moves as text
-        into a message of role ``attachment``, which names its place.
+Rule 2: what is big or binary is stored beside the log. Every event is made to fit by ``model/fit.py``, and nothing of
+        it is lost: a value that is still too large moves as text into a message of role ``attachment``.
 Rule 3: a tool's call and result are one message. A call that is still open at the end is closed with ``no_result``.
 """
 
@@ -14,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..model import fit
+from ..model.contents import event_taken_out, reference
 from .reading import clip
-from .steps import AppendEvent, CreateTrace, Step
+from .steps import AppendEvent, CreateTrace, KeepContent, Step
 
 NO_TIMES = {"times": "none"}  # docs/protocol.md, Time
 
@@ -119,8 +119,7 @@ class TraceWriter:
         place = len(self.out)
         fields = {"tool_call_id": fit.name(call_id) if call_id else None, "status": "running", **fields}
         message_id = self._add("tool", content, at, fields)
-        added = self.out[place]
-        assert isinstance(added, AppendEvent)
+        added = next(step for step in self.out[place:] if isinstance(step, AppendEvent))
         key = call_id if call_id is not None and call_id not in self.calls else message_id
         self.calls[key] = Call(message_id, added.event["message"]["content"])
         return message_id
@@ -173,7 +172,12 @@ class TraceWriter:
         event: dict[str, Any] = {"event": name, **payload}
         if at is not None:
             event["occurred_at"] = at
+        event = event_taken_out(event, self._keep)
         self.out += [AppendEvent(self.trace_id, one) for one in fit.fit(event, self._new_message_id)]
+
+    def _keep(self, data: bytes, media_type: str, preview: str, **more: Any) -> dict[str, Any]:
+        self.out.append(KeepContent(self.trace_id, data, media_type))
+        return reference(data, media_type, preview, **more)
 
 
 def drain(out: list[Step]) -> Iterator[Step]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -146,6 +146,11 @@ class Blobs:
         """Have the storage do something by itself, between two units."""
         return await self._group.do(Alone(work, size))
 
+    async def aside(self, work: Callable[[], None]) -> None:
+        """Do some work off the loop. No executor: a recorder's are gone when its process ends."""
+        async with self._reader.reading() as storage:
+            await storage.aside(work)
+
     async def put_piece(self, key: int | None, sha256: str, number: int, body: bytes) -> int:
         """Write a piece and return its key. Raises Unavailable."""
         work = partial(self._storage.put_piece, key, sha256, number, body)
@@ -198,7 +203,7 @@ class _Coming:
 
     async def _put(self, piece: bytes) -> None:
         if len(piece) > QUICK_BYTES:
-            await asyncio.to_thread(self._digest.update, piece)
+            await self._blobs.aside(partial(self._digest.update, piece))
         else:
             self._digest.update(piece)
         if not self._is_stored:

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from .blobs import shown
+
 _MOST = 2000  # characters of the line
 _DEPTH = 4  # of an error in an error
 _KINDS = ("type", "name", "code")
@@ -27,11 +29,13 @@ def error_line(error: Any) -> str:
 
 
 def _said(error: Any, depth: int) -> str:
+    error = shown(error)
     if isinstance(error, str):
         return error
     if isinstance(error, Mapping) and depth:
         kind = next((error[key] for key in _KINDS if isinstance(error.get(key), str)), "")
-        said = next((error[key] for key in _SAYING if isinstance(error.get(key), str) and error[key].strip()), None)
+        texts = (shown(error.get(key)) for key in _SAYING)
+        said = next((text for text in texts if isinstance(text, str) and text.strip()), None)
         if said is not None:
             plain = not kind or kind in ("text", "error") or said.startswith(kind)
             return said if plain else f"{kind}: {said}"

@@ -14,6 +14,7 @@ import orjson
 
 from . import fit
 from .canonical import SERVER_EVENTS
+from .contents import replaced, told
 from .prompt import LISTS, count_of, references
 
 Event = dict[str, Any]
@@ -67,6 +68,10 @@ def mended(event: Event, code: str, details: list[dict[str, Any]]) -> Event | No
         return _taken_out(event, ["patch", "status"])
     if code == "goal_depth" and kind == "goal_added":
         return _raised(event, details)
+    if code == "unknown_blob":
+        gone = {one.get("blob") for one in details}
+        mended_one: Event = replaced(event, lambda ref: told(ref) if ref["blob"] in gone else ref)
+        return mended_one if mended_one != event else None
     if code == "reserved_event":
         return {**event, "event": event_name(str(kind)), "original_event": kind}
     return _without_faults(event, details) if code in ("invalid_event", "invalid", "goal_depth") else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from ..errors import BadRequest, InvalidField, TracewatchError
 from ..log import Appended, Snapshot
 from ..model.canonical import parse_json, parse_lines
+from ..model.content_lines import ContentLines
 from ..model.events import validate_header, validate_trace
 from ..model.frames import format_cursor, snapshot_values
 from ..model.payloads import TRACE_ID
@@ -190,8 +192,33 @@ async def import_trace(request: Request) -> Response:
     header = validate_header(lines[0]["trace"])
     grant = grant_of(request)
     await served.gate.check_import(grant, header)
-    appended = await served.log.restore(header, lines[1:], below=grant.trace_id)
+    events = [line for line in lines[1:] if not _is_content(line)]
+    if len(events) < len(lines) - 1:
+        await served.log.restore(header, [], below=grant.trace_id)
+        await _put_contents(served, header["trace_id"], [line["blob"] for line in lines[1:] if _is_content(line)])
+    appended = await served.log.restore(header, events, below=grant.trace_id)
     return json_response({"trace_id": header["trace_id"], **appended_json(appended)})
+
+
+def _is_content(line: Any) -> bool:
+    return isinstance(line, dict) and "blob" in line and "event" not in line
+
+
+async def _put_contents(served: Services, trace_id: str, parts: list[Any]) -> None:
+    """Store the contents of an import, each of which must be whole in the request."""
+    coming = ContentLines()
+    for index, part in enumerate(parts):
+        data = coming.take(part)
+        if data is not None:
+
+            async def whole(body: bytes = data) -> AsyncIterator[bytes]:
+                yield body
+
+            media_type, sha256 = coming.media_type, coming.sha256
+            await served.log.blobs.put(trace_id, sha256, whole(), media_type=media_type, size=len(data))
+            coming = ContentLines()
+        elif index == len(parts) - 1:
+            raise InvalidField("blob: a content that is not whole in this request; PUT larger ones before")
 
 
 async def healthz(request: Request) -> Response:

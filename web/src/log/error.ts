@@ -1,6 +1,6 @@
 // What an `error` of the log says, in one line. `tracewatch/model/error.py` says the same.
 
-import { isObject, type Json } from "../net/protocol";
+import { isObject, type Json, previewed } from "../net/protocol";
 
 const MOST = 2000; // characters of the line
 const DEPTH = 4; // of an error in an error
@@ -17,11 +17,12 @@ export function errorLine(error: Json | undefined): string {
   return line.trim().slice(0, MOST);
 }
 
-function said(error: Json, depth: number): string {
+function said(given: Json, depth: number): string {
+  const error = previewed(given)!;
   if (typeof error === "string") return error;
   if (isObject(error) && depth) {
     const text = (keys: string[], blank: boolean) =>
-      keys.map((key) => error[key]).find((value) => typeof value === "string" && (blank || value.trim())) as
+      keys.map((key) => previewed(error[key])).find((value) => typeof value === "string" && (blank || value.trim())) as
         | string
         | undefined;
     const kind = text(KINDS, true) ?? "";

@@ -18,6 +18,7 @@ import {
   MAX_TOTAL,
   type Message,
   type PendingInput,
+  previewed,
   type Snapshot,
   type Step,
   type StoredEvent,
@@ -378,9 +379,8 @@ export function describe(message: Message): string {
 /** The text of a part of a message: its `text`, or the preview of content that stands beside the log. */
 function textOf(part: Json): string | undefined {
   if (!isObject(part)) return undefined;
-  const text = isReference(part) ? part : part.text;
-  const shown = isReference(text) ? (typeof text.preview === "string" ? text.preview : text.media_type) : text;
-  return typeof shown === "string" ? shown : undefined;
+  const text = previewed(isReference(part) ? part : part.text);
+  return typeof text === "string" ? text : undefined;
 }
 
 /** The tool that a tool message is about, or null. */

@@ -232,6 +232,12 @@ export function isReference(value: unknown): value is Reference {
   );
 }
 
+/** What rows and lists show of a value: of a reference its preview. */
+export function previewed(value: Json | undefined): Json | undefined {
+  if (!isReference(value)) return value;
+  return typeof value.preview === "string" ? value.preview : value.media_type;
+}
+
 export function isObject(value: unknown): value is { [key: string]: Json } {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
