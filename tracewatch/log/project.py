@@ -34,7 +34,7 @@ LONG = 65_536  # characters: a text of so many is not written again for each sma
 
 NOTED = frozenset(
     {
-        *("message_added", "message_updated", "sub_trace_started", "sub_trace_completed"),
+        *("message_added", "message_updated", "sub_trace_started", "sub_trace_completed", "sub_trace_left"),
         *("input_requested", "input_provided", "input_expired"),
         *("trace_completed", "trace_status_changed"),
         "trace_updated",
@@ -56,6 +56,7 @@ class Noted:
 
     added: dict[str, tuple[int, str | None, int]] = field(default_factory=dict)  # message: sequence, goal, event_id
     updated: set[str] = field(default_factory=set)  # messages
+    moved: dict[str, str | None] = field(default_factory=dict)  # messages: their goals from now on
     told: set[str] = field(default_factory=set)  # sub-traces
     asked: dict[str, Event] = field(default_factory=dict)  # request_id: input_requested
     answers: dict[str, Event] = field(default_factory=dict)  # request_id: input_provided
@@ -73,7 +74,9 @@ class Noted:
         elif name == "message_updated":
             if event["message_id"] in messages:
                 self.updated.add(event["message_id"])
-        elif name in ("sub_trace_started", "sub_trace_completed"):
+                if "moved" in event:
+                    self.moved[event["message_id"]] = event["goal_id"]
+        elif name in ("sub_trace_started", "sub_trace_completed", "sub_trace_left"):
             self.told.add(event["sub_trace_id"])
         elif name == "input_requested":
             self.asked[event["request_id"]] = event
@@ -90,6 +93,7 @@ class Noted:
         """Put in what came after this."""
         self.added.update(later.added)
         self.updated |= later.updated
+        self.moved.update(later.moved)
         self.told |= later.told
         self.asked.update(later.asked)
         self.answers.update(later.answers)
@@ -211,7 +215,7 @@ def message_rows(
     new: list[MessageRow] = []
     changed: list[BodyRow] = []
     for message_id, (sequence, goal_id, event_id) in noted.added.items():
-        message = state.messages[message_id]
+        message, goal_id = state.messages[message_id], noted.moved.get(message_id, goal_id)
         streams = is_open(message)
         updated = message_id in noted.updated
         as_of = (state.last_event_id if updated else event_id) if streams else None

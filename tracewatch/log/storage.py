@@ -288,6 +288,9 @@ class TraceChange:
     trimmed: dict[str, int] = field(default_factory=dict)  # the last event of each name that goes; {}: not known
     adopts: bool = False  # new: the traces that are ``apart`` and name it as their parent are below it from now on
     blobs: dict[str, int] = field(default_factory=dict)  # sha256: the event that names it now, see ``named_until``
+    regrouped: dict[str, str | None] = field(
+        default_factory=dict
+    )  # message_id: the goal that it belongs to from now on
 
     @property
     def difference(self) -> Sums:

@@ -361,6 +361,7 @@ class Unit:
             trimmed=draft.trimmed_names,
             adopts=draft.adopts,
             blobs=draft.blobs,
+            regrouped={name: goal_id for name, goal_id in noted.moved.items() if name not in noted.added},
         )
 
     def _count_told(self, changed: list[Draft]) -> None:

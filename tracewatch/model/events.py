@@ -34,7 +34,7 @@ IDS = {
     "step_added": ("step", "id"),
     "input_requested": ("", "request_id"),
 }
-MESSAGE_IDENTITY = ("message_id", "sequence", "role", "goal_id")
+MESSAGE_IDENTITY = ("message_id", "sequence", "role")
 
 
 def _faults(error: ValidationError, prefix: str) -> list[dict[str, Any]]:

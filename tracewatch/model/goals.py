@@ -223,6 +223,29 @@ def add_child(
     count_status(families, parent_id, None, goal["status"])
 
 
+def remove_child(families: MutableMapping[str | None, Family], following: MutableMapping[str, str], goal: Goal) -> None:
+    """Take a goal out of its parent's children. Both mappings are changed."""
+    goal_id, parent_id = goal["id"], goal["parent_id"]
+    count_status(families, parent_id, goal["status"], None)
+    first, last, still_open, completed = families[parent_id]
+    behind = following.pop(goal_id, None) if goal_id != last else None
+    if first == last:
+        del families[parent_id]
+        return
+    if goal_id == first:
+        first = behind or last
+    else:
+        before = first
+        while following[before] != goal_id:
+            before = following[before]
+        if behind is None:
+            last = before
+            del following[before]
+        else:
+            following[before] = behind
+    families[parent_id] = Family(first, last, still_open, completed)
+
+
 def count_status(
     families: MutableMapping[str | None, Family], parent_id: str | None, was: str | None, status: str | None
 ) -> None:

@@ -74,6 +74,8 @@ class GoalPatch(TypedDict, total=False):
     description: str
     reason: str | None
     summary: str | None
+    parent_id: Id | None
+    step_id: Id | None
 
 
 class MessageUsage(TypedDict, total=False):
@@ -143,6 +145,8 @@ class MessagePatch(TypedDict, total=False):
 
     __pydantic_config__ = _LOOSE  # type: ignore[misc]
     content: Any
+    goal_id: Id | None
+    step_id: Id | None
     tool_call_id: Id | None
     parent_sequence: Count | None
     description: str
@@ -493,6 +497,7 @@ class StoredGoalAdded(_Recorded):
 class StoredGoalUpdated(GoalUpdated):
     """``goal_updated`` as stored."""
 
+    moved: NotRequired[Literal[True]]
     affected_goals: list[AffectedGoal]
 
 
@@ -507,6 +512,7 @@ class StoredMessageUpdated(MessageUpdated):
     """``message_updated`` as stored."""
 
     goal_id: Id | None
+    moved: NotRequired[Literal[True]]
     counted: NotRequired[Literal[True]]
     totals: NotRequired[Totals]
     affected_goals: list[AffectedGoal]

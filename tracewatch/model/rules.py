@@ -29,8 +29,9 @@ from ..errors import (
 from .canonical import MAX_GOAL_DEPTH, MAX_STEP_DEPTH
 from .events import IDS, named_in
 from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, plus, reopen_up
+from .moves import around, goal_moved, levels_below, message_moved
 from .prompt import references
-from .state import State, describe, tool_name
+from .state import State, describe, tool_name, updated_message
 from .steps import PLACE, above, height, status_of
 from .times import format_time, parse_time
 from .usage import difference, summed_usage, total_of
@@ -153,16 +154,21 @@ def _own_id(given: str | None, letter: str, event_id: int, path: str) -> str:
     return given
 
 
-def _check_depth(state: State, parent_id: str | None) -> None:
-    """Refuse a goal below ``parent_id`` where it would stand too deep: each message in it would tell of all above."""
+def _check_depth(state: State, parent_id: str | None, levels: int = 1, path: str = "goal.parent_id") -> None:
+    """Refuse a goal below ``parent_id`` where it would stand too deep: each message in it would tell of all above.
+
+    ``levels``: it and those below it.
+    """
     if parent_id is None:
         return
-    lowest = at_depth(state.goals, parent_id, MAX_GOAL_DEPTH - 1)
+    room = MAX_GOAL_DEPTH - levels
+    lowest = at_depth(state.goals, parent_id, room) if room > 0 else None
     if lowest != parent_id:
-        said = f"goals stand {MAX_GOAL_DEPTH} deep at most; {lowest!r} above it may have children"
+        said = f"goals stand {MAX_GOAL_DEPTH} deep at most"
+        said += f"; {lowest!r} above it may have children" if lowest is not None else ""
         raise GoalDepth(
-            f"goal.parent_id: {said}",
-            details=[{"path": "goal.parent_id", "message": said, "parent_id": lowest}],
+            f"{path}: {said}",
+            details=[{"path": path, "message": said, "parent_id": lowest}],
             parent_id=lowest,
             limit=MAX_GOAL_DEPTH,
         )
@@ -229,9 +235,36 @@ def _goal_updated(state: State, stored: Stored) -> None:
             goal_id=goal["id"],
             status=goal["status"],
         )
+    moved = _goal_moved(state, goal, stored)
+    if moved is not None:
+        stored["affected_goals"] = _affected(moved)
+        return
     ended = status != goal["status"] and status in ("completed", "abandoned")
     changed = cascade_up(state.goals, state.families, goal["parent_id"], goal["status"], status) if ended else {}
     stored["affected_goals"] = _affected(changed)
+
+
+def _goal_moved(state: State, goal: Mapping[str, Any], stored: Stored) -> Changes | None:
+    """The changes by a patch with another parent; None if it has none. Checks where the goal is to stand."""
+    patch = stored["patch"]
+    stored.pop("moved", None)  # only the server says it
+    if "parent_id" not in patch and "step_id" not in patch:
+        return None
+    parent_id, step_id = patch.get("parent_id", goal["parent_id"]), patch.get("step_id", goal.get("step_id"))
+    if parent_id is not None:
+        _known_goal(state, parent_id, "patch.parent_id")
+    if step_id is not None:
+        _known_step(state, step_id, "patch.step_id")
+    if ("goal", goal["id"]) in around(state, parent_id, step_id):
+        key = "parent_id" if "parent_id" in patch else "step_id"
+        raise _refuse(f"patch.{key}", f"{patch[key]!r} stands in {goal['id']!r}, or is it")
+    if parent_id == goal["parent_id"]:
+        return None
+    if patch.get("status", goal["status"]) != goal["status"]:
+        raise _refuse("patch.status", "a goal gets another parent or another status, not both at once")
+    _check_depth(state, parent_id, levels_below(state.families, state.following, goal["id"]), "patch.parent_id")
+    stored["moved"] = True
+    return goal_moved(state, dict(goal), parent_id)
 
 
 def _message_added(state: State, stored: Stored) -> None:
@@ -318,9 +351,8 @@ def _message_updated(state: State, stored: Stored) -> None:
         patch["cost"] - message.get("cost", 0.0) if "cost" in patch and patch["cost"] != message.get("cost") else None
     )
     usage = difference(patch["usage"], message.get("usage")) if "usage" in patch else None
-    stored["goal_id"] = message["goal_id"]
+    goal_id = _place_of_message(state, message, stored)
     stored.pop("totals", None)  # only the server gives the trace's sums; a recorder's are dropped
-    goal_id = message["goal_id"]
     if counts:
         stored["counted"] = True
     if tokens or usage or cost is not None or counts:
@@ -333,9 +365,39 @@ def _message_updated(state: State, stored: Stored) -> None:
         if usage is not None:
             sums["usage"] = summed_usage(state.usage, usage) or {}
         stored["totals"] = sums
-    stored["affected_goals"] = _affected(
-        add_to_stats(state.goals, goal_id, messages=int(counts), tokens=tokens, cost=cost, usage=usage, tool=None)
-    )
+    if "moved" in stored:
+        after = updated_message(message, stored)
+        counted = message.get("counted") is not False
+        changed = message_moved(state, message, after, counted=counted, counts=counted or counts)
+    else:
+        changed = add_to_stats(
+            state.goals, goal_id, messages=int(counts), tokens=tokens, cost=cost, usage=usage, tool=None
+        )
+    stored["affected_goals"] = _affected(changed)
+
+
+def _place_of_message(state: State, message: Mapping[str, Any], stored: Stored) -> str | None:
+    """Write into the event where the message stands after it; its goal."""
+    patch: dict[str, Any] = stored.get("patch", {})
+    stored.pop("moved", None)  # only the server says it
+    goal_id: str | None = message["goal_id"]
+    stored["goal_id"] = goal_id
+    if "goal_id" not in patch and "step_id" not in patch:
+        return goal_id
+    step_id = patch.get("step_id", message.get("step_id"))
+    if patch.get("step_id") is not None:
+        step = _known_step(state, patch["step_id"], "patch.step_id")
+        if any(one["message_id"] == message["message_id"] for one in above(state.steps, step["id"])):
+            raise _refuse("patch.step_id", f"{step_id!r} stands in this message")
+        goal_id = step["goal_id"]
+    goal_id = patch.get("goal_id", goal_id)
+    if goal_id is not None:
+        _known_goal(state, goal_id, "patch.goal_id")
+        goal_id = at_depth(state.goals, goal_id, MAX_GOAL_DEPTH)
+    stored["patch"], stored["goal_id"] = {**patch, "goal_id": goal_id}, goal_id
+    if goal_id != message["goal_id"]:
+        stored["moved"] = True
+    return goal_id
 
 
 def _check_reach(state: State, message: Mapping[str, Any], patch: Mapping[str, Any]) -> None:
@@ -367,8 +429,10 @@ def _step_updated(state: State, stored: Stored) -> None:
         if patch.get("step_id") is not None or patch.get("message_id") is not None:
             place = {}  # it leaves where it was
         place = _place_of(state, {**place, **{key: patch[key] for key in PLACE if key in patch}}, "patch")
-        if step["id"] in (one["id"] for one in above(state.steps, place["step_id"])):
-            raise _refuse("patch.step_id", f"{place['step_id']!r} stands in {step['id']!r}, or is it")
+        holder = state.messages.get(place["message_id"] or "", {})
+        if ("step", step["id"]) in around(state, place["goal_id"], place["step_id"] or holder.get("step_id")):
+            key = next(key for key in ("step_id", "message_id", "goal_id") if key in patch)
+            raise _refuse(f"patch.{key}", f"{patch[key]!r} stands in {step['id']!r}, or is it")
         _check_step_depth(state, place["step_id"], height(state.steps, step["id"]), "patch")
         patch |= place
     if "status" not in patch:

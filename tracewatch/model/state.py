@@ -18,7 +18,17 @@ from typing import Any
 
 from .blobs import is_reference, shown
 from .canonical import ENDED, GOAL_ENDED, MAX_LINKS, MAX_TOTAL, OPEN_STATUSES, SERVER_EVENTS, TERMINAL
-from .goals import Family, Goal, add_child, children_of, count_status, current_after, in_display_order, plus
+from .goals import (
+    Family,
+    Goal,
+    add_child,
+    children_of,
+    count_status,
+    current_after,
+    in_display_order,
+    plus,
+    remove_child,
+)
 from .layered import SMALL, shared
 from .steps import Step, added_step, updated_step
 from .times import before, time_of
@@ -130,6 +140,13 @@ class State:
         was = self.goals[goal["id"]]
         self.goals[goal["id"]] = goal
         count_status(self.families, was["parent_id"], was["status"], goal["status"])
+
+    def move_goal(self, goal: Goal, parent_id: str | None) -> Goal:
+        """Make a goal the last child of another parent; its new form."""
+        remove_child(self.families, self.following, goal)
+        moved = {**goal, "parent_id": parent_id}
+        self.add_goal(moved)
+        return moved
 
     @property
     def ended(self) -> bool:
@@ -288,6 +305,7 @@ def apply_into(state: State, event: Event) -> None:
 
 
 def _affect(state: State, event: Event, *, costed: bool = False) -> None:
+    moved = "moved" in event
     for change in event["affected_goals"]:
         goal = state.goals.get(change["goal_id"])
         if goal is not None:
@@ -295,6 +313,11 @@ def _affect(state: State, event: Event, *, costed: bool = False) -> None:
             for key in ("self_stats", "cumulative_stats"):
                 if key in change:
                     written = change[key]["total_cost"]
+                    if moved:  # then it says itself whether the cost is known
+                        stats = {name: value for name, value in change[key].items() if name != "cost_known"}
+                        known = written or "cost_known" in change[key]
+                        new[key] = stats if known else {**stats, "total_cost": None}
+                        continue
                     cost = known_cost(written, goal[key]["total_cost"], costed=costed)
                     if cost is not written:
                         new[key] = {**change[key], "total_cost": cost}
@@ -344,7 +367,10 @@ def _goal_updated(state: State, event: Event) -> None:
     goal = state.goals.get(event["goal_id"])
     if goal is None:
         return
-    started = event["patch"].get("status") == "in_progress" and goal["status"] != "in_progress"
+    patch = event["patch"]
+    started = patch.get("status") == "in_progress" and goal["status"] != "in_progress"
+    if "moved" in event and (patch["parent_id"] is None or patch["parent_id"] in state.goals):
+        goal = state.move_goal(goal, patch["parent_id"])
     state.set_goal(_timed(goal, {**goal, **event["patch"]}, time_of(event)))
     _affect(state, event)
     state.current_goal_id = current_after(state.goals, state.current_goal_id, goal["id"] if started else None)

@@ -221,6 +221,8 @@ class MemoryStorage:
         trace.events.update({event.event_id: event for event in change.events})
         trace.snapshots.update(dict(change.snapshots))
         trace.messages.update({message.message_id: message for message in change.messages})
+        for message_id, goal_id in change.regrouped.items():
+            trace.messages[message_id] = trace.messages[message_id]._replace(goal_id=goal_id)
         for message_id, as_of, body in change.bodies:
             trace.messages[message_id] = trace.messages[message_id]._replace(as_of=as_of, body=body)
         trace.inputs.update({question.request_id: question for question in change.inputs})

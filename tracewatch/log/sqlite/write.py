@@ -230,6 +230,7 @@ def _write_rows(db: sqlite3.Connection, traces: Iterable[TraceChange], keys: dic
     events: list[Any] = []
     messages: list[Any] = []
     bodies: list[Any] = []
+    regrouped: list[Any] = []
     inputs: list[Any] = []
     closed: list[Any] = []
     snapshots: list[Any] = []
@@ -239,6 +240,7 @@ def _write_rows(db: sqlite3.Connection, traces: Iterable[TraceChange], keys: dic
         events += [(key, *row) for row in change.events]
         messages += [(key, *row) for row in change.messages]
         bodies += [(as_of, body, key, message_id) for message_id, as_of, body in change.bodies]
+        regrouped += [(goal_id, key, message_id) for message_id, goal_id in change.regrouped.items()]
         inputs += [(key, *row) for row in change.inputs]
         closed += [(state, answer, key, request_id) for request_id, state, answer in change.closed_inputs]
         snapshots += [(key, *row) for row in change.snapshots]
@@ -251,6 +253,7 @@ def _write_rows(db: sqlite3.Connection, traces: Iterable[TraceChange], keys: dic
             messages,
         ),
         ("UPDATE messages SET as_of = ?, body = ? WHERE trace_key = ? AND message_id = ?", bodies),
+        ("UPDATE messages SET goal_id = ? WHERE trace_key = ? AND message_id = ?", regrouped),
         ("INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", inputs),
         ("UPDATE inputs SET state = ?, body = NULL, answer = ? WHERE trace_key = ? AND request_id = ?", closed),
         ("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", snapshots),

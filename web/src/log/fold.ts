@@ -196,6 +196,7 @@ export const timeOf = (event: StoredEvent): string => event.occurred_at ?? event
 const later = (one: string, other: string | null | undefined): string => (other && other > one ? other : one);
 
 function affect(state: State, event: StoredEvent, costed = false): void {
+  const { moved } = event; // then stats say themselves whether their cost is known
   for (const change of event.affected_goals ?? []) {
     const goal = state.goals.get(change.goal_id);
     if (!goal) continue;
@@ -203,8 +204,9 @@ function affect(state: State, event: StoredEvent, costed = false): void {
     for (const key of AFFECTED) if (key in change) after[key] = change[key];
     for (const key of ["self_stats", "cumulative_stats"] as const) {
       if (!(key in change)) continue;
-      const cost = knownCost(change[key].total_cost, goal[key].total_cost, costed);
-      if (cost !== change[key].total_cost) after[key] = { ...change[key], total_cost: cost };
+      const { cost_known: known, ...stats } = change[key];
+      const cost = knownCost(stats.total_cost, moved ? null : goal[key].total_cost, moved ? known : costed);
+      if (moved || cost !== stats.total_cost) after[key] = { ...stats, total_cost: cost };
     }
     state.goals.set(goal.id, timed(goal, after as unknown as Goal, timeOf(event)));
   }
@@ -267,6 +269,14 @@ function goalUpdated(state: State, event: StoredEvent): void {
   const goal = state.goals.get(event.goal_id);
   if (!goal) return;
   const started = event.patch.status === "in_progress" && goal.status !== "in_progress";
+  if (event.moved) {
+    const { children } = state;
+    children.set(
+      goal.parent_id,
+      children.get(goal.parent_id)!.filter((id) => id !== goal.id),
+    );
+    children.set(event.patch.parent_id, [...(children.get(event.patch.parent_id) ?? []), goal.id]);
+  }
   state.goals.set(goal.id, timed(goal, { ...goal, ...event.patch }, timeOf(event)));
   affect(state, event);
   state.head.current_goal_id = currentAfter(state, started ? goal.id : null);

@@ -215,6 +215,7 @@ export class Rows {
       updatedAt: this.#timeOf(event),
       lastId: Math.max(item.lastId, event.event_id),
       error: isError(message),
+      goalId: message.goal_id,
     });
     item.version++;
     if (live && event.patch) item.live = live;

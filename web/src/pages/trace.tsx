@@ -486,7 +486,7 @@ function useSpoken(trace: Trace | undefined, questions: string): void {
 }
 
 function useTitle(trace: Trace | undefined, questions: number): void {
-  const mark = { running: "◐", waiting: "?", completed: "✓", failed: "✕", stopped: "■", lost: "⚡" }[
+  const mark = { running: "◐", waiting: "?", idle: "○", completed: "✓", failed: "✕", stopped: "■", lost: "⚡" }[
     trace?.status ?? "running"
   ];
   const title = trace
