@@ -56,6 +56,16 @@ def _messages(t: Trace, v: Any) -> None:
     t.message("user", t.attach(v, v, name=v, goal=v, own=v))
 
 
+def _calls(t: Trace, v: Any) -> None:
+    with t.llm(v, v, system=v, params=v, tools=v, goal=v, own=v) as m:
+        m.answer(v)
+    history = [{"role": "user", "content": v}, {"role": v, "content": [v, {"type": "text", "text": v}]}, v]
+    tools = [{"role": "tool", "tool_call_id": v, "content": v}, {"role": "model", "parts": [v, {"text": v}]}]
+    for end in (2, 3):
+        with t.llm("m-1", [*history[:end], *tools], params={"a": v}, tools=[v, {"name": v}]) as m:
+            m.answer({"role": v, "content": v, "tool_calls": v})
+
+
 def _tools(t: Trace, v: Any) -> None:
     with t.tool_call(v, v, tool_call_id=v) as call:
         call.result(v)
@@ -135,7 +145,7 @@ def _ends(t: Trace, v: Any) -> None:
 
 
 CALLS: tuple[Call, ...] = (
-    *(_goals, _messages, _tools, _events, _raised, _questions, _traces, _cancels, _observed, _ends),
+    *(_goals, _messages, _calls, _tools, _events, _raised, _questions, _traces, _cancels, _observed, _ends),
 )
 
 

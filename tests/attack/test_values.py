@@ -12,6 +12,7 @@ import pytest
 import tracewatch
 from tests.attack import sweep
 from tests.attack.nasty import MAKERS
+from tracewatch.client.call import ModelCall
 from tracewatch.client.handles import Goal, Message, ToolCall
 
 BEGIN = """
@@ -120,7 +121,7 @@ def test_every_public_method_is_swept() -> None:
     """A method that is added to a trace, goal, message or tool call has to be called there as well."""
     source = inspect.getsource(sweep)
     known = {"flush", "aflush", "aask", "pending", "dropped", "page_url"}  # they take no value; or as ``ask`` does
-    for kind in (tracewatch.Trace, Goal, Message, ToolCall):
+    for kind in (tracewatch.Trace, Goal, Message, ModelCall, ToolCall):
         names = {name for name in vars(kind) if not name.startswith("_")}
         missing = {name for name in names - known if f".{name}" not in source}
         assert missing - {"add", "text_step", "forget_text"} == set(), kind

@@ -95,6 +95,32 @@ def dumps(value: Any) -> bytes:
     return _json(settled(value))
 
 
+def dumps_whole(value: Any, most: int) -> bytes:
+    """As ``dumps``, but with whole texts, of at most ``most`` characters together, for what is kept by ``settled``."""
+    if not _is_plain(value, _MOST):
+        copy = _Copying(_MOST_COPIED, whole=True).copy(value, _DEEPEST)
+        if _chars(copy, most) <= most:
+            try:
+                return orjson.dumps(copy)
+            except (TypeError, ValueError, RecursionError):
+                pass  # bytes, or half a surrogate pair
+    return dumps(value)
+
+
+def _chars(value: Any, most: int) -> int:
+    """How many characters the texts of a copy have; it stops above ``most``."""
+    chars, waiting = 0, [value]
+    while waiting and chars <= most:
+        one = waiting.pop()
+        if type(one) is dict:
+            waiting.extend(one.values())
+        elif type(one) is list:
+            waiting.extend(one)
+        elif type(one) is str or type(one) is bytes:
+            chars += len(one)
+    return chars
+
+
 def _json(value: Any) -> bytes:
     try:
         body = orjson.dumps(value)

@@ -22,6 +22,7 @@ from ..model.goals import GOAL_STATUSES
 from ..model.usage import PARTS
 from .blocks import OpenBlocks, RecordedBlock, current_step, open_steps, open_traces, trio_here
 from .book import Change
+from .conversation import new_sum
 from .encode import clean, encode, guarded, is_brief, moment_of, name_of, number_of, settled, type_name, words
 from .errors import Cancelled
 from .journal import Journal, Step, setting
@@ -311,6 +312,7 @@ class Message(RecordedBlock):
             self._message["step_id"] = step_id
         self._values = _tidy(values, journal.keep)  # they go out with the next event of the message
         self._text: list[str] = []  # streamed text that is not yet an event
+        self._sum: Any = None  # what all streamed text that is an event is known by
         self._half = ""  # of a surrogate pair, at the end of the text that became an event last
         self._told_at = 0.0  # monotonic, of the last event with text
         self._added = False
@@ -318,18 +320,25 @@ class Message(RecordedBlock):
 
     def add(self, content: Any, status: str = "complete") -> None:
         """Record the message with this content, if it is not there yet."""
+        given = content
         content = settled(content, self._journal.keep)
-        self._journal.record(lambda: self._adding(content, status))
+        self._journal.record(lambda: self._adding(content, status, given if type(given) is str else content))
 
-    def _adding(self, content: Any, status: str) -> Step | None:
+    def _adding(self, content: Any, status: str, given: Any) -> Step | None:
         if self._added:
             return None
         event = {
             "event": "message_added",
             "message": {**self._values, **self._message, "content": content, "status": status},
         }
-        change = setting(self, _added=True, _complete=status == "complete", _values={})
-        return Step(encode(event, own=True), (change,))
+        complete, known = status == "complete", self._journal.conversation
+        begun = new_sum(given) if type(given) is str and given and not complete else None
+        changes = [setting(self, _added=True, _complete=complete, _values={}, _sum=begun)]
+        if complete:
+            changes.append((known.note, (self.id, self._message["role"], given)))
+        if "tool_call_id" in self._values:
+            changes.append((known.note_tool_call, (self.id, self._values["tool_call_id"])))
+        return Step(encode(event, own=True), changes)
 
     def stream(self, text: str) -> None:
         """Append text to the message. It becomes an event at once or within 50 ms."""
@@ -360,8 +369,11 @@ class Message(RecordedBlock):
             not (last or self._complete) and "\ud800" <= text[-1:] <= "\udbff"
         )  # the other half comes with the next text
         text, half = (text[:-1], text[-1]) if waits else (text, "")
-        append = {"event": "message_updated", "message_id": self.id, "append": clean(text)}
-        change = setting(self, _text=[], _half=half, _told_at=time.monotonic())
+        text = clean(text)
+        append = {"event": "message_updated", "message_id": self.id, "append": text}
+        known_by = new_sum() if self._sum is None else self._sum.copy()
+        known_by.update(text.encode("utf-8", "replace"))
+        change = setting(self, _text=[], _half=half, _told_at=time.monotonic(), _sum=known_by)
         return Step(encode(append, own=True) if text else [], (change,))
 
     def forget_text(self) -> None:
@@ -422,12 +434,28 @@ class Message(RecordedBlock):
             return None
         return self._updating({"status": "complete"}, _complete=True)
 
+    def _note(self, patch: dict[str, Any], changed: bool) -> None:
+        """Take note of what the message says, now that it is complete; called once more if it was interrupted.
+
+        ``changed``: it was complete before.
+        """
+        known, role = self._journal.conversation, self._message["role"]
+        if "content" in patch:
+            if changed:
+                known.unlearn(self.id)
+            known.note(self.id, role, patch["content"])
+        elif self._sum is not None:
+            known.note(self.id, role, self._sum.digest())
+
     def _updating(self, patch: dict[str, Any], **more: Any) -> Step | None:
         patch = {**self._values, **patch}
         if not patch:
             return None
         event = {"event": "message_updated", "message_id": self.id, "patch": patch}
-        return Step(encode(event, own=True), (setting(self, _values={}, **more),), last_of=self if more else None)
+        changes = [setting(self, _values={}, **more)]
+        if more or self._complete:
+            changes.append((self._note, (patch, self._complete)))
+        return Step(encode(event, own=True), changes, last_of=self if more else None)
 
     def _enter(self) -> None:
         self.add("", "streaming")

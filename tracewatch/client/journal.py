@@ -22,6 +22,7 @@ from .blocks import here
 from .book import Change, GoalBook
 from .cancel import check_scopes
 from .control import Control
+from .conversation import Conversation
 from .encode import encode
 from .interrupts import of_agent
 from .outbox import Outbox
@@ -80,6 +81,7 @@ class Journal:
         self.outbox = outbox
         self.book = GoalBook()
         self.entered = EnteredGoals(self.book)
+        self.conversation = Conversation()
         self.begun = False  # whether the background thread knows of the trace
         self.over = False  # whether an end of the trace was recorded
         self._background = background

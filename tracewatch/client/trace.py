@@ -25,6 +25,7 @@ from ..model.mend import event_name
 from ..settings import Settings
 from .attachment import attachment
 from .blocks import RecordedBlock, current_step, here, open_traces, trio_here
+from .call import ModelCall
 from .cancel import Cancellation, CancelScope, cancelled_error
 from .control import Control
 from .encode import clean, encode, guarded, name_of, number_of, seconds_of, settled, text_of, words
@@ -39,7 +40,7 @@ from .steps import RunStep, Turn
 from .target import recorder_settings
 from .terminal import TerminalQuestion
 
-__all__ = ["Goal", "Message", "ToolCall", "Trace", "current", "resume", "trace"]
+__all__ = ["Goal", "Message", "ModelCall", "ToolCall", "Trace", "current", "resume", "trace"]
 
 
 class Trace(RecordedBlock):
@@ -162,6 +163,37 @@ class Trace(RecordedBlock):
         if content is not None:
             message.add(content)
         return message
+
+    def llm(
+        self,
+        model: str,
+        messages: Any = None,
+        *,
+        system: Any = None,
+        params: dict[str, Any] | None = None,
+        tools: list[Any] | None = None,
+        goal: Goal | str | EllipsisType | None = ...,
+        **extra: Any,
+    ) -> ModelCall:
+        """A call of a model for a ``with`` block: the message that is its answer, and what it was asked.
+
+        ``messages``: what the model is sent, as its API takes it: OpenAI's chat messages or Responses items,
+        Anthropic's messages, Gemini's contents, or a text. ``system``: a system prompt that is given apart from them;
+        it stands first in the stored input. ``params``: temperature and the like. ``tools``: the tools offered, as the
+        API takes them. ``goal`` and ``extra`` are those of ``message``.
+
+        In the block ``stream(text)`` or ``answer(content)`` gives the answer, ``usage(input_tokens=…, …)`` what it
+        used. A message that the trace does not have yet is recorded before the call; what it has is named and not
+        stored again, so a long conversation may be given whole each time. All of ``messages`` is read in each call,
+        which takes some milliseconds for each megabyte.
+
+            with t.llm("claude-sonnet-4-5", messages=history, params={"max_tokens": 1000}, tools=tools) as m:
+                for text in stream:
+                    m.stream(text)
+                m.usage(input_tokens=1200, output_tokens=300)
+        """
+        self._journal.check()
+        return ModelCall(self._journal, model, goal, (messages, system, params, tools), extra)
 
     def tool_call(self, name: str, arguments: Any = None, *, tool_call_id: str | None = None) -> ToolCall:
         """A tool's call for a ``with`` block, in which ``.result(value)`` or ``.error(value)`` gives its outcome.

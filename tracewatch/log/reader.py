@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -25,8 +25,9 @@ from ..errors import (
     Unavailable,
     UnknownTrace,
 )
+from ..model.contents import references_in, replaced, restored
 from ..model.preview import ELLIPSIS
-from ..model.prompt import Prompt, TooMuch, assemble
+from ..model.prompt import MOST_BYTES, Prompt, TooMuch, assemble
 from ..model.state import State
 from .cache import BadSnapshot, Cached, StateCache, at_first, unfold
 from .counts import LogLook
@@ -55,6 +56,24 @@ def _unknown(trace_id: str) -> UnknownTrace:
 
 def _no_message(trace_id: str, message_id: str) -> NoSuchMessage:
     return NoSuchMessage(f"there is no message {message_id[:200]!r} in this trace", trace_id=trace_id)
+
+
+def _whole(message: dict[str, Any], room: list[int]) -> Generator[str, bytes | None, dict[str, Any]]:
+    """The message with all that stands beside the log. ``room``: how many bytes that may be, together."""
+    contents: dict[str, bytes | None] = {}
+    for ref in references_in(message):
+        room[0] -= ref["bytes"]
+        if room[0] < 0:
+            raise TooMuch("too large")
+        if ref["blob"] not in contents:
+            contents[ref["blob"]] = yield ref["blob"]
+
+    def instead(ref: dict[str, Any]) -> Any:
+        data = contents[ref["blob"]]
+        return ref if data is None else restored(ref, data)
+
+    whole: dict[str, Any] = replaced(message, instead) if contents else message
+    return whole
 
 
 class Reader:
@@ -204,13 +223,17 @@ class Reader:
             if not found:
                 return b""
             message = message_of(found[0])
-            work = assemble(message)
+            room = [MOST_BYTES]
+            work = assemble((yield from _whole(message, room)))
             prompt: Prompt | None = None
             try:
                 wanted = next(work)
                 while True:
                     named = yield wanted
-                    wanted = work.send({one.message_id: message_of(one) for one in named})
+                    messages = {one.message_id: message_of(one) for one in named}
+                    for name, one in messages.items():
+                        messages[name] = yield from _whole(one, room)
+                    wanted = work.send(messages)
             except StopIteration as over:
                 prompt = over.value
             shown = None if prompt is None else prompt.to_json()

@@ -183,8 +183,9 @@ class StoredMessage(NamedTuple):
     later: list[bytes]  # its message_updated events, those behind ``as_of`` among them
 
 
-# It yields message_ids, is sent the messages that there are, and returns something
-Gathering = Generator[Collection[str], list[StoredMessage], T]
+# It yields message_ids and is sent the messages that there are, or a SHA-256 and is sent that content, None if there is
+# none. It returns something.
+Gathering = Generator[Collection[str] | str, Any, T]
 
 
 @dataclass(slots=True)

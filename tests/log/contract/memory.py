@@ -408,8 +408,12 @@ class MemoryStorage:
         try:
             wanted = next(gathering)
             while True:
-                found = [self._message(trace, name) for name in wanted if name in trace.messages]
-                wanted = gathering.send(found)
+                if isinstance(wanted, str):
+                    row = trace.blobs.get(wanted)
+                    pieces = {} if row is None else self.memory.pieces[row[0].blob_key]
+                    wanted = gathering.send(b"".join(pieces[number] for number in sorted(pieces)) if pieces else None)
+                else:
+                    wanted = gathering.send([self._message(trace, one) for one in wanted if one in trace.messages])
         except StopIteration as over:
             result: T = over.value
             return result

@@ -20,6 +20,7 @@ from ..row import TRACE_COLUMNS as COLUMNS
 from ..storage import Gathering, Head, KeptSnapshot, OpenInput, StateParts, StoredMessage, TraceInput, View
 from ..sums import SUM_NAMES
 from ..views import Grown, Page, Token
+from . import blobs
 from .faults import hole
 from .lists import BELOW, LIST_COLUMNS, listed
 
@@ -270,7 +271,10 @@ def gather(db: sqlite3.Connection, trace_id: str, gathering: Gathering[T], patie
         wanted = next(gathering)
         while True:
             patience.check()
-            wanted = gathering.send(messages_named(db, key, wanted))
+            if isinstance(wanted, str):
+                wanted = gathering.send(_content(db, trace_id, wanted))
+            else:
+                wanted = gathering.send(messages_named(db, key, wanted))
     except StopIteration as over:
         result: T = over.value
         return result
@@ -290,6 +294,17 @@ def messages_named(db: sqlite3.Connection, key: int, message_ids: Collection[str
         marks = ", ".join("?" * len(some))
         found += db.execute(f"{_MESSAGES} WHERE m.trace_key = ? AND m.message_id IN ({marks})", (key, *some))
     return _stored(db, key, found)
+
+
+def _content(db: sqlite3.Connection, trace_id: str, sha256: str) -> bytes | None:
+    """A content of the trace beside the log; None if it has none of this SHA-256."""
+    found = blobs.room(db, trace_id, sha256)
+    if found is None or found.row is None:
+        return None
+    pieces: list[bytes] = []
+    while (piece := blobs.piece(db, found.row.blob_key, len(pieces))) is not None:
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def messages_there(db: sqlite3.Connection, key: int, message_ids: Sequence[str]) -> list[str]:
