@@ -18,7 +18,7 @@ const onePage: Plugin = {
     }
     script = script.replace(/<(?=!--|\/?script)/gi, "\\x3c"); // HTML would read these
     const hashes = `script-src ${hash(script)}; style-src ${hash(style)}`;
-    const policy = `default-src 'none'; ${hashes}; base-uri 'none'; form-action 'none'`;
+    const policy = `default-src 'none'; ${hashes}; img-src blob:; base-uri 'none'; form-action 'none'`;
     const source = `<!doctype html>
 <html lang="en">
 <head>

@@ -19,7 +19,7 @@ from tests.support import ServerProcess
 from tracewatch.server.page import web_dir
 
 ARGUMENTS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-LATER = ("inspector", "panel", "question", "transcript", "export")  # what a page loads after its first rows
+LATER = ("inspector", "panel", "question", "transcript", "export", "content")  # what a page loads after its first rows
 expect.set_options(timeout=15_000)
 
 
@@ -78,7 +78,7 @@ class Faults:
             self.loaded.set()
 
     def _asked(self, url: str) -> None:
-        if not url.startswith(("http://127.0.0.1:", "file://", "blob:http://127.0.0.1:")):
+        if not url.startswith(("http://127.0.0.1:", "file://", "blob:http://127.0.0.1:", "blob:null/")):
             self.found.append(f"request: {url}")
 
     def left(self) -> list[str]:

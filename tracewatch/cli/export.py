@@ -25,6 +25,7 @@ from ..server.page import NOT_BUILT, OFFLINE, web_dir
 from .common import CliError, examples, json_writer, url_option
 from .traces import TRACE_HELP, all_events, find_trace, subtree
 
+PAGE_BYTES = 16 * 1024**2  # of all contents in a page that is one file
 EXAMPLES = examples("""
     tracewatch export latest -O run.ndjson
     tracewatch export 2f8d | gzip > run.ndjson.gz
@@ -92,12 +93,14 @@ def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
             return
 
 
-def _contents(api: Api, trace_id: str, line: bytes, told: set[str]) -> Iterator[bytes]:
-    """The lines of the contents that an event names and that were not told before."""
+def _contents(api: Api, trace_id: str, line: bytes, told: set[str], room: list[int] | None = None) -> Iterator[bytes]:
+    """The lines of the contents that an event names and that were not told before, as far as there is room."""
     for ref in references_in(orjson.loads(line)):
-        if ref["blob"] in told:
+        if ref["blob"] in told or (room is not None and ref["bytes"] > room[0]):
             continue
         told.add(ref["blob"])
+        if room is not None:
+            room[0] -= ref["bytes"]
         media_type = ref["media_type"] if MEDIA_TYPE.fullmatch(ref["media_type"]) else ANY_TYPE
         try:
             yield from content_lines(ref["blob"], ref["bytes"], media_type, api.blob(trace_id, ref["blob"]))
@@ -115,12 +118,18 @@ def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
         raise CliError(NOT_BUILT.strip()) from error
     before, _, after = template.partition(b"<!-- traces -->")
     yield before
+    room = [PAGE_BYTES]
     for trace, _ in subtree(api, trace_id):
         names = ("trace", "goal_tree", "sub_traces", "pending_inputs", "steps")
         answer = api.trace(trace["trace_id"])
         snapshot = {name: answer[name] for name in names if name in answer}
         yield _harmless(orjson.dumps({"trace": header(api, trace), "snapshot": snapshot}))
-        yield from map(_harmless, all_events(api, trace))
+        told: set[str] = set()
+        for line in all_events(api, trace):
+            if MARK in line:
+                for one in _contents(api, trace["trace_id"], line, told, room):
+                    yield _harmless(one)
+            yield _harmless(line)
         if not children:
             break
     yield after

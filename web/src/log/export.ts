@@ -1,10 +1,13 @@
 // Export of a trace with its sub-traces: as lines that `tracewatch import` takes, or as one page that opens offline.
 // The forms are those of `tracewatch export`.
 
-import { ApiError, fetchLines, fetchTemplate, fetchTrace } from "../net/api";
-import type { Trace } from "../net/protocol";
+import { ApiError, fetchContent, fetchLines, fetchTemplate, fetchTrace } from "../net/api";
+import { type Reference, referencesIn, type Trace } from "../net/protocol";
 
 const PLACE = "<!-- traces -->"; // in the template
+const LINE_BYTES = 768 * 1024; // of a content, in a line
+const PAGE_BYTES = 16 * 1024 * 1024; // of all contents in a page that is one file
+const NAMES = '"blob":"';
 
 /** The fields that an import needs; of a trimmed trace, also the state with which its log begins. */
 async function header(trace: Trace): Promise<object> {
@@ -84,13 +87,44 @@ async function* subtree(traceId: string): AsyncGenerator<Awaited<ReturnType<type
   }
 }
 
+/** The stored events as lines, each content before the first event that names it, as far as there is `room`. */
+async function withContents(trace: Trace, room = { bytes: Number.POSITIVE_INFINITY }): Promise<string[]> {
+  const text = await fetchLines(trace.trace_id, trace.first_event_id - 1);
+  if (!text.includes(NAMES)) return [text];
+  const parts: string[] = [];
+  const told = new Set<string>();
+  for (const line of text.split("\n")) {
+    for (const ref of line.includes(NAMES) ? referencesIn(JSON.parse(line)) : []) {
+      if (told.has(ref.blob) || ref.bytes > room.bytes) continue;
+      told.add(ref.blob);
+      room.bytes -= ref.bytes;
+      parts.push(...(await contentLines(trace.trace_id, ref)));
+    }
+    if (line) parts.push(`${line}\n`);
+  }
+  return parts;
+}
+
+async function contentLines(traceId: string, ref: Reference): Promise<string[]> {
+  const data = new Uint8Array(await (await fetchContent(traceId, ref.blob)).arrayBuffer());
+  const lines: string[] = [];
+  for (let offset = 0; !offset || offset < data.length; offset += LINE_BYTES) {
+    const said = { sha256: ref.blob, bytes: data.length, media_type: ref.media_type, offset };
+    lines.push(`${JSON.stringify({ blob: { ...said, data: base64(data.subarray(offset, offset + LINE_BYTES)) } })}\n`);
+  }
+  return lines;
+}
+
+function base64(data: Uint8Array): string {
+  let text = "";
+  for (let at = 0; at < data.length; at += 8190) text += btoa(String.fromCharCode(...data.subarray(at, at + 8190)));
+  return text;
+}
+
 export async function exportLines(traceId: string): Promise<void> {
   const parts: BlobPart[] = [];
   for await (const { trace } of subtree(traceId))
-    parts.push(
-      `${JSON.stringify({ trace: await header(trace) })}\n`,
-      await fetchLines(trace.trace_id, trace.first_event_id - 1),
-    );
+    parts.push(`${JSON.stringify({ trace: await header(trace) })}\n`, ...(await withContents(trace)));
   save(new Blob(parts, { type: "application/x-ndjson" }), `${traceId}.ndjson`);
 }
 
@@ -101,9 +135,10 @@ export async function exportPage(traceId: string): Promise<void> {
   // In JSON a < stands in texts only, where it may be escaped. So no text can end the element
   const safe = (text: string) => text.replaceAll("<", "\\u003c");
   const parts: BlobPart[] = [template.slice(0, at)];
+  const room = { bytes: PAGE_BYTES };
   for await (const { trace, goal_tree, sub_traces, pending_inputs, steps } of subtree(traceId)) {
     const first = { trace: await header(trace), snapshot: { trace, goal_tree, sub_traces, pending_inputs, steps } };
-    parts.push(safe(`${JSON.stringify(first)}\n`), safe(await fetchLines(trace.trace_id, trace.first_event_id - 1)));
+    parts.push(safe(`${JSON.stringify(first)}\n`), ...(await withContents(trace, room)).map(safe));
   }
   parts.push(template.slice(at + PLACE.length));
   save(new Blob(parts, { type: "text/html" }), `${traceId}.html`);

@@ -15,6 +15,13 @@ interface SavedTrace {
   events: StoredEvent[];
 }
 
+interface SavedContent {
+  media_type: string;
+  bytes: number;
+  parts: string[]; // base64
+}
+const contents = new Map<string, SavedContent>(); // by their SHA-256
+
 export const PLACE = "tracewatch-export"; // the element that holds the lines
 
 /** The traces that stand in this page, or null where it came from a server. */
@@ -26,7 +33,15 @@ export function tracesInPage(): Map<string, SavedTrace> | null {
   for (const line of text.split("\n")) {
     if (!line.trim()) continue;
     const value = JSON.parse(line) as { trace?: { trace_id: string }; snapshot?: Snapshot } & StoredEvent;
-    if (value.trace && value.snapshot) {
+    if (value.blob && !value.event) {
+      const { sha256, media_type, bytes, data } = value.blob as unknown as SavedContent & {
+        sha256: string;
+        data: string;
+      };
+      const saved = contents.get(sha256) ?? { media_type, bytes, parts: [] };
+      saved.parts.push(data);
+      contents.set(sha256, saved);
+    } else if (value.trace && value.snapshot) {
       kept = { snapshot: value.snapshot, events: [] };
       found.set(value.trace.trace_id, kept);
     } else kept?.events.push(value);
@@ -67,6 +82,12 @@ export function localApi(traces: Map<string, SavedTrace>): LocalApi {
         pending_inputs: [...state.pendingInputs.values()],
         steps: [...state.steps.values()],
       };
+    },
+    async content(name) {
+      const saved = contents.get(name);
+      if (!saved) throw new Error("This file does not hold that content: it was too large");
+      const parts = saved.parts.map((part) => Uint8Array.from(atob(part), (letter) => letter.charCodeAt(0)));
+      return new Blob(parts, { type: saved.media_type });
     },
     async traces() {
       return { traces: [...traces.values()].map(({ snapshot }) => snapshot.trace), next_page_token: null };

@@ -33,6 +33,7 @@ export interface LocalApi {
   events(traceId: string, since: number, limit: number): Promise<{ events: StoredEvent[] }>;
   trace(traceId: string, at?: number): Promise<Snapshot>;
   traces(): Promise<{ traces: Trace[]; next_page_token: null }>;
+  content(name: string): Promise<Blob>;
 }
 
 let local: LocalApi | null = null;
@@ -162,6 +163,11 @@ export async function fetchLines(traceId: string, since: number): Promise<string
     headers: { Accept: "application/x-ndjson" },
   });
   return answer.text();
+}
+
+/** Big or binary content of a trace, by its SHA-256. */
+export async function fetchContent(traceId: string, name: string): Promise<Blob> {
+  return local ? local.content(name) : (await ask(`${one(traceId)}/blobs/${name}`)).blob();
 }
 
 /** The page that holds a viewer and no traces yet. */

@@ -232,6 +232,20 @@ export function isReference(value: unknown): value is Reference {
   );
 }
 
+const MOST_LOOKED_AT = 5000; // values, for references in them
+
+/** The references in a value, each content once: a picture may stand deep in a block. */
+export function referencesIn(value: unknown): Reference[] {
+  const found = new Map<string, Reference>();
+  const waiting: unknown[] = [value];
+  for (let n = 0; waiting.length && n < MOST_LOOKED_AT; n++) {
+    const one = waiting.pop();
+    if (isReference(one)) found.set(one.blob, one);
+    else if (typeof one === "object" && one !== null) waiting.push(...Object.values(one).reverse());
+  }
+  return [...found.values()];
+}
+
 /** What rows and lists show of a value: of a reference its preview. */
 export function previewed(value: Json | undefined): Json | undefined {
   if (!isReference(value)) return value;

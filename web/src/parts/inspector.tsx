@@ -10,7 +10,7 @@ import { fetchEvent } from "../net/api";
 import type { Json, StoredEvent } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
 import { CopyAs, copyAs } from "./copy";
-import { JsonTree } from "./json";
+import { JsonTree, OfTrace } from "./json";
 import { useKeys } from "./keys";
 
 export function Inspector({
@@ -82,14 +82,18 @@ export function Inspector({
         </p>
         {item.message && item.version > 0 && (
           <div class="block">
-            <JsonTree value={item.message as unknown as Json} />
+            <OfTrace.Provider value={traceId}>
+              <JsonTree value={item.message as unknown as Json} />
+            </OfTrace.Provider>
           </div>
         )}
         {fault && <p class="fault">{fault}</p>}
         {event && event.event_id === id && (
           <div class="block">
             <h3>stored event</h3>
-            <JsonTree value={event as unknown as Json} />
+            <OfTrace.Provider value={traceId}>
+              <JsonTree value={event as unknown as Json} />
+            </OfTrace.Provider>
           </div>
         )}
       </div>

@@ -1,9 +1,11 @@
 // Any JSON as a tree that is drawn only where it is open.
 
-import { useContext, useLayoutEffect, useState } from "preact/hooks";
+import { createContext } from "preact";
+import { useContext, useLayoutEffect, useMemo, useState } from "preact/hooks";
 import { visible } from "../format";
 import { treeText } from "../log/words";
-import { isObject, type Json } from "../net/protocol";
+import { isObject, isReference, type Json, previewed, referencesIn } from "../net/protocol";
+import { Later, lazily } from "./later";
 import { Finding, hides } from "./search";
 
 const CHUNK = 100; // children drawn at once
@@ -11,16 +13,21 @@ const LONG = 400; // characters of a text before it is folded
 const OPEN_DEPTH = 1;
 const OPEN_CHILDREN = 20;
 
+/** The trace whose values are shown, which has the contents that they refer to. */
+export const OfTrace = createContext("");
+const Contents = lazily(new Later(() => import("./content")), (module) => module.Contents);
+
 export function JsonTree({ value, depth = 0 }: { value: Json; depth?: number }) {
-  if (Array.isArray(value) || isObject(value))
-    return (
-      <div class="json">
-        <Children of={value} depth={depth} />
-      </div>
-    );
+  const traceId = useContext(OfTrace);
+  const held = useMemo(() => referencesIn(value), [value]);
   return (
     <div class="json">
-      <Leaf value={value} />
+      {isReference(value) ? null : Array.isArray(value) || isObject(value) ? (
+        <Children of={value} depth={depth} />
+      ) : (
+        <Leaf value={value} />
+      )}
+      {held.length > 0 && traceId && <Contents of={held} traceId={traceId} />}
     </div>
   );
 }
@@ -57,7 +64,8 @@ function Children({ of, depth }: { of: Json[] | { [key: string]: Json }; depth: 
   );
 }
 
-function Entry({ name, value, depth, index }: { name: string; value: Json; depth: number; index: boolean }) {
+function Entry({ name, value: given, depth, index }: { name: string; value: Json; depth: number; index: boolean }) {
+  const value = previewed(given)!;
   const nested = Array.isArray(value) || isObject(value);
   const size = nested ? Object.keys(value as object).length : 0;
   const words = useContext(Finding);
@@ -113,7 +121,8 @@ function Leaf({ value }: { value: Json }) {
 }
 
 /** A value in one line. */
-export function preview(value: Json | undefined, most = 160): string {
+export function preview(given: Json | undefined, most = 160): string {
+  const value = previewed(given);
   if (value === undefined) return "";
   if (typeof value === "string") return visible(value.slice(0, most)).replace(/\s+/g, " ");
   return visible(clip(value, most)).replace(/\s+/g, " ");

@@ -7,9 +7,9 @@ import type { Item } from "../log/rows";
 import type { TraceView } from "../log/view";
 import { asJson, callOf, partsOf, payloadOf, wordsOf } from "../log/words";
 import { keep, kept } from "../net/places";
-import { isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
+import { isObject, isReference, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
-import { JsonTree, preview } from "./json";
+import { JsonTree, OfTrace, preview } from "./json";
 import { classes, Damaged, Lasting, StateMark } from "./marks";
 import { memo } from "./memo";
 import { Finding, hides, testsOf } from "./search";
@@ -37,33 +37,35 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
   const fresh = item.live > 0 && performance.now() - item.live < FRESH_MS;
   const kind = item.gap ? "gap" : item.message ? (item.message.role === "tool" ? "tool" : "text") : "note";
   return (
-    <Finding.Provider value={words}>
-      {date !== null && <div class="daybreak">{date}</div>}
-      {heading !== null && <div class="goalhead">{visible(heading)}</div>}
-      <div
-        class={classes("row", kind, item.error && "error", selected && "selected", hit && "hit", fresh && "fresh")}
-        data-event={item.id}
-      >
-        <button
-          class="at"
-          title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`}
-          onClick={() => props.select(item)}
+    <OfTrace.Provider value={props.log.id}>
+      <Finding.Provider value={words}>
+        {date !== null && <div class="daybreak">{date}</div>}
+        {heading !== null && <div class="goalhead">{visible(heading)}</div>}
+        <div
+          class={classes("row", kind, item.error && "error", selected && "selected", hit && "hit", fresh && "fresh")}
+          data-event={item.id}
         >
-          {item.at && timeOfDay(item.at)}
-        </button>
-        {item.gap ? (
-          <GapRow item={item} log={props.log} />
-        ) : item.message ? (
-          kind === "tool" ? (
-            <Tool {...props} message={item.message} />
+          <button
+            class="at"
+            title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`}
+            onClick={() => props.select(item)}
+          >
+            {item.at && timeOfDay(item.at)}
+          </button>
+          {item.gap ? (
+            <GapRow item={item} log={props.log} />
+          ) : item.message ? (
+            kind === "tool" ? (
+              <Tool {...props} message={item.message} />
+            ) : (
+              <Said {...props} message={item.message} />
+            )
           ) : (
-            <Said {...props} message={item.message} />
-          )
-        ) : (
-          <EventRow {...props} />
-        )}
-      </div>
-    </Finding.Provider>
+            <EventRow {...props} />
+          )}
+        </div>
+      </Finding.Provider>
+    </OfTrace.Provider>
   );
 });
 
@@ -245,6 +247,7 @@ function errorText(output: Json | undefined, message: Message): string {
 
 /** Roughly how many bytes a value has. */
 function lengthOf(value: Json): number {
+  if (isReference(value)) return value.bytes;
   return typeof value === "string" ? value.length : JSON.stringify(value).length;
 }
 
