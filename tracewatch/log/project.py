@@ -114,7 +114,7 @@ def trace_row(
         row.trace_id,
         row.spec,
         state.task,
-        row.agent_type,
+        state.agent_type,
         row.parent_trace_id,
         row.parent_goal_id,
         row.root_trace_id,

@@ -130,7 +130,7 @@ class TraceRow:
         return State(
             trace_id=self.trace_id,
             task=spec.get("task", self.task),
-            agent_type=self.agent_type,
+            agent_type=spec.get("agent_type", self.agent_type),
             parent_trace_id=self.parent_trace_id,
             parent_goal_id=self.parent_goal_id,
             root_trace_id=self.root_trace_id,

@@ -315,6 +315,7 @@ class TraceUpdated(_Recorded):
     """
 
     task: NotRequired[Task]
+    agent_type: NotRequired[Id]
     tags: NotRequired[Tags]
     session_id: NotRequired[Id | None]
     user_id: NotRequired[Id | None]

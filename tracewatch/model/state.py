@@ -564,7 +564,7 @@ def _end_of(link: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _trace_updated(state: State, event: Event) -> None:
-    for key in ("task", "session_id", "user_id", "started_at"):
+    for key in ("task", "agent_type", "session_id", "user_id", "started_at"):
         if key in event:
             setattr(state, key, event[key])
     if "tags" in event:

@@ -41,7 +41,7 @@ _SET = (
 )
 _VALUES = attrgetter(*_SET)
 # What hardly ever changes stands in indexes, which an UPDATE that names it writes again even where it is the same
-_SELDOM = ("task", "metadata", "started_at", "session_id", "user_id", "links", "tags", "models")
+_SELDOM = ("task", "agent_type", "metadata", "started_at", "session_id", "user_id", "links", "tags", "models")
 _SELDOM_VALUES = attrgetter(*_SELDOM)
 _UPDATE_SELDOM = f"UPDATE traces SET {', '.join(f'{name} = ?' for name in _SELDOM)} WHERE trace_key = ?"
 _MORE = ", ".join(f"{name} = MIN({name} + ?, {_LIMIT[name]})" for name in _GROWS)

@@ -477,7 +477,7 @@ function subTraceCompleted(state: State, event: StoredEvent): void {
 
 function traceUpdated(state: State, event: StoredEvent): void {
   const { head } = state;
-  for (const key of ["task", "session_id", "user_id", "started_at", "tags"] as const)
+  for (const key of ["task", "agent_type", "session_id", "user_id", "started_at", "tags"] as const)
     if (key in event) Object.assign(head, { [key]: event[key] });
   for (const link of (event.links ?? []) as Link[]) {
     const same = (other: Link) =>
