@@ -215,6 +215,12 @@ class Settings:
     token_check_s: float = _option(
         "seconds", 2.0, "The sockets of a revoked or expired token are closed within this time", low=0.01, high=4
     )
+    max_ingest_bytes: int = _option(
+        "bytes", 32 * 1024**2, "A request of OpenTelemetry or another tracer, uncompressed", high=1024**3
+    )
+    ingest_lease_s: float = _option(
+        "seconds", 120.0, "What a foreign tracer began is lost when its process has said nothing for so long", low=1
+    )
     heartbeat_s: float = _option("seconds", 15.0, "Time between two heartbeats to a watcher", low=0.01)
     ws_ping_s: float = _option("seconds", 20.0, "Time between two WebSocket pings, and to wait for an answer", low=0.01)
     poll_ms: int = _option("milliseconds", 20, "Time between two looks for events of other processes in the log")

@@ -71,6 +71,8 @@ class Entry:
     final: bool = False
     said: dict[str, str] | None = field(default_factory=dict)  # what of it was written; None: ask the log
     content: dict[str, Any] | None = None  # of a tool call that is running
+    call_id: str | None = None  # of a tool call
+    asked: str = ""  # the digest of a model call's request
     text: str = ""  # of a message that is not complete
     whole: tuple[str, ...] = ()  # fingerprints of the items that said all this
 
@@ -91,6 +93,24 @@ class KnownTrace:
     about: str = ""  # fingerprint of what its metadata says of its owners
 
 
+@dataclass(slots=True)
+class ToolCalled:
+    """A tool's message, and the fingerprint of its result."""
+
+    key: str
+    result: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LastCall:
+    """What the last model call of a trace was asked: the next one's prompt begins with it."""
+
+    key: str
+    params: dict[str, Any] | None
+    tools: list[bytes]
+    given: list[bytes]
+
+
 class Known:
     """The traces and items of one trace of a source."""
 
@@ -103,8 +123,9 @@ class Known:
         self.items: dict[str, Entry] = {}
         self.siblings: list[str] = []  # keys of traces of their own, beside the first one's tree
         self.prompts: dict[str, dict[str, str]] = {}  # trace → fingerprint of a message → its id
-        self.calls: dict[tuple[str, str], str] = {}  # (trace, tool_call_id) → message_id
-        self.parts: dict[str, dict[str, str]] = {}  # trace → fingerprint of tools offered → the message that has them
+        self.calls: dict[tuple[str, str], ToolCalled] = {}  # by trace and tool_call_id
+        self.last_call: dict[str, LastCall] = {}  # by trace; only what this process has written itself
+        self.undecided: dict[str, Item] = {}  # steps that are more if nothing of their kind stands above
         self.orphans: dict[str, list[str]] = {}  # key of a parent that is not there → items written without it
 
     def entry(self, key: str) -> Entry:
@@ -233,9 +254,10 @@ class Known:
             return  # a further part of a large message, or somebody else's
         kind: Kind = "tool" if role == "tool" else "model_call" if message.get("item_kind") == "call" else "message"
         entry = self._own(trace, key, message, kind)
-        self._say(entry, message)
         if isinstance(call_id := message.get("tool_call_id"), str) and kind == "tool":
-            self.calls.setdefault((trace.trace_id, call_id), key)
+            self.calls.setdefault((trace.trace_id, call_id), ToolCalled(key))
+            entry.call_id = call_id
+        self._say(entry, message)
         self._complete(entry, message)
 
     def _note_step(self, trace: KnownTrace, step: dict[str, Any]) -> None:
@@ -273,16 +295,17 @@ class Known:
         words = answer_print(text if isinstance(text, str) else "", said.get("tool_calls"))
         if words is not None:
             self.prompts.setdefault(entry.trace_id, {})[words] = entry.key
-        request = said.get("request")
-        if isinstance(request, dict) and isinstance(request.get("tools"), list):
-            self.parts.setdefault(entry.trace_id, {})[digest(request["tools"])] = entry.key
 
     def _say(self, entry: Entry, fields: dict[str, Any]) -> None:
         if entry.said is None:
             return
         for name, value in fields.items():
             entry.said[name] = digest(value)
-        content = fields.get("content")
+        request, content = fields.get("request"), fields.get("content")
+        if isinstance(request, dict) and isinstance(request.get("digest"), str):
+            entry.asked = request["digest"]
+        if isinstance(content, dict) and entry.call_id is not None and entry.trace_id is not None:
+            self.calls[entry.trace_id, entry.call_id].result = digest(content.get("result"))
         if isinstance(content, str):
             entry.text = content
         elif isinstance(content, dict):

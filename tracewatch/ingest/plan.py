@@ -14,9 +14,10 @@ from typing import Any
 import orjson
 
 from ..model import fit
-from ..model.canonical import ENDED
+from ..model.canonical import ENDED, canonical
+from ..model.prompt import digest_of, digest_of_all, kind_of
 from .items import Item, error_of, stamp
-from .known import PROMPT, Entry, Event, Known, KnownTrace, answer_print, digest
+from .known import PROMPT, Entry, Event, Known, KnownTrace, LastCall, answer_print, digest
 
 PREVIEW_CHARS = 2000  # of a step's input and output, and of a summary
 MOST_PROMPT = 5000  # messages of one prompt
@@ -78,10 +79,9 @@ def _message(known: Known, trace_id: str, item: Item, place: dict[str, Any]) -> 
         wanted["content"] = item.text if item.text is not None else item.content
     if item.kind == "model_call":
         wanted |= _call(item)
-        if item.input is not None or item.params or item.tools:
-            request, before = _request(known, trace_id, item)
-            events += before
-            wanted["request"] = request
+        if (item.input is not None or item.params or item.tools) and entry.asked != (words := asked_print(item)):
+            wanted["request"], events = _request(known, trace_id, item)
+            entry.asked = words
     if item.final:
         wanted["status"] = "complete"
     if entry.trace_id is None:
@@ -167,55 +167,89 @@ def _asks(tool_calls: list[dict[str, Any]] | None) -> str:
 # --- prompts -----------------------------------------------------------------------------------------------------
 
 
+def asked_print(item: Item) -> str:
+    """The digest of all that a call was asked, as its request has it."""
+    given = [digest_of(canonical(one)) for one in (item.input or [])[:MOST_PROMPT]]
+    return digest_of_all(item.params or None, [digest_of(canonical(one)) for one in item.tools or ()], given)
+
+
 def _request(known: Known, trace_id: str, item: Item) -> tuple[dict[str, Any], list[Event]]:
-    """What a call was asked, naming messages of its trace, and the events that add those it does not have yet."""
-    there = known.prompts.setdefault(trace_id, {})
-    events: list[Event] = []
-    named: list[Any] = []
-    times: dict[str, int] = {}
-    for message in (item.input or [])[:MOST_PROMPT]:
-        role, content = str(message.get("role") or "user"), message.get("content")
-        found = _found(known, trace_id, role, message)
-        if found is None and role in ("assistant", "tool"):
-            named.append(message)  # from before this trace, or of a call that is still to come
-            continue
-        if found is None:
-            words = digest([role, content])
-            times[words] = nth = times.get(words, 0) + 1
-            words = words if nth == 1 else digest([words, nth])  # said twice: two messages
-            found = there.get(words)
-            if found is None:
-                found = there[words] = f"{PROMPT}{words}"
-                events += _prompt(found, role, content, item)
-        named.append(found)
+    """What a call was asked, naming what its trace has, and the events that add what it does not have yet.
+
+    The form is that of docs/protocol.md, "What a model call was asked".
+    """
+    asked = (item.input or [])[:MOST_PROMPT]
+    given = [digest_of(canonical(one)) for one in asked]
+    tools = [digest_of(canonical(one)) for one in item.tools or ()]
     request: dict[str, Any] = {}
+    events: list[Event] = []
+    last = known.last_call.get(trace_id)
+    if last is not None and last.key == item.key:
+        last = None
     if item.params:
-        request["params"] = item.params
+        same = last is not None and last.params == item.params
+        request |= {"params_of": last.key} if last is not None and same else {"params": item.params}
     if item.tools:
-        same = known.parts.get(trace_id, {}).get(digest(item.tools))
-        request["tools"] = item.tools if same is None or same == item.key else {"as_in": same}
+        same = last is not None and last.tools == tools
+        named = {"tools_of": last.key, "to": len(tools)} if last is not None and same else None
+        request["tools"] = [named] if named else item.tools
     if item.input is not None:
-        request["input"] = named
+        shared = 0 if last is None else _shared_prefix(last.given, given)
+        request["input"] = [{"input_of": last.key, "to": shared}] if last is not None and shared > 1 else []
+        shared = shared if request["input"] else 0
+        for number, message in enumerate(asked[shared:], shared):
+            nth = given[:number].count(given[number])
+            one, more = _said_to(known, trace_id, item, message, nth)
+            request["input"].append(one)
+            events += more
+    request["digest"] = digest_of_all(item.params or None, tools, given)
+    if item.final:
+        known.last_call[trace_id] = LastCall(item.key, item.params, tools, given)
     return request, events
 
 
+def _shared_prefix(one: list[bytes], other: list[bytes]) -> int:
+    shared = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared
+
+
+def _said_to(known: Known, trace_id: str, item: Item, message: dict[str, Any], nth: int) -> tuple[Any, list[Event]]:
+    """A message that a model was given as an item of its request, and the events that it takes."""
+    role, content = str(message.get("role") or "user"), message.get("content")
+    if role == "tool":
+        call = known.calls.get((trace_id, str(message.get("tool_call_id"))))
+        if call is not None and call.result == digest(content) and known.entry(call.key).trace_id == trace_id:
+            return {"value": {**message, "content": None}, "parts": _part(call.key, "/content/result")}, []
+    elif role == "assistant":
+        words = answer_print(content if isinstance(content, str) else "", message.get("tool_calls"))
+        found = None if words is None else known.prompts.get(trace_id, {}).get(words)
+        if found is not None and content:
+            return {"value": {**message, "content": None}, "parts": _part(found, "/content")}, []
+    elif set(message) == {"role", "content"} and content:
+        words = digest([role, content, nth])
+        there = known.prompts.setdefault(trace_id, {})
+        events = [] if words in there else _prompt(f"{PROMPT}{words}", role, content, item)
+        there[words] = f"{PROMPT}{words}"
+        return {"message_id": there[words]}, events
+    # From before this trace, or of a call that is still to come: it stands here whole
+    return ({"value": message} if kind_of(message, "input") else message), []
+
+
+def _part(message_id: str, at: str) -> dict[str, Any]:
+    return {"/content": {"message_id": message_id, "at": at}}
+
+
 def _prompt(message_id: str, role: str, content: Any, item: Item) -> list[Event]:
-    message = {"message_id": message_id, "role": fit.name(role), "content": content if content is not None else ""}
+    message = {"message_id": message_id, "role": fit.name(role), "content": content}
     at = stamp(item.started_at)
     if at is not None:
         message |= {"started_at": at, "ended_at": at}
     event: Event = {"event": "message_added", "message": message, **({"occurred_at": at} if at else {})}
-    return fitted(event, message_id)
-
-
-def _found(known: Known, trace_id: str, role: str, message: dict[str, Any]) -> str | None:
-    if role == "tool":
-        return known.calls.get((trace_id, str(message.get("tool_call_id"))))
-    if role == "assistant":
-        text = message.get("content")
-        words = answer_print(text if isinstance(text, str) else "", message.get("tool_calls"))
-        return None if words is None else known.prompts[trace_id].get(words)
-    return None
+    return fitted({**event, "if_absent": True}, message_id)
 
 
 # --- steps, goals, questions, events -------------------------------------------------------------------------------
@@ -321,13 +355,18 @@ def trace_events(trace: KnownTrace, item: Item, name: str) -> list[Event]:
     news = {
         key: value
         for key, value in (wanted | wanted_metadata).items()
-        if trace.said.get(key) != digest(value) and not (key in trace.said and (over or key == "started_at"))
+        if trace.said.get(key) != digest(value) and not (key in trace.said and (over or _is_later(trace, key, value)))
     }
     if not news:
         return []
     more = {key.removeprefix("metadata."): value for key, value in news.items() if key.startswith("metadata.")}
     fields = {key: value for key, value in news.items() if not key.startswith("metadata.")}
     return [{"event": "trace_updated", **fields, **({"metadata": more} if more else {})}]
+
+
+def _is_later(trace: KnownTrace, key: str, value: Any) -> bool:
+    """A start that is later than the one that is known: nothing above begins after what stands in it."""
+    return key == "started_at" and value >= trace.fields.get("started_at", "")
 
 
 def outcome(trace: KnownTrace, item: Item) -> list[Event]:

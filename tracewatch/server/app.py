@@ -27,6 +27,8 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import TracewatchError, Unavailable, UpgradeRequired
+from ..ingest.ingester import Ingester
+from ..ingest.store import LogStore
 from ..live.hints import PollHints, load_redis
 from ..live.hub import Hub
 from ..live.watcher import WatchLimits
@@ -297,10 +299,11 @@ async def _services(
     redis = redis_hints(log, hub) if redis_hints is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
     gate, checker = _gate(log, chosen, observed), Checker()
+    ingester = Ingester(LogStore(log), lease_s=chosen.ingest_lease_s)
     works = (_expire(log), _retain(log, chosen), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
     tasks = [asyncio.create_task(work) for work in works]
     try:
-        yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, checker, redis)
+        yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, checker, ingester, redis)
     finally:
         for task in tasks:
             task.cancel()

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import BadRequest, InvalidField, TooLarge, TooSlow, TracewatchError, Unavailable
+from ..ingest.ingester import Ingester
 from ..live.hints import PollHints
 from ..live.hub import Hub
 from ..log import EventLog
@@ -65,6 +66,7 @@ class Services:
     siblings: Siblings
     gate: Gate
     checker: Checker
+    ingester: Ingester
     redis: RedisHints | None = None  # None without the setting ``redis``
     coming: Coming = field(default_factory=Coming)
     mistakes: Mistakes = field(default_factory=Mistakes)
@@ -79,8 +81,8 @@ def services(connection: HTTPConnection) -> Services:
 # --- what requests carry ---------------------------------------------------------------------------------------
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body.
+async def read_body(request: Request, limit: int, *, compressed: bool = False) -> bytes:
+    """The request's body. ``compressed``: it may be, and is given as it came (``decoding.read_decoded``).
 
     Raises TooLarge as soon as it is above ``limit`` bytes. Raises TooSlow if no byte comes for ``request_stall_s``.
     Raises Unavailable while all bodies being received are together above ``max_waiting_bytes``.
@@ -89,7 +91,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"the body has {int(declared):,} bytes; the limit is {limit:,}", limit=limit)
     encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":  # a little of it may be gigabytes
+    if encoding != "identity" and not compressed:  # a little of it may be gigabytes
         raise BadRequest("Content-Encoding: a body is taken as it is, not compressed")
     body = bytearray()
     served = services(request)

@@ -20,8 +20,8 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from ..log.views import ORDERS
-from . import blobs, control, page, record, rest, stream, watch
-from .auth.scopes import ADMIN, CONTROL, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
+from . import blobs, control, otlp, page, record, rest, stream, watch
+from .auth.scopes import ADMIN, CONTROL, INGEST, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
 from .http import MAX_SEARCHED, NDJSON, SSE, json_response
 from .lists import MAX_NAME, MAX_TAGS
 from .metrics import exposition
@@ -58,6 +58,7 @@ SOUGHT = {"type": "string", "maxLength": MAX_SEARCHED}
 NAME = {"type": "string", "maxLength": MAX_NAME}
 NAMES = {"type": "array", "items": NAME, "maxItems": MAX_TAGS}
 PROTOCOL = Elsewhere("docs/protocol.md")
+OTLP = Elsewhere("docs/ingest.md")
 FOR_BROWSERS = Elsewhere("web/README.md")
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -303,6 +304,10 @@ ROUTES: tuple[Route, ...] = (
         PUBLIC,
         Operation("It can serve; and whether it is degraded, and why", content(ref("Ready"))),
     ),
+    Route("POST", "/v1/traces", otlp.traces, INGEST, OTLP),
+    Route("POST", "/v1/logs", otlp.logs, INGEST, OTLP),
+    Route("POST", "/v1/metrics", otlp.metrics, INGEST, OTLP),
+    Route("GET", "/v1/info", otlp.info, INGEST, OTLP),
     Route("GET", "/openapi.json", openapi, PUBLIC, Elsewhere("OpenAPI 3.1")),
     Route("GET", "/static/{name}", page.asset, PUBLIC, FOR_BROWSERS),
     Route("GET", "/traces/{trace_id}", page.page, PUBLIC, FOR_BROWSERS),

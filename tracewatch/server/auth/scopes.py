@@ -41,6 +41,7 @@ class Need:
 PUBLIC = Need(())
 READ, WRITE, CONTROL, ADMIN = Need(("read",)), Need(("write",)), Need(("control",)), Need(("admin",))
 READ_OR_WRITE = Need(("read", "write"))
+INGEST = Need(("write",), every_trace=True)
 METRICS = Need(("read",), every_trace=True)
 
 
@@ -51,10 +52,17 @@ def client_name(connection: HTTPConnection, grant: Grant) -> str:
 
 
 def presented_token(connection: HTTPConnection) -> str | None:
-    """The token in ``Authorization: Bearer …`` or, on a WebSocket, in the subprotocol ``bearer.…``."""
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    """The token in ``Authorization: Bearer …`` or, on a WebSocket, in the subprotocol ``bearer.…``.
+
+    Tracers of others say it in their own ways: LangSmith as ``x-api-key``, Logfire as an ``Authorization`` of one word.
+    """
+    scheme, _, token = connection.headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
+    if scheme and not token:
+        return scheme
+    if key := connection.headers.get("x-api-key", "").strip():
+        return key
     for offered in connection.scope.get("subprotocols", ()):
         if offered.startswith(BEARER):
             return str(offered[len(BEARER) :])

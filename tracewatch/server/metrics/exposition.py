@@ -127,6 +127,9 @@ def _of_edge(families: Families, served: Services) -> None:
         families.add("sockets_closed", count, kind=kind, reason=reason)
     families.add("stalls_aborted", served.stalls.aborted)
     families.each("auth_failures", "reason", seen.auth_failures)
+    families.metric("ingested")
+    for (source, what), count in served.ingester.counts.seen.items():
+        families.add("ingested", count, source=source, what=what)
     families.metric("http_requests")
     families.metric("http_answer_seconds")
     for (route, method, status), count in seen.requests.items():

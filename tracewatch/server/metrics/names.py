@@ -79,6 +79,13 @@ METRICS = (
     Described("poll_age_seconds", "gauge", "Since the log last answered this process's look for what others wrote"),
     Described("hints", "counter", "Traces told to have grown: poll (its own appends included), redis", ("source",)),
     Described("redis_up", "gauge", "1 while hints travel over Redis, 0 while only the poll goes on. Only with --redis"),
+    Described(
+        "ingested",
+        "counter",
+        "From foreign tracers: item (came), repeat (of these), event (written), refused (by the log, and kept), "
+        "failed (a defect), unknown (not understood), unreadable (bodies)",
+        ("source", "what"),
+    ),
     Described("leaving", "gauge", "1 once the server has begun to shut down"),
     Described("worker_up", "gauge", "1 if the worker's numbers are in this scrape, 0 if it did not answer"),
     Described("build_info", "gauge", "1; versions are in the labels", ("version", "sqlite", "python")),

@@ -1,0 +1,202 @@
+"""The writing of what is planned for one trace of a source: appends, each on the event that it builds on.
+
+Rule 1: what is planned is noted in ``Known`` at once and written in portions. If it can't be written, all that is known
+        is forgotten and read again.
+Rule 2: what the log refuses is mended as a recorder mends it, or kept as an ``ingest_refused`` event.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import orjson
+
+from ..errors import TracewatchError, Unavailable, UnexpectedLastEventId
+from ..model import fit
+from ..model.mend import mended, substitute
+from .known import Event, Known, KnownTrace
+from .store import Store
+
+TRIES = 30  # of an append, while others write the same trace
+APPEND_EVENTS, APPEND_BYTES = 500, 4 * 1024 * 1024
+MOST_PROCESSES = 10_000  # whose leases are remembered
+
+
+class Again(Exception):
+    """Another process has written items of this trace: what was planned is planned anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Who sends: ``key`` is the same for all that one process sends, ``name`` is what a person calls it."""
+
+    key: str
+    name: str
+
+
+@dataclass(slots=True)
+class IngestCounts:
+    """What came in since the start, by source and by what became of it.
+
+    ``item`` came, ``repeat`` of these said nothing new, ``event`` was written for them, ``refused`` by the log and kept
+    as it was, ``failed`` by a defect (the server's log says why), ``unknown`` was not understood, ``unreadable`` are
+    bodies.
+    """
+
+    seen: Counter[tuple[str, str]] = field(default_factory=Counter)
+    last: dict[str, float] = field(default_factory=dict)  # when something of a source came, Unix seconds
+
+    def note(self, source: str, what: str, number: int = 1) -> None:
+        """Count ``number`` more."""
+        self.seen[source, what] += number
+
+
+class Leases:
+    """Which traces each process has begun, and when their leases were last renewed."""
+
+    def __init__(self, lease_s: float) -> None:
+        self.lease_s = lease_s
+        self._of: OrderedDict[str, dict[str, float]] = OrderedDict()
+
+    def begin(self, process: Process, trace_id: str) -> None:
+        """A process has begun a trace."""
+        self._of.setdefault(process.key, {})[trace_id] = time.monotonic()
+        self._of.move_to_end(process.key)
+        if len(self._of) > MOST_PROCESSES:
+            self._of.popitem(last=False)
+
+    def renewed(self, process: Process, trace_id: str) -> None:
+        """Its lease counts from now."""
+        if trace_id in (leased := self._of.get(process.key, {})):
+            leased[trace_id] = time.monotonic()
+
+    def end(self, process: Process, trace_id: str) -> None:
+        """It needs no lease any more."""
+        self._of.get(process.key, {}).pop(trace_id, None)
+
+    def due(self, process: Process) -> list[str]:
+        """The traces of a process whose leases are to be renewed, as it is alive."""
+        now = time.monotonic()
+        leased = self._of.get(process.key, {})
+        return [trace_id for trace_id, renewed in leased.items() if now - renewed > self.lease_s / 4]
+
+
+class Writing:
+    """The events planned for one trace of a source, and their way into the log."""
+
+    def __init__(self, known: Known, store: Store, counts: IngestCounts, process: Process, leases: Leases) -> None:
+        self.written = 0
+        self.store = store
+        self.process = process
+        self.leases = leases
+        self._known = known
+        self.counts = counts
+        self._planned = 0
+        self._events: dict[str, list[Event]] = {}  # by trace, in the order in which these came up
+
+    def put(self, trace: KnownTrace, events: list[Event]) -> None:
+        for event in events:
+            self._known.note(trace.trace_id, event)
+            self._events.setdefault(trace.trace_id, []).append(event)
+            self._planned += 1
+
+    @property
+    def is_much(self) -> bool:
+        """Whether it is time to write what is planned."""
+        return self._planned >= APPEND_EVENTS
+
+    async def flush(self) -> None:
+        """Write all that is planned."""
+        while self._events:
+            trace_id, events = next(iter(self._events.items()))
+            del self._events[trace_id]
+            trace = self._known.traces[trace_id]
+            for some in _portions(events):
+                await self._append(trace, some)
+            self.leases.renewed(self.process, trace_id)
+        self._planned = 0
+
+    async def _append(self, trace: KnownTrace, events: list[Event]) -> None:
+        turns = 2 * len(events) + TRIES
+        for _ in range(turns):
+            try:
+                last = await self.store.append(trace.trace_id, events, trace.head)
+            except UnexpectedLastEventId as error:
+                trace.head = min(trace.head, error.facts["last_event_id"])  # it was guessed too high
+                await self._catch_up(trace)
+            except Unavailable:
+                raise
+            except TracewatchError as error:
+                if error.code == "unknown_trace":
+                    raise Again from error
+                events = self._without(events, error)
+            else:
+                self.written += len(events)
+                trace.head = last
+                if any(event["event"] == "trace_completed" for event in events):
+                    above = self._known.traces.get(trace.parent_trace_id or "")
+                    if above is not None:
+                        above.head += 1  # sub_trace_completed
+                return
+        raise Unavailable("this trace can't be written now; try again", retry_after_s=1)
+
+    async def _catch_up(self, trace: KnownTrace) -> None:
+        """Read on. What the server wrote itself changes nothing here; what another ingester did changes everything."""
+        async for event_id, event in self.store.events(trace.trace_id, trace.head):
+            if event["event"] not in _OF_OTHERS:
+                raise Again
+            trace.head = event_id
+
+    def _without(self, events: list[Event], error: TracewatchError) -> list[Event]:
+        """The events with the one that was refused mended, or kept as it was under another name."""
+        index = error.facts.get("index", 0)
+        index = index if isinstance(index, int) and 0 <= index < len(events) else 0
+        event = events[index]
+        mending = mended(event, error.code, error.details)
+        if mending is None or mending == event or event.get("refused") is not None:
+            body = orjson.dumps(event)
+            mending = orjson.loads(substitute(body, error.code, error.message, by="ingest", most=fit.EVENT_BYTES))
+            self.counts.note(self._known.source, "refused")
+        return [*events[:index], mending, *events[index + 1 :]]
+
+
+ITEM_EVENTS = frozenset({"message_added", "message_updated", "step_added", "step_updated"})
+TRACE_EVENTS = frozenset({"trace_updated", "trace_completed", "trace_status_changed"})
+_OF_OTHERS = frozenset(
+    {
+        *("sub_trace_started", "sub_trace_completed", "sub_trace_left", "input_provided", "input_expired"),
+        *("cancel_requested", "trace_status_changed"),
+    }
+)
+_SERVERS = {"event_id", "trace_id", "ts", "affected_goals", "totals", "goal_id"}
+_SERVERS_IN_MESSAGE = {"sequence", "goal_id", "counted", "cost_source"}
+
+
+def repeated(event: Event) -> Event:
+    """A stored event as it is to be appended to another trace."""
+    copy = {name: value for name, value in event.items() if name not in _SERVERS}
+    copy.setdefault("occurred_at", event["ts"])
+    if "metadata" in copy:
+        copy["metadata"] = {name: value for name, value in copy["metadata"].items() if name != "ingest"}
+    for part in ("message", "step"):
+        if part in copy:
+            copy[part] = {name: value for name, value in copy[part].items() if name not in _SERVERS_IN_MESSAGE}
+            copy["if_absent"] = True
+    return copy
+
+
+def _portions(events: list[Event]) -> Iterable[list[Event]]:
+    some: list[Event] = []
+    size = 0
+    for event in events:
+        more = fit.json_bytes(event)
+        if some and (len(some) >= APPEND_EVENTS or size + more > APPEND_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(event)
+        size += more
+    if some:
+        yield some
