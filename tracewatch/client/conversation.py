@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 
 MOST_TEXTS = 20_000  # and values
-MOST_WAITING = 200  # contents whose digests are not made yet
+MOST_WAITING = 500  # contents whose digests are not made yet
 WAITING_CHARS = 8 * 1024  # of one of these
 MOST_SAME = 8  # messages of one text
 MOST_CALLS = 16  # conversations that go on side by side in one trace
@@ -87,6 +87,9 @@ class Conversation:
         self._history: object = None
         self.used = False  # whether a model call has asked for anything
         self._waiting: deque[tuple[str, str, Any]] = deque(maxlen=MOST_WAITING)
+        self.heard = (
+            self._waiting.append
+        )  # as ``note``, of a short text: the cheapest there is, as it is each message's
         self._places: dict[bytes, list[TextPlace]] = {}  # the oldest first, and of one text as well
         self._tool_calls: dict[str, str] = {}  # tool_call_id: message
         self._calls: list[Asked] = []  # the newest last
@@ -138,7 +141,8 @@ class Conversation:
     def unlearn(self, message_id: str) -> None:
         """Forget what a message says, as it has another content now, and the calls that were asked it."""
         waiting = [one for one in self._waiting if one[0] != message_id]
-        self._waiting = deque(waiting, maxlen=MOST_WAITING)
+        self._waiting.clear()
+        self._waiting.extend(waiting)
         self._calls = [call for call in self._calls if not any(message_id in ids for ids in call.ids)]
         for key in [key for key, there in self._places.items() if any(one.message_id == message_id for one in there)]:
             self._places[key] = [one for one in self._places[key] if one.message_id != message_id]

@@ -22,7 +22,7 @@ from ..model.goals import GOAL_STATUSES
 from ..model.usage import PARTS
 from .blocks import OpenBlocks, RecordedBlock, current_step, open_steps, open_traces, trio_here
 from .book import Change
-from .conversation import new_sum
+from .conversation import WAITING_CHARS, new_sum
 from .encode import clean, encode, guarded, is_brief, moment_of, name_of, number_of, settled, type_name, words
 from .errors import Cancelled
 from .journal import Journal, Step, setting
@@ -320,24 +320,31 @@ class Message(RecordedBlock):
 
     def add(self, content: Any, status: str = "complete") -> None:
         """Record the message with this content, if it is not there yet."""
-        given = content
+        given, again = content, self._added
         content = settled(content, self._journal.keep)
-        self._journal.record(lambda: self._adding(content, status, given if type(given) is str else content))
+        self._journal.record(lambda: self._adding(content, status))
+        known = self._journal.conversation
+        if type(given) is not str:
+            given = content
+        if again:
+            return
+        if status != "complete":
+            self._sum = new_sum(given) if given and type(given) is str else None
+        elif type(given) is str and len(given) < WAITING_CHARS:
+            known.heard((self.id, self._message["role"], given))
+        else:
+            known.note(self.id, self._message["role"], given)
 
-    def _adding(self, content: Any, status: str, given: Any) -> Step | None:
+    def _adding(self, content: Any, status: str) -> Step | None:
         if self._added:
             return None
         event = {
             "event": "message_added",
             "message": {**self._values, **self._message, "content": content, "status": status},
         }
-        complete, known = status == "complete", self._journal.conversation
-        begun = new_sum(given) if type(given) is str and given and not complete else None
-        changes = [setting(self, _added=True, _complete=complete, _values={}, _sum=begun)]
-        if complete:
-            changes.append((known.note, (self.id, self._message["role"], given)))
+        changes = [setting(self, _added=True, _complete=status == "complete", _values={})]
         if "tool_call_id" in self._values:
-            changes.append((known.note_tool_call, (self.id, self._values["tool_call_id"])))
+            changes.append((self._journal.conversation.note_tool_call, (self.id, self._values["tool_call_id"])))
         return Step(encode(event, own=True), changes)
 
     def stream(self, text: str) -> None:
