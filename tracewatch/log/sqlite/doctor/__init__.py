@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ....errors import LogError
 from ..inspect import Progress, open_read_only
+from .blobs import check_blobs
 from .database import check_database
 from .findings import ERROR, OK, WARNING, Finding, Findings
 from .judgement import changed_at, judged, unreadable
@@ -54,6 +55,7 @@ def check(
         tell("file", 0, 0)
         try:
             if check_database(found, connection, path, full=full, now=at):
+                check_blobs(found, connection)
                 check_traces(found, connection, path, tell)
         except (sqlite3.Error, LogError) as error:
             unreadable(found, path, error)

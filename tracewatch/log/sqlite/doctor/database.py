@@ -19,7 +19,15 @@ MIB = 1024 * 1024
 WAL_BYTES = 256 * MIB
 CLOCK_S = 60.0
 _EPOCH = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-OF_A_TRACE = ("events", "messages", "producers", "snapshots", "inputs", "trimmed")  # tables with a trace_key
+OF_A_TRACE = (
+    "events",
+    "messages",
+    "producers",
+    "snapshots",
+    "inputs",
+    "trimmed",
+    "trace_blobs",
+)  # tables with a trace_key
 
 
 def check_database(found: Findings, connection: sqlite3.Connection, path: Path, *, full: bool, now: float) -> bool:

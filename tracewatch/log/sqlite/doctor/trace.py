@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ....errors import TracewatchError
+from ....model.blobs import MARK
 from ....model.canonical import canonical
 from ....model.state import State, apply_into
 from ....model.times import parse_time
@@ -18,6 +19,7 @@ from ...project import SNAPSHOT_EVERY, Noted
 from ...row import TraceRow
 from ..inspect import Progress
 from ..read import TRACE_COLUMNS
+from .blobs import ADVICE, blobs_of, missing
 from .findings import ERROR, Findings
 from .judgement import DERIVED, RESTORE, unreadable_trace
 from .tables import FoldedMessages, check_inputs, check_messages, check_producers, check_row, check_tree_totals
@@ -85,6 +87,7 @@ class _Trace:
         self._connection = connection
         self._tell = tell
         self._offset = 0  # of the end of the last event
+        self._blobs: dict[str, int] | None = None  # what it has, once an event names any
 
     def error(self, code: str, message: str, advice: str = DERIVED) -> None:
         """Something about this trace is broken."""
@@ -142,6 +145,8 @@ class _Trace:
                 first = event_id == row.first_event_id
                 self._check_offset(event_id, end_offset, len(body), first=first, trimmed=trimmed)
                 event = self._event(event_id, body)
+                if MARK in body:
+                    self._check_blobs(event)
                 self._apply(state, event, messages)
                 if event["event"] in QUESTIONS:
                     questions.note(event, {})
@@ -154,6 +159,12 @@ class _Trace:
             self.error("event_ids", f"its last event is {expected - 1}, the trace says {row.last_event_id}", RESTORE)
             raise Broken
         return state
+
+    def _check_blobs(self, event: dict[str, Any]) -> None:
+        if self._blobs is None:
+            self._blobs = blobs_of(self._connection, self.row.trace_key)
+        for sha256 in missing(event, self._blobs):
+            self.error("blob_missing", f"its event {event['event_id']} names blob {sha256}, which it has not", ADVICE)
 
     @staticmethod
     def _span(first: int, last: int) -> str:
