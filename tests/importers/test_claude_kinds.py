@@ -108,6 +108,8 @@ def test_agents_of_workflows_and_those_that_only_their_meta_file_links(tmp_path:
         file.with_suffix(".meta.json").write_text('{"agentType": "Explore", "toolUseId": "c1"}')
     done = fold(open_import(path))
     assert list(done.traces) == [f"cc-{SESSION}", f"cc-{SESSION}-w1"]
+    began = done.traces[f"cc-{SESSION}-w1"].started_at
+    assert done.specs[f"cc-{SESSION}-w1"]["started_at"] == began, "its caller's log tells of it before its first event"
     assert done.specs[f"cc-{SESSION}-w1"]["agent_type"] == ("workflow" if told_by == "folder" else "Explore")
     if told_by == "meta":
         assert done.root.goals["agent-c1"]["sub_trace_ids"] == [f"cc-{SESSION}-w1"]

@@ -21,7 +21,7 @@ from typing import Any
 from ..model.usage import Usage
 from .claude_lines import CONSTANT, ClaudeAgent, OpenCall
 from .claude_titles import command, words_in
-from .reading import name_of, text_of
+from .reading import name_of, text_of, time_of
 from .steps import ImportFault, Put, Step
 
 _NOTE = re.compile(r"<(task-id|tool-use-id|status|summary|result)>(.*?)</\1>", re.DOTALL)
@@ -208,7 +208,8 @@ class ClaudeSession:
             calls = [sub for sub in self.subs.values() if sub.kind == "workflow"]
             if calls:
                 caller, goal_id = calls[-1].caller, calls[-1].goal_id
-        agent = self._new(agent_id, caller, _prompt_of(row), kind, goal_id, None, linked=True)
+        at = time_of(row.get("timestamp"))
+        agent = self._new(agent_id, caller, _prompt_of(row), kind, goal_id, at, linked=True)
         self.agents[agent_id] = agent
         return agent
 
@@ -231,6 +232,8 @@ class ClaudeSession:
         fields = {"task": task, "agent_type": kind, "metadata": metadata, "parent_trace_id": caller.trace_id}
         if goal_id is not None:
             fields["parent_goal_id"] = goal_id
+        if at is not None:  # its caller's log tells of it at once, before its first event
+            fields["started_at"] = at
         agent.put("trace", "", fields, at)
         return agent
 
