@@ -57,6 +57,43 @@ async def test_sub_agents_stand_under_their_parents(server: ServerProcess, page:
     await expect(page.locator(".tbody .tr", has_text="The child")).to_have_count(1)
 
 
+async def test_what_belongs_together_is_a_click_away(server: ServerProcess, page: Page) -> None:
+    kin = {"session_id": "s-7", "user_id": "ann"}
+    Run(server.url, "Kin one", tags=["nightly", "eu west"], **kin).add(said("hello", model="m-1"), completed())
+    Run(server.url, "Kin two", tags=["nightly"], **kin).add(completed())
+    late = {**said("late words"), "occurred_at": "2025-01-01T00:00:00Z"}
+    Run(server.url, "Kin of last year").add(late, {**completed(), "occurred_at": "2025-01-01T00:01:00Z"})
+    steps = {"format": "tau-bench", "times": "none"}
+    Run(server.url, "Without times", metadata=steps).add(said("one"), said("two"), completed())
+    await page.goto(server.url)
+    rows = page.locator(".tbody .tr")
+    one = rows.filter(has_text="Kin one")
+    await one.get_by_role("button", name="#eu west").click()
+    await expect(page.locator(".filter")).to_have_value('tag:"eu west"')
+    await expect(rows).to_have_count(1)
+    await rows.get_by_role("link").click()
+    await page.locator(".facts").get_by_role("link", name="session s-7").click()
+    await expect(page.locator(".filter")).to_have_value("session:s-7")
+    assert page.url.endswith("?f=session%3As-7")
+    await expect(rows).to_have_count(2)
+    await page.locator(".filter").fill("kin")
+    await expect(rows).to_have_count(3)
+    await expect(rows.last).to_contain_text("Kin of last year")
+    await expect(rows.last.locator(".n-duration")).to_have_text("1m 00s")
+    await rows.last.get_by_role("link").click()
+    said_at = page.locator(".row", has_text="late words").locator(".at")
+    await expect(said_at).to_have_attribute("title", re.compile(r"delivered \d+ d later · event 1"))
+    await page.goto(f"{server.url}/?f=without")
+    await expect(rows.locator(".n-duration")).to_have_text("–")
+    await rows.get_by_role("link").click()
+    await expect(page.locator(".row .at")).to_have_text(["#1", "#2", "#3"])
+    await expect(page.locator(".daybreak")).to_have_count(0)
+    fall = page.locator("canvas.fall")
+    await expect(fall).to_have_attribute("aria-label", re.compile("^Waterfall of 2 "))
+    await fall.hover(position={"x": 200, "y": 10})
+    await expect(page.locator(".tip")).to_contain_text("step 1")
+
+
 async def test_what_failed_is_put_away_until_it_fails_again(server: ServerProcess, page: Page) -> None:
     run = Run(server.url, "It fails")
     child = Run(server.url, "Its helper", parent_trace_id=run.id, agent_type="helper")

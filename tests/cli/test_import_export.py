@@ -57,6 +57,23 @@ def test_export_import_export_gives_the_same_bytes(tw: Run, api: Api, other: Ser
     assert [path.name for path in tmp_path.glob("f*")] == ["f.ndjson"]
 
 
+def test_a_start_that_was_given_comes_along(tw: Run, api: Api, other: ServerProcess, tmp_path: Path) -> None:
+    given, later = "2025-03-01T09:00:00.000Z", "2025-03-01T09:05:00.000Z"
+    event = {**thought("hm"), "occurred_at": later}
+    record(api, "begun", event, started_at=given)
+    record(api, "begun-bare", started_at=given)
+    record(api, "begun-set", event, {"event": "trace_updated", "started_at": given})
+    record(api, "begun-by-event", event)
+    for name, began in (("begun", given), ("begun-bare", given), ("begun-set", given), ("begun-by-event", later)):
+        file = tmp_path / f"{name}.ndjson"
+        assert tw("export", name, "-O", str(file)).code == 0
+        header = orjson.loads(file.read_bytes().splitlines()[0])["trace"]
+        assert ("started_at" in header) is (name != "begun-by-event")
+        assert tw("import", str(file), "--url", other.url).code == 0
+        assert Api(other.url).trace(name)["trace"]["started_at"] == began
+        assert tw("export", name, "--url", other.url).out == file.read_bytes()
+
+
 def test_without_children_and_from_stdin(
     tw: Run, api: Api, spawn: Callable[..., Spawned], other: ServerProcess
 ) -> None:

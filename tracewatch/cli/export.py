@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,11 @@ def command(trace: str | None, output_file: Path | None, children: bool, html: b
 def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
     """The lines of an export: ``{"trace": …}`` and the stored events of a trace, then those of each sub-trace."""
     for trace, _ in subtree(api, trace_id):
-        yield orjson.dumps({"trace": header(api, trace)}) + b"\n"
+        events = all_events(api, trace)
+        first = next(events, None)
+        yield orjson.dumps({"trace": header(api, trace, first)}) + b"\n"
         told: set[str] = set()
-        for line in all_events(api, trace):
+        for line in chain([] if first is None else [first], events):
             if MARK in line:
                 yield from (one + b"\n" for one in _contents(api, trace["trace_id"], line, told))
             yield line + b"\n"
@@ -123,9 +126,11 @@ def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
         names = ("trace", "goal_tree", "sub_traces", "pending_inputs", "steps")
         answer = api.trace(trace["trace_id"])
         snapshot = {name: answer[name] for name in names if name in answer}
-        yield _harmless(orjson.dumps({"trace": header(api, trace), "snapshot": snapshot}))
+        events = all_events(api, trace)
+        first = next(events, None)
+        yield _harmless(orjson.dumps({"trace": header(api, trace, first), "snapshot": snapshot}))
         told: set[str] = set()
-        for line in all_events(api, trace):
+        for line in chain([] if first is None else [first], events):
             if MARK in line:
                 for one in _contents(api, trace["trace_id"], line, told, room):
                     yield _harmless(one)
@@ -140,9 +145,15 @@ def _harmless(line: bytes) -> bytes:
     return line.replace(b"<", b"\\u003c") + b"\n"
 
 
-def header(api: Api, trace: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a summary that restoring needs; for a trimmed trace also the state that its log begins with."""
+def header(api: Api, trace: dict[str, Any], first: bytes | None) -> dict[str, Any]:
+    """The fields of a summary that restoring needs; for a trimmed trace also the state that its log begins with.
+
+    ``first``: the first event, which says when the trace began unless that was given.
+    """
     kept = {key: trace[key] for key in HEADER} | {key: trace[key] for key in NAMED if trace.get(key)}
+    event = {"ts": trace["created_at"]} if first is None else orjson.loads(first)
+    if trace["first_event_id"] == 1 and trace.get("started_at") not in (None, event.get("occurred_at") or event["ts"]):
+        kept["started_at"] = trace["started_at"]
     if trace["first_event_id"] > 1:
         kept["base"] = make_base(api.trace(trace["trace_id"], at_event_id=trace["first_event_id"] - 1))
     return kept

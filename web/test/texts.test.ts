@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { ago, bytes, clock, cost, duration, short, shortId, terminal, visible } from "../src/format";
-import { parseFilter, toggleWord } from "../src/log/filter";
+import { askedOf, parseFilter, toggleWord, withWord, wordFor } from "../src/log/filter";
 import type { Trace } from "../src/net/protocol";
 import { hasMarkdown } from "../src/parts/markdown";
 import { escapeRegExp } from "../src/parts/search";
@@ -41,10 +41,47 @@ describe("the filter", () => {
     ["messages=3", true],
     ["status:running agent:coder cost>1 login", true],
     ["status:running agent:coder cost>1 logout", false],
+    ["tag:nightly", true],
+    ["tag:NIGHTLY tag:eu", false],
+    ['tag:nightly tag:"eu west"', true],
+    ["tag:night", false],
+    ["tag:other,nightly", true],
+    ['tag:"a,b"', true],
+    ["-tag:nightly", false],
+    ["session:s-7", true],
+    ["session:s", false],
+    ["user:ann", false],
+    ["model:sonnet", true],
+    ["model:opus", false],
+    ["error:*", true],
+    ["error:timeouterror", true],
+    ["error:other", false],
     ["constructor:x", false],
     ["(", false],
   ])("%s", (text, passes) => {
-    expect((parseFilter(text) ?? (() => true))(trace({}))).toBe(passes);
+    const more = { tags: ["nightly", "eu west", "a,b"], session_id: "s-7", user_id: null, models: ["claude-sonnet-4"] };
+    const error = { type: "TimeoutError", message: "10 s passed" };
+    expect((parseFilter(text) ?? (() => true))(trace({ ...more, error }))).toBe(passes);
+  });
+
+  test("without an error, tags or a session nothing of them passes", () => {
+    for (const text of ["error:*", "error:x", "tag:x", "session:x", "model:x"])
+      expect(parseFilter(text)!(trace({ error: null, session_id: null }))).toBe(false);
+  });
+
+  test("a name becomes a word, which is put in once, and which the server is asked for", () => {
+    expect(wordFor("tag", "nightly")).toBe("tag:nightly");
+    for (const name of ["eu west", "a,b", 'say "hi" twice', "x"]) {
+      const text = withWord("bug", wordFor("tag", name));
+      expect(withWord(text, wordFor("tag", name))).toBe(text);
+      expect(parseFilter(text)!(trace({ task: "bug", tags: [name] }))).toBe(true);
+    }
+    expect(askedOf('bug tag:nightly tag:"eu west" -tag:x session:s-7 agent:coder error:* tag:a,b')).toEqual([
+      ["tag", "nightly"],
+      ["tag", "eu west"],
+      ["session_id", "s-7"],
+      ["error", "*"],
+    ]);
   });
 
   test("a status is put in, changed and taken out", () => {

@@ -1,6 +1,8 @@
 import "./page";
 import { describe, expect, test, vi } from "vitest";
+import type { Item } from "../src/log/rows";
 import { TraceLog } from "../src/log/trace-log";
+import { timesOf } from "../src/log/words";
 import type { StoredEvent } from "../src/net/protocol";
 import type { Socket } from "../src/net/socket";
 import { Player } from "../src/time/player";
@@ -87,7 +89,7 @@ test("spans: tools that overlap get rows of their own, what failed and what runs
       pending_inputs: [],
     },
     call(1, 10, { duration_ms: 5000 }),
-    call(2, 12, { duration_ms: 1000 }),
+    call(2, 12, { duration_ms: 4000 }),
     call(3, 20, { duration_ms: 1000 }, { error: "no" }),
     call(4, 30, { status: "running" }),
     { event: "input_requested", event_id: 5, trace_id: "t", ts: ts(31), request_id: "r", question: "?" },
@@ -96,12 +98,61 @@ test("spans: tools that overlap get rows of their own, what failed and what runs
   log.lost(); // puts in what waits for a frame
   const spans = spansOf(log, 40_000);
   expect(spans.map(({ lane, row, from, to, look }) => [lane, row, from / 1000, to / 1000, look])).toEqual([
-    ["tools", 0, 10, 15, "plain"],
-    ["tools", 1, 12, 13, "plain"],
-    ["tools", 0, 20, 21, "failed"],
+    ["tools", 0, 5, 10, "plain"], // what comes complete has ended then
+    ["tools", 1, 8, 12, "plain"],
+    ["tools", 0, 19, 20, "failed"],
     ["tools", 0, 30, 40, "running"],
     ["text", 0, 31, 40, "waiting"],
   ]);
+});
+
+test("a run without times is drawn by its steps", () => {
+  const log = new TraceLog("t", {} as Socket);
+  const trace = { trace_id: "t", status: "completed", last_event_id: 0, first_event_id: 1, updated_at: "" };
+  const said = (id: number) => ({
+    event: "message_added",
+    event_id: id,
+    trace_id: "t",
+    ts: "2026-11-20T08:00:00.000Z",
+    affected_goals: [],
+    message: {
+      message_id: `m${id}`,
+      sequence: id,
+      role: id % 2 ? "user" : "tool",
+      content: id % 2 ? "?" : { tool_name: "grep" },
+      goal_id: "g",
+      description: "",
+      status: "complete",
+    },
+  });
+  log.frame({
+    event: "connected",
+    cursor: "e.0",
+    current_event_id: 0,
+    trace: { ...trace, metadata: { format: "tau-bench", times: "none" } },
+    goal_tree: { goals: [], current_id: null, as_of_event_id: 0 },
+    sub_traces: [],
+    pending_inputs: [],
+  });
+  for (const id of [1, 2, 3]) log.event(said(id) as unknown as StoredEvent);
+  log.lost();
+  expect(log.rows.items.map((item) => item.at)).toEqual(["", "", ""]);
+  expect(spansOf(log, 9e12).map(({ lane, row, from, to }) => [lane, row, from, to])).toEqual([
+    ["text", 0, 1000, 2000],
+    ["tools", 0, 2000, 3000],
+    ["text", 0, 3000, 4000],
+  ]);
+  expect(log.rows.goalTimes.get("g")).toEqual({ from: 1000, to: 3000 });
+  expect(new TimeLine(spansOf(log, 9e12)).gaps).toEqual([]);
+});
+
+test("what was delivered late says so, and an end before its start is drawn as none", () => {
+  const at = "2026-11-20T08:00:00.000Z";
+  const item = { at, stored: "2026-11-20T08:01:02.000Z" } as Item;
+  expect(timesOf(item)[1]).toBe("delivered 1 min later");
+  for (const stored of [undefined, at, "2026-11-20T08:00:04.000Z", "2026-11-20T07:00:00.000Z"])
+    expect(timesOf({ ...item, stored })).toHaveLength(1);
+  expect(timesOf({ ...item, at: "" })).toEqual([]);
 });
 
 describe("replay", () => {

@@ -2,7 +2,7 @@
 // The forms are those of `tracewatch export`.
 
 import { ApiError, fetchContent, fetchLines, fetchTemplate, fetchTrace } from "../net/api";
-import { type Reference, referencesIn, type Trace } from "../net/protocol";
+import { type Reference, referencesIn, type StoredEvent, type Trace } from "../net/protocol";
 
 const PLACE = "<!-- traces -->"; // in the template
 const LINE_BYTES = 768 * 1024; // of a content, in a line
@@ -10,7 +10,7 @@ const PAGE_BYTES = 16 * 1024 * 1024; // of all contents in a page that is one fi
 const NAMES = '"blob":"';
 
 /** The fields that an import needs; of a trimmed trace, also the state with which its log begins. */
-async function header(trace: Trace): Promise<object> {
+async function header(trace: Trace, lines: string): Promise<object> {
   const {
     trace_id,
     task,
@@ -39,6 +39,10 @@ async function header(trace: Trace): Promise<object> {
     ...(trace.tags.length && { tags: trace.tags }),
     ...(trace.links && { links: trace.links }),
   };
+  // When it began its first event says, unless that was given
+  const first = lines ? (JSON.parse(lines.slice(0, lines.indexOf("\n"))) as StoredEvent) : null;
+  if (first_event_id === 1 && trace.started_at !== (first ? (first.occurred_at ?? first.ts) : created_at))
+    Object.assign(kept, { started_at: trace.started_at });
   return first_event_id > 1 ? { ...kept, base: base(await fetchTrace(trace_id, first_event_id - 1)) } : kept;
 }
 
@@ -88,8 +92,7 @@ async function* subtree(traceId: string): AsyncGenerator<Awaited<ReturnType<type
 }
 
 /** The stored events as lines, each content before the first event that names it, as far as there is `room`. */
-async function withContents(trace: Trace, room = { bytes: Number.POSITIVE_INFINITY }): Promise<string[]> {
-  const text = await fetchLines(trace.trace_id, trace.first_event_id - 1);
+async function withContents(trace: Trace, text: string, room = { bytes: Number.POSITIVE_INFINITY }): Promise<string[]> {
   if (!text.includes(NAMES)) return [text];
   const parts: string[] = [];
   const told = new Set<string>();
@@ -123,8 +126,10 @@ function base64(data: Uint8Array): string {
 
 export async function exportLines(traceId: string): Promise<void> {
   const parts: BlobPart[] = [];
-  for await (const { trace } of subtree(traceId))
-    parts.push(`${JSON.stringify({ trace: await header(trace) })}\n`, ...(await withContents(trace)));
+  for await (const { trace } of subtree(traceId)) {
+    const lines = await fetchLines(trace.trace_id, trace.first_event_id - 1);
+    parts.push(`${JSON.stringify({ trace: await header(trace, lines) })}\n`, ...(await withContents(trace, lines)));
+  }
   save(new Blob(parts, { type: "application/x-ndjson" }), `${traceId}.ndjson`);
 }
 
@@ -137,8 +142,10 @@ export async function exportPage(traceId: string): Promise<void> {
   const parts: BlobPart[] = [template.slice(0, at)];
   const room = { bytes: PAGE_BYTES };
   for await (const { trace, goal_tree, sub_traces, pending_inputs, steps } of subtree(traceId)) {
-    const first = { trace: await header(trace), snapshot: { trace, goal_tree, sub_traces, pending_inputs, steps } };
-    parts.push(safe(`${JSON.stringify(first)}\n`), ...(await withContents(trace, room)).map(safe));
+    const lines = await fetchLines(trace.trace_id, trace.first_event_id - 1);
+    const snapshot = { trace, goal_tree, sub_traces, pending_inputs, steps };
+    const head = safe(`${JSON.stringify({ trace: await header(trace, lines), snapshot })}\n`);
+    parts.push(head, ...(await withContents(trace, lines, room)).map(safe));
   }
   parts.push(template.slice(at + PLACE.length));
   save(new Blob(parts, { type: "text/html" }), `${traceId}.html`);

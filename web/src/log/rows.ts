@@ -8,7 +8,7 @@
 // Rule 3: at most MOST_BYTES are kept. Rows that are far from the screen are cut to their beginning (`light`), and
 //         read again when they come onto the screen. At most MOST_ROWS are kept; then the oldest become a hole again.
 
-import { isEnded, isObject, type Message, type StoredEvent } from "../net/protocol";
+import { hasNoTimes, isEnded, isObject, type Message, type StoredEvent } from "../net/protocol";
 import { addedMessage, applyInto, type State, updatedMessage } from "./fold";
 import { HeldUpdates } from "./held";
 import { shortened, sizeOf } from "./size";
@@ -19,6 +19,7 @@ const NEAR = 60; // rows around those on the screen that are never cut
 const MOST_ROWS = 100_000;
 const DROP_AT_ONCE = 10_000;
 const LATE_MS = 60_000;
+export const STEP_MS = 1_000; // of a run without times: its events are one after the other
 
 /** A row: a message with all its updates, an event of another kind, a hole, or a gap in the log. */
 export interface Item {
@@ -28,7 +29,8 @@ export interface Item {
   gap?: string; // words about the events that are lost here
   hole?: number; // the last event not read yet; `id` is the first
   loose?: boolean; // it comes and goes: the list takes another row as its anchor
-  at: string; // when it happened
+  at: string; // when it happened; "" where the run has no times of its own
+  stored?: string; // when it was appended
   updatedAt: string;
   lastId: number; // the event_id of its last update
   goalId: string | null;
@@ -66,6 +68,9 @@ const NO_ROW = {
   size: 0,
 };
 
+/** When it was, in ms; of what has no time its place among the steps. */
+export const momentOf = (at: string, id: number): number => (at ? Date.parse(at) : id * STEP_MS);
+
 export class Rows {
   items: Item[] = [];
   goalTimes = new Map<string, { from: number; to: number }>(); // ms; work on goals, as far as events were seen
@@ -73,6 +78,7 @@ export class Rows {
   bytes = 0; // of the rows that are kept
   unread = 0; // events in holes
   mostBytes = MOST_BYTES;
+  timeless = false; // no times of this run are known
   read = { events: 0, bytes: 0 }; // in all, to know the size of an event
   holes: Item[] = []; // rows of `items`
   readonly messages = new Map<string, Message>(); // as shown; the fold's own where there is one
@@ -88,6 +94,7 @@ export class Rows {
   /** The next event at the end: into `state`, unless its snapshot has the event already, and into the rows. */
   take(event: StoredEvent, state: State, live: number): void {
     const before = event.event === "message_updated" ? this.messages.get(event.message_id) : undefined;
+    this.timeless ||= hasNoTimes(state.head);
     if (event.event_id > state.head.last_event_id) applyInto(state, event);
     // A snapshot has no messages
     if (event.event === "message_added") this.messages.set(event.message.message_id, addedMessage(event));
@@ -150,7 +157,8 @@ export class Rows {
       if (asked) asked.version++;
     }
     const at = this.#timeOf(event);
-    const base = { id: event.event_id, lastId: event.event_id, at, updatedAt: at, version: 0, live, height: 0 };
+    const ids = { id: event.event_id, lastId: event.event_id };
+    const base = { ...ids, at, stored: event.ts, updatedAt: at, version: 0, live, height: 0 };
     if (event.event === "message_added") {
       const message = addedMessage(event);
       const item: Item = {
@@ -227,6 +235,7 @@ export class Rows {
 
   /** When an event happened. The server's events among events that came late, or from an import, happened with them. */
   #timeOf(event: StoredEvent): string {
+    if (this.timeless) return "";
     if (event.occurred_at) {
       this.#late = Date.parse(event.ts) - Date.parse(event.occurred_at) > LATE_MS ? event.occurred_at : "";
       return event.occurred_at;
@@ -235,7 +244,7 @@ export class Rows {
   }
 
   #noteGoals(event: StoredEvent): void {
-    const time = Date.parse(this.#timeOf(event));
+    const time = momentOf(this.#timeOf(event), event.event_id);
     const note = (id: unknown) => {
       if (typeof id !== "string") return;
       const seen = this.goalTimes.get(id);

@@ -9,7 +9,7 @@
 import { signal } from "@preact/signals";
 import { count, timeOfDay } from "../format";
 import { ApiError, fetchEvents } from "../net/api";
-import type { Frame, GoalTree, Snapshot, StoredEvent } from "../net/protocol";
+import { type Frame, type GoalTree, hasNoTimes, type Snapshot, type StoredEvent } from "../net/protocol";
 import type { Socket, Subscriber } from "../net/socket";
 import { State } from "./fold";
 import { beforePaint } from "./paint";
@@ -176,6 +176,7 @@ export class TraceLog implements TraceView, Subscriber, Source {
     if (frame.event === "snapshot" || this.state === null) {
       this.epoch = epoch;
       this.state = State.fromSnapshot(snapshot, this.rows.messages);
+      this.rows.timeless = hasNoTimes(this.state.head);
       this.position = frame.resume_event_id ?? Number(position);
       if (!this.rows.items.length) this.rows.skip(this.first, this.position!);
       this.lastEventAt = snapshot.trace.updated_at;

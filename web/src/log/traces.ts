@@ -31,6 +31,7 @@ export class Traces {
   readonly currentVersion = signal(0); // counts changes of `current`
   readonly loaded = signal(false);
   readonly whole = signal(false); // whether the older ones were read as well
+  readonly partial = signal(false); // whether there are more than it reads
   readonly refused = signal<string | null>(null); // why the server does not show the list
   readonly inputs = signal<OpenInput[]>([]);
   readonly current = new Map<string, { goalId: string; words: string }>(); // what traces are doing now
@@ -144,6 +145,7 @@ export class Traces {
         if (isNew) this.version.value++;
         token = page.next_page_token ?? undefined;
       } while (token && this.byId.size < MOST_TRACES);
+      this.partial.value = token !== undefined;
       if (!token && before.size && epoch === this.epoch) {
         for (const id of before) this.byId.delete(id); // deleted while nobody told this page
         this.version.value++;
@@ -152,6 +154,15 @@ export class Traces {
       // The socket's list is there; the rest comes with the next reconnect
     }
     this.loaded.value = this.whole.value = true;
+  }
+
+  /** Read older traces that pass a filter, where there are more than this page has read. */
+  async search(filter: [string, string][]): Promise<void> {
+    if (!this.partial.peek() || !filter.length) return;
+    const page = await fetchTraces(undefined, filter).catch(() => null);
+    if (!page || page.epoch !== this.epoch) return;
+    for (const trace of page.traces) if (!this.byId.has(trace.trace_id)) this.#put(trace, false);
+    this.version.value++;
   }
 
   /** Ask for the open questions again if waiting traces have changed: at once if others wait, else once a second. */

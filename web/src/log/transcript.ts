@@ -20,6 +20,7 @@ async function wholeRows(log: TraceView): Promise<Rows> {
   if (!log.rows.unread && !log.rows.items.some((item) => item.cut || item.light)) return log.rows;
   const rows = new Rows();
   rows.mostBytes = Infinity;
+  rows.timeless = log.rows.timeless;
   const state = new State({ trace_id: log.id });
   state.messages = rows.messages;
   const last = log.position ?? 0;
@@ -89,7 +90,7 @@ export function rowAs(log: TraceView, item: Item, form: Form): string | Promise<
 /** One row as text or as markdown. `answer` is how its question was closed. */
 export function itemAs(item: Item, form: Form, answer?: StoredEvent): string {
   const markdown = form === "markdown";
-  const at = item.at ? timeOfDay(item.at) : "";
+  const at = item.at ? timeOfDay(item.at) : `#${Math.floor(item.id)}`;
   const head = (name: string, more = "") =>
     markdown ? `**${visible(name)}** ${at}${more}` : `[${at}] ${visible(name)}${more}`;
   const { message, event } = item;

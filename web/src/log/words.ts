@@ -1,6 +1,6 @@
 // The words of a row, as they are shown: for searching, and for copying what is not drawn.
 
-import { bytes, timeOfDay } from "../format";
+import { ago, bytes, fullTime, timeOfDay } from "../format";
 import { isObject, type Json, type Message, type StoredEvent } from "../net/protocol";
 import { errorLine } from "./error";
 import { toolName } from "./fold";
@@ -126,7 +126,21 @@ export function lineOf(item: Item, answer?: StoredEvent): string {
   const [head, ...rest] = wordsOf(item, answer).map(({ text }) => text);
   const tool = item.message?.role === "tool" && !item.open;
   const body = tool ? rest.map((text) => (text.length > 200 ? bytes(text.length) : text.replace(/\s+/g, " "))) : rest;
-  return [[item.at && timeOfDay(item.at), (head ?? "").replace(/\n/g, " ")].filter(Boolean).join(" "), ...body]
+  return [
+    [item.at ? timeOfDay(item.at) : `#${Math.floor(item.id)}`, (head ?? "").replace(/\n/g, " ")]
+      .filter(Boolean)
+      .join(" "),
+    ...body,
+  ]
     .filter(Boolean)
     .join(tool ? " " : "\n");
+}
+
+const LATE_MS = 5_000;
+
+/** When it happened, and how much later it was delivered. */
+export function timesOf({ at, stored }: Item): string[] {
+  if (!at) return [];
+  const late = Date.parse(stored ?? at) - Date.parse(at);
+  return [fullTime(at), ...(late > LATE_MS ? [`delivered ${ago(late)} later`] : [])];
 }

@@ -152,9 +152,11 @@ export async function fetchMessages(
 
 export async function fetchTraces(
   pageToken?: string,
+  filter: [string, string][] = [],
 ): Promise<{ traces: Trace[]; next_page_token: string | null; epoch?: string }> {
   if (local) return local.traces();
-  return call(`/api/traces?limit=1000${pageToken ? `&page_token=${pageToken}` : ""}`);
+  const params = new URLSearchParams([["limit", "1000"], ...filter, ...(pageToken ? [["page_token", pageToken]] : [])]);
+  return call(`/api/traces?${params}`);
 }
 
 /** A trace's stored events as lines, from behind `since`: what was trimmed can't be asked for. */

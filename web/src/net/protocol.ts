@@ -62,6 +62,10 @@ export interface Trace extends Totals {
   damaged?: string[]; // the names of its fields that can't be read
 }
 
+/** Whether of a run no times are known: then those of its import say nothing. */
+export const hasNoTimes = (trace: { metadata?: { [key: string]: Json } } | undefined): boolean =>
+  trace?.metadata?.times === "none";
+
 export interface Stats {
   message_count: number;
   total_tokens: number;

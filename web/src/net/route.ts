@@ -49,8 +49,9 @@ export const traceHref = (traceId: string, params: Record<string, string> = {}):
   return `${PREFIX}/traces/${encodeURIComponent(traceId)}${search ? `?${search}` : ""}`;
 };
 
-/** The address of the list. */
+/** The address of the list, and of what passes a filter in it. */
 export const HOME = `${PREFIX}/`;
+export const listHref = (filter: string): string => `${HOME}?${new URLSearchParams({ f: filter })}`;
 
 export function go(href: string, how: "push" | "replace" = "push"): void {
   visit(behindHash ? `#${href}` : href, how);
@@ -93,7 +94,7 @@ export function startRouting(): void {
       !link ||
       link.target ||
       link.hasAttribute("download") ||
-      !(href === HOME || href.startsWith(`${PREFIX}/traces/`))
+      !(href === HOME || href.startsWith(`${HOME}?`) || href.startsWith(`${PREFIX}/traces/`))
     )
       return;
     event.preventDefault();

@@ -4,12 +4,12 @@ import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } fr
 import { app, spoken } from "../app";
 import { count, visible } from "../format";
 import { errorLine } from "../log/error";
-import { parseFilter, toggleWord } from "../log/filter";
+import { askedOf, parseFilter, toggleWord, withWord, wordFor } from "../log/filter";
 import { type Choice, hold, type ListRow, rowsOf, SORTS, type Sort } from "../log/order";
 import { isSeen, markSeen, seen, troubles } from "../log/trouble";
 import { wanted } from "../net/auth";
 import { keep, kept } from "../net/places";
-import type { Json, Trace, TraceStatus } from "../net/protocol";
+import { hasNoTimes, type Json, type Trace, type TraceStatus } from "../net/protocol";
 import { go, param, setParams, traceHref } from "../net/route";
 import { serverNow } from "../net/time";
 import { Bar } from "../parts/bar";
@@ -43,6 +43,10 @@ export function ListPage() {
   const list = useRef<ListHandle>(null);
 
   const test = useMemo(() => parseFilter(text), [text]);
+  useEffect(() => {
+    const later = setTimeout(() => void traces.search(askedOf(text)), 300);
+    return () => clearTimeout(later);
+  }, [text, traces.partial.value]);
   const all = traces.all.value;
   const box = useRef<HTMLDivElement>(null);
   const inside = useInside(box, all.length > 0);
@@ -160,7 +164,7 @@ export function ListPage() {
             ref={input}
             class="filter"
             type="search"
-            placeholder="Filter: status:running agent:coder cost>1 text"
+            placeholder="Filter: status:running tag:nightly cost>1 text"
             aria-label="Filter"
             value={text}
             onInput={(event) => {
@@ -319,7 +323,6 @@ const TraceLine = memo(function TraceLine({
   const bars = app.traces.bars(trace.trace_id, serverNow());
   const { tree_totals: sums } = trace;
   const running = !gone && isOpen(trace);
-  const imported = typeof trace.metadata?.format === "string" && !running;
   return (
     <div
       class={classes("tr", `is-${trace.status}`, focused && "focused", gone && "gone")}
@@ -361,6 +364,21 @@ const TraceLine = memo(function TraceLine({
           {visible(trace.task)}
         </a>
         {below > 0 && <small class="dim num"> {count(below)}</small>}
+        {trace.tags?.map((tag) => (
+          <button
+            key={tag}
+            class="tag"
+            tabIndex={-1}
+            title={`Only runs with the tag ${visible(tag)}`}
+            onClick={(event) => {
+              event.preventDefault();
+              event.stopPropagation();
+              setParams({ f: withWord(param("f") ?? "", wordFor("tag", tag)) });
+            }}
+          >
+            #{visible(tag)}
+          </button>
+        ))}
         {trace.damaged && <Damaged fields={trace.damaged} />}
         {asking > 0 && <small class="badge waiting">? {count(asking)}</small>}
         {troubles > 0 && <small class="badge failed">✕ {count(troubles)}</small>}
@@ -402,7 +420,11 @@ const TraceLine = memo(function TraceLine({
         <Cost dollars={sums.total_cost} />
       </span>
       <span role="cell" class="num n-duration">
-        {imported ? "–" : <Lasting from={trace.started_at} to={trace.ended_at ?? (running ? null : trace.active_at)} />}
+        {hasNoTimes(trace) ? (
+          "–"
+        ) : (
+          <Lasting from={trace.started_at} to={trace.ended_at ?? (running ? null : trace.active_at)} />
+        )}
       </span>
       <span role="cell" class="num n-activity">
         <Ago ts={trace.active_at} />

@@ -4,6 +4,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
 import { cost as costOf, count, counted, fullTime, isolated, short, shortId, timeOfDay, visible } from "../format";
 import { errorLine } from "../log/error";
+import { wordFor } from "../log/filter";
 import { Past } from "../log/past";
 import { Replay } from "../log/replay";
 import type { Item } from "../log/rows";
@@ -13,8 +14,8 @@ import { markSeen } from "../log/trouble";
 import type { TraceView } from "../log/view";
 import { treeText } from "../log/words";
 import { keep, kept } from "../net/places";
-import type { Totals, Trace } from "../net/protocol";
-import { go, HOME, param, setParams, traceHref } from "../net/route";
+import { hasNoTimes, type Totals, type Trace } from "../net/protocol";
+import { go, HOME, listHref, param, setParams, traceHref } from "../net/route";
 import { store, stored } from "../net/storage";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
@@ -369,7 +370,6 @@ function Facts({
   const stopping = log.state?.cancelRequested && open;
   const subs = log.state?.subTraces.size ?? 0;
   const { damaged } = app.traces.get(trace.trace_id) ?? trace; // a fold of events does not know it
-  const imported = typeof trace.metadata?.format === "string";
   return (
     <section class="facts" aria-label="About this run">
       <button class="quiet onlyphone" onClick={drawer}>
@@ -380,7 +380,7 @@ function Facts({
       </span>
       <span class="agent">{visible(trace.agent_type)}</span>
       {damaged && <Damaged fields={damaged} />}
-      {(open || !imported) && (
+      {!hasNoTimes(trace) && (
         <span class="num" title="duration">
           <Lasting from={trace.started_at} to={trace.ended_at ?? (open ? null : trace.active_at)} exact={open} />
         </span>
@@ -392,6 +392,12 @@ function Facts({
           → {visible(link.kind)}
         </a>
       ))}
+      {belongings(trace).map(([key, name]) => (
+        <a key={`${key}:${name}`} class="tag" href={listHref(wordFor(key, name))} title={`Runs with this ${key}`}>
+          {key === "tag" ? "#" : <small>{key} </small>}
+          {visible(name)}
+        </a>
+      ))}
       <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>
         {shortId(trace.trace_id)}
       </button>
@@ -401,6 +407,14 @@ function Facts({
     </section>
   );
 }
+
+/** What a run belongs to, by the words of the list's filter. */
+const belongings = (trace: Trace): [key: string, name: string][] => [
+  ...(trace.tags ?? []).map((tag): [string, string] => ["tag", tag]),
+  ...(trace.session_id ? [["session", trace.session_id] as [string, string]] : []),
+  ...(trace.user_id ? [["user", trace.user_id] as [string, string]] : []),
+  ...(trace.models ?? []).map((model): [string, string] => ["model", model]),
+];
 
 const dollars = (sum: number | null) => (sum === null ? "not known" : `$${sum}`);
 

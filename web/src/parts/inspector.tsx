@@ -2,10 +2,11 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { copy } from "../app";
-import { counted, fullTime } from "../format";
+import { counted } from "../format";
 import type { Item } from "../log/rows";
 import { type Form, rowAs } from "../log/transcript";
 import type { TraceView } from "../log/view";
+import { timesOf } from "../log/words";
 import { fetchEvent } from "../net/api";
 import type { Json, StoredEvent } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
@@ -75,7 +76,7 @@ export function Inspector({
           </button>
         </p>
         <p class="dim small">
-          {fullTime(item.at)}
+          {timesOf(item).join(" · ")}
           {item.message && item.version > 0
             ? ` · then updated ${counted(item.version, "time")}; as it now stands:`
             : ""}

@@ -91,7 +91,7 @@ export function Ago({ ts, as = (words) => words }: { ts: string; as?: (words: st
 export function Lasting({ from, to, exact }: { from: string; to: string | null; exact?: boolean }) {
   const words = useMemo(() => {
     const begun = Date.parse(from);
-    if (to) return duration(Date.parse(to) - begun);
+    if (to) return duration(Math.max(0, Date.parse(to) - begun)); // two clocks
     return ticking((time) => {
       const ms = time - begun;
       return exact ? clock(ms) : ms < 60_000 ? `${Math.max(0, Math.floor(ms / 1000))} s` : duration(ms);

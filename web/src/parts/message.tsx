@@ -1,11 +1,11 @@
 // One row of the list: a message, a tool call from its start to its result, or an event of another kind.
 
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { bytes, cost, count, duration, fullTime, short, timeOfDay, visible } from "../format";
+import { bytes, cost, count, duration, short, timeOfDay, visible } from "../format";
 import { errorLine } from "../log/error";
 import type { Item } from "../log/rows";
 import type { TraceView } from "../log/view";
-import { asJson, callOf, partsOf, payloadOf, wordsOf } from "../log/words";
+import { asJson, callOf, partsOf, payloadOf, timesOf, wordsOf } from "../log/words";
 import { keep, kept } from "../net/places";
 import { isObject, isReference, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
@@ -47,10 +47,10 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
         >
           <button
             class="at"
-            title={`${fullTime(item.at)} · event ${Math.floor(item.id)} · inspect`}
+            title={[...timesOf(item), `event ${Math.floor(item.id)}`, "inspect"].join(" · ")}
             onClick={() => props.select(item)}
           >
-            {item.at && timeOfDay(item.at)}
+            {item.at ? timeOfDay(item.at) : item.gap ? "" : `#${item.id}`}
           </button>
           {item.gap ? (
             <GapRow item={item} log={props.log} />

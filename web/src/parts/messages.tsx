@@ -358,7 +358,7 @@ function dateOf(items: readonly Item[], i: number, today: string): string | null
     // Days change at full quarters of an hour, in every zone; only for another quarter is the calendar asked
     return quarter(other.at) === quarter(item.at) || local(other.at) === local(item.at) ? null : dayOf(item.at);
   }
-  return local(item.at) === today ? null : dayOf(item.at);
+  return !item.at || local(item.at) === today ? null : dayOf(item.at);
 }
 
 function countAfter(items: readonly Item[], id: number): number {

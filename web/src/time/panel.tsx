@@ -5,6 +5,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { say } from "../app";
 import { count, duration, timeOfDay, visible } from "../format";
 import type { Replay } from "../log/replay";
+import { STEP_MS } from "../log/rows";
 import type { TraceLog } from "../log/trace-log";
 import { serverNow } from "../net/time";
 import { everyTwo } from "../parts/clock";
@@ -48,7 +49,9 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
   const found = at === null ? undefined : log.rows.itemOfEvent(shownAt);
   const row = found?.hole === undefined ? found : undefined;
   // Imported runs were appended at once: the time at which things happened counts
-  const playhead = at === null ? null : row ? Date.parse(row.at) : Number.isNaN(time) ? null : time;
+  const steps = log.rows.timeless;
+  const playhead =
+    at === null ? null : steps ? at * STEP_MS : row ? Date.parse(row.at) : Number.isNaN(time) ? null : time;
   const picture: Picture = { ...spans, zoom, at: playhead, over: over?.span ?? null };
   const current = useRef(picture);
   current.current = picture;
@@ -147,7 +150,7 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
             if (span) choose(span);
           }}
         />
-        {over && <Tip span={over.span} x={over.x} width={fall.current?.clientWidth ?? 800} />}
+        {over && <Tip steps={steps} span={over.span} x={over.x} width={fall.current?.clientWidth ?? 800} />}
       </div>
       <canvas
         ref={map}
@@ -263,14 +266,17 @@ function make(log: TraceLog): Drawn {
   return { spans, line: new TimeLine(spans), lanes: laneTopsOf(spans) };
 }
 
-function Tip({ span, x, width }: { span: Span; x: number; width: number }) {
+function Tip({ steps, span, x, width }: { steps: boolean; span: Span; x: number; width: number }) {
   const side = x > width * 0.6 ? { right: `${width - x + 8}px` } : { left: `${x + 10}px` };
   return (
     <div class="tip" style={side}>
       <b class="words">{visible(span.label.slice(0, 160))}</b>
       <span class="num dim">
-        {timeOfDay(new Date(span.from).toISOString())} · {span.look === "running" ? "so far " : ""}
-        {duration(span.to - span.from)}
+        {steps
+          ? `step ${count(Math.floor(span.from / STEP_MS))}`
+          : `${timeOfDay(new Date(span.from).toISOString())} · ${span.look === "running" ? "so far " : ""}${duration(
+              span.to - span.from,
+            )}`}
       </span>
     </div>
   );

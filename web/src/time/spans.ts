@@ -1,7 +1,7 @@
 // The content of the time panel: spans of work, and a time line on which idle time takes little room. Pure.
 
 import { toolName } from "../log/fold";
-import type { Item } from "../log/rows";
+import { type Item, momentOf, STEP_MS } from "../log/rows";
 import type { TraceView } from "../log/view";
 
 export type Lane = "goals" | "agents" | "text" | "tools";
@@ -31,7 +31,10 @@ const known = new WeakMap<Item, Times>(); // parsing times takes longer than all
 function timesOf(item: Item): Times {
   let times = known.get(item);
   if (times?.version !== item.version) {
-    times = { version: item.version, from: Date.parse(item.at), updated: Date.parse(item.updatedAt) };
+    const { started_at, ended_at } = item.at ? (item.message ?? {}) : {};
+    const from = started_at ? Date.parse(started_at) : momentOf(item.at, item.id);
+    const last = ended_at ? Date.parse(ended_at) : momentOf(item.updatedAt, item.lastId + 1);
+    times = { version: item.version, from, updated: Math.max(from, last) };
     known.set(item, times);
   }
   return times;
@@ -42,7 +45,8 @@ export function spansOf(log: TraceView, now: number): Span[] {
   const { state } = log;
   if (!state) return [];
   const ended = state.ended || log.past;
-  const last = ended ? Date.parse(log.rows.items.at(-1)?.updatedAt ?? log.lastEventAt) || now : now;
+  const end = log.rows.timeless ? ((log.position ?? 0) + 1) * STEP_MS : now;
+  const last = ended ? Date.parse(log.rows.items.at(-1)?.updatedAt ?? log.lastEventAt) || end : end;
   const spans: Span[] = [];
   for (const goal of state.goalsInOrder()) {
     const time = log.rows.goalTimes.get(goal.id);
@@ -66,8 +70,7 @@ export function spansOf(log: TraceView, now: number): Span[] {
     if (item.message) {
       const tool = item.message.role === "tool";
       const running = item.message.status !== "complete";
-      const took = item.message.duration_ms;
-      const to = running ? last : Math.max(from, tool && took !== undefined ? from + took : updated);
+      const to = running ? Math.max(from, last) : updated;
       const look = item.error ? "failed" : running && !ended ? "running" : "plain";
       spans.push({
         lane: tool ? "tools" : "text",
@@ -103,7 +106,13 @@ export function spansOf(log: TraceView, now: number): Span[] {
       if (span) span.to = Math.max(span.from, from);
     } else if (event.event === "input_requested") {
       const answer = log.rows.outcomes.get(event.request_id);
-      const to = answer ? Date.parse(answer.ts) : state.pendingInputs.has(event.request_id) ? last : from;
+      const to = answer
+        ? item.at
+          ? Date.parse(answer.ts)
+          : answer.event_id * STEP_MS
+        : state.pendingInputs.has(event.request_id)
+          ? last
+          : from;
       spans.push({
         lane: "text",
         row: 0,
