@@ -19,7 +19,15 @@ from tests.support import ServerProcess
 from tracewatch.server.page import web_dir
 
 ARGUMENTS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-LATER = ("inspector", "panel", "question", "transcript", "export", "content")  # what a page loads after its first rows
+LATER = (
+    "inspector",
+    "panel",
+    "question",
+    "transcript",
+    "export",
+    "content",
+    "prompt",
+)  # what a page loads after its first rows
 expect.set_options(timeout=15_000)
 
 

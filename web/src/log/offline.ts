@@ -89,6 +89,13 @@ export function localApi(traces: Map<string, SavedTrace>): LocalApi {
       const parts = saved.parts.map((part) => Uint8Array.from(atob(part), (letter) => letter.charCodeAt(0)));
       return new Blob(parts, { type: saved.media_type });
     },
+    async prompt(traceId, messageId) {
+      const { assemble } = await import("./prompt");
+      const kept = traces.get(traceId);
+      const state = new State({ trace_id: traceId, task: "" });
+      for (const event of kept?.events ?? []) applyInto(state, event);
+      return { prompt: assemble(state.messages, messageId) };
+    },
     async traces() {
       return { traces: [...traces.values()].map(({ snapshot }) => snapshot.trace), next_page_token: null };
     },

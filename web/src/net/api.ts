@@ -1,7 +1,7 @@
 // The HTTP calls that the page makes. Each raises ApiError with the server's words.
 
 import { bearer, refused, token } from "./auth";
-import type { Json, Message, PendingInput, Snapshot, StoredEvent, Trace } from "./protocol";
+import type { Json, Message, PendingInput, Prompt, Snapshot, StoredEvent, Trace } from "./protocol";
 import { PREFIX } from "./route";
 
 export interface ErrorDetail {
@@ -34,6 +34,7 @@ export interface LocalApi {
   trace(traceId: string, at?: number): Promise<Snapshot>;
   traces(): Promise<{ traces: Trace[]; next_page_token: null }>;
   content(name: string): Promise<Blob>;
+  prompt(traceId: string, messageId: string): Promise<{ prompt: Prompt | null }>;
 }
 
 let local: LocalApi | null = null;
@@ -136,6 +137,12 @@ export async function fetchTrace(traceId: string, at?: number): Promise<Snapshot
 /** A message as it now stands, and the event_id it was added with. */
 export const fetchMessage = (traceId: string, messageId: string) =>
   call<{ event_id: number; message: Message }>(`${one(traceId)}/messages/${encodeURIComponent(messageId)}`);
+
+/** All that a message's model call was asked; null for one without a request. */
+export async function fetchPrompt(traceId: string, messageId: string): Promise<{ prompt: Prompt | null }> {
+  if (local) return local.prompt(traceId, messageId);
+  return call(`${one(traceId)}/messages/${encodeURIComponent(messageId)}?prompt=1`);
+}
 
 /** The last messages, of a goal or before a sequence, as they now stand. */
 export async function fetchMessages(

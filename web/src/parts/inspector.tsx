@@ -13,6 +13,7 @@ import { traceHref, wholeLink } from "../net/route";
 import { CopyAs, copyAs } from "./copy";
 import { JsonTree, OfTrace } from "./json";
 import { useKeys } from "./keys";
+import { Prompt } from "./prompt";
 
 export function Inspector({
   traceId,
@@ -81,6 +82,7 @@ export function Inspector({
             ? ` · then updated ${counted(item.version, "time")}; as it now stands:`
             : ""}
         </p>
+        {item.message?.request && <Prompt traceId={traceId} message={item.message} />}
         {item.message && item.version > 0 && (
           <div class="block">
             <OfTrace.Provider value={traceId}>
