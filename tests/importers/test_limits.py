@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracewatch.importers.steps import Step
@@ -130,6 +130,7 @@ def blown_up(value: Any) -> Any:
 
 
 @given(JSON, JSON, JSON)
+@example(0, 0, [[90_000] * 3, 90_000, 90_000])  # two attachments of the metadata come before the call
 def test_whatever_a_tool_is_given_and_gives_fits(small: Any, smaller: Any, smallest: Any) -> None:
     arguments, result, source = blown_up(small), blown_up(smaller), blown_up(smallest)
     out: list[Step] = []
@@ -141,7 +142,7 @@ def test_whatever_a_tool_is_given_and_gives_fits(small: Any, smaller: Any, small
     trace.event("other", {"line": {"a": arguments, "r": result, "s": source}})
     trace.complete("completed")
     done = fold(out)
-    tool = done.messages()[0 if done.messages()[0]["role"] == "tool" else 1]
+    (tool,) = [message for message in done.messages() if message["role"] == "tool"]
     assert tool["content"]["tool_name"] == "tool"
     assert not any(m["role"] == "attachment" for m in done.messages())
     assert tool["content"]["result"] == result and tool["content"].get("arguments") == arguments
