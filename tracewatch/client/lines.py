@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,25 @@ class NotYet(Unreachable):
         super().__init__(str(cause))
         self.cause = cause
         self.wait_s = wait_s
+
+
+class Answers:
+    """The answers and commands that wait for a line's reader. An error comes after them, and stays."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Queue[Verdict | Told | Exception] = asyncio.Queue()
+
+    def put(self, answer: Verdict | Told | Exception) -> None:
+        """Add one."""
+        self._waiting.put_nowait(answer)
+
+    async def next(self) -> Verdict | Told:
+        """The next one. Raises the error that has ended the line, each time."""
+        answer = await self._waiting.get()
+        if isinstance(answer, Exception):
+            self._waiting.put_nowait(answer)
+            raise answer
+        return answer
 
 
 class TraceLine(Protocol):

@@ -34,7 +34,7 @@ from .control import Told
 from .errors import ApiError, Unreachable
 from .handshake import Handshake
 from .http import HttpConnection
-from .lines import Cut, Leaving, NotYet, TooBig, TraceLine, Verdict, pieces, size_of
+from .lines import Answers, Cut, Leaving, NotYet, TooBig, TraceLine, Verdict, pieces, size_of
 from .obstacle import words_of
 from .posts import PostedLine
 from .target import QUIET, Target
@@ -655,11 +655,11 @@ class SharedLine:
         self.unanswered: deque[int] = deque()  # bytes of each append
         self._socket = socket
         self._name = orjson.dumps(trace_id)
-        self._answers: asyncio.Queue[Verdict | Told | Exception] = asyncio.Queue()
+        self._answers = Answers()
 
     def put(self, answer: Verdict | Told | Exception) -> None:
         """Take an answer for this line."""
-        self._answers.put_nowait(answer)
+        self._answers.put(answer)
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
         """See TraceLine.send."""
@@ -669,11 +669,7 @@ class SharedLine:
 
     async def answer(self) -> Verdict | Told | None:
         """See TraceLine.answer."""
-        answer = await self._answers.get()
-        if isinstance(answer, Exception):
-            self._answers.put_nowait(answer)  # it stays so
-            raise answer
-        return answer
+        return await self._answers.next()
 
     async def heartbeat(self) -> None:
         """See TraceLine.heartbeat."""

@@ -17,7 +17,7 @@ from .api import FOREIGN, refusal
 from .control import Told
 from .errors import ApiError, Unreachable
 from .http import HttpConnection
-from .lines import Cut, Verdict
+from .lines import Answers, Cut, Verdict
 from .target import Target
 
 LOOK_S = 3.0
@@ -38,7 +38,7 @@ class PostedLine:
         self._posting = connect()
         self._looking = connect()
         self._waiting: asyncio.Queue[tuple[int, list[bytes]]] = asyncio.Queue()
-        self._answers: asyncio.Queue[Verdict | Told | Exception] = asyncio.Queue()
+        self._answers = Answers()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
@@ -86,13 +86,13 @@ class PostedLine:
                 try:
                     await self._post(seq, bodies)
                 except ApiError as error:
-                    self._answers.put_nowait(_verdict(seq, error))
+                    self._answers.put(_verdict(seq, error))
                 else:
-                    self._answers.put_nowait(Verdict(seq + len(bodies) - 1))
+                    self._answers.put(Verdict(seq + len(bodies) - 1))
         except ApiError as error:
-            self._answers.put_nowait(error)
+            self._answers.put(error)
         except Unreachable as error:
-            self._answers.put_nowait(Cut(error.message))
+            self._answers.put(Cut(error.message))
 
     async def _look_on(self) -> None:
         while True:
@@ -102,7 +102,7 @@ class PostedLine:
             except (ApiError, Unreachable):
                 continue  # the next append says what is wrong
             if told.cancel is not None or told.inputs:
-                self._answers.put_nowait(told)
+                self._answers.put(told)
 
     async def send(self, seq: int, bodies: Sequence[bytes]) -> None:
         """See TraceLine.send."""
@@ -110,11 +110,7 @@ class PostedLine:
 
     async def answer(self) -> Verdict | Told | None:
         """See TraceLine.answer."""
-        answer = await self._answers.get()
-        if isinstance(answer, Exception):
-            self._answers.put_nowait(answer)  # it stays so
-            raise answer
-        return answer
+        return await self._answers.next()
 
     async def heartbeat(self) -> None:
         """See TraceLine.heartbeat: looking for commands is one."""
