@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -73,6 +74,53 @@ async def over_pages(client: httpx.AsyncClient, trace_id: str) -> list[bytes]:
         since = page["cursor"]
 
 
+# By hand: US dollars for a million tokens that came in beside the cache, went into it, came from it, and went out
+PRICES = {
+    "claude-3-sonnet-20240229": (3.0, 3.75, 0.3, 15.0),
+    "claude-haiku-4-5-20251001": (1.0, 1.25, 0.1, 5.0),
+    "claude-opus-4-8": (5.0, 6.25, 0.5, 25.0),
+}
+COUNTED = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+SESSIONS = (
+    "claude-code/representative_messages.jsonl",
+    "claude-code/session-with-subagents/session.jsonl",
+    "wire/claude-code-tasks/home/projects/*/*.jsonl",
+)
+
+
+def cost_by_hand(files: list[Path]) -> float:
+    """The cost of the usage in transcripts, once for each answer of the model, whose lines repeat it."""
+    answers: dict[str, dict[str, Any]] = {}
+    for file in files:
+        for line in file.read_bytes().splitlines():
+            message = orjson.loads(line).get("message")
+            if isinstance(message, dict) and "usage" in message:
+                answers[message["id"]] = message
+    assert len(answers) >= 5
+    total = 0.0
+    for message in answers.values():
+        counts = [message["usage"].get(key) or 0 for key in COUNTED]
+        total += sum(count * price for count, price in zip(counts, PRICES[message["model"]], strict=True))
+    return total / 1_000_000
+
+
+def transcripts(folder: Path, name: str) -> list[Path]:
+    """A session and its sub-agents."""
+    (file,) = folder.glob(name)
+    return [file, *file.parent.glob("subagents/*.jsonl"), *file.with_suffix("").glob("subagents/*.jsonl")]
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+async def test_a_session_costs_what_its_usage_says(shared_data: Path, tmp_path: Path, name: str) -> None:
+    file, *beside = transcripts(shared_data, name)
+    async with serving(tmp_path / "runs.db") as server:
+        await asyncio.to_thread(import_file, server.url, file)
+        traces, _ = await server.services.log.traces(TraceQuery(limit=1000))
+    (root,) = [trace for trace in traces if trace["parent_trace_id"] is None]
+    assert root["tree_totals"]["total_cost"] == pytest.approx(cost_by_hand([file, *beside]), abs=1e-9)
+    assert {model for trace in traces for model in trace["models"]} <= set(PRICES)
+
+
 @pytest.mark.timeout(300)
 async def test_every_real_run_replays_alike(shared_data: Path, tmp_path: Path) -> None:
     files = importable(shared_data)
@@ -85,6 +133,9 @@ async def test_every_real_run_replays_alike(shared_data: Path, tmp_path: Path) -
         log = server.services.log
         traces, more = await log.traces(TraceQuery(limit=1000))
         assert more is None and len(traces) == counts.traces
+        assert not [
+            trace["trace_id"] for trace in traces if 0 in (trace["total_cost"], trace["tree_totals"]["total_cost"])
+        ], "what nobody knows is null"
         for trace in traces:
             trace_id = trace["trace_id"]
             bodies = await stored(log, trace_id)
