@@ -21,6 +21,7 @@ from . import (
     fanout,
     hostile,
     leak,
+    lists,
     listwatch,
     shape,
     soak,
@@ -43,7 +44,12 @@ ALL = {
     "trim": trim.run,
     "streamed": streamed.run,
 }
-NAMED_ONLY = {"hostile": hostile.run, "shape": shape.run, "soak": soak.run}  # only by name: long, or no ratios
+NAMED_ONLY = {
+    "hostile": hostile.run,
+    "lists": lists.run,
+    "shape": shape.run,
+    "soak": soak.run,
+}  # only by name: long, or no ratios
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from ..row import TRACE_COLUMNS as COLUMNS
 from ..views import ListPlace, TraceQuery, place_of, says, says_error
 
 FEW = 1000  # traces: their places are read and sorted
-COUNTED = 20_000  # traces that pass a filter: beyond that they are many
+COUNTED = 5_000  # traces that pass a filter: beyond that they are many
 # Below three characters the trigram index can't help: then only as many of the newest traces are looked through
 SHORT_SEARCH_ROWS = 10_000
 # Of a text to look for, the index is asked for so many characters. It compares their places in each trace, and nothing
