@@ -53,6 +53,8 @@ class Known:
     root: str
     below: bool  # its parent
     messages: int
+    moved: bool = False
+    cover: Known | None = None  # of one that was moved: what was its parent when it came
 
 
 @dataclass
@@ -67,11 +69,34 @@ class Model:
             trace_id = known.parent
             yield trace_id
 
-    def covers(self, token: str | None, trace_id: str) -> bool:
-        return token is None or token in self.above(trace_id)
+    def covering(self, trace_id: str) -> Iterator[str]:
+        name: str | None = trace_id
+        while name is not None:
+            yield name
+            known = self.traces.get(name)
+            if known is not None and known.moved:  # it may have been deleted, and another one made of that name
+                name = next((one for one, there in self.traces.items() if there is known.cover), None)
+            else:
+                name = known.parent if known is not None and known.below else None
 
-    def under(self, token: str) -> set[str]:
+    def covers(self, token: str | None, trace_id: str) -> bool:
+        return token is None or token in self.covering(trace_id)
+
+    def seen(self, token: str) -> set[str]:
         return {one for one in self.traces if self.covers(token, one)}
+
+    def under(self, trace_id: str) -> set[str]:
+        return {one for one in self.traces if trace_id in self.above(one)}
+
+    def move(self, trace_id: str, parent: str) -> None:
+        known = self.traces[trace_id]
+        if known.below and known.parent == parent:
+            return
+        if not known.moved:
+            known.cover = self.traces[known.parent] if known.below and known.parent in self.traces else None
+        known.moved, known.below, known.parent = True, True, parent
+        for one in self.under(trace_id):
+            self.traces[one].root = self.traces[parent].root
 
     def root_of(self, trace_id: str) -> str:
         return self.traces[trace_id].root if trace_id in self.traces else trace_id
@@ -92,7 +117,7 @@ class Model:
 Step = tuple[str, str | None, str, str | None]
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["create", "create", "import", "import", "delete"]),
+        st.sampled_from(["create", "create", "import", "import", "delete", "move", "move"]),
         st.sampled_from([None, "a", "p"]),  # whose token
         st.sampled_from(IDS),
         st.sampled_from([None, *IDS]),  # the parent
@@ -116,6 +141,14 @@ async def take(client: httpx.AsyncClient, step: Step, name: str, tokens: dict[st
         for one in gone:
             del model.traces[one]
         return
+    if what == "move":
+        raw = {"event": "trace_parent_changed", "parent_trace_id": above}
+        answer = await client.post(f"/api/traces/{name}{trace_id}/events", json=raw, headers=headers)
+        there = {trace_id, parent} <= before and model.covers(token, trace_id) and model.covers(token, parent or "")
+        assert (answer.status_code == 200) == (there and trace_id not in model.above(parent or "")), answer.text
+        if answer.status_code == 200:
+            model.move(trace_id, parent or "")
+        return
     root = None
     if what == "create":
         spec = {"trace_id": name + trace_id, "task": "x", "agent_type": "a", "parent_trace_id": above}
@@ -137,7 +170,7 @@ async def agree(log: EventLog, client: httpx.AsyncClient, name: str, tokens: dic
     """What each token is shown is what the model says."""
     for token in ("a", "p"):
         answer = await client.get("/api/traces?limit=1000", headers=bearer(tokens[token]))
-        assert {one["trace_id"][len(name) :] for one in answer.json()["traces"]} == m.under(token)
+        assert {one["trace_id"][len(name) :] for one in answer.json()["traces"]} == m.seen(token)
         for one in IDS:
             assert await log.tokens.covers(name + token, name + one) == m.covers(token, one)
     for summary in await log.summaries([name + one for one in m.traces]):
@@ -164,12 +197,22 @@ ATTACK: list[Step] = [("import", None, "f", "p"), ("create", None, "a", None), (
 ADOPTED: list[Step] = [("import", None, "f", "p"), ("create", None, "a", None), ("import", None, "p", "a")]
 AGAIN: list[Step] = [*ATTACK, ("delete", "a", "p", None), ("import", None, "p", "a"), ("delete", "a", "a", None)]
 OWN: list[Step] = [("import", "a", "g", "a"), ("import", "a", "f", "g"), ("create", "a", "a", None)]
+MOVED: list[Step] = [
+    *(
+        ("create", None, "a", None),
+        ("create", None, "p", None),
+        ("create", None, "f", "p"),
+        ("create", None, "g", None),
+    ),
+    *(("move", None, "f", "a"), ("move", "a", "f", "a"), ("move", None, "g", "f"), ("delete", "p", "p", None)),
+    *(("create", None, "p", "a"), ("move", None, "g", "p"), ("delete", "a", "a", None)),
+]
 NAMED: list[Step] = [("import", None, "f", "a"), ("create", "a", "a", None), ("delete", "a", "a", None)]
 
 
 @pytest.mark.slow
 @settings(max_examples=EXAMPLES)
-@example([ATTACK, ADOPTED, AGAIN, OWN, NAMED])
+@example([ATTACK, ADOPTED, AGAIN, OWN, NAMED, MOVED])
 @given(st.lists(steps, min_size=1, max_size=4))
 def test_a_token_covers_what_came_below_its_trace(
     tmp_path_factory: pytest.TempPathFactory, histories: list[list[Step]]
@@ -310,3 +353,42 @@ async def test_a_record_socket_writes_nothing_into_what_was_made_again_elsewhere
         assert not record.events, "a command of another trace"
     page = await log.read("mine.sub", 0, max_events=10, max_bytes=1 << 20)
     assert b'"event":"x"' not in b"".join(page.bodies)
+
+
+async def test_what_was_moved_below_a_trace_is_not_shown_to_its_token(server: Serving) -> None:
+    """The list, the watch and the record socket of a token of one trace go by what was recorded."""
+    log = server.services.log
+    for name in ("mine", "theirs"):
+        await make_trace(log, name)
+    await make_trace(log, "theirs.sub", parent_trace_id="theirs")
+    ours, others = [await log.tokens.create(["admin"], trace_id=name) for name in ("mine", "theirs")]
+    async with http(server, headers=bearer(await log.tokens.create(["admin"]))) as client:
+        raw = {"event": "trace_parent_changed", "parent_trace_id": "mine"}
+        assert (await client.post("/api/traces/theirs.sub/events", json=raw)).status_code == 200
+        assert (await client.get("/api/traces/theirs.sub")).json()["trace"]["root_trace_id"] == "mine"
+    async with http(server, headers=bearer(ours)) as client:
+        for path in ("", "/events", "/messages"):
+            refused(await client.get(f"/api/traces/theirs.sub{path}"), 404, "unknown_trace")
+        refused(await client.post("/api/traces/theirs.sub/events", json=raw), 404, "unknown_trace")
+        refused(
+            await client.post("/api/traces/mine/events", json={**raw, "parent_trace_id": "theirs"}),
+            404,
+            "unknown_parent",
+        )
+        assert [one["trace_id"] for one in (await client.get("/api/traces")).json()["traces"]] == ["mine"]
+    async with http(server, headers=bearer(others)) as client:
+        assert (await client.get("/api/traces/theirs.sub")).status_code == 200
+    async with socket(server, "/api/watch", ours) as watch, socket(server, "/api/watch", others) as theirs:
+        await watch.say({"subscribe": {"trace_id": "mine", "subtree": True}})
+        await watch.had("caught_up", trace_id="mine")
+        await theirs.say({"subscribe": {"trace_id": "theirs.sub"}})
+        await theirs.had("caught_up", trace_id="theirs.sub")
+        await append(log, "theirs.sub", 1)
+        await append(log, "mine", 1)
+        await watch.until_events(2)  # that it stands there, and the new one
+        assert {orjson.loads(body)["trace_id"] for body in watch.events} == {"mine"}
+    async with socket(server, "/api/record", others) as record:
+        await record.say({"open": {"trace_id": "theirs.sub"}})
+        await answer_of(record, "ready")
+        await record.say({"append": {"trace_id": "theirs.sub", "events": [raw]}})
+        assert (await answer_of(record, "nack"))["error"] == "unknown_parent"

@@ -143,6 +143,7 @@ def unfold(row: TraceRow, parts: StateParts, known: State | None) -> State:
         if event["event_id"] != number:
             raise StorageFault(damage(f"trace {row.trace_id}: the log has a hole after event {number - 1}"))
         apply_into(state, event)
+    state.root_trace_id = row.root_trace_id
     forget_complete(state)
     return state
 
@@ -165,6 +166,14 @@ def _from_snapshot(row: TraceRow, event_id: int, body: bytes) -> State:
         if event_id < row.first_event_id:  # the log begins with it: what came before was trimmed
             raise StorageFault(damage(f"trace {row.trace_id}: the snapshot of event {event_id} is damaged")) from error
         raise BadSnapshot(event_id) from error
+
+
+def as_in_row(state: State, row: TraceRow) -> State:
+    """The same state, with what another trace or another process may have changed: see ``at_first``, and its root."""
+    if state.root_trace_id != row.root_trace_id:
+        state = state.copy()
+        state.root_trace_id = row.root_trace_id
+    return at_first(state, row.first_event_id)
 
 
 def at_first(state: State, first_event_id: int) -> State:

@@ -35,6 +35,7 @@ from ..model.canonical import ENDED, MAX_SUB_TRACE_DEPTH, canonical, check_size
 from ..model.events import PLACE_FIELDS
 from ..model.prompt import references
 from ..model.rules import complete, is_repeat
+from ..model.state import State
 from .cache import at_first
 from .prices import Prices
 from .row import TraceRow
@@ -123,9 +124,14 @@ def tell_parent(unit: Unit, draft: Draft, plan: Plan) -> Plan | None:
     parent = unit.draft(above)
     if parent is None:
         return None
-    raw = {
+    return one_event(unit, parent, completed_event(unit, draft, state))
+
+
+def completed_event(unit: Unit, draft: Draft, state: State) -> dict[str, Any]:
+    """What the log of the parent is told of a trace that has ended."""
+    return {
         "event": "sub_trace_completed",
-        "sub_trace_id": row.trace_id,
+        "sub_trace_id": draft.row.trace_id,
         "status": state.status,
         "summary": state.summary,
         "stats": _written(unit.tree_totals(draft, state)),
@@ -134,7 +140,6 @@ def tell_parent(unit: Unit, draft: Draft, plan: Plan) -> Plan | None:
         "occurred_at": state.ended_at,
         **({} if state.error is None else {"error": state.error}),
     }
-    return one_event(unit, parent, raw)
 
 
 def _written(totals: dict[str, Any]) -> dict[str, Any]:
@@ -186,12 +191,12 @@ class Append(Job):
             unit.message(draft, message_id)
         plan, ended = Plan(unit, draft), False
         for index, raw in enumerate(fresh, duplicates):
-            if ("if_absent" in raw or raw["event"] == "input_provided") and is_repeat(plan.state, raw):
+            if self._is_repeat(unit, plan, raw):
                 repeats += 1
                 continue
             try:
                 was_ended = plan.state.ended
-                self._put(plan, raw, unit.ts)
+                self._put(plan, self._complete(unit, plan, raw), unit.ts)
                 ended = plan.state.ended and (ended or not was_ended)
             except TracewatchError as error:
                 raise _at(error, index) if len(self.raws) > 1 else error  # noqa: B904 (the same error, told where)
@@ -206,6 +211,14 @@ class Append(Job):
             draft.changed_producers.add(self.producer)
         first = last + 1 if len(fresh) > repeats else None
         return Appended(first, plan.state.last_event_id, duplicates + repeats)
+
+    def _is_repeat(self, unit: Unit, plan: Plan, raw: dict[str, Any]) -> bool:
+        """Whether the event is nothing, as what it says is so already."""
+        return ("if_absent" in raw or raw["event"] == "input_provided") and is_repeat(plan.state, raw)
+
+    def _complete(self, unit: Unit, plan: Plan, raw: dict[str, Any]) -> dict[str, Any]:
+        """The event with what other traces add to it."""
+        return raw
 
     def _put(self, plan: Plan, raw: dict[str, Any], ts: str) -> None:
         event_id, known = plan.state.last_event_id + 1, plan.has_message
@@ -305,7 +318,7 @@ class Create(Job):
                     raise Invalid(f"{key}: needs a parent_trace_id")
             return None, None
         parent = unit.draft(parent_id)
-        if parent is None or not (self.below is None or unit.stands_below(parent_id, self.below)):
+        if parent is None or not (self.below is None or unit.covers(self.below, parent_id)):
             raise UnknownParent(f"there is no trace {parent_id!r} to be the parent", parent_trace_id=parent_id)
         holder = place_in(unit, parent, self.spec)
         if goal_id is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
@@ -26,6 +27,7 @@ from .counts import LogCounts, LogLook
 from .group import Group
 from .health import Health
 from .jobs import Append, Create, Delete
+from .moves import Rehome
 from .prices import Prices, concerned
 from .reader import Reader
 from .restore import Restore
@@ -99,12 +101,14 @@ class EventLog:
         expected_last_event_id: int | None = None,
         by_server: bool = False,
         parsed: bool = False,
+        below: str | None = None,
     ) -> Appended:
         """Append events as recorders send them, all or none; returns once they are on disk.
 
         ``seq`` is the first event's number by ``producer``, from 1. ``parsed``: the events were read from JSON, so
         nobody has to look for NaN and Infinity in them. Raises the refusals of errors.py, TooLarge,
-        UnknownTrace, SequenceGap, UnexpectedLastEventId, Unavailable.
+        UnknownTrace, SequenceGap, UnexpectedLastEventId, Unavailable. ``below``: who asks may see this trace and what
+        was recorded below it only, so a trace may be put below those only (``trace_parent_changed``).
         """
         try:
             self._check_count(events)
@@ -112,8 +116,13 @@ class EventLog:
                 raise InvalidField("seq: a producer's events are numbered from 1, and a number needs its producer")
             single = len(events) == 1
             raws = [validate_event(raw, None if single else i, by_server=by_server) for i, raw in enumerate(events)]
+            kind: Callable[..., Append] = Append
+            if any(raw["event"] == "trace_parent_changed" for raw in raws):
+                if not single:
+                    raise Invalid("trace_parent_changed stands alone in its append")
+                kind = partial(Rehome, below=below)
             answer: Appended = await self.group.do(
-                Append(
+                kind(
                     events=len(raws),
                     size=_size(raws),
                     trace_id=trace_id,

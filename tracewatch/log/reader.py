@@ -29,7 +29,7 @@ from ..model.contents import references_in, replaced, restored
 from ..model.preview import ELLIPSIS
 from ..model.prompt import MOST_BYTES, Prompt, TooMuch, assemble
 from ..model.state import State
-from .cache import BadSnapshot, Cached, StateCache, at_first, unfold
+from .cache import BadSnapshot, Cached, StateCache, as_in_row, at_first, unfold
 from .counts import LogLook
 from .health import NO_JSON, Health
 from .patience import Patience, TooLong
@@ -136,7 +136,8 @@ class Reader:
             row, parts = view.row, view.parts
             if parts is None:
                 assert known is not None
-                return at_first(known.state, max(known.state.first_event_id, row.first_event_id)), view
+                first = max(known.state.first_event_id, row.first_event_id)
+                return at_first(as_in_row(known.state, row), first), view
             same = known is not None and known.trace_key == row.trace_key
             try:
                 known = await self._unfold(row, parts, known.state if known is not None and same else None)
@@ -363,10 +364,13 @@ def _place(query: TraceQuery, row: TraceRow) -> str | None:
 
 
 def _line(rows: dict[str, TraceRow], trace_id: str | None) -> frozenset[str]:
+    """The trace and all that cover it, which a token of one trace goes by."""
     ids: set[str] = set()
+    keys = {row.trace_key: name for name, row in rows.items()}
     while trace_id is not None and trace_id not in ids:
         ids.add(trace_id)
-        trace_id = rows[trace_id].above if trace_id in rows else None
+        row = rows.get(trace_id)
+        trace_id = None if row is None else keys.get(row.cover_key or 0) if row.moved else row.above
     return frozenset(ids)
 
 

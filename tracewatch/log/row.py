@@ -126,13 +126,14 @@ class TraceRow:
     def initial_state(self) -> State:
         """The state before the first event: as it was created, whatever was set later."""
         spec, metadata = object_of(self.spec), object_of(self.metadata)
+        home = spec if self.moved else {"parent_trace_id": self.parent_trace_id, "parent_goal_id": self.parent_goal_id}
         given = spec.get("metadata") or {}
         return State(
             trace_id=self.trace_id,
             task=spec.get("task", self.task),
             agent_type=spec.get("agent_type", self.agent_type),
-            parent_trace_id=self.parent_trace_id,
-            parent_goal_id=self.parent_goal_id,
+            parent_trace_id=home.get("parent_trace_id"),
+            parent_goal_id=home.get("parent_goal_id"),
             root_trace_id=self.root_trace_id,
             created_at=self.created_at,
             updated_at=self.created_at,

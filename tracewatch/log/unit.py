@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -20,7 +20,7 @@ from ..model.canonical import canonical
 from ..model.state import Event, State, apply_into
 from ..model.times import format_time
 from . import project
-from .cache import BadSnapshot, Cached, StateCache, at_first, forget_complete, unfold
+from .cache import BadSnapshot, Cached, StateCache, as_in_row, forget_complete, unfold
 from .project import Noted
 from .row import TraceRow
 from .storage import AbsentChange, Changes, EventRow, KeptSnapshot, Loaded, Needs, SnapshotRow, TraceChange, Written
@@ -84,6 +84,27 @@ class Draft:
     def recorder_gone(self, steady: float) -> bool:
         """Whether nobody is left to act on a command: the trace is lost, or its recorder's lease has run out."""
         return self.state.status == "lost" or not (self.renewed or self.row.lease_alive(steady))
+
+
+class Home(NamedTuple):
+    """Where a trace stands from now on that was somewhere else; ``cover_key`` as in its row."""
+
+    parent_trace_id: str
+    parent_goal_id: str | None
+    root_trace_id: str
+    cover_key: int | None
+
+    def of(self, row: TraceRow) -> TraceRow:
+        """The row of the trace that stands here."""
+        return replace(
+            row,
+            parent_trace_id=self.parent_trace_id,
+            parent_goal_id=self.parent_goal_id,
+            root_trace_id=self.root_trace_id,
+            cover_key=self.cover_key,
+            apart=False,
+            moved=True,
+        )
 
 
 def sums_of(sub_traces: Mapping[str, dict[str, Any]], sub_id: str) -> Sums:
@@ -176,6 +197,7 @@ class Unit:
         self._states = states
         self._optimistic = optimistic
         self._drafts: dict[str, Draft] = {}
+        self._homes: dict[str, Home] = {}  # of the traces that are moved
         self._touched: set[str] = set()  # traces that the job at hand has asked for
 
     # --- what was loaded ---
@@ -198,7 +220,7 @@ class Unit:
     def _open(self, row: TraceRow) -> Draft:
         known = self._states.get(row.trace_id)
         if known is not None and known.head == (row.trace_key, row.last_event_id):
-            return Draft(row, at_first(known.state, row.first_event_id), dict(known.producers), dict(known.lengths))
+            return Draft(row, as_in_row(known.state, row), dict(known.producers), dict(known.lengths))
         raise Missing(Needs(traces={row.trace_id}))
 
     def message(self, draft: Draft, message_id: str) -> None:
@@ -265,6 +287,8 @@ class Unit:
 
     def above(self, row: TraceRow) -> str | None:
         """The trace that it is below, or will be with this unit."""
+        if row.trace_id in self._homes:
+            return self._homes[row.trace_id].parent_trace_id
         if row.above is None and row.parent_trace_id is not None:
             parent = self._drafts.get(row.parent_trace_id)
             return row.parent_trace_id if parent is not None and parent.adopts else None
@@ -276,6 +300,23 @@ class Unit:
                 return True
             row = self._row_now(above)
         return False
+
+    def covers(self, root_id: str, trace_id: str) -> bool:
+        """Whether a token of ``root_id`` alone covers the trace, whose line must have been needed."""
+        known = {row.trace_key: row for row in self.loaded.rows.values()}
+        seen: set[str] = set()
+        name: str | None = trace_id
+        while name is not None and name != root_id and name not in seen:
+            seen.add(name)
+            row = self._row_now(name)
+            if row is None:
+                return False
+            if row.moved or name in self._homes:
+                key = self._homes[name].cover_key if name in self._homes else row.cover_key
+                name = known[key].trace_id if key in known else None
+            else:
+                name = self.above(row)
+        return name == root_id
 
     def stands_below(self, trace_id: str | None, above_id: str) -> bool:
         """Whether the trace of ``trace_id`` is ``above_id`` or below it; its line must have been needed."""
@@ -303,6 +344,10 @@ class Unit:
     def add(self, draft: Draft) -> None:
         """Make a new trace part of the unit."""
         self._drafts[draft.row.trace_id] = draft
+
+    def rehome(self, draft: Draft, home: Home) -> None:
+        """Put a trace below another one. Its job must have the unit for itself."""
+        self._homes[draft.row.trace_id] = home
 
     def count_absent(self, parent: Draft, sub_id: str) -> None:
         """A sub-trace goes: what stays of it in the sums above is what its parent's log tells of it."""
@@ -347,10 +392,12 @@ class Unit:
             behind = self.loaded.behind.get(row.trace_id, ())
             bodies += project.catch_up_rows(behind, state, noted.updated, draft.lengths)
         inputs, closed = project.input_rows(noted, draft.pending, state, ahead_s)
+        home = self._homes.get(row.trace_id)
         lease = self.steady + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
+        after = project.trace_row(row, state, draft.log_bytes, lease, renamed=noted.renamed)
         return TraceChange(
             before=None if draft.new else row,
-            after=project.trace_row(row, state, draft.log_bytes, lease, renamed=noted.renamed),
+            after=after if home is None else home.of(after),
             events=draft.events,
             snapshots=draft.snapshots,
             messages=messages,
@@ -377,7 +424,8 @@ class Unit:
                 continue
             row = self._drafts[sub_id].row if sub_id in self._drafts else self.load(self.loaded.rows, sub_id, "rows")
             here = row is not None and self.above(row) == parent_id
-            before = sums_of(parent.logged, sub_id) if not here or sub_id in new else Sums()
+            was_here = row is not None and row.above == parent_id if sub_id in self._homes else here
+            before = sums_of(parent.logged, sub_id) if not was_here or sub_id in new else Sums()
             now = sums_of(parent.state.sub_traces, sub_id) if not here else Sums()
             if now != before:
                 self._absent.append(AbsentChange(parent_id, now.minus(before)))

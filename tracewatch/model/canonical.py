@@ -29,7 +29,10 @@ ENDED = frozenset({"completed", "failed", "stopped"})
 GOAL_ENDED = frozenset({"completed", "abandoned"})
 # The events that only the server writes
 SERVER_EVENTS = frozenset(
-    {"sub_trace_started", "sub_trace_completed", "input_provided", "input_expired", "cancel_requested"}
+    {
+        *("sub_trace_started", "sub_trace_completed", "sub_trace_left"),
+        *("input_provided", "input_expired", "cancel_requested"),
+    }
 )
 
 

@@ -324,6 +324,15 @@ class TraceUpdated(_Recorded):
     started_at: NotRequired[Time]
 
 
+class TraceParentChanged(_Recorded):
+    """``trace_parent_changed`` from a recorder: the trace stands below another one from now on."""
+
+    parent_trace_id: TraceId
+    parent_goal_id: NotRequired[Id | None]
+    parent_step_id: NotRequired[Id | None]
+    parent_message_id: NotRequired[Id | None]
+
+
 class InputRequested(_Recorded):
     """``input_requested`` from a recorder."""
 
@@ -359,6 +368,13 @@ class SubTraceCompleted(_Recorded):
     error: NotRequired[Any]
     started_at: NotRequired[Time | None]
     ended_at: NotRequired[Time | None]
+
+
+class SubTraceLeft(_Recorded):
+    """``sub_trace_left``, which the server writes: it stands below ``parent_trace_id`` now."""
+
+    sub_trace_id: Id
+    parent_trace_id: Id
 
 
 class InputProvided(_Recorded):
@@ -400,12 +416,14 @@ RECORDED: dict[str, TypeAdapter[Any]] = {
     "trace_status_changed": TypeAdapter(TraceStatusChanged),
     "trace_completed": TypeAdapter(TraceCompleted),
     "trace_updated": TypeAdapter(TraceUpdated),
+    "trace_parent_changed": TypeAdapter(TraceParentChanged),
     "input_requested": TypeAdapter(InputRequested),
 }
 ELSEWHERE: TypeAdapter[Any] = TypeAdapter(AnsweredElsewhere)
 SERVER: dict[str, TypeAdapter[Any]] = {
     "sub_trace_started": TypeAdapter(SubTraceStarted),
     "sub_trace_completed": TypeAdapter(SubTraceCompleted),
+    "sub_trace_left": TypeAdapter(SubTraceLeft),
     "input_provided": TypeAdapter(InputProvided),
     "input_expired": TypeAdapter(InputExpired),
     "cancel_requested": TypeAdapter(CancelRequested),
@@ -525,6 +543,16 @@ class StoredStepAdded(_Recorded):
     step: FullStep
 
 
+class StoredTraceParentChanged(_Recorded):
+    """``trace_parent_changed`` as stored."""
+
+    parent_trace_id: TraceId
+    parent_goal_id: Id | None
+    parent_step_id: NotRequired[Id | None]
+    parent_message_id: NotRequired[Id | None]
+    root_trace_id: TraceId
+
+
 class StoredInputRequested(_Recorded):
     """``input_requested`` as stored."""
 
@@ -543,6 +571,7 @@ STORED: dict[str, TypeAdapter[Any]] = {
     "message_updated": TypeAdapter(StoredMessageUpdated),
     "step_added": TypeAdapter(StoredStepAdded),
     "input_requested": TypeAdapter(StoredInputRequested),
+    "trace_parent_changed": TypeAdapter(StoredTraceParentChanged),
 }
 
 

@@ -550,6 +550,19 @@ def _sub_trace_completed(state: State, event: Event) -> None:
     }
 
 
+def _sub_trace_left(state: State, event: Event) -> None:
+    sub = state.sub_traces.pop(event["sub_trace_id"], None)
+    goal = None if sub is None else state.goals.get(sub["parent_goal_id"])
+    if sub is not None and goal is not None:
+        left = [one for one in goal["sub_trace_ids"] if one != sub["trace_id"]]
+        state.goals[goal["id"]] = {**goal, "sub_trace_ids": left}
+
+
+def _trace_parent_changed(state: State, event: Event) -> None:
+    state.parent_trace_id, state.parent_goal_id = event["parent_trace_id"], event["parent_goal_id"]
+    state.root_trace_id = event["root_trace_id"]
+
+
 def with_links(links: tuple[dict[str, Any], ...], more: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     """The links with those that are not there, as far as there is room."""
     known = {_end_of(link): link for link in links}
@@ -645,7 +658,9 @@ _HANDLERS: dict[str, Callable[[State, Event], None]] = {
     "sub_trace_completed": _sub_trace_completed,
     "trace_status_changed": _set_status,
     "trace_completed": _end,
+    "sub_trace_left": _sub_trace_left,
     "trace_updated": _trace_updated,
+    "trace_parent_changed": _trace_parent_changed,
     "input_requested": _input_requested,
     "input_provided": _close_input("answered"),
     "input_expired": _close_input("expired"),

@@ -444,7 +444,8 @@ class Recording:
         if self._begun.cancelled():
             raise NotOpen(f"trace {self.trace_id!r} could not be opened on this socket")
         await self._check()
-        return await self._log.append(self.trace_id, events, producer=producer, seq=seq, parsed=True)
+        below = self._socket.grant.trace_id
+        return await self._log.append(self.trace_id, events, producer=producer, seq=seq, parsed=True, below=below)
 
     async def _wait_for_ready(self, size: int) -> None:
         """Raises Unavailable while all that waits like this, and all bodies being received, are too much together."""

@@ -179,6 +179,7 @@ async def append_events(request: Request) -> Response:
         seq=seq,
         expected_last_event_id=expected,
         parsed=True,
+        below=grant_of(request).trace_id,
     )
     return json_response(appended_json(appended))
 

@@ -113,7 +113,7 @@ class MemoryStorage:
             named = [one for one, trace in there.items() if trace.row.parent_trace_id == root_id]
             loaded.levels[root_id] = max((1 + self._levels(one) for one in named), default=0)
         parents = {there[one].row.above or "" for one in needs.above if one in there}
-        wanted |= {above for one in needs.above for above in self._above(one)}
+        wanted |= {above for one in needs.above for above in (*self._above(one), *self._covers(one))}
         loaded.rows = {one: self._row(one) for one in wanted if one in there}
         for one in (needs.traces | parents) & loaded.rows.keys():
             row = loaded.rows[one]
@@ -218,6 +218,8 @@ class MemoryStorage:
                     other.row = replace(other.row, apart=False)
         trace = memory.traces[row.trace_id]
         trace.row = row
+        for one in self._below(row.trace_id) if row.moved else ():
+            memory.traces[one].row = replace(memory.traces[one].row, root_trace_id=row.root_trace_id)
         trace.events.update({event.event_id: event for event in change.events})
         trace.snapshots.update(dict(change.snapshots))
         trace.messages.update({message.message_id: message for message in change.messages})
@@ -322,6 +324,19 @@ class MemoryStorage:
             trace_id = self.memory.traces[trace_id].row.above if trace_id in self.memory.traces else None
         return found
 
+    def _covers(self, trace_id: str | None) -> list[str]:
+        """The trace, and all that it was below when it came."""
+        keys = {trace.row.trace_key: one for one, trace in self.memory.traces.items()}
+        found: list[str] = []
+        while trace_id is not None and trace_id not in found:
+            found.append(trace_id)
+            row = self.memory.traces[trace_id].row if trace_id in self.memory.traces else None
+            trace_id = None if row is None else keys.get(row.cover_key or 0) if row.moved else row.above
+        return found
+
+    def _covered(self, trace_id: str) -> list[str]:
+        return [one for one in self.memory.traces if trace_id in self._covers(one)]
+
     def _parts(self, row: TraceRow, upto: int, known: Head | None, skip: Collection[int] = ()) -> StateParts:
         trace = self.memory.traces[row.trace_id]
         base = known.event_id if known is not None and known.trace_key == row.trace_key else -1
@@ -420,7 +435,7 @@ class MemoryStorage:
 
     async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
         await self._turn()
-        below = None if query.below is None else self._below(query.below)
+        below = None if query.below is None else self._covered(query.below)
 
         def at(row: TraceRow) -> tuple[str, int]:
             when = {"started": min(row.started_at, row.created_at), "activity": row.active_at, "created": ""}
@@ -441,7 +456,7 @@ class MemoryStorage:
 
     async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:
         await self._turn()
-        allowed = self.memory.traces if below is None else self._below(below)
+        allowed = self.memory.traces if below is None else self._covered(below)
         there = [one for one in dict.fromkeys(trace_ids) if one in self.memory.traces and one in allowed]
         return [self._row(one).for_list() for one in there]
 
@@ -451,11 +466,11 @@ class MemoryStorage:
 
     async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
         await self._turn()
-        names = {above for one in trace_ids for above in self._above(one)}
+        names = {above for one in trace_ids for above in (*self._above(one), *self._covers(one))}
         return [self._row(one).for_list() for one in names if one in self.memory.traces]
 
     async def is_below(self, root_id: str, trace_id: str) -> bool:
-        return root_id in self._above(trace_id)
+        return root_id in self._covers(trace_id)
 
     async def last_seq(self, trace_id: str, producer: str) -> int:
         trace = self.memory.traces.get(trace_id)
@@ -481,7 +496,7 @@ class MemoryStorage:
     async def open_inputs(
         self, limit: int, below: str | None, after: str | None, patience: Patience
     ) -> tuple[list[OpenInput], str | None]:
-        allowed = self.memory.traces if below is None else self._below(below)
+        allowed = self.memory.traces if below is None else self._covered(below)
         found: list[tuple[str, OpenInput]] = []
         for t, one in self._inputs():
             row, place = t.row, f"{one.asked_at}_{t.row.trace_key}_{one.event_id}"

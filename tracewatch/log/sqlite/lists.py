@@ -44,6 +44,13 @@ BELOW = (
     "WITH RECURSIVE down (trace_id) AS (SELECT ? UNION SELECT t.trace_id FROM traces AS t"
     " JOIN down ON t.parent_trace_id = down.trace_id AND NOT t.apart) SELECT trace_id FROM down"
 )
+# ``?`` and all that a token of it alone covers: what was below it when it came
+COVERED = (
+    "WITH RECURSIVE down (trace_id) AS (SELECT ? UNION SELECT t.trace_id FROM traces AS t"
+    " JOIN down ON t.parent_trace_id = down.trace_id AND NOT t.apart AND NOT t.moved"
+    " UNION SELECT t.trace_id FROM down JOIN traces AS p USING (trace_id)"
+    " JOIN traces AS t ON t.cover_key = p.trace_key AND t.moved) SELECT trace_id FROM down"
+)
 _COLUMN = {"started": "began", "activity": "active_at"}  # by which a list is ordered, then by the key
 _ALL = {
     "started": "traces INDEXED BY traces_by_start",
@@ -120,7 +127,7 @@ def filters(query: TraceQuery) -> list[IndexedFilter]:
         test = "error IS NOT NULL"
         found.append(IndexedFilter("traces INDEXED BY traces_with_error", test, ((),), test, ()))
     if query.below is not None:
-        test = f"trace_id IN ({BELOW})"
+        test = f"trace_id IN ({COVERED})"
         found.append(IndexedFilter("traces", test, ((query.below,),), test, (query.below,), ""))
     return found
 

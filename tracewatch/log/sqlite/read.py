@@ -22,7 +22,7 @@ from ..sums import SUM_NAMES
 from ..views import Grown, Page, Token
 from . import blobs
 from .faults import hole
-from .lists import BELOW, LIST_COLUMNS, listed
+from .lists import BELOW, COVERED, LIST_COLUMNS, listed
 
 T = TypeVar("T")
 
@@ -32,10 +32,19 @@ TOKEN_COLUMNS = "token_id, hash, scopes, trace_id, label, created_at, expires_at
 PAGE_EVENTS = 500  # read at once to fold a state, and
 STATE_BYTES = 1024 * 1024  # of them
 
-# The trace_ids in the JSON array ``?1``, and all above them
+# The trace_ids in the JSON array ``?1``, and all above them and above where they were when they came
 _ABOVE = (
     "WITH RECURSIVE up (trace_id) AS (SELECT value FROM json_each(?1) UNION SELECT t.parent_trace_id FROM traces AS t"
-    " JOIN up USING (trace_id) WHERE t.parent_trace_id IS NOT NULL AND NOT t.apart)"
+    " JOIN up USING (trace_id) WHERE t.parent_trace_id IS NOT NULL AND NOT t.apart"
+    " UNION SELECT p.trace_id FROM up JOIN traces AS t USING (trace_id)"
+    " JOIN traces AS p ON p.trace_key = t.cover_key AND t.moved)"
+)
+# The trace ``?1`` and all that cover it
+_COVERS = (
+    "WITH RECURSIVE up (trace_id) AS (SELECT ?1 UNION SELECT t.parent_trace_id FROM traces AS t"
+    " JOIN up USING (trace_id) WHERE t.parent_trace_id IS NOT NULL AND NOT t.apart AND NOT t.moved"
+    " UNION SELECT p.trace_id FROM up JOIN traces AS t USING (trace_id)"
+    " JOIN traces AS p ON p.trace_key = t.cover_key AND t.moved)"
 )
 # The trace's row, then its events, in one statement: no ORDER BY, which would sort what the tree has in order already;
 # what comes back is checked to be consecutive.
@@ -95,9 +104,9 @@ def rows_below(db: sqlite3.Connection, trace_id: str) -> Rows:
 
 
 def is_below(db: sqlite3.Connection, root_id: str, trace_id: str) -> bool:
-    """Whether ``root_id`` is above ``trace_id``, or it itself."""
-    sql = f"{_ABOVE} SELECT 1 FROM up WHERE trace_id = ?2"
-    return db.execute(sql, (_ids([trace_id]), root_id)).fetchone() is not None
+    """Whether a token of ``root_id`` alone covers ``trace_id``: it was below it when it came, or is it itself."""
+    sql = f"{_COVERS} SELECT 1 FROM up WHERE trace_id = ?2"
+    return db.execute(sql, (trace_id, root_id)).fetchone() is not None
 
 
 # --- one trace -------------------------------------------------------------------------------------------------
@@ -352,7 +361,7 @@ def open_inputs(
     db: sqlite3.Connection, limit: int, below: str | None, after: str | None
 ) -> tuple[list[OpenInput], str | None]:
     """See Storage.open_inputs."""
-    only = "" if below is None else f" AND trace_id IN ({BELOW.replace('?', '?1')})"
+    only = "" if below is None else f" AND trace_id IN ({COVERED.replace('?', '?1')})"
     behind = "" if after is None else " AND asked_at >= ?3 AND (asked_at, inputs.trace_key, event_id) > (?3, ?4, ?5)"
     sql = (
         "SELECT request_id, asked_at, body, trace_id, task, agent_type, root_trace_id, status,"
@@ -421,7 +430,7 @@ def rows(db: sqlite3.Connection, trace_ids: Collection[str], below: str | None) 
     sql = f"SELECT {LIST_COLUMNS} FROM traces WHERE trace_id IN (SELECT value FROM json_each(?))"
     found = [listed(values) for values in db.execute(sql, (_ids(trace_ids),))]
     if below is not None:
-        allowed = {row[0] for row in db.execute(BELOW, (below,))}
+        allowed = {row[0] for row in db.execute(COVERED, (below,))}
         return [row for row in found if row.trace_id in allowed]
     return found
 

@@ -18,6 +18,7 @@ from ..storage import Changes, Loaded, Needs, TraceChange
 from ..sums import SUM_NAMES, Sums
 from ..views import SCOPES
 from . import blobs, read
+from .lists import BELOW
 from .read import ANY_NAME, TOKEN_COLUMNS, TREE_COLUMNS
 
 # What sums of a tree are kept up to: far above what is shown (``summed``), and below where whole numbers overflow
@@ -272,6 +273,8 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
         rows.append((*_VALUES(row), *difference, key))
         if (seldom := _SELDOM_VALUES(row)) != (None if before is None else _SELDOM_VALUES(before)):
             _write_seldom(db, key, seldom, before)
+        if before is not None and row.moved:
+            _move(db, row, before)
         if before is not None and row.first_event_id != before.first_event_id:
             db.execute("INSERT OR REPLACE INTO leftovers VALUES (?, ?)", (key, row.first_event_id - 1))
             _note_trimmed(db, key, before.first_event_id, row.first_event_id, change.trimmed)
@@ -283,6 +286,35 @@ def _write_traces(db: sqlite3.Connection, changes: Changes, keys: dict[str, int]
         db.executemany(_UPDATE_TRACE, rows)
     if trees:
         db.executemany(_UPDATE_ABOVE, trees)
+
+
+def _move(db: sqlite3.Connection, row: TraceRow, before: TraceRow) -> None:
+    """Put a trace below its new parent, if that has changed, and its sums with it."""
+    place = (row.parent_trace_id, row.parent_goal_id)
+    if place == (before.parent_trace_id, before.parent_goal_id) and before.moved:
+        return
+
+    def settle() -> None:
+        sql = "UPDATE traces SET parent_trace_id = ?, parent_goal_id = ?, apart = 0, moved = 1, cover_key = ?"
+        db.execute(f"{sql} WHERE trace_key = ?", (*place, row.cover_key, before.trace_key))
+
+    sums = _kept(before.tree())
+    _take_off(db, before.above, sums, settle)
+    db.execute(_UPDATE_TREE, (row.parent_trace_id, *sums))
+    sql = f"UPDATE traces SET root_trace_id = ?, change_seq = {_SEQ} WHERE trace_id IN ({BELOW})"
+    db.execute(sql, (row.root_trace_id, row.trace_id))
+
+
+def _take_off(db: sqlite3.Connection, above: str | None, sums: Sums, then: Callable[[], None]) -> None:
+    """What stood below ``above`` leaves its sums, and those of all above it; ``then`` changes its own rows."""
+    overflown = [] if above is None else db.execute(_OVERFLOWN, (above,)).fetchall()
+    if above is not None:
+        db.execute(_UPDATE_TREE, (above, *Sums().minus(sums)))
+    then()
+    for trace_id, *own in overflown:  # nothing can be taken off such a sum: it is made anew
+        anew = _kept(Sums(*own).plus(_sums_below(db, trace_id)))
+        sql = f"UPDATE traces SET {', '.join(f'{name} = ?' for name in _GROWS)} WHERE trace_id = ?"
+        db.execute(sql, (*anew, trace_id))
 
 
 def _note_trimmed(db: sqlite3.Connection, key: int, before: int, first: int, names: dict[str, int]) -> None:
@@ -315,18 +347,13 @@ def _write_seldom(db: sqlite3.Connection, key: int, values: tuple[Any, ...], bef
 
 def _delete(db: sqlite3.Connection, gone: list[TraceRow]) -> None:
     """Remove the rows by which these traces are found. What else there is of them follows in pieces."""
-    top = gone[0]
-    overflown: list[Any] = []
-    if top.above is not None:
-        overflown = db.execute(_OVERFLOWN, (top.above,)).fetchall()
-        db.execute(_UPDATE_TREE, (top.above, *Sums().minus(_kept(top.tree()))))
     keys = [(row.trace_key,) for row in gone]
-    for table in ("producers", "inputs", "trimmed", "trace_words", "traces"):
-        db.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
-    for trace_id, *own in overflown:  # nothing can be taken off such a sum: it is made anew
-        sums = _kept(Sums(*own).plus(_sums_below(db, trace_id)))
-        sql = f"UPDATE traces SET {', '.join(f'{name} = ?' for name in _GROWS)} WHERE trace_id = ?"
-        db.execute(sql, (*sums, trace_id))
+
+    def remove() -> None:
+        for table in ("producers", "inputs", "trimmed", "trace_words", "traces"):
+            db.executemany(f"DELETE FROM {table} WHERE trace_key = ?", keys)
+
+    _take_off(db, gone[0].above, _kept(gone[0].tree()), remove)
     db.executemany("INSERT OR REPLACE INTO leftovers VALUES (?, NULL)", keys)
     marks = [(row.trace_id, row.last_event_id) for row in gone]
     db.executemany(f"INSERT OR REPLACE INTO deleted_traces VALUES (?, ?, {_SEQ})", marks)

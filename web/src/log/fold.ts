@@ -32,6 +32,7 @@ import {
 const SERVER_EVENTS = new Set([
   "sub_trace_started",
   "sub_trace_completed",
+  "sub_trace_left",
   "input_provided",
   "input_expired",
   "cancel_requested",
@@ -475,6 +476,18 @@ function subTraceCompleted(state: State, event: StoredEvent): void {
   });
 }
 
+function subTraceLeft(state: State, event: StoredEvent): void {
+  const sub = state.subTraces.get(event.sub_trace_id);
+  state.subTraces.delete(event.sub_trace_id);
+  const goal = state.goals.get(sub?.parent_goal_id ?? "");
+  if (goal)
+    state.goals.set(goal.id, { ...goal, sub_trace_ids: goal.sub_trace_ids.filter((id) => id !== event.sub_trace_id) });
+}
+
+function traceParentChanged({ head }: State, event: StoredEvent): void {
+  for (const key of ["parent_trace_id", "parent_goal_id", "root_trace_id"] as const) head[key] = event[key];
+}
+
 function traceUpdated(state: State, event: StoredEvent): void {
   const { head } = state;
   for (const key of ["task", "agent_type", "session_id", "user_id", "started_at", "tags"] as const)
@@ -541,7 +554,9 @@ const HANDLERS: Record<string, (state: State, event: StoredEvent) => void> = {
   sub_trace_completed: subTraceCompleted,
   trace_status_changed: setStatus,
   trace_completed: end,
+  sub_trace_left: subTraceLeft,
   trace_updated: traceUpdated,
+  trace_parent_changed: traceParentChanged,
   input_requested: inputRequested,
   input_provided: inputClosed,
   input_expired: inputClosed,

@@ -259,7 +259,9 @@ class _Trace:
         kept = self._snapshot(state.last_event_id)
         if kept is None:
             return
-        kept.first_event_id = state.first_event_id  # which moves
+        kept.first_event_id = state.first_event_id  # which moves, as does the trace
+        for name in ("root_trace_id", "parent_trace_id", "parent_goal_id"):
+            setattr(kept, name, getattr(state, name))
         is_, ought = kept.to_json(), state.to_json()
         if wrong := [name for name in {**ought, **is_} if is_.get(name) != ought.get(name)]:
             said = f"the snapshot of event {state.last_event_id} differs from the events in {', '.join(wrong)}"
