@@ -47,7 +47,7 @@ def goal(goal_id: str, description: str, **more: Any) -> Event:
     return {"event": "goal_added", "goal": {"id": goal_id, "description": description, "status": "in_progress", **more}}
 
 
-def said(text: str, **more: Any) -> Event:
+def said(text: Any, **more: Any) -> Event:
     return {"event": "message_added", "message": {"role": "assistant", "content": text, "status": "complete", **more}}
 
 

@@ -69,29 +69,26 @@ async def test_a_picture_is_seen_and_a_long_output_is_read(server: ServerProcess
     await page.goto(run.url)
     await is_seen(page)
     await page.locator(".row.tool button.line").click()
-    output = page.locator(".row.tool .content")
+    output = page.locator(".row.tool .attached")
     await expect(output).to_contain_text("text/plain")
     await expect(output.locator("pre")).to_contain_text("line 1 …")
-    await output.get_by_text("show", exact=True).click()
-    await expect(output.locator("pre")).to_contain_text("line 5000 of the output")
     async with page.expect_download() as download:
-        await output.get_by_text("save", exact=True).click()
+        await output.get_by_role("button", name="Save").click()
     await (await download.value).save_as(tmp_path / "saved")
     assert (tmp_path / "saved").read_text() == TEXT
-    async with page.context.expect_page() as opened:
-        await page.locator(".thumb").click()
-    assert (await opened.value).url.startswith("blob:")
+    await output.get_by_role("button", name="Open").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("line 19999 of the output")
 
 
 async def test_what_could_run_is_only_saved(server: ServerProcess, page: Page, tmp_path: Path) -> None:
     run = recorded(server.url)
     await page.goto(run.url)
-    drawing = page.locator(".content", has_text="a.svg")
+    drawing = page.locator(".attached", has_text="a.svg")
     await expect(drawing).to_contain_text("image/svg+xml")
     await expect(drawing.locator("img")).to_have_count(0)
-    await expect(drawing.get_by_text("open", exact=True)).to_have_count(0)
+    await expect(drawing.get_by_role("button", name="Open")).to_have_count(0)
     async with page.expect_download() as download:
-        await drawing.get_by_text("save", exact=True).click()
+        await drawing.get_by_role("button", name="Save").click()
     saved = await download.value
     assert saved.suggested_filename == "a.svg"
     await saved.save_as(tmp_path / "saved")

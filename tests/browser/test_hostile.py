@@ -120,6 +120,7 @@ async def open_everything(page: Page, *, inspect: bool = True) -> None:
     await page.evaluate("document.querySelectorAll('.line').forEach((line) => line.click())")
     await expect(page.locator(".opened").first).to_be_visible()
     await page.evaluate("document.querySelectorAll('.json .twist[aria-expanded=false]').forEach((one) => one.click())")
+    await expect(page.locator("canvas.fall")).to_be_visible()  # loaded behind the first rows
     box = await page.locator("canvas.fall").bounding_box()
     assert box
     for x in range(2, 20):  # somewhere there is a span, which has a tooltip

@@ -2,6 +2,7 @@
 
 import { ago, bytes, fullTime, timeOfDay } from "../format";
 import { isObject, type Json, type Message, type StoredEvent } from "../net/protocol";
+import { attachedIn, attachedWords } from "./attached";
 import { errorLine } from "./error";
 import { toolName } from "./fold";
 import type { Item } from "./rows";
@@ -49,8 +50,10 @@ export function payloadOf(event: StoredEvent): { [key: string]: Json } {
   return payload;
 }
 
-/** A value as a tree shows it: keys and values in lines, without the signs of JSON. */
+/** A value as a tree shows it: keys and values in lines, without the signs of JSON; a picture or file as its words. */
 export function treeText(value: Json, indent = ""): string {
+  const attached = attachedIn(value);
+  if (attached) return attachedWords(attached);
   if (typeof value === "string") return value;
   if (typeof value !== "object" || value === null) return String(value);
   return Object.entries(value)

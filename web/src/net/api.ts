@@ -174,9 +174,11 @@ export async function fetchLines(traceId: string, since: number): Promise<string
   return answer.text();
 }
 
-/** Big or binary content of a trace, by its SHA-256. */
-export async function fetchContent(traceId: string, name: string): Promise<Blob> {
-  return local ? local.content(name) : (await ask(`${one(traceId)}/blobs/${name}`)).blob();
+/** Big or binary content of a trace, by its SHA-256, or its bytes from `start` up to `end`. */
+export async function fetchContent(traceId: string, name: string, start = 0, end?: number): Promise<Blob> {
+  if (local) return (await local.content(name)).slice(start, end);
+  const headers = end === undefined ? undefined : { Range: `bytes=${start}-${end - 1}` };
+  return (await ask(`${one(traceId)}/blobs/${name}`, { headers })).blob();
 }
 
 /** The page that holds a viewer and no traces yet. */

@@ -10,8 +10,9 @@ import { timesOf } from "../log/words";
 import { fetchEvent } from "../net/api";
 import type { Json, StoredEvent } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
+import { OfTrace } from "./contents";
 import { CopyAs, copyAs } from "./copy";
-import { JsonTree, OfTrace } from "./json";
+import { JsonTree } from "./json";
 import { useKeys } from "./keys";
 import { Prompt } from "./prompt";
 

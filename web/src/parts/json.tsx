@@ -1,11 +1,11 @@
 // Any JSON as a tree that is drawn only where it is open.
 
-import { createContext } from "preact";
 import { useContext, useLayoutEffect, useMemo, useState } from "preact/hooks";
 import { visible } from "../format";
+import { attachedIn, attachedTo, attachedWords } from "../log/attached";
 import { treeText } from "../log/words";
-import { isObject, isReference, type Json, previewed, referencesIn } from "../net/protocol";
-import { Later, lazily } from "./later";
+import { isObject, type Json } from "../net/protocol";
+import { Contents } from "./contents";
 import { Finding, hides } from "./search";
 
 const CHUNK = 100; // children drawn at once
@@ -13,21 +13,17 @@ const LONG = 400; // characters of a text before it is folded
 const OPEN_DEPTH = 1;
 const OPEN_CHILDREN = 20;
 
-/** The trace whose values are shown, which has the contents that they refer to. */
-export const OfTrace = createContext("");
-const Contents = lazily(new Later(() => import("./content")), (module) => module.Contents);
-
 export function JsonTree({ value, depth = 0 }: { value: Json; depth?: number }) {
-  const traceId = useContext(OfTrace);
-  const held = useMemo(() => referencesIn(value), [value]);
+  const alone = useMemo(() => attachedIn(value), [value]);
+  const held = useMemo(() => (alone ? [alone] : attachedTo(value)), [value]);
   return (
     <div class="json">
-      {isReference(value) ? null : Array.isArray(value) || isObject(value) ? (
+      {alone ? null : Array.isArray(value) || isObject(value) ? (
         <Children of={value} depth={depth} />
       ) : (
         <Leaf value={value} />
       )}
-      {held.length > 0 && traceId && <Contents of={held} traceId={traceId} />}
+      <Contents of={held} />
     </div>
   );
 }
@@ -65,7 +61,7 @@ function Children({ of, depth }: { of: Json[] | { [key: string]: Json }; depth: 
 }
 
 function Entry({ name, value: given, depth, index }: { name: string; value: Json; depth: number; index: boolean }) {
-  const value = previewed(given)!;
+  const value = inWords(given);
   const nested = Array.isArray(value) || isObject(value);
   const size = nested ? Object.keys(value as object).length : 0;
   const words = useContext(Finding);
@@ -120,16 +116,23 @@ function Leaf({ value }: { value: Json }) {
   );
 }
 
+/** Of a picture, a file or a long text what it is; all else as it stands. */
+function inWords(value: Json): Json {
+  const attached = attachedIn(value);
+  return attached ? attachedWords(attached) : value;
+}
+
 /** A value in one line. */
 export function preview(given: Json | undefined, most = 160): string {
-  const value = previewed(given);
-  if (value === undefined) return "";
+  if (given === undefined) return "";
+  const value = inWords(given);
   if (typeof value === "string") return visible(value.slice(0, most)).replace(/\s+/g, " ");
   return visible(clip(value, most)).replace(/\s+/g, " ");
 }
 
 /** JSON text of a value, not much longer than `most`, without writing all of a large one. */
-function clip(value: Json, most: number): string {
+function clip(given: Json, most: number): string {
+  const value = inWords(given);
   if (typeof value === "string") return JSON.stringify(value.slice(0, most));
   if (value === null || typeof value !== "object") return String(value);
   let text = "";

@@ -2,14 +2,16 @@
 
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { bytes, cost, count, duration, short, timeOfDay, visible } from "../format";
+import { attachedIn, attachedTo, isPicture } from "../log/attached";
 import { errorLine } from "../log/error";
 import type { Item } from "../log/rows";
 import type { TraceView } from "../log/view";
 import { asJson, callOf, partsOf, payloadOf, timesOf, wordsOf } from "../log/words";
 import { keep, kept } from "../net/places";
-import { isObject, isReference, type Json, type Message, type TraceStatus } from "../net/protocol";
+import { isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
-import { JsonTree, OfTrace, preview } from "./json";
+import { Contents, OfTrace } from "./contents";
+import { JsonTree, preview } from "./json";
 import { classes, Damaged, Lasting, StateMark } from "./marks";
 import { memo } from "./memo";
 import { Finding, hides, testsOf } from "./search";
@@ -178,6 +180,7 @@ function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
   const failed = item.error;
   const { name, args, output, rest } = callOf(message, failed);
   const running = message.status !== "complete";
+  const pictures = useMemo(() => (open ? [] : attachedTo(output).filter(isPicture)), [open, item.version]);
   const words = useContext(Finding);
   useLayoutEffect(() => {
     if (!words.length || open) return; // the words of a row that nobody looks for are not made
@@ -195,6 +198,7 @@ function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
             <span class="args">{args === undefined ? preview(output) : argsPreview(args)}</span>
           )}
         </button>
+        <Contents of={pictures} />
         {failed && !open && <Terminal text={errorText(output, message)} open={false} toggle={toggle} bad lines={4} />}
         {open && (
           <div class="opened">
@@ -245,10 +249,12 @@ function errorText(output: Json | undefined, message: Message): string {
   return errorLine(output);
 }
 
-/** Roughly how many bytes a value has. */
+/** Roughly how many bytes a value has, with the content that it refers to. */
 function lengthOf(value: Json): number {
-  if (isReference(value)) return value.bytes;
-  return typeof value === "string" ? value.length : JSON.stringify(value).length;
+  const attached = attachedIn(value);
+  if (attached) return attached.bytes;
+  if (typeof value === "string") return value.length;
+  return JSON.stringify(value).length + attachedTo(value).reduce((sum, one) => sum + (one.blob ? one.bytes : 0), 0);
 }
 
 function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean }) {

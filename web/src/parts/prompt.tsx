@@ -6,7 +6,8 @@ import { cost, count, counted, visible } from "../format";
 import { wasSent } from "../log/prompt";
 import { fetchPrompt } from "../net/api";
 import { isObject, type Json, type Message, type Prompt as Whole } from "../net/protocol";
-import { JsonTree, OfTrace } from "./json";
+import { OfTrace } from "./contents";
+import { JsonTree } from "./json";
 
 const SHOWN = 30; // items drawn at first: the newest
 const LONG = 2000; // characters of a text before it is folded
