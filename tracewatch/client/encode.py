@@ -43,7 +43,6 @@ _MOST_SAID = 2_000  # values, where they are said in words
 _CHARS = 4 * fit.EVENT_BYTES  # of all texts together; a longer text on its own may be as long as a message
 _AGENT_S = 1.0  # that ``__repr__`` and other code of the agent's may take; what comes after is named by its type only
 _SHORT_CHARS = INLINE_BYTES // 4  # a text of so many stays where it is, unless it is a data URL
-_OF_BLOCKS = (b"data", b"64", b"blob")  # one of these is in everything that may hold base64 in a known form
 _FIRST = 64  # values that are looked at before a value is copied as it is
 _SMALL_BYTES = 16 * 1024  # of a copy whose texts may be linked from everywhere in it, and still make no large JSON
 # How marshal begins a list, dict or tuple that another part of the value may link to (CPython's Python/marshal.c)
@@ -151,9 +150,18 @@ def settled(value: Any, keep: Keep | None = None) -> Any:
         return _slowly(value, keep)
     small = len(data) <= _SMALL_BYTES and all(data.find(mark, 1) < 0 for mark in _SHARED)
     copy = copy if seen or small or _is_plain(copy, _MOST) else _slowly(copy, keep)
-    if keep is not None and (len(data) > INLINE_BYTES or any(word in data for word in _OF_BLOCKS)):
-        return taken_out(copy, keep)
-    return copy
+    if keep is None or not (len(data) > INLINE_BYTES or _may_hold_base64(data)):
+        return copy
+    return taken_out(copy, keep)
+
+
+def _may_hold_base64(data: bytes) -> bool:
+    """Whether one of the words is there that stand in all known forms (a loop would take three times as long)."""
+    return (
+        (b"base64" in data or b"mime" in data or b"media" in data)
+        or (b"b64_json" in data)
+        or (b"file_data" in data or b"input_audio" in data)
+    )
 
 
 def _slowly(value: Any, keep: Keep | None) -> Any:
