@@ -30,7 +30,7 @@ EXAMPLES = examples("""
     tracewatch show latest --prompt      what the model was asked last
 """)
 _LAST_MESSAGES = 8
-STORED_LATE_S = 10.0  # what was stored so long after it happened was stored later
+STORED_LATE_S = 5.0  # what was stored so long after it happened was stored later
 LONGEST = 400  # cells of a field; a recorder may have put a whole page into it
 
 
