@@ -69,6 +69,19 @@ def test_errors_are_for_reading() -> None:
     assert "failed: TypeError: * wants int: in vain" in said
 
 
+def test_a_message_that_failed_says_so() -> None:
+    error = {"type": "TimeoutError", "message": "slow"}
+    message = {"message_id": "a", "role": "assistant", "content": "", "status": "streaming"}
+    ended = {"event": "message_updated", "message_id": "a", "patch": {"status": "complete", "error": error}}
+    whole = {"event": "message_added", "message": {"role": "assistant", "content": "It", "error": error}}
+    began = {"event": "message_added", "message": message}
+    said = told(began, {"event": "message_updated", "message_id": "a", "append": "It is"}, ended, whole).splitlines()
+    assert [line.partition(" ")[2] for line in said[-2:]] == [
+        "✗ assistant …  ✗ TimeoutError: slow",  # what streamed before has its own lines
+        "✗ assistant It ✗ TimeoutError: slow",
+    ]
+
+
 def test_steps_are_told_with_what_goes_in_and_comes_out() -> None:
     said = told(
         {"event": "step_added", "step": {"id": "a", "name": "plan", "kind": "node", "input": "a\nquestion"}},

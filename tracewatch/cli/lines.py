@@ -204,6 +204,8 @@ class Narrator:
         goes_on: bool = False,
     ) -> EventLine:
         glyph, style = _ROLES.get(told.role, ("•", "cyan"))
+        if failed := error_line((message or {}).get("error")):
+            glyph, style, content = "✗", "red", f"{content} ✗ {failed}" if content or goes_on else failed
         return self._line(
             event,
             glyph,
@@ -212,6 +214,7 @@ class Narrator:
             content,
             goal=self._goal(told.goal_id),
             note=_note(message or {}),
+            error=bool(failed),
             message_id=message_id,
             goes_on=goes_on,
             still_open=told.streaming,
