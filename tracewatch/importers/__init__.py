@@ -17,7 +17,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import BadRequest
-from . import claude_code, claude_stream, codex_exec, codex_rollouts, native, openai, tapeagents, tau_bench
+from . import (
+    chat_forms,
+    claude_code,
+    claude_stream,
+    codex_exec,
+    codex_rollouts,
+    gemini_cli,
+    inspect_log,
+    native,
+    openai,
+    openhands,
+    swe_agent,
+    tapeagents,
+    tau2,
+    tau_bench,
+)
 from .detect import FORMATS, detect
 from .reading import regular_file
 from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
@@ -38,18 +53,24 @@ __all__ = [
 
 _READERS: dict[str, Callable[[Path], Iterator[Step]]] = {
     "tracewatch": native.read,
-    "openai": openai.read,
+    **dict.fromkeys(chat_forms.FORMS, openai.read),
     "tau-bench": tau_bench.read,
     "tapeagents": tapeagents.read,
     "claude-code": claude_code.read,
     "claude-stream": claude_stream.read,
     "codex": codex_rollouts.read,
     "codex-exec": codex_exec.read,
+    "gemini-cli": gemini_cli.read,
+    "tau2": tau2.read,
+    "swe-agent": swe_agent.read,
+    "inspect": inspect_log.read,
+    "openhands": openhands.read,
 }
 
 _FOLDERS: dict[str, Callable[[Path], list[Path]]] = {
     "claude-code": claude_code.sessions,
     "codex": codex_rollouts.rollouts,
+    "gemini-cli": gemini_cli.chats,
 }
 
 
@@ -65,6 +86,13 @@ def open_import(path: Path | str, format: str = "auto") -> Iterator[Step]:
         format = detect(path)
     elif format not in _READERS:
         raise BadRequest(f"{format!r} is not a format; the formats are {', '.join(FORMATS)}")
-    elif not (path.is_dir() and format in _FOLDERS and _FOLDERS[format](path)):
+    elif not _is_source(path, format):
         regular_file(path)
     return _READERS[format](path)
+
+
+def _is_source(path: Path, format: str) -> bool:
+    """Whether the format has such folders or archives, and this is one."""
+    if path.is_dir():
+        return format in _FOLDERS and bool(_FOLDERS[format](path))
+    return format == "inspect" and inspect_log.is_archive(path)

@@ -6,15 +6,31 @@ Rule: JSONL is detected by its first lines, several of them because one may be b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadRequest
-from . import claude_code, claude_stream, codex_exec, codex_rollouts, tapeagents
+from . import (
+    chat_forms,
+    claude_code,
+    claude_stream,
+    codex_exec,
+    codex_rollouts,
+    gemini_cli,
+    inspect_log,
+    openhands,
+    swe_agent,
+    tapeagents,
+    tau2,
+)
 from .reading import BadJson, lines, load, regular_file, starts_with_a_value
 
-FORMATS = ("tracewatch", "openai", "tau-bench", "tapeagents", "claude-code", "claude-stream", "codex", "codex-exec")
+FORMATS = (
+    *("tracewatch", "openai", "tau-bench", "tapeagents", "claude-code", "claude-stream", "codex", "codex-exec"),
+    *("openai-responses", "anthropic", "gemini", "gemini-cli", "tau2", "swe-agent", "inspect", "openhands"),
+)
 _KNOWN = f"the formats are {', '.join(FORMATS)}"
 _LINES = 20
 _CODEX_TYPES = ("session_meta", "response_item", "event_msg", "turn_context", "compacted")
@@ -32,7 +48,11 @@ def detect(path: Path | str) -> str:
             return "codex"
         if claude_code.sessions(path):
             return "claude-code"
+        if gemini_cli.chats(path):
+            return "gemini-cli"
         raise BadRequest(f"{path} is a directory without Claude Code sessions (*.jsonl); {_KNOWN}")
+    if path.is_file() and inspect_log.is_archive(path):
+        return "inspect"
     regular_file(path)
     _, first = next(lines(path), (1, b""))
     if starts_with_a_value(first):
@@ -62,6 +82,10 @@ def _of_line(row: Any) -> str | None:
         return "claude-stream"
     if codex_exec.is_exec(row):
         return "codex-exec"
+    if gemini_cli.is_chat(row):
+        return "gemini-cli"
+    if openhands.is_event(row):
+        return "openhands"
     if isinstance(row.get("type"), str) and _CLAUDE_KEYS & row.keys():
         return "claude-code"
     return _of_item(row)
@@ -70,12 +94,26 @@ def _of_line(row: Any) -> str | None:
 def _of_value(value: Any) -> str | None:
     """The format of a whole document."""
     if isinstance(value, list):
-        return next((found for item in value if isinstance(item, dict) and (found := _of_item(item))), None)
+        found = next((found for item in value if isinstance(item, dict) and (found := _of_item(item))), None)
+        return found if found not in (None, "openai") else _of_conversation(value) or found
     if isinstance(value, dict):
-        return (
-            "tapeagents" if tapeagents.is_tape(value) else "openai" if isinstance(value.get("messages"), list) else None
-        )
+        return next((name for name, fits in _DOCUMENTS.items() if fits(value)), None) or _of_conversation(value)
     return None
+
+
+_DOCUMENTS: dict[str, Callable[[Any], bool]] = {
+    "tapeagents": tapeagents.is_tape,
+    "gemini-cli": gemini_cli.is_chat,
+    "swe-agent": swe_agent.is_traj,
+    "inspect": inspect_log.is_log,
+    "tau2": tau2.is_results,
+    "openhands": openhands.is_conversation,
+}
+
+
+def _of_conversation(value: Any) -> str | None:
+    messages = chat_forms.messages_of(value)
+    return None if messages is None else chat_forms.form_of(messages)
 
 
 def _of_item(item: dict[str, Any]) -> str | None:
@@ -83,9 +121,12 @@ def _of_item(item: dict[str, Any]) -> str | None:
         return "claude-stream"
     if isinstance(item.get("traj"), list) or {"task_id", "reward", "traj"} <= item.keys():
         return "tau-bench"
-    if tapeagents.is_tape(item):
-        return "tapeagents"
-    return "openai" if isinstance(item.get("role"), str) or isinstance(item.get("messages"), list) else None
+    if openhands.is_event(item):
+        return "openhands"
+    found = next((name for name, fits in _DOCUMENTS.items() if fits(item)), None)
+    if found is not None:
+        return found
+    return _of_conversation([item]) or _of_conversation(item)
 
 
 def _of_document(path: Path) -> str:

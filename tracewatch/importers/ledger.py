@@ -15,8 +15,9 @@ Rule 5: the events of one Put are in one piece: what is stored of them ends with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..model import fit
@@ -27,6 +28,7 @@ from .reading import clip, without
 from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
 
 _LATE = ("answer", "cost", "cost_of", "model", "sub_trace_id", "left", "duration_ms")
+_TAKEN = re.compile(r"[mr]\d+")  # ids of this form are the server's own
 _COUNTED = ("tokens", "usage", "cost", "cost_of", "answer")
 _ENDED = ("completed", "failed", "stopped")
 _OPEN = ("pending", "in_progress")
@@ -72,6 +74,8 @@ class Ledger:
 
         The Put of a trace that is not there is no event: see ``creates``.
         """
+        if put.kind in ("message", "append") and _TAKEN.fullmatch(put.key):
+            put = replace(put, key=f"id-{put.key}")
         if put.kind == "status" and put.fields["status"] == "running":
             self._resumes = put
             return []

@@ -1,4 +1,6 @@
-"""OpenAI chat messages: a list of messages, an object with ``messages``, a list of several of these, or one a line.
+"""Conversations: a list of messages, an object with ``messages``, a list of several of these, or one a line.
+
+They are OpenAI's chat messages, or those of another API (chat_forms.py).
 
 Rule 1: one conversation is one trace. JSONL whose lines are bare messages is one conversation.
 Rule 2: a call in ``tool_calls`` and the ``tool`` message that answers it become one message.
@@ -14,14 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from ..model.fit import amount, count
+from ..model.fit import amount
+from .chat_forms import arguments_of, as_chat, call_of, form_of, messages_of
 from .reading import BadJson, digest, documents, name_of, text_of, time_of, without
 from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
-_MAPPED = ("role", "content", "tool_calls", "tool_call_id", "name", "function_call", "reasoning_content")
+_MAPPED = ("role", "content", "tool_calls", "tool_call_id", "name", "function_call", "reasoning_content", "used")
 
 
 def read(path: Path) -> Iterator[Step]:
@@ -33,8 +34,8 @@ def read(path: Path) -> Iterator[Step]:
         if isinstance(value, ImportFault):
             yield value
             continue
-        extra = without(value, "messages") if isinstance(value, dict) else {}
-        messages = value["messages"] if isinstance(value, dict) else value
+        extra = without(value, "messages", "contents", "input", "output", "system") if isinstance(value, dict) else {}
+        messages = messages_of(value) or []
         _trace(out, f"{prefix}-{index:04d}", [(line, f"{where}[{i}]", m) for i, m in enumerate(messages)], extra)
         yield from drain(out)
     if loose:
@@ -49,7 +50,7 @@ def _conversations(path: Path, loose: list[tuple[int | None, str, Any]]) -> Iter
             yield line, ImportFault(value.message, value.line), ""
         elif _is_conversation(value):
             yield line, value, _where(value)
-        elif isinstance(value, dict) and "role" in value and line is not None:
+        elif isinstance(value, dict) and ("role" in value or messages_of([value])) and line is not None:
             loose.append((line, "", value))
         elif isinstance(value, list) and value:
             for index, item in enumerate(value):
@@ -63,18 +64,18 @@ def _conversations(path: Path, loose: list[tuple[int | None, str, Any]]) -> Iter
 
 
 def _where(conversation: Any) -> str:
-    return "messages" if isinstance(conversation, dict) else ""
+    keys = conversation if isinstance(conversation, dict) else {}
+    return next((key for key in ("messages", "contents", "output") if key in keys), "")
 
 
 def _is_conversation(value: Any) -> bool:
-    if isinstance(value, dict):
-        return isinstance(value.get("messages"), list)
-    return isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value)
+    return messages_of(value) is not None
 
 
 def _trace(out: list[Step], trace_id: str, messages: list[tuple[int | None, str, Any]], extra: dict[str, Any]) -> None:
-    trace = TraceWriter(out, trace_id)
-    metadata = {"format": "openai"} | ({"source": extra} if extra else {})
+    trace, form = TraceWriter(out, trace_id), form_of([message for _, _, message in messages])
+    messages = [(line, path, chat) for line, path, message in messages for chat in as_chat(form, message)]
+    metadata = {"format": form} | ({"source": extra} if extra else {})
     times = [time_of(message.get("timestamp")) for _, _, message in messages if isinstance(message, dict)]
     at = next(filter(None, times), None)  # a message without a time has that of the one before it
     trace.timeless = at is None
@@ -85,7 +86,7 @@ def _trace(out: list[Step], trace_id: str, messages: list[tuple[int | None, str,
     answers = [place for place, (_, _, message) in enumerate(messages) if _is_answer(message)]
     for place, (line, path, message) in enumerate(messages):
         given = message if isinstance(message, dict) else {}
-        at, fields = time_of(given.get("timestamp")) or at, _call_of(given)
+        at, fields = time_of(given.get("timestamp")) or at, call_of(given)
         if paid is not None and place in answers:  # the last answer has the cost of all
             fields |= {"cost": paid if place == answers[-1] else 0.0, "cost_of": "whole run"}
         add_message(trace, message, line=line, path=path, at=at, **fields)
@@ -106,17 +107,6 @@ def _answers(message: Any) -> bool:
     if not _is_answer(message) or message.get("tool_calls") or message.get("function_call"):
         return False
     return any(message.get(key) for key in ("content", "refusal", "audio"))
-
-
-def _call_of(message: dict[str, Any]) -> dict[str, Any]:
-    """Usage and model of the response that mini-swe-agent keeps with an answer."""
-    extra = message["extra"] if isinstance(message.get("extra"), dict) else {}
-    response = extra["response"] if isinstance(extra.get("response"), dict) else {}
-    given = response["usage"] if isinstance(response.get("usage"), dict) else {}
-    into, out = count(given.get("prompt_tokens")), count(given.get("completion_tokens"))
-    if not _is_answer(message) or into is None or out is None:
-        return {}
-    return {"usage": {"input_tokens": into, "output_tokens": out}, "model": name_of(response.get("model"))}
 
 
 def task_of(messages: list[Any]) -> str:
@@ -146,7 +136,9 @@ def add_message(
         call_id = message.get("tool_call_id") or message.get("name")
         call_id = call_id if isinstance(call_id, str) else None
         name = name_of(message.get("name")) or "unknown"
-        trace.result(call_id, message.get("content"), tool=name, at=at, result_source=source, **fields)
+        failed = source.pop("is_error", False) is True
+        value = message.get("content")
+        trace.result(call_id, value, failed=failed, tool=name, at=at, result_source=source, **fields)
         return
     thought = message.get("reasoning_content")
     if isinstance(thought, str) and thought:
@@ -156,14 +148,15 @@ def add_message(
     if "name" in message:
         source["name"] = message["name"]
     content, calls = message.get("content"), _calls(trace, message, line, path)
-    if not calls or text_of(content).strip() or not isinstance(content, (str, type(None))):
+    silent = bool(calls or isinstance(thought, str)) and not isinstance(content, (list, dict))
+    if not silent or text_of(content).strip():
         trace.message(role, "" if content is None else content, at=at, source=source, **fields)
         source, fields = {}, {}
     for call in calls:
         function = call["function"]
         trace.call(
             name_of(function.get("name")) or "unknown",
-            _arguments(function.get("arguments")),
+            arguments_of(function.get("arguments")),
             call_id=call.get("id") if isinstance(call.get("id"), str) else None,
             at=at,
             source={**source, **without(call, "id", "function", "type")} or None,
@@ -189,16 +182,6 @@ def _calls(trace: TraceWriter, message: dict[str, Any], line: int | None, path: 
     if isinstance(legacy, dict):
         calls.append({"id": legacy.get("name"), "function": legacy})  # its answer is found by the function's name
     return calls
-
-
-def _arguments(arguments: Any) -> Any:
-    """The arguments of a call. Models write them as JSON text; other text stays text."""
-    if isinstance(arguments, str):
-        try:
-            return orjson.loads(arguments)
-        except orjson.JSONDecodeError:
-            return arguments
-    return arguments
 
 
 def _join(path: str, key: str) -> str:

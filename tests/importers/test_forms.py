@@ -1,0 +1,381 @@
+"""Conversations in the forms of several APIs, benchmarks and agents: each is shown, and counted once."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tracewatch.errors import BadRequest
+from tracewatch.importers import detect, open_import
+
+from .folding import Imported, Log, fold
+
+
+def imported(folder: Path, value: Any, form: str, name: str = "file.json") -> Imported:
+    path = folder / name
+    path.write_bytes(orjson.dumps(value))
+    assert detect(path) == form
+    return fold(open_import(path))
+
+
+def shown(done: Imported, trace_id: str | None = None) -> list[tuple[str, Any]]:
+    """(role, text) of each message; of a tool (its name, its result or error)."""
+    told = []
+    for message in done.messages(trace_id):
+        content = message["content"]
+        if message["role"] == "tool":
+            told.append((content["tool_name"], content.get("result", content.get("error"))))
+        else:
+            told.append((message.get("kind") or message["role"], content))
+    return told
+
+
+# --- the APIs of models ------------------------------------------------------------------------------------------
+
+
+def test_anthropic_messages(tmp_path: Path) -> None:
+    use = {"type": "tool_use", "id": "t1", "name": "bash", "input": {"command": "ls"}}
+    failed = {"type": "tool_result", "tool_use_id": "t2", "content": [{"type": "text", "text": "no"}], "is_error": True}
+    think = {"type": "thinking", "thinking": "Hm"}
+    usage = {"input_tokens": 5, "cache_read_input_tokens": 100, "output_tokens": 2}
+    messages = [
+        {"role": "user", "content": "List them"},
+        {
+            "role": "assistant",
+            "content": [think, {"type": "text", "text": "Looking."}, use],
+            "usage": usage,
+            "model": "m",
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "a.py"}]},
+        {"role": "assistant", "content": [use | {"id": "t2", "name": "rm"}]},
+        {"role": "user", "content": [failed, {"type": "text", "text": "and?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "One file."}]},
+    ]
+    done = imported(tmp_path, {"model": "m", "system": "Be brief", "messages": messages}, "anthropic")
+    assert shown(done) == [
+        ("system", "Be brief"),
+        ("user", "List them"),
+        ("thought", "Hm"),
+        ("assistant", "Looking."),
+        ("bash", "a.py"),
+        ("rm", "no"),
+        ("user", "and?"),
+        ("assistant", "One file."),
+    ]
+    assert (done.root.task, done.root.status, done.root.summary) == ("List them", "completed", "One file.")
+    assert done.root.tree_totals()["usage"]["input_tokens"] == 105
+    assert "error" in done.messages()[5]["content"]
+
+
+def test_the_items_of_responses(tmp_path: Path) -> None:
+    items = [
+        {"role": "user", "content": "Weather?"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "I ask"}]},
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city":"Oslo"}'},
+        {"type": "function_call_output", "call_id": "c1", "output": "-3 C"},
+        {"type": "web_search_call", "id": "w1", "action": {"query": "Oslo"}, "status": "completed"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "It is -3 C."}]},
+    ]
+    told = [
+        ("user", "Weather?"),
+        ("thought", "I ask"),
+        ("weather", "-3 C"),
+        ("web_search", None),
+        ("assistant", "It is -3 C."),
+    ]
+    assert shown(imported(tmp_path, items, "openai-responses")) == told
+    response = {"object": "response", "model": "m", "input": items[:1], "output": items[1:]}
+    done = imported(tmp_path, response, "openai-responses")
+    assert shown(done) == told
+    assert (done.root.status, done.messages()[2]["content"]["arguments"]) == ("completed", {"city": "Oslo"})
+
+
+def test_gemini_contents(tmp_path: Path) -> None:
+    contents = [
+        {"role": "user", "parts": [{"text": "hi"}]},
+        {
+            "role": "model",
+            "parts": [{"text": "Hm", "thought": True}, {"functionCall": {"name": "f", "args": {"a": 1}}}],
+        },
+        {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"b": 2}}}]},
+        {"role": "model", "parts": [{"text": "hello"}, {"text": "there"}]},
+    ]
+    told = [("user", "hi"), ("thought", "Hm"), ("f", {"b": 2}), ("assistant", "hello\nthere")]
+    assert shown(imported(tmp_path, contents, "gemini")) == told
+    request = {"contents": contents, "systemInstruction": {"parts": [{"text": "Be kind"}]}}
+    assert shown(imported(tmp_path, request, "gemini"))[-4:] == told
+
+
+def test_chat_messages_of_newer_models(tmp_path: Path) -> None:
+    chat = [
+        {"role": "user", "content": "Patch it"},
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "patch", "input": "***"}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "done"},
+        {"role": "assistant", "content": None, "refusal": "I can't."},
+        {"role": "assistant", "content": "", "reasoning": "think"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "assistant", "content": None, "audio": {"id": "a", "transcript": "Spoken", "data": "AAAA"}},
+    ]
+    assert shown(imported(tmp_path, chat, "openai"))[1:] == [
+        ("patch", "done"),
+        ("assistant", "I can't."),
+        ("thought", "think"),
+        ("assistant", "No."),
+        ("assistant", "Spoken"),
+    ]
+
+
+# --- benchmarks and agents ---------------------------------------------------------------------------------------
+
+
+def test_swe_agent(tmp_path: Path) -> None:
+    turn = {
+        "response": "Let me look.\n\nls",
+        "thought": "Let me look.",
+        "action": "ls",
+        "observation": "a.py",
+        "query": [],
+    }
+    value = {
+        "trajectory": [turn | {"execution_time": 0.5}, turn | {"action": "submit", "observation": "diff"}],
+        "history": [
+            {"role": "system", "content": "You fix"},
+            {"role": "user", "content": "Fix #1"},
+            {"role": "assistant"},
+        ],
+        "info": {
+            "exit_status": "submitted",
+            "submission": "diff --git",
+            "model_stats": {"instance_cost": 0.5, "tokens_sent": 100, "tokens_received": 20},
+        },
+        "environment": "swe_main",
+    }
+    done = imported(tmp_path, value, "swe-agent", "repo-1.traj")
+    assert shown(done)[:4] == [
+        ("system", "You fix"),
+        ("user", "Fix #1"),
+        ("assistant", "Let me look.\n\nls"),
+        ("action", "a.py"),
+    ]
+    assert (done.root.task, done.root.status, done.root.summary) == ("Fix #1", "completed", "diff --git")
+    assert (done.root.total_cost, done.root.total_tokens) == (0.5, 120)
+    assert done.root.metadata["instance"] == "repo-1"
+    value["info"] = {"exit_status": "exit_cost"}
+    assert imported(tmp_path, value, "swe-agent").root.status == "stopped"
+
+
+def test_tau2(tmp_path: Path) -> None:
+    def run(reward: float | None, why: str = "user_stop", **more: Any) -> dict[str, Any]:
+        call = {"id": "c1", "name": "find", "arguments": {"id": 7}, "requestor": "assistant"}
+        tool = {"id": "c1", "role": "tool", "content": "ok", "error": False}
+        messages = [
+            {"role": "assistant", "content": "Hi!", "turn_idx": 0, "timestamp": "2026-03-01T09:00:00"},
+            {"role": "user", "content": "Cancel it", "timestamp": "2026-03-01T09:00:05"},
+            {"role": "assistant", "content": None, "tool_calls": [call], "cost": 0.01,
+             "usage": {"prompt_tokens": 10, "completion_tokens": 2}},
+            {"role": "tool", "tool_messages": [tool]},
+            {"role": "assistant", "content": "Done.", "timestamp": "2026-03-01T09:00:09"},
+        ]  # fmt: skip
+        info = None if reward is None else {"reward": reward}
+        return {
+            "id": "s",
+            "task_id": "t1",
+            "messages": messages,
+            "termination_reason": why,
+            "reward_info": info,
+            **more,
+        }
+
+    runs = [run(1.0), run(0.0), run(None, "max_steps")]
+    done = imported(tmp_path, {"timestamp": "x", "info": {}, "tasks": [{"id": "t1"}], "simulations": runs}, "tau2")
+    assert done.statuses == ["completed", "completed", "failed", "stopped"]
+    assert [(g["summary"], len(g["sub_trace_ids"])) for g in done.root.goals.values()] == [("1 of 3 passed", 3)]
+    first = list(done.traces)[1]
+    assert shown(done, first) == [("assistant", "Hi!"), ("user", "Cancel it"), ("find", "ok"), ("assistant", "Done.")]
+    assert done.root.tree_totals()["total_cost"] == pytest.approx(0.03)
+    assert imported(tmp_path, run(1.0), "tau2").statuses == ["completed"]
+
+
+INSPECT = {
+    "version": 2,
+    "status": "success",
+    "eval": {"task": "addition", "model": "m", "eval_id": "e1", "created": "2026-03-01T09:00:00+00:00"},
+    "stats": {"started_at": "2026-03-01T09:00:01+00:00", "completed_at": "2026-03-01T09:00:09+00:00"},
+    "samples": [
+        {
+            "id": 1,
+            "epoch": 1,
+            "uuid": "u1",
+            "input": "1 + 1?",
+            "target": "2",
+            "messages": [
+                {"id": "m1", "role": "user", "content": "1 + 1?"},
+                {
+                    "id": "m2",
+                    "role": "assistant",
+                    "content": [{"type": "reasoning", "reasoning": "Easy"}, {"type": "text", "text": "I add"}],
+                    "tool_calls": [{"id": "c1", "function": "add", "arguments": {"x": 1}}],
+                },
+                {"role": "tool", "tool_call_id": "c1", "function": "add", "content": "", "error": {"message": "no"}},
+                {"id": "m3", "role": "assistant", "content": "2"},
+            ],
+            "scores": {"exact": {"value": "C"}},
+            "events": [
+                {
+                    "event": "model",
+                    "timestamp": "2026-03-01T09:00:02+00:00",
+                    "output": {
+                        "model": "m",
+                        "choices": [{"message": {"id": "m2"}}],
+                        "usage": {
+                            "input_tokens": 5,
+                            "output_tokens": 2,
+                            "input_tokens_cache_read": 50,
+                            "total_tokens": 57,
+                        },
+                    },
+                }
+            ],
+        },
+        {"id": 2, "epoch": 1, "input": "?", "messages": [], "error": {"message": "boom"}, "events": []},
+        {"id": 3, "epoch": 1, "input": "?", "messages": [], "limit": {"type": "token", "limit": 9}, "events": []},
+    ],
+}
+
+
+@pytest.mark.parametrize("form", ["json", "eval"])
+def test_inspect(tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"log.{form}"
+    if form == "json":
+        path.write_bytes(orjson.dumps(INSPECT))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("header.json", orjson.dumps({k: v for k, v in INSPECT.items() if k != "samples"}))
+            for sample in INSPECT["samples"]:  # type: ignore[attr-defined]
+                archive.writestr(f"samples/{sample['id']}_epoch_1.json", orjson.dumps(sample))
+    assert detect(path) == "inspect"
+    done = fold(open_import(path))
+    assert done.faults == []
+    assert list(done.traces) == ["inspect-e1", "inspect-e1-u1", "inspect-e1-0002", "inspect-e1-0003"]
+    assert done.statuses == ["completed", "completed", "failed", "stopped"]
+    assert shown(done, "inspect-e1-u1") == [
+        ("user", "1 + 1?"),
+        ("thought", "Easy"),
+        ("assistant", "I add"),
+        ("add", "no"),
+        ("assistant", "2"),
+    ]
+    assert done.traces["inspect-e1-u1"].total_tokens == 57
+    assert (done.traces["inspect-e1-u1"].summary, done.traces["inspect-e1-0002"].error) == ("exact: C", "boom")
+
+
+def test_openhands_of_both_versions(tmp_path: Path) -> None:
+    metrics = {"accumulated_cost": 0.02, "accumulated_token_usage": {"prompt_tokens": 10, "completion_tokens": 2}}
+    old = [
+        {
+            "id": 0,
+            "source": "user",
+            "action": "message",
+            "args": {"content": "Fix it"},
+            "timestamp": "2026-03-01T09:00:00",
+        },
+        {
+            "id": 1,
+            "source": "agent",
+            "action": "run",
+            "args": {"command": "ls", "thought": "Look"},
+            "llm_metrics": metrics,
+        },
+        {
+            "id": 2,
+            "source": "agent",
+            "cause": 1,
+            "observation": "run",
+            "content": "a.py",
+            "extras": {},
+            "success": True,
+        },
+        {"id": 3, "source": "agent", "action": "finish", "args": {"final_thought": "Fixed."}, "llm_metrics": metrics},
+    ]
+    told = [("user", "Fix it"), ("thought", "Look"), ("run", "a.py"), ("assistant", "Fixed.")]
+    for value in (old, {"instance_id": "i", "history": old}):
+        done = imported(tmp_path, value, "openhands")
+        assert shown(done) == told
+        assert (done.root.task, done.root.status, done.root.total_cost, done.root.total_tokens) == (
+            "Fix it",
+            "completed",
+            0.02,
+            12,
+        )
+    assert imported(tmp_path, old[:3], "openhands").root.status == "stopped"
+    text = [{"type": "text", "text": "Fix it"}]
+    new = [
+        {"kind": "MessageEvent", "source": "user", "llm_message": {"role": "user", "content": text}},
+        {"kind": "ActionEvent", "source": "agent", "tool_name": "terminal", "tool_call_id": "c1",
+         "thought": [{"type": "text", "text": "Look"}], "action": {"kind": "TerminalAction", "command": "ls"}},
+        {"kind": "ObservationEvent", "source": "environment", "tool_name": "terminal", "tool_call_id": "c1",
+         "observation": {"kind": "TerminalObservation", "content": [{"type": "text", "text": "a.py"}]}},
+        {"kind": "MessageEvent", "source": "agent", "llm_message": {"content": [{"text": "Fixed."}]}},
+    ]  # fmt: skip
+    done = imported(tmp_path, new, "openhands")
+    assert shown(done) == [*told[:2], ("terminal", "a.py"), told[3]]
+    assert (done.root.status, done.root.summary) == ("completed", "Fixed.")
+
+
+def gemini_rows() -> list[dict[str, Any]]:
+    call: dict[str, Any] = {"id": "c1", "name": "read_file", "args": {"path": "a"}, "status": "executing"}
+    answer = {"functionResponse": {"id": "c1", "name": "read_file", "response": {"output": "text"}}}
+    model = {"id": "m2", "timestamp": "2026-03-01T09:00:02.000Z", "type": "gemini", "content": "", "toolCalls": [call]}
+    tokens = {"input": 100, "output": 5, "cached": 80, "thoughts": 7, "tool": 0, "total": 112}
+    return [
+        {
+            "sessionId": "s1",
+            "projectHash": "h",
+            "startTime": "2026-03-01T09:00:00.000Z",
+            "lastUpdated": "x",
+            "kind": "main",
+        },
+        {"id": "m1", "timestamp": "2026-03-01T09:00:01.000Z", "type": "user", "content": [{"text": "Read it"}]},
+        model | {"thoughts": [{"subject": "Plan", "description": "I read"}], "tokens": tokens, "model": "gemini-3"},
+        model
+        | {"toolCalls": [call | {"status": "success", "result": [answer]}], "tokens": tokens, "model": "gemini-3"},
+        {"$set": {"lastUpdated": "y"}},
+        {"id": "m3", "timestamp": "2026-03-01T09:00:04.000Z", "type": "gemini", "content": "It says text."},
+    ]
+
+
+def test_gemini_cli(tmp_path: Path) -> None:
+    rows, log = gemini_rows(), Log()
+    path = tmp_path / "tmp" / "p" / "chats" / "session-1.jsonl"
+    path.parent.mkdir(parents=True)
+    for count in range(1, len(rows) + 1):
+        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows[:count]))
+        log.take(open_import(path, "gemini-cli"))
+        assert log.take(open_import(path)) == 0
+    assert detect(path) == detect(tmp_path) == "gemini-cli"
+    told = [("user", "Read it"), ("thought", "Plan\nI read"), ("read_file", "text"), ("assistant", "It says text.")]
+    for done in (log.done, fold(open_import(tmp_path))):
+        assert list(done.traces) == ["gc-s1"]
+        assert shown(done) == told
+        assert (done.root.status, done.root.task, done.root.total_tokens) == ("completed", "Read it", 112)
+        assert done.root.tree_totals()["usage"]["reasoning_tokens"] == 7
+    rows.append({"$rewindTo": "m2"})
+    whole = rows[0] | {"messages": [rows[1], rows[3], rows[5]]}
+    assert shown(imported(tmp_path, whole, "gemini-cli", "old.json")) == [told[0], *told[2:]]
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    assert [m.get("left") for m in fold(open_import(path)).messages()] == [None, None, True, True]
+
+
+@pytest.mark.parametrize("value", [{"lines": []}, [{"name": "x"}], {"kind": "span"}, [1, 2]])
+def test_a_form_that_is_not_known_is_refused_by_name(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "what.json"
+    path.write_bytes(orjson.dumps(value))
+    with pytest.raises(BadRequest, match="not known here; the formats are tracewatch, openai"):
+        detect(path)
