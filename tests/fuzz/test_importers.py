@@ -17,6 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.importers.folding import fold
+from tests.importers.test_claude_stream import END, PAID, RUN
+from tests.importers.test_codex import EXEC, Rollout
+from tests.importers.test_forms import ANTHROPIC, GEMINI, INSPECT, OPENHANDS, RESPONSES, SWE, TAU2, gemini_rows
 from tracewatch.errors import BadRequest
 from tracewatch.importers import FORMATS, ImportFault, open_import
 
@@ -96,6 +99,19 @@ SEEDS: dict[str, tuple[Any, bool]] = {  # a value, and whether its items are lin
         ],
         True,
     ),
+}
+SEEDS |= {
+    "claude-stream": ([*RUN, END | PAID], True),
+    "codex": (Rollout().said("user", "q").call("c1", "shell", {"a": 1}, "b").event("task_complete").rows, True),
+    "codex-exec": (EXEC, True),
+    "openai-responses": (RESPONSES, False),
+    "anthropic": (ANTHROPIC, False),
+    "gemini": (GEMINI, False),
+    "gemini-cli": (gemini_rows(), True),
+    "tau2": (TAU2, False),
+    "swe-agent": (SWE, False),
+    "inspect": (INSPECT, False),
+    "openhands": (OPENHANDS, False),
 }
 ODD = st.one_of(
     st.none(),

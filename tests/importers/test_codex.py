@@ -132,20 +132,23 @@ def test_a_thread_that_goes_on_is_the_same_run(tmp_path: Path) -> None:
     assert log.done.statuses == ["completed"]
 
 
+EXEC: list[dict[str, Any]] = [
+    {"type": "thread.started", "thread_id": "t9"},
+    {"type": "turn.started"},
+    {"type": "item.completed", "item": {"id": "i1", "type": "reasoning", "text": "Hm"}},
+    {"type": "item.started", "item": {"id": "i2", "type": "mcp_tool_call", "server": "s", "tool": "find"}},
+    {
+        "type": "item.completed",
+        "item": {"id": "i2", "type": "mcp_tool_call", "server": "s", "tool": "find", "error": {"message": "no"}},
+    },
+    {"type": "item.started", "item": {"id": "i3", "type": "command_execution", "command": "ls"}},
+    {"type": "item.completed", "item": {"id": "i4", "type": "agent_message", "text": "Done."}},
+    {"type": "turn.completed", "usage": {"input_tokens": 10, "cached_input_tokens": 4, "output_tokens": 2}},
+]
+
+
 def test_the_stream_of_exec(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {"type": "thread.started", "thread_id": "t9"},
-        {"type": "turn.started"},
-        {"type": "item.completed", "item": {"id": "i1", "type": "reasoning", "text": "Hm"}},
-        {"type": "item.started", "item": {"id": "i2", "type": "mcp_tool_call", "server": "s", "tool": "find"}},
-        {
-            "type": "item.completed",
-            "item": {"id": "i2", "type": "mcp_tool_call", "server": "s", "tool": "find", "error": {"message": "no"}},
-        },
-        {"type": "item.started", "item": {"id": "i3", "type": "command_execution", "command": "ls"}},
-        {"type": "item.completed", "item": {"id": "i4", "type": "agent_message", "text": "Done."}},
-        {"type": "turn.completed", "usage": {"input_tokens": 10, "cached_input_tokens": 4, "output_tokens": 2}},
-    ]
+    rows = list(EXEC)
     path = tmp_path / "out.jsonl"
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     assert detect(path) == "codex-exec"

@@ -135,6 +135,31 @@ def test_chat_messages_of_newer_models(tmp_path: Path) -> None:
 # --- benchmarks and agents ---------------------------------------------------------------------------------------
 
 
+ANTHROPIC = [
+    {"role": "user", "content": "List them"},
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "bash", "input": {"c": "ls"}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "a.py"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "One file."}]},
+]
+RESPONSES = [
+    {"role": "user", "content": "Weather?"},
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "I ask"}]},
+    {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c1", "output": "-3 C"},
+]
+GEMINI = [
+    {"role": "model", "parts": [{"text": "Hm", "thought": True}, {"functionCall": {"name": "f", "args": {"a": 1}}}]},
+    {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"b": 2}}}]},
+]
+TAU2 = {"simulations": [{"task_id": "t", "messages": ANTHROPIC, "termination_reason": "user_stop", "reward_info": {}}]}
+SWE = {"trajectory": [{"response": "x", "action": "ls", "observation": "a"}], "history": [], "info": {}}
+OPENHANDS = [
+    {"id": 1, "source": "agent", "action": "run", "args": {"command": "ls", "thought": "Look"}},
+    {"id": 2, "source": "agent", "cause": 1, "observation": "run", "content": "a.py", "extras": {}},
+    {"kind": "ActionEvent", "source": "agent", "tool_name": "x", "tool_call_id": "c1", "action": {"command": "ls"}},
+]
+
+
 def test_swe_agent(tmp_path: Path) -> None:
     turn = {
         "response": "Let me look.\n\nls",

@@ -144,7 +144,8 @@ def test_whatever_a_tool_is_given_and_gives_fits(small: Any, smaller: Any, small
     done = fold(out)
     (tool,) = [message for message in done.messages() if message["role"] == "tool"]
     assert tool["content"]["tool_name"] == "tool"
-    assert not any(m["role"] == "attachment" for m in done.messages())
+    # What no message holds, such as metadata that is too large, may still stand in attachments
+    assert not any(m["role"] == "attachment" and m.get("of_message") for m in done.messages())
     assert tool["content"]["result"] == result and tool["content"].get("arguments") == arguments
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from ..model.fit import count
 from .claude_lines import usage_of
-from .reading import name_of, without
+from .reading import list_of, name_of, without
 
 FORMS = ("openai", "openai-responses", "anthropic", "gemini")
 _ANSWERED = (  # calls whose output is an item of its own
@@ -39,7 +39,7 @@ def messages_of(value: Any) -> list[Any] | None:
     if value.get("object") == "response" or (isinstance(value.get("output"), list) and "input" in value):
         given = value.get("input")
         asked = given if isinstance(given, list) else [{"role": "user", "content": given}] if given else []
-        return [*asked, *(value.get("output") or [])]
+        return [*asked, *list_of(value.get("output"))]
     given = value.get("input")
     return given if isinstance(given, list) and any(isinstance(i, dict) and _is_part(i) for i in given) else None
 
@@ -126,9 +126,9 @@ def _call(name: Any, given: Any, call_id: Any, **more: Any) -> dict[str, Any]:
 
 
 def _of_responses(item: dict[str, Any]) -> list[Any]:
-    kind = item.get("type", "message")
+    kind = item["type"] if isinstance(item.get("type"), str) else "message"
     call_id = item.get("call_id") or item.get("id")
-    if kind == "message" or (kind is None and "role" in item):
+    if kind == "message":
         parts = item.get("content")
         texts = _texts(parts)
         chat = without(item, "type", "content", "status")

@@ -22,7 +22,7 @@ from ..model.times import parse_time
 from ..model.usage import Usage, total_of
 from .claude_titles import words_in
 from .plans import ImportedPlan
-from .reading import clip, digest_of, name_of, time_of, without
+from .reading import clip, digest_of, list_of, name_of, time_of, without
 from .steps import ImportFault, Put, Step
 
 _ODD = re.compile(r"[^A-Za-z0-9._@-]")
@@ -191,7 +191,7 @@ class CodexThread:
         if kind == "message":
             self._message(str(own), item)
         elif kind == "reasoning":
-            parts = [*(item.get("summary") or []), *(item.get("content") or [])]
+            parts = [*list_of(item.get("summary")), *list_of(item.get("content"))]
             text = "\n\n".join(p["text"] for p in parts if isinstance(p, dict) and isinstance(p.get("text"), str))
             if text:
                 self._say(str(own), "assistant", text, kind="thought")
@@ -335,7 +335,7 @@ class CodexThread:
             return
         call = self._calls.get(str(item.get("id")))
         if kind == "CollabAgentToolCall" and item.get("tool") == "spawn_agent":
-            for thread_id in item.get("receiver_thread_ids") or []:
+            for thread_id in list_of(item.get("receiver_thread_ids")):
                 if isinstance(thread_id, str):
                     self._put("message", str(item["id"]), {"status": "running", "sub_trace_id": trace_of(thread_id)})
         if call is None:

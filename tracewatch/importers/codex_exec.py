@@ -15,7 +15,7 @@ from typing import Any
 from ..model.usage import total_of
 from .codex import trace_of, usage_of
 from .plans import ImportedPlan
-from .reading import BadJson, clip, documents, without
+from .reading import BadJson, clip, documents, list_of, name_of, without
 from .steps import ImportFault, Put, Step
 
 _TYPES = ("thread.started", "turn.started", "turn.completed", "turn.failed", "item.started", "item.updated",
@@ -51,7 +51,9 @@ class CodexExec:
         self.thread_id: str | None = None
         self.task: str | None = None  # as the caller knows it
         self._at: str | None = None
-        self._out: list[Step] = []
+        self._out: list[tuple[str, str, dict[str, Any], str | None]] = []
+        self._faults: list[ImportFault] = []
+        self._trace: str | None = None  # once something of it was told
         self._plan = ImportedPlan(self._goal, self._event)
         self._began: dict[str, str | None] = {}  # id of an open item → its time
         self._items: dict[str, dict[str, Any]] = {}
@@ -70,10 +72,10 @@ class CodexExec:
         self._at = at
 
     def _put(self, kind: str, key: str, fields: dict[str, Any]) -> None:
-        self._out.append(Put(self._trace_id(), kind, key[:250], fields, self._at))
+        self._out.append((kind, key[:250], fields, self._at))
 
     def _trace_id(self) -> str:
-        return f"{trace_of(self.thread_id or 'stream')}-exec"
+        return self._trace or f"{trace_of(self.thread_id or 'stream')}-exec"
 
     def _goal(self, goal_id: str, fields: dict[str, Any], at: str | None) -> None:
         self._put("goal", goal_id, fields)
@@ -84,7 +86,7 @@ class CodexExec:
     def line(self, number: int, row: Any) -> None:
         """Take one line: its object, or its ImportFault."""
         if isinstance(row, ImportFault):
-            self._out.append(row)
+            self._faults.append(row)
             return
         kind, item = str(row.get("type")), row.get("item")
         if kind == "thread.started":
@@ -152,7 +154,7 @@ class CodexExec:
                 {"error": error or result or "failed"} if failed else {"result": "" if result is None else result}
             )
             content |= found
-        sub = next((t for t in item.get("receiver_thread_ids") or [] if isinstance(t, str)), None)
+        sub = next((t for t in list_of(item.get("receiver_thread_ids")) if isinstance(t, str)), None)
         fields = {"role": "tool", "goal_id": self._plan.current, "content": content, "tool_call_id": key}
         fields["sub_trace_id"] = trace_of(sub) if sub and name == "spawn_agent" else None
         self._items.pop(key, None)
@@ -163,18 +165,15 @@ class CodexExec:
 
     def drain(self) -> list[Step]:
         """The facts since the last time. The trace itself is always the first of them."""
-        steps, self._out = self._out, []
-        if not any(isinstance(step, Put) for step in steps):
-            return steps
-        trace_id = self._trace_id()
-        fields = {
-            "task": self.task or "",
-            "agent_type": "codex",
-            "metadata": {"format": "codex-exec"},
-            "started_at": self._at,
-        }
-        fields["session_id"] = self.thread_id
-        return [Put(trace_id, "trace", "", fields), *steps]
+        facts, self._out = self._out, []
+        faults, self._faults = self._faults, []
+        if not facts:
+            return list(faults)
+        trace_id = self._trace = self._trace_id()
+        fields: dict[str, Any] = {"task": self.task or "", "agent_type": "codex", "started_at": facts[0][3]}
+        fields |= {"session_id": name_of(self.thread_id), "metadata": {"format": "codex-exec"}}
+        told = [Put(trace_id, kind, key, given, at) for kind, key, given, at in facts]
+        return [*faults, Put(trace_id, "trace", "", fields), *told]
 
     def finish(self) -> None:
         """End what is still open: there are no more lines."""

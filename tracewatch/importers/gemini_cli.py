@@ -18,7 +18,7 @@ from typing import Any
 from ..model.fit import count
 from ..model.usage import total_of
 from .plans import ImportedPlan
-from .reading import BadJson, digest, digest_of, documents, name_of, text_of, time_of, without
+from .reading import BadJson, digest, digest_of, documents, list_of, name_of, text_of, time_of, without
 from .steps import ImportFault, Put, Step
 
 _ODD = re.compile(r"[^A-Za-z0-9._@-]")
@@ -87,13 +87,13 @@ class GeminiChat:
             self.session_id = self.session_id or record["sessionId"]
             self._meta |= without(record, "messages")
             self._began = self._began or time_of(record.get("startTime"))
-            for message in record.get("messages") or []:
+            for message in list_of(record.get("messages")):
                 if isinstance(message, dict):
                     self.line(message)
         elif isinstance(record.get("$set"), dict):
             given = record["$set"]
             self._meta |= {key: value for key, value in given.items() if key != "messages" and key not in self._meta}
-            for message in given.get("messages") or []:
+            for message in list_of(given.get("messages")):
                 if isinstance(message, dict):
                     self.line(message)
         elif isinstance(record.get("$rewindTo"), str):
@@ -128,13 +128,13 @@ class GeminiChat:
             self._put("message", key, {**goal, "role": "user", "content": whole, "status": "complete"})
             keys.append(key)
             return
-        for place, thought in enumerate(record.get("thoughts") or []):
+        for place, thought in enumerate(list_of(record.get("thoughts"))):
             if isinstance(thought, dict):
                 words = "\n".join(str(thought[k]) for k in ("subject", "description") if thought.get(k))
                 fields = {**goal, "role": "assistant", "content": words, "kind": "thought", "status": "complete"}
                 self._put("message", f"{key}.t{place}", fields)
                 keys.append(f"{key}.t{place}")
-        calls = [call for call in record.get("toolCalls") or [] if isinstance(call, dict)]
+        calls = [call for call in list_of(record.get("toolCalls")) if isinstance(call, dict)]
         used = _used(record)
         if text.strip() or not calls:
             fields = {**goal, "role": "assistant", "content": text, "status": "complete", "answer": key}

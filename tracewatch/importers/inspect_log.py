@@ -18,7 +18,7 @@ from typing import Any
 
 from ..model.fit import count
 from .openai import add_message
-from .reading import BadJson, clip, digest, load, name_of, text_of, time_of, without
+from .reading import BadJson, clip, digest, list_of, load, name_of, text_of, time_of, without
 from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
@@ -62,7 +62,7 @@ def read(path: Path) -> Iterator[Step]:
     if not is_log(value):
         yield ImportFault("this is JSON, and no log of Inspect: it has eval, status and version")
         return
-    yield from _log(path, without(value, "samples"), iter(value.get("samples") or []))
+    yield from _log(path, without(value, "samples"), iter(list_of(value.get("samples"))))
 
 
 def _of_archive(archive: zipfile.ZipFile) -> tuple[dict[str, Any], Iterator[Any]]:
@@ -124,7 +124,8 @@ def _sample(whole: TraceWriter, sample: dict[str, Any], number: str, path: str) 
         at = (made["at"] if made else None) or at
         fields = {key: made[key] for key in ("usage", "model") if made[key]} if made else {}
         add_message(trace, _chat(message), line=None, path=f"{path}messages[{place}]", at=at, **fields)
-    scores = sample.get("scores") or ({"score": sample["score"]} if sample.get("score") else {})
+    scores = sample["scores"] if isinstance(sample.get("scores"), dict) else {}
+    scores = scores or ({"score": sample["score"]} if sample.get("score") else {})
     trace.event("inspect.scores", {"scores": scores, "target": sample.get("target")}, at=at)
     told = ", ".join(f"{name}: {one.get('value')}" for name, one in scores.items() if isinstance(one, dict))
     error, limit = sample.get("error"), sample.get("limit")
@@ -143,7 +144,9 @@ def _calls(events: Any) -> dict[str, dict[str, Any]]:
     for event in events if isinstance(events, list) else ():
         output = event.get("output") if isinstance(event, dict) and event.get("event") == "model" else None
         choices = output.get("choices") if isinstance(output, dict) else None
-        message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
+        message = (
+            list_of(choices)[0].get("message") if list_of(choices) and isinstance(list_of(choices)[0], dict) else None
+        )
         if not isinstance(message, dict) or not message.get("id") or output is None:
             continue
         at = time_of(event.get("completed") or event.get("timestamp"))

@@ -227,6 +227,11 @@ def text_of(content: Any) -> str:
     return ""
 
 
+def list_of(value: Any) -> list[Any]:
+    """``value`` if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
 def name_of(value: Any) -> str | None:
     """``value`` if it can be an id or a name in the protocol, else None."""
     return value if isinstance(value, str) and 0 < len(value) <= 256 else None
