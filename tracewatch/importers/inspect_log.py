@@ -11,6 +11,7 @@ Rule 3: a sample with an error has failed; one that a limit has cut off is stopp
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ _PARTS = {
     "input_tokens_cache_write": "cache_write_tokens",
     "reasoning_tokens": "reasoning_tokens",
 }
+_ODD = re.compile(r"[^A-Za-z0-9._@-]")
 _ENDS = {"success": "completed", "cancelled": "stopped", "error": "failed"}
 _KEPT = ("events", "messages", "store", "attachments", "output")
 
@@ -85,7 +87,7 @@ def _log(path: Path, head: dict[str, Any], samples: Iterator[Any]) -> Iterator[S
     stats = head["stats"] if isinstance(head.get("stats"), dict) else {}
     out: list[Step] = []
     own = str(about.get("eval_id") or about.get("run_id") or digest([path]))
-    whole = TraceWriter(out, f"inspect-{own}"[:100])
+    whole = TraceWriter(out, f"inspect-{_ODD.sub('_', own)}"[:90])
     at = time_of(stats.get("started_at") or about.get("created"))
     whole.timeless = at is None
     name = str(about.get("task") or "evaluation")
@@ -108,7 +110,7 @@ def _log(path: Path, head: dict[str, Any], samples: Iterator[Any]) -> Iterator[S
 
 
 def _sample(whole: TraceWriter, sample: dict[str, Any], number: str, path: str) -> None:
-    own = name_of(sample.get("uuid")) or number
+    own = _ODD.sub("_", name_of(sample.get("uuid")) or number)
     trace = TraceWriter(whole.out, f"{whole.trace_id}-{own}"[:128])
     calls = _calls(sample.get("events"))
     at = time_of(sample.get("started_at")) or next((call["at"] for call in calls.values() if call["at"]), None)
