@@ -160,5 +160,5 @@ with t:
 
         await polled(cancelled)
         exit_code, said = await running
-        assert exit_code == 1 and said.splitlines()[-1].endswith("Cancelled: cancelled")
+        assert (exit_code, said.splitlines()[-1]) == (130, "tracewatch: cancelled")
         assert await status(server.url, "t") == "stopped"

@@ -233,7 +233,7 @@ async def test_an_agent_killed_between_the_cancel_and_its_acknowledgement(tmp_pa
         assert await status(server.url, "t") == "waiting"
         line.swallow_answers = False
         second = agents.start("resume", line.url)
-        assert await agents.said(second) == "" and second.returncode == 1
+        assert await agents.said(second) == "" and second.returncode == 130
         trace = (await asyncio.to_thread(Api(server.url).trace, "t"))["trace"]
         assert (trace["status"], trace["summary"]) == ("stopped", "cancelled by ann: enough")
         assert "deployed" not in await names(server.url)

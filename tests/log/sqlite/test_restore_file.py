@@ -284,7 +284,7 @@ async def test_a_backup_older_than_tokens_does_not_open_the_door(log: EventLog, 
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("DROP TABLE tokens")
         connection.execute("ALTER TABLE messages DROP COLUMN as_of")
-        later = ("by_start", "by_activity", "by_session", "by_user", "with_error", "by_parent_start")
+        later = ("by_start", "by_activity", "by_session", "by_user", "with_error", "by_parent_start", "by_cover")
         for index in (*later, "by_status", "by_agent_type", "by_root"):
             connection.execute(f"DROP INDEX traces_{index}")
         connection.execute("ALTER TABLE traces DROP COLUMN began")
