@@ -303,7 +303,9 @@ class Batch:
                     await self._out.flush()
         self._tell_about(trace)
         await self._out.flush()
-        await self._out.store.delete(gone.trace_id)
+        below = [one for one in await self._out.store.tree(gone.trace_id) if one["parent_trace_id"] == gone.trace_id]
+        if not below:  # what stands below a trace goes with it
+            await self._out.store.delete(gone.trace_id)
         del known.traces[gone.trace_id]
         for key in gone.owners:
             if known.by_owner.get(key) == gone.trace_id:

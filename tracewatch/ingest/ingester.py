@@ -33,6 +33,12 @@ logger = logging.getLogger("tracewatch.ingest")
 LEASE_S = 120.0  # a process that says nothing for so long is gone
 SKEW_S = 1.0  # a clock that is further ahead than this is put back
 MOST_ITEMS = 300_000  # remembered, of all traces together
+RESERVED = frozenset(  # what an item's further fields may not be called: what says what and where it is
+    {
+        *("event", "event_id", "trace_id", "ts", "occurred_at", "message_id", "role", "content", "status", "sequence"),
+        *("id", "request_id", "step_id", "item_key", "item_kind", "item_parent", "ingest", "if_absent", "request"),
+    }
+)
 TRIES = 30  # of a batch, while others write the same traces
 
 
@@ -91,7 +97,9 @@ class Ingester:
             parent = item.parent if item.parent in (None, ROOT) else key_of(item.parent)
             started = None if item.started_at is None else item.started_at + skew
             ended = None if item.ended_at is None else min(item.ended_at + skew, max(now, started or 0.0))
-            ours.append(replace(item, key=key_of(item.key), parent=parent, started_at=started, ended_at=ended))
+            kept = {name: value for name, value in item.fields.items() if name not in RESERVED}
+            ours.append(item := replace(item, key=key_of(item.key), parent=parent, fields=kept))
+            item.started_at, item.ended_at = started, ended
         return ours
 
     # --- one trace of a source at a time ---

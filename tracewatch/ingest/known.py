@@ -34,7 +34,7 @@ def key_of(native: str) -> str:
     """An item's key as an id of the log; what is too long ends with a fingerprint of the whole."""
     if len(native) > MOST_KEY:
         native = f"{native[: MOST_KEY - 20]}~{digest(native)}"
-    return f"k-{native}" if _ASSIGNED_ID.fullmatch(native) or native.startswith(PROMPT) else native
+    return f"k-{native}" if not native or _ASSIGNED_ID.fullmatch(native) or native.startswith(PROMPT) else native
 
 
 def trace_id_of(source: str, trace: str, key: str | None = None) -> str:

@@ -15,6 +15,8 @@ import orjson
 
 from ..model import fit
 from ..model.canonical import ENDED, canonical
+from ..model.mend import event_name
+from ..model.payloads import RECORDED
 from ..model.prompt import digest_of, digest_of_all, kind_of
 from .items import Item, error_of, stamp
 from .known import PROMPT, Entry, Event, Known, KnownTrace, LastCall, answer_print, digest
@@ -314,7 +316,9 @@ def _question(entry: Entry, item: Item) -> list[Event]:
 def _event(entry: Entry, item: Item) -> list[Event]:
     if entry.trace_id is not None:
         return []
-    event: Event = {"event": item.name or "source.event", **item.fields, **_parent(item), "item_key": item.key}
+    name = event_name(item.name or "source.event")
+    name = f"source.{name}"[:64] if name in RECORDED or name == "ingest_refused" else name
+    event: Event = {"event": name, **item.fields, **_parent(item), "item_key": item.key}
     if item.content is not None:
         event["content"] = item.content
     return fitted(_stamped(event, item), item.key)

@@ -158,7 +158,9 @@ class Writing:
         mending = mended(event, error.code, error.details)
         if mending is None or mending == event or event.get("refused") is not None:
             body = orjson.dumps(event)
-            mending = orjson.loads(substitute(body, error.code, error.message, by="ingest", most=fit.EVENT_BYTES))
+            again = event["event"] == "ingest_refused"  # even so: then only what it was
+            most = 0 if again else fit.EVENT_BYTES
+            mending = orjson.loads(substitute(body, error.code, error.message, by="ingest", most=most))
             self.counts.note(self._known.source, "refused")
         return [*events[:index], mending, *events[index + 1 :]]
 
