@@ -62,7 +62,7 @@ CAUGHT = """() => ({
   handlers: [...document.querySelectorAll('#app *')].flatMap((one) => one.getAttributeNames())
     .filter((name) => /^on/.test(name)),
   links: [...document.querySelectorAll('#app a[href]')].map((one) => one.getAttribute('href'))
-    .filter((href) => !/^(https?:\\/\\/(example\\.com|evil\\.example)|\\/traces\\/|\\/$)/.test(href)),
+    .filter((href) => !/^(https?:\\/\\/(example\\.com|evil\\.example)|\\/traces\\/|\\/(\\?f=[^&#]*)?$)/.test(href)),
   hidden: [...document.querySelectorAll('#app *')].flatMap((one) => [...one.childNodes]
     .filter((node) => node.nodeType === 3)
     .filter(({ data }) => /[\\u202a-\\u202e\\u2066-\\u2069\\u200b\\ufeff\\u00ad\\u{e0041}\\u001b]/u.test(data))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Request, expect
 
+from tests.browser.conftest import allow
 from tests.browser.runs import Event, Run, goal, said, said_many, written
 from tests.support import DEADLINE_S, ServerProcess
 from tracewatch.log import EventLog
@@ -87,6 +88,8 @@ def heavy(first: int, last: int) -> Iterator[Event]:
 
 
 async def test_contents_far_away_are_let_go_and_read_again(tmp_path: Path, page: Page) -> None:
+    allow(page, "CONNECTION_REFUSED", "WebSocket")  # the server goes before the page
+
     async def write(log: EventLog) -> None:
         await log.create_trace(validate_trace({"trace_id": "heavy", "task": "Much to read"}))
         for first in range(1, 1000, 20):

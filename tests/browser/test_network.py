@@ -315,7 +315,8 @@ async def test_a_page_too_slow_for_the_head_loses_nothing(tmp_path: Path, page: 
         await expect(page.get_by_text("Message 1500.")).to_be_visible()
         await expect(page.locator(".pill")).to_contain_text("live")
         assert [frame for frame in heard if '"fell_behind"' in frame]
-        assert "catching up N" in str(await page.evaluate("[...words]"))
+        # With how many are left, unless all of them stood in the buffers between and came in one paint
+        assert "catching up" in str(await page.evaluate("[...words]"))
         await expect(page.locator(".facts .events")).to_have_text("1,501 events")
         await expect(page.locator(".said [role=listitem]").last).to_have_attribute("aria-setsize", "1501")
         assert await page.locator(".row.gap, .row.hole").count() == 0
