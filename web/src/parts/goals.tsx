@@ -13,11 +13,17 @@ import { keep, kept } from "../net/places";
 import type { Goal, Json, Stats, SubTrace, Totals, TraceStatus } from "../net/protocol";
 import { traceHref, wholeLink } from "../net/route";
 import { CopyAs, transcripts } from "./copy";
+import { Later, lazily } from "./later";
 import { classes, StateMark } from "./marks";
 import { memo } from "./memo";
 import { type ListHandle, type ListPlace, VirtualList } from "./virtual";
 
 const ROW = 27; // px
+const Steps = lazily(
+  new Later(() => import("./steps")),
+  (module) => module.Steps,
+  ({ log }) => !!log.state?.steps.size,
+);
 const [TREE, PLACE] = ["tree", "goals"] as const; // kept with the entry of the history
 
 /** A place in the tree: a goal of a trace, or a whole trace. */
@@ -174,6 +180,7 @@ export function GoalTreePane({ log, past, place, choose }: TreeProps) {
           {log.phase.value.kind === "loading" ? "" : "This run has no goals; all its messages are on the right."}
         </p>
       )}
+      <Steps log={log} goal={place.traceId === log.id ? place.goalId : null} />
       <PlaceDetails root={log} logs={logs} row={rows.find((row) => samePlace(row.place, place))} />
     </div>
   );
