@@ -13,7 +13,6 @@ from tests.log.helpers import open_any
 from tracewatch.ingest.ingester import Ingester, Process
 from tracewatch.ingest.store import LogStore
 from tracewatch.log import EventLog
-from tracewatch.model.payloads import RECORDED
 
 pytestmark = pytest.mark.anyio
 RECORDINGS = (
@@ -119,5 +118,5 @@ def check_steps(found: list[Step], truth: list[dict[str, Any]], name: str) -> No
         assert near, (step["kind"], step["name"], step["started_at"])
         one = min(near, key=lambda one: abs(one.ended_at - step["ended_at"]) + abs(one.started_at - step["started_at"]))
         left.remove(one)
-        if "trace_parent_changed" in RECORDED and step["parent"] is not None and name != "otlp-openai-agents-logfire":
+        if step["parent"] is not None and name != "otlp-openai-agents-logfire":
             assert one.agent == agents[step["parent"]]

@@ -195,7 +195,8 @@ def _portions(events: list[Event]) -> Iterable[list[Event]]:
     size = 0
     for event in events:
         more = fit.json_bytes(event)
-        if some and (len(some) >= APPEND_EVENTS or size + more > APPEND_BYTES):
+        alone = "trace_parent_changed" in (event["event"], some[-1]["event"] if some else "")
+        if some and (alone or len(some) >= APPEND_EVENTS or size + more > APPEND_BYTES):
             yield some
             some, size = [], 0
         some.append(event)
