@@ -122,8 +122,8 @@ def comparable(state: State) -> Any:
     kept = state.to_json()
     for key in ("created_at", "updated_at", "completed_at", "root_trace_id", "started_at", "ended_at", "active_at"):
         kept.pop(key)
-    for kind in ("goals", "sub_traces"):
-        kept[kind] = {key: {**one, "started_at": None, "ended_at": None} for key, one in kept[kind].items()}
+    for kind in ("goals", "sub_traces", "steps"):
+        kept[kind] = {key: {**one, "started_at": None, "ended_at": None} for key, one in kept.get(kind, {}).items()}
     kept["pending_inputs"] = {
         key: {**asked, "requested_at": None, "expires_at": None} for key, asked in kept["pending_inputs"].items()
     }
