@@ -286,7 +286,7 @@ async def test_one_scrape_has_all_workers(tmp_path: Path) -> None:
                 stored = [count for (name, _), count in got.items() if name == "tracewatch_appended_events_total"]
                 assert len(stored) == 2 and sum(stored) == 20
                 assert [count for (name, _), count in got.items() if name == "tracewatch_worker_up"] == [1, 1]
-                assert [count for (name, _), count in got.items() if name == "tracewatch_traces"] == [1, 0, 0]
+                assert [count for (name, _), count in got.items() if name == "tracewatch_traces"] == [1, 0, 0, 0]
 
 
 async def test_a_worker_that_does_not_answer_is_left_out(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ METRICS = (
         "1 if the log could be asked for what follows, else 0 and what follows is absent",
         shared=True,
     ),
-    Described("traces", "gauge", "Traces that have not ended: running, waiting, lost", ("status",), shared=True),
+    Described("traces", "gauge", "Traces that have not ended: running, waiting, idle, lost", ("status",), shared=True),
     Described("leases", "gauge", "Live traces whose recorder is alive by its lease", shared=True),
     Described("open_inputs", "gauge", "Questions waiting for an answer", shared=True),
     Described("database_bytes", "gauge", "Size of the database file", shared=True),
