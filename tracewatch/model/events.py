@@ -34,6 +34,7 @@ IDS = {
     "step_added": ("step", "id"),
     "input_requested": ("", "request_id"),
 }
+PARTS_OF_MESSAGES = {"message_added": "message", "message_updated": "patch"}
 MESSAGE_IDENTITY = ("message_id", "sequence", "role")
 
 
@@ -139,7 +140,9 @@ def validate_event(raw: Any, index: int | None = None, *, by_server: bool = Fals
         _check_message_update(event, prefix)
     elif "if_absent" in event and name in IDS:
         _check_if_absent(event, prefix)
-    _check_request(event, prefix)
+    part = PARTS_OF_MESSAGES.get(name)
+    if part is not None and part in event and "request" in event[part]:
+        _check_request(event, part, prefix)
     return event
 
 
@@ -169,10 +172,9 @@ def named_in(event: Mapping[str, Any]) -> str | None:
     return given
 
 
-def _check_request(event: dict[str, Any], prefix: str) -> None:
+def _check_request(event: dict[str, Any], part: str, prefix: str) -> None:
     """Check the references of a message's ``request``."""
-    part = {"message_added": "message", "message_updated": "patch"}.get(event["event"], "")
-    request = event[part].get("request") if part in event else None
+    request = event[part]["request"]
     if request is None:
         return
     details = [
@@ -219,7 +221,9 @@ def validate_stored(raw: Any, index: int | None = None) -> dict[str, Any]:
     _check(STORED.get(name, GENERIC), raw, prefix)
     if name == "message_updated":
         _check_message_update(raw, prefix)
-    _check_request(raw, prefix)
+    part = PARTS_OF_MESSAGES.get(name)
+    if part is not None and "request" in raw.get(part, ()):
+        _check_request(raw, part, prefix)
     return raw
 
 

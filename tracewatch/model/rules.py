@@ -27,7 +27,7 @@ from ..errors import (
     UnknownStep,
 )
 from .canonical import MAX_GOAL_DEPTH, MAX_STEP_DEPTH
-from .events import IDS, named_in
+from .events import IDS, PARTS_OF_MESSAGES, named_in
 from .goals import Changes, add_to_stats, at_depth, cascade_up, empty_stats, may_become, plus, reopen_up
 from .moves import around, goal_moved, levels_below, message_moved
 from .prompt import references
@@ -60,8 +60,11 @@ def complete(
     if "occurred_at" in raw:
         stored["occurred_at"] = raw["occurred_at"]
     stored.update(raw)
-    _count_use(state, stored, price)
-    _check_request(state, stored, known)
+    part = PARTS_OF_MESSAGES.get(raw["event"])
+    if part is not None and part in stored:
+        _count_use(state, stored, part, price)
+        if "request" in stored[part]:
+            _check_request(state, stored, part, known)
     rule = _RULES.get(raw["event"])
     if rule is not None:
         rule(state, stored)
@@ -83,14 +86,13 @@ def is_repeat(state: State, raw: Raw) -> bool:
     return given in {"goal_added": state.goals, "message_added": state.messages, "step_added": state.steps}[name]
 
 
-def _count_use(state: State, stored: Stored, price: Price | None) -> None:
-    """Say the tokens and the cost of a message or patch that has a usage and does not say them itself."""
-    key = "message" if stored["event"] == "message_added" else "patch"
-    given = stored.get(key)
-    if not isinstance(given, dict) or not ("usage" in given or (key == "patch" and "model" in given)):
+def _count_use(state: State, stored: Stored, key: str, price: Price | None) -> None:
+    """Say the tokens and the cost of a message or patch (``key``) that has a usage and does not say them itself."""
+    given = stored[key]
+    if not ("usage" in given or (key == "patch" and "model" in given)):
         return
-    before = {} if key == "message" else state.messages.get(stored.get("message_id", ""))
-    if before is None or (key == "patch" and stored["event"] != "message_updated"):
+    before = {} if key == "message" else state.messages.get(stored["message_id"])
+    if before is None:
         return
     message = {**before, **given}
     usage = message.get("usage")
@@ -106,10 +108,9 @@ def _count_use(state: State, stored: Stored, price: Price | None) -> None:
     stored[key] = given
 
 
-def _check_request(state: State, stored: Stored, known: Known | None) -> None:
+def _check_request(state: State, stored: Stored, part: str, known: Known | None) -> None:
     """Refuse a request that names messages which the trace does not have."""
-    part = {"message_added": "message", "message_updated": "patch"}.get(stored["event"], "")
-    request = stored[part].get("request") if part in stored else None
+    request = stored[part]["request"]
     unknown = [
         {"path": f"{part}.request.{path}", "message": f"there is no message {name!r} in this trace", "message_id": name}
         for path, name in references(request)
