@@ -87,8 +87,8 @@ async def check_prompts(log: EventLog) -> None:
     for trace in await all_traces(log):
         for message in await messages_of(log, trace["trace_id"]):
             if "request" in message:
-                _, found = await log.message(trace["trace_id"], message["message_id"])
-                assert found["request"]["digest"]
+                prompt = orjson.loads(await log.prompt(trace["trace_id"], message["message_id"]))["prompt"]
+                assert (prompt["exact"], prompt["lost"]) == (True, [])
 
 
 def check_usage(usage: dict[str, int], tokens: dict[str, int], name: str) -> None:

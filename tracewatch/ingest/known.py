@@ -107,6 +107,7 @@ class LastCall:
 
     key: str
     params: dict[str, Any] | None
+    params_key: str  # of the call that has them
     tools: list[bytes]
     given: list[bytes]
 

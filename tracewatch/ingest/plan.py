@@ -188,9 +188,11 @@ def _request(known: Known, trace_id: str, item: Item) -> tuple[dict[str, Any], l
     last = known.last_call.get(trace_id)
     if last is not None and last.key == item.key:
         last = None
+    params_key = item.key
     if item.params:
-        same = last is not None and last.params == item.params
-        request |= {"params_of": last.key} if last is not None and same else {"params": item.params}
+        if last is not None and last.params == item.params:
+            params_key = last.params_key  # the one that has them, not one that names another
+        request |= {"params": item.params} if params_key == item.key else {"params_of": params_key}
     if item.tools:
         same = last is not None and last.tools == tools
         named = {"tools_of": last.key, "to": len(tools)} if last is not None and same else None
@@ -206,7 +208,7 @@ def _request(known: Known, trace_id: str, item: Item) -> tuple[dict[str, Any], l
             events += more
     request["digest"] = digest_of_all(item.params or None, tools, given)
     if item.final:
-        known.last_call[trace_id] = LastCall(item.key, item.params, tools, given)
+        known.last_call[trace_id] = LastCall(item.key, item.params, params_key, tools, given)
     return request, events
 
 
