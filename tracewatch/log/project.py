@@ -9,7 +9,9 @@ Rule 3: a message that streams, or a long one, is not written at each update, wh
         and again. Its row has a body as of event ``as_of``, and readers apply the updates behind that. The body is
         written when the text has grown by an eighth, when a short message is complete, and at each boundary, which is
         every 500 events. So nobody has to look further back than a boundary, and the events before it may be trimmed.
-Rule 4: a snapshot is kept at a boundary if the log has grown since the last one by as much as that takes. So what all
+Rule 4: a large content that one update has brought stands in that event and not in the row as well: a complete
+        message's row then says in which. Only where nothing was ever trimmed, so that the event goes after the row.
+Rule 5: a snapshot is kept at a boundary if the log has grown since the last one by as much as that takes. So what all
         snapshots of a trace take is bounded by what its log takes, also of one with very many goals.
 """
 
@@ -28,6 +30,8 @@ from .storage import BodyRow, ClosedInput, InputRow, MessageRow, StoredMessage
 from .sums import Sums
 
 SNAPSHOT_EVERY = 500  # events; the protocol's page, so that opening a trace folds no more than one page
+WRAPPED = b'{"content_in":'  # so begins the body of a row whose content stands in an event
+WORTH_BYTES = 1024  # of a body that is not written twice
 GROWTH = 8  # a text is written again when it has grown by one part in so many
 LONG = 65_536  # characters: a text of so many is not written again for each small update
 
@@ -56,6 +60,7 @@ class Noted:
 
     added: dict[str, tuple[int, str | None, int]] = field(default_factory=dict)  # message: sequence, goal, event_id
     updated: set[str] = field(default_factory=set)  # messages
+    contents: dict[str, tuple[int, Any]] = field(default_factory=dict)  # message: its content, and the event it is in
     moved: dict[str, str | None] = field(default_factory=dict)  # messages: their goals from now on
     told: set[str] = field(default_factory=set)  # sub-traces
     asked: dict[str, Event] = field(default_factory=dict)  # request_id: input_requested
@@ -74,6 +79,8 @@ class Noted:
         elif name == "message_updated":
             if event["message_id"] in messages:
                 self.updated.add(event["message_id"])
+                if "content" in event.get("patch", ()):
+                    self.contents[event["message_id"]] = (event["event_id"], event["patch"]["content"])
                 if "moved" in event:
                     self.moved[event["message_id"]] = event["goal_id"]
         elif name in ("sub_trace_started", "sub_trace_completed", "sub_trace_left"):
@@ -93,6 +100,7 @@ class Noted:
         """Put in what came after this."""
         self.added.update(later.added)
         self.updated |= later.updated
+        self.contents.update(later.contents)
         self.moved.update(later.moved)
         self.told |= later.told
         self.asked.update(later.asked)
@@ -167,7 +175,12 @@ def is_long(message: Mapping[str, Any]) -> bool:
 def in_row(stored: StoredMessage) -> dict[str, Any]:
     """The message as its row has it."""
     message = object_of(stored.body)
-    if stored.is_event:
+    if stored.body[: len(WRAPPED)] == WRAPPED:
+        event = object_of(stored.later[0]) if stored.later else {}
+        inside, patch = message.get("message"), event.get("patch")
+        if isinstance(inside, dict) and isinstance(patch, dict) and "content" in patch:
+            message = {**inside, "content": patch["content"]}
+    elif stored.is_event:
         event, message = message, message.get("message", message)
     if isinstance(message, dict) and message.keys() >= _OF_A_MESSAGE:
         return added_message(event) if stored.is_event else message
@@ -220,7 +233,9 @@ def message_rows(
         updated = message_id in noted.updated
         as_of = (state.last_event_id if updated else event_id) if streams else None
         new.append(
-            MessageRow(sequence, message_id, goal_id, event_id, as_of, orjson.dumps(message) if updated else None)
+            MessageRow(
+                sequence, message_id, goal_id, event_id, as_of, _body(message, noted, state) if updated else None
+            )
         )
         if streams:
             lengths[message_id] = len(message["content"])
@@ -228,7 +243,7 @@ def message_rows(
         message = state.messages[message_id]
         if not is_open(message) and (at_boundary or not is_long(message)):
             lengths.pop(message_id, None)
-            changed.append(BodyRow(message_id, None, orjson.dumps(message)))
+            changed.append(BodyRow(message_id, None, _body(message, noted, state)))
             continue
         was, length = lengths.get(message_id), len(message["content"])
         if was is not None and not at_boundary and was <= length < was + was // GROWTH + 1:
@@ -236,6 +251,26 @@ def message_rows(
         lengths[message_id] = length
         changed.append(BodyRow(message_id, state.last_event_id, orjson.dumps(message)))
     return new, changed
+
+
+def _body(message: Mapping[str, Any], noted: Noted, state: State) -> bytes:
+    """What the row of a message holds that is up to date, or behind by what streams."""
+    body = orjson.dumps(message)
+    at, content = noted.contents.get(message["message_id"], (0, None))
+    whole = at and content is message["content"] and message["status"] == "complete" and state.first_event_id == 1
+    if not whole or len(body) < WORTH_BYTES:
+        return body
+    about = {"content_in": at, "bytes": len(body), "status": "complete"}
+    return orjson.dumps({**about, "message": {**message, "content": None}})
+
+
+def content_place(body: bytes | None) -> tuple[int, int] | None:
+    """The event that has the content of a row's message, and the bytes of the whole; None where the row has it."""
+    if body is None or body[: len(WRAPPED)] != WRAPPED:
+        return None
+    about = object_of(body)
+    at, size = about.get("content_in"), about.get("bytes")
+    return (at, size) if isinstance(at, int) and isinstance(size, int) else None
 
 
 def catch_up_rows(

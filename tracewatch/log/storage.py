@@ -199,7 +199,7 @@ class Needs:
     levels: set[str] = field(default_factory=set)  # of what names these as its parent: how many stand below another
     messages: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, message_id)
     mentioned: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, message_id): whether there is one
-    behind: set[str] = field(default_factory=set)  # traces that reach a boundary (see project.py, rules 3 and 4)
+    behind: set[str] = field(default_factory=set)  # traces that reach a boundary (see project.py, rules 3 and 5)
     producers: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, producer)
     used_ids: set[str] = field(default_factory=set)  # the last event ids of deleted traces of these ids
     questions: set[tuple[str, str]] = field(default_factory=set)  # (trace_id, request_id): when they run out

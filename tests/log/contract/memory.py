@@ -352,6 +352,8 @@ class MemoryStorage:
         row = trace.messages[message_id]
         body = trace.events[row.event_id].body if row.body is None else row.body
         later = []
+        if (place := project.content_place(row.body)) is not None and place[0] in trace.events:
+            later.append(trace.events[place[0]].body)
         for at in sorted(trace.events) if row.as_of is not None else ():
             event = orjson.loads(trace.events[at].body)
             if at > (row.as_of or 0) and (event["event"], event.get("message_id")) == ("message_updated", message_id):

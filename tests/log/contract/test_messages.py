@@ -144,3 +144,32 @@ async def test_a_text_that_becomes_something_else(log: EventLog) -> None:
         await log.append("t", [piece(append="!", patch={"status": status})])
         assert (await log.message("t", "m"))[1]["status"] == status
     await check_trace(log)
+
+
+async def test_a_large_content_of_one_update(url: str) -> None:
+    """It is read as it is, also after more updates and a restart; and goes with its message."""
+    result = {"tool_name": "cat", "result": "x" * 5000}
+    async with opened(url) as log:
+        await create(log)
+        await log.append("t", [say({"tool_name": "cat"}, message_id="c", status="running"), say("two", message_id="y")])
+        await log.append("t", [update("c", content=result, status="complete")])
+        await check_trace(log)
+    async with opened(url) as log:
+        assert (await log.message("t", "c"))[1]["content"] == result
+        assert [m["content"] for m in await all_messages(log)] == [result, "two"]
+        await log.append("t", [update("c", tokens=7)])
+        assert (await log.message("t", "c"))[1]["content"] == result
+        await log.append("t", [update("y", content="z" * 5000), update("y", "!", tokens=1)])
+        assert (await log.message("t", "y"))[1]["content"] == "z" * 5000 + "!"
+        await log.append("t", [say("", message_id="s", status="streaming"), update("s", content="w" * 5000)])
+        await log.append("t", [update("s", "!", status="complete")])
+        assert (await log.message("t", "s"))[1]["content"] == "w" * 5000 + "!"
+        await log.append("t", [say("", message_id="a", status="running"), update("a", content="v" * 5000)])
+        await log.append("t", [update("a", content="u" * 5000, status="complete")])
+        assert (await log.message("t", "a"))[1]["content"] == "u" * 5000
+        await check_trace(log)
+        await log.append("t", notes(900))
+        assert await trim(log, "t", 500)
+        while await sweep(log):
+            pass
+        assert await all_messages(log) == []

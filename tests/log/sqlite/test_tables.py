@@ -216,3 +216,14 @@ async def test_a_text_that_streams_is_not_written_at_each_update(log: EventLog) 
     assert sum(bodies_written) < 12 * 16_000
     await log.append("t", [{"event": "message_updated", "message_id": "m", "patch": {"status": "complete"}}])
     assert (await fetch(log, "SELECT length(body) > 16000, as_of FROM messages"))[0] == (1, None)
+
+
+async def test_a_large_content_of_one_update_is_stored_once(log: EventLog) -> None:
+    await create(log)
+    await log.append("t", [say({"tool_name": "cat"}, message_id="c", status="running")])
+    content = {"tool_name": "cat", "result": "x" * 5000}
+    patch = {"content": content, "status": "complete"}
+    await log.append("t", [{"event": "message_updated", "message_id": "c", "patch": patch}])
+    ((size,),) = await fetch(log, "SELECT length(body) FROM messages")
+    assert size < 1000
+    assert (await log.message("t", "c"))[1]["content"] == content

@@ -223,6 +223,10 @@ def _stored(db: sqlite3.Connection, key: int, rows: Iterable[Sequence[Any]]) -> 
         name = object_of(update).get("message_id")
         for one in [name] if name is not None else [row[0] for row in rows]:  # a damaged one may be of any of them
             later.setdefault(one, []).append(update)
+    for row in rows:
+        if (place := project.content_place(row[4])) is not None:
+            sql = "SELECT body FROM events WHERE trace_key = ? AND event_id = ?"
+            later[row[0]] = [body for (body,) in db.execute(sql, (key, place[0]))]
     return [
         StoredMessage(name, sequence, event_id, at, event if body is None else body, body is None, later.get(name, []))
         for name, sequence, event_id, at, body, event in rows
@@ -257,7 +261,8 @@ def messages(
     found: list[Any] = []
     room, more = PAGE_BYTES, False
     for row in db.execute(sql, values):
-        room -= len(row[4] or row[5])
+        place = project.content_place(row[4])
+        room -= len(row[4] or row[5]) if place is None else place[1]
         more = len(found) == limit or (room < 0 and bool(found))
         if more:
             break

@@ -224,7 +224,7 @@ class _Trace:
                 self.error("snapshot", f"there is a snapshot of event {at}, which the log does not have")
 
     def _missing_snapshots(self) -> list[int]:
-        """The boundaries of which a snapshot ought to be kept (project.py, rule 4) and is not."""
+        """The boundaries of which a snapshot ought to be kept (project.py, rule 5) and is not."""
         row = self.row
         sizes = dict(
             self._connection.execute(
