@@ -62,13 +62,13 @@ async def test_damage_is_found(log: EventLog, db: Path, kind: str) -> None:
     assert {finding.code for finding in check(db) if finding.severity == ERROR} == codes
 
 
-async def test_a_backup_has_them(log: EventLog, db: Path, tmp_path: Path) -> None:
-    await filled(log)
-    copy = backup(db, tmp_path / "copy.db").path
-    await log.delete_trace("t")
-    await log.delete_trace("u")
-    await sweep_all(log)
-    await log.close()
+async def test_a_backup_has_them(db: Path, tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{db}") as log:
+        await filled(log)
+        copy = backup(db, tmp_path / "copy.db").path
+        await log.delete_trace("t")
+        await log.delete_trace("u")
+        await sweep_all(log)
     restore_file(copy, db, replace=True)
     async with opened(f"sqlite:///{db}") as again:
         assert await again.blobs.whole("t", name_of(BODY)) == BODY
