@@ -80,6 +80,17 @@ def _events(t: Trace, v: Any) -> None:
     t.status(v, v)
 
 
+def _steps(t: Trace, v: Any) -> None:
+    with t.step(v, kind=v, goal=v, input=v) as step:
+        step.output(v)
+    with t.step("node", input={"a": v}), t.turn(v):
+        t.message("user", v)
+    t.link(v, v, message=v)
+    t.link("other", v)
+    asked = t.asked_at_terminal(v, options=v, goal=v, request_id=v)
+    asked.answered(v)
+
+
 def _raised(t: Trace, v: Any) -> None:
     error = v if isinstance(type(v), type) and issubclass(type(v), BaseException) else RuntimeError(v)
     for block in (t.goal("g"), t.message("assistant"), t.tool_call("grep"), t.sub_trace("child")):
@@ -145,7 +156,7 @@ def _ends(t: Trace, v: Any) -> None:
 
 
 CALLS: tuple[Call, ...] = (
-    *(_goals, _messages, _calls, _tools, _events, _raised, _questions, _traces, _cancels, _observed, _ends),
+    *(_goals, _messages, _calls, _tools, _events, _steps, _raised, _questions, _traces, _cancels, _observed, _ends),
 )
 
 

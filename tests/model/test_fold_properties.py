@@ -202,7 +202,7 @@ def test_the_strategies_reach_everything() -> None:
     """The properties below say something only if most of what they are about happens."""
     seen: set[str] = set()
 
-    @settings(max_examples=200, derandomize=True)
+    @settings(max_examples=400, derandomize=True)
     @given(runs())
     def look(ran: Run) -> None:
         for event, state in zip(ran.stored, ran.states[1:], strict=True):

@@ -48,6 +48,8 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("WS", f"{ONE}/watch"): {"read"},
     ("WS", "/api/watch"): {"read"},
     ("GET", "/metrics"): {"read"},
+    **{("POST", f"/v1/{what}"): {"write"} for what in ("traces", "logs", "metrics")},
+    ("GET", "/v1/info"): {"write"},
 }
 PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/static/{name}", "/traces/{trace_id}", "/"}
 BODIES: dict[tuple[str, str], Any] = {

@@ -94,7 +94,7 @@ def _count_use(state: State, stored: Stored, key: str, price: Price | None) -> N
     before = {} if key == "message" else state.messages.get(stored["message_id"])
     if before is None:
         return
-    message = {**before, **given}
+    message = {**before, **given} if before else given
     usage = message.get("usage")
     if usage is None:
         return

@@ -34,6 +34,11 @@ def summed_usage(sums: Mapping[str, Any] | None, more: Mapping[str, Any] | None)
     if not more:
         return dict(sums) if sums else None
     sums = sums or {}
+    if sums.keys() >= more.keys() and min(more.values()) >= 0 and 0 not in sums.values():  # as for nearly all
+        both = dict(sums)
+        for part, count in more.items():
+            both[part] += count
+        return both
     both = {part: sums.get(part, 0) + more.get(part, 0) for part in PARTS if part in sums or part in more}
     return {part: count for part, count in both.items() if count > 0} or None
 

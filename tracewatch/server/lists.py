@@ -24,9 +24,9 @@ _NAMES = ("status", "q", "tag", "error", "order", "limit", *_TEXTS)
 
 def list_of_request(params: QueryParams) -> TraceQuery:
     """The traces that the parameters of a request ask for. Raises BadRequest, InvalidField."""
-    _check_names(params, (*_NAMES, "page_token"))
+    _check_names(params, (*_NAMES, "page_token", "token"))  # a token counts in a header; some clients say it here too
     for name in params:
-        if name not in ("tag", "status") and len(params.getlist(name)) > 1:
+        if name not in ("tag", "status", "token") and len(params.getlist(name)) > 1:
             raise _fault(name, "is given more than once")
     given: dict[str, Any] = {name: params[name] for name in _NAMES if params.get(name)}
     given["status"] = [name for text in params.getlist("status") for name in listed(text)]
