@@ -186,6 +186,32 @@ def test_a_damaged_file_is_imported_or_refused(format: str, data: st.DataObject)
         import_it(contents, chosen)
 
 
+GEMINI_HEAD = {"sessionId": "s", "projectHash": "h"}
+GEMINI_CALL = {"id": "c1", "name": "look", "status": "success", "result": [{"functionResponse": None}]}
+
+
+@pytest.mark.parametrize(
+    ("format", "rows"),
+    [
+        ("gemini-cli", [GEMINI_HEAD, {"id": "m1", "type": "gemini", "content": "", "toolCalls": [GEMINI_CALL]}]),
+        ("gemini-cli", [GEMINI_HEAD, {"id": "", "type": "gemini", "content": "It says."}]),
+        (
+            "gemini-cli",
+            [
+                GEMINI_HEAD,
+                {"id": "m1", "type": "user", "content": "q", "timestamp": "2026-03-01T09:00:00.000Z"},
+                {"id": "m2", "type": "gemini", "content": "a", "timestamp": -1},
+            ],
+        ),
+        ("codex", Rollout().said("user", "q").call("", "shell", {"a": 1}, "b").event("task_complete").rows),
+        ("claude-code", [_session_row(0, "user", {}), _session_row(1, "assistant", "Done.")]),
+        ("claude-code", [_session_row(0, "user", [{}]), _session_row(1, "assistant", {})]),
+    ],
+)
+def test_damage_that_once_made_an_import_fail(format: str, rows: list[Any]) -> None:
+    import_it(b"\n".join(orjson.dumps(row) for row in rows) + b"\n", format)
+
+
 @settings(max_examples=60)
 @given(contents=st.binary(max_size=200), format=st.sampled_from([*FORMATS, "auto"]))
 def test_any_bytes_are_imported_or_refused(contents: bytes, format: str) -> None:

@@ -131,6 +131,8 @@ def blown_up(value: Any) -> Any:
 
 @given(JSON, JSON, JSON)
 @example(0, 0, [[90_000] * 3, 90_000, 90_000])  # two attachments of the metadata come before the call
+@example([30_000] * 3, "a", [30_000] * 3)  # each fits, and both together do not
+@example({"a": 30_000}, [90_000] + [32_000] * 9, [30_000] * 4)
 def test_whatever_a_tool_is_given_and_gives_fits(small: Any, smaller: Any, smallest: Any) -> None:
     arguments, result, source = blown_up(small), blown_up(smaller), blown_up(smallest)
     out: list[Step] = []
@@ -144,7 +146,7 @@ def test_whatever_a_tool_is_given_and_gives_fits(small: Any, smaller: Any, small
     done = fold(out)
     (tool,) = [message for message in done.messages() if message["role"] == "tool"]
     assert tool["content"]["tool_name"] == "tool"
-    # What no message holds, such as metadata that is too large, may still stand in attachments
+    # What is in no message, such as metadata that is too large, may be in an attachment; what is in one, beside the log
     assert not any(m["role"] == "attachment" and m.get("of_message") for m in done.messages())
     assert tool["content"]["result"] == result and tool["content"].get("arguments") == arguments
 

@@ -64,6 +64,7 @@ class GeminiChat:
         self._meta: dict[str, Any] = {}
         self._task = ""
         self._at: str | None = None
+        self._latest: str | None = None  # of all times, which a damaged or edited chat has in no order
         self._began: str | None = None
         self._plan = ImportedPlan(self._goal, self._event)
         self._order: dict[str, list[str]] = {}  # id of a record → keys of its messages
@@ -98,7 +99,7 @@ class GeminiChat:
                     self.line(message)
         elif isinstance(record.get("$rewindTo"), str):
             self._rewind(record["$rewindTo"])
-        elif isinstance(record.get("id"), str) and record.get("type") in _TYPES:
+        elif isinstance(record.get("id"), str) and record["id"] and _kind(record) is not None:
             self._message(record["id"], record)
         else:
             self._event(f"line {digest_of(record)}", "line.gemini", {"line": record}, self._at)
@@ -112,9 +113,10 @@ class GeminiChat:
 
     def _message(self, key: str, record: dict[str, Any]) -> None:
         self._at = time_of(record.get("timestamp")) or self._at
+        self._latest = max(self._latest or "", self._at or "") or None
         self._began, self._last = self._began or self._at, key
         keys = self._order[key] = []
-        content, kind = record.get("content"), record["type"]
+        content, kind = record.get("content"), _kind(record)
         text = text_of(content) if not isinstance(content, str) else content
         if kind in ("info", "error", "warning"):
             self._event(key, f"gemini.{kind}", {"message": text, "line": record}, self._at)
@@ -167,6 +169,7 @@ class GeminiChat:
 
     def finish(self) -> None:
         """End what is still open: there are no more records."""
+        self._at = self._latest
         for call_id, fields in self._open.items():
             self._put("message", call_id, {**fields, "status": "complete"})
         status = "completed" if self._answered else "stopped"
@@ -185,10 +188,16 @@ class GeminiChat:
         return [Put(trace_id, "trace", "", fields), *told] if told else []
 
 
+def _kind(record: dict[str, Any]) -> str | None:
+    kind = record.get("type")
+    return kind if isinstance(kind, str) and kind in _TYPES else None
+
+
 def _result(given: Any, status: str) -> Any:
     """The text of a tool's response, where it is one; the parts of it, where not."""
     parts = given if isinstance(given, list) else [given]
-    answers = [p["functionResponse"].get("response") for p in parts if isinstance(p, dict) and "functionResponse" in p]
+    told = [p.get("functionResponse") for p in parts if isinstance(p, dict)]
+    answers = [response.get("response") for response in told if isinstance(response, dict)]
     if len(answers) == 1 and isinstance(answers[0], dict) and len(answers[0]) == 1:
         return next(iter(answers[0].values()))
     return (answers[0] if len(answers) == 1 else answers) if answers else given if given is not None else status

@@ -74,7 +74,7 @@ class Ledger:
 
         The Put of a trace that is not there is no event: see ``creates``.
         """
-        if put.kind in ("message", "append") and _TAKEN.fullmatch(put.key):
+        if put.kind in ("message", "append") and (not put.key or _TAKEN.fullmatch(put.key)):
             put = replace(put, key=f"id-{put.key}")
         if put.kind == "status" and put.fields["status"] == "running":
             self._resumes = put
@@ -182,8 +182,10 @@ class Ledger:
 
     def _message(self, key: str, fields: dict[str, Any], at: str | None) -> list[dict[str, Any]]:
         known = self._messages.get(key)
+        content = fields.get("content")
         fields = {n: v for n, v in fields.items() if (v is not None and v != {}) or n == "goal_id"}
         if known is None:
+            fields.setdefault("content", "" if content is None else content)  # a message has one, if an empty object
             return [{"event": "message_added", "message": {"message_id": key, **fields}}]
         patch = _of_patch(fields) | {"status": "complete"} if _level(fields) > known.level else {}
         if known.level == 1 and patch and at:

@@ -7,6 +7,7 @@ Rule 1: a text above ``INLINE_BYTES`` goes, and so does all that is binary: byte
         of the forms that model APIs, MCP and agents use. What is around it stays, so that a block is still one.
 Rule 2: a reference says by ``form`` how the value was written, so that it can be put together again (``restored``).
 Rule 3: a list or an object that is large in itself goes as JSON, the innermost first, unless it holds references.
+Rule 4: values of a message that fit one by one may be too much for its event together: then smaller ones go, too.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import orjson
 
 from .blobs import ANY_TYPE, MARK, MAX_BLOB_BYTES, MEDIA_TYPE, is_reference
 from .canonical import depth_exceeds
-from .fit import DEPTH, MESSAGE_CHARS, flattened, marker, shortened_text
+from .fit import DEPTH, EVENT_BYTES, MESSAGE_CHARS, flattened, marker, shortened_text
 
 INLINE_BYTES = 64 * 1024  # a text of so many stays in its event
 WHOLE_BYTES = 200 * 1024  # a content of many parts stays in its event, as JSON
+CLOSER = (16 * 1024, 4 * 1024)  # instead of both, one after the other, where a message's event is still too large
 PREVIEW_CHARS = 1000
 MOST_KEPT = 64 * 1024**2  # bytes of one value
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]{0,200})*;base64,", re.ASCII | re.IGNORECASE)
@@ -73,12 +75,22 @@ def event_taken_out(event: dict[str, Any], keep: Keep) -> dict[str, Any]:
     """As ``taken_out``, of each value in an event by itself; its deepest parts become text first."""
     if depth_exceeds(event, DEPTH):
         event = flattened(event, DEPTH)
+    event = _each_taken_out(event, keep, INLINE_BYTES, WHOLE_BYTES)
+    for most in CLOSER if event["event"] in ("message_added", "message_updated") else ():
+        body = _json(event)
+        if body is None or len(body) <= EVENT_BYTES:
+            break
+        event = _each_taken_out(event, keep, most, most)
+    return event
+
+
+def _each_taken_out(event: dict[str, Any], keep: Keep, inline: int, whole: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in event.items():
         if key in ("message", "patch") and isinstance(value, dict):
-            found[key] = {name: taken_out(part, keep) for name, part in value.items()}
+            found[key] = {name: _Taking(keep, inline, whole).value(part) for name, part in value.items()}
         else:
-            found[key] = taken_out(value, keep)
+            found[key] = _Taking(keep, inline, whole).value(value)
     return found
 
 
@@ -99,15 +111,16 @@ def kept_bytes(data: bytes, keep: Keep, media_type: str = "", size: int | None =
 class _Taking:
     """The work on one value, with what is left of what may be kept of it, and of the texts that can't be."""
 
-    def __init__(self, keep: Keep) -> None:
+    def __init__(self, keep: Keep, inline: int = INLINE_BYTES, whole: int = WHOLE_BYTES) -> None:
         self._keep = keep
+        self._inline, self._whole = inline, whole
         self._room = MOST_KEPT
         self._tries = 2 * MOST_KEPT  # characters that may be base64
         self._chars = MESSAGE_CHARS
         self._seen: dict[int, tuple[str, Any]] = {}  # long texts by their id: one may be linked from many places
 
     def value(self, value: Any) -> Any:
-        return self._compact(self._moved(value), WHOLE_BYTES)
+        return self._compact(self._moved(value), self._whole, outermost=True)
 
     def _kept(self, data: bytes, media_type: str, preview: str, **more: Any) -> dict[str, Any] | None:
         if len(data) > self._room:
@@ -162,7 +175,7 @@ class _Taking:
         return {name: instead if name == key else self._moved(item) for name, item in block.items()}
 
     def _text(self, text: str) -> Any:
-        if len(text) <= INLINE_BYTES // 4 or (len(text) <= INLINE_BYTES and text.isascii()):
+        if len(text) <= self._inline // 4 or (len(text) <= self._inline and text.isascii()):
             return self._data_url(text) if text[:5].lower() == "data:" else text
         known = self._seen.get(id(text))
         if known is not None:
@@ -177,7 +190,7 @@ class _Taking:
             return found
         if min(len(text), MAX_BLOB_BYTES) <= self._room:
             data = text[:MAX_BLOB_BYTES].encode("utf-8", "replace")
-            if len(data) <= INLINE_BYTES:
+            if len(data) <= self._inline:
                 return text
             if len(text) > MAX_BLOB_BYTES or len(data) > MAX_BLOB_BYTES:
                 shorter = data[: MAX_BLOB_BYTES - 200].decode("utf-8", "ignore")
@@ -211,7 +224,7 @@ class _Taking:
             preview = preview_of(data[: 4 * PREVIEW_CHARS + 4].decode("utf-8", "replace"))
         return self._kept(data, media_type, preview, **more) or _left_out(media_type, len(data))
 
-    def _compact(self, value: Any, limit: int) -> Any:
+    def _compact(self, value: Any, limit: int, *, outermost: bool = False) -> Any:
         """The value with what is large in itself as JSON beside the log."""
         kind = type(value)
         if (kind is not dict and kind is not list) or (kind is dict and is_reference(value)):
@@ -220,11 +233,11 @@ class _Taking:
         if body is None or len(body) <= limit:
             return value
         if kind is list:
-            value = [self._compact(item, INLINE_BYTES) for item in value]
+            value = [self._compact(item, self._inline) for item in value]
         else:
-            value = {key: self._compact(item, INLINE_BYTES) for key, item in value.items()}
+            value = {key: self._compact(item, self._inline) for key, item in value.items()}
         body = _json(value)
-        if body is None or len(body) <= limit or MARK in body or (limit == WHOLE_BYTES and kind is dict):
+        if body is None or len(body) <= limit or MARK in body or (outermost and kind is dict):
             return value
         preview = preview_of(body[: 4 * PREVIEW_CHARS].decode("utf-8", "ignore"))
         return (self._kept(body, "application/json", preview) if len(body) <= MAX_BLOB_BYTES else None) or value
