@@ -25,6 +25,7 @@ from typing import Any
 import orjson
 
 from ..errors import LogError
+from ..model.events import PARTS_OF_MESSAGES
 from ..model.usage import PARTS
 
 logger = logging.getLogger("tracewatch.log")
@@ -118,11 +119,9 @@ def _listed(where: str, row: dict[str, Any] | Any) -> Rates | str:
 def concerned(events: Iterable[Mapping[str, Any]]) -> bool:
     """Whether one of a recorder's events may have to be priced."""
     for event in events:
-        part = event.get("message")
-        if part is not None and "usage" in part and "cost" not in part:
-            return True
-        part = event.get("patch")
-        if part is not None and ("usage" in part or "model" in part) and "cost" not in part:
+        key = PARTS_OF_MESSAGES.get(event["event"])  # of another event, what stands under such a key may be anything
+        part = event.get(key) if key is not None else None
+        if part is not None and ("usage" in part or (key == "patch" and "model" in part)) and "cost" not in part:
             return True
     return False
 

@@ -272,7 +272,8 @@ class Reader:
         if query.before is not None and place is None:
             raise BadRequest(f"page_token: {query.before[:40]!r} is not one this server gave")
         if place is not None and place.order not in ("", query.order):
-            raise BadRequest(f"page_token: {query.before!r} is of a list by {place.order}, not by {query.order}")
+            message = f"{query.before!r} is of a list by {place.order}, not by {query.order}"
+            raise InvalidField(f"page_token: {message}", details=[{"path": "page_token", "message": message}])
         async with self.reading(narrow=NARROW_LIST) as storage:
             rows, more = await storage.list_traces(query, Patience())
             steady = storage.steady()

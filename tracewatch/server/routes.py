@@ -73,10 +73,10 @@ ROUTES: tuple[Route, ...] = (
             parameters=[
                 LIMIT,
                 STATUS,
-                query("agent_type", "Only of this type of agent"),
+                query("agent_type", "Only of this type of agent", NAME),
                 query("q", "Only with this text in id, task or type of agent", SOUGHT),
-                query("parent_trace_id", "Only sub-traces of this trace"),
-                query("root_trace_id", "Only this trace and what is below it, to any depth"),
+                query("parent_trace_id", "Only sub-traces of this trace", NAME),
+                query("root_trace_id", "Only this trace and what is below it, to any depth", NAME),
                 query("tag", "Only with this tag; given several times: with all of them", NAMES),
                 query("session_id", "Only of this session", NAME),
                 query("user_id", "Only of this user", NAME),

@@ -244,6 +244,15 @@ async def test_text_comes_back_as_it_was(log: EventLog) -> None:
     assert [event["text"] for event in await events(log)] == texts
 
 
+@pytest.mark.parametrize("value", [5e-324, True, None, "usage", ["usage"], {"usage": 1}])
+@pytest.mark.parametrize("key", ["message", "patch"])
+async def test_keys_of_messages_in_other_events_may_be_anything(log: EventLog, key: str, value: Any) -> None:
+    await create(log)
+    question = {"event": "input_requested", "question": "?", "answerable": "terminal", "if_absent": False, key: value}
+    await log.append("t", [question, {"event": "noted", key: value}])
+    assert [event[key] for event in (await events(log))[-2:]] == [value, value]
+
+
 async def test_what_is_there_already_is_nothing_if_absent(log: EventLog) -> None:
     await create(log)
     hello, plan = say("hello", message_id="a"), goal(id="g")

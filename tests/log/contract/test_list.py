@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.log.helpers import Clock, create, end, goal, notes, say
-from tracewatch.errors import BadRequest
+from tracewatch.errors import BadRequest, InvalidField
 from tracewatch.log import EventLog, TraceQuery
 from tracewatch.log.sqlite import lists
 
@@ -201,7 +201,7 @@ async def test_tokens_of_pages(told: EventLog) -> None:
     everything = await ids(told)
     _, before = await told.traces(TraceQuery(limit=2))
     assert before is not None
-    with pytest.raises(BadRequest, match="is of a list by started, not by activity"):
+    with pytest.raises(InvalidField, match="is of a list by started, not by activity"):
         await told.traces(TraceQuery(order="activity", before=before))
     for bad in ("x", "-1", "s2026_", "s2026-01-01T00:00:00.000Z_x", "1" * 19, "é_1"):
         with pytest.raises(BadRequest, match="is not one this server gave"):
