@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import enum
 import pathlib
+import resource
+import sys
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -16,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.fake import TS
-from tracewatch.client.encode import dumps, encode, name_of, words
+from tracewatch.client.encode import dumps, dumps_whole, encode, name_of, words
 from tracewatch.model.canonical import parse_json
 from tracewatch.model.events import validate_event
 from tracewatch.model.fit import amount, count, marker
@@ -202,3 +204,16 @@ def test_a_value_changed_later_is_recorded_as_it_was() -> None:
     value.append("now")
     assert orjson.loads(body)["value"] == ["then"]
     assert dumps(value) == b'["then","now"]'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_whole_json_that_is_kept_takes_no_more_memory_than_it_has_bytes() -> None:
+    """What orjson returns for long text keeps eight times as much: under a limit of memory that ends the process."""
+
+    def mapped() -> int:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+    text = {"role": "user", "content": "é" * 6_000_000}
+    before = mapped()
+    kept = [dumps_whole(text, 10_000_000) for _ in range(5)]
+    assert mapped() - before < 1.5 * sum(map(len, kept)) + 120_000_000

@@ -44,6 +44,7 @@ _CHARS = 4 * fit.EVENT_BYTES  # of all texts together; a longer text on its own 
 _AGENT_S = 1.0  # that ``__repr__`` and other code of the agent's may take; what comes after is named by its type only
 _SHORT_CHARS = INLINE_BYTES // 4  # a text of so many stays where it is, unless it is a data URL
 _FIRST = 64  # values that are looked at before a value is copied as it is
+_TRIM_BYTES = 64 * 1024  # of JSON that is kept as it is
 _SMALL_BYTES = 16 * 1024  # of a copy whose texts may be linked from everywhere in it, and still make no large JSON
 # How marshal begins a list, dict or tuple that another part of the value may link to (CPython's Python/marshal.c)
 _SHARED = (b"\xdb", b"\xfb", b"\xa8", b"\xa9")
@@ -100,10 +101,19 @@ def dumps_whole(value: Any, most: int) -> bytes:
         copy = _Copying(_MOST_COPIED, whole=True).copy(value, _DEEPEST)
         if _chars(copy, most) <= most:
             try:
-                return orjson.dumps(copy)
+                return _trimmed(orjson.dumps(copy))
             except (TypeError, ValueError, RecursionError):
                 pass  # bytes, or half a surrogate pair
-    return dumps(value)
+    return _trimmed(dumps(value))
+
+
+def _trimmed(body: bytes) -> bytes:
+    """The same bytes in no more memory than they need.
+
+    orjson asks for eight times a text's bytes before it writes it, and what it returns keeps all of that. Where memory
+    is limited, a few such bodies leave none for the next one, and orjson ends the process when it gets none.
+    """
+    return body if len(body) <= _TRIM_BYTES else bytes(memoryview(body))
 
 
 def _chars(value: Any, most: int) -> int:
