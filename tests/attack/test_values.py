@@ -105,12 +105,14 @@ def test_a_handler_of_logging_that_waits_for_another_thread_which_records(tmp_pa
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
 
 
-# Those that take most of the time stand apart, so that two processes of pytest share the work
+# In parts, so that several processes of pytest share the work
 LARGE = [name for name in MAKERS if name.startswith(("long_", "many_", "deque_", "changed_", "linked_", "Node"))]
+SMALL = [name for name in MAKERS if name not in LARGE]
+PARTS = {"large": LARGE[::2], "large-too": LARGE[1::2], "small": SMALL[::2], "small-too": SMALL[1::2]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [LARGE, [name for name in MAKERS if name not in LARGE]], ids=["large", "others"])
+@pytest.mark.parametrize("names", PARTS.values(), ids=PARTS)
 def test_no_value_harms_in_any_public_method(names: list[str]) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.attack.sweep", *names]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
