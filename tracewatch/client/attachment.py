@@ -28,7 +28,8 @@ def attachment(given: Any, media_type: Any, name: Any, keep: Keep) -> Attachment
         path, (data, size) = "", guarded(lambda: _cut(memoryview(given).cast("B")), (b"", 0))
     else:
         path = guarded(lambda: os.fspath(given), "")
-        if not isinstance(path, str) or not path:
+        path = str.__str__(path) if issubclass(type(path), str) else ""  # a type of the agent's may raise
+        if not path:
             return Attachment(f"not attached: {type_name(given)} is neither bytes nor a path", "not attached")
         try:
             data, size = _read(path)

@@ -124,8 +124,9 @@ def _items(given: list[Any]) -> list[_Item]:
     """The items as JSON, and what they are known by. Of too many, or too large ones, the last says how many are cut."""
     items: list[_Item] = []
     size = 0
+    spent_s: list[float] = []
     for index, value in enumerate(given):
-        json = dumps_whole(value, MOST_BYTES // 4)
+        json = dumps_whole(value, MOST_BYTES // 4, spent_s)
         size += len(json)
         if index >= MOST_ITEMS or size > MOST_BYTES:
             json = orjson.dumps(f"{marker(len(json))} and {len(given) - index - 1} more items")

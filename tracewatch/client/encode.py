@@ -95,15 +95,23 @@ def dumps(value: Any) -> bytes:
     return _json(settled(value))
 
 
-def dumps_whole(value: Any, most: int) -> bytes:
-    """As ``dumps``, but with whole texts, of at most ``most`` characters together, for what is kept by ``settled``."""
+def dumps_whole(value: Any, most: int, spent_s: list[float] | None = None) -> bytes:
+    """As ``dumps``, but with whole texts, of at most ``most`` characters together, for what is kept by ``settled``.
+
+    ``spent_s``: the time that code of the agent's took in values before this one, of which all have one share; the
+    time that it takes in this one is added.
+    """
     if not _is_plain(value, _MOST):
-        copy = _Copying(_MOST_COPIED, whole=True).copy(value, _DEEPEST)
+        copying = _Copying(_MOST_COPIED, whole=True, spent_s=sum(spent_s or ()))
+        copy = copying.copy(value, _DEEPEST)
+        if spent_s is not None:
+            spent_s[:] = [copying.spent_s]
         if _chars(copy, most) <= most:
             try:
                 return _trimmed(orjson.dumps(copy))
             except (TypeError, ValueError, RecursionError):
                 pass  # bytes, or half a surrogate pair
+        value = copy  # so that no code of the agent's runs a second time
     return _trimmed(dumps(value))
 
 
@@ -238,11 +246,16 @@ def plain(value: Any, depth: int = _DEEPEST) -> Any:
 class _Copying:
     """The copying of one value, with what is left of the work allowed for it."""
 
-    def __init__(self, most: int, *, whole: bool = False) -> None:
+    def __init__(self, most: int, *, whole: bool = False, spent_s: float = 0.0) -> None:
         self._values = most
         self._whole = whole  # long texts and bytes are not cut: they are no part of what is copied, but kept elsewhere
         self._chars = _CHARS
-        self._agent_s = _AGENT_S
+        self._agent_s = _AGENT_S - spent_s
+
+    @property
+    def spent_s(self) -> float:
+        """The time that code of the agent's has taken."""
+        return _AGENT_S - self._agent_s
 
     def copy(self, value: Any, depth: int) -> Any:
         """A copy in the types of JSON. Other threads and the value's own code may change it meanwhile."""
