@@ -22,7 +22,7 @@ from ..model.prompt import digest_of, digest_of_all, kind_of
 from .conversation import CONTENT, NOWHERE, Asked, Conversation, Run, TextPlace, key_of, runs
 from .encode import dumps_whole, guarded, settled
 from .forms import ANSWERS, Saying, answer_of, calls_in, role_of, told_by
-from .handles import Goal, Message
+from .handles import Goal, Message, id_of
 from .journal import Journal
 
 MOST_ITEMS = 20_000  # of an input
@@ -70,7 +70,7 @@ class ModelCall(Message):
         """``asked``: messages, system, params and tools, as ``t.llm`` takes them."""
         super().__init__(journal, "assistant", goal, {**values, "model": model})
         messages, system, params, tools = asked
-        self._goal = goal
+        self._goal = goal if goal is ... else id_of(goal)  # once: each message that is asked names it
         first = [] if system is None else [{"role": "system", "content": system}]
         self._input = None if messages is None and not first else _items([*first, *_listed(messages)])
         self._tools = None if tools is None else _items(_listed(tools))
