@@ -21,6 +21,7 @@ from .encode import dumps, guarded, moment_of, name_of, number_of, words
 
 _NOT_AN_ID = re.compile(r"[^A-Za-z0-9._:@-]")
 _TAGS = 64  # of a trace, as the protocol has it
+_AGENT_S = 0.25  # for code of the agent's in all tags together
 _TAG_CHARS = 128
 _log = logging.getLogger("tracewatch")
 
@@ -95,7 +96,11 @@ def _tags(given: Any) -> list[str]:
     if issubclass(type(given), (str, bytes, bytearray, dict)):
         given = [given]
     items: list[Any] = guarded(lambda: list(islice(given, 1000)), [given])
-    tags = dict.fromkeys(words(item, 10_000).strip()[:_TAG_CHARS] for item in items)
+    tags: dict[str, None] = {}
+    until = time.monotonic() + _AGENT_S
+    for item in items:
+        if type(item) is str or time.monotonic() < until:
+            tags[words(item, 10_000).strip()[:_TAG_CHARS]] = None
     return [tag for tag in tags if tag][:_TAGS]
 
 
