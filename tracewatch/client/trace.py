@@ -311,13 +311,11 @@ class Trace(RecordedBlock):
             t.link(previous_trace_id, "retry_of")
         """
         self._journal.check()
-        link: dict[str, Any] = {
-            "trace_id": trace_id_of(guarded(lambda: getattr(to, "trace_id", to), to)) or "?",
-            "kind": name_of(kind),
-        }
+        other = trace_id_of(guarded(lambda: getattr(to, "trace_id", to), to)) or "?"
+        link = {"trace_id": other, "kind": name_of(kind)}
         if message is not None:
             link["message_id"] = name_of(guarded(lambda: getattr(message, "id", message), message))
-        if link["trace_id"] != "?":
+        if other != "?":
             self._journal.emit({"event": "trace_updated", "links": [link]})
 
     def status(self, status: str, reason: str | None = None) -> None:
