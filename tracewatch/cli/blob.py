@@ -15,7 +15,7 @@ from ..client.api import Api
 from ..model.blobs import MARK
 from ..model.contents import references_in, size_said
 from . import text
-from .common import CliError, examples, url_option
+from .common import CliError, examples, url_option, write_whole
 from .traces import TRACE_HELP, all_events, find_trace
 
 EXAMPLES = examples("""
@@ -94,13 +94,5 @@ def save(parts: Iterator[bytes], path: Path, ref: dict[str, Any]) -> Path:
         path = path / (own or f"{ref['blob'][:12]}{ending}")
         if path.exists():
             raise CliError(f"{path} is there already; give a file with -O")
-    unfinished = path.with_name(f"{path.name}.part")
-    try:
-        with unfinished.open("wb") as file:
-            file.writelines(parts)
-        unfinished.replace(path)
-    except OSError as error:
-        raise CliError(f"{path}: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, parts)
     return path

@@ -6,7 +6,7 @@ import getpass
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -147,3 +147,16 @@ def use_color(color: str, stream: IO[str]) -> bool:
 def now() -> float:
     """Unix time in seconds by this machine, for what is in its files. A server has a clock of its own: ``Api.now``."""
     return time.time()
+
+
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file whole or not at all: what stands there before stays until all parts are written. Raises CliError."""
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        with unfinished.open("wb") as file:
+            file.writelines(parts)
+        unfinished.replace(path)
+    except OSError as error:
+        raise CliError(f"{path}: {error.strerror}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from ..model.blobs import ANY_TYPE, MARK, MEDIA_TYPE
 from ..model.content_lines import content_lines
 from ..model.contents import references_in
 from ..server.page import NOT_BUILT, OFFLINE, web_dir
-from .common import CliError, examples, json_writer, url_option
+from .common import CliError, examples, json_writer, url_option, write_whole
 from .traces import TRACE_HELP, all_events, find_trace, subtree
 
 PAGE_BYTES = 16 * 1024**2  # of all contents in a page that is one file
@@ -70,15 +70,7 @@ def command(trace: str | None, output_file: Path | None, children: bool, html: b
         sys.stdout.buffer.flush()
         return
     output_file = output_file.resolve()  # of a link the file it leads to is written
-    unfinished = output_file.with_name(f"{output_file.name}.part")
-    try:
-        with unfinished.open("wb") as file:
-            file.writelines(parts)
-        unfinished.replace(output_file)
-    except OSError as error:
-        raise CliError(f"{output_file}: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(output_file, parts)
 
 
 def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:

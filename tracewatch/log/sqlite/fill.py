@@ -20,6 +20,7 @@ from ..cache import unfold
 from ..project import SNAPSHOT_EVERY, Noted, input_rows, trace_row
 from ..row import TraceRow
 from ..storage import Head, StorageFault
+from .connections import one_step
 from .read import TRACE_COLUMNS, state_parts
 from .write import renew_row
 
@@ -70,17 +71,10 @@ def _fill(db: sqlite3.Connection, row: TraceRow) -> None:
 
 def fold_again(db: sqlite3.Connection) -> None:
     """Fold all traces again, if a migration has just asked for it. Raises sqlite3.Error."""
-    said, total = time.monotonic(), 0
+    said, total, fold = time.monotonic(), 0, one_step(_fold_some)
     while db.execute("SELECT 1 FROM meta WHERE key = ?", (UNFOLDED,)).fetchone():
         total = total or db.execute("SELECT COUNT(*) FROM traces").fetchone()[0]
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            left = _fold_some(db)
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
+        left = fold(db)
         if left and time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
             logger.warning("bringing the log up to date: %d of %d traces are left", left, total)
