@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import TracewatchError, Unavailable
+from .digests import digest, print_of, value_print
 from .items import ROOT, Item, Kind, made_plain, merged
-from .known import Entry, Event, Known, KnownTrace, digest, print_of, trace_id_of
+from .known import Entry, Event, Known, KnownTrace, trace_id_of
 from .plan import events_of, outcome, trace_events, trace_fields
 from .writing import ITEM_EVENTS, TRACE_EVENTS, Again, Writing, repeated
 
@@ -53,6 +54,7 @@ class Batch:
         for trace in self._known.traces.values():
             self._tell_about(trace)
         await self._out.flush()
+        self._known.aside.clear()
         return self._out.written
 
     def _fresh(self, items: list[Item]) -> list[Item]:
@@ -374,7 +376,7 @@ class Batch:
         """What the log has of a message that is complete."""
         await self._out.flush()
         message = await self._out.store.message(trace.trace_id, entry.key)
-        entry.said = {name: digest(value) for name, value in (message or {}).items()}
+        entry.said = {name: value_print(value) for name, value in (message or {}).items()}
         content = (message or {}).get("content")
         entry.content = content if isinstance(content, dict) else None
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
-import orjson
-
 from ..model.canonical import ENDED
+from .aside import Aside
+from .digests import answer_print, digest, value_print
 from .items import ROOT, Item, Kind
 
 _ID = re.compile(r"[^A-Za-z0-9._:@-]")
@@ -49,15 +48,6 @@ def trace_id_of(source: str, trace: str, key: str | None = None) -> str:
             clean = _ID.sub("_", part)
             parts.append(clean if clean == part and len(part) <= MOST_TRACE else f"{clean[:40]}.{digest(part)}")
     return "-".join(parts)
-
-
-def digest(value: Any) -> str:
-    """A fingerprint of any JSON, 16 hexadecimal digits."""
-    if not isinstance(value, str):
-        value = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    else:
-        value = value.encode("utf-8", "surrogatepass")
-    return blake2b(value, digest_size=8).hexdigest()
 
 
 @dataclass(slots=True)
@@ -126,6 +116,7 @@ class Known:
         self.prompts: dict[str, dict[str, str]] = {}  # trace → fingerprint of a message → its id
         self.calls: dict[tuple[str, str], ToolCalled] = {}  # by trace and tool_call_id
         self.last_call: dict[str, LastCall] = {}  # by trace; only what this process has written itself
+        self.aside = Aside()
         self.undecided: dict[str, Item] = {}  # steps that are more if nothing of their kind stands above
         self.orphans: dict[str, list[str]] = {}  # key of a parent that is not there → items written without it
 
@@ -275,7 +266,7 @@ class Known:
         if append:
             entry.text += append
             if entry.said is not None:
-                entry.said["content"] = digest(entry.text)
+                entry.said["content"] = value_print(entry.text)
         self._say(entry, patch)
         if entry.kind == "step":
             entry.final = entry.final or patch.get("status", "running") != "running"
@@ -293,7 +284,7 @@ class Known:
         """What a model answered is part of the next prompt: it is found there by this."""
         assert entry.trace_id is not None
         text = said.get("content", entry.text)
-        words = answer_print(text if isinstance(text, str) else "", said.get("tool_calls"))
+        words = answer_print(text, said.get("tool_calls"))
         if words is not None:
             self.prompts.setdefault(entry.trace_id, {})[words] = entry.key
 
@@ -301,12 +292,12 @@ class Known:
         if entry.said is None:
             return
         for name, value in fields.items():
-            entry.said[name] = digest(value)
+            entry.said[name] = value_print(value)
         request, content = fields.get("request"), fields.get("content")
         if isinstance(request, dict) and isinstance(request.get("digest"), str):
             entry.asked = request["digest"]
         if isinstance(content, dict) and entry.call_id is not None and entry.trace_id is not None:
-            self.calls[entry.trace_id, entry.call_id].result = digest(content.get("result"))
+            self.calls[entry.trace_id, entry.call_id].result = value_print(content.get("result"))
         if isinstance(content, str):
             entry.text = content
         elif isinstance(content, dict):
@@ -351,18 +342,3 @@ class Known:
         entry = self.items.get(trace.owners[-1]) if trace.owners else None
         if entry is not None and entry.kind == "agent":
             entry.final = trace.status in ENDED
-
-
-def answer_print(text: str, tool_calls: Any) -> str | None:
-    """The fingerprint of a model's answer, by which it is found in a later prompt; None for an empty one."""
-    names = [
-        call.get("id") or [call.get("name"), call.get("arguments")]
-        for call in tool_calls or ()
-        if isinstance(call, dict)
-    ]
-    return digest(["assistant", text.strip(), names]) if text.strip() or names else None
-
-
-def print_of(item: Item) -> str:
-    """The fingerprint of all that an item says."""
-    return digest({name: getattr(item, name) for name in Item.__slots__})

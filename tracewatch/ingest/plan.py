@@ -15,14 +15,18 @@ import orjson
 
 from ..model import fit
 from ..model.canonical import ENDED, canonical
+from ..model.contents import preview_of
 from ..model.mend import event_name
 from ..model.payloads import RECORDED
 from ..model.prompt import digest_of, digest_of_all, kind_of
+from .digests import answer_print, digest, value_print
 from .items import Item, error_of, stamp
-from .known import PROMPT, Entry, Event, Known, KnownTrace, LastCall, answer_print, digest
+from .known import PROMPT, Entry, Event, Known, KnownTrace, LastCall
 
 PREVIEW_CHARS = 2000  # of a step's input and output, and of a summary
 MOST_PROMPT = 5000  # messages of one prompt
+LIST_BYTES = 48 * 1024  # of a prompt's items that stand in its event
+LIST_PREVIEW = 1000  # characters
 STEP_STATUS = {None: "completed", "completed": "completed", "failed": "failed", "stopped": "stopped"}
 
 
@@ -45,12 +49,12 @@ def events_of(known: Known, trace_id: str, item: Item, place: dict[str, Any]) ->
     if item.kind in ("model_call", "message", "tool"):
         return _message(known, trace_id, item, place)
     if item.kind == "step" or item.kind is None:
-        return _step(entry, item, place)
+        return _step(known, entry, item, place)
     if item.kind == "goal":
         return _goal(entry, item)
     if item.kind == "question":
         return _question(entry, item)
-    return _event(entry, item)
+    return _event(known, entry, item)
 
 
 def _stamped(event: Event, item: Item) -> Event:
@@ -63,7 +67,9 @@ def _news(entry: Entry, item: Item, wanted: dict[str, Any]) -> dict[str, Any]:
     said = entry.said or {}
     news = {}
     for name, value in wanted.items():
-        if name in said and (said[name] == digest(value) or name == "started_at" or (entry.final and not item.final)):
+        if name in said and (
+            said[name] == value_print(value) or name == "started_at" or (entry.final and not item.final)
+        ):
             continue
         news[name] = value
     return news
@@ -86,6 +92,7 @@ def _message(known: Known, trace_id: str, item: Item, place: dict[str, Any]) -> 
             entry.asked = words
     if item.final:
         wanted["status"] = "complete"
+    wanted = known.aside.fields(wanted)
     if entry.trace_id is None:
         return events + fitted(_added(item, wanted, place), item.key)
     patch = _news(entry, item, wanted | {name: value for name, value in place.items() if value is not None})
@@ -196,20 +203,57 @@ def _request(known: Known, trace_id: str, item: Item) -> tuple[dict[str, Any], l
     if item.tools:
         same = last is not None and last.tools == tools
         named = {"tools_of": last.key, "to": len(tools)} if last is not None and same else None
-        request["tools"] = [named] if named else item.tools
+        request["tools"] = [named] if named else _as_list(known, trace_id, item, item.tools, "tools", events)
     if item.input is not None:
         shared = 0 if last is None else _shared_prefix(last.given, given)
-        request["input"] = [{"input_of": last.key, "to": shared}] if last is not None and shared > 1 else []
-        shared = shared if request["input"] else 0
+        begun = [{"input_of": last.key, "to": shared}] if last is not None and shared > 1 else []
+        shared = shared if begun else 0
+        rest: list[Any] = []
         for number, message in enumerate(asked[shared:], shared):
             nth = given[:number].count(given[number])
             one, more = _said_to(known, trace_id, item, message, nth)
-            request["input"].append(one)
+            rest.append(one)
             events += more
+        rest = _as_list(known, trace_id, item, rest, "input", events)
+        if fit.json_bytes(rest) > 2 * LIST_BYTES:  # of very many that are named one by one
+            rest = [_list_aside(known, trace_id, item, asked[shared:], events)]
+        request["input"] = begun + rest
     request["digest"] = digest_of_all(item.params or None, tools, given)
     if item.final:
         known.last_call[trace_id] = LastCall(item.key, item.params, params_key, tools, given)
     return request, events
+
+
+def _as_list(known: Known, trace_id: str, item: Item, items: list[Any], name: str, events: list[Event]) -> list[Any]:
+    """The items of a request; where they are large together, those that stand there whole are lists beside the log."""
+    if fit.json_bytes(items) <= LIST_BYTES:
+        return items
+    found: list[Any] = []
+    whole: list[Any] = []
+    for one in [*items, None]:
+        kind = "value" if one is None else kind_of(one, name)
+        if one is not None and (not kind or (kind == "value" and not one.get("parts"))):
+            whole.append(one["value"] if kind else one)
+            continue
+        if whole:
+            found.append(_list_aside(known, trace_id, item, whole, events))
+            whole = []
+        found += [] if one is None else [one]
+    return found
+
+
+def _list_aside(known: Known, trace_id: str, item: Item, whole: list[Any], events: list[Event]) -> dict[str, Any]:
+    """Some items of a request, as a reference to a message that has them as JSON, which stands beside the log."""
+    words = digest(whole)
+    there = known.prompts.setdefault(trace_id, {})
+    if words not in there:
+        body = orjson.dumps(whole)
+        preview = preview_of(body[: 4 * LIST_PREVIEW].decode("utf-8", "ignore"))
+        message: Event = {"message_id": f"{PROMPT}{words}", "role": "attachment", "of_message": item.key}
+        message |= {"content": known.aside.keep(body, "text/plain", preview), "description": "of the prompt"}
+        events.append({"event": "message_added", "message": message, "if_absent": True})
+        there[words] = message["message_id"]
+    return {"list_of": there[words], "to": len(whole)}
 
 
 def _shared_prefix(one: list[bytes], other: list[bytes]) -> int:
@@ -226,17 +270,17 @@ def _said_to(known: Known, trace_id: str, item: Item, message: dict[str, Any], n
     role, content = str(message.get("role") or "user"), message.get("content")
     if role == "tool":
         call = known.calls.get((trace_id, str(message.get("tool_call_id"))))
-        if call is not None and call.result == digest(content) and known.entry(call.key).trace_id == trace_id:
+        if call is not None and call.result == value_print(content) and known.entry(call.key).trace_id == trace_id:
             return {"value": {**message, "content": None}, "parts": _part(call.key, "/content/result")}, []
     elif role == "assistant":
-        words = answer_print(content if isinstance(content, str) else "", message.get("tool_calls"))
+        words = answer_print(content, message.get("tool_calls"))
         found = None if words is None else known.prompts.get(trace_id, {}).get(words)
         if found is not None and content:
             return {"value": {**message, "content": None}, "parts": _part(found, "/content")}, []
     elif set(message) == {"role", "content"} and content:
         words = digest([role, content, nth])
         there = known.prompts.setdefault(trace_id, {})
-        events = [] if words in there else _prompt(f"{PROMPT}{words}", role, content, item)
+        events = [] if words in there else _prompt(known, f"{PROMPT}{words}", role, content, item)
         there[words] = f"{PROMPT}{words}"
         return {"message_id": there[words]}, events
     # From before this trace, or of a call that is still to come: it stands here whole
@@ -247,8 +291,9 @@ def _part(message_id: str, at: str) -> dict[str, Any]:
     return {"/content": {"message_id": message_id, "at": at}}
 
 
-def _prompt(message_id: str, role: str, content: Any, item: Item) -> list[Event]:
+def _prompt(known: Known, message_id: str, role: str, content: Any, item: Item) -> list[Event]:
     message = {"message_id": message_id, "role": fit.name(role), "content": content}
+    message = known.aside.fields(message)
     at = stamp(item.started_at)
     if at is not None:
         message |= {"started_at": at, "ended_at": at}
@@ -264,7 +309,7 @@ def _preview(value: Any) -> str:
     return text if len(text) <= PREVIEW_CHARS else f"{text[: PREVIEW_CHARS - 1]}…"
 
 
-def _step(entry: Entry, item: Item, place: dict[str, Any]) -> list[Event]:
+def _step(known: Known, entry: Entry, item: Item, place: dict[str, Any]) -> list[Event]:
     wanted: dict[str, Any] = {"name": fit.name(item.name or "step"), **_times(item), **item.fields, **_parent(item)}
     wanted |= {name: value for name, value in place.items() if value is not None}
     for name, value in (("input", item.arguments), ("output", item.result)):
@@ -274,6 +319,7 @@ def _step(entry: Entry, item: Item, place: dict[str, Any]) -> list[Event]:
         wanted["error"] = _error(item.error)
     if item.final:
         wanted["status"] = "failed" if item.error is not None else STEP_STATUS.get(item.status, "completed")
+    wanted = known.aside.fields(wanted)
     if entry.trace_id is None:
         step = {"id": item.key, "status": "running", **wanted}
         return fitted(_stamped({"event": "step_added", "step": step}, item), item.key)
@@ -315,7 +361,7 @@ def _question(entry: Entry, item: Item) -> list[Event]:
     return events
 
 
-def _event(entry: Entry, item: Item) -> list[Event]:
+def _event(known: Known, entry: Entry, item: Item) -> list[Event]:
     if entry.trace_id is not None:
         return []
     name = event_name(item.name or "source.event")
@@ -323,7 +369,7 @@ def _event(entry: Entry, item: Item) -> list[Event]:
     event: Event = {"event": name, **item.fields, **_parent(item), "item_key": item.key}
     if item.content is not None:
         event["content"] = item.content
-    return fitted(_stamped(event, item), item.key)
+    return fitted(known.aside.event(_stamped(event, item)), item.key)
 
 
 # --- traces --------------------------------------------------------------------------------------------------------

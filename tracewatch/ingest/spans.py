@@ -49,7 +49,7 @@ TRACELOOP: dict[str, Kind] = {"workflow": "step", "task": "step", "agent": "agen
 VERCEL_AGENTS = ("ai.generateText", "ai.streamText", "ai.generateObject", "ai.streamObject", "ai.agent")
 NO_TOOL = ("(merged tools)", "(merged)")  # google-adk's summary of several calls at once
 MCP_CALL = "tools/call"
-MOST_ATTRIBUTES = 16 * 1024  # bytes of what has no place of its own
+MOST_ATTRIBUTES, MOST_ATTRIBUTE = 16 * 1024, 4096  # bytes of what has no place of its own, in a run's header
 MOST_EVENTS = 100  # of one span
 
 INPUT = ("gen_ai.usage.input_tokens", "llm.token_count.prompt", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens",
@@ -126,8 +126,9 @@ def of_span(span: Span) -> Iterator[Item]:
     _READERS.get(kind, _read_step)(item, span, attributes)
     if final and span.status == ERROR:
         item.error = _error(span, attributes)
-    _keep(item, span, attributes)
+    more = list(_keep(item, span, attributes))
     yield item
+    yield from more
     yield from _events(span, key)
 
 
@@ -450,7 +451,8 @@ def _error(span: Span, attributes: Attributes) -> Any:
 # --- what else there is -------------------------------------------------------------------------------------------
 
 
-def _keep(item: Item, span: Span, attributes: Attributes) -> None:
+def _keep(item: Item, span: Span, attributes: Attributes) -> Iterator[Item]:
+    """Keep what has no place of its own; an item of its own for what is too large for a run's header."""
     rest = {key: value for key, value in attributes.items() if not _MAPPED.fullmatch(key)}
     rest = {key: value for key, value in rest.items() if value is not None}
     if span.scope:
@@ -461,16 +463,26 @@ def _keep(item: Item, span: Span, attributes: Attributes) -> None:
         rest["otel.span.kind"] = "client"
     if span.links:
         rest["otel.links"] = [{"trace_id": trace, "span_id": one} for trace, one in span.links[:100]]
+    if item.kind != "agent":  # what is large of it goes beside the log
+        if rest:
+            item.fields["attributes"] = rest
+        return
     size = 0
     kept: dict[str, Any] = {}
     for key, value in rest.items():
-        size += json_bytes(value) + len(key)
-        if size > MOST_ATTRIBUTES:
-            kept["…"] = f"{len(rest) - len(kept)} more"
-            break
-        kept[key] = value
+        weight = json_bytes(value) + len(key)
+        if weight <= MOST_ATTRIBUTE and size + weight <= MOST_ATTRIBUTES:
+            kept[key] = value
+            size += weight
     if kept:
         item.fields["attributes"] = kept
+    if item.final and len(rest) > len(kept):  # what every list of runs need not have
+        large = {key: value for key, value in rest.items() if key not in kept}
+        more = Item(
+            trace=item.trace, key=f"{item.key}.attributes", kind="event", parent=item.key, name="otel.attributes"
+        )
+        more.final, more.started_at, more.fields = True, item.ended_at, {"attributes": large}
+        yield more
 
 
 _TOLD_ALREADY = (*_TOLD, "gen_ai.choice", "gen_ai.client.inference.operation.details", "exception")

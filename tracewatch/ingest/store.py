@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 import orjson
 
-from ..errors import NoSuchMessage, UnknownTrace
+from ..errors import NoSuchBlob, NoSuchMessage, UnknownTrace
 from ..log import EventLog, TraceQuery
+from ..model.blobs import ANY_TYPE, MEDIA_TYPE
 from ..model.events import validate_trace
 
 PAGE_EVENTS, PAGE_BYTES = 500, 1024 * 1024
+PIECE_BYTES = 256 * 1024  # of a content that is stored
 
 
 class Store(Protocol):
@@ -34,6 +36,12 @@ class Store(Protocol):
 
     async def message(self, trace_id: str, message_id: str) -> dict[str, Any] | None:
         """A message as it now stands."""
+
+    async def put_content(self, trace_id: str, sha256: str, data: bytes, media_type: str) -> None:
+        """Store a content beside the log for a trace, before the event that names it."""
+
+    async def content(self, trace_id: str, sha256: str) -> bytes | None:
+        """A content of a trace; None if it is not there."""
 
     async def tree(self, trace_id: str) -> list[dict[str, Any]]:
         """The summaries of a trace and of all in the tree that it stands in; [] if it is not there."""
@@ -83,6 +91,23 @@ class LogStore:
         try:
             return (await self._log.message(trace_id, message_id))[1]
         except (UnknownTrace, NoSuchMessage):
+            return None
+
+    async def put_content(self, trace_id: str, sha256: str, data: bytes, media_type: str) -> None:
+        """See Store.put_content."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(data), PIECE_BYTES):
+                yield data[start : start + PIECE_BYTES]
+
+        media_type = media_type if MEDIA_TYPE.fullmatch(media_type) else ANY_TYPE
+        await self._log.blobs.put(trace_id, sha256, pieces(), media_type=media_type, size=len(data))
+
+    async def content(self, trace_id: str, sha256: str) -> bytes | None:
+        """See Store.content."""
+        try:
+            return await self._log.blobs.whole(trace_id, sha256)
+        except (UnknownTrace, NoSuchBlob):
             return None
 
     async def tree(self, trace_id: str) -> list[dict[str, Any]]:

@@ -7,21 +7,26 @@ Rule 2: what the log refuses is mended as a recorder mends it, or kept as an ``i
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from ..errors import TracewatchError, Unavailable, UnexpectedLastEventId
 from ..model import fit
+from ..model.contents import references_in, replaced, told
 from ..model.mend import mended, substitute
+from .aside import named_in, put_back
 from .known import Event, Known, KnownTrace
 from .store import Store
 
 TRIES = 30  # of an append, while others write the same trace
 APPEND_EVENTS, APPEND_BYTES = 500, 4 * 1024 * 1024
+MOST_MOVED = 200  # contents of one event that are looked for in the other traces of its source
 MOST_PROCESSES = 10_000  # whose leases are remembered
 
 
@@ -120,7 +125,9 @@ class Writing:
         self._planned = 0
 
     async def _append(self, trace: KnownTrace, events: list[Event]) -> None:
-        turns = 2 * len(events) + TRIES
+        turns, looked = 2 * len(events) + TRIES, set[int]()
+        if self._known.aside:
+            events = await self._with_contents(trace, events)
         for _ in range(turns):
             try:
                 last = await self.store.append(trace.trace_id, events, trace.head)
@@ -132,7 +139,12 @@ class Writing:
             except TracewatchError as error:
                 if error.code == "unknown_trace":
                     raise Again from error
-                events = self._without(events, error)
+                index = _index_of(events, error)
+                if error.code == "unknown_blob" and index not in looked:
+                    looked.add(index)
+                    events[index] = await self._with_what_is_there(trace, events[index])
+                else:
+                    events = self._without(events, error)
             else:
                 self.written += len(events)
                 trace.head = last
@@ -143,6 +155,56 @@ class Writing:
                 return
         raise Unavailable("this trace can't be written now; try again", retry_after_s=1)
 
+    async def _with_contents(self, trace: KnownTrace, events: list[Event]) -> list[Event]:
+        """Store what these events name beside the log; the events, with what it does not take put back into them."""
+        found: list[Event] = []
+        for event in events:
+            more = [event]
+            for ref in references_in(event) if named_in(event) else ():
+                if (data := self._known.aside.data(ref["blob"])) is None or await self._is_kept(trace, ref, data):
+                    continue
+                whole = put_back(more[0], ref["blob"], self._known.aside.data)
+                more = [*fit.fit(whole, self._new_id(ref["blob"])), *more[1:]]
+                self.counts.note(self._known.source, "refused")
+            found += more
+        return found
+
+    async def _is_kept(self, trace: KnownTrace, ref: dict[str, Any], data: bytes) -> bool:
+        which = trace.trace_id, ref["blob"]
+        if which in self._known.aside.stored:
+            return True
+        try:
+            await self.store.put_content(*which, data, ref["media_type"])
+        except Unavailable:
+            raise
+        except TracewatchError as error:
+            if error.code == "unknown_trace":
+                raise Again from error
+            return False
+        self._known.aside.stored.add(which)
+        return True
+
+    def _new_id(self, name: str) -> Callable[[], str]:
+        numbers = itertools.count()
+        return lambda: f"{name[:16]}.{next(numbers)}"
+
+    async def _with_what_is_there(self, trace: KnownTrace, event: Event) -> Event:
+        """The event with the contents that it names stored for its trace, and words for those that nobody has.
+
+        It may have stood in another trace of the source before; and a source may send what only looks like one of ours.
+        """
+        gone: set[str] = set()
+        refs = references_in(event)
+        for ref in refs:
+            data = self._known.aside.data(ref["blob"])
+            for other in (trace.trace_id, *self._known.traces) if len(refs) <= MOST_MOVED else ():
+                data = data or await self.store.content(other, ref["blob"])
+            self._known.aside.stored.discard((trace.trace_id, ref["blob"]))
+            if data is None or len(data) != ref["bytes"] or not await self._is_kept(trace, ref, data):
+                gone.add(ref["blob"])
+        found: Event = replaced(event, lambda ref: told(ref) if ref["blob"] in gone else ref)
+        return found
+
     async def _catch_up(self, trace: KnownTrace) -> None:
         """Read on. What the server wrote itself changes nothing here; what another ingester did changes everything."""
         async for event_id, event in self.store.events(trace.trace_id, trace.head):
@@ -152,8 +214,7 @@ class Writing:
 
     def _without(self, events: list[Event], error: TracewatchError) -> list[Event]:
         """The events with the one that was refused mended, or kept as it was under another name."""
-        index = error.facts.get("index", 0)
-        index = index if isinstance(index, int) and 0 <= index < len(events) else 0
+        index = _index_of(events, error)
         event = events[index]
         mending = mended(event, error.code, error.details)
         if mending is None or mending == event or event.get("refused") is not None:
@@ -188,6 +249,12 @@ def repeated(event: Event) -> Event:
             copy[part] = {name: value for name, value in copy[part].items() if name not in _SERVERS_IN_MESSAGE}
             copy["if_absent"] = True
     return copy
+
+
+def _index_of(events: list[Event], error: TracewatchError) -> int:
+    """Which of the events was refused."""
+    index = error.facts.get("index", 0)
+    return index if isinstance(index, int) and 0 <= index < len(events) else 0
 
 
 def _portions(events: list[Event]) -> Iterable[list[Event]]:
