@@ -224,14 +224,14 @@ class Batch:
             await self._out.flush()  # so that it is found after a restart
         trace = KnownTrace(trace_id, owners, parent_trace_id=parent.trace_id if parent else None)
         spec: dict[str, Any] = {"trace_id": trace_id, **trace_fields(None, self._process.name)}
+        spec["lease_s"] = self._out.leases.lease_s
+        trace.process = self._process.key if known.entry_kind(key) is not None else None
         spec["metadata"] = {"ingest": known.about(trace)}
         trace.about = digest(spec["metadata"]["ingest"])
         if parent is not None:
             place = self._place(key, parent.trace_id, "step")
             spec |= {"parent_trace_id": parent.trace_id, **{f"parent_{name}": one for name, one in place.items()}}
             await self._out.flush()
-        else:
-            spec["lease_s"] = self._out.leases.lease_s
         item = self._items.get(key)
         if item is not None:
             spec |= trace_fields(item, self._process.name)
@@ -262,8 +262,7 @@ class Batch:
         known.note(trace.trace_id, {"event": "trace_updated", **spec})
         if parent is not None:
             parent.head += 1  # sub_trace_started
-        if trace.parent_trace_id is None:
-            self._out.leases.begin(self._process, trace.trace_id)
+        self._out.touched[trace.trace_id] = None
         return trace
 
     def _place(self, key: str, trace_id: str, of: str) -> dict[str, str]:
@@ -312,7 +311,7 @@ class Batch:
         for key in gone.owners:
             if known.by_owner.get(key) == gone.trace_id:
                 del known.by_owner[key]
-        self._out.leases.end(self._process, gone.trace_id)
+        self._out.touched.pop(gone.trace_id, None)
         return trace
 
     async def _rehome(self, old: KnownTrace, new: KnownTrace) -> None:
@@ -331,7 +330,7 @@ class Batch:
         known, entry = self._known, self._known.entry(item.key)
         if item.kind == "agent":
             trace = await self._trace_of(item.key)
-            entry.trace_id = trace.trace_id
+            entry.trace_id, trace.process = trace.trace_id, self._process.key
             self._out.put(trace, trace_events(trace, item, self._process.name))
             return
         how, key = self._owner(item.key)
@@ -340,6 +339,7 @@ class Batch:
             await self._recall(entry, trace)
         place = self._place(item.key, trace.trace_id, item.kind or "step")
         if key == item.key and how == "root" and trace.owners == [key]:
+            trace.process = self._process.key
             self._out.put(trace, trace_events(trace, _as_trace(item), self._process.name))
         begun = entry.trace_id is None
         self._out.put(trace, events_of(known, trace.trace_id, item, place))
@@ -367,10 +367,7 @@ class Batch:
         trace = self._known.traces.get(self._known.by_owner.get(item.key, ""))
         if trace is None or not trace.owners or trace.owners[-1] != item.key:
             return
-        events = outcome(trace, item)
-        self._out.put(trace, events)
-        if any(event["event"] == "trace_completed" for event in events):
-            self._out.leases.end(self._process, trace.trace_id)
+        self._out.put(trace, outcome(trace, item))
 
     async def _recall(self, entry: Entry, trace: KnownTrace) -> None:
         """What the log has of a message that is complete."""

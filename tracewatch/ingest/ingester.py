@@ -7,7 +7,7 @@ Rule 2: an agent's run is a trace, an agent below an agent a sub-trace. The root
         case. What has no root yet stands in a stub, which becomes the trace when its root comes.
 Rule 3: nothing that comes in raises, but for a log that can't be written (Unavailable). What the log refuses is mended
         as a recorder mends it, or kept as an ``ingest_refused`` event.
-Rule 4: a trace without a parent has a lease, which every sign of life of its process renews: silence makes it lost.
+Rule 4: every trace has a lease, which signs of life renew (leases.py): silence makes it lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from ..errors import Unavailable
 from .batch import Batch
 from .items import ROOT, Item
 from .known import Known, key_of, trace_id_of
+from .leases import Leases, Process
 from .store import Store
-from .writing import Again, IngestCounts, Leases, Process, Writing
+from .writing import Again, IngestCounts, Writing
 
 __all__ = ["Ingester", "Process"]
 
@@ -45,10 +46,17 @@ TRIES = 30  # of a batch, while others write the same traces
 class Ingester:
     """Writes items to a log. ``take`` may be called from many tasks of one loop at once."""
 
-    def __init__(self, store: Store, *, lease_s: float = LEASE_S, most_items: int = MOST_ITEMS) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        lease_s: float = LEASE_S,
+        most_items: int = MOST_ITEMS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.counts = IngestCounts()
         self._store = store
-        self._leases = Leases(lease_s)
+        self._leases = Leases(store, lease_s, clock)
         self._most_items = most_items
         self._known: OrderedDict[tuple[str, str], Known] = OrderedDict()
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
@@ -78,9 +86,7 @@ class Ingester:
 
     async def alive(self, process: Process) -> None:
         """Renew the leases of what a process has begun: it has said something."""
-        for trace_id in self._leases.due(process):
-            self._leases.renewed(process, trace_id)
-            await self._store.renew(trace_id)
+        await self._leases.heard(process)
 
     def _on_our_clock(self, items: list[Item], process: Process, now: float) -> list[Item]:
         """The items with their keys as ids, and their times put back where their process's clock is ahead."""
@@ -124,7 +130,9 @@ class Ingester:
                     known = self._known[which] = await self._load(*which)
                 self._known.move_to_end(which)
                 out = Writing(known, self._store, self.counts, process, self._leases)
-                return await Batch(known, out).write(items)
+                written = await Batch(known, out).write(items)
+                await self._leases.wrote(known, out.touched)
+                return written
             except Again:
                 self._known.pop(which, None)
             except (Unavailable, asyncio.CancelledError):

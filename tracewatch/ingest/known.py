@@ -75,6 +75,7 @@ class KnownTrace:
     owners: list[str]
     head: int = 0  # the last event that is known
     parent_trace_id: str | None = None
+    process: str | None = None  # that its root is of; None while that has not come
     place: str | None = None  # the step or message above in the parent
     status: str = "running"
     ended_at: str | None = None
@@ -319,11 +320,13 @@ class Known:
             known = {} if entry is None or entry.kind is None else {"kind": entry.kind, "parent": entry.parent}
             owners.append({"key": key, **known})
         about: dict[str, Any] = {"source": self.source, "trace": self.trace, "owners": owners}
+        about |= {"process": trace.process} if trace.process is not None else {}
         return {**about, "siblings": self.siblings} if self.siblings and trace.trace_id == self.base else about
 
     def note_about(self, trace: KnownTrace, about: dict[str, Any]) -> None:
         """Take in what a trace's metadata says of the items it stands for."""
         trace.about = digest(about)
+        trace.process = about["process"] if isinstance(about.get("process"), str) else None
         owners = [one for one in about.get("owners") or [] if isinstance(one, dict) and isinstance(one.get("key"), str)]
         self.give(trace, [one["key"] for one in owners])
         for one in owners:

@@ -10,6 +10,7 @@ import orjson
 from ..errors import NoSuchBlob, NoSuchMessage, UnknownTrace
 from ..log import EventLog, TraceQuery
 from ..model.blobs import ANY_TYPE, MEDIA_TYPE
+from ..model.canonical import OPEN_STATUSES
 from ..model.events import validate_trace
 
 PAGE_EVENTS, PAGE_BYTES = 500, 1024 * 1024
@@ -45,6 +46,9 @@ class Store(Protocol):
 
     async def tree(self, trace_id: str) -> list[dict[str, Any]]:
         """The summaries of a trace and of all in the tree that it stands in; [] if it is not there."""
+
+    async def open_traces(self) -> list[dict[str, Any]]:
+        """The summaries of all traces that are not over, and not lost."""
 
     async def delete(self, trace_id: str) -> None:
         """Remove a trace."""
@@ -121,6 +125,19 @@ class LogStore:
             for row in page:  # a list has previews of what is long
                 snapshot = await self._log.snapshot(row["trace_id"])
                 rows.append(snapshot.state.trace(lease_alive=snapshot.lease_alive))
+            if before is None:
+                return rows
+
+    async def open_traces(self) -> list[dict[str, Any]]:
+        """See Store.open_traces."""
+        rows, before = list[dict[str, Any]](), None
+        while True:
+            page, before = await self._log.traces(TraceQuery(status=OPEN_STATUSES, limit=500, before=before))
+            for row in page:
+                if "metadata" in row.get("cut", ()):
+                    snapshot = await self._log.snapshot(row["trace_id"])
+                    row["metadata"] = snapshot.state.metadata
+            rows += page
             if before is None:
                 return rows
 

@@ -8,8 +8,7 @@ Rule 2: what the log refuses is mended as a recorder mends it, or kept as an ``i
 from __future__ import annotations
 
 import itertools
-import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,24 +21,16 @@ from ..model.contents import references_in, replaced, told
 from ..model.mend import mended, substitute
 from .aside import named_in, put_back
 from .known import Event, Known, KnownTrace
+from .leases import Leases, Process
 from .store import Store
 
 TRIES = 30  # of an append, while others write the same trace
 APPEND_EVENTS, APPEND_BYTES = 500, 4 * 1024 * 1024
 MOST_MOVED = 200  # contents of one event that are looked for in the other traces of its source
-MOST_PROCESSES = 10_000  # whose leases are remembered
 
 
 class Again(Exception):
     """Another process has written items of this trace: what was planned is planned anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """Who sends: ``key`` is the same for all that one process sends, ``name`` is what a person calls it."""
-
-    key: str
-    name: str
 
 
 @dataclass(slots=True)
@@ -59,41 +50,12 @@ class IngestCounts:
         self.seen[source, what] += number
 
 
-class Leases:
-    """Which traces each process has begun, and when their leases were last renewed."""
-
-    def __init__(self, lease_s: float) -> None:
-        self.lease_s = lease_s
-        self._of: OrderedDict[str, dict[str, float]] = OrderedDict()
-
-    def begin(self, process: Process, trace_id: str) -> None:
-        """A process has begun a trace."""
-        self._of.setdefault(process.key, {})[trace_id] = time.monotonic()
-        self._of.move_to_end(process.key)
-        if len(self._of) > MOST_PROCESSES:
-            self._of.popitem(last=False)
-
-    def renewed(self, process: Process, trace_id: str) -> None:
-        """Its lease counts from now."""
-        if trace_id in (leased := self._of.get(process.key, {})):
-            leased[trace_id] = time.monotonic()
-
-    def end(self, process: Process, trace_id: str) -> None:
-        """It needs no lease any more."""
-        self._of.get(process.key, {}).pop(trace_id, None)
-
-    def due(self, process: Process) -> list[str]:
-        """The traces of a process whose leases are to be renewed, as it is alive."""
-        now = time.monotonic()
-        leased = self._of.get(process.key, {})
-        return [trace_id for trace_id, renewed in leased.items() if now - renewed > self.lease_s / 4]
-
-
 class Writing:
     """The events planned for one trace of a source, and their way into the log."""
 
     def __init__(self, known: Known, store: Store, counts: IngestCounts, process: Process, leases: Leases) -> None:
         self.written = 0
+        self.touched: dict[str, None] = {}  # traces that were written to
         self.store = store
         self.process = process
         self.leases = leases
@@ -121,7 +83,7 @@ class Writing:
             trace = self._known.traces[trace_id]
             for some in _portions(events):
                 await self._append(trace, some)
-            self.leases.renewed(self.process, trace_id)
+            self.touched[trace_id] = None
         self._planned = 0
 
     async def _append(self, trace: KnownTrace, events: list[Event]) -> None:
