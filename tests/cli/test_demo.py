@@ -91,7 +91,7 @@ def test_help_has_every_option(spawn: Spawn) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "demo", "tail", "ls", "show", "inputs", "answer", "cancel", "import", "export"]
+    "command", ["serve", "demo", "run", "tail", "ls", "show", "inputs", "answer", "cancel", "import", "export"]
 )
 def test_every_command_has_examples(spawn: Spawn, command: str) -> None:
     ran = spawn(command, "--help").end()

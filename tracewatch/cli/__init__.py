@@ -25,6 +25,7 @@ from .common import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
 COMMANDS = {  # by module, in the order of the help; a module is loaded when its command is used
     "serve": "serve",
     "demo": "demo",
+    "run": "run_program",
     "tail": "tail",
     "ls": "ls",
     "show": "show",

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import click
 
 from ..client.api import Api
 from . import text
-from .common import Failed, examples
+from .common import examples
 from .demo_agent import DemoRun, explore
+from .own_server import OwnServer, is_free, without_settings
 from .signals import unwind_on_signals
 
 EXAMPLES = examples("""
@@ -33,8 +30,6 @@ EXAMPLES = examples("""
     tracewatch demo --forever --db demo.db   one run after the other, kept
 """)
 PORT = 8400
-READY_S = 30.0
-_LISTENING = "listening on "
 
 
 @click.command("demo", epilog=EXAMPLES, short_help="Watch an agent at work, on a server of its own.")
@@ -101,62 +96,12 @@ def _introduce(url: str, db: str | None) -> None:
     click.echo(f"        {url}/ in a browser")
 
 
-# --- the server, in a process of its own ------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _server(db: str, port: int | None) -> Iterator[str]:
     """Run a server for the block and give its URL. However this process ends, the server ends too."""
-    chosen = port if port is not None else PORT if _free(PORT) else 0
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("TRACEWATCH_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tracewatch", "serve", "--db", db, "--port", str(chosen), "--with-parent"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environ,
-        text=True,
-        start_new_session=True,  # Ctrl-C must not reach the server: the agent's last events still need it
-    )
+    chosen = port if port is not None else PORT if is_free(PORT) else 0
+    server = OwnServer(db, chosen, without_settings())
     try:
-        assert process.stderr is not None
-        yield _wait_until_ready(process, process.stderr)
+        yield server.url
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _wait_until_ready(process: subprocess.Popen[str], stderr: IO[str]) -> str:
-    ready, found, said = threading.Event(), [], deque[str](maxlen=10)
-
-    def listen() -> None:
-        for line in stderr:  # read to the end: a full pipe would block the server
-            said.append(line)
-            if line.startswith(_LISTENING):
-                found.append(line.removeprefix(_LISTENING).strip())
-                ready.set()
-        ready.set()
-
-    threading.Thread(target=listen, name="demo-server", daemon=True).start()
-    ready.wait(READY_S)
-    if not found:
-        words = "".join(said).strip().removeprefix("tracewatch: ") or f"the server was not ready after {READY_S:g} s"
-        raise Failed(words)
-    return found[0]
+        server.stop()

@@ -9,6 +9,8 @@ Rule 3: an answer has the encoding of the request: https://opentelemetry.io/docs
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -18,6 +20,7 @@ from starlette.responses import Response
 from ..errors import BadRequest, TracewatchError
 from ..ingest.ingester import Process
 from ..ingest.items import Item
+from ..ingest.known import trace_id_of
 from ..ingest.otlp import BadOtlp, LogRecord, Span, is_json, read
 from ..ingest.spans import is_left_out, items
 from .decoding import ASIDE_BYTES, read_decoded
@@ -27,6 +30,8 @@ SOURCE = "otel"
 PROTOBUF = "application/x-protobuf"
 GRPC_CODES = {400: 3, 401: 16, 403: 7, 413: 8, 429: 8, 503: 14}  # google.rpc.Code of an HTTP status
 Batch = tuple[Process, list[Item]]
+TRACES = "tracewatch-traces"  # header of an answer: the traces that the request was about
+MOST_TRACES = 20  # that it names
 
 
 async def traces(request: Request) -> Response:
@@ -55,14 +60,20 @@ async def _answered(request: Request, kind: str) -> Response:
     served = services(request)
     try:
         body = await read_decoded(request, served.settings.max_ingest_bytes)
-        rejected = 0 if kind == "metrics" else await _take(request, kind, body, json=json)
+        rejected, traces = (0, "") if kind == "metrics" else await _take(request, kind, body, json=json)
     except TracewatchError as error:
         return _refusal(error, json=json)
-    return _accepted(kind, rejected, json=json)
+    answer = _accepted(kind, rejected, json=json)
+    if traces:
+        answer.headers[TRACES] = traces
+    return answer
 
 
-async def _take(request: Request, kind: str, body: bytes, *, json: bool) -> int:
-    """Write what a body has; the number of spans or records that can't be told apart, as they have no ids."""
+async def _take(request: Request, kind: str, body: bytes, *, json: bool) -> tuple[int, str]:
+    """Write what a body has.
+
+    Returns the number of spans or records that can't be told apart, as they have no ids, and which traces it was about.
+    """
     served = services(request)
     client = request.client.host if request.client else "here"
 
@@ -80,7 +91,12 @@ async def _take(request: Request, kind: str, body: bytes, *, json: bool) -> int:
         else:
             await served.ingester.alive(process)
     _count_unknown(served, kind, batches, rejected)
-    return rejected
+    return rejected, traces_of(SOURCE, [item for _, some in batches for item in some])
+
+
+def traces_of(source: str, items: Iterable[Item]) -> str:
+    """The traces that items are about, as the header ``tracewatch-traces`` names them: ids with a blank between."""
+    return " ".join(islice(dict.fromkeys(trace_id_of(source, item.trace) for item in items), MOST_TRACES))
 
 
 def _count_unknown(served: Services, kind: str, batches: list[Batch], rejected: int) -> None:
