@@ -216,6 +216,7 @@ async def test_a_message_a_goal_and_the_run_as_text_and_as_markdown(server: Serv
     text = await copied("as Markdown")
     assert "\n\n## Second\n\n**assistant**" in text and text.endswith("in the second\n") and "bold" not in text
     await page.locator(".row .at").click()
+    await expect(page.get_by_label("Inspector")).to_be_visible()
     assert await copied("as text") == "[00:00:00] assistant\nin the second"
 
 

@@ -34,24 +34,36 @@ EXAMPLES = examples("""
 def command(trace: str, reason: str | None, wait: bool, by: str | None, url: str | None) -> None:
     api, found = find_trace(trace, url)
     trace_id = found["trace_id"]
-    status = api.cancel(trace_id, reason, by)["status"]
-    click.echo(f"{trace_id} {status}")
-    if status == "cancelling" and wait:
-        ended = run_to_the_end(_until_ended(api, trace_id, reason, by))
-        click.echo(f"{trace_id} {ended}")
-        if (code := EXIT_BY_STATUS.get(ended, 0)) not in (0, EXIT_STOPPED):
-            raise click.exceptions.Exit(code)
+    if not wait:
+        click.echo(f"{trace_id} {api.cancel(trace_id, reason, by)['status']}")
+        return
+    ended = run_to_the_end(_cancelled(api, trace_id, reason, by))
+    if (code := EXIT_BY_STATUS.get(ended, 0)) not in (0, EXIT_STOPPED):
+        raise click.exceptions.Exit(code)
 
 
-async def _until_ended(api: Api, trace_id: str, reason: str | None, by: str | None) -> str:
+async def _cancelled(api: Api, trace_id: str, reason: str | None, by: str | None) -> str:
+    """Ask for it once the watch stands: so the end is seen also of a run that takes its server along (the demo's).
+
+    The status that the run ended with.
+    """
     watching: Watch
+    status = ""
 
     def look(_: ConnectionStatus | None = None) -> None:
-        if watching.state.status == "lost":  # no recorder will act on the cancel: another one stops the trace at once
+        nonlocal status
+        if not status:
+            status = api.cancel(trace_id, reason, by)["status"]
+            click.echo(f"{trace_id} {status}")
+        elif watching.state.status == "lost":  # no recorder will act on it: another cancel stops the trace at once
             with suppress(ApiError):  # the trace has ended meanwhile
                 api.cancel(trace_id, reason, by)
 
     async with watch(trace_id, since="latest", url=api.url, skip_trimmed=True, on_status=look) as watching:
         async for _ in watching:
+            if status != "cancelling":
+                return status
             look()
-        return watching.state.status
+    if status == "cancelling":
+        click.echo(f"{trace_id} {watching.state.status}")
+    return watching.state.status
