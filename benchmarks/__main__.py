@@ -23,6 +23,7 @@ from . import (
     leak,
     lists,
     listwatch,
+    prompts,
     shape,
     soak,
     streamed,
@@ -42,6 +43,7 @@ ALL = {
     "viewer": viewer.run,
     "leak": leak.run,
     "trim": trim.run,
+    "prompts": prompts.run,
     "streamed": streamed.run,
 }
 NAMED_ONLY = {

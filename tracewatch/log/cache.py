@@ -18,6 +18,7 @@ import orjson
 
 from ..model.state import State, apply_into
 from .health import damage
+from .project import OpenRow
 from .row import TraceRow
 from .storage import Head, StateParts, StorageFault
 
@@ -34,7 +35,7 @@ class Cached:
     state: State
     row: TraceRow | None = None  # as this process wrote it; None: it was only read
     producers: dict[str, int] = field(default_factory=dict)
-    lengths: dict[str, int] = field(default_factory=dict)  # of the texts in the rows of streaming messages
+    open_rows: dict[str, OpenRow] = field(default_factory=dict)  # of messages that may change
     log_bytes: int = 0  # of the trace's log, when this was remembered
     weighed: tuple[int, int] | None = None  # (bytes, log_bytes) of the last estimate
 

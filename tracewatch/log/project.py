@@ -9,17 +9,17 @@ Rule 3: a message that streams, or a long one, is not written at each update, wh
         and again. Its row has a body as of event ``as_of``, and readers apply the updates behind that. The body is
         written when the text has grown by an eighth, when a short message is complete, and at each boundary, which is
         every 500 events. So nobody has to look further back than a boundary, and the events before it may be trimmed.
-Rule 4: a large content that one update has brought stands in that event and not in the row as well: a complete
-        message's row then says in which. Only where nothing was ever trimmed, so that the event goes after the row.
+Rule 4: a complete message that few updates made stands in its events and not in its row as well: the row says in which.
+        Only where nothing was ever trimmed, so that the events go after the row.
 Rule 5: a snapshot is kept at a boundary if the log has grown since the last one by as much as that takes. So what all
         snapshots of a trace take is bounded by what its log takes, also of one with very many goals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -30,8 +30,10 @@ from .storage import BodyRow, ClosedInput, InputRow, MessageRow, StoredMessage
 from .sums import Sums
 
 SNAPSHOT_EVERY = 500  # events; the protocol's page, so that opening a trace folds no more than one page
-WRAPPED = b'{"content_in":'  # so begins the body of a row whose content stands in an event
-WORTH_BYTES = 1024  # of a body that is not written twice
+MADE_OF = b'{"made_of":'  # so begins the body of a row whose message is what these events make of it
+_CONTENT_IN = b'{"content_in":'  # the same of versions before: only the content stands in the event
+WORTH_BYTES = 512  # of a body that is not written twice
+MOST_UPDATES = 8  # of a message that is put together again whenever it is read
 GROWTH = 8  # a text is written again when it has grown by one part in so many
 LONG = 65_536  # characters: a text of so many is not written again for each small update
 
@@ -59,8 +61,7 @@ class Noted:
     """What new events of a trace did, as far as the states before and after do not say it."""
 
     added: dict[str, tuple[int, str | None, int]] = field(default_factory=dict)  # message: sequence, goal, event_id
-    updated: set[str] = field(default_factory=set)  # messages
-    contents: dict[str, tuple[int, Any]] = field(default_factory=dict)  # message: its content, and the event it is in
+    updated: dict[str, tuple[int, ...]] = field(default_factory=dict)  # messages: the events that updated them
     moved: dict[str, str | None] = field(default_factory=dict)  # messages: their goals from now on
     told: set[str] = field(default_factory=set)  # sub-traces
     asked: dict[str, Event] = field(default_factory=dict)  # request_id: input_requested
@@ -78,9 +79,7 @@ class Noted:
             self.added[message["message_id"]] = (message["sequence"], message["goal_id"], event["event_id"])
         elif name == "message_updated":
             if event["message_id"] in messages:
-                self.updated.add(event["message_id"])
-                if "content" in event.get("patch", ()):
-                    self.contents[event["message_id"]] = (event["event_id"], event["patch"]["content"])
+                self._update(event["message_id"], (event["event_id"],))
                 if "moved" in event:
                     self.moved[event["message_id"]] = event["goal_id"]
         elif name in ("sub_trace_started", "sub_trace_completed", "sub_trace_left"):
@@ -99,8 +98,8 @@ class Noted:
     def extend(self, later: Noted) -> None:
         """Put in what came after this."""
         self.added.update(later.added)
-        self.updated |= later.updated
-        self.contents.update(later.contents)
+        for message_id, updates in later.updated.items():
+            self._update(message_id, updates)
         self.moved.update(later.moved)
         self.told |= later.told
         self.asked.update(later.asked)
@@ -108,6 +107,17 @@ class Noted:
         self.closed += later.closed
         self.may_have_ended = self.may_have_ended or later.may_have_ended
         self.renamed = self.renamed or later.renamed
+
+    def _update(self, message_id: str, updates: tuple[int, ...]) -> None:
+        """Note updates of a message: all of them as long as they are few."""
+        self.updated[message_id] = (*self.updated.get(message_id, ()), *updates)[: MOST_UPDATES + 1]
+
+
+class OpenRow(NamedTuple):
+    """What is known of the row of a message that will change."""
+
+    length: int | None  # of its text in the row, which may be behind; None: it is no text, or the row is not behind
+    updates: tuple[int, ...] | None  # all that there were; None: not all are known, or they are too many
 
 
 # --- the trace -------------------------------------------------------------------------------------------------
@@ -175,7 +185,7 @@ def is_long(message: Mapping[str, Any]) -> bool:
 def in_row(stored: StoredMessage) -> dict[str, Any]:
     """The message as its row has it."""
     message = object_of(stored.body)
-    if stored.body[: len(WRAPPED)] == WRAPPED:
+    if stored.body[: len(_CONTENT_IN)] == _CONTENT_IN:
         event = object_of(stored.later[0]) if stored.later else {}
         inside, patch = message.get("message"), event.get("patch")
         if isinstance(inside, dict) and isinstance(patch, dict) and "content" in patch:
@@ -200,13 +210,16 @@ def _damaged(stored: StoredMessage) -> dict[str, Any]:
 def message_of(stored: StoredMessage, message: dict[str, Any] | None = None) -> dict[str, Any]:
     """The message as it stands now. ``message``: as its row has it, if that is known."""
     message = in_row(stored) if message is None else message
-    if stored.as_of is None:
-        return message
+    as_of = stored.as_of
+    if as_of is None:
+        if not (stored.is_event and stored.later):
+            return message
+        as_of = stored.event_id
     texts: list[str] = []  # of appends in a row: each by itself would copy a long text
     for event in map(object_of, stored.later):
         if "event_id" not in event:
             return _damaged(stored)
-        if event["event_id"] <= stored.as_of:
+        if event["event_id"] <= as_of:
             continue
         if "append" in event and not event.get("patch") and (texts or has_first_line(message)):
             texts.append(event["append"])
@@ -218,73 +231,106 @@ def message_of(stored: StoredMessage, message: dict[str, Any] | None = None) -> 
 
 
 def message_rows(
-    noted: Noted, state: State, lengths: dict[str, int], *, at_boundary: bool
+    noted: Noted, state: State, rows: dict[str, OpenRow], *, at_boundary: bool
 ) -> tuple[list[MessageRow], list[BodyRow]]:
     """The rows that are new and what changes in others, as of ``state``.
 
-    ``lengths``: of the texts in the rows that may be behind, as far as they are known; brought up to date here.
+    ``rows``: of the messages that may change, as far as they are known; brought up to date here.
     ``at_boundary``: these events reach a boundary, at which no row is behind.
     """
     new: list[MessageRow] = []
     changed: list[BodyRow] = []
     for message_id, (sequence, goal_id, event_id) in noted.added.items():
         message, goal_id = state.messages[message_id], noted.moved.get(message_id, goal_id)
-        streams = is_open(message)
-        updated = message_id in noted.updated
-        as_of = (state.last_event_id if updated else event_id) if streams else None
-        new.append(
-            MessageRow(
-                sequence, message_id, goal_id, event_id, as_of, _body(message, noted, state) if updated else None
-            )
-        )
-        if streams:
-            lengths[message_id] = len(message["content"])
-    for message_id in noted.updated - noted.added.keys():
-        message = state.messages[message_id]
-        if not is_open(message) and (at_boundary or not is_long(message)):
-            lengths.pop(message_id, None)
-            changed.append(BodyRow(message_id, None, _body(message, noted, state)))
-            continue
-        was, length = lengths.get(message_id), len(message["content"])
-        if was is not None and not at_boundary and was <= length < was + was // GROWTH + 1:
-            continue
-        lengths[message_id] = length
-        changed.append(BodyRow(message_id, state.last_event_id, orjson.dumps(message)))
+        streams, updates = is_open(message), noted.updated.get(message_id)
+        as_of = (state.last_event_id if updates else event_id) if streams else None
+        body = _body(message, _few(updates) if state.first_event_id == 1 else None) if updates else None
+        new.append(MessageRow(sequence, message_id, goal_id, event_id, as_of, body))
+        if message["status"] != "complete":
+            rows[message_id] = OpenRow(len(message["content"]) if streams else None, _few(updates or ()))
+    for message_id in noted.updated:
+        if message_id not in noted.added:
+            changed += _changed_row(noted, state, rows, message_id, at_boundary=at_boundary)
     return new, changed
 
 
-def _body(message: Mapping[str, Any], noted: Noted, state: State) -> bytes:
-    """What the row of a message holds that is up to date, or behind by what streams."""
+def _changed_row(
+    noted: Noted, state: State, rows: dict[str, OpenRow], message_id: str, *, at_boundary: bool
+) -> list[BodyRow]:
+    """What is written of a message that was there before and has changed."""
+    message, known = state.messages[message_id], rows.get(message_id, OpenRow(None, None))
+    untrimmed = known.updates is not None and state.first_event_id == 1
+    updates = _few((*(known.updates or ()), *noted.updated[message_id])) if untrimmed else None
+    complete = message["status"] == "complete"
+    if (complete and updates) or (not is_open(message) and (at_boundary or not is_long(message))):
+        rows[message_id] = OpenRow(None, updates)
+        if complete:
+            del rows[message_id]
+        return [BodyRow(message_id, None, _body(message, updates))]
+    was, length = known.length, len(message["content"])
+    if was is not None and not at_boundary and was <= length < was + was // GROWTH + 1:
+        rows[message_id] = OpenRow(was, updates)
+        return []
+    rows[message_id] = OpenRow(length, updates)
+    return [BodyRow(message_id, state.last_event_id, orjson.dumps(message))]
+
+
+def _few(updates: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if updates is None or len(updates) > MOST_UPDATES else updates
+
+
+def _body(message: Mapping[str, Any], updates: tuple[int, ...] | None) -> bytes:
+    """What the row of a message holds that is up to date, or behind by what streams.
+
+    ``updates``: see OpenRow; None as well where the log was trimmed.
+    """
     body = orjson.dumps(message)
-    at, content = noted.contents.get(message["message_id"], (0, None))
-    whole = at and content is message["content"] and message["status"] == "complete" and state.first_event_id == 1
-    if not whole or len(body) < WORTH_BYTES:
+    if not updates or message["status"] != "complete" or len(body) < WORTH_BYTES:
         return body
-    about = {"content_in": at, "bytes": len(body), "status": "complete"}
-    return orjson.dumps({**about, "message": {**message, "content": None}})
+    return orjson.dumps({"made_of": updates, "bytes": len(body), "status": "complete"})
 
 
-def content_place(body: bytes | None) -> tuple[int, int] | None:
-    """The event that has the content of a row's message, and the bytes of the whole; None where the row has it."""
-    if body is None or body[: len(WRAPPED)] != WRAPPED:
+def open_row(stored: StoredMessage, message: Mapping[str, Any]) -> OpenRow:
+    """What a message's row tells of itself. ``message``: as its row has it."""
+    content = message["content"] if stored.as_of is not None else None
+    since = stored.event_id if stored.as_of is None else stored.as_of
+    updates = tuple(at for event in map(object_of, stored.later) if (at := event.get("event_id", 0)) > since)
+    return OpenRow(len(content) if isinstance(content, str) else None, _few(updates) if stored.is_event else None)
+
+
+class EventsOfRow(NamedTuple):
+    """The events in which a message's row says that it stands, and the bytes of the whole message."""
+
+    event_ids: tuple[int, ...]
+    size: int
+    whole: bool  # all of it stands there; else only the content
+
+
+def events_of(body: bytes | None) -> EventsOfRow | None:
+    """What a row's body says of events; None where the row itself has the message."""
+    if body is None or (body[: len(MADE_OF)] != MADE_OF and body[: len(_CONTENT_IN)] != _CONTENT_IN):
         return None
     about = object_of(body)
-    at, size = about.get("content_in"), about.get("bytes")
-    return (at, size) if isinstance(at, int) and isinstance(size, int) else None
+    size, at = about.get("bytes"), about.get("made_of", [about.get("content_in")])
+    if not isinstance(size, int) or not isinstance(at, list) or not all(isinstance(one, int) for one in at):
+        return None
+    return EventsOfRow(tuple(at), size, "made_of" in about)
 
 
 def catch_up_rows(
-    behind: Iterable[StoredMessage], state: State, written: set[str], lengths: dict[str, int]
+    behind: Iterable[StoredMessage], state: State, written: Collection[str], rows: dict[str, OpenRow]
 ) -> list[BodyRow]:
     """Rows for what is behind at a boundary and was not touched by the events that lead to it (``written``)."""
-    rows = []
+    changed = []
     for stored in behind:
         if stored.message_id not in written:
             message = message_of(stored)
             as_of = state.last_event_id if is_open(message) else None
-            lengths.pop(stored.message_id, None)
-            rows.append(BodyRow(stored.message_id, as_of, orjson.dumps(message)))
-    return rows
+            known = rows.pop(stored.message_id, None)
+            if known is not None and as_of is not None:
+                rows[stored.message_id] = OpenRow(None, known.updates)
+            changed.append(BodyRow(stored.message_id, as_of, orjson.dumps(message)))
+    return changed
 
 
 # --- questions -------------------------------------------------------------------------------------------------

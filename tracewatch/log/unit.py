@@ -21,7 +21,7 @@ from ..model.state import Event, State, apply_into
 from ..model.times import format_time
 from . import project
 from .cache import BadSnapshot, Cached, StateCache, as_in_row, forget_complete, unfold
-from .project import Noted
+from .project import Noted, OpenRow
 from .row import TraceRow
 from .storage import AbsentChange, Changes, EventRow, KeptSnapshot, Loaded, Needs, SnapshotRow, TraceChange, Written
 from .sums import Sums
@@ -47,7 +47,7 @@ class Draft:
     row: TraceRow  # as it was loaded; of a new trace as it begins
     state: State
     producers: dict[str, int]
-    lengths: dict[str, int]  # see project.message_rows
+    open_rows: dict[str, OpenRow]  # see project.message_rows
     new: bool = False
     events: list[EventRow] = field(default_factory=list)
     snapshots: list[SnapshotRow] = field(default_factory=list)
@@ -220,7 +220,7 @@ class Unit:
     def _open(self, row: TraceRow) -> Draft:
         known = self._states.get(row.trace_id)
         if known is not None and known.head == (row.trace_key, row.last_event_id):
-            return Draft(row, as_in_row(known.state, row), dict(known.producers), dict(known.lengths))
+            return Draft(row, as_in_row(known.state, row), dict(known.producers), dict(known.open_rows))
         raise Missing(Needs(traces={row.trace_id}))
 
     def message(self, draft: Draft, message_id: str) -> None:
@@ -231,8 +231,8 @@ class Unit:
         if found is not None:
             draft.state = draft.state.copy()  # the cache's own must not change
             message = project.in_row(found)
-            if found.as_of is not None:
-                draft.lengths.setdefault(message_id, _length(message))
+            if found.as_of is not None or found.is_event:
+                draft.open_rows.setdefault(message_id, project.open_row(found, message))
             draft.state.messages[message_id] = project.message_of(found, message)
 
     def has_message(self, draft: Draft, message_id: str) -> bool:
@@ -387,10 +387,10 @@ class Unit:
     def _change(self, draft: Draft, ahead_s: float) -> TraceChange:
         row, state, noted = draft.row, draft.state, draft.noted
         at_boundary = draft.at_boundary
-        messages, bodies = project.message_rows(noted, state, draft.lengths, at_boundary=at_boundary)
+        messages, bodies = project.message_rows(noted, state, draft.open_rows, at_boundary=at_boundary)
         if at_boundary and not draft.new:
             behind = self.loaded.behind.get(row.trace_id, ())
-            bodies += project.catch_up_rows(behind, state, noted.updated, draft.lengths)
+            bodies += project.catch_up_rows(behind, state, noted.updated, draft.open_rows)
         inputs, closed = project.input_rows(noted, draft.pending, state, ahead_s)
         home = self._homes.get(row.trace_id)
         lease = self.steady + row.lease_s if draft.renewed and row.lease_s is not None else row.lease_expires_at
@@ -443,21 +443,16 @@ class Unit:
         rows = {change.after.trace_id: change.after for change in changes.traces}
         for trace_id, draft in self._drafts.items():
             if trace_id not in written.again:
-                forget_complete(draft.state, [name for name in draft.noted.updated if name in draft.lengths])
+                forget_complete(draft.state, [name for name in draft.noted.updated if name in draft.open_rows])
                 row = rows.get(trace_id, draft.row)
-                lengths = {name: length for name, length in draft.lengths.items() if name in draft.state.messages}
+                open_rows = {name: one for name, one in draft.open_rows.items() if name in draft.state.messages}
                 row_kept = None if row.apart else row  # another process may put its parent there
                 producers = dict(list(draft.producers.items())[-MOST_PRODUCERS:])
-                cache.put(Cached(row.trace_key, draft.state, row_kept, producers, lengths, row.log_bytes))
+                cache.put(Cached(row.trace_key, draft.state, row_kept, producers, open_rows, row.log_bytes))
         gone = [row.trace_id for row in self.deleted]
         cache.drop([*written.again, *gone])
         grown += [Grown(row.trace_id, row.last_event_id, "deleted", deleted=True) for row in self.deleted]
         return grown
-
-
-def _length(message: dict[str, Any]) -> int:
-    content = message["content"]
-    return len(content) if isinstance(content, str) else 0
 
 
 def known_heads(needs: Needs, states: dict[str, Cached], cache: StateCache) -> None:

@@ -350,15 +350,17 @@ class MemoryStorage:
 
     def _message(self, trace: Trace, message_id: str) -> StoredMessage:
         row = trace.messages[message_id]
-        body = trace.events[row.event_id].body if row.body is None else row.body
         later = []
-        if (place := project.content_place(row.body)) is not None and place[0] in trace.events:
-            later.append(trace.events[place[0]].body)
+        made = project.events_of(row.body)
+        as_event = row.body is None or (made is not None and made.whole)
+        body = trace.events[row.event_id].body if as_event else row.body
+        assert body is not None
+        later += [trace.events[at].body for at in (() if made is None else made.event_ids) if at in trace.events]
         for at in sorted(trace.events) if row.as_of is not None else ():
             event = orjson.loads(trace.events[at].body)
             if at > (row.as_of or 0) and (event["event"], event.get("message_id")) == ("message_updated", message_id):
                 later.append(trace.events[at].body)
-        return StoredMessage(message_id, row.sequence, row.event_id, row.as_of, body, row.body is None, later)
+        return StoredMessage(message_id, row.sequence, row.event_id, row.as_of, body, as_event, later)
 
     async def _turn(self) -> None:
         """Let others run, as a real engine would."""

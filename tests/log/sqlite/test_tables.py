@@ -6,6 +6,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+import orjson
 import pytest
 
 from tests.log.helpers import (
@@ -218,6 +219,24 @@ async def test_a_text_that_streams_is_not_written_at_each_update(log: EventLog) 
     assert (await fetch(log, "SELECT length(body) > 16000, as_of FROM messages"))[0] == (1, None)
 
 
+async def test_what_few_updates_made_is_stored_once(log: EventLog) -> None:
+    await create(log)
+    await log.append("t", [say("", message_id="s", status="streaming")])
+    for number in range(3):
+        append = {"event": "message_updated", "message_id": "s", "append": f"{number}" * 1000}
+        await log.append("t", [append])
+    await log.append("t", [{"event": "message_updated", "message_id": "s", "patch": {"status": "complete"}}])
+    await log.append("t", [{"event": "message_updated", "message_id": "s", "patch": {"tokens": 7}}])
+    ((size, as_of),) = await fetch(log, "SELECT length(body), as_of FROM messages WHERE message_id = 's'")
+    assert (size < 100, as_of) == (True, None)
+    _, stored = await log.message("t", "s")
+    assert (stored["content"], stored["tokens"]) == ("0" * 1000 + "1" * 1000 + "2" * 1000, 7)
+    for _ in range(20):
+        await log.append("t", [{"event": "message_updated", "message_id": "s", "append": "!"}])
+    assert (await log.message("t", "s"))[1]["content"].endswith("2" + "!" * 20)
+    assert (await fetch(log, "SELECT length(body) > 3000 FROM messages"))[0] == (1,)
+
+
 async def test_a_large_content_of_one_update_is_stored_once(log: EventLog) -> None:
     await create(log)
     await log.append("t", [say({"tool_name": "cat"}, message_id="c", status="running")])
@@ -225,5 +244,10 @@ async def test_a_large_content_of_one_update_is_stored_once(log: EventLog) -> No
     patch = {"content": content, "status": "complete"}
     await log.append("t", [{"event": "message_updated", "message_id": "c", "patch": patch}])
     ((size,),) = await fetch(log, "SELECT length(body) FROM messages")
-    assert size < 1000
-    assert (await log.message("t", "c"))[1]["content"] == content
+    assert size < 100
+    _, stored = await log.message("t", "c")
+    assert stored["content"] == content
+    # As earlier versions wrote it, all but the content stood in the row
+    about = {"content_in": 2, "bytes": 5200, "status": "complete", "message": {**stored, "content": None}}
+    await fetch(log, f"UPDATE messages SET body = CAST('{orjson.dumps(about).decode()}' AS BLOB)")
+    assert (await log.message("t", "c"))[1] == stored

@@ -66,8 +66,10 @@ SELECT trace_id, last_event_id, 'deleted' FROM deleted_traces WHERE change_seq >
 UNION ALL
 SELECT NULL, change_seq, NULL FROM change_counter
 """
+_MADE_OF = f"substr(m.body, 1, {len(project.MADE_OF)}) = x'{project.MADE_OF.hex()}'"
 _MESSAGES = (
-    "SELECT m.message_id, m.sequence, m.event_id, m.as_of, m.body, CASE WHEN m.body IS NULL THEN e.body END"
+    "SELECT m.message_id, m.sequence, m.event_id, m.as_of, m.body,"
+    f" CASE WHEN m.body IS NULL OR {_MADE_OF} THEN e.body END"
     " FROM messages AS m LEFT JOIN events AS e ON e.trace_key = m.trace_key AND e.event_id = m.event_id"
 )
 _UPDATED = b'{"event":"message_updated",'
@@ -223,14 +225,21 @@ def _stored(db: sqlite3.Connection, key: int, rows: Iterable[Sequence[Any]]) -> 
         name = object_of(update).get("message_id")
         for one in [name] if name is not None else [row[0] for row in rows]:  # a damaged one may be of any of them
             later.setdefault(one, []).append(update)
-    for row in rows:
-        if (place := project.content_place(row[4])) is not None:
-            sql = "SELECT body FROM events WHERE trace_key = ? AND event_id = ?"
-            later[row[0]] = [body for (body,) in db.execute(sql, (key, place[0]))]
-    return [
-        StoredMessage(name, sequence, event_id, at, event if body is None else body, body is None, later.get(name, []))
-        for name, sequence, event_id, at, body, event in rows
-    ]
+    found = []
+    for name, sequence, event_id, at, body, event in rows:
+        behind = later.get(name, []) if at is not None else []
+        if (made := project.events_of(body)) is not None:
+            behind = _bodies(db, key, made.event_ids)
+            body = None if made.whole else body
+        whole = event if body is None else body
+        found.append(StoredMessage(name, sequence, event_id, at, whole, body is None, behind))
+    return found
+
+
+def _bodies(db: sqlite3.Connection, key: int, event_ids: Sequence[int]) -> list[bytes]:
+    marks = ", ".join("?" * len(event_ids))
+    sql = f"SELECT body FROM events WHERE trace_key = ? AND event_id IN ({marks}) ORDER BY event_id"
+    return [body for (body,) in db.execute(sql, (key, *event_ids))]
 
 
 def _boundary(db: sqlite3.Connection, key: int) -> int:
@@ -261,8 +270,8 @@ def messages(
     found: list[Any] = []
     room, more = PAGE_BYTES, False
     for row in db.execute(sql, values):
-        place = project.content_place(row[4])
-        room -= len(row[4] or row[5]) if place is None else place[1]
+        made = project.events_of(row[4])
+        room -= len(row[4] or row[5]) if made is None else made.size
         more = len(found) == limit or (room < 0 and bool(found))
         if more:
             break

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from ....model.state import Event, State
-from ...project import Noted, content_place, input_rows, message_of, trace_row
+from ...project import Noted, events_of, input_rows, message_of, trace_row
 from ...row import TRACE_COLUMNS, TraceRow, object_of
 from ...sums import Sums
 from ..read import TREE_COLUMNS, messages_named
@@ -172,7 +172,7 @@ def check_messages(error: Error, db: sqlite3.Connection, row: TraceRow, messages
 
 
 def _as_read(db: sqlite3.Connection, row: TraceRow, message_id: str, body: bytes | None, as_of: int | None) -> Any:
-    if as_of is None and content_place(body) is None:
+    if as_of is None and events_of(body) is None:
         return _parsed(body)
     try:
         (stored,) = messages_named(db, row.trace_key, [message_id])
