@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tracewatch.cli import record
 from tracewatch.client.api import Api
 
 from .conftest import Spawned, wait_until
@@ -158,3 +159,29 @@ def events_of(api: Api, trace_id: str) -> int:
         return sum(1 for _ in api.events(trace_id))
     except Exception:  # it is not there yet
         return 0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_too_much_for_the_memory_waits_in_the_file(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr(record, "_QUEUED", 100)
+    monkeypatch.setattr(record, "_PIECE", 70)
+    folder = tmp_path / "spool"
+    if not kept:
+        folder.write_text("a file, so that there is no room for anything")
+    name = f"p7{kept}"
+    recording = record.PipeRecording(api, "Go", folder)
+    texts = [f"word {number}" for number in range(30)]
+    rows = [line(INIT | {"session_id": name})]
+    for number, text in enumerate(texts):
+        message = {"id": f"a{number}", "role": "assistant", "content": [{"type": "text", "text": text}]}
+        rows.append(line({"type": "assistant", "session_id": name, "message": message}))
+    data = b"".join([*rows, line(END | {"session_id": name})])
+    for place in range(0, len(data), 90):
+        recording.feed(data[place : place + 90])
+        if place == 1800:
+            recording.start()
+    assert recording.finish(30.0) == []
+    assert [m["content"] for m in messages(api, f"cc-{name}")] == texts
+    assert api.trace(f"cc-{name}")["trace"]["status"] == "completed"

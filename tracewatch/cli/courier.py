@@ -25,6 +25,7 @@ from ..model.window import BATCH_EVENTS
 
 MAX_BYTES = 2 * 1024 * 1024  # of a batch
 HELD_PUTS = 2000  # so many are sent together, over all traces, unless it is told otherwise
+HELD_BYTES = 8 * 1024 * 1024  # of their values, likewise
 LEDGERS = 64  # of traces that nothing was told of for the longest are forgotten
 _TRIES = 8  # to write what another writer has changed under us each time
 _BY = "import"
@@ -46,10 +47,11 @@ class Courier:
     on_known: Callable[[int], None] = lambda puts: None
     before: Callable[[dict[str, Any]], None] | None = None  # waits until an event is due: then one is sent at a time
     lease_s: float | None = None  # of the runs that it creates; their sub-traces end with them
-    most: int = HELD_PUTS
+    itself: bool = True  # it sends by itself where it holds much
     on_gone: Callable[[str], object] | None = None  # gets a trace that was deleted meanwhile; else it is a fault
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     _held: dict[str, list[Put]] = field(default_factory=dict)
+    held_bytes: int = 0  # about, of the values that it holds
     _count: int = 0
     _behind: set[str] = field(default_factory=set)  # traces into whose logs the server has written for others
     _given_up: set[str] = field(default_factory=set)
@@ -60,7 +62,8 @@ class Courier:
             return
         self._held.setdefault(put.trace_id, []).append(put)
         self._count += 1
-        if self._count >= self.most or self.before is not None:
+        self.held_bytes += _size(put.fields)
+        if self.before is not None or (self.itself and (self._count >= HELD_PUTS or self.held_bytes > HELD_BYTES)):
             self.flush()
 
     @property
@@ -72,6 +75,7 @@ class Courier:
         """Send what is held. What could not be sent before an error stays held."""
         while self._held:
             self._flush(next(iter(self._held)))
+        self.held_bytes = 0
 
     def forget(self) -> None:
         """Forget all ledgers: what is told next is compared with what the logs hold then."""
@@ -258,6 +262,15 @@ class Courier:
 
     def _fault(self, trace_id: str, why: str) -> None:
         self.on_fault(ImportFault(f"trace {trace_id}: {why}"))
+
+
+def _size(value: Any) -> int:
+    """About how many bytes a value takes, for what has many of them."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 1
 
 
 def _joined(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

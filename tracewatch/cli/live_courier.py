@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable
 from ..client.api import Api
 from ..client.errors import ApiError, Unreachable
 from ..importers import ImportFault, Put, Step
-from .courier import Courier
+from .courier import HELD_BYTES, Courier
 
 LEASE_S = 30.0
 RETRY_S = 1.0
-_HELD = 10**9  # it sends when it is asked to
 
 
 class LiveCourier:
@@ -37,7 +36,7 @@ class LiveCourier:
         self._on_fault = on_fault
         self._clock = clock
         self.gone: set[str] = set()  # traces that were in the log, and are not any more
-        self._courier = Courier(api, on_fault, on_trace, lease_s=LEASE_S, most=_HELD, on_gone=self.gone.add)
+        self._courier = Courier(api, on_fault, on_trace, lease_s=LEASE_S, itself=False, on_gone=self.gone.add)
         self._retry_at = 0.0
         self._beat_at = 0.0
         self.refusal: str | None = None  # why nothing could be sent the last time
@@ -54,6 +53,11 @@ class LiveCourier:
     def idle(self) -> bool:
         """Whether nothing waits to be sent."""
         return not self._courier.holds
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that no more should be taken before it is sent."""
+        return self._courier.held_bytes > HELD_BYTES
 
     def flush(self, *, at_once: bool = False) -> bool:
         """Send what waits; False: the server is away. ``at_once``: although it was away a moment ago."""

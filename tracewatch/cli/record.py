@@ -24,7 +24,9 @@ import click
 
 from ..client.api import Api
 from ..importers import ImportFault
+from ..importers.reading import BadJson
 from ..importers.sessions import LineStream, stream_of
+from ..importers.timeline import LineCutter
 from ..model.times import format_time
 from . import text
 from .common import EXIT_FAILED, EXIT_INTERRUPTED, connect, examples, spool_folder, url_option
@@ -36,6 +38,8 @@ EXAMPLES = examples("""
     claude -p "…" --output-format stream-json --verbose | tracewatch record --task "Fix the tests" | jq -r .result
 """)
 FLUSH_S = 0.05
+_QUEUED = 16 * 1024 * 1024  # bytes that wait in memory; more stand in the file
+_PIECE = 1 << 20
 PATIENCE_S = 5.0  # at the end, for a server that is away
 _FORMS = "claude -p --output-format stream-json, codex exec --json"
 
@@ -108,13 +112,16 @@ class PipeRecording:
         self.unknown = False  # there were lines, and none of them of a known form
         self._api = api
         self._task = task
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, bytes | None]] = queue.SimpleQueue()  # with their places
+        self._first: tuple[int, bytes | None] | None = None  # of the queue, while what is before it is read
+        self._queued = self._dequeued = 0  # bytes that were put into the queue, and taken from it
+        self._fed = self._read = 0  # bytes that came, and that were taken
         self._thread = threading.Thread(target=self._run, daemon=True, name="tracewatch-record")
         self._give_up = threading.Event()
         self._courier = LiveCourier(api, self._fault)
         self._stream: LineStream | None = None
-        self._number = 0
-        self._half = b""
+        self._cutter = LineCutter()
+        self._lines = 0
         self._faults: list[str] = []
         self._looked_for_task = False
         self._kept = _Kept(folder)
@@ -127,11 +134,14 @@ class PipeRecording:
     def feed(self, data: bytes) -> None:
         """Take some bytes."""
         self._kept.write(data)
-        self._queue.put(data)
+        if self._queued - self._dequeued < _QUEUED or not self._kept.whole:
+            self._queued += len(data)
+            self._queue.put((self._fed, data))
+        self._fed += len(data)
 
     def finish(self, patience_s: float) -> list[str]:
         """Wait until all is recorded, and so long at most while the server is away. Returns what is to be said."""
-        self._queue.put(None)
+        self._queue.put((self._fed, None))
         away_since: float | None = None
         while self._thread.is_alive():
             self._thread.join(0.05)
@@ -153,7 +163,8 @@ class PipeRecording:
             why = self._courier.refusal or f"{self._api.url} did not answer"
             said.append(f"tracewatch: not all was recorded: {why}")
             if self._kept.path is not None:
-                said.append(f"it is kept: tracewatch import {self._kept.path}")
+                what = "it" if self._kept.whole else "its beginning, for which there was room,"
+                said.append(f"{what} is kept: tracewatch import {self._kept.path}")
         return said
 
     # --- the thread ---
@@ -167,8 +178,10 @@ class PipeRecording:
                 self._courier.take(self._stream.drain())
                 self._courier.flush()
                 self._courier.beat([] if self._stream.trace_id is None else [self._stream.trace_id])
+        if self._give_up.is_set():
+            return
         if self._stream is None:
-            self.unknown, self._done = self._number > 0, True
+            self.unknown, self._done = self._lines > 0, True
             return
         self._stream.finish()
         self._courier.take(self._stream.drain())
@@ -180,29 +193,50 @@ class PipeRecording:
     def _take(self, wait_s: float) -> bool:
         """Take what has come within ``wait_s``; True: that was the end."""
         until = time.monotonic() + wait_s
-        data = b""
+        timeout = 10 * wait_s
         try:
-            data = self._queue.get(timeout=10 * wait_s) or b""
-            while True:
-                *lines, self._half = (self._half + data).split(b"\n")
-                for line in lines:
-                    self._line(line)
-                if not data:
-                    self._line(self._half)
+            while not self._courier.full:
+                data = self._next(timeout)
+                if data is None:
+                    self._line(self._cutter.take_rest())
                     return True
-                data = self._queue.get(timeout=max(0.0, until - time.monotonic())) or b""
+                for line in self._cutter.cut(data):
+                    self._line(line)
+                timeout = max(0.0, until - time.monotonic())
+            self._give_up.wait(wait_s)  # until something was sent
         except queue.Empty:
-            return False
+            pass
+        return self._give_up.is_set()
 
-    def _line(self, line: bytes) -> None:
-        if not line.strip():
+    def _next(self, timeout: float) -> bytes | None:
+        """The next bytes, None at the end. What was too much for the queue stands in the file."""
+        if self._first is None and self._read < self._fed and self._queue.empty():
+            return self._read_kept(self._fed)
+        place, data = self._first or self._queue.get(timeout=timeout)
+        if place > self._read:
+            self._first = (place, data)
+            return self._read_kept(place)
+        self._first = None
+        if data is not None:
+            self._dequeued += len(data)
+            data = data[self._read - place :]
+            self._read += len(data)
+        return data
+
+    def _read_kept(self, end: int) -> bytes:
+        data = self._kept.read(self._read, min(_PIECE, end - self._read))
+        self._read += len(data)
+        return data
+
+    def _line(self, line: tuple[int, bytes | BadJson] | None) -> None:
+        if line is None:
             return
-        self._number += 1
-        for row in LineStream.rows(line, self._number):
+        for row in LineStream.rows(line[1], line[0]):
+            self._lines += 1
             if self._stream is None and isinstance(row, dict):
                 self._stream = stream_of(row)
             if self._stream is not None:
-                self._stream.line(self._number, row, format_time(time.time()))
+                self._stream.line(line[0], row, format_time(time.time()))
 
     def _name(self) -> None:
         """Find what the user asked, which is not in the stream: in the session's own file."""
@@ -223,6 +257,7 @@ class _Kept:
     def __init__(self, folder: Path | None) -> None:
         self.path: Path | None = None
         self._file: Any = None
+        self._full = False
         spool = spool_folder() if folder is None else folder
         if spool is None:
             return
@@ -230,17 +265,27 @@ class _Kept:
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.path = place / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
-            self._file = os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
+            self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b", buffering=0)
         except OSError:
             self.path = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether all that came is kept."""
+        return self._file is not None and not self._full
+
     def write(self, data: bytes) -> None:
         """Keep these bytes, if there is room for them."""
-        if self._file is not None:
+        if self.whole:
             try:
-                self._file.write(data)
+                while data:
+                    data = data[self._file.write(data) :]
             except OSError:
-                self.remove()
+                self._full = True
+
+    def read(self, place: int, size: int) -> bytes:
+        """``size`` of the kept bytes from ``place`` on."""
+        return os.pread(self._file.fileno(), size, place)
 
     def remove(self) -> None:
         """Remove the file."""

@@ -244,7 +244,7 @@ def _steps_of(path: Path, kind: str) -> Iterator[Step]:
             yield from read_session(path, path.name)
             return
         run = FollowedCodex(path)
-        while steps := run.read():
+        while (steps := run.read()) or run.behind:
             yield from steps
         yield from run.finish()
     except OSError:  # it was removed

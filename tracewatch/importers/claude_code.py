@@ -19,9 +19,7 @@ from typing import Any
 from .claude_session import ClaudeSession
 from .reading import BadJson, load, records
 from .steps import Step
-from .timeline import Timeline
-
-_TOLD = 256  # steps at a time
+from .timeline import LONG, TOLD, Timeline
 
 
 @dataclass
@@ -104,9 +102,12 @@ def read_session(path: Path, name: str | None) -> Iterator[Step]:
                 session.expected.add(str(file.agent_id))
                 take_meta(session, file)
     files[0].name = name
-    for told, (number, line, row) in enumerate(lines.rows(), 1):
+    told = 0
+    for number, line, row, size in lines.rows():
         session.line(line, row, agent_id=files[number].agent_id, file=files[number].name)
-        if told % _TOLD == 0:
+        told += 1 + size // LONG
+        if told > TOLD:
+            told = 0
             yield from session.drain()
     session.finish()
     yield from session.drain()

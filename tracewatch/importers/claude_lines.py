@@ -25,6 +25,7 @@ from ..model.fit import amount, count
 from ..model.times import parse_time
 from ..model.usage import Usage, total_of
 from .claude_titles import asked, by_program, interrupted
+from .long_dict import LongDict
 from .plans import ImportedPlan
 from .reading import clip, digest_of, first_line, name_of, time_of, without
 from .steps import ImportFault, Put, Step
@@ -139,9 +140,9 @@ class ClaudeAgent:
         self.ended_turn = False
         self.last_key = ""  # of the line that was told last
         self._session = session
-        self._seen: dict[int, int] = {}  # key of a line → what it says, both as hashes
-        self._used: set[str] = set()  # ids of calls
-        self._lines: dict[str, _Line] = {}
+        self._seen: LongDict[int] = LongDict()  # key of a line → what it says, as a hash
+        self._used: LongDict[bool] = LongDict()  # ids of calls
+        self._lines: LongDict[_Line] = LongDict()
         self._copied: dict[str, str] = {}  # said of the messages of a line that a fork has copied
         self._last: str | None = None
         self._waits = False  # the line that is told is one that the agent answers
@@ -179,11 +180,12 @@ class ClaudeAgent:
         uuid = row.get("uuid")
         key = uuid if isinstance(uuid, str) and uuid else f"line {digest_of(row)}"
         told = hash(orjson.dumps(row.get("message", row)))
-        if self._seen.get(hash(key)) == told:
+        before = self._seen.get(key)
+        if before == told:
             return
-        if hash(key) in self._seen:  # another line under the same id
+        if before is not None:  # another line under the same id
             key = f"{key}.{number}"
-        self._seen[hash(key)] = told
+        self._seen[key] = told
         self.last_key = key
         at = self.at = time_of(row.get("timestamp")) or self._session.clock or self.at
         kind, message = row.get("type"), row.get("message")
@@ -242,6 +244,7 @@ class ClaudeAgent:
                 if counted is not None and "usage" in first:
                     counted.key, counted.used = key, used
                 first = {}
+        self._lines[place.key] = line
         if counted is not None and counted.key and total_of(used) > total_of(counted.used):
             counted.used = used
             self.put("message", counted.key, {"tokens": total_of(used), "usage": used, "answer": answer}, at)
@@ -266,22 +269,23 @@ class ClaudeAgent:
             self._session.prompted(self, key, prompt, at, copied=bool(self._copied))
             if parent is not None and parent != self._last and parent in self._lines:
                 self._leave(key, parent, at)
-        self._lines[key] = line
         self._last = key
         return line
 
     def _leave(self, key: str, parent: str, at: str | None) -> None:
         """Mark what stands below ``parent`` and is left by the prompt ``key``, if a prompt is among it."""
-        below: dict[str, _Line] = {}
-        for uuid, line in self._lines.items():
-            if line.parent == parent or line.parent in below:
-                below[uuid] = line
-        left = [line for line in below.values() if not line.left]
-        if not any(line.prompt for line in left):
+        below, left = {parent}, {}
+        for uuid, line in self._lines.after(parent):
+            if line.parent in below:
+                below.add(uuid)
+                if not line.left:
+                    left[uuid] = line
+        if not any(line.prompt for line in left.values()):
             return
-        keys = [one for line in left for one in line.keys]
-        for line in left:
+        keys = [one for line in left.values() for one in line.keys]
+        for uuid, line in left.items():
             line.left = True
+            self._lines[uuid] = line
         self.event(f"{key}.rewind", "session.rewind", {"after": parent, "left": len(keys), "by": key}, at)
         for one in keys:
             self.put("message", one, {"left": True, "status": "running"}, at)
@@ -331,7 +335,7 @@ class ClaudeAgent:
         key, again = call_id[:240], 1
         while key in self._used:
             key, again = f"{call_id[:240]}.{again + 1}", again + 1
-        self._used.add(key)
+        self._used[key] = True
         content = {"tool_name": tool} | ({} if given is None else {"arguments": given})
         goal_id = self.plan.current
         inputs: dict[str, Any] = given if isinstance(given, dict) else {}
@@ -377,7 +381,7 @@ class ClaudeAgent:
         fields |= {"result_source": source or None}
         if call is None:
             key = f"{place.key}.{place.index}" if call_id in self._used or not call_id else call_id
-            self._used.add(call_id)
+            self._used[call_id] = True
             content = {"tool_name": "unknown", **outcome}
             self.message(key, "tool", content, at, **without(fields, "role"), no_call=True)
             return

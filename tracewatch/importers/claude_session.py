@@ -21,11 +21,13 @@ from typing import Any
 from ..model.usage import Usage
 from .claude_lines import CONSTANT, ClaudeAgent, OpenCall
 from .claude_titles import command, words_in
+from .long_dict import LongDict
 from .reading import name_of, text_of, time_of
 from .steps import ImportFault, Put, Step
 
 _NOTE = re.compile(r"<(task-id|tool-use-id|status|summary|result)>(.*?)</\1>", re.DOTALL)
 _ODD = re.compile(r"[^A-Za-z0-9._@-]")
+_EARLY = 500  # lines of a sub-agent wait for its call
 _LAUNCHED = "Async agent launched"
 _UNANSWERED = "the transcript ends before the agent has answered"
 _ENDINGS = {"completed": "completed", "failed": "failed", "error": "failed"}  # anything else: stopped
@@ -78,7 +80,8 @@ class ClaudeSession:
         self._summary = ""
         self._idle = True
         self._types: dict[str, str] = {}  # agent id → its type
-        self._chains: dict[str, ClaudeAgent] = {}  # uuid of a sub-agent's line inside the session → the sub-agent
+        self._chains: LongDict[str] = LongDict()  # uuid of a sub-agent's line inside the session → its trace
+        self._traces: dict[str, ClaudeAgent] = {}
         self._workflows: dict[str, str] = {}  # agent id → id of its run
 
     # --- what comes in ---
@@ -123,14 +126,17 @@ class ClaudeSession:
             self._forks.append(copied)
         call_id = self.links.get(agent_id or "")
         if call_id is not None and call_id not in self.subs and agent_id not in self.agents:
-            self._early.setdefault(call_id, []).append((number, row, str(agent_id), file))
+            early = self._early.setdefault(call_id, [])
+            early.append((number, row, str(agent_id), file))
+            if len(early) >= _EARLY:
+                self._without_call(call_id)
             return
         agent = self.agent_of(row, agent_id)
         agent.line(number, row, file, copied)
         self._began = self._began or agent.at
         uuid = row.get("uuid")
         if agent is not self.main and agent_id is None and isinstance(uuid, str):
-            self._chains[uuid] = agent
+            self._chains[uuid] = agent.trace_id
 
     def agent_of(self, row: dict[str, Any], agent_id: str | None = None) -> ClaudeAgent:
         """The agent that a line is of, which begins now if it hasn't."""
@@ -138,7 +144,7 @@ class ClaudeSession:
         if isinstance(call_id, str) and call_id in self.subs:
             return self._begin(self.subs[call_id], _linked(self.links, call_id))
         if agent_id is None and row.get("isSidechain") is True and self.alone is None:
-            chained = self._chains.get(str(row.get("parentUuid")))
+            chained = self._traces.get(self._chains.get(str(row.get("parentUuid")), ""))
             agent_id = row["agentId"] if isinstance(row.get("agentId"), str) else None
             if chained is not None and agent_id not in self.agents:
                 return chained
@@ -226,6 +232,7 @@ class ClaudeSession:
     ) -> ClaudeAgent:
         short = _ODD.sub("_", agent_id)
         agent = ClaudeAgent(self, f"{self.trace_id}-{short}"[:128])
+        self._traces[agent.trace_id] = agent
         agent.at = at
         metadata = {"format": "claude-code"} | ({"agent_id": agent_id} if linked else {})
         kind = self._types.get(agent_id) or kind
@@ -410,11 +417,8 @@ class ClaudeSession:
 
     def finish(self, *, itself: bool = True) -> None:
         """End what is still open: there are no more lines. ``itself``: the session, too."""
-        early, self._early = self._early, {}
-        for call_id, lines in early.items():  # of calls that never came
-            self.links = {agent_id: of for agent_id, of in self.links.items() if of != call_id}
-            for number, row, agent_id, file in lines:
-                self.line(number, row, agent_id=agent_id, file=file)
+        for call_id in list(self._early):
+            self._without_call(call_id)
         for sub in list(self.subs.values()):
             self._finish_sub(sub)
         called = {id(sub.agent) for sub in self.subs.values()}
@@ -431,6 +435,12 @@ class ClaudeSession:
             return
         status, summary, error = self.status()
         self.main.end(f"end {self.main.last_key}"[:250], status, at, summary=summary, error=error, whole=True)
+
+    def _without_call(self, call_id: str) -> None:
+        """Tell the lines that wait for a call that does not come."""
+        self.links = {agent_id: of for agent_id, of in self.links.items() if of != call_id}
+        for number, row, agent_id, file in self._early.pop(call_id):
+            self.line(number, row, agent_id=agent_id, file=file)
 
     def _finish_sub(self, sub: Sub) -> None:
         agent = sub.agent

@@ -19,8 +19,9 @@ from ..model.fit import amount, count
 from ..model.usage import total_of
 from .claude_lines import ClaudeAgent, usage_of
 from .claude_session import ClaudeSession, CostOfRuns
-from .reading import BadJson, documents, name_of, text_of
+from .reading import name_of, text_of
 from .steps import ImportFault, Step
+from .timeline import tell
 
 TYPES = ("system", "assistant", "user", "result", "stream_event")
 _NOISE = ("thinking_tokens", "status")  # of the system: each token, and each request
@@ -36,15 +37,7 @@ def is_stream(row: Any) -> bool:
 def read(path: Path) -> Iterator[Step]:
     """The steps of a stream that was kept as a file, of lines or as one array."""
     stream = ClaudeStream()
-    for line, value in documents(path):
-        if isinstance(value, BadJson):
-            yield from stream.fault(ImportFault(value.message, value.line))
-        elif isinstance(value, list):
-            for number, row in enumerate(value, 1):
-                stream.line(number, row if isinstance(row, dict) else ImportFault("a message is a JSON object", number))
-        else:
-            good = isinstance(value, dict)
-            stream.line(line or 1, value if good else ImportFault("a line is a JSON object", line))
+    yield from tell(path, stream)
     stream.finish()
     yield from stream.drain()
 
@@ -74,11 +67,6 @@ class ClaudeStream:
     def trace_id(self) -> str | None:
         """The trace of the run, once a line has named it."""
         return None if self._session is None else self._session.trace_id
-
-    def fault(self, fault: ImportFault) -> list[Step]:
-        """Take a line that can't be read."""
-        self.line(fault.line or 0, fault)
-        return []
 
     def clock(self, at: str | None) -> None:
         """Set the time of lines that come now and have none of their own."""

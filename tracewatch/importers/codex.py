@@ -21,6 +21,7 @@ from ..model.fit import count
 from ..model.times import parse_time
 from ..model.usage import Usage, total_of
 from .claude_titles import words_in
+from .long_dict import LongDict
 from .plans import ImportedPlan
 from .reading import clip, digest_of, list_of, name_of, time_of, without
 from .steps import ImportFault, Put, Step
@@ -89,7 +90,7 @@ class CodexThread:
         self._sum: Usage = {}
         self._said = ""
         self._status: tuple[str, str | None] = ("stopped", _CUT)
-        self._seen: set[str] = set()  # keys of lines
+        self._seen: LongDict[bool] = LongDict()  # keys of lines
         self._goals = 0
         self._turns = 0
 
@@ -138,7 +139,7 @@ class CodexThread:
         key = f"line {ordinal if isinstance(ordinal, int) else digest_of(row)}"
         if key in self._seen:
             return
-        self._seen.add(key)
+        self._seen[key] = True
         self.last_key = key
         kind, payload = row.get("type"), row.get("payload")
         if not isinstance(payload, dict):

@@ -15,8 +15,9 @@ from typing import Any
 from ..model.usage import total_of
 from .codex import trace_of, usage_of
 from .plans import ImportedPlan
-from .reading import BadJson, clip, documents, list_of, name_of, without
+from .reading import clip, list_of, name_of, without
 from .steps import ImportFault, Put, Step
+from .timeline import tell
 
 _TYPES = ("thread.started", "turn.started", "turn.completed", "turn.failed", "item.started", "item.updated",
           "item.completed")  # fmt: skip
@@ -33,13 +34,7 @@ def is_exec(row: Any) -> bool:
 def read(path: Path) -> Iterator[Step]:
     """The steps of a stream that was kept as a file."""
     stream = CodexExec()
-    for line, value in documents(path):
-        rows = value if isinstance(value, list) else [value]
-        for row in rows:
-            if isinstance(row, BadJson):
-                stream.line(line or 1, ImportFault(row.message, row.line))
-            else:
-                stream.line(line or 1, row if isinstance(row, dict) else ImportFault("a line is a JSON object", line))
+    yield from tell(path, stream)
     stream.finish()
     yield from stream.drain()
 

@@ -15,9 +15,8 @@ from typing import Any
 from .codex import CodexThread
 from .reading import digest, records
 from .steps import Step
-from .timeline import Timeline
+from .timeline import LONG, TOLD, Timeline
 
-_TOLD = 256  # steps at a time
 _LOOK = 20  # lines, for the one that names the thread
 
 
@@ -67,9 +66,12 @@ def _read(family: list[Path], heads: dict[Path, tuple[str, str | None]], folder:
     if folder is None and heads[family[0]][1] is not None:
         threads[0].parent_id = None  # a sub-agent's by itself is a run of its own
         threads[0].alone = True
-    for told, (number, line, row) in enumerate(lines.rows(), 1):
+    told = 0
+    for number, line, row, size in lines.rows():
         threads[number].line(line, row)
-        if told % _TOLD == 0:
+        told += 1 + size // LONG
+        if told > TOLD:
+            told = 0
             yield from _drained(threads)
     yield from _drained(threads)
     for thread in reversed(threads):

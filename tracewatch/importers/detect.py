@@ -25,7 +25,7 @@ from . import (
     tapeagents,
     tau2,
 )
-from .reading import BadJson, lines, load, regular_file, starts_with_a_value
+from .reading import BadJson, has_lines, lines, load, regular_file, starts_with_a_value, whole
 
 FORMATS = (
     *("tracewatch", "openai", "tau-bench", "tapeagents", "claude-code", "claude-stream", "codex", "codex-exec"),
@@ -54,16 +54,16 @@ def detect(path: Path | str) -> str:
     if path.is_file() and inspect_log.is_archive(path):
         return "inspect"
     regular_file(path)
-    _, first = next(lines(path), (1, b""))
-    if starts_with_a_value(first):
-        return _of_lines(path) or _of_document(path)
-    return _of_document(path)
+    found = _of_lines(path) if starts_with_a_value(path) else None
+    if found is None and has_lines(path):
+        raise BadRequest(f"{path} has lines of JSON of a format that is not known here; {_KNOWN}")
+    return found or _of_document(path)
 
 
 def _of_lines(path: Path) -> str | None:
     for _, line in islice(lines(path), _LINES):
         try:
-            found = _of_line(load(line))
+            found = None if isinstance(line, BadJson) else _of_line(load(line))
         except BadJson:
             continue
         if found is not None:
@@ -131,7 +131,7 @@ def _of_item(item: dict[str, Any]) -> str | None:
 
 def _of_document(path: Path) -> str:
     try:
-        found = _of_value(load(path.read_bytes()))
+        found = _of_value(whole(path))
     except BadJson as error:
         # It may be JSONL with a broken first line
         found = _of_lines(path)

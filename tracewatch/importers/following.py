@@ -23,71 +23,66 @@ from .claude_code import AgentFile, link, own_session, session_files, take_meta
 from .claude_session import ClaudeSession
 from .codex import CodexThread
 from .codex_rollouts import head
-from .reading import time_of
+from .reading import BadJson, time_of
 from .steps import Step
-from .timeline import rows_of
+from .timeline import LineCutter, rows_of
 
 PIECE_BYTES = 1 << 20  # of a file at a time
+_PIECES = 64
 QUIET_S = 2.0  # a last line without a line break, or a sub-agent's file without its .meta.json, waits so long
 
 
-@dataclass
 class GrowingFile:
-    """The end of one file that grows."""
+    """The end of one file that grows. ``clock`` is one that is never set."""
 
-    path: Path
-    clock: Callable[[], float] = time.monotonic
-    offset: int = 0  # of the first byte that was not told
-    number: int = 0  # of the line before it
-    replaced: bool = False  # the file is another than before, and is told anew
-    _inode: int | None = None
-    _size: int = 0
-    _more: bool = False
-    _grown_at: float = 0.0
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.replaced = False  # the file is another than before, and is told anew
+        self._path = path
+        self._clock = clock
+        self._lines = LineCutter()
+        self._offset = 0  # of the first byte that was not read
+        self._inode: int | None = None
+        self._size = 0
+        self._grown_at = 0.0
 
     def read(self) -> list[tuple[int, Any]]:
         """The number and the object, or ImportFault, of new whole lines; [] if there are none."""
+        lines: list[tuple[int, bytes | BadJson]] = []
         try:
-            with self.path.open("rb") as file:
+            with self._path.open("rb") as file:
                 self._look(file.fileno())
-                file.seek(self.offset)
-                data = file.read(PIECE_BYTES)
-                while data and b"\n" not in data:  # one line that is longer than a piece
-                    more = file.read(PIECE_BYTES)
-                    if not more:
+                file.seek(self._offset)
+                for _ in range(_PIECES):  # of one line, where it is longer than a piece
+                    data = file.read(PIECE_BYTES)
+                    self._offset += len(data)
+                    lines = self._lines.cut(data)
+                    if lines or not data:
                         break
-                    data += more
         except OSError:
             return []
-        end = data.rfind(b"\n") + 1
-        if not end and data and self.clock() - self._grown_at >= QUIET_S and _is_json(data):
-            end = len(data)
-        lines = data[:end].split(b"\n")
-        found: list[tuple[int, Any]] = []
-        for line in lines[:-1] if data[:end].endswith(b"\n") else lines:
-            if line or end:
-                self.number += 1
-                found += [(self.number, row) for row in rows_of(line, self.number)]
-        self.offset += end
-        self._more = end > 0 and self._size > self.offset
-        return found
+        if not lines and not self.behind and self._clock() - self._grown_at >= QUIET_S and _is_json(self._lines.rest()):
+            rest = self._lines.take_rest()
+            lines = [rest] if rest is not None else []
+        return [(number, row) for number, line in lines for row in rows_of(line, number)]
 
     @property
     def behind(self) -> bool:
-        """Whether the file may have whole lines that were not told."""
-        return self._more
+        """Whether the file has bytes that were not read."""
+        return self._size > self._offset
 
     def _look(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
-        if status.st_size < self.offset or (self._inode is not None and status.st_ino != self._inode):
-            self.offset = self.number = 0
+        if status.st_size < self._offset or (self._inode is not None and status.st_ino != self._inode):
+            self._offset, self._lines = 0, LineCutter()
             self.replaced = True
         if status.st_size != self._size:
-            self._size, self._grown_at = status.st_size, self.clock()
+            self._size, self._grown_at = status.st_size, self._clock()
         self._inode = status.st_ino
 
 
 def _is_json(data: bytes) -> bool:
+    if not data.rstrip().endswith(b"}"):
+        return False
     try:
         return isinstance(orjson.loads(data), dict)
     except orjson.JSONDecodeError:

@@ -24,6 +24,7 @@ from ..model import fit
 from ..model.canonical import STATUSES
 from ..model.contents import Keep, event_taken_out, reference
 from ..model.usage import total_of
+from .long_dict import LongDict
 from .reading import clip, without
 from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
 
@@ -58,10 +59,10 @@ class Ledger:
     spec: dict[str, Any] | None = None  # of the trace, once it is there
     status: str = "running"
     last_event_id: int = 0
-    _messages: dict[str, _Message] = field(default_factory=dict)
+    _messages: LongDict[_Message] = field(default_factory=LongDict)
     _goals: dict[str, _Goal] = field(default_factory=dict)
-    _holders: dict[str, str] = field(default_factory=dict)  # answer of the model → the message that has its usage
-    _keys: set[str] = field(default_factory=set)
+    _holders: LongDict[str] = field(default_factory=LongDict)  # answer of the model → the message that has its usage
+    _keys: LongDict[bool] = field(default_factory=LongDict)
     _summary: str | None = None
     _fresh: bool = False  # something that is no status was planned after the last one
     _latest: str | None = None  # when the latest message was told of
@@ -110,10 +111,8 @@ class Ledger:
         spec = without(put.fields, "key")
         spec["task"] = fit.task(clip(spec.get("task") or "", fit.TASK_CHARS))
         spec["agent_type"] = fit.name(spec.get("agent_type") or "agent")
-        spec["metadata"], large = fit.split_metadata(spec.get("metadata") or {})
+        spec["metadata"], _ = fit.split_metadata(spec.get("metadata") or {})
         self.spec = {"trace_id": self.trace_id} | {key: value for key, value in spec.items() if value is not None}
-        if large:
-            self._keys.discard("metadata")
         return self.spec
 
     def _missing(self, put: Put) -> list[dict[str, Any]]:
@@ -249,16 +248,20 @@ class Ledger:
         name, key = event["event"], event.get("key")
         self.last_event_id = event.get("event_id", self.last_event_id)
         if isinstance(key, str):
-            self._keys.add(key)
+            self._keys[key] = True
         if name in ("message_added", "message_updated"):
             self._latest = max(self._latest or "", event.get("occurred_at") or "") or None
         message = event.get("message") or event.get("patch") or {}
-        if name in ("message_added", "message_updated") and isinstance(message.get("answer"), str):
-            self._holders.setdefault(message["answer"], message.get("message_id") or event["message_id"])
+        answer = message.get("answer") if name in ("message_added", "message_updated") else None
+        if isinstance(answer, str) and answer not in self._holders:
+            self._holders[answer] = message.get("message_id") or event["message_id"]
         if name == "message_added":
             self._messages[message["message_id"]] = _told(message)
-        elif name == "message_updated" and event["message_id"] in self._messages:
-            _tell(self._messages[event["message_id"]], event)
+        elif name == "message_updated":
+            known = self._messages.get(event["message_id"])
+            if known is not None:
+                _tell(known, event)
+                self._messages[event["message_id"]] = known
         elif name == "goal_added":
             goal = event["goal"]
             self._goals[goal["id"]] = _Goal(goal["description"], goal.get("status", "pending"), goal.get("summary"))

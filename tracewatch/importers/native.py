@@ -24,6 +24,8 @@ def read(path: Path) -> Iterator[Step]:
     reader = _Reader()
     for number, line in lines(path):
         try:
+            if isinstance(line, BadJson):
+                raise line
             yield reader.line(load(line), line)
         except BadJson as error:
             yield reader.skip_rest(ImportFault(error.message, number))

@@ -12,15 +12,19 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
 from ..errors import BadRequest
 from ..model.times import format_time, normalize_time
 
+LINE_BYTES = 64 * 1024 * 1024  # of a line of JSONL
+DOCUMENT_BYTES = 512 * 1024 * 1024  # of a file that is one JSON document
 _BOM = b"\xef\xbb\xbf"
+_COMPRESSED = {b"\x1f\x8b": "gunzip -c", b"\x28\xb5\x2f\xfd": "zstd -dc", b"\xfd7zXZ": "xz -dc", b"BZh": "bunzip2 -c"}
 _NAIVE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?", re.ASCII)
 
 
@@ -107,23 +111,48 @@ def _said(faults: list[str]) -> str | None:
 
 
 def records(path: Path) -> Iterator[tuple[int, int, Any | BadJson]]:
-    """Each record of a JSONL file with the number of its line (from 1) and the line's place in the file, in bytes.
+    """Each record of a JSONL file with the number of its line (from 1) and the length of that, in bytes.
 
     What is bad in a line is a BadJson, before the records that can be read of it.
     """
-    place = 0
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    values, fault = load_mended(line.strip())
-                except BadJson as error:
-                    values, fault = [], error.message
-                if fault is not None:
-                    yield number, place, BadJson(fault, number)
-                for value in values:
-                    yield number, place, value
-            place += len(line)
+        for number, size, line in _raw_lines(file):
+            for value in values_of(line, number) if isinstance(line, bytes) else [line]:
+                yield number, size, value
+
+
+def values_of(line: bytes, number: int) -> Iterator[Any | BadJson]:
+    """The values of one line, and before them a BadJson for what is bad in it. A blank line has none."""
+    line = line.strip()
+    if not line:
+        return
+    try:
+        values, fault = load_mended(line)
+    except BadJson as error:
+        values, fault = [], error.message
+    if fault is not None:
+        yield BadJson(fault, number)
+    yield from values
+
+
+def _raw_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes | BadJson]]:
+    """The number, the length in bytes and the bytes of each line; a BadJson for one that is too long."""
+    for number in count(1):
+        line = file.readline(LINE_BYTES + 1)
+        if len(line) <= LINE_BYTES:
+            if not line:
+                return
+            yield number, len(line), line
+            continue
+        size = len(line)
+        while not line.endswith(b"\n") and (line := file.readline(1 << 20)):
+            size += len(line)
+        yield number, size, too_long(number, size)
+
+
+def too_long(number: int, size: int) -> BadJson:
+    """What is said of a line of ``size`` bytes, which is not read."""
+    return BadJson(f"this line has {size:,} bytes; what can be read has up to {LINE_BYTES:,}", number)
 
 
 def _whole(digits: str) -> int | str:
@@ -141,35 +170,55 @@ def _scrubbed(value: Any) -> Any:
     return value
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The number (from 1) and the stripped text of each line that is not blank."""
+def lines(path: Path) -> Iterator[tuple[int, bytes | BadJson]]:
+    """The number (from 1) and the stripped text of each line that is not blank, or why it is not read."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if stripped := line.removeprefix(_BOM).strip():
+        for number, _, line in _raw_lines(file):
+            if isinstance(line, BadJson):
+                yield number, line
+            elif stripped := line.removeprefix(_BOM).strip():
                 yield number, stripped
+
+
+def whole(path: Path) -> Any:
+    """The value of a file that is one JSON document. Raises BadJson, also for one that is too large."""
+    size = path.stat().st_size
+    if size > DOCUMENT_BYTES:
+        said = f"this is one JSON document of {size:,} bytes; what can be read has up to {DOCUMENT_BYTES:,}"
+        raise BadJson(said, 1)
+    return load(path.read_bytes())
 
 
 def documents(path: Path) -> Iterator[tuple[int | None, Any | BadJson]]:
     """A JSON document as ``(None, value)``; JSONL as each line's number with its value, or with a BadJson."""
-    data = path.read_bytes()
-    try:
-        yield None, load(data)
-        return
-    except BadJson as error:
-        whole = error
-    # If the first line is no JSON by itself, the file is a broken document, which is one fault.
-    if not starts_with_a_value(data):
-        yield whole.line, whole
-        return
-    for number, _, value in records(path):
-        yield number, value
+    for line, _, value in entries(path):
+        yield line, value
 
 
-def starts_with_a_value(data: bytes) -> bool:
+def entries(path: Path) -> Iterator[tuple[int | None, int, Any | BadJson]]:
+    """As ``documents``, and between them the length in bytes of what was read for it."""
+    if not has_lines(path):
+        # If the first line is no JSON by itself, the file is a broken document, which is one fault.
+        try:
+            yield None, path.stat().st_size, whole(path)
+        except BadJson as error:
+            yield error.line, 0, error
+        return
+    yield from records(path)
+
+
+def has_lines(path: Path) -> bool:
+    """Whether a file is JSONL: its first line that is not blank is JSON by itself, and there is another one."""
+    return starts_with_a_value(path) and len(list(islice(lines(path), 2))) > 1
+
+
+def starts_with_a_value(path: Path) -> bool:
     """Whether the first line that is not blank is JSON by itself."""
-    first = next((line for line in data.split(b"\n", 64) if line.strip()), b"")
+    _, first = next(lines(path), (1, b""))
+    if isinstance(first, BadJson):
+        return False
     try:
-        load(first.strip())
+        load(first)
     except BadJson:
         return False
     return True
@@ -188,6 +237,9 @@ def regular_file(path: Path) -> Path:
             head = file.read(1 << 16)
     except OSError as error:
         raise BadRequest(f"{path} can't be read: {error.strerror}") from error
+    for magic, tool in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise BadRequest(f"{path} is compressed; this reads it: {tool} {path.name} | tracewatch import -")
     if b"\0" in head and head.lstrip(b"\0 \t\r\n" + _BOM)[:1] not in (b"", b"{", b"["):
         raise BadRequest(f"{path} is a binary file, not JSON")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
