@@ -4,6 +4,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.runs
 CONSTRAINTS := tests/constraints.txt
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3)
 
@@ -33,8 +34,9 @@ help:
 	@echo "make bench   measures; checks nothing"
 	@echo "make clean   removes .venv and caches"
 
-demo: $(STAMP)
-	@$(PY) -m tracewatch demo $(ARGS)
+# Needs no development packages. Ctrl-C is how it ends, and no error.
+demo: $(RUNS)
+	@trap : INT; $(PY) -m tracewatch demo $(ARGS); code=$$?; [ $$code = 130 ] || exit $$code
 
 test: $(STAMP)
 	@$(MAKE) --no-print-directory $(BESIDE) lint types viewer system
@@ -110,10 +112,25 @@ bench: $(STAMP)
 clean:
 	rm -rf web/node_modules tracewatch/web $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
+# What develops and tests it
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@$(call venv)
+	@echo "installing tracewatch, and what develops and tests it, into $(VENV): some minutes"
+	@$(call installed,.[dev])
+	@touch $@ $(RUNS)
+
+# What runs it
+$(RUNS): pyproject.toml $(CONSTRAINTS)
+	@$(call venv)
+	@echo "installing tracewatch into $(VENV), and building its viewer: a minute or two"
+	@$(call installed,.)
+	@touch $@
+
+installed = $(PY) -m pip install --quiet --progress-bar off -c $(CONSTRAINTS) -e '$(1)'
+
 # A .venv that works is kept, one that does not (interrupted, or its interpreter is gone) is made again. A candidate
 # must be able to make a venv: Debian's python3 without python3-venv and a pyenv shim without its version can't.
-$(STAMP): pyproject.toml $(CONSTRAINTS)
-	@$(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || { \
+venv = $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || { \
 		found=; \
 		for candidate in $(PYTHONS); do \
 			if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
@@ -126,6 +143,3 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 		echo "making $(VENV) with $$("$$found" --version)"; \
 		rm -rf web/node_modules tracewatch/web $(VENV) && "$$found" -m venv $(VENV); \
 	}
-	@echo "installing into $(VENV)"
-	@$(PY) -m pip install --quiet --progress-bar off -c $(CONSTRAINTS) -e '.[dev]'
-	@touch $@

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import sys
 import tempfile
 import threading
@@ -90,9 +92,10 @@ def _run(demo: DemoRun, url: str, spool: Path) -> None:
 def _introduce(url: str, db: str | None) -> None:
     named = "" if url == f"http://127.0.0.1:{PORT}" and not os.environ.get("TRACEWATCH_URL") else f" --url {url}"
     kept = f"kept in {db}" if db else "removed at the end"
+    us = _typed()
     click.echo(f"server: {url} (log {kept})")
-    click.echo(f"watch:  tracewatch tail latest --children{named}")
-    click.echo(f"        tracewatch tail latest -o tree --children{named}")
+    click.echo(f"watch:  {us} tail latest --children{named}")
+    click.echo(f"        {us} tail latest -o tree --children{named}")
     click.echo(f"        {url}/ in a browser")
 
 
@@ -105,3 +108,16 @@ def _server(db: str, port: int | None) -> Iterator[str]:
         yield server.url
     finally:
         server.stop()
+
+
+def _typed() -> str:
+    """What one types to run tracewatch in the terminal as it is: its name, or where that is not found its path."""
+    there = Path(sys.executable).with_name("tracewatch")
+    found = shutil.which("tracewatch")
+    if found and Path(found).resolve() == there.resolve():
+        return "tracewatch"
+    if not there.exists():
+        return f"{shlex.quote(sys.executable)} -m tracewatch"
+    with contextlib.suppress(ValueError):
+        there = there.relative_to(Path.cwd())
+    return shlex.quote(str(there))
