@@ -46,7 +46,8 @@ ROOMS = {
     "live": room("errors model log", "orjson redis"),
     "server": room(
         "errors settings model log live ingest",
-        "jsonschema orjson prometheus_client pydantic_core referencing starlette uvicorn websockets",
+        "backports compression jsonschema orjson prometheus_client pydantic_core referencing starlette uvicorn"
+        " websockets",
     ),
     "client": room("errors settings model", "h11 orjson websockets", ("tracewatch.client.direct", "log")),
     "importers": room("errors model", "orjson"),
@@ -278,7 +279,7 @@ def test_every_package_a_room_may_use_is_a_dependency() -> None:
     extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
     lines = [*project["dependencies"], *extras]
     declared = {re.split(r"[^a-z0-9_-]", line, maxsplit=1)[0].replace("-", "_") for line in lines}
-    named = {"google": "protobuf", "opentelemetry": "opentelemetry_proto"}  # imported under another name
+    named = {"google": "protobuf", "opentelemetry": "opentelemetry_proto", "compression": "backports"}  # other names
     used = {named.get(package, package) for law in ROOMS.values() for package in law.packages}
     assert used <= declared
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracewatch.ingest import langsmith, runs
 from tracewatch.ingest.items import Item
 from tracewatch.ingest.otlp import is_json, read
 from tracewatch.ingest.spans import items
 from tracewatch.log import EventLog, TraceQuery
 from tracewatch.model.times import parse_time
+from tracewatch.server.decoding import decoded
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,8 @@ class Sent:
     @property
     def decoded(self) -> bytes:
         """The body without its compression."""
-        encoding = self.headers.get("content-encoding")
-        if encoding == "gzip":
-            return gzip.decompress(self.body)
-        return zlib.decompress(self.body) if encoding == "deflate" else self.body
+        encoding = self.headers.get("content-encoding", "identity")
+        return self.body if encoding == "identity" else decoded(self.body, encoding, 2**30)
 
 
 def requests_of(folder: Path) -> Iterator[Sent]:
@@ -49,6 +47,11 @@ def requests_of(folder: Path) -> Iterator[Sent]:
 def otlp_items(sent: Sent) -> list[Item]:
     """The items of a request to ``/v1/traces``."""
     return list(items(read("traces", sent.decoded, json=is_json(sent.headers["content-type"]))))
+
+
+def langsmith_items(sent: Sent) -> list[Item]:
+    """The items of a request to ``/runs/multipart`` or ``/runs/batch``."""
+    return list(runs.items(langsmith.read(sent.decoded, sent.headers["content-type"])))
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class Batch:
     def _place_known(self, item: Item) -> None:
         """Note what it is and what stands above it, before anything is written."""
         entry = self._known.entry(item.key)
+        self._known.root = item.root or self._known.root
         if item.parent is not None:
             entry.parent = ROOT if item.parent == item.key else item.parent
         kind: Kind = item.kind or entry.kind or "step"
@@ -215,6 +216,8 @@ class Batch:
 
     async def _create(self, owners: list[str], parent: KnownTrace | None) -> KnownTrace:
         known, key = self._known, owners[-1]
+        if known.root is not None and known.base not in known.traces and known.root not in owners:
+            await self._create([known.root], None)  # so that its id is the one that the source's own says
         trace_id = known.base if known.base not in known.traces else trace_id_of(known.source, known.trace, key)
         if parent is None and trace_id != known.base:
             if len(known.siblings) >= MOST_SIBLINGS and known.entry_kind(key) != "agent":

@@ -104,7 +104,8 @@ class Ingester:
             started = None if item.started_at is None else item.started_at + skew
             ended = None if item.ended_at is None else min(item.ended_at + skew, max(now, started or 0.0))
             kept = {name: value for name, value in item.fields.items() if name not in RESERVED}
-            ours.append(item := replace(item, key=key_of(item.key), parent=parent, fields=kept))
+            root = None if item.root is None else key_of(item.root)
+            ours.append(item := replace(item, key=key_of(item.key), parent=parent, root=root, fields=kept))
             item.started_at, item.ended_at = started, ended
         return ours
 

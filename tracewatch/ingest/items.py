@@ -46,6 +46,7 @@ class Item:
     ended_at: float | None = None
     final: bool = False  # nothing more is to come: it has ended
     error: Any = None  # {"type", "message", "traceback"?}, or text
+    root: str | None = None  # key of its trace's root, where the source says it with every item
     within: Kind | None = None  # if an item of this kind stands above, this one is a step in it
     status: str | None = None  # agent: completed, failed, stopped, waiting, idle; goal: as the protocol's goals
 

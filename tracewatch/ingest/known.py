@@ -110,6 +110,7 @@ class Known:
         self.source = source
         self.trace = trace
         self.base = trace_id_of(source, trace)  # the id of its first trace
+        self.root: str | None = None  # key of its root, where the source says it before it comes
         self.traces: dict[str, KnownTrace] = {}
         self.by_owner: dict[str, str] = {}
         self.items: dict[str, Entry] = {}

@@ -402,6 +402,9 @@ def trace_events(trace: KnownTrace, item: Item, name: str) -> list[Event]:
     if item.task is None and not isinstance(item.arguments, str) and trace.said.get("task") not in (None, _NO_TASK):
         del wanted["task"]  # it has been said what it is about
     over = trace.status in ENDED and not item.final
+    known = trace.fields.get("task")
+    if known == fit.task(trace.fields.get("agent_type", "")) and known != wanted.get("task", known):
+        trace.said.pop("task", None)  # that was only its name
     metadata, _ = fit.split_metadata(item.fields)
     wanted_metadata = {f"metadata.{key}": value for key, value in metadata.items()}
     news = {

@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 
 ROLES = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "model": "assistant", "function": "tool"}
+CLASSES = {"HumanMessage": "human", "AIMessage": "ai", "SystemMessage": "system", "ToolMessage": "tool",
+           "FunctionMessage": "function"}  # fmt: skip
 _FLAT = re.compile(r"(\d+)\.message\.(.+)")
 _FLAT_CALL = re.compile(r"tool_calls\.(\d+)\.tool_call\.(id|function\.name|function\.arguments)")
 _FLAT_PART = re.compile(r"contents\.(\d+)\.message_content\.(type|text|image\.image\.url)")
@@ -62,7 +64,7 @@ def _message(raw: Any) -> list[Message]:
     if not isinstance(raw, dict):
         return []
     if isinstance(raw.get("kwargs"), dict) and raw.get("type") == "constructor":  # LangChain's serialised form
-        return _message(raw["kwargs"])
+        return _message(_constructed(raw))
     if isinstance(raw.get("data"), dict) and "content" in raw["data"]:
         return _message({"type": raw.get("type"), **raw["data"]})
     kind = raw.get("type")
@@ -78,6 +80,18 @@ def _message(raw: Any) -> list[Message]:
     if message["role"] == "tool" and isinstance(call_id, str):
         message.setdefault("tool_call_id", call_id)
     return found
+
+
+def _constructed(raw: dict[str, Any]) -> dict[str, Any]:
+    """What LangChain's serialised message was made of; the one of JavaScript has its kind in its class only."""
+    kwargs: dict[str, Any] = raw["kwargs"]
+    name = raw["id"][-1] if isinstance(raw.get("id"), list) and raw["id"] else None
+    kind = CLASSES.get(name.removesuffix("Chunk")) if isinstance(name, str) else None
+    said = {"type": kind, **kwargs} if kind else kwargs
+    more = kwargs.get("additional_kwargs")
+    if not kwargs.get("tool_calls") and isinstance(more, dict) and more.get("tool_calls"):
+        said = {**said, "tool_calls": more["tool_calls"]}
+    return said
 
 
 def _response_item(raw: dict[str, Any], kind: str) -> list[Message]:

@@ -7,6 +7,7 @@ Rule 2: what is large is decoded in a thread, two at a time, and counts among th
 from __future__ import annotations
 
 import asyncio
+import sys
 import zlib
 from collections.abc import Iterator
 
@@ -17,8 +18,9 @@ from .http import read_body
 
 PIECE_BYTES = 256 * 1024
 ASIDE_BYTES = 32 * 1024  # a larger body is worked on in a thread
-ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
+ENCODINGS = ("identity", "gzip", "x-gzip", "deflate", "zstd")
 GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # what Python's documentation of zlib says for either header
+WINDOW_LOG = 23  # 8 MiB, the most that zstd may ask for over HTTP: https://www.rfc-editor.org/rfc/rfc9659
 
 
 async def read_decoded(request: Request, limit: int) -> bytes:
@@ -33,25 +35,47 @@ async def read_decoded(request: Request, limit: int) -> bytes:
     body = await read_body(request, limit, compressed=True)
     if encoding == "identity" or not body:
         return body
-    if len(body) < 4096:  # at most 1,032 times as much
-        return inflated(body, limit)
-    return await asyncio.to_thread(inflated, body, limit)
+    if len(body) <= ASIDE_BYTES:
+        try:
+            return decoded(body, encoding, min(limit, ASIDE_BYTES))
+        except TooLarge:
+            pass  # a little of it is much
+    return await asyncio.to_thread(decoded, body, encoding, limit)
 
 
-def inflated(body: bytes, limit: int) -> bytes:
-    """A gzip or deflate body. Raises TooLarge above ``limit`` bytes, BadRequest for what is neither."""
+def decoded(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body of this encoding, decoded. Raises TooLarge above ``limit`` bytes, BadRequest for what is not in it."""
     whole = bytearray()
     try:
-        for piece in _pieces(body):
+        for piece in _unzstd(body) if encoding == "zstd" else _inflated(body):
             whole += piece
             if len(whole) > limit:
                 raise TooLarge(f"the body is above the limit of {limit:,} bytes when it is decoded", limit=limit)
-    except zlib.error as error:
+    except (zlib.error, EOFError) as error:
         raise BadRequest(f"Content-Encoding: the body is not what it says: {error}") from error
     return bytes(whole)
 
 
-def _pieces(body: bytes) -> Iterator[bytes]:
+def _unzstd(body: bytes) -> Iterator[bytes]:
+    if sys.version_info >= (3, 14):  # loaded when the first such body comes
+        from compression import zstd
+    else:
+        from backports import zstd
+    rest = body
+    try:
+        while rest:  # there may be several frames
+            decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
+            yield decoder.decompress(rest, PIECE_BYTES)
+            while not decoder.eof:
+                if decoder.needs_input:
+                    raise EOFError("it ends too early")
+                yield decoder.decompress(b"", PIECE_BYTES)
+            rest = decoder.unused_data
+    except zstd.ZstdError as error:
+        raise EOFError(str(error)) from error
+
+
+def _inflated(body: bytes) -> Iterator[bytes]:
     while body:  # a gzip file may have several members
         decoder = zlib.decompressobj(GZIP_OR_ZLIB)
         rest = body

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from ..log.views import ORDERS
-from . import blobs, control, otlp, page, record, rest, stream, watch
+from . import blobs, control, langsmith, otlp, page, record, rest, stream, watch
 from .auth.scopes import ADMIN, CONTROL, INGEST, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
 from .http import MAX_SEARCHED, NDJSON, SSE, json_response
 from .lists import MAX_NAME, MAX_TAGS
@@ -41,7 +41,7 @@ class Elsewhere:
 class Route:
     """One method of one path. ``WS``: a WebSocket, whose handler takes a WebSocket instead of a Request."""
 
-    method: Literal["GET", "POST", "PUT", "DELETE", "WS"]  # GET answers HEAD as well
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "WS"]  # GET answers HEAD as well
     path: str  # in Starlette's words
     handler: Handler
     need: Need
@@ -58,7 +58,7 @@ SOUGHT = {"type": "string", "maxLength": MAX_SEARCHED}
 NAME = {"type": "string", "maxLength": MAX_NAME}
 NAMES = {"type": "array", "items": NAME, "maxItems": MAX_TAGS}
 PROTOCOL = Elsewhere("docs/protocol.md")
-OTLP = Elsewhere("docs/ingest.md")
+OTLP = LANGSMITH = Elsewhere("docs/ingest.md")
 FOR_BROWSERS = Elsewhere("web/README.md")
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -308,6 +308,12 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/logs", otlp.logs, INGEST, OTLP),
     Route("POST", "/v1/metrics", otlp.metrics, INGEST, OTLP),
     Route("GET", "/v1/info", otlp.info, INGEST, OTLP),
+    Route("GET", "/info", langsmith.info, PUBLIC, LANGSMITH),
+    Route("POST", "/runs/multipart", langsmith.multipart, INGEST, LANGSMITH),
+    Route("POST", "/runs/batch", langsmith.batch, INGEST, LANGSMITH),
+    Route("POST", "/runs", langsmith.post_run, INGEST, LANGSMITH),
+    Route("PATCH", "/runs/{run_id:uuid}", langsmith.patch_run, INGEST, LANGSMITH),
+    Route("POST", "/feedback", langsmith.feedback, INGEST, LANGSMITH),
     Route("GET", "/openapi.json", openapi, PUBLIC, Elsewhere("OpenAPI 3.1")),
     Route("GET", "/static/{name}", page.asset, PUBLIC, FOR_BROWSERS),
     Route("GET", "/traces/{trace_id}", page.page, PUBLIC, FOR_BROWSERS),
