@@ -2,7 +2,7 @@
 
 Rule 1: what is in the log is the only table (known.py). It is read when a trace of a source is first heard of, kept in
         memory while it is busy, and every append names the event that it builds on. So a kill -9 loses nothing that was
-        acknowledged, a repeat writes nothing, and two processes at once are told of each other by the log.
+        acknowledged, and a repeat writes nothing. Of two servers at once one has the turn of a trace (log/storage.py).
 Rule 2: an agent's run is a trace, an agent below an agent a sub-trace. The root of a source's trace has a trace in any
         case. What has no root yet stands in a stub, which becomes the trace when its root comes.
 Rule 3: nothing that comes in raises, but for a log that can't be written (Unavailable). What the log refuses is mended
@@ -115,7 +115,9 @@ class Ingester:
         lock = self._locks.setdefault(which, asyncio.Lock())
         self._waiting[which] += 1
         try:
-            async with lock:
+            async with lock, self._store.turn(" ".join(which)) as nobody_else:
+                if not nobody_else:
+                    self._known.pop(which, None)
                 return await self._until_written(which, items, process)
         finally:
             self._waiting[which] -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import orjson
@@ -19,6 +20,9 @@ PIECE_BYTES = 256 * 1024  # of a content that is stored
 
 class Store(Protocol):
     """A log to write items to. Each method raises the errors of errors.py."""
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[bool]:
+        """Keep other ingesters of this name out; True: nobody else had a turn since this one's last."""
 
     async def create(self, spec: dict[str, Any]) -> tuple[bool, int]:
         """Create a trace from the body of ``POST /api/traces``: whether it is new, and its last event_id.
@@ -62,6 +66,10 @@ class LogStore:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[bool]:
+        """See Store.turn."""
+        return self._log.turn(name)
 
     async def create(self, spec: dict[str, Any]) -> tuple[bool, int]:
         """See Store.create."""

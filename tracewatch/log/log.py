@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -322,6 +323,15 @@ class EventLog:
     async def look(self) -> LogLook:
         """How the log stands now: its size, live traces, leases, open questions. Raises Unavailable."""
         return await self.reader.look()
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[bool]:
+        """Keep others that have a turn of this name out, in all processes: for what takes several appends.
+
+        Gives True where nobody had one since this log's last: what was remembered then still holds. Raises Unavailable.
+
+            async with log.turn("otel 7f3a") as nobody_else: ...
+        """
+        return self.storage.turn(name)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` after each commit of this process; the result takes it back."""

@@ -13,6 +13,7 @@ Rule 4: an engine reports what fails in one of the four ways below, and nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -537,6 +538,9 @@ class Storage(Protocol):
 
     async def changes(self, seen: Any, traces: Collection[str] | None) -> tuple[list[Grown], Any]:
         """What any process has changed since ``seen`` (None: nothing yet), and where to go on."""
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[bool]:
+        """Keep other turns of this name out, in all processes. True: nobody had one since this log's last."""
 
     async def verify(self) -> None:
         """Look through everything that is stored. Raises StorageFault for what is damaged."""

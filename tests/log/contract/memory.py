@@ -7,7 +7,8 @@ lose the answer to a commit on demand. Each ``MemoryStorage`` on one ``Memory`` 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -79,6 +80,8 @@ class Memory:
     cuts: list[str] = field(default_factory=list)  # of the next commits: "landed" or "lost" without an answer
     unknown: bool = False  # what became of a commit can't be found out
     commits: list[Changes] = field(default_factory=list)
+    turns: dict[str, asyncio.Lock] = field(default_factory=dict)
+    last_turns: dict[str, object] = field(default_factory=dict)  # whose they were
 
 
 class MemoryStorage:
@@ -586,6 +589,14 @@ class MemoryStorage:
         since = len(told) if seen is None else seen
         newest = {grown.trace_id: grown for grown in told[since:]}
         return [grown for one, grown in newest.items() if traces is None or one in traces], len(told)
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[bool]:
+        """See Storage.turn."""
+        async with self.memory.turns.setdefault(name, asyncio.Lock()):
+            mine = self.memory.last_turns.get(name) is self
+            self.memory.last_turns[name] = self
+            yield mine
 
     async def verify(self) -> None:
         return None

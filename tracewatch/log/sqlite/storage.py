@@ -12,7 +12,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from . import blobs, housekeeping, lists, read, write
 from .connections import Readers, Work, one_moment, one_step, patient, run
 from .faults import REPLACED, fault_of, is_busy, told
 from .identity import OpenFile
+from .turns import NamedTurns
 
 T = TypeVar("T")
 SEARCHED_KEYS = 256  # of traces, in the first slice of a search
@@ -83,6 +84,7 @@ class SQLiteStorage:
         self.now = clock
         self.steady = steady
         self.file = OpenFile(path)
+        self._turns = NamedTurns(path)
         self._lock_wait_s = lock_wait_s
         self._connection = connection
         self._probe = probe  # asks for data_version and nothing else, so it never waits for a reader
@@ -420,8 +422,13 @@ class SQLiteStorage:
             with suppress(sqlite3.Error, OSError):
                 await run(self._connection, clear)
 
+    def turn(self, name: str) -> AbstractAsyncContextManager[bool]:
+        """See Storage.turn."""
+        return self._turns.turn(name)
+
     async def close(self) -> None:
         """See Storage.close."""
+        self._turns.close()
         await self._readers.close()
         await self.clear_wal()
         await self._probe.close()
