@@ -28,6 +28,7 @@ COMMANDS = {  # by module, in the order of the help; a module is loaded when its
     "run": "run_program",
     "tail": "tail",
     "ls": "ls",
+    "search": "search",
     "show": "show",
     "inputs": "inputs",
     "answer": "answer",

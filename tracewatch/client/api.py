@@ -234,6 +234,26 @@ class Api:
         body = orjson.dumps({key: value for key, value in given.items() if value is not None})
         return self._call("POST", self._target.path("api", "traces", trace_id, "cancel"), body)
 
+    def search(
+        self,
+        q: str,
+        *,
+        trace_id: str | None = None,
+        limit: int | None = None,
+        per_trace: int | None = None,
+        page_token: str | None = None,
+    ) -> dict[str, Any]:
+        """``{hits, traces, next_page_token, index}``: where a text is found, the newest traces first.
+
+        ``q``: words, ``"phrases"``, prefixes ``log*``, ``-words``, and fields of the filter language such as
+        ``status:failed``. ``trace_id``: only in this trace and its sub-traces. ``limit``: hits, and ``per_trace``: of
+        one trace. Raises ApiError 422 for what is not understood, with its place; 503 while there is no index.
+
+            api.search('"session cookie" status:failed')["hits"][0]["snippet"]
+        """
+        values = {"q": q, "trace_id": trace_id, "limit": limit, "per_trace": per_trace, "page_token": page_token}
+        return self._call("GET", self._target.path("api", "search", **values), most=CONTENT_BYTES)
+
     def inputs(self, limit: int | None = None, page_token: str | None = None) -> dict[str, Any]:
         """``{inputs, has_more}``: the open questions of all traces, oldest first, each with its trace.
 

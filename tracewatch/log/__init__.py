@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import LogError
 from .blobs import Blob
 from .counts import LogLook
+from .finder import SearchQuery
 from .log import EventLog
 from .prices import Prices, read_prices
 from .retention import Outdated, Policy, Pruned
@@ -25,6 +26,7 @@ __all__ = [
     "Policy",
     "Prices",
     "Pruned",
+    "SearchQuery",
     "Snapshot",
     "TraceQuery",
     "log_path",

@@ -25,6 +25,7 @@ from .blobs import Blobs
 from .cache import StateCache
 from .commands import Answer, Cancel, Expire, ExpireInput, Renew
 from .counts import LogCounts, LogLook
+from .finder import Finder, SearchQuery
 from .group import Group
 from .health import Health
 from .jobs import Append, Create, Delete
@@ -33,6 +34,7 @@ from .prices import Prices, concerned
 from .reader import Reader
 from .restore import Restore
 from .retention import Policy, Pruned, Retention
+from .search import SearchIndex
 from .storage import Storage
 from .tokens import Tokens
 from .views import Appended, Grown, Listener, Page, Snapshot, TraceQuery
@@ -53,6 +55,7 @@ class EventLog:
         max_waiting_bytes: int = 64 * 1024**2,
         max_trace_blob_bytes: int = DEFAULT_TRACE_BYTES,
         prices: Prices | None = None,
+        index: SearchIndex | None = None,
     ) -> None:
         self.storage = storage
         self.epoch = storage.epoch
@@ -71,6 +74,7 @@ class EventLog:
         self.retention = Retention(storage, self.group, self.reader)
         self.tokens = Tokens(storage, self.group, self.reader)
         self.blobs = Blobs(storage, self.group, self.reader, max_trace_bytes=max_trace_blob_bytes)
+        self.finder = Finder(index, storage, self.reader.reading)
         self.counts: LogCounts = self.group.counts
 
     @property
@@ -282,6 +286,14 @@ class EventLog:
         """
         return await self.reader.traces(query)
 
+    async def search(self, query: SearchQuery) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int | None]:
+        """The texts that are found, newest first, the summaries of their traces, and the place to go on before or None.
+
+        A text is ``{trace_id, event_id, kind, label, message_id …, ts, snippet}``; ``snippet`` is plain, found, plain …
+        Raises Unavailable while there is no index, TooMuchWork.
+        """
+        return await self.finder.find(query)
+
     async def summaries(self, trace_ids: Sequence[str], below: str | None = None) -> list[dict[str, Any]]:
         """Summaries of those of these traces that exist (and are ``below`` or one of its sub-traces)."""
         return await self.reader.summaries(trace_ids, below)
@@ -341,6 +353,8 @@ class EventLog:
         """Finish what is being written and close the storage."""
         if self.stop_watching is not None:
             await self.stop_watching()
+        if self.finder.index is not None:
+            await self.finder.index.close()
         await self.blobs.close()
         await self.group.close()
         await self.storage.close()

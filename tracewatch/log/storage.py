@@ -468,6 +468,9 @@ class Storage(Protocol):
     async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:
         """Those that exist (and are ``below`` or one of its sub-traces), as for a list."""
 
+    async def keys_below(self, trace_id: str, *, covered: bool) -> list[int]:
+        """The trace_keys of a trace and its sub-traces. ``covered``: of what a token of it alone covers."""
+
     async def aside(self, work: Callable[[], T]) -> T:
         """Do some work of ours where reads are done: off the loop, and counted as a read of its client."""
 

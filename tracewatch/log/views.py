@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..model.error import error_line
+from ..model.filter import Condition
 from ..model.state import State
 
 
@@ -113,6 +115,7 @@ class TraceQuery:
     session_id: str | None = None
     user_id: str | None = None
     model: str | None = None  # one of its models
+    conditions: tuple[Condition, ...] = ()  # of a filter: all of them
     error: str | None = None  # text in the line that its error says (``error_line``); "": whatever error it has
     order: str = "started"
     limit: int = 50
@@ -133,12 +136,27 @@ class TraceQuery:
         error = trace["error"]
         if self.error is not None and (error is None or not (says_error(self.error, error) or "error" in cut)):
             return False
+        if self.conditions:
+            now = time.time()
+            if not all(condition.fits(trace, now) for condition in self.conditions):
+                return False
         return not self.q or says(self.q, *(trace[key] for key in _SEARCHED)) or "task" in cut
 
 
 _EXACTLY = ("agent_type", "parent_trace_id", "root_trace_id", "session_id", "user_id")
 _SEARCHED = ("trace_id", "task", "agent_type")
-FILTERED = ("status", "models", "tags", "error", "cut", *_EXACTLY, "trace_id", "task")  # what ``fits`` looks at
+_COMPARED = ("tree_totals", "started_at", "created_at", "ended_at", "last_event_id")
+FILTERED = (
+    "status",
+    "models",
+    "tags",
+    "error",
+    "cut",
+    *_EXACTLY,
+    *_COMPARED,
+    "trace_id",
+    "task",
+)  # what ``fits`` looks at
 
 
 def says(text: str, *values: str) -> bool:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tracewatch.server")
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is marked at most this much later
 KEEP_FREE_SHARE = 0.1  # of the file may stay free: what is let go in one minute is filled again in the next
+INDEX_BUSY, INDEX_IDLE = 20, 0.5  # times as long as a piece took, the indexer waits: while others append, and else
+INDEX_GATHER_S = 0.3  # what is appended meanwhile is read together
+INDEX_LOOK_S = 2.0
 WAL_BYTES = 16 * 1024 * 1024  # of the WAL; it has some 4 MiB while no reader holds it up
 NOT_STARTED = (
     "tracewatch is mounted but was not started: a mounted application's lifespan is its host's to run. "
@@ -300,7 +304,7 @@ async def _services(
     stalls = StallGuard(stall_s=chosen.write_stall_s)
     gate, checker = _gate(log, chosen, observed), Checker()
     ingester = Ingester(LogStore(log), lease_s=chosen.ingest_lease_s)
-    works = (_expire(log), _retain(log, chosen), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
+    works = (_expire(log), _retain(log, chosen), _index(log), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
     tasks = [asyncio.create_task(work) for work in works]
     try:
         yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, checker, ingester, redis)
@@ -372,6 +376,31 @@ async def _retain(log: EventLog, chosen: Settings) -> None:
         except TracewatchError:
             pass  # the log can't be written now, which /readyz says; it is tried again at the next look
         await asyncio.sleep(chosen.retention_s)
+
+
+async def _index(log: EventLog) -> None:
+    """Read the log for search, after what is appended. Of all processes on a log one does this.
+
+    While much is appended it takes a small share of the time: search is behind then, and says so.
+    """
+    index, grown = log.finder.index, asyncio.Event()
+    if index is None:
+        return
+    stop = log.listen(lambda told: grown.set())
+    try:
+        while not log.replaced.is_set():
+            grown.clear()
+            began = time.monotonic()
+            more = await index.step()
+            took = time.monotonic() - began
+            if more:
+                await asyncio.sleep(took * (INDEX_BUSY if grown.is_set() else INDEX_IDLE))
+            else:
+                with suppress(TimeoutError):  # what others append is seen at the next look
+                    await asyncio.wait_for(grown.wait(), INDEX_LOOK_S)
+                await asyncio.sleep(INDEX_GATHER_S)
+    finally:
+        stop()
 
 
 async def _send_away(log: EventLog, hub: Hub, after_ms: int) -> None:

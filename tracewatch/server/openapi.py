@@ -35,6 +35,7 @@ _USUAL_ERRORS = (400, 401, 403, 429, 503)  # of any route
 _BODY_ERRORS = (408, 413)  # of any route with a body
 _ANSWERS = {  # the keys that are always there
     "Created": ("trace_id", "cursor", "trace"),
+    "Hits": ("hits", "traces", "next_page_token", "index", "epoch", "ts"),
     "Traces": ("traces", "next_page_token", "epoch", "ts"),
     "TraceState": ("trace", "goal_tree", "sub_traces", "pending_inputs", "watchers", "epoch", "cursor", "ts"),
     "Page": ("events", "next_since_event_id", "cursor", "current_event_id", "first_event_id", "has_more"),

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from ..log.views import ORDERS
-from . import blobs, control, langsmith, otlp, page, record, rest, stream, watch
+from . import blobs, control, langsmith, otlp, page, record, rest, search, stream, watch
 from .auth.scopes import ADMIN, CONTROL, INGEST, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
 from .http import MAX_SEARCHED, NDJSON, SSE, json_response
 from .lists import MAX_NAME, MAX_TAGS
@@ -271,6 +271,24 @@ ROUTES: tuple[Route, ...] = (
             content(ref("Inputs")),
             (422,),
             parameters=[LIMIT, query("page_token", "The next_page_token of the page before")],
+        ),
+    ),
+    Route(
+        "GET",
+        "/api/search",
+        search.search,
+        READ,
+        Operation(
+            "Text in everything: messages, tools, errors, tasks, goals, tags; newest first",
+            content(ref("Hits")),
+            (422,),
+            parameters=[
+                {**query("q", 'Words, "phrases", prefixes*, -words, and fields of a filter', SOUGHT), "required": True},
+                query("trace_id", "Only in this trace and its sub-traces", ID),
+                query("limit", "How many", {"type": "integer", "minimum": 1, "maximum": search.MAX_HITS}),
+                query("per_trace", "Of one trace", {"type": "integer", "minimum": 1, "maximum": search.MAX_HITS}),
+                query("page_token", "The next_page_token of the page before", {"pattern": "^[0-9]{0,19}$", **TEXT}),
+            ],
         ),
     ),
     Route(

@@ -471,6 +471,10 @@ class MemoryStorage:
         await self._turn()
         return work()
 
+    async def keys_below(self, trace_id: str, *, covered: bool) -> list[int]:
+        above = self._covers if covered else self._above
+        return [trace.row.trace_key for name, trace in self.memory.traces.items() if trace_id in above(name)]
+
     async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
         await self._turn()
         names = {above for one in trace_ids for above in (*self._above(one), *self._covers(one))}

@@ -21,7 +21,8 @@ from .faults import GONE, REPLACED, SIDE_GONE
 Identity = tuple[int, int]  # device and inode
 
 
-def _identity(path: Path | str) -> Identity | None:
+def identity(path: Path | str) -> Identity | None:
+    """Which file stands under this name now; None for none."""
     try:
         found = os.stat(path)  # noqa: PTH116 (the writer asks at each commit, and a Path takes three times as long)
     except OSError:
@@ -38,11 +39,11 @@ class OpenFile:
         self._real = real = path.resolve()  # of a link SQLite puts the other two beside where it leads
         self._sides = (real.with_name(f"{real.name}-wal"), real.with_name(f"{real.name}-shm"))
         self._names = (str(self._path), *map(str, self._sides))
-        self._known = tuple(map(_identity, self._names))
+        self._known = tuple(map(identity, self._names))
 
     def fault(self) -> Fault | None:
         """What has become of them: None while each is in its place."""
-        now = tuple(map(_identity, self._names))
+        now = tuple(map(identity, self._names))
         main = now[0]
         if main is not None and main != self._known[0]:
             self.replaced = True
@@ -54,10 +55,10 @@ class OpenFile:
 
     def stray_sides(self) -> list[Path]:
         """The -wal and -shm of this log that lie beside another database, which would take them for its own."""
-        if _identity(self._real) in (None, self._known[0]):
+        if identity(self._real) in (None, self._known[0]):
             return []
         known = {identity for identity in self._known[1:] if identity is not None}
-        return [side for side in self._sides if _identity(side) in known]
+        return [side for side in self._sides if identity(side) in known]
 
     def free_bytes(self) -> int | None:
         """What the disk can still take; None if it does not say."""

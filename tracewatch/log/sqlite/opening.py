@@ -29,6 +29,7 @@ from .identity import epoch_for
 from .lists import register
 from .migrate import migrate
 from .obstacles import why
+from .search import SQLiteSearch
 from .storage import SQLiteStorage
 from .watchdog import Watchdog
 
@@ -86,6 +87,7 @@ async def open_sqlite(
         max_waiting_bytes=max_waiting_bytes,
         max_trace_blob_bytes=max_trace_blob_bytes,
         prices=prices,
+        index=SQLiteSearch(path, epoch, partial(open_reading, path), lambda: storage.file.replaced),
     )
     watchdog = Watchdog(storage, health=log.health, group=log.group, reader=log.reader, replaced=log.replaced)
     log.stop_watching = watchdog.close

@@ -105,6 +105,12 @@ def rows_below(db: sqlite3.Connection, trace_id: str) -> Rows:
     return {name: found[name] for name in names if name in found}
 
 
+def keys_below(db: sqlite3.Connection, trace_id: str, *, covered: bool) -> list[int]:
+    """See Storage.keys_below."""
+    sql = f"SELECT trace_key FROM traces WHERE trace_id IN ({COVERED if covered else BELOW})"
+    return [key for (key,) in db.execute(sql, (trace_id,))]
+
+
 def is_below(db: sqlite3.Connection, root_id: str, trace_id: str) -> bool:
     """Whether a token of ``root_id`` alone covers ``trace_id``: it was below it when it came, or is it itself."""
     sql = f"{_COVERS} SELECT 1 FROM up WHERE trace_id = ?2"

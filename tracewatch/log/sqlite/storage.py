@@ -302,6 +302,10 @@ class SQLiteStorage:
         """See Storage.rows."""
         return await self._read(lambda db: read.rows(db, trace_ids, below))
 
+    async def keys_below(self, trace_id: str, *, covered: bool) -> list[int]:
+        """See Storage.keys_below."""
+        return await self._read(lambda db: read.keys_below(db, trace_id, covered=covered))
+
     async def lines(self, trace_ids: Collection[str]) -> list[TraceRow]:
         """See Storage.lines."""
         return await self._read(lambda db: read.lines(db, trace_ids))
