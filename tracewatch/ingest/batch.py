@@ -334,7 +334,7 @@ class Batch:
         if item.kind == "agent":
             trace = await self._trace_of(item.key)
             entry.trace_id, trace.process = trace.trace_id, self._process.key
-            self._out.put(trace, trace_events(trace, item, self._process.name))
+            self._out.put(trace, trace_events(trace, item, known.source, self._process.name))
             return
         how, key = self._owner(item.key)
         trace = known.traces[entry.trace_id] if entry.trace_id in known.traces else await self._trace_of(key)
@@ -343,7 +343,7 @@ class Batch:
         place = self._place(item.key, trace.trace_id, item.kind or "step")
         if key == item.key and how == "root" and trace.owners == [key]:
             trace.process = self._process.key
-            self._out.put(trace, trace_events(trace, _as_trace(item), self._process.name))
+            self._out.put(trace, trace_events(trace, _as_trace(item), known.source, self._process.name))
         begun = entry.trace_id is None
         self._out.put(trace, events_of(known, trace.trace_id, item, place))
         if entry.final:

@@ -13,6 +13,7 @@ import binascii
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from json import loads as json_loads
 from typing import Any
 
 import orjson
@@ -20,6 +21,9 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+
+from .items import plain
+from .lenient import lenient
 
 DEEPEST = 40  # levels of an attribute's value
 ERROR = 2  # the status code of a span: https://opentelemetry.io/docs/specs/otel/trace/api/#set-status
@@ -111,10 +115,18 @@ def _json_tree(body: bytes) -> dict[str, Any]:
     try:
         tree = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadOtlp(f"not JSON: {error}") from error
+        tree = _lenient_json(body, error)
     if not isinstance(tree, dict):
         raise BadOtlp("a request is a JSON object")
     return tree
+
+
+def _lenient_json(body: bytes, error: Exception) -> Any:
+    """JSON with what is no Unicode in it, or with NaN, as JavaScript and Python may write it. Raises BadOtlp."""
+    try:
+        return plain(json_loads(body.decode("utf-8", "replace")))
+    except (ValueError, RecursionError):
+        raise BadOtlp(f"not JSON: {error}") from error
 
 
 # --- protobuf, as the tree that JSON would be ----------------------------------------------------------------------
@@ -125,7 +137,9 @@ def _proto_tree(kind: str, body: bytes) -> dict[str, Any]:
     try:
         request.ParseFromString(body)
     except (DecodeError, RecursionError, ValueError) as error:
-        raise BadOtlp(f"not protobuf of OTLP: {error}") from error
+        request = lenient(_REQUESTS[kind], body)
+        if request is None:
+            raise BadOtlp(f"not protobuf of OTLP: {error}") from error
     if kind == "traces":
         return {
             "resourceSpans": [

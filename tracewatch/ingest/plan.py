@@ -21,10 +21,11 @@ from ..model.payloads import RECORDED
 from ..model.prompt import digest_of, digest_of_all, kind_of
 from .digests import answer_print, digest, value_print
 from .items import Item, error_of, stamp
-from .known import PROMPT, Entry, Event, Known, KnownTrace, LastCall
+from .known import PROMPT, Entry, Event, Known, KnownTrace, LastCall, trace_id_of
 
 PREVIEW_CHARS = 2000  # of a step's input and output, and of a summary
 MOST_PROMPT = 5000  # messages of one prompt
+MOST_LINKS = 100  # of a trace
 LIST_BYTES = 48 * 1024  # of a prompt's items that stand in its event
 LIST_PREVIEW = 1000  # characters
 STEP_STATUS = {None: "completed", "completed": "completed", "failed": "failed", "stopped": "stopped"}
@@ -125,8 +126,6 @@ def _shared(item: Item) -> dict[str, Any]:
         wanted["error"] = _error(item.error)
     if item.tool_call_id:
         wanted["tool_call_id"] = fit.name(item.tool_call_id)
-    if item.links:
-        wanted["links"] = item.links
     return wanted
 
 
@@ -396,11 +395,14 @@ def trace_fields(item: Item | None, name: str) -> dict[str, Any]:
     return fields
 
 
-def trace_events(trace: KnownTrace, item: Item, name: str) -> list[Event]:
+def trace_events(trace: KnownTrace, item: Item, source: str, name: str) -> list[Event]:
     """What a word about an agent, or about a root that is none, changes of its trace, but for its end."""
     wanted = trace_fields(item, name)
     if item.task is None and not isinstance(item.arguments, str) and trace.said.get("task") not in (None, _NO_TASK):
         del wanted["task"]  # it has been said what it is about
+    if item.links:
+        others = [(str(one.get("trace")), str(one.get("kind") or "span")) for one in item.links[:MOST_LINKS]]
+        wanted["links"] = [{"trace_id": trace_id_of(source, other), "kind": kind[:64]} for other, kind in others]
     over = trace.status in ENDED and not item.final
     known = trace.fields.get("task")
     if known == fit.task(trace.fields.get("agent_type", "")) and known != wanted.get("task", known):

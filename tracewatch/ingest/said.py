@@ -183,6 +183,16 @@ def text_of(content: Any) -> Any:
     return content
 
 
+def flattened(attributes: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+    """The objects of a list that OpenInference has flattened: ``<prefix>0.<name>``, by their index."""
+    found: dict[int, dict[str, Any]] = {}
+    for key, value in attributes.items():
+        index, dot, name = key[len(prefix) :].partition(".") if key.startswith(prefix) else ("", "", "")
+        if dot and index.isascii() and index.isdigit() and len(index) <= 5 and int(index) <= MOST_FLAT:
+            found.setdefault(int(index), {})[name] = value
+    return [one for _, one in sorted(found.items())]
+
+
 def flattened_messages(attributes: dict[str, Any], prefix: str) -> list[Message] | None:
     """OpenInference's flattened messages; ``prefix`` is such as ``llm.input_messages.``."""
     raw: dict[int, dict[str, Any]] = {}
@@ -212,6 +222,9 @@ def _flat(message: dict[str, Any], name: str, value: Any) -> None:
         message.setdefault("parts", {}).setdefault(part[1], {})[part[2]] = value
     elif name in ("role", "content", "tool_call_id"):
         message[name] = value
+    elif name in ("function_call_name", "function_call_arguments_json"):  # from before there were several calls
+        call_part = "name" if name == "function_call_name" else "arguments"
+        message.setdefault("calls", {}).setdefault("0", {})[call_part] = value
 
 
 def answer(found: Iterable[Message] | None) -> Message:

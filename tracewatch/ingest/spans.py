@@ -18,9 +18,10 @@ from typing import Any
 
 from ..model.fit import json_bytes
 from ..model.mend import event_name
+from .digests import digest
 from .items import ROOT, Item, Kind, error_of, usage_of
 from .otlp import CLIENT, ERROR, Attributes, LogRecord, Span, SpanEvent
-from .said import Message, answer, flattened_messages, last_user_text, messages, parsed, text_of
+from .said import Message, answer, flattened, flattened_messages, last_user_text, messages, parsed, text_of
 
 OPENINFERENCE: dict[str, Kind] = {
     "LLM": "model_call",
@@ -40,17 +41,21 @@ OPERATIONS: dict[str, Kind] = {
     "text_completion": "model_call",
     "responses": "model_call",
     "completion": "model_call",
+    "call_llm": "model_call",
     "execute_tool": "tool",
     "invoke_agent": "agent",
     "embeddings": "tool",
     "retrieval": "tool",
+    "rerank": "tool",
 }
 TRACELOOP: dict[str, Kind] = {"workflow": "step", "task": "step", "agent": "agent", "tool": "tool"}
 VERCEL_AGENTS = ("ai.generateText", "ai.streamText", "ai.generateObject", "ai.streamObject", "ai.agent")
 NO_TOOL = ("(merged tools)", "(merged)")  # google-adk's summary of several calls at once
 MCP_CALL = "tools/call"
+MCP_SCOPE = "opentelemetry.instrumentation.mcp"  # Traceloop's: both sides of a call are tools of its own kind
 MOST_ATTRIBUTES, MOST_ATTRIBUTE = 16 * 1024, 4096  # bytes of what has no place of its own, in a run's header
 MOST_EVENTS = 100  # of one span
+MOST_LINKS = 100
 
 INPUT = ("gen_ai.usage.input_tokens", "llm.token_count.prompt", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens",
          "ai.usage.inputTokens", "ai.usage.promptTokens")  # fmt: skip
@@ -59,18 +64,22 @@ OUTPUT = ("gen_ai.usage.output_tokens", "llm.token_count.completion", "gen_ai.us
 CACHE_READ = ("gen_ai.usage.cache_read.input_tokens", "gen_ai.usage.cache_read_input_tokens",
               "gen_ai.usage.details.cache_read_tokens", "gen_ai.usage.details.cached_tokens",
               "gen_ai.usage.details.cache_read_input_tokens", "llm.token_count.prompt_details.cache_read",
-              "llm.usage.cache_read_input_tokens", "ai.usage.cachedInputTokens")  # fmt: skip
+              "llm.usage.cache_read_input_tokens", "gen_ai.usage.cache_read_tokens",
+              "ai.usage.inputTokenDetails.cacheReadTokens", "ai.usage.cachedInputTokens")  # fmt: skip
 CACHE_WRITE = ("gen_ai.usage.cache_write.input_tokens", "gen_ai.usage.cache_creation.input_tokens",
                "gen_ai.usage.cache_write_input_tokens", "gen_ai.usage.cache_creation_input_tokens",
                "gen_ai.usage.details.cache_write_tokens", "gen_ai.usage.details.cache_creation_tokens",
                "gen_ai.usage.details.cache_creation_input_tokens", "llm.token_count.prompt_details.cache_write",
-               "llm.usage.cache_creation_input_tokens")  # fmt: skip
+               "llm.usage.cache_creation_input_tokens", "gen_ai.usage.cache_write_tokens",
+               "ai.usage.inputTokenDetails.cacheWriteTokens")  # fmt: skip
 REASONING = ("gen_ai.usage.reasoning.output_tokens", "gen_ai.usage.details.reasoning_tokens",
              "gen_ai.usage.reasoning_tokens", "gen_ai.usage.details.thoughts_tokens",
              "llm.token_count.completion_details.reasoning", "llm.usage.reasoning_tokens",
-             "ai.usage.reasoningTokens")  # fmt: skip
+             "ai.usage.outputTokenDetails.reasoningTokens", "ai.usage.reasoningTokens")  # fmt: skip
+COST_PARTS = ("llm.cost.prompt", "llm.cost.completion", "gen_ai.usage.input_cost", "gen_ai.usage.output_cost")
 COST = ("operation.cost", "gen_ai.usage.cost", "llm.cost.total", "cost_usd")
-MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "ai.response.model", "ai.model.id")
+MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.response.model_name", "llm.model_name",
+         "llm.request.model_name", "ai.response.model", "ai.model.id")  # fmt: skip
 ARGUMENTS = ("gen_ai.tool.call.arguments", "tool_arguments", "ai.toolCall.args", "ai.toolCall.input", "tool.parameters")
 RESULT = ("gen_ai.tool.call.result", "tool_response", "ai.toolCall.result", "ai.toolCall.output")
 SESSION = ("session.id", "gen_ai.conversation.id", "traceloop.association.properties.session_id",
@@ -84,6 +93,7 @@ _MAPPED = re.compile(
     r"|(input|output)\.(value|mime_type)"
     r"|pydantic_ai\.all_messages|final_result|model_request_parameters|model_name|agent_name|operation\.cost"
     r"|logfire\.(json_schema|span_type|pending_parent_id|msg_template)|raw_input|response|events|usage|model_settings"
+    r"|gen_ai\.task\.(input|output)|llm\.(prompts|choices)\..*|retrieval\.documents\..*|reranker\.\w+_documents\..*"
     r"|traceloop\.entity\.(input|output|name)|traceloop\.span\.kind|ai\.(prompt|response|usage|toolCall)(\..*)?"
     r"|openinference\.span\.kind|code\..*|tool\.(name|description))"
 )
@@ -108,8 +118,8 @@ def of_span(span: Span) -> Iterator[Item]:
     if not span.trace_id or not span.span_id or is_left_out(span):
         return
     attributes = span.attributes
-    for event in span.events:  # the newest convention puts all that was said into one event
-        if event.name == "gen_ai.client.inference.operation.details":
+    for event in span.events:  # the newest convention and the oldest put what was said into events
+        if event.name in _SAID_IN_EVENTS:
             attributes = {**event.attributes, **attributes}
     pending = attributes.get("logfire.span_type") == "pending_span"
     key, parent = span.span_id, span.parent_id
@@ -121,7 +131,7 @@ def of_span(span: Span) -> Iterator[Item]:
     final = not pending and span.ended_at is not None
     item = Item(trace=span.trace_id, key=key, kind=kind, parent=parent or ROOT, name=name, final=final)
     item.started_at, item.ended_at = span.started_at, span.ended_at if final else None
-    if attributes.get("mcp.method.name") == MCP_CALL:
+    if attributes.get("mcp.method.name") == MCP_CALL or (kind == "tool" and span.scope == MCP_SCOPE):
         item.within = "tool"
     _READERS.get(kind, _read_step)(item, span, attributes)
     if final and span.status == ERROR:
@@ -173,16 +183,22 @@ def _known_kind(span: Span, attributes: Attributes) -> Kind:
     traceloop = attributes.get("traceloop.span.kind")
     if isinstance(traceloop, str):
         return TRACELOOP.get(traceloop, "step")
-    if "llm.request.type" in attributes or span.name.endswith((".doGenerate", ".doStream")):
+    if "llm.request.type" in attributes:
         return "model_call"
-    if span.name == "ai.toolCall":
-        return "tool"
-    if span.name.partition(" ")[0] in VERCEL_AGENTS:
-        return "agent"
+    if (vercel := _vercel_kind(str(attributes.get("ai.operationId") or span.name.partition(" ")[0]))) is not None:
+        return vercel
     template = str(attributes.get("logfire.msg_template", ""))
     if template.startswith("Function: ") or attributes.get("gen_ai.tool.name"):
         return "tool"
     return "agent" if template.startswith("Agent run") else "step"
+
+
+def _vercel_kind(operation: str) -> Kind | None:
+    if operation.endswith((".doGenerate", ".doStream")):
+        return "model_call"
+    if operation == "ai.toolCall" or operation.endswith((".doEmbed", ".doRerank")):
+        return "tool"
+    return "agent" if operation in VERCEL_AGENTS else None
 
 
 def _is_langchain_agent(span: Span, attributes: Attributes) -> bool:
@@ -210,6 +226,8 @@ def _read_call(item: Item, span: Span, attributes: Attributes) -> None:
     item.model = str(model) if model else None
     item.usage = _usage(attributes)
     cost = _first(attributes, COST)
+    if cost is None and any(name in attributes for name in COST_PARTS):
+        cost = sum(part for name in COST_PARTS if isinstance(part := attributes.get(name), int | float))
     item.cost = cost if isinstance(cost, int | float) else None
     item.tools = _tools(attributes)
     item.params = _params(attributes)
@@ -218,16 +236,22 @@ def _read_call(item: Item, span: Span, attributes: Attributes) -> None:
 
 
 def _read_tool(item: Item, span: Span, attributes: Attributes) -> None:
-    call_id = _first(attributes, ("gen_ai.tool.call.id", "ai.toolCall.id", "tool_call.id"))
+    call_id = _first(attributes, ("gen_ai.tool.call.id", "ai.toolCall.id", "tool_call.id", "tool.id"))
     item.arguments, item.result = parsed(_first(attributes, ARGUMENTS)), parsed(_first(attributes, RESULT))
     if item.arguments is None:
-        item.arguments = _unwrapped(_given(attributes, "input"), "input_str", "inputs")
+        item.arguments = _given(attributes, "input")
     if item.result is None:
-        item.result = _unwrapped(_given(attributes, "output"), "output")
-    if isinstance(item.result, dict) and isinstance(item.result.get("data"), dict):  # LangChain's tool message
-        data = item.result["data"]
-        call_id = call_id or data.get("tool_call_id")
-        item.result = data.get("content", item.result)
+        item.result = _given(attributes, "output")
+    if item.result is None:
+        names = ("retrieval.documents.", "reranker.output_documents.")
+        item.result = next((found for name in names if (found := documents(attributes, name))), None)
+    item.arguments = _unwrapped(item.arguments, "inputs", "input_str")
+    if "traceloop.entity.output" in attributes:
+        item.result = _unwrapped(item.result, "output")
+    for name in ("data", "kwargs"):  # LangChain's tool message, in either of its forms
+        if isinstance(item.result, dict) and isinstance(data := item.result.get(name), dict) and "content" in data:
+            call_id = call_id or data.get("tool_call_id")
+            item.result = data["content"]
     for event in span.events:
         if event.name == "gen_ai.tool.message" and item.arguments is None:
             item.arguments = parsed(event.attributes.get("content"))
@@ -240,10 +264,8 @@ def _read_tool(item: Item, span: Span, attributes: Attributes) -> None:
 def _read_agent(item: Item, span: Span, attributes: Attributes) -> None:
     asked = _asked(span, attributes)
     item.task = last_user_text(asked)
-    given = _given(attributes, "input")
-    if item.task is None and given is not None:
-        found = messages(given)
-        item.task = last_user_text(found) or (given if isinstance(given, str) else None)
+    if item.task is None:
+        item.task = _task_in(_given(attributes, "input"))
     if item.final:
         item.result = attributes.get("final_result")
         if item.result is None:
@@ -262,12 +284,21 @@ def _read_agent(item: Item, span: Span, attributes: Attributes) -> None:
 def _read_step(item: Item, span: Span, attributes: Attributes) -> None:
     item.arguments, item.result = _given(attributes, "input"), _given(attributes, "output")
     if item.parent == ROOT:
-        item.task = last_user_text(messages(item.arguments))
+        item.task = _task_in(item.arguments) if not isinstance(item.arguments, str) else None
         _whose(item, attributes)
     kind = _first(attributes, ("sdk_span_type", "gen_ai.operation.name", "traceloop.span.kind"))
     if not kind:
         kind = {"CHAIN": "chain", "GUARDRAIL": "guardrail"}.get(str(attributes.get("openinference.span.kind")), "span")
     item.fields = {"kind": str(kind)[:64]}
+
+
+def _task_in(given: Any) -> str | None:
+    """What an agent was asked, in whatever it was given."""
+    given = _unwrapped(given, "inputs")
+    if isinstance(given, dict) and isinstance(given.get("args"), list) and "kwargs" in given:  # Traceloop's
+        words = [*given["args"], *(given["kwargs"].values() if isinstance(given["kwargs"], dict) else ())]
+        given = next((one for one in words if isinstance(one, str)), given)
+    return last_user_text(messages(given)) or (given if isinstance(given, str) else None)
 
 
 _READERS: dict[Kind, Any] = {"model_call": _read_call, "tool": _read_tool, "agent": _read_agent}
@@ -305,7 +336,9 @@ def _asked(span: Span, attributes: Attributes) -> list[Message] | None:
         if found is None and attributes.get(name):
             found = messages(attributes[name])
     if found is None:
-        found = _indexed(attributes, "gen_ai.prompt.")
+        found = _indexed(attributes, "gen_ai.prompt.") or _texts(attributes, "llm.prompts.", "prompt.text", "user")
+    if found is None and isinstance(text := attributes.get("gen_ai.prompt"), str) and text:
+        found = [{"role": "user", "content": text}]
     if found is None:
         found = _told(span.events) or _told_in(attributes.get("events"))
     system = messages([{"role": "system", "parts": parsed(attributes.get("gen_ai.system_instructions"))}])
@@ -321,10 +354,12 @@ def _answered(span: Span, attributes: Attributes) -> list[Message] | None:
         found = flattened_messages(attributes, "llm.output_messages.")
     if found is None:
         found = _indexed(attributes, "gen_ai.completion.")
+    if found is None:
+        found = _texts(attributes, "llm.choices.", "completion.text", "assistant")
+    if found is None and (said := attributes.get("gen_ai.completion")):
+        found = messages(said) or [{"role": "assistant", "content": said}]
     if found is None and any(key.startswith("ai.response.") for key in attributes):
-        calls = parsed(attributes.get("ai.response.toolCalls"))
-        text = attributes.get("ai.response.text") or attributes.get("ai.response.object")
-        found = messages([{"role": "assistant", "content": text, "tool_calls": calls}])
+        found = messages([_of_vercel(attributes)])
     if found is None:
         found = _choices((event.name, event.attributes) for event in span.events)
     if found is None:
@@ -333,6 +368,33 @@ def _answered(span: Span, attributes: Attributes) -> list[Message] | None:
     if found is None and isinstance(response := parsed(attributes.get("response")), dict):
         found = messages(response.get("output"))
     return found
+
+
+def _of_vercel(attributes: Attributes) -> Message:
+    """What a model answered, as Vercel's AI SDK up to 6 says it."""
+    text = attributes.get("ai.response.text") or attributes.get("ai.response.object")
+    parts: list[Any] = [{"type": "text", "text": text}] if text else []
+    if isinstance(thought := attributes.get("ai.response.reasoning"), str) and thought:
+        parts.append({"type": "reasoning", "text": thought})
+    for file in _listed(attributes.get("ai.response.files")):
+        if isinstance(file, dict):
+            parts.append({"type": "file", **{key: value for key, value in file.items() if key != "type"}})
+    return {"role": "assistant", "content": parts, "tool_calls": parsed(attributes.get("ai.response.toolCalls"))}
+
+
+def _texts(attributes: Attributes, prefix: str, name: str, role: str) -> list[Message] | None:
+    """OpenInference's prompts and choices of completions: ``llm.prompts.0.prompt.text``."""
+    found = [one[name] for one in flattened(attributes, prefix) if isinstance(one.get(name), str)]
+    return [{"role": role, "content": text} for text in found] or None
+
+
+def documents(attributes: Attributes, prefix: str) -> list[dict[str, Any]] | None:
+    """The documents that were found: ``retrieval.documents.0.document.content``."""
+    found = [
+        {key.removeprefix("document."): parsed(value) for key, value in one.items()}
+        for one in flattened(attributes, prefix)
+    ]
+    return found or None
 
 
 def _listed(value: Any) -> list[Any]:
@@ -461,8 +523,11 @@ def _keep(item: Item, span: Span, attributes: Attributes) -> Iterator[Item]:
         rest["otel.span.name"] = span.name
     if span.kind == CLIENT and item.kind == "step":
         rest["otel.span.kind"] = "client"
+    others = [(trace, one) for trace, one in span.links[:MOST_LINKS] if trace and trace != span.trace_id]
+    if others:  # of a run; elsewhere they stand beside it only
+        item.links = [{"trace": trace, "key": one, "kind": "span"} for trace, one in others]
     if span.links:
-        rest["otel.links"] = [{"trace_id": trace, "span_id": one} for trace, one in span.links[:100]]
+        rest["otel.links"] = [{"trace_id": trace, "span_id": one} for trace, one in span.links[:MOST_LINKS]]
     if item.kind != "agent":  # what is large of it goes beside the log
         if rest:
             item.fields["attributes"] = rest
@@ -485,7 +550,8 @@ def _keep(item: Item, span: Span, attributes: Attributes) -> Iterator[Item]:
         yield more
 
 
-_TOLD_ALREADY = (*_TOLD, "gen_ai.choice", "gen_ai.client.inference.operation.details", "exception")
+_SAID_IN_EVENTS = ("gen_ai.client.inference.operation.details", "gen_ai.content.prompt", "gen_ai.content.completion")
+_TOLD_ALREADY = (*_TOLD, *_SAID_IN_EVENTS, "gen_ai.choice", "exception")
 
 
 def _events(span: Span, key: str) -> Iterator[Item]:
@@ -496,7 +562,7 @@ def _events(span: Span, key: str) -> Iterator[Item]:
         yield _event(span.trace_id, f"{key}.e{number}", key, event.name, event.at, event.attributes)
 
 
-def _event(trace: str, key: str, parent: str, name: str, at: float | None, attributes: Attributes) -> Item:
+def _event(trace: str, key: str, parent: str | None, name: str, at: float | None, attributes: Attributes) -> Item:
     known = name.startswith(("gen_ai.", "agent."))
     item = Item(trace=trace, key=key, kind="event", parent=parent, started_at=at, final=True)
     item.name = event_name(name) if known else "otel.event"
@@ -506,15 +572,18 @@ def _event(trace: str, key: str, parent: str, name: str, at: float | None, attri
 
 def of_record(record: LogRecord) -> Iterator[Item]:
     """The items of a record of a log: what a model call was told and said, and events of GenAI's conventions."""
-    if not record.trace_id or not record.span_id or not record.name.startswith("gen_ai."):
+    if not record.trace_id or not record.name.startswith("gen_ai."):
         return
     body = record.body if isinstance(record.body, dict) else {}
     attributes = {**body, **record.attributes}
     if record.name == "gen_ai.client.inference.operation.details":
+        if not record.span_id:
+            return
         span = Span(record.trace_id, record.span_id, "", "", 0, None, None, attributes, record.resource, record.scope)
         item = Item(trace=record.trace_id, key=record.span_id, kind="model_call")
         _read_call(item, span, attributes)
         yield item
         return
-    key = f"{record.span_id}.{record.name}.{record.at or 0:.6f}"
-    yield _event(record.trace_id, key, record.span_id, record.name, record.at, attributes)
+    # Records have no id of their own: one that comes again is the same where all of it is
+    key = f"{record.span_id or 'log'}.{record.name}.{digest([record.at, attributes])}"
+    yield _event(record.trace_id, key, record.span_id or None, record.name, record.at, attributes)
