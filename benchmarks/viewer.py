@@ -62,6 +62,25 @@ TYPED = """async words => { // how long a frame takes in which a filter is typed
   }
   return frames.sort((a, b) => a - b);
 }"""
+ZOOMED = """async () => { // the frames of a zoom in and out again
+  const axis = document.querySelector('.axis'), { left, top, width } = axis.getBoundingClientRect(), frames = [];
+  let last = performance.now();
+  for (let i = 0; i < 40; i++) {
+    await new Promise(requestAnimationFrame);
+    const now = performance.now();
+    frames.push(now - last); last = now;
+    axis.dispatchEvent(new WheelEvent('wheel', { deltaY: i < 20 ? -120 : 120, clientX: left + width * 0.7,
+      clientY: top + 5, bubbles: true, cancelable: true }));
+  }
+  return frames.slice(2).sort((a, b) => a - b);
+}"""
+FOLDED = """async () => { // from the press of a key to the next frame
+  const start = performance.now();
+  [...document.querySelectorAll('.waterfall .panehead button')].find(one => /all$/.test(one.textContent)).click();
+  await new Promise(requestAnimationFrame);
+  await new Promise(done => setTimeout(done, 0));
+  return [performance.now() - start];
+}"""
 COUNT = """() => { const count = window.counted = {frames: 0, timers: 0};
   for (const [name, what] of [['requestAnimationFrame', 'frames'], ['setTimeout', 'timers']]) {
     const real = window[name].bind(window);
@@ -197,6 +216,30 @@ def far_back(bench: Bench, page: Page, url: str) -> None:
     page.goto("about:blank")
 
 
+def waterfall(bench: Bench, page: Page, url: str, events: int) -> None:
+    """Measure the waterfall of a long run: until it can be used, scrolled, zoomed, and while a run is at work."""
+    taken = []
+    for _ in range(bench.pick(5, 2)):
+        start = time.perf_counter()
+        page.goto(f"{url}/traces/long?view=waterfall", wait_until="commit")
+        page.wait_for_selector(".fallrow .bar")
+        page.wait_for_selector(".pill.live")
+        taken.append(time.perf_counter() - start)
+    bench.report.absolute(f"the waterfall of {events:,} events: the first rows", taken, "s", at_most=1.5)
+    page.wait_for_function("Number(document.querySelector('.fallrow.is-tool')?.ariaSetSize) > 30", timeout=60_000)
+    page.wait_for_timeout(3000)  # until all is read and nothing is drawn any more
+    rounds = bench.pick(7, 2)
+    scrolled = [page.evaluate(FRAMES, [".falling", bench.pick(200, 30), 300]) for _ in range(rounds)]
+    slowest(bench, "scrolling it 300 px a frame", scrolled, 50)
+    slowest(bench, "zooming it, a turn of the wheel a frame", [page.evaluate(ZOOMED) for _ in range(rounds)], 50)
+    longest_task(bench, page, "zooming it", lambda: page.evaluate(ZOOMED))
+    folded = []
+    for _ in range(2 * rounds):
+        folded += page.evaluate(FOLDED)
+    bench.report.absolute("folding all of it, or opening it", folded, "ms", at_most=100)
+    page.goto("about:blank")
+
+
 def heap_mb(page: Page) -> float:
     """The page's heap after a full collection."""
     devtools = page.context.new_cdp_session(page)
@@ -316,7 +359,7 @@ def run(bench: Bench) -> None:
         return
     scripts = list(WEB.glob("index-*.js"))
     size = sum(len(gzip.compress(path.read_bytes())) for path in scripts) / 1000
-    bench.report.absolute("script of the first load, gzipped", [size], "kB", at_most=70)
+    bench.report.absolute("script of the first load, gzipped", [size], "kB", at_most=75)
     db = bench.folder / "log.db"
     events = events_of(bench.pick(500, 50), 33)
     anyio.run(fill, db, events)
@@ -328,6 +371,7 @@ def run(bench: Bench) -> None:
                 url = f"http://127.0.0.1:{server.port}"
                 opening(bench, page, url, len(events))
                 far_back(bench, page, url)
+                waterfall(bench, page, url, len(events))
                 idle(bench, page, url)
                 fast(bench, page, server)
             with Server(many) as server:

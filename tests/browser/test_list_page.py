@@ -89,7 +89,7 @@ async def test_what_belongs_together_is_a_click_away(server: ServerProcess, page
     await expect(page.locator(".row .at")).to_have_text(["#1", "#2", "#3"])
     await expect(page.locator(".daybreak")).to_have_count(0)
     fall = page.locator("canvas.fall")
-    await expect(fall).to_have_attribute("aria-label", re.compile("^Waterfall of 2 "))
+    await expect(fall).to_have_attribute("aria-label", re.compile("^Overview of 2 "))
     await fall.hover(position={"x": 200, "y": 10})
     await expect(page.locator(".tip")).to_contain_text("step 1")
 

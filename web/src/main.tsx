@@ -18,6 +18,7 @@ import "./style/list.css";
 import "./style/trace.css";
 import "./style/message.css";
 import "./style/time.css";
+import "./style/waterfall.css";
 import { startTheme } from "./parts/theme";
 
 function Page() {

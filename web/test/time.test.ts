@@ -5,8 +5,9 @@ import { TraceLog } from "../src/log/trace-log";
 import { timesOf } from "../src/log/words";
 import type { StoredEvent } from "../src/net/protocol";
 import type { Socket } from "../src/net/socket";
+import { TimeLine } from "../src/time/line";
 import { Player } from "../src/time/player";
-import { type Span, spansOf, TimeLine } from "../src/time/spans";
+import { type Span, spansOf } from "../src/time/spans";
 
 vi.mock("../src/net/api", () => ({ fetchEvents: async () => ({ events: [] }), fetchTrace: async () => ({}) }));
 

@@ -75,6 +75,7 @@ export class Rows {
   items: Item[] = [];
   goalTimes = new Map<string, { from: number; to: number }>(); // ms; work on goals, as far as events were seen
   outcomes = new Map<string, StoredEvent>(); // how questions were closed, by request_id
+  begins = new Map<string, StoredEvent>(); // with which a message that streams got its first content, by message_id
   bytes = 0; // of the rows that are kept
   unread = 0; // events in holes
   mostBytes = MOST_BYTES;
@@ -189,6 +190,8 @@ export class Rows {
 
   #update(event: StoredEvent, live: number, before: Message | undefined): void {
     const id = event.message_id as string;
+    const begin = this.begins.get(id);
+    if (event.append !== undefined && (!begin || event.event_id < begin.event_id)) this.begins.set(id, event);
     const item = this.#byMessage.get(id);
     const held = this.#later.get(id);
     if (item && !held && !this.#holeBetween(item.id, event.event_id)) {
@@ -271,6 +274,7 @@ export class Rows {
     this.#asked.clear();
     this.#updatedLater.clear();
     this.outcomes.clear();
+    this.begins.clear();
     this.goalTimes.clear();
     this.bytes = this.unread = 0;
   }
@@ -293,6 +297,7 @@ export class Rows {
     this.clear();
     this.#replace(0, 0, items);
     this.goalTimes = new Map(source.goalTimes);
+    this.begins = source.begins;
     this.outcomes = new Map([...source.outcomes].filter(([, event]) => event.event_id <= at));
     for (const item of items) {
       if (item.event?.event === "input_requested") this.#asked.set(item.event.request_id, item);

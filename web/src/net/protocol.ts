@@ -85,6 +85,7 @@ export interface Goal {
   self_stats: Stats;
   cumulative_stats: Stats;
   sub_trace_ids: string[];
+  step_id?: string;
   started_at?: string | null;
   ended_at?: string | null;
 }
@@ -160,6 +161,8 @@ export interface Message {
   model?: string;
   agent?: string;
   counted?: false;
+  step_id?: string;
+  left?: boolean; // an agent went back to what was before it and on from there
   request?: Request;
   damaged?: true; // it can't be read: nothing but its ids is known
 }

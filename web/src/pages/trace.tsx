@@ -14,23 +14,25 @@ import { markSeen } from "../log/trouble";
 import type { TraceView } from "../log/view";
 import { treeText } from "../log/words";
 import { keep, kept } from "../net/places";
-import { hasNoTimes, type Totals, type Trace } from "../net/protocol";
+import { hasNoTimes, type Json, type Totals, type Trace } from "../net/protocol";
 import { go, HOME, listHref, param, setParams, traceHref } from "../net/route";
 import { store, stored } from "../net/storage";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
 import { copyAs, transcripts } from "../parts/copy";
-import { GoalTreePane, type Place } from "../parts/goals";
+import { GoalTreePane } from "../parts/goals";
 import { useKeys } from "../parts/keys";
 import { Later, lazily } from "../parts/later";
-import { Damaged, Lasting, StateMark } from "../parts/marks";
+import { classes, Damaged, Lasting, StateMark } from "../parts/marks";
 import { Messages } from "../parts/messages";
 import { focusQuestion, Questions } from "../parts/questions";
+import { type Place, TREE } from "../parts/tree";
 
 const INSPECTED = "inspected"; // kept with the entry of the history
 const TIME_KEY = "tracewatch.time"; // whether the time panel is shown
 
 const TimePanel = lazily(new Later(() => import("../time/panel")), (module) => module.TimePanel);
+const Waterfall = lazily(new Later(() => import("../time/waterfall")), (module) => module.Waterfall);
 const Inspector = lazily(new Later(() => import("../parts/inspector")), (module) => module.Inspector);
 const exports = new Later(() => import("../log/export"));
 
@@ -40,9 +42,12 @@ export function TracePage({ traceId }: { traceId: string }) {
   const shown = useLog(inside);
   const goalId = param("goal");
   const place: Place = { traceId: inside, goalId };
-  const [inspected, setInspected] = useState<Item | null>(null);
+  const [looked, setLooked] = useState<{ inside: string; item: Item } | null>(null);
+  const inspected = looked?.inside === inside ? looked.item : null;
+  const setInspected = (item: Item | null) => setLooked(item && { inside, item });
   const [drawer, setDrawer] = useState(false);
   const [cancelling, setCancelling] = useState(false);
+  const falling = param("view") === "waterfall";
   const asked = param("at");
   const at = asked !== null && Number(asked) > 0 ? Number(asked) : null;
   const replay = useReplay(shown, at);
@@ -55,7 +60,6 @@ export function TracePage({ traceId }: { traceId: string }) {
   replay?.version.value;
 
   useEffect(() => void shown.reader.readHistory(), [shown]);
-  useLayoutEffect(() => setInspected(null), [inside]);
 
   const choose = (to: Place) => {
     const there = (event: number | null) =>
@@ -73,10 +77,29 @@ export function TracePage({ traceId }: { traceId: string }) {
     else there(at);
     setDrawer(false);
   };
+  const setAt = (eventId: number | null) => setParams({ at: eventId === null ? null : String(eventId) });
   const inspect = (item: Item) => {
     setInspected(item === inspected ? null : item);
     keep(INSPECTED, item === inspected ? null : item.id);
     setParams({ event: item === inspected ? null : String(Math.floor(item.id)), message: null });
+  };
+  /** Select a row of the waterfall: of a sub-agent, once its messages are the page's. */
+  const inspectIn = (id: string, item: Item) => {
+    if (id === inside) return item.id === inspected?.id || inspect(item);
+    keep(INSPECTED, item.id);
+    again.current = item.id;
+    setParams({
+      in: id === traceId ? null : id,
+      goal: null,
+      message: null,
+      event: String(Math.floor(item.id)),
+      at: null,
+    });
+  };
+  const showFall = (to: boolean) => {
+    const before = [TREE, INSPECTED].map((name) => [name, kept<Json>(name)] as const);
+    setParams({ view: to ? "waterfall" : null }, "push");
+    for (const [name, value] of before) if (value !== undefined) keep(name, value);
   };
   // Reloaded, or gone back to: the event that was inspected
   const again = useRef(kept<number>(INSPECTED));
@@ -88,6 +111,7 @@ export function TracePage({ traceId }: { traceId: string }) {
   });
   const stepInspected = (by: 1 | -1) => {
     const i = view.rows.items.findIndex((item) => item.id === inspected!.id);
+    if (i < 0) return; // a step, which is no row here
     let to = i + by;
     while (view.rows.items[to]?.hole !== undefined) to += by;
     if (view.rows.items[to]) inspect(view.rows.items[to]!);
@@ -125,7 +149,8 @@ export function TracePage({ traceId }: { traceId: string }) {
       does: "Cancel the run",
       run: () => log.state && !log.state.ended && !app.offline && setCancelling(true),
     },
-    { keys: "w", does: "Show or hide time", run: () => setTimeOpen(!timeOpen) },
+    { keys: "w", does: "Waterfall, or messages", run: () => showFall(!falling) },
+    { keys: "W", does: "Show or hide time", run: () => setTimeOpen(!timeOpen) },
     { keys: "c", does: "Copy the run's id", run: () => copy(traceId, "the id") },
   ]);
 
@@ -178,8 +203,8 @@ export function TracePage({ traceId }: { traceId: string }) {
             <span>Reading what was before, to show event {count(at)}</span>
           )}
           {replay?.lastEventAt && (
-            <span title={fullTime(replay.lastEventAt)}>
-              {timeOfDay(view.rows.items.at(-1)?.at ?? replay.lastEventAt)}
+            <span title={fullTime(replay.state?.head.active_at ?? replay.lastEventAt)}>
+              {timeOfDay(replay.state?.head.active_at ?? replay.lastEventAt)}
             </span>
           )}
           <span class="grow" />
@@ -188,11 +213,13 @@ export function TracePage({ traceId }: { traceId: string }) {
           </button>
         </section>
       )}
-      <main class={`trace${inspected ? " inspecting" : ""}${drawer ? " drawer" : ""}${bare ? " bare" : ""}`}>
-        {!bare && <GoalTreePane log={whole} past={past} place={place} choose={choose} />}
+      <main
+        class={classes("trace", inspected !== null && "inspecting", drawer && "drawer", (bare || falling) && "bare")}
+      >
+        {!bare && !falling && <GoalTreePane log={whole} past={past} place={place} choose={choose} />}
         {drawer && <button class="shade" aria-label="Close goals" onClick={() => setDrawer(false)} />}
         <div class="talk">
-          {inside !== traceId && (
+          {inside !== traceId && !falling && (
             <div class="inside">
               <button class="chip" onClick={() => choose({ traceId, goalId: null })}>
                 {visible(shown.state?.head.agent_type ?? "sub-agent")}: {visible(shown.state?.head.task ?? inside)}{" "}
@@ -200,14 +227,29 @@ export function TracePage({ traceId }: { traceId: string }) {
               </button>
             </div>
           )}
-          <Messages
-            key={inside}
-            log={view}
-            goalId={goalId}
-            clearGoal={() => choose({ traceId: inside, goalId: null })}
-            inspect={inspect}
-            inspected={inspected?.id ?? null}
-          />
+          {falling ? (
+            <Waterfall
+              log={log}
+              inside={shown}
+              place={place}
+              selected={inspected ? Math.floor(inspected.id) : Number(param("event")) || null}
+              at={at}
+              choose={choose}
+              inspect={inspectIn}
+              setAt={setAt}
+              leave={() => showFall(false)}
+            />
+          ) : (
+            <Messages
+              key={inside}
+              log={view}
+              goalId={goalId}
+              clearGoal={() => choose({ traceId: inside, goalId: null })}
+              inspect={inspect}
+              inspected={inspected?.id ?? null}
+              showFall={() => showFall(true)}
+            />
+          )}
           {!app.offline && (
             <div class="asking" hidden={at !== null}>
               <Questions
@@ -233,10 +275,11 @@ export function TracePage({ traceId }: { traceId: string }) {
         <TimePanel
           key={inside}
           log={shown}
+          axisLog={falling ? log : shown}
           replay={replay}
           at={at}
           hide={() => setTimeOpen(false)}
-          setAt={(eventId) => setParams({ at: eventId === null ? null : String(eventId) })}
+          setAt={setAt}
           choose={(span) =>
             setParams(
               span.id

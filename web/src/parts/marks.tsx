@@ -15,7 +15,8 @@ export type Mark =
   | "lost"
   | "pending"
   | "abandoned"
-  | "in_progress";
+  | "in_progress"
+  | "unfinished";
 
 const WORDS: Record<Mark, string> = {
   running: "running",
@@ -28,11 +29,13 @@ const WORDS: Record<Mark, string> = {
   lost: "lost: its recorder vanished",
   pending: "pending",
   abandoned: "abandoned",
+  unfinished: "not finished: the run has ended",
 };
 
 // Drawn, not typed: glyphs of these shapes differ too much between fonts. 14 × 14, currentColor.
 const SHAPES: Record<string, string> = {
   running: "M7 1.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11Zm0 1.4v8.2a4.1 4.1 0 0 1 0-8.2Z",
+  unfinished: "M7 1.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11Zm0 1.4v8.2a4.1 4.1 0 0 1 0-8.2Z",
   completed: "M11.9 3.3 5.6 10.9 2 7.6l.95-1.05 2.5 2.3 5.35-6.45Z",
   failed: "m3.2 2.2 3.8 3.8 3.8-3.8 1 1L8 7l3.8 3.8-1 1L7 8l-3.8 3.8-1-1L6 7 2.2 3.2Z",
   stopped: "M3 3h8v8H3Z",

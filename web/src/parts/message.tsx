@@ -217,7 +217,7 @@ function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
         <span class="size">{output === undefined || output === null ? "" : bytes(lengthOf(output))}</span>
         <span class="took">
           {running && !ended ? (
-            <Lasting from={item.at} to={null} />
+            <Lasting from={item.at} to={log.past ? log.state!.head.active_at : null} />
           ) : message.duration_ms !== undefined ? (
             duration(message.duration_ms)
           ) : (

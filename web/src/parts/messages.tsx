@@ -25,9 +25,10 @@ interface MessagesProps {
   clearGoal: () => void;
   inspect: (item: Item) => void;
   inspected: number | null;
+  showFall: () => void;
 }
 
-export function Messages({ log, goalId, clearGoal, inspect, inspected }: MessagesProps) {
+export function Messages({ log, goalId, clearGoal, inspect, inspected, showFall }: MessagesProps) {
   const version = log.version.value;
   const show = (param("show") ?? "all") as Show;
   const query = param("q") ?? "";
@@ -155,6 +156,19 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
     setSeen(place.seen);
   });
 
+  // In the past: what had just happened. While it plays on, the list follows by itself
+  const sought = useRef<number | null>(null);
+  const at = log.past ? log.position : null;
+  useLayoutEffect(() => {
+    if (at === null || sought.current === at || param("at") !== String(at)) return;
+    const first = sought.current === null && kept(SAID);
+    sought.current = at;
+    if (first) return; // gone back to, or reloaded: it is where it was
+    const last = items.findLastIndex((item) => item.lastId === at);
+    if (last < 0 || last === items.length - 1) list.current?.toEnd();
+    else list.current?.show(last, "center");
+  });
+
   // The first match of a new search, before any key can ask for the next one
   const searched = useRef("");
   useLayoutEffect(() => {
@@ -182,6 +196,9 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected }: Message
         ) : (
           <h2>Messages</h2>
         )}
+        <button class="quiet" title="Where the time went (w)" onClick={showFall}>
+          Waterfall
+        </button>
         <div class="shows" role="group" aria-label="Show">
           {(Object.keys(SHOWS) as Show[]).map((name) => (
             <button

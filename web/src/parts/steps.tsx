@@ -42,7 +42,7 @@ export function Steps({ log, goal }: { log: TraceView; goal: string | null }) {
     <details class="details steps" open={open} onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>
         {counted(of.length, "step")}
-        {failed > 0 && <span class="trouble"> · {count(failed)} failed</span>}
+        {failed > 0 && <span class="bad"> · {count(failed)} failed</span>}
         {running.length > 0 && <span class="dim"> · {visible(running.at(-1)!.name)}</span>}
       </summary>
       {rows.length > MOST && <p class="dim">{count(rows.length - MOST)} earlier ones are not shown</p>}

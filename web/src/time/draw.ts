@@ -1,36 +1,44 @@
-// Draws the time panel: the waterfall and, below it, the overview of the whole run.
+// Draws the time panel: lanes with what happened and, below them, the overview of the whole run.
+//
+// Rule: a lane that is folded draws three rows. Goals further down are not drawn; tools and agents that have no row of
+//       their own are summed in the last one, as high as there are many at once.
 
-import { duration } from "../format";
-import { LANES, type Lane, type Span, type TimeLine } from "./spans";
+import { count, duration } from "../format";
+import type { Zoom } from "./axis";
+import { apart, type TimeLine } from "./line";
+import { LANES, type Lane, ROWS, type Span } from "./spans";
 
 export const GUTTER = 54; // px, for the lanes' names
 const HEIGHTS: Record<Lane, number> = { goals: 13, agents: 9, text: 9, tools: 9 }; // px, of a row
 const LANE_GAP = 5;
 export const MAP = 20; // px, height of the overview
 
+/** Where a lane is drawn. */
+export interface LanePlace {
+  top: number; // px
+  rows: number; // that are drawn, of
+  used: number;
+}
+
 /** Where the lanes are drawn: only those with something in them. */
 export interface LaneTops {
-  tops: Map<Lane, number>;
-  height: number; // px, of the whole waterfall
+  lanes: Map<Lane, LanePlace>;
+  height: number; // px, of them all
 }
 
-export function laneTopsOf(spans: readonly Span[]): LaneTops {
-  const rows = new Map<Lane, number>();
-  for (const span of spans) if (span.row + 1 > (rows.get(span.lane) ?? 0)) rows.set(span.lane, span.row + 1);
-  const tops = new Map<Lane, number>();
+export function laneTopsOf(spans: readonly Span[], open: ReadonlySet<Lane>): LaneTops {
+  const used = new Map<Lane, number>();
+  for (const span of spans) if (span.row + 1 > (used.get(span.lane) ?? 0)) used.set(span.lane, span.row + 1);
+  const lanes = new Map<Lane, LanePlace>();
   let bottom = 5;
   for (const lane of LANES) {
-    const used = rows.get(lane);
-    if (!used) continue;
-    tops.set(lane, bottom);
-    bottom += used * HEIGHTS[lane] + LANE_GAP;
+    const all = used.get(lane);
+    if (!all) continue;
+    const rows = open.has(lane) ? all : Math.min(all, ROWS[lane]);
+    lanes.set(lane, { top: bottom, rows, used: all });
+    bottom += rows * HEIGHTS[lane] + LANE_GAP;
   }
-  return { tops, height: bottom + 10 };
-}
-
-export interface Zoom {
-  from: number; // places on the time line, 0…1
-  to: number;
+  return { lanes, height: bottom + 10 };
 }
 
 export interface Picture {
@@ -40,7 +48,14 @@ export interface Picture {
   zoom: Zoom;
   at: number | null; // ms: where the page stands, if not now
   over: Span | null;
+  now: number; // ms; what goes on ends there
 }
+
+const endOf = (span: Span, now: number): number => (span.on ? Math.max(span.from, now) : span.to);
+
+/** Whether a span has no row of its own: it is summed in the last one, or folded. */
+const isOver = (span: Span, { rows, used }: LanePlace): boolean =>
+  used > rows && span.row >= rows - (span.lane === "goals" ? 0 : 1);
 
 type Colours = Record<
   "text" | "dim" | "faint" | "line" | "accent" | "accent-soft" | "red" | "amber" | "green" | "sunk",
@@ -67,17 +82,17 @@ function sized(canvas: HTMLCanvasElement, height: number): CanvasRenderingContex
 }
 
 export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
-  const { spans, line, lanes, zoom, at, over } = picture;
-  const { tops, height } = lanes;
+  const { spans, line, lanes, zoom, at, over, now } = picture;
+  const { height } = lanes;
   const to = sized(canvas, height);
   const colours = coloursOf(canvas);
   const width = canvas.clientWidth - GUTTER - 8;
   const x = (ms: number) => GUTTER + ((line.place(ms) - zoom.from) / (zoom.to - zoom.from)) * width;
   to.font = "10px system-ui, sans-serif";
   to.textBaseline = "top";
-  for (const [lane, top] of tops) {
+  for (const [lane, { top, used, rows }] of lanes.lanes) {
     to.fillStyle = colours.faint;
-    to.fillText(lane, 14, top - 1);
+    if (used <= Math.min(rows, ROWS[lane])) to.fillText(lane, 14, top - 1); // else a button that says so
   }
   to.save();
   to.beginPath();
@@ -88,11 +103,12 @@ export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
   for (const pass of ["rest", "marked"] as const) {
     for (const span of spans) {
       const marked = span.look === "failed" || span.look === "waiting" || span.look === "running";
-      if (marked !== (pass === "marked")) continue;
+      const place = lanes.lanes.get(span.lane)!;
+      if (marked !== (pass === "marked") || isOver(span, place)) continue;
       const left = x(span.from);
-      const right = x(span.to);
+      const right = x(endOf(span, now));
       if (right < GUTTER - 2 || left > GUTTER + width + 2) continue;
-      const y = tops.get(span.lane)! + span.row * HEIGHTS[span.lane];
+      const y = place.top + span.row * HEIGHTS[span.lane];
       const goal = span.lane === "goals";
       const wide = Math.max(1.5, right - left);
       if (pass === "rest" && left + wide < (ends.get(y) ?? 0) + 0.5) continue; // hidden behind what is there
@@ -123,8 +139,9 @@ export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
     }
   }
   to.globalAlpha = 1;
+  drawSums(to, picture, colours, x, GUTTER + width);
   to.font = "10px system-ui, sans-serif";
-  for (const gap of line.gaps) {
+  for (const gap of apart(line.gaps, (90 / width) * (zoom.to - zoom.from))) {
     const left = GUTTER + ((gap.at - zoom.from) / (zoom.to - zoom.from)) * width;
     if (left < GUTTER || left > GUTTER + width) continue;
     const words = `// ${duration(gap.ms)} idle`;
@@ -136,6 +153,52 @@ export function drawFall(canvas: HTMLCanvasElement, picture: Picture): void {
     to.fillRect(x(at) - 0.75, 0, 1.5, height);
   }
   to.restore();
+}
+
+/** The spans without rows of their own: how many there are at once, in the last row of their lane. */
+function drawSums(
+  to: CanvasRenderingContext2D,
+  { spans, lanes, now }: Picture,
+  colours: Colours,
+  x: (ms: number) => number,
+  end: number,
+): void {
+  for (const [lane, place] of lanes.lanes) {
+    if (lane === "goals" || place.used <= place.rows) continue;
+    const changes: [ms: number, by: number][] = [];
+    const failed: number[] = [];
+    for (const span of spans) {
+      if (span.lane !== lane || !isOver(span, place)) continue;
+      changes.push([span.from, 1], [endOf(span, now), -1]);
+      if (span.look === "failed") failed.push(span.from);
+    }
+    changes.sort((a, b) => a[0] - b[0] || b[1] - a[1]);
+    let most = 1;
+    changes.reduce((n, [, by]) => {
+      most = Math.max(most, n + by);
+      return n + by;
+    }, 0);
+    const tall = HEIGHTS[lane] - 2;
+    const top = place.top + (place.rows - 1) * HEIGHTS[lane];
+    let n = 0;
+    changes.forEach(([ms, by], i) => {
+      n += by;
+      const next = changes[i + 1];
+      if (!n || !next) return;
+      const [left, right] = [Math.max(GUTTER, x(ms)), Math.min(end, x(next[0]))];
+      if (right <= left) return;
+      const high = Math.max(2, (n / most) * tall);
+      to.fillStyle = colours.dim;
+      to.fillRect(left, top + tall - high, Math.max(1, right - left), high);
+      const words = `+${count(n)}`;
+      if (right - left < to.measureText(words).width + 6 || high < tall - 1) return;
+      to.fillStyle = colours.sunk;
+      to.font = "8px system-ui, sans-serif";
+      to.fillText(words, left + 3, top - 0.5);
+    });
+    to.fillStyle = colours.red;
+    for (const ms of failed) to.fillRect(x(ms), top, 2, tall);
+  }
 }
 
 function clip(to: CanvasRenderingContext2D, text: string, width: number): string {
@@ -186,17 +249,20 @@ export function drawMap(canvas: HTMLCanvasElement, picture: Picture): void {
 /** The span under a point of the waterfall. */
 export function spanAt(picture: Picture, px: number, py: number, width: number): Span | null {
   const inner = width - GUTTER - 8;
-  const { tops } = picture.lanes;
-  const lane = LANES.findLast((name) => tops.has(name) && py >= tops.get(name)! - 2);
+  const { lanes } = picture.lanes;
+  const lane = LANES.findLast((name) => lanes.has(name) && py >= lanes.get(name)!.top - 2);
   if (!lane || px < GUTTER) return null;
-  const row = Math.max(0, Math.floor((py - tops.get(lane)!) / HEIGHTS[lane]));
-  const { line, zoom } = picture;
+  const place = lanes.get(lane)!;
+  const row = Math.max(0, Math.floor((py - place.top) / HEIGHTS[lane]));
+  const { line, zoom, now } = picture;
   const x = (ms: number) => GUTTER + ((line.place(ms) - zoom.from) / (zoom.to - zoom.from)) * inner;
   let best: Span | null = null;
   let distance = 5;
   for (const span of picture.spans) {
-    if (span.lane !== lane || span.row !== row) continue;
-    const away = px < x(span.from) ? x(span.from) - px : px > x(span.to) ? px - x(span.to) : 0;
+    if (span.lane !== lane) continue;
+    if (isOver(span, place) ? lane === "goals" || row < place.rows - 1 : span.row !== row) continue;
+    const [left, right] = [x(span.from), x(endOf(span, now))];
+    const away = px < left ? left - px : px > right ? px - right : 0;
     if (away < distance) [best, distance] = [span, away];
   }
   return best;

@@ -1,5 +1,8 @@
-// The time panel: the run as a waterfall, an overview with errors and questions, and the scrubber, which shows the
-// whole page as it was after any event and plays on from there.
+// The time panel: the run as an overview in lanes, below it all of it with errors and questions, and the slider, which
+// shows the whole page as it was at any moment and plays on from there.
+//
+// Rule: lanes, overview, slider and the waterfall have one axis (axis.ts). The slider stands below the overview, its
+//       thumb at the playhead.
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { say } from "../app";
@@ -7,21 +10,20 @@ import { count, duration, timeOfDay, visible } from "../format";
 import type { Replay } from "../log/replay";
 import { STEP_MS } from "../log/rows";
 import type { TraceLog } from "../log/trace-log";
-import { serverNow } from "../net/time";
 import { everyTwo } from "../parts/clock";
 import { useKeys } from "../parts/keys";
 import { theme } from "../parts/theme";
-import { drawFall, drawMap, type LaneTops, laneTopsOf, MAP, type Picture, placeAt, spanAt, type Zoom } from "./draw";
+import { axisOf, eventAt, momentAt, moveBy, nowOf, showAll, WHOLE, zoomBy, zoom as zoomed, zoomTo } from "./axis";
+import { drawFall, drawMap, laneTopsOf, MAP, type Picture, placeAt, spanAt } from "./draw";
 import { Player, SPEEDS, type Speed } from "./player";
-import { type Span, spansOf, TimeLine } from "./spans";
+import type { Lane, Span } from "./spans";
 
-const REFRESH_MS = 700; // between two looks at what is new, or
-const SHARE = 50; // so many times the time that one look takes
-const MOST_TICKING = 5_000; // rows; in longer runs, spans that go on do not grow by themselves
-const WHOLE: Zoom = { from: 0, to: 1 };
+const FINE = 10_000; // steps of the slider
+const CLICK = 4; // px that a pointer moves in a click
 
 interface PanelProps {
   log: TraceLog; // as it is now
+  axisLog: TraceLog; // whose time line it is: of a sub-agent that of the run around it, where the page shows that
   replay: Replay | null; // as it was
   at: number | null; // the event that the page stands at; null: now
   setAt: (eventId: number | null) => void;
@@ -29,37 +31,38 @@ interface PanelProps {
   hide: () => void;
 }
 
-export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) {
+export function TimePanel({ log, axisLog, replay, at, setAt, choose, hide }: PanelProps) {
   const fall = useRef<HTMLCanvasElement>(null);
   const map = useRef<HTMLCanvasElement>(null);
-  const [zoom, setZoom] = useState<Zoom>(WHOLE);
   const [over, setOver] = useState<{ span: Span; x: number } | null>(null);
+  const [open, setOpen] = useState<ReadonlySet<Lane>>(new Set());
   const [speed, setSpeed] = useState<Speed>(1);
   const [playing, setPlaying] = useState(false);
-  const spans = useSpans(log);
+  const axis = axisOf(axisLog).value;
+  const zoom = zoomed.value;
   const player = useRef<Player | null>(null);
   const first = log.first;
   const last = log.position ?? 0;
   log.version.value;
   replay?.version.value;
   theme.value;
+  const tick = axis.goesOn ? everyTwo.value : 0;
 
   const shownAt = at === null ? last : (replay?.position ?? at);
-  const time = at === null ? null : Date.parse(replay?.state?.head.updated_at ?? "");
-  const found = at === null ? undefined : log.rows.itemOfEvent(shownAt);
-  const row = found?.hole === undefined ? found : undefined;
-  // Imported runs were appended at once: the time at which things happened counts
+  const stepFrom = playing ? shownAt : (at ?? last); // pressed twice before the page stands there
   const steps = log.rows.timeless;
-  const playhead =
-    at === null ? null : steps ? at * STEP_MS : row ? Date.parse(row.at) : Number.isNaN(time) ? null : time;
-  const picture: Picture = { ...spans, zoom, at: playhead, over: over?.span ?? null };
+  const playhead = at === null ? null : playheadOf(log, replay, at);
+  const now = nowOf(axisLog);
+  const lanes = laneTopsOf(axis.spans, open);
+  const picture: Picture = { ...axis, lanes, zoom, at: playhead, over: over?.span ?? null, now };
   const current = useRef(picture);
   current.current = picture;
 
+  useEffect(() => showAll, [axisLog]);
   useLayoutEffect(() => {
     drawFall(fall.current!, picture);
     drawMap(map.current!, picture);
-  }, [spans, zoom, playhead, over?.span, theme.value]);
+  }, [axis, zoom, playhead, over?.span, open, theme.value, tick]);
   useEffect(() => {
     const observer = new ResizeObserver(() => {
       if (!fall.current || !map.current) return;
@@ -107,28 +110,24 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
     setAt(to >= last ? null : Math.max(first, to));
   };
   useKeys("Time", [
-    { keys: "[", does: "One event back", run: () => scrub(shownAt - 1) },
-    { keys: "]", does: "One event on", run: () => scrub(shownAt + 1) },
+    { keys: "[", does: "One event back", run: () => scrub(stepFrom - 1) },
+    { keys: "]", does: "One event on", run: () => scrub(stepFrom + 1) },
     { keys: "P", does: "Play on from here", run: play },
     { keys: ".", does: "Back to now", run: () => scrub(last) },
+    { keys: "0", does: "Show all of the time line", run: showAll },
   ]);
 
-  const drag = useRef<number | null>(null);
+  /** Stand at a place of the line. */
+  const scrubTo = (place: number) => scrub(eventAt(log, axis.line.time(place)) ?? last);
+  const drag = useRef<number | null>(null); // where the pointer went down, px
   const width = () => fall.current!.clientWidth;
   const onWheel = (event: WheelEvent) => {
     if (!event.ctrlKey && Math.abs(event.deltaX) <= Math.abs(event.deltaY) && !event.shiftKey) return;
     event.preventDefault();
-    const span = zoom.to - zoom.from;
-    if (event.ctrlKey) {
-      const middle = placeAt(zoom, event.offsetX, width());
-      const next = Math.min(1, Math.max(0.002, span * Math.exp(event.deltaY * 0.004)));
-      const from = Math.max(0, Math.min(1 - next, middle - ((middle - zoom.from) / span) * next));
-      setZoom({ from, to: from + next });
-    } else {
-      const from = Math.max(0, Math.min(1 - span, zoom.from + ((event.deltaX || event.deltaY) / width()) * span));
-      setZoom({ from, to: from + span });
-    }
+    if (event.ctrlKey) zoomBy(Math.exp(event.deltaY * 0.004), placeAt(zoom, event.offsetX, width()));
+    else moveBy((event.deltaX || event.deltaY) / width());
   };
+  const foldable = [...lanes.lanes].filter(([lane, { used, rows }]) => used > rows || open.has(lane));
 
   return (
     <section class="time" aria-label="Time">
@@ -136,28 +135,53 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
         <canvas
           ref={fall}
           class="fall"
-          style={{ height: `${spans.lanes.height}px` }}
+          style={{ height: `${lanes.height}px` }}
           role="img"
-          aria-label={`Waterfall of ${count(spans.spans.length)} goals, messages, tools and sub-agents`}
+          aria-label={`Overview of ${count(axis.spans.length)} goals, messages, tools and agents`}
           onWheel={onWheel}
+          onPointerDown={(event) => {
+            drag.current = event.offsetX;
+            event.currentTarget.setPointerCapture(event.pointerId);
+          }}
           onPointerMove={(event) => {
+            if (drag.current !== null && event.buttons) {
+              if (Math.abs(event.offsetX - drag.current) < CLICK) return;
+              drag.current = -Infinity; // it is no click any more
+              setOver(null);
+              scrubTo(placeAt(zoom, event.offsetX, width()));
+              return;
+            }
             const span = spanAt(current.current, event.offsetX, event.offsetY, width());
             if (span !== over?.span) setOver(span && { span, x: event.offsetX });
           }}
-          onPointerLeave={() => setOver(null)}
-          onClick={(event) => {
-            const span = spanAt(current.current, event.offsetX, event.offsetY, width());
+          onPointerUp={(event) => {
+            const clicked = drag.current !== null && drag.current !== -Infinity;
+            drag.current = null;
+            const span = clicked && spanAt(current.current, event.offsetX, event.offsetY, width());
             if (span) choose(span);
           }}
+          onPointerLeave={() => setOver(null)}
         />
-        {over && <Tip steps={steps} span={over.span} x={over.x} width={fall.current?.clientWidth ?? 800} />}
+        {foldable.map(([lane, { top, used, rows }]) => (
+          <button
+            key={lane}
+            class="unfold link"
+            style={{ top: `${top - 3}px` }}
+            aria-expanded={open.has(lane)}
+            title={open.has(lane) ? `Fold the ${lane}` : `${count(used - rows)} more rows of ${lane}`}
+            onClick={() => setOpen(new Set([...open, lane].filter((one) => one !== lane || !open.has(lane))))}
+          >
+            {lane}
+          </button>
+        ))}
       </div>
+      {over && <Tip steps={steps} now={now} span={over.span} x={over.x} width={fall.current?.clientWidth ?? 800} />}
       <canvas
         ref={map}
         class="map"
         style={{ height: `${MAP}px` }}
         role="img"
-        aria-label="Overview; drag to look closer, double-click for the whole"
+        aria-label="All of it; drag to look closer, double-click for the whole"
         title="Drag to look closer, double-click for the whole"
         onPointerDown={(event) => {
           drag.current = placeAt(WHOLE, event.offsetX, width());
@@ -166,11 +190,35 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
         onPointerMove={(event) => {
           if (drag.current === null) return;
           const to = placeAt(WHOLE, event.offsetX, width());
-          if (Math.abs(to - drag.current) > 0.004)
-            setZoom({ from: Math.min(drag.current, to), to: Math.max(drag.current, to) });
+          if (Math.abs(to - drag.current) > 0.004) zoomTo(drag.current, to);
         }}
         onPointerUp={() => (drag.current = null)}
-        onDblClick={() => setZoom(WHOLE)}
+        onDblClick={showAll}
+      />
+      <input
+        type="range"
+        class="clock"
+        min={0}
+        max={FINE}
+        value={Math.round(FINE * axis.line.place(playhead ?? now))}
+        aria-label="After which event"
+        aria-valuetext={`event ${shownAt} of ${last}`}
+        onInput={(event) => scrubTo(Number(event.currentTarget.value) / FINE)}
+        onKeyDown={(event) => {
+          const to = {
+            ArrowLeft: stepFrom - 1,
+            ArrowDown: stepFrom - 1,
+            ArrowRight: stepFrom + 1,
+            ArrowUp: stepFrom + 1,
+            PageDown: stepFrom - 20,
+            PageUp: stepFrom + 20,
+            Home: first,
+            End: last,
+          }[event.key];
+          if (to === undefined) return;
+          event.preventDefault();
+          scrub(to);
+        }}
       />
       <div class="scrub">
         <button
@@ -197,25 +245,17 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
             </option>
           ))}
         </select>
-        <input
-          type="range"
-          min={first}
-          max={Math.max(first, last)}
-          value={shownAt}
-          aria-label="After which event"
-          aria-valuetext={`event ${shownAt} of ${last}`}
-          onInput={(event) => scrub(Number(event.currentTarget.value))}
-        />
+        <span class="grow" />
         <span class="num where">
-          event {count(shownAt)}
+          {playhead !== null && !steps && `${timeOfDay(new Date(playhead).toISOString())} · `}event {count(shownAt)}
           {at !== null && <span class="dim"> of {count(last)}</span>}
         </span>
         {(zoom.from > 0 || zoom.to < 1) && (
-          <button class="quiet" onClick={() => setZoom(WHOLE)}>
+          <button class="quiet" title="Show all of it (0)" onClick={showAll}>
             Whole run
           </button>
         )}
-        <button class="quiet icon" aria-label="Hide time" title="Hide (w)" onClick={hide}>
+        <button class="quiet icon" aria-label="Hide time" title="Hide (W)" onClick={hide}>
           ✕
         </button>
       </div>
@@ -223,50 +263,15 @@ export function TimePanel({ log, replay, at, setAt, choose, hide }: PanelProps) 
   );
 }
 
-/** The spans and their time line, looked at again now and then while the run goes on. */
-function useSpans(log: TraceLog): Drawn {
-  const [kept, setKept] = useState(() => make(log));
-  const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
-  const cost = useRef(0); // ms; of the last look
-  const version = log.version.value;
-  const ticking = !log.state?.ended && log.rows.items.length <= MOST_TICKING;
-  useEffect(() => {
-    timer.current ??= setTimeout(
-      () => {
-        timer.current = undefined;
-        const start = performance.now();
-        setKept(make(log));
-        cost.current = performance.now() - start;
-      },
-      Math.max(REFRESH_MS, cost.current * SHARE),
-    );
-  }, [version, log]);
-  useEffect(
-    () => (ticking ? everyTwo.subscribe(() => timer.current ?? setKept(make(log))) : undefined),
-    [log, ticking],
-  );
-  useEffect(() => {
-    setKept(make(log));
-    return () => {
-      clearTimeout(timer.current);
-      timer.current = undefined;
-    };
-  }, [log]);
-  return kept;
+/** The moment at which the page stands, in ms: the latest at which anything had happened by then. */
+function playheadOf(log: TraceLog, replay: Replay | null, at: number): number | null {
+  if (log.rows.timeless) return at * STEP_MS;
+  const active = Date.parse(replay?.state?.head.active_at ?? "");
+  return Number.isNaN(active) ? momentAt(log, at) : active;
 }
 
-interface Drawn {
-  spans: Span[];
-  line: TimeLine;
-  lanes: LaneTops;
-}
-
-function make(log: TraceLog): Drawn {
-  const spans = spansOf(log, serverNow());
-  return { spans, line: new TimeLine(spans), lanes: laneTopsOf(spans) };
-}
-
-function Tip({ steps, span, x, width }: { steps: boolean; span: Span; x: number; width: number }) {
+function Tip(props: { steps: boolean; now: number; span: Span; x: number; width: number }) {
+  const { steps, now, span, x, width } = props;
   const side = x > width * 0.6 ? { right: `${width - x + 8}px` } : { left: `${x + 10}px` };
   return (
     <div class="tip" style={side}>
@@ -274,8 +279,8 @@ function Tip({ steps, span, x, width }: { steps: boolean; span: Span; x: number;
       <span class="num dim">
         {steps
           ? `step ${count(Math.floor(span.from / STEP_MS))}`
-          : `${timeOfDay(new Date(span.from).toISOString())} · ${span.look === "running" ? "so far " : ""}${duration(
-              span.to - span.from,
+          : `${timeOfDay(new Date(span.from).toISOString())} · ${span.on ? "so far " : ""}${duration(
+              (span.on ? now : span.to) - span.from,
             )}`}
       </span>
     </div>

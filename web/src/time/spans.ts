@@ -1,11 +1,13 @@
-// The content of the time panel: spans of work, and a time line on which idle time takes little room. Pure.
+// The spans of work of a run: what the time panel draws. Pure.
 
 import { toolName } from "../log/fold";
 import { type Item, momentOf, STEP_MS } from "../log/rows";
 import type { TraceView } from "../log/view";
+import type { SubTrace } from "../net/protocol";
 
 export type Lane = "goals" | "agents" | "text" | "tools";
 export const LANES: Lane[] = ["goals", "agents", "text", "tools"];
+export type Stretch = [from: number, to: number]; // ms
 
 export interface Span {
   lane: Lane;
@@ -16,9 +18,12 @@ export interface Span {
   label: string;
   goalId: string | null;
   look: "quiet" | "plain" | "running" | "failed" | "waiting";
+  on?: true; // it goes on
 }
 
+/** Rows of a lane that is folded. */
 export const ROWS: Record<Lane, number> = { goals: 3, agents: 3, text: 1, tools: 3 };
+const MOST_ROWS = 60; // of one that is not
 
 interface Times {
   version: number;
@@ -28,7 +33,7 @@ interface Times {
 
 const known = new WeakMap<Item, Times>(); // parsing times takes longer than all the rest
 
-function timesOf(item: Item): Times {
+export function timesOf(item: Item): Times {
   let times = known.get(item);
   if (times?.version !== item.version) {
     const { started_at, ended_at } = item.at ? (item.message ?? {}) : {};
@@ -40,13 +45,24 @@ function timesOf(item: Item): Times {
   return times;
 }
 
+/** Whether something of a run goes on: what it does, or that it waits. */
+export function goesOn(log: TraceView): boolean {
+  const { state } = log;
+  return state !== null && ["running", "waiting"].includes(state.head.status) && state.leaseAlive && !log.past;
+}
+
+/** The last moment of a run that does not go on, in ms. */
+export function endOf(log: TraceView, now: number): number {
+  if (log.rows.timeless) return now;
+  return Date.parse(log.state!.head.active_at ?? log.lastEventAt) || now;
+}
+
 /** The spans of a trace; those that still go on end at `now`. */
 export function spansOf(log: TraceView, now: number): Span[] {
   const { state } = log;
   if (!state) return [];
-  const ended = state.ended || log.past;
-  const end = log.rows.timeless ? ((log.position ?? 0) + 1) * STEP_MS : now;
-  const last = ended ? Date.parse(log.rows.items.at(-1)?.updatedAt ?? log.lastEventAt) || end : end;
+  const ended = !goesOn(log);
+  const last = ended ? endOf(log, now) : now;
   const spans: Span[] = [];
   for (const goal of state.goalsInOrder()) {
     const time = log.rows.goalTimes.get(goal.id);
@@ -54,16 +70,17 @@ export function spansOf(log: TraceView, now: number): Span[] {
     const running = goal.status === "in_progress" && !ended;
     spans.push({
       lane: "goals",
-      row: Math.min(depthOf(goal.id, log), ROWS.goals - 1),
+      row: depthOf(goal.id, log),
       from: time.from,
       to: running ? last : time.to,
       id: 0,
       label: goal.description,
       goalId: goal.id,
       look: running ? "running" : "quiet",
+      ...(running && { on: true }),
     });
   }
-  const agents = new Map<string, Span>();
+  for (const sub of state.subTraces.values()) spans.push(ofSub(sub, log, last, ended));
   for (const item of log.rows.items) {
     const { from, updated } = timesOf(item);
     if (Number.isNaN(from)) continue;
@@ -81,38 +98,16 @@ export function spansOf(log: TraceView, now: number): Span[] {
         label: tool ? (toolName(item.message) ?? "tool") : `${item.message.role}: ${item.message.description}`,
         goalId: item.goalId,
         look,
+        ...(running && !ended && { on: true }),
       });
       continue;
     }
     const event = item.event;
     if (!event) continue;
-    if (event.event === "sub_trace_started") {
-      const sub = state.subTraces.get(event.sub_trace_id);
-      const over = sub && sub.status !== "running" && sub.status !== "waiting";
-      const span: Span = {
-        lane: "agents",
-        row: 0,
-        from,
-        to: last,
-        id: item.id,
-        label: `${event.agent_type}: ${event.task}`,
-        goalId: item.goalId,
-        look: sub?.status === "failed" || sub?.status === "lost" ? "failed" : over ? "plain" : "running",
-      };
-      agents.set(event.sub_trace_id, span);
-      spans.push(span);
-    } else if (event.event === "sub_trace_completed") {
-      const span = agents.get(event.sub_trace_id);
-      if (span) span.to = Math.max(span.from, from);
-    } else if (event.event === "input_requested") {
+    if (event.event === "input_requested") {
       const answer = log.rows.outcomes.get(event.request_id);
-      const to = answer
-        ? item.at
-          ? Date.parse(answer.ts)
-          : answer.event_id * STEP_MS
-        : state.pendingInputs.has(event.request_id)
-          ? last
-          : from;
+      const open = !answer && state.pendingInputs.has(event.request_id);
+      const to = answer ? (item.at ? Date.parse(answer.ts) : answer.event_id * STEP_MS) : open ? last : from;
       spans.push({
         lane: "text",
         row: 0,
@@ -122,8 +117,9 @@ export function spansOf(log: TraceView, now: number): Span[] {
         label: `question: ${event.question}`,
         goalId: item.goalId,
         look: "waiting",
+        ...(open && { on: true }),
       });
-    } else if (item.error) {
+    } else if (item.error && !event.event.startsWith("sub_trace_")) {
       spans.push({
         lane: "text",
         row: 0,
@@ -141,86 +137,61 @@ export function spansOf(log: TraceView, now: number): Span[] {
   return spans;
 }
 
+function ofSub(sub: SubTrace, { rows }: TraceView, last: number, ended: boolean): Span {
+  const over = ended || (sub.status !== "running" && sub.status !== "waiting");
+  const from = rows.timeless ? sub.started_event_id * STEP_MS : Date.parse(sub.started_at ?? "") || last;
+  const end = rows.timeless ? from + STEP_MS : Date.parse(sub.ended_at ?? "") || last;
+  return {
+    lane: "agents",
+    row: 0,
+    from,
+    to: Math.max(from, over ? end : last),
+    id: sub.started_event_id,
+    label: `${sub.agent_type}: ${sub.task}`,
+    goalId: sub.parent_goal_id,
+    look: sub.status === "failed" || sub.status === "lost" ? "failed" : over ? "plain" : "running",
+    ...(!over && { on: true }),
+  };
+}
+
+/** When what was not read yet happened, and steps: time that is no pause, but has no span. */
+export function unseenOf(log: TraceView): Stretch[] {
+  const found: Stretch[] = [];
+  if (!log.state) return found;
+  const { items, timeless } = log.rows;
+  const begun = log.state.head.started_at;
+  items.forEach((item, i) => {
+    if (item.hole === undefined || timeless) return;
+    const before = items[i - 1];
+    const after = items[i + 1];
+    const from = before ? timesOf(before).from : Date.parse(begun ?? "");
+    const to = after ? timesOf(after).from : endOf(log, Number.NaN);
+    if (to > from) found.push([from, to]);
+  });
+  if (timeless) return found;
+  for (const step of log.state.steps.values()) {
+    const [from, to] = [Date.parse(step.started_at), Date.parse(step.ended_at ?? step.started_at)];
+    if (to >= from) found.push([from, to]);
+  }
+  return found;
+}
+
 function depthOf(id: string, log: TraceView): number {
   let depth = 0;
-  for (let goal = log.state!.goals.get(id); goal && goal.parent_id !== null && depth < 5; depth++)
+  for (let goal = log.state!.goals.get(id); goal && goal.parent_id !== null && depth < MOST_ROWS; depth++)
     goal = log.state!.goals.get(goal.parent_id);
   return depth;
 }
 
-/** Put spans of a lane that overlap into rows of their own, as far as there are rows. */
+/** Put spans of a lane that overlap into rows of their own. */
 function pack(spans: Span[], lane: Lane): void {
-  const ends = new Array<number>(ROWS[lane]).fill(-Infinity);
-  for (const span of spans) {
-    if (span.lane !== lane) continue;
+  const ends: number[] = [];
+  const inLane = spans.filter((span) => span.lane === lane);
+  if (lane === "agents") inLane.sort((a, b) => a.from - b.from);
+  for (const span of inLane) {
     let row = ends.findIndex((end) => end <= span.from);
-    if (row < 0) row = ends.indexOf(Math.min(...ends));
+    if (row < 0) row = Math.min(ends.length, MOST_ROWS - 1);
     span.row = row;
-    ends[row] = Math.max(ends[row]!, span.to);
+    ends[row] = Math.max(ends[row] ?? -Infinity, span.to);
   }
-}
-
-/** A time line from 0 to 1 on which stretches where nothing happens are cut short. */
-export class TimeLine {
-  readonly gaps: { at: number; ms: number }[] = []; // `at`: the place of its middle on the line
-  #times: number[] = [];
-  #places: number[] = [];
-
-  constructor(spans: readonly Span[]) {
-    const busy = union(spans.filter((span) => span.lane !== "goals" && span.look !== "waiting"));
-    if (!busy.length) busy.push(...union(spans));
-    if (!busy.length) busy.push([0, 1]);
-    const active = busy.reduce((sum, [from, to]) => sum + to - from, 0);
-    const idle = busy.slice(1).map(([from], i) => from - busy[i]![1]);
-    // A pause is idle time if it is longer than 5 s and than a part of the work itself
-    const limit = Math.max(5_000, active * 0.04);
-    const shown = (ms: number) => (ms > limit ? limit * 0.5 : ms);
-    const total = active + idle.reduce((sum, ms) => sum + shown(ms), 0) || 1;
-    let at = 0;
-    busy.forEach(([from, to], i) => {
-      if (i > 0) {
-        const ms = idle[i - 1]!;
-        if (ms > limit) this.gaps.push({ at: (at + shown(ms) / 2) / total, ms });
-        at += shown(ms);
-      }
-      this.#times.push(from, to);
-      this.#places.push(at / total, (at + to - from) / total);
-      at += to - from;
-    });
-  }
-
-  /** Where a time is on the line. */
-  place(ms: number): number {
-    return between(ms, this.#times, this.#places);
-  }
-
-  /** The time at a place. */
-  time(place: number): number {
-    return between(place, this.#places, this.#times);
-  }
-}
-
-function union(spans: readonly Span[]): [number, number][] {
-  const sorted = [...spans].sort((a, b) => a.from - b.from);
-  const busy: [number, number][] = [];
-  for (const { from, to } of sorted) {
-    const last = busy.at(-1);
-    if (last && from <= last[1] + 50) last[1] = Math.max(last[1], to);
-    else busy.push([from, Math.max(to, from)]);
-  }
-  return busy;
-}
-
-function between(x: number, xs: number[], ys: number[]): number {
-  if (x <= xs[0]!) return ys[0]!;
-  if (x >= xs.at(-1)!) return ys.at(-1)!;
-  let low = 0;
-  let high = xs.length - 1;
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if (xs[middle]! <= x) low = middle;
-    else high = middle;
-  }
-  const width = xs[high]! - xs[low]!;
-  return width ? ys[low]! + ((x - xs[low]!) / width) * (ys[high]! - ys[low]!) : ys[low]!;
 }
