@@ -42,10 +42,10 @@ ROOMS = {
     "settings": room("errors"),
     "model": room("errors", "orjson pydantic typing_extensions"),
     "log": room("errors model", "aiosqlite genai_prices orjson"),
-    "ingest": room("errors model log", "google opentelemetry orjson"),
+    "ingest": room("errors model log importers", "google opentelemetry orjson"),
     "live": room("errors model log", "orjson redis"),
     "server": room(
-        "errors settings model log live ingest",
+        "errors settings model log live ingest importers",
         "backports compression jsonschema orjson prometheus_client pydantic_core referencing starlette uvicorn"
         " websockets",
     ),

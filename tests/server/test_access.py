@@ -52,6 +52,7 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("GET", "/v1/info"): {"write"},
     **{("POST", f"/{what}"): {"write"} for what in ("runs/multipart", "runs/batch", "runs", "feedback")},
     ("PATCH", "/runs/{run_id:uuid}"): {"write"},
+    ("POST", "/api/hooks/{agent}"): {"write"},
 }
 PUBLIC = {"/info", "/healthz", "/readyz", "/openapi.json", "/static/{name}", "/traces/{trace_id}", "/"}
 BODIES: dict[tuple[str, str], Any] = {

@@ -26,8 +26,8 @@ from ..importers import ImportFault, Step
 from ..importers.claude_code import is_sub_agent, own_session, read_session, sessions
 from ..importers.codex_rollouts import rollouts
 from ..importers.following import Followed, FollowedClaude, FollowedCodex
+from ..importers.processes import agents_in
 from .live_courier import LiveCourier
-from .processes import agents_in
 
 RECENT_S = 600.0  # a session that has grown since then may be at work
 IDLE_S = 3600.0  # without a word after a turn: it is over

@@ -140,6 +140,7 @@ class ClaudeAgent:
         self.ended_turn = False
         self.last_key = ""  # of the line that was told last
         self._session = session
+        self._closed: dict[str, OpenCall] = {}  # without a result
         self._seen: LongDict[int] = LongDict()  # key of a line → what it says, as a hash
         self._used: LongDict[bool] = LongDict()  # ids of calls
         self._lines: LongDict[_Line] = LongDict()
@@ -375,7 +376,7 @@ class ClaudeAgent:
         if isinstance(value, str) and told in (value, f"Error: {value}"):
             source.pop("toolUseResult", None)  # it repeats the text
             source.pop("tool_use_result", None)
-        call = self.calls.pop(call_id, None)
+        call = self.calls.pop(call_id, None) or self._closed.pop(call_id, None)
         outcome = {"error" if failed else "result": value}
         fields: dict[str, Any] = {"role": "tool", "tool_call_id": name_of(call_id), "status": "complete"}
         fields |= {"result_source": source or None}
@@ -409,6 +410,7 @@ class ClaudeAgent:
         for call in self.calls.values():
             fields = {"role": "tool", "goal_id": call.goal_id, "content": call.content}
             self.put("message", call.key, {**fields, "status": "complete"}, at)
+        self._closed |= self.calls  # a line that comes late may have a result after all
         self.calls.clear()
 
     def end(

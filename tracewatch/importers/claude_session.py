@@ -273,6 +273,13 @@ class ClaudeSession:
         elif sub.kind != "workflow" and not self._may_come(sub, agent_id):
             self._without_transcript(sub)
 
+    def ended_without_lines(self, call_id: str, agent_id: str | None, at: str | None) -> None:
+        """End a sub-agent that has given its answer, where nobody tells its lines."""
+        sub = self.subs.get(call_id)
+        if sub is not None and sub.answer is not None and not sub.ended:
+            self._begin(sub, agent_id)
+            self._end(sub, sub.answer, "failed" if sub.failed else "completed", at)
+
     def _may_come(self, sub: Sub, agent_id: Any) -> bool:
         """Whether the sub-agent's own lines may still come, so that its end waits for them."""
         if isinstance(agent_id, str):

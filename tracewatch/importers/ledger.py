@@ -10,7 +10,8 @@ Rule 2: the usage of a message only grows: lines that were read before say less.
 Rule 3: an event and a status have the key of what told them, and stand in the log once under this key. So has a new
         text of a goal or trace, since an old one that is told again would be new, too.
 Rule 4: "running" is written where something new follows in a trace that is not running.
-Rule 5: the events of one Put are in one piece: what is stored of them ends with the message complete, or is told again.
+Rule 5: a message that a hook has told of under an id of its own is the same message (twins.py).
+Rule 6: the events of one Put are in one piece: what is stored of them ends with the message complete, or is told again.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from ..model.usage import total_of
 from .long_dict import LongDict
 from .reading import clip, without
 from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
+from .twins import HOOK, Twins
 
-_LATE = ("answer", "cost", "cost_of", "model", "sub_trace_id", "left", "duration_ms")
+_LATE = ("answer", "cost", "cost_of", "model", "sub_trace_id", "left", "duration_ms", "also")
 _TAKEN = re.compile(r"[mr]\d+")  # ids of this form are the server's own
 _COUNTED = ("tokens", "usage", "cost", "cost_of", "answer")
 _ENDED = ("completed", "failed", "stopped")
 _OPEN = ("pending", "in_progress")
+_UNTOLD = "(no description)"  # of a goal whose change came before it
 _DETAILS = ("session_id", "user_id", "tags", "started_at")
 
 
@@ -63,6 +66,7 @@ class Ledger:
     _goals: dict[str, _Goal] = field(default_factory=dict)
     _holders: LongDict[str] = field(default_factory=LongDict)  # answer of the model → the message that has its usage
     _keys: LongDict[bool] = field(default_factory=LongDict)
+    _twins: Twins = field(default_factory=Twins)
     _summary: str | None = None
     _fresh: bool = False  # something that is no status was planned after the last one
     _latest: str | None = None  # when the latest message was told of
@@ -77,6 +81,8 @@ class Ledger:
         """
         if put.kind in ("message", "append") and (not put.key or _TAKEN.fullmatch(put.key)):
             put = replace(put, key=f"id-{put.key}")
+        if put.kind in ("message", "show"):
+            put = self._as_twin(put)
         if put.kind == "status" and put.fields["status"] == "running":
             self._resumes = put
             return []
@@ -120,6 +126,10 @@ class Ledger:
             return self._of_answer(put.key, put.fields, put.at)
         if put.kind == "append":
             return self._append(put.key, put.fields)
+        if put.kind == "show":
+            return self._show(put.key, put.fields)
+        if put.kind == "said":
+            return self._said(put.key, put.fields)
         if put.kind == "goal":
             return self._goal(put.key, put.fields)
         if put.kind == "event":
@@ -155,7 +165,7 @@ class Ledger:
         if key in self._keys or older or (status == "idle" and (self.status in _ENDED or status not in STATUSES)):
             return []
         same = status == self.status and (status not in _ENDED or fields.get("summary") == self._summary)
-        if same and not self._fresh:
+        if same and (not self._fresh or status not in _ENDED):
             return []
         self._fresh = False
         rest = {name: value for name, value in fields.items() if name not in ("status", "whole") and value}
@@ -191,6 +201,8 @@ class Ledger:
             patch["ended_at"] = at  # it was complete before, for all that was known then
         late = known.late or {}
         patch |= {name: fields[name] for name in _LATE if name in fields and name not in late}
+        if "also" in fields and fields["also"] != late.get("also"):
+            patch |= {name: fields[name] for name in ("also", "source") if name in fields}
         if "cost" in fields and late.get("cost_source") == "priced":
             patch["cost"] = fields["cost"]  # what the source says is better than what was worked out
         patch = {name: value for name, value in patch.items() if name not in ("tokens", "usage")}
@@ -200,10 +212,52 @@ class Ledger:
             return []
         event: dict[str, Any] = {"event": "message_updated", "message_id": key}
         content = patch.get("content")
-        if isinstance(content, str) and 0 < known.chars <= len(content):  # what streamed goes on
+        goes_on = isinstance(content, str) and 0 < known.chars <= len(content) and self._twins.goes_on(key, content)
+        if goes_on and isinstance(content, str):  # what streamed goes on
             event |= {"append": content[known.chars :]} if len(content) > known.chars else {}
             del patch["content"]
         return [event | {"patch": patch}]
+
+    def _as_twin(self, put: Put) -> Put:
+        """The Put under the id of the message that it is the twin of, if there is one."""
+        key = self._twins.id_of(put.key)
+        if key != put.key:
+            return replace(put, key=key)
+        if key in self._messages or put.kind != "message":
+            return put
+        twin = self._twins.find(key, put.fields)
+        return put if twin is None else replace(put, key=twin, fields={**put.fields, "also": key})
+
+    def _show(self, key: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """A piece of an answer, as a hook tells them one by one: the one numbered ``index``, the last one ``final``."""
+        known, text, index = self._messages.get(key), fields["text"], fields["index"]
+        done = {"patch": {"status": "complete"}} if fields["final"] else {}
+        if known is not None:
+            if known.level or index <= self._twins.reached.get(key, -1) or not (text or done):
+                return []
+            piece = {"append": text} if text else {}
+            return [{"event": "message_updated", "message_id": key, **piece, **done, "shown": index}]
+        if not text or self._twins.repeats(key, text):
+            return []
+        twin = self._twins.begins_with(text)
+        if twin is not None:
+            return [{"event": "message_updated", "message_id": twin, "patch": {"also": key}}]
+        status = "complete" if fields["final"] else "streaming"
+        message = {"role": "assistant", "content": text, "status": status, "told_by": HOOK, "shown": index}
+        goal = {"goal_id": fields["goal_id"]} if fields.get("goal_id") else {}
+        return [{"event": "message_added", "message": {"message_id": key, **message, **goal}}]
+
+    def _said(self, key: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """A whole answer, as a hook says it at the end of a turn: nothing, where its pieces or the line are there."""
+        text = fields["text"]
+        if key in self._messages or self._twins.has(text):
+            return []
+        streaming = self._twins.ends_with(text)
+        if streaming is not None:
+            return self._message(streaming, {"role": "assistant", "content": text, "status": "complete"}, None)
+        message = {"role": "assistant", "content": text, "status": "complete", "told_by": HOOK}
+        goal = {"goal_id": fields["goal_id"]} if fields.get("goal_id") else {}
+        return [{"event": "message_added", "message": {"message_id": key, **message, **goal}}]
 
     def _append(self, key: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
         known = self._messages.get(key)
@@ -224,6 +278,8 @@ class Ledger:
         description, told = clip(fields.get("description", ""), 2000), fields.get("key")
         if told is not None and told not in self._keys and description != known.description:
             return [{**_update(key, {"description": description}), "key": told}]
+        if description and known.description == _UNTOLD:
+            patch["description"] = description
         status = fields.get("status", known.status)
         if status != known.status and known.status in _OPEN and status != "pending":
             if status == "completed" and known.status == "pending":
@@ -233,7 +289,7 @@ class Ledger:
 
     def _new_goal(self, key: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
         text = fields.get("description", "")
-        goal = {**without(fields, "key"), "id": key, "description": clip(text, 2000) or "(no description)"}
+        goal = {**without(fields, "key"), "id": key, "description": clip(text, 2000) or _UNTOLD}
         if len(text.strip()) > 2000:
             goal["full_description"] = text
         for name in ("after_id", "parent_id"):
@@ -257,11 +313,13 @@ class Ledger:
             self._holders[answer] = message.get("message_id") or event["message_id"]
         if name == "message_added":
             self._messages[message["message_id"]] = _told(message)
+            self._twins.added(message)
         elif name == "message_updated":
             known = self._messages.get(event["message_id"])
             if known is not None:
                 _tell(known, event)
                 self._messages[event["message_id"]] = known
+                self._twins.updated(event)
         elif name == "goal_added":
             goal = event["goal"]
             self._goals[goal["id"]] = _Goal(goal["description"], goal.get("status", "pending"), goal.get("summary"))

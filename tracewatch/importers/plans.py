@@ -90,6 +90,22 @@ class ImportedPlan:
         if key not in self._items:
             item = self._items[key] = _Item(f"task-{task_id}", text, "pending", "pending")
             self._goal(item, at, description=text, type="normal", status="pending", **extra)
+        elif not self._items[key].text:
+            self._items[key].text = text
+            self._goal(self._items[key], at, description=text)
+
+    def recall(self, task_id: str) -> None:
+        """Take that there is such a task, of which nothing more is known here: the log has its goal."""
+        self._items.setdefault(f"task {task_id}", _Item(f"task-{task_id}", "", "pending", "pending"))
+
+    def remember(self, goals: list[dict[str, Any]]) -> None:
+        """Take the goals that the log has, ``{id, description, status}``, as the plan so far."""
+        for goal in goals:
+            goal_id, text = goal["id"], goal["description"]
+            key = f"task {goal_id.removeprefix('task-')}" if goal_id.startswith("task-") else f"text {text}"
+            if key not in self._items and (key.startswith("task ") or _goal_id(key) == goal_id):
+                self._items[key] = _Item(goal_id, text, goal["status"], goal["status"])
+        self._find_current()
 
     def knows(self, task_id: str) -> bool:
         """Whether there is such a task."""

@@ -29,8 +29,9 @@ class Put:
     """A fact that a trace shall hold: what is there already is not written again (ledger.py says what that means).
 
     ``kind`` is "trace" (``fields`` as for CreateTrace), "message", "append" (``text`` at the character ``start`` of a
-    message that streams), "goal", "event" (``event`` is its name) or "status". ``key`` names the fact in its trace: the
-    id of a message or goal, or that of the line of a file that tells of an event or status. ``at``: RFC 3339, or None.
+    message that streams), "show" (a piece of an answer as a hook tells it), "said" (all of such an answer), "goal",
+    "event" (``event`` is its name) or "status". ``key`` names the fact in its trace: the id of a message or goal, or
+    that of the line of a file that tells of an event or status. ``at``: RFC 3339, or None.
     """
 
     trace_id: str

@@ -81,7 +81,7 @@ class Writing:
             trace_id, events = next(iter(self._events.items()))
             del self._events[trace_id]
             trace = self._known.traces[trace_id]
-            for some in _portions(events):
+            for some in portions(events):
                 await self._append(trace, some)
             self.touched[trace_id] = None
         self._planned = 0
@@ -106,7 +106,7 @@ class Writing:
                     looked.add(index)
                     events[index] = await self._with_what_is_there(trace, events[index])
                 else:
-                    events = self._without(events, error)
+                    events = put_right(events, error, self.counts, self._known.source)
             else:
                 self.written += len(events)
                 trace.head = last
@@ -174,18 +174,19 @@ class Writing:
                 raise Again
             trace.head = event_id
 
-    def _without(self, events: list[Event], error: TracewatchError) -> list[Event]:
-        """The events with the one that was refused mended, or kept as it was under another name."""
-        index = _index_of(events, error)
-        event = events[index]
-        mending = mended(event, error.code, error.details)
-        if mending is None or mending == event or event.get("refused") is not None:
-            body = orjson.dumps(event)
-            again = event["event"] == "ingest_refused"  # even so: then only what it was
-            most = 0 if again else fit.EVENT_BYTES
-            mending = orjson.loads(substitute(body, error.code, error.message, by="ingest", most=most))
-            self.counts.note(self._known.source, "refused")
-        return [*events[:index], mending, *events[index + 1 :]]
+
+def put_right(events: list[Event], error: TracewatchError, counts: IngestCounts, source: str) -> list[Event]:
+    """The events with the one that was refused mended, or kept as it was under another name."""
+    index = _index_of(events, error)
+    event = events[index]
+    mending = mended(event, error.code, error.details)
+    if mending is None or mending == event or event.get("refused") is not None:
+        body = orjson.dumps(event)
+        again = event["event"] == "ingest_refused"  # even so: then only what it was
+        most = 0 if again else fit.EVENT_BYTES
+        mending = orjson.loads(substitute(body, error.code, error.message, by="ingest", most=most))
+        counts.note(source, "refused")
+    return [*events[:index], mending, *events[index + 1 :]]
 
 
 ITEM_EVENTS = frozenset({"message_added", "message_updated", "step_added", "step_updated"})
@@ -219,7 +220,8 @@ def _index_of(events: list[Event], error: TracewatchError) -> int:
     return index if isinstance(index, int) and 0 <= index < len(events) else 0
 
 
-def _portions(events: list[Event]) -> Iterable[list[Event]]:
+def portions(events: list[Event]) -> Iterable[list[Event]]:
+    """The events in pieces that one append takes; a change of parent stands alone."""
     some: list[Event] = []
     size = 0
     for event in events:

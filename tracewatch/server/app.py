@@ -28,6 +28,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import TracewatchError, Unavailable, UpgradeRequired
+from ..ingest.hooked import HookedSessions
 from ..ingest.ingester import Ingester
 from ..ingest.store import LogStore
 from ..live.hints import PollHints, load_redis
@@ -39,6 +40,7 @@ from .answers import Checker
 from .auth.limiter import Limiter
 from .auth.origin import OriginMiddleware, is_loopback, own_names
 from .auth.tokens import Gate
+from .hooks import release_held
 from .http import Services, on_disconnect, on_error, refuse
 from .metrics.exposition import own_numbers
 from .metrics.seen import Observed, because
@@ -287,28 +289,20 @@ async def _services(
         lock_wait_s=chosen.lock_wait_s,
         prices=Prices(read_prices(chosen.prices)),
     )
-    hub = Hub(
-        log,
-        limits=WatchLimits(
-            page_events=chosen.page_events,
-            page_bytes=min(chosen.page_bytes, chosen.watcher_bytes // 2),
-            frame_bytes=chosen.max_frame_bytes,
-            heartbeat_s=chosen.heartbeat_s,
-        ),
-        max_watchers=chosen.max_watchers,
-        watcher_bytes=chosen.watcher_bytes,
-        frames_in_flight_bytes=chosen.frames_in_flight_bytes,
-    )
+    hub = _hub(log, chosen)
     poll = await PollHints.begun(log, hub.hinted, poll_ms=chosen.poll_ms)
     redis = redis_hints(log, hub) if redis_hints is not None else None
     stalls = StallGuard(stall_s=chosen.write_stall_s)
     gate, checker = _gate(log, chosen, observed), Checker()
     ingester = Ingester(LogStore(log), lease_s=chosen.ingest_lease_s)
+    hooks = HookedSessions(log, ingester.counts, lease_s=chosen.ingest_lease_s)
+    await release_held(log)
     works = (_expire(log), _retain(log, chosen), _index(log), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
     tasks = [asyncio.create_task(work) for work in works]
     try:
-        yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, checker, ingester, redis)
+        yield Services(log, hub, chosen, stalls, poll, observed, siblings, gate, checker, ingester, hooks, redis)
     finally:
+        await hooks.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -321,6 +315,21 @@ async def _services(
         await poll.close()
         await hub.close()
         await log.close()
+
+
+def _hub(log: EventLog, chosen: Settings) -> Hub:
+    return Hub(
+        log,
+        limits=WatchLimits(
+            page_events=chosen.page_events,
+            page_bytes=min(chosen.page_bytes, chosen.watcher_bytes // 2),
+            frame_bytes=chosen.max_frame_bytes,
+            heartbeat_s=chosen.heartbeat_s,
+        ),
+        max_watchers=chosen.max_watchers,
+        watcher_bytes=chosen.watcher_bytes,
+        frames_in_flight_bytes=chosen.frames_in_flight_bytes,
+    )
 
 
 def _gate(log: EventLog, settings: Settings, observed: Observed) -> Gate:

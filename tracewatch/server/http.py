@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import BadRequest, InvalidField, TooLarge, TooSlow, TracewatchError, Unavailable
+from ..ingest.hooked import HookedSessions
 from ..ingest.ingester import Ingester
 from ..live.hints import PollHints
 from ..live.hub import Hub
@@ -67,6 +68,7 @@ class Services:
     gate: Gate
     checker: Checker
     ingester: Ingester
+    hooks: HookedSessions
     redis: RedisHints | None = None  # None without the setting ``redis``
     coming: Coming = field(default_factory=Coming)
     mistakes: Mistakes = field(default_factory=Mistakes)

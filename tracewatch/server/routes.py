@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from ..log.views import ORDERS
-from . import blobs, control, langsmith, otlp, page, record, rest, search, stream, watch
+from . import blobs, control, hooks, langsmith, otlp, page, record, rest, search, stream, watch
 from .auth.scopes import ADMIN, CONTROL, INGEST, METRICS, PUBLIC, READ, READ_OR_WRITE, WRITE, Guard, Need
 from .http import MAX_SEARCHED, NDJSON, SSE, json_response
 from .lists import MAX_NAME, MAX_TAGS
@@ -322,6 +322,7 @@ ROUTES: tuple[Route, ...] = (
         PUBLIC,
         Operation("It can serve; and whether it is degraded, and why", content(ref("Ready"))),
     ),
+    Route("POST", "/api/hooks/{agent}", hooks.hook, INGEST, OTLP),
     Route("POST", "/v1/traces", otlp.traces, INGEST, OTLP),
     Route("POST", "/v1/logs", otlp.logs, INGEST, OTLP),
     Route("POST", "/v1/metrics", otlp.metrics, INGEST, OTLP),
