@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
@@ -23,11 +24,25 @@ EXAMPLES = examples("""
     tracewatch doctor
     tracewatch doctor --db /backup/tracewatch.db --full     is this backup good?
     tracewatch doctor --json | jq '.findings[] | select(.severity == "error")'
+    tracewatch doctor ingest                                what arrived from where, and what to set when nothing did
 """)
 MARKS = {OK: ("✓", "green"), WARNING: ("!", "yellow"), ERROR: ("✗", "bold red")}
 
 
-@click.command("doctor", epilog=EXAMPLES)
+class DoctorCommands(click.Group):
+    """What is checked besides the database."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["ingest"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "ingest":
+            return None
+        found: click.Command = import_module(".doctor_ingest", __package__).command
+        return found
+
+
+@click.command("doctor", cls=DoctorCommands, invoke_without_command=True, epilog=EXAMPLES)
 @db_option
 @click.option("--full", is_flag=True, help="Compare SQLite's indexes with their tables, too. Slower.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {db, errors, warnings, findings}.")
@@ -38,6 +53,8 @@ def command(ctx: click.Context, db: str | None, full: bool, as_json: bool) -> No
     The check only reads, also while a server uses the database. It folds every event again and compares the result with
     the contents of the database. Exit code: 0 without errors (there may be warnings), 1 with errors.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     path = database(db)
     words = {"file": "SQLite's own check", "events": "folding all events again"}
     try:

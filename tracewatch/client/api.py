@@ -283,6 +283,16 @@ class Api:
         """``GET /healthz``."""
         return self._call("GET", self._target.path("healthz"))
 
+    def metrics(self) -> str:
+        """``GET /metrics``: the server's numbers, in Prometheus's text format."""
+        path = self._target.path("metrics")
+        response, data = self._exchange(
+            "GET", path, None, {"Accept": "text/plain", "Connection": "close"}, ANSWER_BYTES
+        )
+        if response.status != 200:
+            raise refusal(self.url, path, response.status, dict(response.headers), data)
+        return data.decode("utf-8", "replace")
+
     def close(self) -> None:
         """Do nothing: no connection is kept between calls. The method is there for callers that close what they use."""
 
@@ -309,18 +319,7 @@ class Api:
         most: int = ANSWER_BYTES,
     ) -> dict[str, Any]:
         given = {"Accept": _JSON, "Connection": "close"} | ({} if body is None else {"Content-Type": _JSON})
-        try:
-            connection = self._connect(self._timeout_s)
-            headers = given | (headers or {})
-            with closing(connection), closing(self._request(connection, method, path, body, headers)) as response:
-                data = response.read(most + 1)
-                missing = response.length
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error) from error
-        if len(data) > most:
-            raise Unreachable(f"{self.url} answers {method} {path} with more than {most:,} bytes")
-        if missing:
-            raise self._unreachable(http.client.IncompleteRead(data, missing))
+        response, data = self._exchange(method, path, body, given | (headers or {}), most)
         try:
             answer = orjson.loads(data) if data else {}
         except orjson.JSONDecodeError:
@@ -330,6 +329,22 @@ class Api:
         self._clock.hear(answer.get("ts"))
         self._note_epoch(answer.get("epoch"))
         return answer
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str], most: int
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        try:
+            connection = self._connect(self._timeout_s)
+            with closing(connection), closing(self._request(connection, method, path, body, headers)) as response:
+                data = response.read(most + 1)
+                missing = response.length
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        if len(data) > most:
+            raise Unreachable(f"{self.url} answers {method} {path} with more than {most:,} bytes")
+        if missing:
+            raise self._unreachable(http.client.IncompleteRead(data, missing))
+        return response, data
 
     def _note_epoch(self, epoch: str | None) -> None:
         if epoch is None:
