@@ -12,10 +12,11 @@ import pytest
 
 from tests.importers.test_claude_code import SESSION, Lines, agent_lines
 from tests.importers.test_codex import Rollout
+from tests.importers.test_forms import real_gemini_rows
 from tracewatch.cli.session_watch import CUT_S, IDLE_S, RECENT_S, SessionPlace, SessionWatch
 from tracewatch.client.api import Api
 from tracewatch.importers import open_import
-from tracewatch.importers.following import PIECE_BYTES, GrowingFile
+from tracewatch.importers.following import GEMINI_RESTS_S, PIECE_BYTES, GrowingFile
 
 from .conftest import Run, Spawned, wait_until
 
@@ -25,8 +26,8 @@ class Home:
 
     def __init__(self, api: Api, folder: Path) -> None:
         self.api = api
-        self.claude, self.codex = folder / "projects", folder / "sessions"
-        for place in (self.claude / "-work", self.codex):
+        self.claude, self.codex, self.gemini = folder / "projects", folder / "sessions", folder / "tmp"
+        for place in (self.claude / "-work", self.codex, self.gemini / "p" / "chats" / "s1"):
             place.mkdir(parents=True)
         self.state = folder / "state"
         self.now = 1000.0
@@ -35,6 +36,7 @@ class Home:
 
     def start(self, *, past: bool = True) -> SessionWatch:
         places = [SessionPlace(self.claude, "claude"), SessionPlace(self.codex, "codex")]
+        places.append(SessionPlace(self.gemini, "gemini"))
         self.watch = SessionWatch(
             self.api, places, self.said.append, state=self.state, past=past, clock=lambda: self.now
         )
@@ -57,7 +59,7 @@ class Home:
 def home(api: Api, tmp_path: Path) -> Iterator[Home]:
     home = Home(api, tmp_path)
     yield home
-    for trace_id in (f"cc-{SESSION}", "cx-t1", "cc-old"):
+    for trace_id in (f"cc-{SESSION}", "cx-t1", "cc-old", "gc-s1", "cx-t2", "gc-s2"):
         try:
             api.delete(trace_id)
         except Exception:  # it was not made
@@ -235,6 +237,51 @@ def test_old_sessions_are_imported_once_and_a_restart_looks_only_at_what_has_cha
     home.look()  # nothing is read
 
 
+def test_a_chat_of_gemini_cli_rests_is_resumed_and_has_sub_agents(home: Home, api: Api, tmp_path: Path) -> None:
+    rows = real_gemini_rows()
+    chat, sub = home.gemini / "p" / "chats" / "session-1.jsonl", home.gemini / "p" / "chats" / "s1" / "session-2.jsonl"
+    for row in rows[:-1]:
+        append(chat, row)
+        home.look(1)
+    assert api.trace("gc-s1")["trace"]["status"] == "running"
+    append(sub, rows[0] | {"sessionId": "s2"}, *rows[2:])
+    home.look()
+    append(chat, rows[-1])
+    home.look(5)
+    assert api.trace("gc-s1")["trace"]["status"] == "running"  # it may have begun another tool
+    home.start()  # it knows nothing
+    home.look()
+    home.look(GEMINI_RESTS_S + 1)
+    found = api.trace("gc-s1")
+    assert (found["trace"]["status"], found["trace"]["total_messages"]) == ("idle", 4)
+    assert [(s["trace_id"], s["status"], s["summary"]) for s in found["sub_traces"]] == [
+        ("gc-s2", "completed", "It says text.")
+    ]
+    events = len(kept(api, "gc-s1"))
+    again = {"$set": {"messages": [rows[2], rows[5], rows[6], rows[7]]}}
+    append(chat, again, rows[2] | {"id": "m5", "content": "Again", "timestamp": "2026-03-01T09:01:00.000Z"})
+    home.look()
+    assert [orjson.loads(event)["event"] for event in kept(api, "gc-s1")][events:] == [
+        "trace_status_changed",
+        "message_added",
+    ]
+    assert home.said == []
+
+
+def test_a_sub_agent_that_comes_before_its_parent_is_put_below_it(home: Home, api: Api) -> None:
+    sub = Rollout("t2", parent_thread_id="t1").said("user", "Help")
+    path = home.codex / "rollout-2-t2.jsonl"
+    append(path, *sub.rows)
+    home.look()
+    assert api.trace("cx-t2")["trace"]["task"] == "Help"
+    append(home.codex / "rollout-1-t1.jsonl", *Rollout().said("user", "Go").rows)
+    home.look()
+    append(path, *sub.said("assistant", "Here.").rows[-1:])
+    home.look()
+    assert [one["trace_id"] for one in api.trace("cx-t1")["sub_traces"]] == ["cx-t2"]
+    assert home.said == []
+
+
 def test_a_trace_that_was_deleted_meanwhile_is_told_anew(home: Home, api: Api) -> None:
     append(home.session(), *Lines().user("One").rows)
     home.look()
@@ -250,7 +297,7 @@ def test_the_command_follows_and_ends_with_ctrl_c(
 ) -> None:
     claude = tmp_path / "projects"
     (claude / "-work").mkdir(parents=True)
-    places = ("--claude", str(claude), "--codex", str(tmp_path / "none"))
+    places = ("--claude", str(claude), "--codex", str(tmp_path / "none"), "--gemini", str(tmp_path / "no"))
     one = spawn("watch-sessions", *places, TRACEWATCH_SPOOL_DIR=str(tmp_path / "spool"))
     assert b"following" in one.error_line()
     assert b"waiting for" in one.error_line()

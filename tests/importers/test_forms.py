@@ -398,6 +398,54 @@ def test_gemini_cli(tmp_path: Path) -> None:
     assert [m.get("left") for m in fold(open_import(path)).messages()] == [None, None, True, True]
 
 
+def real_gemini_rows() -> list[dict[str, Any]]:
+    """As version 0.61 writes them: the program's own words first, and what a tool gave once more as the user's."""
+    rows = gemini_rows()
+    context = {
+        "id": "m0",
+        "type": "user",
+        "content": [{"text": "<session_context>\nToday is Monday.</session_context>"}],
+    }
+    first = rows[3] | {"toolCalls": [], "content": "", "thoughts": []}
+    (call,) = rows[3]["toolCalls"]
+    given = {"id": "m2r", "timestamp": "2026-03-01T09:00:03.000Z", "type": "user", "content": call["result"]}
+    return [rows[0], {"$set": {"messages": [context]}}, rows[1], first, rows[4], rows[3], given, rows[5]]
+
+
+def test_a_chat_of_gemini_cli_as_it_is_written(tmp_path: Path) -> None:
+    rows = real_gemini_rows()
+    path = tmp_path / "p" / "chats" / "session-1.jsonl"
+    told = [("system", rows[1]["$set"]["messages"][0]["content"][0]["text"]), ("user", "Read it")]
+    told += [("read_file", "text"), ("assistant", "It says text.")]
+
+    def fresh(*more: dict[str, Any], name: str = "session-1.jsonl") -> Imported:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(name).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in (*rows, *more)))
+        return fold(open_import(tmp_path))
+
+    done = fresh()
+    assert shown(done) == told
+    assert (done.root.task, done.root.status, done.root.total_tokens) == ("Read it", "completed", 112)
+    nothing = {
+        "id": "m4",
+        "timestamp": "2026-03-01T09:00:05.000Z",
+        "type": "gemini",
+        "content": "",
+        "tokens": {"input": 9},
+    }
+    assert shown(fresh(nothing))[4:] == [("assistant", "")]  # which stays as it is
+    again = {"$set": {"messages": [rows[1]["$set"]["messages"][0], rows[2], rows[5], rows[6], rows[7]]}}
+    more = rows[2] | {"id": "m5", "content": [{"text": "Again"}], "timestamp": "2026-03-01T09:01:00.000Z"}
+    resumed: list[dict[str, Any]] = [{"$set": {"sessionId": "s1"}}, again, more]
+    done = fresh(*resumed)
+    assert shown(done) == [*told, ("user", "Again")]
+    assert (done.root.status, done.root.task) == ("stopped", "Read it")
+    rows = rows[:2]
+    assert list(fresh(name="session-2.jsonl").traces) == ["gc-s1"]  # a second file without a word of the user's
+    path.unlink()
+    assert list(fold(open_import(tmp_path)).traces) == []
+
+
 @pytest.mark.parametrize("value", [{"lines": []}, [{"name": "x"}], {"kind": "span"}, [1, 2]])
 def test_a_form_that_is_not_known_is_refused_by_name(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "what.json"

@@ -3,7 +3,8 @@
 Rule 1: an append is conditional on where the ledger believes the log to stand. Where another writer was there (a second
         import, a pipe beside a follower, a hook) or an answer was lost, the ledger is made anew from the log, and what
         is still missing is written. So nothing is written twice, by however many, and whatever is killed when.
-Rule 2: a trace is created before its events, its parent's events before it.
+Rule 2: a trace is created before its events, its parent's events before it. One whose parent is not there is a run of
+        its own until it is told again when the parent is.
 Rule 3: an event that the log refuses is mended or becomes an ``import_refused``, and a fault says so.
 """
 
@@ -106,6 +107,8 @@ class Courier:
         ledger = self._ledger(trace_id)
         events: list[dict[str, Any]] = []
         known = 0
+        if not self._homed(ledger, puts):
+            return False
         for put in puts:
             if trace_id in self._given_up:
                 return True
@@ -125,6 +128,17 @@ class Courier:
         if ledger.ended_now and ledger.spec and ledger.spec.get("parent_trace_id"):
             self._behind.add(ledger.spec["parent_trace_id"])
         return True
+
+    def _homed(self, ledger: Ledger, puts: list[Put]) -> bool:
+        """Put a trace that came before its parent below that; False: the log is another than was believed."""
+        parent_id = next((p.fields.get("parent_trace_id") for p in puts if p.kind == "trace"), None)
+        spec = ledger.spec
+        if parent_id is None or spec is None or spec.get("parent_trace_id") or self._ledger(parent_id).spec is None:
+            return True
+        ledger.spec = spec | {"parent_trace_id": parent_id}
+        self._behind.add(parent_id)
+        event = {"event": "trace_parent_changed", "parent_trace_id": parent_id}
+        return self._send(ledger, [orjson.dumps(event)])
 
     def _keeping(self, trace_id: str) -> Keep:
         def keep(data: bytes, media_type: str, preview: str, **more: Any) -> dict[str, Any] | None:
@@ -190,6 +204,9 @@ class Courier:
             _raise_if_ours(error)
             if error.code == "unknown_goal":  # it was refused
                 return self._create(ledger, {k: v for k, v in spec.items() if k != "parent_goal_id"})
+            if error.code == "unknown_parent":  # it is still to come, or never does
+                ledger.spec = {k: v for k, v in spec.items() if not k.startswith("parent_")}
+                return self._create(ledger, ledger.spec)
             if error.code == "trace_conflict":  # another writer was faster
                 fresh = self._read(ledger.trace_id)
                 ledger.__dict__.update(fresh.__dict__)

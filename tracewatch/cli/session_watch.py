@@ -25,7 +25,8 @@ from ..client.errors import ApiError, Unreachable
 from ..importers import ImportFault, Step
 from ..importers.claude_code import is_sub_agent, own_session, read_session, sessions
 from ..importers.codex_rollouts import rollouts
-from ..importers.following import Followed, FollowedClaude, FollowedCodex
+from ..importers.following import Followed, follow
+from ..importers.gemini_cli import chats, parent_of, read_chat
 from ..importers.processes import agents_in
 from .live_courier import LiveCourier
 
@@ -34,12 +35,14 @@ IDLE_S = 3600.0  # without a word after a turn: it is over
 CUT_S = 120.0  # without a word in a turn, and no process of the agent: it was killed
 SILENT_S = 1800.0  # the same where processes can't be looked at
 SAVE_S = 5.0
+REWRITTEN_S = 10.0  # a file that is written anew as a whole is read when it is so old
+_FILES = {"claude": sessions, "codex": rollouts, "gemini": chats}
 _PIECE = 500  # steps of an old session between two looks
 
 
 @dataclass
 class SessionPlace:
-    """A folder with sessions. ``kind``: claude or codex."""
+    """A folder with sessions. ``kind``: claude, codex or gemini."""
 
     folder: Path
     kind: str
@@ -48,7 +51,7 @@ class SessionPlace:
         """The files that sessions and threads are known by."""
         if not self.folder.is_dir():
             return []
-        return sessions(self.folder) if self.kind == "claude" else rollouts(self.folder)
+        return _FILES[self.kind](self.folder)
 
     def of(self, changed: Path) -> Path | None:
         """The file of the session that a changed file is of; None for any other file."""
@@ -60,6 +63,8 @@ class SessionPlace:
             return None
         if self.kind == "codex":
             return changed if changed.name.startswith("rollout-") else None
+        if self.kind == "gemini":
+            return changed if "chats" in parts[:-1] else None
         if len(parts) > 2:
             return self.folder / parts[0] / f"{parts[1]}.jsonl"
         if is_sub_agent(changed):
@@ -122,7 +127,10 @@ class SessionWatch:
             age_s = self._wall() - path.stat().st_mtime
         except OSError:
             return
-        if age_s < RECENT_S:
+        if path.suffix == ".json":  # of Gemini CLI as it was: written anew each time
+            if age_s >= REWRITTEN_S and (self._past or age_s < RECENT_S):
+                self._old[path] = kind
+        elif age_s < RECENT_S:
             self._follow(path, kind)
         elif self._past:
             self._old[path] = kind
@@ -137,8 +145,7 @@ class SessionWatch:
     def _follow(self, path: Path, kind: str) -> None:
         self._old.pop(path, None)
         if path not in self._live:
-            run = FollowedClaude(path, self._clock) if kind == "claude" else FollowedCodex(path, self._clock)
-            self._live[path] = _Live(run, kind, self._clock())
+            self._live[path] = _Live(follow(path, kind, self._clock), kind, self._clock())
 
     # --- what is to be done ---
 
@@ -242,11 +249,13 @@ def _steps_of(path: Path, kind: str) -> Iterator[Step]:
     try:
         if kind == "claude":
             yield from read_session(path, path.name)
-            return
-        run = FollowedCodex(path)
-        while (steps := run.read()) or run.behind:
-            yield from steps
-        yield from run.finish()
+        elif kind == "gemini":
+            yield from read_chat(path, parent_of(path), path.name)
+        else:
+            run = follow(path, kind)
+            while (steps := run.read()) or run.behind:
+                yield from steps
+            yield from run.finish()
     except OSError:  # it was removed
         return
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from ..client.api import Api
-from ..importers.sessions import claude_home, codex_home
+from ..importers.sessions import claude_home, codex_home, gemini_home
 from . import text
 from .common import CliError, connect, examples, spool_folder, url_option
 from .session_watch import SessionPlace, SessionWatch
@@ -21,27 +21,31 @@ EXAMPLES = examples("""
     tracewatch watch-sessions --no-past                only those that are at work, or begin
     tracewatch watch-sessions --once                   what is there now, then end
     tracewatch watch-sessions --claude /srv/home/.claude/projects
+    tracewatch watch-sessions --gemini /srv/home/.gemini/tmp
     tracewatch serve --sessions                        the same inside the server
 """)
 LOOK_S = 0.1  # between two looks while something grows
 SCAN_S = 5.0  # between two looks for what no change was told of
 
 
-@click.command("watch-sessions", epilog=EXAMPLES, short_help="Follow Claude Code's and Codex's sessions.")
+@click.command("watch-sessions", epilog=EXAMPLES, short_help="Follow Claude Code, Codex and Gemini CLI.")
 @click.option("--claude", type=click.Path(path_type=Path), metavar="FOLDER", help="[~/.claude/projects]")
 @click.option("--codex", type=click.Path(path_type=Path), metavar="FOLDER", help="[~/.codex/sessions]")
+@click.option("--gemini", type=click.Path(path_type=Path), metavar="FOLDER", help="[~/.gemini/tmp]")
 @click.option("--no-past", is_flag=True, help="Leave out sessions that have not grown for ten minutes.")
 @click.option("--once", is_flag=True, help="End when all that is there now was told.")
 @url_option
-def command(claude: Path | None, codex: Path | None, no_past: bool, once: bool, url: str | None) -> None:
-    """Follow the sessions of Claude Code and Codex: all that lie on this machine, and what grows, as it comes.
+def command(
+    claude: Path | None, codex: Path | None, gemini: Path | None, no_past: bool, once: bool, url: str | None
+) -> None:
+    """Follow the sessions of Claude Code, Codex and Gemini CLI: all that lie here, and what grows, as it comes.
 
     No setting of theirs is touched. A session that is resumed goes on in its run. One whose turn is over is idle; one
     that was killed is lost. It may be started again at any time: nothing is told twice.
     """
     api = connect(url)
     api.health()  # without a server this fails now
-    watch = SessionWatch(api, places(claude, codex), _say, state=state_folder(), past=not no_past)
+    watch = SessionWatch(api, places(claude, codex, gemini), _say, state=state_folder(), past=not no_past)
     for place in watch.places:
         _say(f"{'following' if place.folder.is_dir() else 'waiting for'} {place.folder}")
     run(watch, threading.Event(), once=once)
@@ -49,16 +53,19 @@ def command(claude: Path | None, codex: Path | None, no_past: bool, once: bool, 
         _say(f"{text.count(watch.runs, 'run')} new")
 
 
-def places(claude: Path | None = None, codex: Path | None = None) -> list[SessionPlace]:
+def places(claude: Path | None = None, codex: Path | None = None, gemini: Path | None = None) -> list[SessionPlace]:
     """The folders with sessions, where they are not named those of this user. Raises CliError for a user without."""
-    home, other = claude_home(), codex_home()
-    claude = claude or (home / "projects" if home else None)
-    codex = codex or (other / "sessions" if other else None)
-    found = [
-        SessionPlace(folder, kind) for folder, kind in ((claude, "claude"), (codex, "codex")) if folder is not None
-    ]
+    found: list[SessionPlace] = []
+    for kind, given, home, below in (
+        ("claude", claude, claude_home(), "projects"),
+        ("codex", codex, codex_home(), "sessions"),
+        ("gemini", gemini, gemini_home(), "tmp"),
+    ):
+        folder = given or (home / below if home else None)
+        if folder is not None:
+            found.append(SessionPlace(folder, kind))
     if not found:
-        raise CliError("this user has no home folder; --claude and --codex name folders with sessions")
+        raise CliError("this user has no home folder; --claude, --codex and --gemini name folders with sessions")
     return found
 
 

@@ -70,7 +70,6 @@ class CodexThread:
 
     def __init__(self, thread_id: str, file: str | None = None) -> None:
         self.thread_id = thread_id
-        self.trace_id = trace_of(thread_id)
         self.out: list[Step] = []
         self.parent_id: str | None = None
         self.alone = False  # a sub-agent's thread that is told without its parent
@@ -93,6 +92,11 @@ class CodexThread:
         self._seen: LongDict[bool] = LongDict()  # keys of lines
         self._goals = 0
         self._turns = 0
+
+    @property
+    def trace_id(self) -> str:
+        """The thread's trace."""
+        return trace_of(self.thread_id)
 
     @property
     def cwd(self) -> str | None:

@@ -23,12 +23,14 @@ from .claude_code import AgentFile, link, own_session, session_files, take_meta
 from .claude_session import ClaudeSession
 from .codex import CodexThread
 from .codex_rollouts import head
+from .gemini_cli import GeminiChat, cwd_of, parent_of
 from .reading import BadJson, time_of
 from .steps import Step
-from .timeline import LineCutter, rows_of
+from .timeline import LineCutter, LineMapping, rows_of
 
 PIECE_BYTES = 1 << 20  # of a file at a time
 _PIECES = 64
+GEMINI_RESTS_S = 30.0  # a chat that says nothing for so long after a text waits for its user
 QUIET_S = 2.0  # a last line without a line break, or a sub-agent's file without its .meta.json, waits so long
 
 
@@ -227,63 +229,110 @@ class FollowedClaude:
         return self._session.drain()
 
 
-@dataclass
-class FollowedCodex:
-    """A thread of Codex. Its sub-agents' threads are followed by themselves, below it."""
+class FollowedFile:
+    """A run that is told in one file: a thread of Codex or a chat of Gemini CLI. Sub-agents' are followed likewise."""
 
-    path: Path
-    clock: Callable[[], float] = time.monotonic
-    _thread: CodexThread | None = None
-    _tail: GrowingFile | None = None
-    _rested: str | None = None
+    def __init__(self, path: Path, begin: Callable[[Path], FileMapping], *, clock: Callable[[], float], rests_s: float):
+        """Follow ``path``. ``begin`` makes its mapping; ``rests_s``: the file is quiet so long where a turn is over."""
+        self._path = path
+        self._begin = begin
+        self._clock = clock
+        self._rests_s = rests_s
+        self._tail = GrowingFile(path, clock)
+        self._mapping: FileMapping | None = None
+        self._told_at = 0.0
+        self._rested: str | None = None
 
     @property
     def trace_id(self) -> str:
-        """The thread's trace; "" before its first line."""
-        return self._thread.trace_id if self._thread is not None else ""
+        """The run's trace; "" before there is something to tell of it."""
+        return self._mapping.trace_id if self._mapping is not None else ""
 
     @property
     def cwd(self) -> str | None:
         """The folder that the agent works in."""
-        return None if self._thread is None else self._thread.cwd
+        return None if self._mapping is None else self._mapping.cwd
 
     @property
     def turn_over(self) -> bool:
-        """Whether the thread waits for its user."""
-        return self._thread is not None and self._thread.turn_over
+        """Whether the run waits for its user."""
+        quiet_s = self._clock() - self._told_at
+        return self._mapping is not None and self._mapping.turn_over and quiet_s >= self._rests_s
 
     @property
     def behind(self) -> bool:
         """Whether there is more to read at once."""
-        return self._tail is not None and self._tail.behind
+        return self._tail.behind
 
     def read(self) -> list[Step]:
         """The facts of what is new; [] if nothing is."""
-        if self._tail is None:
-            self._tail = GrowingFile(self.path, self.clock)
         rows = self._tail.read()
         if self._tail.replaced:
-            self._tail.replaced, self._thread = False, None
+            self._tail.replaced, self._mapping = False, None
         if not rows:
             return []
-        if self._thread is None:
-            self._thread = CodexThread(head(self.path)[0], self.path.name)
+        if self._mapping is None:
+            self._mapping = self._begin(self._path)
+        self._told_at = self._clock()
         for number, row in rows:
-            self._thread.line(number, row)
-        return self._thread.drain()
+            self._mapping.line(number, row)
+        return self._mapping.drain()
 
     def rest(self) -> list[Step]:
-        """Say that the thread waits for its user, once a turn."""
-        thread = self._thread
-        if thread is None or not thread.turn_over or self._rested == thread.last_key or thread.parent_id is not None:
+        """Say that the run waits for its user, once a turn. A sub-agent, which has no user, has ended."""
+        mapping = self._mapping
+        if mapping is None or not self.turn_over or self._rested == mapping.last_key:
             return []
-        self._rested = thread.last_key
-        thread.wait_for_user()
-        return thread.drain()
+        self._rested = mapping.last_key
+        if mapping.parent_id is None:
+            mapping.wait_for_user()
+        else:
+            mapping.finish()
+        return mapping.drain()
 
     def finish(self) -> list[Step]:
         """End what is still open."""
-        if self._thread is None:
+        if self._mapping is None:
             return []
-        self._thread.finish()
-        return self._thread.drain()
+        self._mapping.finish()
+        return self._mapping.drain()
+
+
+class FileMapping(LineMapping, Protocol):
+    """The mapping of a run that is told in one file."""
+
+    parent_id: str | None  # of the run that it is a sub-agent's of
+    turn_over: bool
+    last_key: str
+
+    @property
+    def trace_id(self) -> str:
+        """The run's trace; "" before there is something to tell of it."""
+
+    @property
+    def cwd(self) -> str | None:
+        """The folder that the agent works in."""
+
+    def wait_for_user(self) -> None:
+        """Say that the run waits for its user."""
+
+    def finish(self) -> None:
+        """End what is still open: there are no more lines."""
+
+
+def follow(path: Path, kind: str, clock: Callable[[], float] = time.monotonic) -> Followed:
+    """Follow the session in the file ``path``. ``kind``: claude, codex or gemini."""
+    if kind == "claude":
+        return FollowedClaude(path, clock)
+    begin = _begin_codex if kind == "codex" else _begin_gemini
+    return FollowedFile(path, begin, clock=clock, rests_s=0.0 if kind == "codex" else GEMINI_RESTS_S)
+
+
+def _begin_codex(path: Path) -> FileMapping:
+    return CodexThread(head(path)[0], path.name)
+
+
+def _begin_gemini(path: Path) -> FileMapping:
+    chat = GeminiChat(parent_of(path), path.name)
+    chat.cwd = cwd_of(path)
+    return chat

@@ -1,11 +1,14 @@
 """Gemini CLI's chats (``~/.gemini/tmp/<project>/chats/session-*.jsonl``, before ``.json``): a line for each record.
 
-Checked against packages/core/src/services/chatRecordingService.ts of google-gemini/gemini-cli.
+Checked against packages/core/src/services/chatRecordingService.ts of google-gemini/gemini-cli, and its version 0.61.
 
 Rule 1: a chat is the trace ``gc-<its session>``; a sub-agent's, in a folder named by its parent, a sub-trace of that.
+        A chat of which only the program has written something is none.
 Rule 2: a message is written again, under the same id, when its tools have ended: it is the same messages with more.
+        A chat that is resumed repeats all that it had. What a tool gave stands in its call; the user's is a repeat.
 Rule 3: candidates' tokens and thoughts are both output. ``$rewindTo`` marks what is left from that message on.
-Rule 4: it is completed where the model has the last word, and otherwise stopped.
+Rule 4: it is completed where the model has the last word, and otherwise stopped. A text may be the last word, or come
+        before a call that is still at work: nothing in the file says which.
 """
 
 from __future__ import annotations
@@ -17,12 +20,15 @@ from typing import Any
 
 from ..model.fit import count
 from ..model.usage import total_of
+from .long_dict import LongDict
 from .plans import ImportedPlan
-from .reading import BadJson, digest, digest_of, documents, list_of, name_of, text_of, time_of, without
+from .reading import digest, digest_of, list_of, name_of, text_of, time_of, without
 from .steps import ImportFault, Put, Step
+from .timeline import tell
 
 _ODD = re.compile(r"[^A-Za-z0-9._@-]")
 _TYPES = ("user", "gemini", "info", "error", "warning")
+_BY_PROGRAM = "<session_context>"
 _CUT = "the chat ends before the model has answered"
 
 
@@ -37,29 +43,50 @@ def chats(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.parent.name != "chats", path.name))
 
 
+def parent_of(path: Path) -> str | None:
+    """The session that a chat's sub-agent is of, by its folder; None: it is no sub-agent's."""
+    return path.parent.name if path.parent.parent.name == "chats" else None
+
+
+def cwd_of(path: Path) -> str | None:
+    """The folder that a chat is about, as it stands beside the chats."""
+    folder = next((parent for parent in path.parents if parent.name == "chats"), path).parent
+    try:
+        return (folder / ".project_root").read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def read(path: Path) -> Iterator[Step]:
     """The steps of a chat, or of all chats below a directory."""
-    for file in chats(path) if path.is_dir() else [path]:
-        chat = GeminiChat(file.parent.name if file.parent.parent.name == "chats" and path.is_dir() else None)
-        for line, value in documents(file):
-            if isinstance(value, BadJson):
-                yield ImportFault(value.message, value.line, file=file.name if path.is_dir() else None)
-            elif isinstance(value, dict):
-                chat.line(value)
-            else:
-                yield ImportFault("a record of a chat is a JSON object", line)
-        if chat.session_id is None:
-            chat.session_id = digest([file])
-        chat.finish()
-        yield from chat.drain()
+    if not path.is_dir():
+        yield from read_chat(path)
+        return
+    for file in chats(path):
+        yield from read_chat(file, parent_of(file), str(file.relative_to(path)))
+
+
+def read_chat(path: Path, parent_id: str | None = None, name: str | None = None) -> Iterator[Step]:
+    """The steps of one chat. ``name``: of its file in faults."""
+    chat = GeminiChat(parent_id, name)
+    yield from tell(path, chat)
+    if chat.session_id is None:
+        chat.session_id = digest([path])
+    chat.finish()
+    yield from chat.drain()
 
 
 class GeminiChat:
     """The mapping of one chat. ``line`` takes what is told, ``drain`` gives the facts so far."""
 
-    def __init__(self, parent_id: str | None = None) -> None:
+    def __init__(self, parent_id: str | None = None, file: str | None = None) -> None:
         self.session_id: str | None = None
-        self._parent_id = parent_id
+        self.parent_id = parent_id
+        self.cwd: str | None = None  # the folder that it is about, as who reads it knows
+        self.turn_over = False  # the model has said something, and called nothing that is known
+        self.last_key = ""  # of the record that was told last
+        self._file = file
+        self._faults: list[Step] = []
         self._out: list[tuple[str, str, dict[str, Any], str | None]] = []
         self._meta: dict[str, Any] = {}
         self._task = ""
@@ -67,11 +94,18 @@ class GeminiChat:
         self._latest: str | None = None  # of all times, which a damaged or edited chat has in no order
         self._began: str | None = None
         self._plan = ImportedPlan(self._goal, self._event)
-        self._order: dict[str, list[str]] = {}  # id of a record → keys of its messages
+        self._told: LongDict[int] = LongDict()  # id of a record → what it says, as a hash
+        self._order: LongDict[list[str]] = LongDict()  # id of a record → keys of its messages, none once they are left
+        self._empty: tuple[str, dict[str, Any]] | None = None  # an answer without anything, of which more may come
         self._open: dict[str, dict[str, Any]] = {}
         self._said = ""
-        self._answered = False
-        self._last = ""
+        self._turns = 0
+        self._talked = False
+
+    @property
+    def trace_id(self) -> str:
+        """The chat's trace; "" while there is nothing to tell of it."""
+        return _trace_of(self.session_id) if self.session_id and self._talked else ""
 
     def _put(self, kind: str, key: str, fields: dict[str, Any]) -> None:
         self._out.append((kind, key[:250], fields, self._at))
@@ -82,54 +116,84 @@ class GeminiChat:
     def _event(self, key: str, name: str, payload: dict[str, Any], at: str | None) -> None:
         self._put("event", key, {"event": name, **payload})
 
-    def line(self, record: dict[str, Any]) -> None:
-        """Take one record, or a whole chat of the older form."""
-        if is_chat(record):
+    def line(self, number: int, record: Any) -> None:
+        """Take one record or its ImportFault, or a whole chat of the older form."""
+        if isinstance(record, ImportFault):
+            self._faults.append(ImportFault(record.message, record.line, record.field, self._file))
+        elif is_chat(record):
             self.session_id = self.session_id or record["sessionId"]
             self._meta |= without(record, "messages")
             self._began = self._began or time_of(record.get("startTime"))
-            for message in list_of(record.get("messages")):
-                if isinstance(message, dict):
-                    self.line(message)
+            self._lines(number, record.get("messages"))
         elif isinstance(record.get("$set"), dict):
             given = record["$set"]
             self._meta |= {key: value for key, value in given.items() if key != "messages" and key not in self._meta}
-            for message in list_of(given.get("messages")):
-                if isinstance(message, dict):
-                    self.line(message)
+            self._lines(number, given.get("messages"))
         elif isinstance(record.get("$rewindTo"), str):
             self._rewind(record["$rewindTo"])
         elif isinstance(record.get("id"), str) and record["id"] and _kind(record) is not None:
-            self._message(record["id"], record)
+            said = hash(str(record))
+            if self._told.get(record["id"]) != said:
+                self._told[record["id"]] = said
+                self._message(record["id"], record)
         else:
             self._event(f"line {digest_of(record)}", "line.gemini", {"line": record}, self._at)
 
+    def _lines(self, number: int, records: Any) -> None:
+        for record in list_of(records):
+            if isinstance(record, dict):
+                self.line(number, record)
+
     def _rewind(self, to: str) -> None:
-        ids = list(self._order)
-        left = [key for one in ids[ids.index(to) if to in ids else 0 :] for key in self._order.pop(one)]
-        self._event(f"rewind {to} {self._last}", "session.rewind", {"to": to, "left": len(left)}, self._at)
+        whole = list(self._order.after(None if to not in self._order else to))
+        if to in self._order:
+            whole.insert(0, (to, self._order.get(to, [])))
+        left = [key for _, keys in whole for key in keys]
+        for one, _ in whole:
+            self._order[one] = []
+        self._event(f"rewind {to} {self.last_key}", "session.rewind", {"to": to, "left": len(left)}, self._at)
         for key in left:
             self._put("message", key, {"left": True, "status": "running"})
 
     def _message(self, key: str, record: dict[str, Any]) -> None:
+        if self._empty is not None and self._empty[0] != key:
+            self._tell_empty()
         self._at = time_of(record.get("timestamp")) or self._at
         self._latest = max(self._latest or "", self._at or "") or None
-        self._began, self._last = self._began or self._at, key
-        keys = self._order[key] = []
+        self._began, self.last_key = self._began or self._at, key
         content, kind = record.get("content"), _kind(record)
         text = text_of(content) if not isinstance(content, str) else content
         if kind in ("info", "error", "warning"):
             self._event(key, f"gemini.{kind}", {"message": text, "line": record}, self._at)
-            self._answered = self._answered and kind != "error"
+            self.turn_over = self.turn_over and kind != "error"
             return
-        goal = {"goal_id": self._plan.current}
         if kind == "user":
+            self._order[key] = self._asked(key, text, content)
+        else:
+            self._talked = True
+            self._order[key] = self._answer(key, text, record)
+
+    def _asked(self, key: str, text: str, content: Any) -> list[str]:
+        self.turn_over = False
+        if any(isinstance(part, dict) and "functionResponse" in part for part in list_of(content)):
+            parts = [part for part in content if not (isinstance(part, dict) and "functionResponse" in part)]
+            if not parts:
+                return []
+            content, text = parts, text_of(parts)
+        role = "system" if text.lstrip().startswith(_BY_PROGRAM) else "user"
+        if role == "user":
             self._task = self._task or text.strip()
-            self._answered = False
-            whole = text if text or not content else content
-            self._put("message", key, {**goal, "role": "user", "content": whole, "status": "complete"})
-            keys.append(key)
-            return
+            self._turns += 1
+            self._talked = True
+            if self._turns > 1:
+                self._put("status", f"turn {key}", {"status": "running"})
+        whole = text if text or not content else content
+        goal = {"goal_id": self._plan.current}
+        self._put("message", key, {**goal, "role": role, "content": whole, "status": "complete"})
+        return [key]
+
+    def _answer(self, key: str, text: str, record: dict[str, Any]) -> list[str]:
+        goal, keys = {"goal_id": self._plan.current}, []
         for place, thought in enumerate(list_of(record.get("thoughts"))):
             if isinstance(thought, dict):
                 words = "\n".join(str(thought[k]) for k in ("subject", "description") if thought.get(k))
@@ -138,15 +202,25 @@ class GeminiChat:
                 keys.append(f"{key}.t{place}")
         calls = [call for call in list_of(record.get("toolCalls")) if isinstance(call, dict)]
         used = _used(record)
-        if text.strip() or not calls:
+        self._empty = None if text.strip() or calls else (key, used)
+        if text.strip():
             fields = {**goal, "role": "assistant", "content": text, "status": "complete", "answer": key}
             self._put("message", key, fields | used)
             keys.append(key)
-            used, self._said = {}, text or self._said
+            used, self._said = {}, text
         for place, call in enumerate(calls):
             keys.append(self._call(key, place, call, used))
             used = {}
-        self._answered = bool(text.strip()) and not calls
+        self.turn_over = bool(text.strip()) and not calls
+        return keys
+
+    def _tell_empty(self) -> None:
+        """Tell of an answer without words and calls, which stays as it is."""
+        if self._empty is not None:
+            key, used = self._empty
+            self._empty = None
+            fields = {"goal_id": self._plan.current, "role": "assistant", "content": "", "status": "complete"}
+            self._put("message", key, {**fields, "answer": key, **used})
 
     def _call(self, key: str, place: int, call: dict[str, Any], used: dict[str, Any]) -> str:
         call_id = name_of(call.get("id")) or f"{key}.c{place}"
@@ -167,25 +241,37 @@ class GeminiChat:
         self._put("message", call_id, {**fields, "content": content, "status": "complete", "result_source": source})
         return call_id
 
+    def wait_for_user(self) -> None:
+        """Say that the chat waits for its user."""
+        self._put("status", f"idle {self.last_key}", {"status": "idle"})
+
     def finish(self) -> None:
         """End what is still open: there are no more records."""
+        self._tell_empty()
         self._at = self._latest
         for call_id, fields in self._open.items():
             self._put("message", call_id, {**fields, "status": "complete"})
-        status = "completed" if self._answered else "stopped"
-        summary = self._said if self._answered else _CUT
-        self._put("status", f"end {self._last}", {"whole": True, "status": status, "summary": summary[:2000]})
+        status = "completed" if self.turn_over else "stopped"
+        summary = self._said if self.turn_over else _CUT
+        self._put("status", f"end {self.last_key}", {"whole": True, "status": status, "summary": summary[:2000]})
 
     def drain(self) -> list[Step]:
         """The facts since the last time. The trace itself is always the first of them."""
+        faults, self._faults = self._faults, []
+        trace_id = self.trace_id
+        if not trace_id or not self._out:
+            return faults
         facts, self._out = self._out, []
-        trace_id = f"gc-{_ODD.sub('_', str(self.session_id))[:100]}"
         fields: dict[str, Any] = {"task": self._task, "agent_type": "gemini-cli", "started_at": self._began}
         fields |= {"session_id": name_of(self.session_id), "metadata": {"format": "gemini-cli", "session": self._meta}}
-        if self._parent_id is not None:
-            fields["parent_trace_id"] = f"gc-{_ODD.sub('_', self._parent_id)[:100]}"
+        if self.parent_id is not None:
+            fields["parent_trace_id"] = _trace_of(self.parent_id)
         told: list[Step] = [Put(trace_id, kind, key, given, at) for kind, key, given, at in facts]
-        return [Put(trace_id, "trace", "", fields), *told] if told else []
+        return [*faults, Put(trace_id, "trace", "", fields), *told]
+
+
+def _trace_of(session_id: str) -> str:
+    return f"gc-{_ODD.sub('_', session_id)[:100]}"
 
 
 def _kind(record: dict[str, Any]) -> str | None:

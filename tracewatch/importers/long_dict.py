@@ -47,10 +47,10 @@ class LongDict(Generic[_Value]):
         if len(self._near) > self._most:
             self._put_away()
 
-    def after(self, key: str) -> Iterator[tuple[str, _Value]]:
-        """The entries that came after ``key``, in their order. They must not change meanwhile."""
-        row = self._row(key) if self._far is not None else None
-        if row is not None:
+    def after(self, key: str | None) -> Iterator[tuple[str, _Value]]:
+        """The entries that came after ``key``, None: all, in their order. They must not change meanwhile."""
+        row = (0, b"") if key is None else self._row(key) if self._far is not None else None
+        if row is not None and self._far is not None:
             for found, value in self._do("SELECT key, value FROM entries WHERE place > ? ORDER BY place", (row[0],)):
                 yield found, self._near[found] if found in self._near else _value(value)
         begun = row is not None

@@ -62,18 +62,24 @@ class LineStream:
 
 def claude_home() -> Path | None:
     """The folder of Claude Code's files; None for a user without a home."""
-    given = os.environ.get("CLAUDE_CONFIG_DIR")
-    try:
-        return Path(given) if given else Path.home() / ".claude"
-    except RuntimeError:
-        return None
+    return _home("CLAUDE_CONFIG_DIR", ".claude")
 
 
 def codex_home() -> Path | None:
     """The folder of Codex's files; None for a user without a home."""
-    given = os.environ.get("CODEX_HOME")
+    return _home("CODEX_HOME", ".codex")
+
+
+def gemini_home() -> Path | None:
+    """The folder of Gemini CLI's files; None for a user without a home."""
+    above = _home("GEMINI_CLI_HOME", "")
+    return above and above / ".gemini"
+
+
+def _home(variable: str, name: str) -> Path | None:
+    given = os.environ.get(variable)
     try:
-        return Path(given) if given else Path.home() / ".codex"
+        return Path(given) if given else Path.home() / name
     except RuntimeError:
         return None
 
