@@ -21,7 +21,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 async def test_it_is_live_and_by_keys_only(server: ServerProcess, page: Page) -> None:
     await page.goto(server.url)
     await expect(page.locator("h1")).to_have_text("No traces yet")
-    await expect(page.locator(".lines").first).to_contain_text("tracewatch.trace(")
+    shown = await page.locator(".lines pre").all_inner_texts()
+    assert shown[0] == f"tracewatch demo --url {server.url}", "no second server"
+    assert f"tracewatch run --url {server.url} -- python my_agent.py" in shown and "tracewatch.trace(" in shown[-1]
+    assert all(server.url in line for line in shown), "each names where this page is"
     one = Run(server.url, "The first task")
     await expect(page.locator(".tbody .tr")).to_have_count(1)
     one.add(goal("1", "What it does now"))

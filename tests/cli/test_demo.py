@@ -134,6 +134,16 @@ def test_a_run_is_complete_real_and_leaves_nothing(spawn: Spawn, folder: Path, t
     assert models <= {MODEL, None} and MODEL in models
 
 
+def test_it_can_work_on_a_server_that_runs(spawn: Spawn, folder: Path, tmp_path: Path) -> None:
+    server = spawn("serve", "--port", "0", "--db", str(tmp_path / "log.db"), url="")
+    url = listening(server, out=False)
+    ran = spawn("demo", str(folder), "--speed", "300", "--url", url).end()
+    assert (ran.code, ran.err) == (0, "") and ran.text.startswith(f"server: {url}\n")
+    assert {trace["status"] for trace in Api(url).traces()["traces"]} == {"completed"}, "and it still answers"
+    assert spawn("demo", "--url", url, "--db", "x.db").end().code == 2
+    assert spawn("demo", "--url", "http://127.0.0.1:9").end().code == 69
+
+
 def test_ctrl_c_ends_the_run_the_server_and_the_files(spawn: Spawn, tmp_path: Path) -> None:
     demo = spawn("demo", "--speed", "2", "--port", "0", "--forever", TMPDIR=str(tmp_path))
     url = listening(demo, out=True)

@@ -30,6 +30,7 @@ EXAMPLES = examples("""
     tracewatch demo ~/code/project --speed 3
     tracewatch demo --ask                    it asks where to look: tracewatch inputs, tracewatch answer latest …
     tracewatch demo --forever --db demo.db   one run after the other, kept
+    tracewatch demo --url http://localhost:8400   on a server that runs already
 """)
 PORT = 8400
 
@@ -44,6 +45,7 @@ PORT = 8400
 @click.option("--ask", is_flag=True, help="Let the agent ask which folder to look at; it waits up to a minute.")
 @click.option("--db", type=click.Path(dir_okay=False), help="Keep the log in this file. [else removed at the end]")
 @click.option("--port", type=click.IntRange(0, 65535), help=f"Port of the server. [{PORT} if free, else any free port]")
+@click.option("--url", help="Record on this server, and start none.")
 @click.option("--exit/--stay", "leave", default=None, help="End after the runs. [on a terminal the server stays]")
 def command(
     folder: Path | None,
@@ -53,6 +55,7 @@ def command(
     ask: bool,
     db: str | None,
     port: int | None,
+    url: str | None,
     leave: bool | None,
 ) -> None:
     """Start a server, and an agent that works while you watch. It needs no model and no network.
@@ -60,13 +63,19 @@ def command(
     The agent explores FOLDER (by default this package) with real tools and two sub-agents. That takes a minute or two,
     and changes no file. Tokens and costs are estimates. `tracewatch cancel latest` stops the agent.
     """
+    if url and (db or port is not None or leave is False):
+        raise click.UsageError("--url names a server that runs already: --db, --port and --stay are for one of its own")
     folder = folder or Path(__file__).resolve().parents[1]
-    leave = not sys.stdout.isatty() if leave is None else leave
+    leave = not sys.stdout.isatty() or url is not None if leave is None else leave
     with contextlib.ExitStack() as stack:
         unwind_on_signals(stack)
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tracewatch-demo-")))
-        url = stack.enter_context(_server(db or str(temporary / "tracewatch.db"), port))
-        _introduce(url, db)
+        if url:
+            Api(url).traces(limit=1)  # an error says at once what is wrong with it
+            click.echo(f"server: {url}")
+        else:
+            url = stack.enter_context(_server(db or str(temporary / "tracewatch.db"), port))
+            _introduce(url, db)
         number = 0
         while forever or number < runs:
             number += 1
