@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.wire import bearer, http, make_trace, refused
+from tests.server.wire import bearer, http, make_trace, refused, socket
 from tests.support import DEADLINE_S, Serving, serving
 from tracewatch.client.api import Api
 
@@ -160,3 +160,37 @@ async def test_a_token_of_one_trace_finds_in_it_only(tmp_path: Path) -> None:
 async def test_the_client_calls_it(server: Serving) -> None:
     found = await asyncio.to_thread(lambda: Api(server.url).search("needle", limit=2, per_trace=1))
     assert len(found["hits"]) == 2
+
+
+async def test_a_list_by_a_filter(client: httpx.AsyncClient) -> None:
+    for text, names in (
+        ("status:failed tag:nightly", ["theirs"]),
+        ("-status:failed age<1h", ["mine.sub", "mine"]),
+        ("needle -tag:nightly", ["mine.sub", "mine"]),
+        ("thread", ["theirs"]),
+        ("", ["theirs", "mine.sub", "mine"]),
+    ):
+        body = (await client.get("/api/traces", params={"filter": text})).json()
+        assert [trace["trace_id"] for trace in body["traces"]] == names, text
+    body = (await client.get("/api/traces", params={"filter": "status:failed", "agent_type": "other"})).json()
+    assert body["traces"] == [], "besides the other filters"
+    for text, at in (("colour:red", [0, 10]), ("tag:x took>soon", [6, 15])):
+        details = refused(await client.get("/api/traces", params={"filter": text}), 422, "invalid")["details"]
+        assert (details[0]["path"], [details[0]["at"], details[0]["end"]]) == ("filter", at)
+
+
+async def test_a_watched_list_by_a_filter(server: Serving) -> None:
+    async with socket(server, "/api/watch") as watch:
+        await watch.say({"subscribe_traces": {"filter": "status:failed messages>=0 -id:nobody"}})
+        frame = await watch.until("traces")
+        assert [trace["trace_id"] for trace in frame["traces"]] == ["theirs"]
+        await make_trace(server.services.log, "third")
+        await server.services.log.append("third", [{"event": "trace_completed", "status": "completed"}])
+        said = {"event": "message_added", "message": {"role": "user", "content": "x"}}
+        await make_trace(server.services.log, "fourth")
+        await server.services.log.append("fourth", [said, {"event": "trace_completed", "status": "failed"}])
+        assert (await watch.until("trace_changed"))["trace"]["trace_id"] == "fourth"
+    async with socket(server, "/api/watch") as watch:
+        await watch.say({"subscribe_traces": {"filter": "needle"}})
+        frame = await watch.until("error")
+        assert frame["code"] == "invalid" and "watched" in frame["message"]

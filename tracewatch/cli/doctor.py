@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..errors import LogError
 from ..log.sqlite.doctor import ERROR, OK, WARNING, Finding, check
+from ..log.sqlite.reindex import reindex as reindexed
 from ..settings import Settings
 from .common import EXIT_FAILED, CliError, examples, out_console
 from .database import database, db_option, progress
@@ -23,6 +24,7 @@ from .text import count, escape, json_document, terminal_width, wrap
 EXAMPLES = examples("""
     tracewatch doctor
     tracewatch doctor --db /backup/tracewatch.db --full     is this backup good?
+    tracewatch doctor --reindex                             the search index, made anew
     tracewatch doctor --json | jq '.findings[] | select(.severity == "error")'
     tracewatch doctor ingest                                what arrived from where, and what to set when nothing did
 """)
@@ -45,9 +47,10 @@ class DoctorCommands(click.Group):
 @click.command("doctor", cls=DoctorCommands, invoke_without_command=True, epilog=EXAMPLES)
 @db_option
 @click.option("--full", is_flag=True, help="Compare SQLite's indexes with their tables, too. Slower.")
+@click.option("--reindex", is_flag=True, help="Make the index of the search anew, and check nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: {db, errors, warnings, findings}.")
 @click.pass_context
-def command(ctx: click.Context, db: str | None, full: bool, as_json: bool) -> None:
+def command(ctx: click.Context, *, db: str | None, full: bool, reindex: bool, as_json: bool) -> None:
     """Check the database, everything in it and the machine, and say what is wrong and what to do.
 
     The check only reads, also while a server uses the database. It folds every event again and compares the result with
@@ -56,6 +59,9 @@ def command(ctx: click.Context, db: str | None, full: bool, as_json: bool) -> No
     if ctx.invoked_subcommand is not None:
         return
     path = database(db)
+    if reindex:
+        _reindex(path, as_json=as_json)
+        return
     words = {"file": "SQLite's own check", "events": "folding all events again"}
     try:
         with progress(words) as tell:
@@ -70,6 +76,18 @@ def command(ctx: click.Context, db: str | None, full: bool, as_json: bool) -> No
     else:
         _show(out_console(), path, found, counts)
     ctx.exit(EXIT_FAILED if counts[ERROR] else 0)
+
+
+def _reindex(path: Path, *, as_json: bool) -> None:
+    try:
+        with progress({"search": "reading all traces for the search index"}) as tell:
+            texts = reindexed(path, tell)
+    except LogError as error:
+        raise CliError(error.message) from error
+    if as_json:
+        sys.stdout.buffer.write(json_document({"db": str(path), "texts": texts}))
+    else:
+        click.echo(f"the search index has {count(texts, 'text')}")
 
 
 def _show(console: Console, path: Path, found: list[Finding], counts: Counter[str]) -> None:

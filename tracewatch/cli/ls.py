@@ -21,6 +21,7 @@ from .traces import began_and_ended, every_trace, find_trace, subtree
 
 EXAMPLES = examples("""
     tracewatch ls
+    tracewatch ls 'status:failed took>20s cost>1 age<7d "session cookie"'
     tracewatch ls --status failed --agent coder -q login
     tracewatch ls --tag nightly --error TimeoutError
     tracewatch ls --session s-17 --order activity
@@ -45,6 +46,7 @@ FILTERS = {
 
 
 @click.command("ls", epilog=EXAMPLES)
+@click.argument("words", nargs=-1, metavar="[FILTER]...")
 @click.option("--status", type=click.Choice(STATUSES), help="Only traces of this status.")
 @click.option("--agent", metavar="TYPE", help="Only traces of this agent type.")
 @click.option("-q", "query", metavar="TEXT", help="Only traces with TEXT in their task, id or agent type.")
@@ -75,6 +77,7 @@ FILTERS = {
 @url_option
 def command(
     *,
+    words: tuple[str, ...],
     children: bool,
     parent: str | None,
     order: str,
@@ -83,8 +86,15 @@ def command(
     url: str | None,
     **given: Any,
 ) -> None:
-    """List traces, newest first. Sub-traces are left out unless asked for."""
+    """List traces, newest first. Sub-traces are left out unless asked for.
+
+    FILTER: status:failed,lost agent:cod tag:nightly session:s-17 user:ada model:sonnet error:Timeout id:2f8d took>20s
+    cost>1 tokens>10k messages>5 age<2h since:2026-11-01 until:2026-11-02 and words, prefixes* and "phrases" that are
+    found in what was recorded. A - before one turns it around.
+    """
     filters = {FILTERS[name]: value for name, value in given.items() if value}
+    if words:
+        filters["filter"] = " ".join(words)
     if parent is not None:
         api, above = find_trace(parent, url)
         filters["parent_trace_id"] = above["trace_id"]

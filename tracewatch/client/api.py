@@ -124,6 +124,7 @@ class Api:
         user_id: str | None = None,
         model: str | None = None,
         error: str | None = None,
+        filter: str | None = None,
         order: str | None = None,
         limit: int = 50,
         page_token: str | None = None,
@@ -132,7 +133,8 @@ class Api:
 
         ``tag``: one or several; a trace must have all of them. ``model``: one of its messages is of this model.
         ``error``: ``"*"`` for any, else text in the line that its error says. ``order``: ``"started"`` (when they
-        began) or ``"activity"``. Raises ApiError 422 for what the server does not know.
+        began) or ``"activity"``. ``filter``: in the filter language, ``"status:failed took>20s login"``. Raises
+        ApiError 422 for what the server does not know.
 
         >>> Api().traces(tag=["nightly", "eu"], error="TimeoutError")["traces"]  # doctest: +SKIP
         """
@@ -142,6 +144,7 @@ class Api:
             "user_id": user_id,
             "model": model,
             "error": error,
+            "filter": filter,
             "order": order,
             "status": status,
             "agent_type": agent_type,

@@ -7,20 +7,22 @@ Rule 3: a search that takes too long gives what it has found, and the place to g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import TooMuchWork, Unavailable
-from ..model.terms import Term, snippet_of
+from ..model.terms import Term, positive, snippet_of
 from .patience import Patience, TooLong
+from .reader import Reader
 from .row import TraceRow
 from .search import Found, SearchIndex, SearchProgress
 from .storage import Closing, Storage, StorageFault
 from .views import TraceQuery
 
 MOST_ROUNDS = 50  # in which traces that don't pass the filters are passed over
+MOST_KEYS = 1000  # traces that have a text: beyond that they are many
 NARROW = "ask for a longer or rarer word, or in one trace"
 EVERY = TraceQuery()
 OFF = SearchProgress("off", 0, 0, "this log has no search index")
@@ -46,15 +48,10 @@ class SearchQuery:
 class Finder:
     """Search over a log."""
 
-    def __init__(
-        self,
-        index: SearchIndex | None,
-        storage: Storage,
-        reading: Callable[[str, str], AbstractAsyncContextManager[Storage]],
-    ) -> None:
+    def __init__(self, index: SearchIndex | None, storage: Storage, reader: Reader) -> None:
         self.index = index
         self._storage = storage
-        self._reading = reading
+        self._reader = reader
 
     async def progress(self) -> SearchProgress:
         """How far the log has been read for search."""
@@ -62,10 +59,8 @@ class Finder:
 
     async def find(self, query: SearchQuery) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int | None]:
         """See EventLog.search."""
-        if self.index is None:
-            raise Unavailable(OFF.trouble, retry_after_s=60)
-        patience = Patience()
-        async with self._reading("", NARROW):
+        index, patience = self._there(), Patience()
+        async with self._reader.reading("", NARROW):
             keys = await self._keys(query)
         hits: list[dict[str, Any]] = []
         rows: dict[str, TraceRow] = {}
@@ -73,23 +68,52 @@ class Finder:
         for _ in range(MOST_ROUNDS):
             room = query.limit - len(hits)
             try:
-                found, place = await self.index.find(
-                    query.terms, before=place, traces=keys, limit=room, per_trace=query.per_trace, patience=patience
-                )
-            except TooLong as error:
+                async with _asking():
+                    found, place = await index.find(
+                        query.terms, before=place, traces=keys, limit=room, per_trace=query.per_trace, patience=patience
+                    )
+            except TooMuchWork:
                 if not hits:
-                    raise TooMuchWork(f"this takes too long to find; {NARROW}", retry_after_s=1) from error
+                    raise
                 break
-            except (StorageFault, Closing) as error:
-                why = error.fault.text if isinstance(error, StorageFault) else "the log is closing"
-                raise Unavailable(f"search can't be used now: {why}", retry_after_s=5) from error
-            async with self._reading("", NARROW):
+            async with self._reader.reading("", NARROW):
                 hits += await self._checked(query, found, rows)
             if place is None or len(hits) >= query.limit:
                 break
         steady = self._storage.steady()
         told = dict.fromkeys(hit["trace_id"] for hit in hits)
         return hits, [rows[trace_id].trace(steady) for trace_id in told], place
+
+    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], str | None]:
+        """As EventLog.traces, of a query that looks for text.
+
+        Where few traces have the text, they are looked up; where many do, the list is read in its order.
+        """
+        index, patience = self._there(), Patience()
+        rest = replace(query, sought=())
+        if positive(query.sought):
+            async with _asking():
+                keys = await index.traces_with(query.sought, MOST_KEYS, patience)
+            if keys is not None and len(positive(query.sought)) == len(query.sought):
+                return await self._reader.traces(rest, keys)
+        else:
+            keys = None
+        found: list[dict[str, Any]] = []
+        before = query.before
+        for _ in range(MOST_ROUNDS):
+            asked = replace(rest, limit=query.limit - len(found), before=before)
+            traces, before = await self._reader.traces(asked, keys)
+            async with _asking():
+                passing = await index.among(query.sought, [trace["trace_id"] for trace in traces], patience)
+            found += [trace for trace in traces if trace["trace_id"] in passing]
+            if before is None or len(found) >= query.limit:
+                break
+        return found, before
+
+    def _there(self) -> SearchIndex:
+        if self.index is None:
+            raise Unavailable(OFF.trouble, retry_after_s=60)
+        return self.index
 
     async def _keys(self, query: SearchQuery) -> list[int] | None:
         """The keys of the traces in which to look; None: in all."""
@@ -117,6 +141,18 @@ class Finder:
                 continue
             hits.append(_hit(one, query.terms))
         return hits
+
+
+@asynccontextmanager
+async def _asking() -> AsyncIterator[None]:
+    """What the index can't do is told as an error of ours. It is no trouble of the log's."""
+    try:
+        yield
+    except TooLong as error:
+        raise TooMuchWork(f"this takes too long to find; {NARROW}", retry_after_s=1) from error
+    except (StorageFault, Closing) as error:
+        why = error.fault.text if isinstance(error, StorageFault) else "the log is closing"
+        raise Unavailable(f"search can't be used now: {why}", retry_after_s=5) from error
 
 
 def _hit(found: Found, terms: Sequence[Term]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class EventLog:
         self.retention = Retention(storage, self.group, self.reader)
         self.tokens = Tokens(storage, self.group, self.reader)
         self.blobs = Blobs(storage, self.group, self.reader, max_trace_bytes=max_trace_blob_bytes)
-        self.finder = Finder(index, storage, self.reader.reading)
+        self.finder = Finder(index, storage, self.reader)
         self.counts: LogCounts = self.group.counts
 
     @property
@@ -282,9 +282,10 @@ class EventLog:
     async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], str | None]:
         """Summaries, newest first, and the ``before`` of the next page or None. Raises TooMuchWork, BadRequest.
 
-        Long values are previews. The page ends with ``query.limit`` or ``query.max_bytes``, whichever comes first.
+        Text that a filter looks for is found by the search index. Long values are previews. The page ends with
+        ``query.limit`` or ``query.max_bytes``, whichever comes first.
         """
-        return await self.reader.traces(query)
+        return await (self.finder.traces(query) if query.sought else self.reader.traces(query))
 
     async def search(self, query: SearchQuery) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int | None]:
         """The texts that are found, newest first, the summaries of their traces, and the place to go on before or None.

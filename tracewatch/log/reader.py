@@ -266,8 +266,10 @@ class Reader:
 
     # --- many traces ---
 
-    async def traces(self, query: TraceQuery) -> tuple[list[dict[str, Any]], str | None]:
-        """See EventLog.traces."""
+    async def traces(
+        self, query: TraceQuery, keys: Collection[int] | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """See EventLog.traces. ``keys``: only of these traces."""
         place = None if query.before is None else place_of(query.before)
         if query.before is not None and place is None:
             raise BadRequest(f"page_token: {query.before[:40]!r} is not one this server gave")
@@ -275,7 +277,7 @@ class Reader:
             message = f"{query.before!r} is of a list by {place.order}, not by {query.order}"
             raise InvalidField(f"page_token: {message}", details=[{"path": "page_token", "message": message}])
         async with self.reading(narrow=NARROW_LIST) as storage:
-            rows, more = await storage.list_traces(query, Patience())
+            rows, more = await storage.list_traces(query, Patience(), keys)
             steady = storage.steady()
             before = _place(query, rows[-1]) if rows and more else None
             return [row.trace(steady) for row in rows], before

@@ -23,6 +23,7 @@ from .row import TraceRow, list_of
 MOST_TEXT = 512 * 1024  # characters of one text that can be found
 _BYTES = re.compile(r"(?:data:[^,]{0,200},)?[A-Za-z0-9+/=_-]{1000}")  # so begins what is no text
 _OWN_KEYS = frozenset({"event", "event_id", "trace_id", "ts", "occurred_at", "affected_goals"})
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # a terminal's, which would be parts of words
 _OF_A_CALL = ("tool_name", "name", "arguments", "result", "error")
 _NO_TEXT = frozenset({"sub_trace_started", "sub_trace_completed", "sub_trace_left", "input_expired", "trace_updated"})
 
@@ -68,6 +69,12 @@ class SearchIndex(Protocol):
         The newest traces come first, each with its newest texts, at most ``per_trace`` of them. ``traces``: only in
         those of these keys. Raises TooLong.
         """
+
+    async def traces_with(self, terms: Sequence[Term], most: int, patience: Patience) -> list[int] | None:
+        """The keys of the traces that have a text with all of the terms, None if there are more than ``most``."""
+
+    async def among(self, terms: Sequence[Term], trace_ids: Collection[str], patience: Patience) -> set[str]:
+        """Those of these traces that have a text with all of the terms, and none with a negative one."""
 
     async def progress(self) -> SearchProgress:
         """How far it is."""
@@ -160,7 +167,7 @@ def _parts(value: Any, whole: Callable[[dict[str, Any]], Any]) -> Iterator[str]:
         one = waiting.pop()
         if isinstance(one, str):
             if not _BYTES.match(one):
-                yield one
+                yield _COLOURS.sub("", one) if "\x1b" in one else one
         elif is_reference(one):
             restored = whole(one)
             waiting.append(shown(one) if is_reference(restored) else restored)

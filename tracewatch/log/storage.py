@@ -459,10 +459,13 @@ class Storage(Protocol):
         It runs off the loop, and all that it is sent is of one moment. None: there is no such trace. Raises TooLong.
         """
 
-    async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
+    async def list_traces(
+        self, query: TraceQuery, patience: Patience, keys: Collection[int] | None = None
+    ) -> tuple[list[TraceRow], bool]:
         """Rows for a list (``TraceRow.for_list``), newest first, and whether there are more. Raises TooLong.
 
-        At most ``query.limit``, and ``query.max_bytes`` by their ``listed_bytes``, but at least one.
+        At most ``query.limit``, and ``query.max_bytes`` by their ``listed_bytes``, but at least one. ``keys``: only
+        these traces, some thousands at most.
         """
 
     async def rows(self, trace_ids: Collection[str], below: str | None = None) -> list[TraceRow]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..model.error import error_line
 from ..model.filter import Condition
 from ..model.state import State
+from ..model.terms import Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class TraceQuery:
     user_id: str | None = None
     model: str | None = None  # one of its models
     conditions: tuple[Condition, ...] = ()  # of a filter: all of them
+    sought: tuple[Term, ...] = ()  # of a filter, for the search index: ``fits`` does not look at them
     error: str | None = None  # text in the line that its error says (``error_line``); "": whatever error it has
     order: str = "started"
     limit: int = 50

@@ -1,6 +1,6 @@
 """The filter language of lists: ``status:failed agent:coder took>20s -tag:nightly "free text"``.
 
-The page has the same parser (``web/src/log/filter.ts``); ``tests/model/vectors/filters.json`` holds both to it.
+The page has the same parser (``web/src/log/filter.ts``); ``tests/model/filters.json`` holds both to it.
 
 Rule 1: a trace has to pass every word. Behind one colon several values may stand, with commas: one of them will do.
         ``-`` before a word: it must not pass it.

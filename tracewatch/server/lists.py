@@ -13,13 +13,15 @@ from starlette.datastructures import QueryParams
 from ..errors import InvalidField
 from ..log import TraceQuery
 from ..log.views import ORDERS
+from ..model.terms import MOST_TERMS
+from .filters import checked_filter
 from .http import MAX_LIMIT, checked_statuses, limit_of, listed, searched
 
 MAX_TAGS = 64  # as many as a trace may have
 MAX_NAME = 256  # characters
 ANY_ERROR = "*"
 _TEXTS = ("agent_type", "parent_trace_id", "root_trace_id", "session_id", "user_id", "model")
-_NAMES = ("status", "q", "tag", "error", "order", "limit", *_TEXTS)
+_NAMES = ("status", "q", "tag", "error", "order", "limit", "filter", *_TEXTS)
 
 
 def list_of_request(params: QueryParams) -> TraceQuery:
@@ -44,12 +46,15 @@ def list_of_message(asked: Mapping[str, Any]) -> TraceQuery:
     for name, what in (("status", "names with commas between them, or an array of them"), ("tag", "one or an array")):
         if not isinstance(given[name], list | tuple):
             raise _fault(name, what)
-    for name in ("q", "error", "order", *_TEXTS):
+    for name in ("q", "error", "order", "filter", *_TEXTS):
         if not isinstance(given.get(name, ""), str):
             raise _fault(name, "is not text")
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
         raise _fault("limit", f"is not a whole number from 1 to {MAX_LIMIT}")
-    return _query(given, limit=limit, before=None)
+    query = _query(given, limit=limit, before=None)
+    if query.sought:
+        raise _fault("filter", "text can't be watched for, only fields; GET /api/traces and /api/search find it")
+    return query
 
 
 def _query(given: Mapping[str, Any], *, limit: int, before: str | None) -> TraceQuery:
@@ -61,7 +66,12 @@ def _query(given: Mapping[str, Any], *, limit: int, before: str | None) -> Trace
             raise _fault(name, f"text of at most {MAX_NAME} characters")
     if order not in ORDERS:
         raise _fault("order", f"{order[:40]!r} is none of {', '.join(ORDERS)}")
+    asked = checked_filter("filter", searched(given.get("filter"), "filter") or "")
+    if len(asked.sought) > MOST_TERMS:
+        raise _fault("filter", f"at most {MOST_TERMS} words and phrases to look for")
     return TraceQuery(
+        conditions=asked.conditions,
+        sought=asked.terms,
         status=checked_statuses(given["status"]),
         q=searched(given.get("q")),
         tags=tuple(dict.fromkeys(tags)),

@@ -75,6 +75,7 @@ ROUTES: tuple[Route, ...] = (
                 STATUS,
                 query("agent_type", "Only of this type of agent", NAME),
                 query("q", "Only with this text in id, task or type of agent", SOUGHT),
+                query("filter", "Only what passes this filter, as status:failed took>20s login", SOUGHT),
                 query("parent_trace_id", "Only sub-traces of this trace", NAME),
                 query("root_trace_id", "Only this trace and what is below it, to any depth", NAME),
                 query("tag", "Only with this tag; given several times: with all of them", NAMES),

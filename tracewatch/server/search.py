@@ -10,10 +10,10 @@ from starlette.responses import Response
 from ..errors import BadRequest, InvalidField
 from ..log import SearchQuery, TraceQuery
 from ..log.search import SearchProgress
-from ..model.filter import TraceFilter, parse_filter
 from ..model.payloads import TRACE_ID
 from ..model.terms import MOST_TERMS
 from .auth.tokens import grant_of
+from .filters import checked_filter
 from .http import int_param, searched, services, state_response
 
 MAX_HITS = 200
@@ -48,19 +48,6 @@ async def search(request: Request) -> Response:
     hits, traces, place = await served.log.search(query)
     told = {"hits": hits, "traces": traces, "next_page_token": None if place is None else str(place)}
     return state_response(served, {**told, "index": progress_json(await served.log.finder.progress())})
-
-
-def checked_filter(name: str, text: str) -> TraceFilter:
-    """A filter that is understood. ``name``: the parameter that has it. Raises InvalidField, which says where."""
-    asked = parse_filter(text)
-    if asked.faults:
-        details: list[dict[str, Any]] = [
-            {"path": name, "message": fault.message, "at": fault.at, "end": fault.end} for fault in asked.faults
-        ]
-        first = asked.faults[0]
-        message = f"{name}: {text[first.at : first.end][:80]!r} is not understood: {first.message}"
-        raise InvalidField(message, details=details)
-    return asked
 
 
 def progress_json(progress: SearchProgress) -> dict[str, Any]:

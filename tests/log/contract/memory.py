@@ -440,7 +440,9 @@ class MemoryStorage:
             result: T = over.value
             return result
 
-    async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
+    async def list_traces(
+        self, query: TraceQuery, patience: Patience, keys: Collection[int] | None = None
+    ) -> tuple[list[TraceRow], bool]:
         await self._turn()
         below = None if query.below is None else self._covered(query.below)
 
@@ -456,6 +458,7 @@ class MemoryStorage:
                 begin = (at(max(known, key=lambda row: row.trace_key))[0] if known else "", place.trace_key)
             rows = [row for row in rows if at(row) < begin]
         rows = [row for row in rows if below is None or row.trace_id in below]
+        rows = [row for row in rows if keys is None or row.trace_key in keys]
         rows = [row for row in rows if query.fits(row.trace(0.0))]
         rows = [row.for_list() for row in rows]
         count = _fitting([row.listed_bytes() for row in rows], query.limit, query.max_bytes)

@@ -11,6 +11,7 @@ Rule 3: where no index has what leads in the order of the list and fewer than FE
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import merge
@@ -18,6 +19,8 @@ from typing import Any
 
 import orjson
 
+from ...model.filter import ANY, Condition
+from ...model.times import format_time
 from ..patience import Patience
 from ..row import READ_BYTES, TraceRow
 from ..row import TRACE_COLUMNS as COLUMNS
@@ -61,7 +64,7 @@ _ALL = {
 
 def register(db: sqlite3.Connection) -> None:
     """Let a connection's statements look into texts and errors."""
-    db.create_function("says", 4, _says, deterministic=True)
+    db.create_function("says", -1, _says, deterministic=True)
     db.create_function("says_error", 2, _says_error, deterministic=True)
 
 
@@ -69,7 +72,9 @@ def _says(text: str, *values: bytes | None) -> bool:
     return says(text, *((value or b"").decode("utf-8", "replace") for value in values))
 
 
-def _says_error(text: str, error: bytes) -> bool:
+def _says_error(text: str, error: bytes | None) -> bool:
+    if error is None:  # SQLite tests in what order it likes
+        return False
     try:
         return says_error(text, orjson.loads(error))
     except orjson.JSONDecodeError:
@@ -123,6 +128,7 @@ def filters(query: TraceQuery) -> list[IndexedFilter]:
         found.append(
             IndexedFilter("trace_words", "kind = ? AND word = ?", (word,), test, word, column="trace_words.began")
         )
+    found += [one for condition in query.conditions if (one := _indexed(condition)) is not None]
     if query.error is not None:
         test = "error IS NOT NULL"
         found.append(IndexedFilter("traces INDEXED BY traces_with_error", test, ((),), test, ()))
@@ -130,6 +136,35 @@ def filters(query: TraceQuery) -> list[IndexedFilter]:
         test = f"trace_id IN ({COVERED})"
         found.append(IndexedFilter("traces", test, ((query.below,),), test, (query.below,), ""))
     return found
+
+
+def _indexed(condition: Condition) -> IndexedFilter | None:
+    """One word of a filter as a filter that has an index; None where it has none."""
+    if condition.negative or condition.field not in ("status", "session", "user", "tag"):
+        return None
+    test, values = condition_test(condition, 0.0)
+    parts = tuple((value,) for value in dict.fromkeys(condition.values))
+    if condition.field != "tag":
+        column = _NAMES[condition.field]
+        source = f"traces INDEXED BY traces_by_{condition.field}"
+        return IndexedFilter(source, f"{column} = ?", parts, test, tuple(values))
+    if len(parts) > 1:  # a trace may have several of them, and would be listed as often
+        return None
+    where = "kind = 'tag' AND word = ?"
+    return IndexedFilter("trace_words", where, parts, test, tuple(values), column="trace_words.began")
+
+
+def _spans(query: TraceQuery, column: str) -> tuple[str, list[Any]]:
+    """The words of a filter that say when a trace began, as bounds of an index that has the traces in this order."""
+    if query.order != "started" or not column:
+        return "", []
+    tests = [
+        condition_test(one, time.time())
+        for one in query.conditions
+        if one.field in ("since", "until", "age") and not one.negative
+    ]
+    where = "".join(f" AND {test[len('COALESCE(') : -len(', 0)')]}" for test, _ in tests)
+    return where.replace("began", column), [value for _, values in tests for value in values]
 
 
 def _tests(query: TraceQuery, others: Iterable[IndexedFilter]) -> tuple[str, list[Any]]:
@@ -141,10 +176,66 @@ def _tests(query: TraceQuery, others: Iterable[IndexedFilter]) -> tuple[str, lis
     if query.error:
         tests.append("says_error(?, CAST(error AS BLOB))")
         values.append(query.error)
+    for condition in query.conditions:
+        test, given = condition_test(condition, time.time())
+        tests.append(test)
+        values += given
     if text_of(query):
         tests.append("says(?, CAST(trace_id AS BLOB), CAST(task AS BLOB), CAST(agent_type AS BLOB))")
         values.append(query.q)
     return "".join(f" AND {test}" for test in tests), values
+
+
+_END = "CASE WHEN ended_at IS NOT NULL THEN ended_at WHEN status IN ('running', 'waiting', 'idle') THEN ? END"
+_DURATION = f"(julianday({_END}) - julianday(started_at)) * 86400"
+_NUMBERS = {
+    "cost": "CASE WHEN tree_costed THEN tree_cost END",
+    "tokens": "tree_tokens",
+    "messages": "tree_messages",
+    "events": "last_event_id",
+}
+_PARTS = {"agent": "agent_type", "id": "trace_id", "task": "task"}
+_NAMES = {"session": "session_id", "user": "user_id", "status": "status"}
+_WORD = (
+    "EXISTS (SELECT 1 FROM trace_words AS w WHERE w.kind = '{}' AND {} AND w.began = traces.began"
+    " AND w.trace_key = traces.trace_key)"
+)
+
+
+def condition_test(condition: Condition, now: float) -> tuple[str, list[Any]]:
+    """One word of a filter as a test of a row of ``traces``. ``now``: Unix time in seconds."""
+    test, values = _positive_test(condition, now)
+    return (f"NOT COALESCE({test}, 0)" if condition.negative else f"COALESCE({test}, 0)"), values
+
+
+def _positive_test(condition: Condition, now: float) -> tuple[str, list[Any]]:
+    field, values = condition.field, list[Any](condition.values)
+    marks = ", ".join("?" * len(values))
+    compare = "=" if condition.compare == ":" else condition.compare
+    if field in _NAMES:
+        return f"{_NAMES[field]} IN ({marks})", values
+    if field == "tag":
+        return _WORD.format("tag", f"w.word IN ({marks})"), values
+    if field == "model":
+        return _WORD.format("model", _any("says(?, CAST(w.word AS BLOB))", values)), values
+    if field in _PARTS:
+        return _any(f"says(?, CAST({_PARTS[field]} AS BLOB))", values), values
+    if field == "error":
+        sought = ["" if value == ANY else value for value in values]
+        return f"(error IS NOT NULL AND {_any('says_error(?, CAST(error AS BLOB))', values)})", sought
+    number = float(values[0])
+    if field in _NUMBERS:
+        return f"{_NUMBERS[field]} {compare} ?", [number]
+    if field == "took":
+        return f"{_DURATION} {compare} ?", [format_time(now), number]
+    if field == "age":
+        turned = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}.get(compare, compare)
+        return f"began {turned} ?", [format_time(max(0.0, now - number))]
+    return f"began {'>=' if field == 'since' else '<'} ?", [format_time(number)]
+
+
+def _any(test: str, values: Sequence[Any]) -> str:
+    return f"({' OR '.join([test] * len(values))})"
 
 
 def text_of(query: TraceQuery) -> str:
@@ -210,6 +301,8 @@ def _along(
         source += " CROSS JOIN traces USING (trace_key)" if source == "trace_words" else ""
     tests, values = _tests(query, (one for one in leads if one is not lead))
     between, bounds = _between(column, begin, end)
+    spans, given = _spans(query, column)
+    between, bounds = between + spans, bounds + given
     order = f"{column} DESC, trace_key DESC" if column else "trace_key DESC"
     sql = f"SELECT {LIST_COLUMNS} FROM {source} WHERE {where}{between}{tests} ORDER BY {order} LIMIT ?"
     found = [db.execute(sql, (*part, *bounds, *values, limit)) for part in parts]

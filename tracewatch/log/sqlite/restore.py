@@ -32,6 +32,7 @@ from .identity import new_epoch, set_identifiers
 from .inspect import Progress, is_log, open_read_only
 from .migrate import migrate
 from .obstacles import side_files
+from .search import remove_index
 
 KEPT = ".before-restore-"  # in the name of the log that was replaced
 # Where SQLite locks a database file (its file format, section "The Lock-Byte Page"): the bytes from PENDING_BYTE on.
@@ -78,6 +79,7 @@ def restore_file(
         with _alone(log, lambda whole: _prepare(copy, epoch, log if whole else None)) as tokens:
             kept = _set_aside(log, keep)
             copy.replace(log)  # the moment
+            remove_index(log)  # it is of what was there before
             sync_folder(log.parent)
     return Restored(dataclasses.replace(copied, path=log, epoch=epoch), kept, tokens)
 

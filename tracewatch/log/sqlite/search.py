@@ -20,13 +20,14 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import aiosqlite
 import orjson
 
-from ...model.terms import Term, separated
+from ...model.terms import Term, positive, separated
 from ..patience import Patience
 from ..search import Found, SearchProgress
 from ..storage import Closing, StorageFault
@@ -41,7 +42,6 @@ logger = logging.getLogger("tracewatch.log")
 READERS = 2
 CACHE_KIB = 8_192
 WAL_BYTES = 4 * 1024 * 1024
-AGAIN_S = 5.0  # until what failed is tried again
 NO_PLACE = 2**62
 COUNTED = 10_000  # traces that are behind: beyond that they are many
 
@@ -68,6 +68,32 @@ def remove_index(path: Path) -> None:
     """Remove the index of a log, but for its lock. Nobody may have it open."""
     for file in index_files(path)[:-1]:
         file.unlink(missing_ok=True)
+
+
+def take_lock(path: Path) -> int | None:
+    """The descriptor of the lock on filling an index; None: another process holds it."""
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def made_anew(file: Path, epoch: str) -> WorkConnection:
+    """An empty index of a log's history, in a new file. Only its owner may read it."""
+    for old in (file, *side_files(file)):
+        old.unlink(missing_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    db = _connect(file)
+    try:
+        indexing.begin(db, epoch)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def match_of(terms: Sequence[Term]) -> str:
@@ -124,6 +150,15 @@ class SQLiteSearch:
             return _find(db, match, place, traces, limit, per_trace, patience)
 
         return await self._read(patient(one_moment(work), patience))
+
+    async def traces_with(self, terms: Sequence[Term], most: int, patience: Patience) -> list[int] | None:
+        """See SearchIndex.traces_with."""
+        match = match_of(positive(terms))
+        return await self._read(patient(one_moment(lambda db: _traces_with(db, match, most, patience)), patience))
+
+    async def among(self, terms: Sequence[Term], trace_ids: Collection[str], patience: Patience) -> set[str]:
+        """See SearchIndex.among."""
+        return await self._read(patient(one_moment(lambda db: _among(db, terms, trace_ids)), patience))
 
     async def progress(self) -> SearchProgress:
         """See SearchIndex.progress."""
@@ -225,14 +260,8 @@ class SQLiteSearch:
         return True
 
     def _take_lock(self) -> bool:
-        fd = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return False
-        self._lock = fd
-        return True
+        self._lock = take_lock(self._lock_path)
+        return self._lock is not None
 
     def _open_writing(self) -> WorkConnection:
         db: WorkConnection | None = None
@@ -251,20 +280,7 @@ class SQLiteSearch:
                 raise  # it may be good
         if db is not None:
             db.close()
-        return self._anew()
-
-    def _anew(self) -> WorkConnection:
-        for file in (self.path, *side_files(self.path)):
-            file.unlink(missing_ok=True)
-        with suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        db = _connect(self.path)
-        try:
-            indexing.begin(db, self._epoch)
-        except BaseException:
-            db.close()
-            raise
-        return db
+        return made_anew(self.path, self._epoch)
 
     async def _failed(self, error: sqlite3.Error | OSError) -> None:
         fault = fault_of(error)
@@ -373,6 +389,32 @@ def _take(places: list[int], found: Sequence[int], per_trace: int) -> int:
             return indexing.first_place(slot)  # leave this trace
         places.append(place)
     return found[-1]
+
+
+def _traces_with(db: sqlite3.Connection, match: str, most: int, patience: Patience) -> list[int] | None:
+    keys: list[int] = []
+    before = NO_PLACE
+    while found := db.execute(_NEXT, (match, 0, before - 1, 1)).fetchone():
+        patience.check()
+        if len(keys) == most:
+            return None
+        slot = indexing.slot_of(found[0])
+        before = indexing.first_place(slot)
+        keys += [key for (key,) in db.execute("SELECT trace_key FROM traces WHERE slot = ?", (slot,))]
+    return keys
+
+
+def _among(db: sqlite3.Connection, terms: Sequence[Term], trace_ids: Collection[str]) -> set[str]:
+    wanted = positive(terms)
+    tests = [(match_of(wanted), True)] if wanted else []
+    tests += [(match_of([replace(term, negative=False)]), False) for term in terms if term.negative]
+    found: set[str] = set()
+    for trace_id in trace_ids:
+        row = db.execute("SELECT slot FROM traces WHERE trace_id = ?", (trace_id,)).fetchone()
+        bounds = (0, -1) if row is None else (indexing.first_place(row[0]), indexing.first_place(row[0] + 1) - 1)
+        if all((db.execute(_NEXT, (match, *bounds, 1)).fetchone() is not None) is due for match, due in tests):
+            found.add(trace_id)
+    return found
 
 
 def _read_texts(db: sqlite3.Connection, places: Sequence[int]) -> list[Found]:

@@ -247,17 +247,23 @@ class SQLiteStorage:
         work: Work[T | None] = one_moment(lambda db: read.gather(db, trace_id, begin(), patience))
         return await self._read(patient(work, patience))
 
-    async def list_traces(self, query: TraceQuery, patience: Patience) -> tuple[list[TraceRow], bool]:
+    async def list_traces(
+        self, query: TraceQuery, patience: Patience, keys: Collection[int] | None = None
+    ) -> tuple[list[TraceRow], bool]:
         """See Storage.list_traces. What is searched for in texts is looked for in slices, others' turns in between."""
         text = lists.text_of(query)
+        if keys is not None:
+            few: Sequence[int] = list(keys)
+            work = one_moment(partial(lists.page, query=query, patience=patience, keys=few))
+            return await self._read(patient(work, patience))
         if not text and not query.error:
             return await self._read(patient(one_moment(lambda db: lists.page(db, query, patience)), patience))
-        begin, keys = await self._read(patient(lambda db: (lists.begin_of(db, query), lists.few(db, query)), patience))
-        if keys is None and len(text) >= SEARCHED_TEXT:
-            keys = await self._searched(text, patience)
-        if keys is not None:
+        begin, found = await self._read(patient(lambda db: (lists.begin_of(db, query), lists.few(db, query)), patience))
+        if found is None and len(text) >= SEARCHED_TEXT:
+            found = await self._searched(text, patience)
+        if found is not None:
             return await self._read(
-                patient(one_moment(lambda db: lists.page(db, query, patience, keys=keys, begin=begin)), patience)
+                patient(one_moment(lambda db: lists.page(db, query, patience, keys=found, begin=begin)), patience)
             )
         floor = None
         if 0 < len(text) < SEARCHED_TEXT:

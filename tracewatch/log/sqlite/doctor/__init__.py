@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ....errors import LogError
 from ..inspect import Progress, open_read_only
+from ..reindex import wrong_with
 from .blobs import check_blobs
 from .database import check_database
 from .findings import ERROR, OK, WARNING, Finding, Findings
@@ -56,10 +57,19 @@ def check(
         try:
             if check_database(found, connection, path, full=full, now=at):
                 check_blobs(found, connection)
+                _check_search(found, connection, path, full=full)
                 check_traces(found, connection, path, tell)
         except (sqlite3.Error, LogError) as error:
             unreadable(found, path, error)
     return judged(found.all(), path, before)
+
+
+def _check_search(found: Findings, connection: sqlite3.Connection, path: Path, *, full: bool) -> None:
+    said, wrong = wrong_with(path, connection, full=full)
+    if wrong:
+        found.warning("search_index", wrong, "Nothing is lost: tracewatch doctor --reindex makes it anew")
+    else:
+        found.ok("search_index", said)
 
 
 def errors(path: Path) -> list[Finding]:
