@@ -93,3 +93,31 @@ async def test_a_recording_becomes_what_really_happened(tmp_path: Path, folder: 
         totals["tokens"]["cache_read"] += 4
     check_usage(usage, totals["tokens"], folder.name)
     check_steps(found, truth["steps"], folder.name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("folder", ["langsmith-py-interrupt-live"], indirect=True)
+async def test_a_run_that_was_interrupted_goes_on_in_its_trace(tmp_path: Path, folder: Path, way: str) -> None:
+    log = await open_any(f"memory:///{tmp_path / 'log.db'}")
+    try:
+        await replay(log, folder, way)
+        found, traces = await steps_of(log), await all_traces(log)
+        (root,) = [trace for trace in traces if trace["parent_trace_id"] is None]
+        events = [event async for _, event in LogStore(log).events(root["trace_id"], 0)]
+        usage = await usage_of_all(log)
+    finally:
+        await log.close()
+    assert (root["agent_type"], root["task"], root["summary"]) == ("release-flow", "Release 1.4", "Deployed.")
+    assert {trace["status"] for trace in traces} == {"completed"}
+    assert {trace["agent_type"] for trace in traces} == {"release-flow", "releaser"}
+    assert [step.kind for step in found if step.kind != "agent"] == ["llm", "tool", "tool", "llm"]
+    assert not any(step.failed for step in found)
+    assert usage == {"input_tokens": 10, "output_tokens": 4}
+    asked = [event for event in events if event["event"] == "input_requested"]
+    assert [(one["question"], one["options"], one["answerable"]) for one in asked] == [
+        ("Deploy to production?", ["yes", "no"], "terminal")
+    ]
+    if way in ("as recorded", "twice", "one item at a time", "restarted each time"):
+        assert len(traces) == 2  # the sub-agent goes on in its own trace as well
+        answers = [event["value"] for event in events if event["event"] == "input_provided"]
+        assert answers == ["yes"]

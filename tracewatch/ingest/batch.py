@@ -11,10 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import TracewatchError, Unavailable
+from ..model import fit
+from ..model.canonical import ENDED
+from ..model.times import parse_time
 from .digests import digest, print_of, value_print
-from .items import ROOT, Item, Kind, made_plain, merged
+from .items import ROOT, Item, Kind, made_plain, merged, stamp
 from .known import Entry, Event, Known, KnownTrace, trace_id_of
 from .plan import events_of, outcome, trace_events, trace_fields
+from .resumes import answer_to, left_waiting, parked_in
+from .said import parsed
 from .writing import ITEM_EVENTS, TRACE_EVENTS, Again, Writing, repeated
 
 MOST_SIBLINGS = 200  # traces of one trace of a source that stand beside each other
@@ -33,7 +38,7 @@ class Batch:
 
     async def write(self, items: list[Item]) -> int:
         """Write what is new of them; the number of events it took."""
-        fresh = self._fresh(items)
+        fresh = self._fresh(parked_in(self._known, items))
         self._items = {item.key: item for item in fresh}
         for item in fresh:
             self._place_known(item)
@@ -51,6 +56,8 @@ class Batch:
         await self._join()
         for item in reversed(ordered):  # the innermost first, as they ended
             self._end(item)
+        for trace_id in left_waiting(self._known):
+            self._out.put(self._known.traces[trace_id], [{"event": "trace_completed", "status": "completed"}])
         for trace in self._known.traces.values():
             self._tell_about(trace)
         await self._out.flush()
@@ -79,6 +86,7 @@ class Batch:
         """Note what it is and what stands above it, before anything is written."""
         entry = self._known.entry(item.key)
         self._known.root = item.root or self._known.root
+        self._known.thread = item.thread or self._known.thread
         if item.parent is not None:
             entry.parent = ROOT if item.parent == item.key else item.parent
         kind: Kind = item.kind or entry.kind or "step"
@@ -227,6 +235,8 @@ class Batch:
             await self._out.flush()  # so that it is found after a restart
         trace = KnownTrace(trace_id, owners, parent_trace_id=parent.trace_id if parent else None)
         spec: dict[str, Any] = {"trace_id": trace_id, **trace_fields(None, self._process.name)}
+        if known.thread is not None:
+            spec["session_id"] = fit.name(known.thread)
         spec["lease_s"] = self._out.leases.lease_s
         trace.process = self._process.key if known.entry_kind(key) is not None else None
         spec["metadata"] = {"ingest": known.about(trace)}
@@ -335,6 +345,8 @@ class Batch:
             trace = await self._trace_of(item.key)
             entry.trace_id, trace.process = trace.trace_id, self._process.key
             self._out.put(trace, trace_events(trace, item, known.source, self._process.name))
+            if item.resumes is not None:
+                self._answer(item)
             return
         how, key = self._owner(item.key)
         trace = known.traces[entry.trace_id] if entry.trace_id in known.traces else await self._trace_of(key)
@@ -345,6 +357,8 @@ class Batch:
             trace.process = self._process.key
             self._out.put(trace, trace_events(trace, _as_trace(item), known.source, self._process.name))
         begun = entry.trace_id is None
+        if item.kind == "question" and begun:
+            self._ask(item, trace)
         self._out.put(trace, events_of(known, trace.trace_id, item, place))
         if entry.final:
             entry.said, entry.content = ({} if item.kind == "step" else None), None
@@ -352,6 +366,29 @@ class Batch:
             known.orphans.setdefault(entry.parent, []).append(item.key)
         if item.kind == "step":
             self._adopt(item.key, trace)
+        if item.resumes is not None:
+            self._answer(item)
+
+    def _ask(self, item: Item, trace: KnownTrace) -> None:
+        """Before a question: it may have been answered before it came, or its run may have ended."""
+        at = stamp(item.started_at) or ""
+        later = sorted((when, value) for when, value in self._known.resumed.values() if when >= at)
+        if later:
+            item.final, item.ended_at = True, parse_time(later[0][0])
+            item.result = answer_to(item.key, [parsed(later[0][1])])
+        elif trace.status in ENDED and not item.final:
+            self._out.put(trace, [{"event": "trace_status_changed", "status": "running"}])
+
+    def _answer(self, item: Item) -> None:
+        """The open questions of a run that goes on, as it has the answer."""
+        at = stamp(item.started_at)
+        for key, asked in list(self._known.asked.items()):
+            trace = self._known.traces.get(self._known.entry(key).trace_id or "")
+            if trace is None or (at is not None and asked > at):
+                continue
+            answered = Item(trace=item.trace, key=key, kind="question", final=True, ended_at=item.started_at)
+            answered.result = answer_to(key, item.resumes or [])
+            self._out.put(trace, events_of(self._known, trace.trace_id, answered, {}))
 
     def _adopt(self, key: str, trace: KnownTrace) -> None:
         """Put into a step what came before it."""
@@ -370,7 +407,24 @@ class Batch:
         trace = self._known.traces.get(self._known.by_owner.get(item.key, ""))
         if trace is None or not trace.owners or trace.owners[-1] != item.key:
             return
+        if self._is_no_end(item, trace):
+            return
         self._out.put(trace, outcome(trace, item))
+
+    def _is_no_end(self, item: Item, trace: KnownTrace) -> bool:
+        """Whether what an item says of its run's status is over, as the run was resumed, or is to be."""
+        known = self._known
+        resumed = max((when for when, _ in known.resumed.values()), default="")
+        over = stamp(item.ended_at) or ""
+        if item.status == "waiting" and resumed >= over > "":
+            item.final, item.status = True, None  # it went on in another run, which came before
+        if item.key != known.root:
+            return False
+        if item.final:
+            asked = any(known.entry(key).trace_id == trace.trace_id for key in known.asked)
+            return item.error is None and (asked or resumed > over)
+        late = bool(known.resumed) and all(known.entry(key).final for key in known.resumed)
+        return item.status == "running" and late
 
     async def _recall(self, entry: Entry, trace: KnownTrace) -> None:
         """What the log has of a message that is complete."""

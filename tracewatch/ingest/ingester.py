@@ -25,6 +25,7 @@ from .batch import Batch
 from .items import ROOT, Item
 from .known import Known, key_of, trace_id_of
 from .leases import Leases, Process
+from .resumes import Threads
 from .store import Store
 from .writing import Again, IngestCounts, Writing
 
@@ -62,6 +63,7 @@ class Ingester:
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._waiting: Counter[tuple[str, str]] = Counter()
         self._skew: OrderedDict[str, float] = OrderedDict()  # by process
+        self._threads = Threads(store)
 
     async def take(
         self, source: str, items: Iterable[Item], *, process: Process, received_at: float | None = None
@@ -73,8 +75,9 @@ class Ingester:
         """
         now = time.time() if received_at is None else received_at
         by_trace: dict[str, list[Item]] = {}
-        for item in self._on_our_clock(list(items), process, now):
-            self.counts.note(source, "item")
+        ours = self._on_our_clock(list(items), process, now)
+        self.counts.note(source, "item", len(ours))
+        for item in await self._threads.joined(source, ours):
             by_trace.setdefault(item.trace, []).append(item)
         self.counts.last[source] = now
         written = 0

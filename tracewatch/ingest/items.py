@@ -48,6 +48,9 @@ class Item:
     error: Any = None  # {"type", "message", "traceback"?}, or text
     root: str | None = None  # key of its trace's root, where the source says it with every item
     within: Kind | None = None  # if an item of this kind stands above, this one is a step in it
+    thread: str | None = None  # of a run that may be interrupted and go on in another trace of the source
+    resumes: list[Any] | None = None  # of a root that goes on where its thread was interrupted: [the answer]
+    place: str | None = None  # of an agent: where it stands in its graph, also when it is resumed
     status: str | None = None  # agent: completed, failed, stopped, waiting, idle; goal: as the protocol's goals
 
     # what it said, of a model call or a message

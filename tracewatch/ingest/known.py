@@ -111,6 +111,7 @@ class Known:
         self.trace = trace
         self.base = trace_id_of(source, trace)  # the id of its first trace
         self.root: str | None = None  # key of its root, where the source says it before it comes
+        self.thread: str | None = None  # the session that its traces are of, where each item says it
         self.traces: dict[str, KnownTrace] = {}
         self.by_owner: dict[str, str] = {}
         self.items: dict[str, Entry] = {}
@@ -119,6 +120,9 @@ class Known:
         self.calls: dict[tuple[str, str], ToolCalled] = {}  # by trace and tool_call_id
         self.last_call: dict[str, LastCall] = {}  # by trace; only what this process has written itself
         self.aside = Aside()
+        self.asked: dict[str, str] = {}  # open questions that wait beyond the run that asked, and when they were asked
+        self.resumed: dict[str, tuple[str, Any]] = {}  # by run: when it went on, and the answer
+        self.places: dict[str, list[str]] = {}  # name and place in its graph → keys of sub-agents, the first one first
         self.undecided: dict[str, Item] = {}  # steps that are more if nothing of their kind stands above
         self.orphans: dict[str, list[str]] = {}  # key of a parent that is not there → items written without it
 
@@ -219,7 +223,10 @@ class Known:
             self._note_patch(event["goal_id"], event["patch"], None)
         elif name == "input_requested":
             self._say(self._own(trace, event["request_id"], event, "question"), event)
+            if event.get("resumable") is True:
+                self.asked[event["request_id"]] = event.get("occurred_at") or event.get("ts") or ""
         elif name in ("input_provided", "input_expired"):
+            self.asked.pop(event["request_id"], None)
             if (entry := self.items.get(event["request_id"])) is not None:
                 entry.final = True
         elif name == "trace_updated":
@@ -258,6 +265,8 @@ class Known:
         entry = self._own(trace, step["id"], step, "step")
         self._say(entry, step)
         entry.final = step.get("status", "running") != "running"
+        if step.get("kind") == "resume":
+            self.resumed[step["id"]] = step.get("started_at") or "", step.get("input")
 
     def _note_patch(self, key: str, patch: dict[str, Any], append: str | None) -> None:
         entry = self.items.get(key)
@@ -310,8 +319,14 @@ class Known:
         if isinstance(about, dict):
             self.note_about(trace, about)
         trace.fields |= {name: event[name] for name in _FIELDS if event.get(name)}
+        metadata = event.get("metadata") or {}
+        if isinstance(began := metadata.get("resumed"), dict):
+            self.resumed[trace.trace_id] = began.get("at") or "", began.get("value")
+        if isinstance(place := metadata.get("checkpoint_ns"), str) and trace.owners:
+            there = self.places.setdefault(f"{trace.fields.get('agent_type')}|{place}", [])
+            there += [trace.owners[-1]] if trace.owners[-1] not in there else []
         trace.said |= {name: digest(value) for name, value in event.items() if name != "metadata"}
-        trace.said |= {f"metadata.{name}": digest(value) for name, value in (event.get("metadata") or {}).items()}
+        trace.said |= {f"metadata.{name}": digest(value) for name, value in metadata.items()}
 
     def about(self, trace: KnownTrace) -> dict[str, Any]:
         """What a trace's metadata says of the items it stands for: so that the table can be had from the log."""

@@ -412,7 +412,7 @@ def trace_events(trace: KnownTrace, item: Item, source: str, name: str) -> list[
     news = {
         key: value
         for key, value in (wanted | wanted_metadata).items()
-        if trace.said.get(key) != digest(value) and not (key in trace.said and (over or _is_later(trace, key, value)))
+        if trace.said.get(key) != digest(value) and not (key in trace.said and _is_no_news(trace, key, value, over))
     }
     if not news:
         return []
@@ -421,9 +421,12 @@ def trace_events(trace: KnownTrace, item: Item, source: str, name: str) -> list[
     return [{"event": "trace_updated", **fields, **({"metadata": more} if more else {})}]
 
 
-def _is_later(trace: KnownTrace, key: str, value: Any) -> bool:
-    """A start that is later than the one that is known: nothing above begins after what stands in it."""
-    return key == "started_at" and value >= trace.fields.get("started_at", "")
+def _is_no_news(trace: KnownTrace, key: str, value: Any, over: bool) -> bool:
+    """Whether what is known of a trace stays: it is over, or a start is later than one that was told.
+
+    Nothing above begins after what stands in it, and an earlier start may come late.
+    """
+    return bool(value >= trace.fields.get("started_at", "")) if key == "started_at" else over
 
 
 def outcome(trace: KnownTrace, item: Item) -> list[Event]:

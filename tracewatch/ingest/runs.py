@@ -21,6 +21,7 @@ from ..model.mend import event_name
 from .interrupts import bubbled, questions
 from .items import ROOT, Item, Kind, error_of, usage_of
 from .langsmith import AttachedFile, Body, Run, RunOperation
+from .resumes import begins_resumed
 from .said import Message, answer, last_user_text, messages, text_of
 
 KINDS: dict[str, Kind] = {"llm": "model_call", "tool": "tool", "retriever": "tool", "embedding": "tool"}
@@ -63,6 +64,9 @@ def of_run(operation: RunOperation) -> Iterator[Item]:
     item.name = _text(run.get("name"))
     item.started_at, item.ended_at = seconds(run.get("start_time")), seconds(run.get("end_time"))
     item.final = item.ended_at is not None or error is not None
+    thread = metadata_of(run).get("thread_id")
+    item.thread = str(thread) if isinstance(thread, str | int) and thread else None
+    item.resumes = resumed(run.get("inputs"))
     _READERS.get(item.kind, _read_step)(item, run)
     if item.parent == ROOT and item.kind != "agent":
         _whose(item, run)
@@ -81,17 +85,22 @@ def of_run(operation: RunOperation) -> Iterator[Item]:
             name=question.text,
             options=question.options,
             started_at=item.ended_at,
-            fields={"answerable": "terminal", **({"interrupt": question.value} if question.is_more else {})},
+            thread=item.thread,
+            root=trace,
+            fields=_ASKED | ({"interrupt": question.value} if question.is_more else {}),
         )
     yield from _events(item, run)
     for attachment in operation.attachments:
         yield _attached(item, attachment)
 
 
+_ASKED = {"answerable": "terminal", "resumable": True}
+
+
 def _interrupted(item: Item, asked: list[str]) -> None:
     if item.kind == "agent":
-        item.final, item.status, item.ended_at = False, "waiting" if asked else None, None
-        item.final = not asked
+        if asked:
+            item.final, item.status = False, "waiting"
     else:
         item.status = "stopped"
         if asked:
@@ -340,10 +349,28 @@ def _read_agent(item: Item, run: Run) -> None:
         if item.result is None and outputs and set(outputs) != {"messages"}:
             item.result = outputs.get("output") if set(outputs) == {"output"} else outputs
     _whose(item, run)
+    if item.parent != ROOT:
+        item.place = _text(metadata.get("langgraph_checkpoint_ns")) if item.thread else None
     runtime = _dict(_dict(run.get("extra")).get("runtime"))
     about = {"project": run.get("session_name"), "sdk": runtime.get("sdk"), "sdk_version": runtime.get("sdk_version")}
     item.fields = {key: value for key, value in about.items() if isinstance(value, str) and value}
     item.fields |= _own(metadata)
+    if item.place:
+        item.fields["checkpoint_ns"] = item.place
+    if item.parent == ROOT and item.resumes is not None:
+        item.fields |= begins_resumed(item)
+
+
+def resumed(inputs: Any) -> list[Any] | None:
+    """The answer with which a graph is resumed, in a list; None where it isn't. ``inputs``: of its run.
+
+    >>> resumed({"input": {"graph": None, "update": None, "resume": "yes", "goto": []}})
+    ['yes']
+    """
+    command = inputs.get("input", inputs) if isinstance(inputs, dict) else None
+    if not isinstance(command, dict) or command.get("resume") is None:
+        return None
+    return [command["resume"]] if "goto" in command or "lg_name" in command or "graph" in command else None
 
 
 def _read_step(item: Item, run: Run) -> None:

@@ -54,6 +54,9 @@ class Store(Protocol):
     async def open_traces(self) -> list[dict[str, Any]]:
         """The summaries of all traces that are not over, and not lost."""
 
+    async def of_session(self, session_id: str) -> list[dict[str, Any]]:
+        """The summaries of the newest traces of a session that stand below no other, newest first."""
+
     async def delete(self, trace_id: str) -> None:
         """Remove a trace."""
 
@@ -141,13 +144,20 @@ class LogStore:
         rows, before = list[dict[str, Any]](), None
         while True:
             page, before = await self._log.traces(TraceQuery(status=OPEN_STATUSES, limit=500, before=before))
-            for row in page:
-                if "metadata" in row.get("cut", ()):
-                    snapshot = await self._log.snapshot(row["trace_id"])
-                    row["metadata"] = snapshot.state.metadata
-            rows += page
+            rows += [await self._whole(row) for row in page]
             if before is None:
                 return rows
+
+    async def of_session(self, session_id: str) -> list[dict[str, Any]]:
+        """See Store.of_session."""
+        rows = (await self._log.traces(TraceQuery(session_id=session_id, limit=100)))[0]
+        return [await self._whole(row) for row in rows if row["parent_trace_id"] is None]
+
+    async def _whole(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A trace's summary with all of its metadata, of which a list has a preview where it is long."""
+        if "metadata" in row.get("cut", ()):
+            row["metadata"] = (await self._log.snapshot(row["trace_id"])).state.metadata
+        return row
 
     async def delete(self, trace_id: str) -> None:
         """See Store.delete."""

@@ -49,6 +49,9 @@ class Expire(Job):
         draft = unit.draft(self.trace_id)
         if draft is None or draft.row.lease_alive(unit.steady) or not _may_be_lost(draft):
             return []
+        if any(asked.get("resumable") is True for asked in draft.state.pending_inputs.values()):
+            draft.renew()  # whoever asked has gone, and comes back with the answer
+            return []
         below = [needed(unit, one) for one in self._kept_alive_by_it(unit)]
         lost = [draft, *(one for one in below if _may_be_lost(one))]
         idle = {one.row.trace_id for one in lost if one.state.status == "idle"}

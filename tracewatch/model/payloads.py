@@ -343,6 +343,7 @@ class InputRequested(_Recorded):
     goal_id: NotRequired[Id | None]
     expires_in_s: NotRequired[ExpirySeconds | None]
     answerable: NotRequired[Literal["here", "terminal"]]
+    resumable: NotRequired[bool]
     if_absent: NotRequired[bool]
 
 

@@ -136,6 +136,7 @@ export interface PendingInput {
   options?: Json[] | null;
   schema?: Json;
   answerable?: "here" | "terminal";
+  resumable?: boolean;
   goal_id: string | null;
   expires_at: string | null;
   requested_at: string;
