@@ -129,7 +129,7 @@ def raw(path: Path, schema: str, commits: Commits) -> float:
         rows = []
         for body in bodies:
             event_id, offset = event_id + 1, offset + len(body)
-            rows.append((1, event_id, offset, body))
+            rows.append(((1 << 32) + event_id, offset, body))
         transactions.append(rows)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -140,7 +140,7 @@ def raw(path: Path, schema: str, commits: Commits) -> float:
             start = time.perf_counter()
             for rows in transactions:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
+                connection.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
                 connection.execute("COMMIT")
             taken = time.perf_counter() - start
         check(connection.execute("SELECT COUNT(*) FROM events").fetchone() == (event_id,), "rows are missing")

@@ -31,8 +31,8 @@ def copy_framed(source: Path, target: Path) -> None:
     with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
         here.execute("PRAGMA journal_mode = WAL")
         here.execute(schema_of(source, "events"))
-        rows = there.execute("SELECT trace_key, event_id, end_offset, body FROM events ORDER BY event_id")
-        here.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", ((*row[:3], server_frame(row[3])) for row in rows))
+        rows = there.execute("SELECT event_key, end_offset, body FROM events ORDER BY event_key")
+        here.executemany("INSERT INTO events VALUES (?, ?, ?)", ((*row[:2], server_frame(row[2])) for row in rows))
         here.commit()
 
 

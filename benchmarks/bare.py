@@ -103,8 +103,8 @@ def backfill(db: str) -> None:
             accepted.sendall(SWITCH)
             after = 0
             while rows := connection.execute(
-                "SELECT event_id, body FROM events WHERE trace_key = 1 AND event_id > ? ORDER BY event_id LIMIT ?",
-                (after, PAGE_EVENTS),
+                "SELECT event_key & 4294967295, body FROM events WHERE event_key > ? ORDER BY event_key LIMIT ?",
+                ((1 << 32) + after, PAGE_EVENTS),
             ).fetchall():
                 accepted.sendall(b"".join([row[1] for row in rows]))
                 after = rows[-1][0]

@@ -284,7 +284,7 @@ def pages_of(db: Path, trace_id: str) -> list[int]:
     """The last page of the body of this trace's fifth event: zeroed, the body would end in zeros at its full length."""
     connection = sqlite3.connect(db)
     (key,) = connection.execute("SELECT trace_key FROM traces WHERE trace_id = ?", (trace_id,)).fetchone()
-    (body,) = connection.execute("SELECT body FROM events WHERE trace_key = ? AND event_id = 5", (key,)).fetchone()
+    (body,) = connection.execute("SELECT body FROM events WHERE event_key = (? << 32) + 5", (key,)).fetchone()
     connection.close()
     data = db.read_bytes()
     page = data.index(body[-400:]) // 4096 + 1

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
-from ..errors import UnknownBlob
+from ..errors import TooLarge, UnknownBlob
 from ..model.blobs import references
-from ..model.canonical import canonical
+from ..model.canonical import MAX_EVENT_ID, canonical
 from ..model.state import Event, State, apply_into
 from ..model.times import format_time
 from . import project
@@ -135,6 +135,8 @@ class Plan:
         """Put a stored event behind the others, with its canonical bytes if they are known."""
         body = canonical(event, parsed=True) if body is None else body
         state, event_id = self.state, event["event_id"]
+        if event_id > MAX_EVENT_ID:
+            raise TooLarge(f"a log has at most {MAX_EVENT_ID:,} events: begin another trace")
         apply_into(state, event)
         self._offset += len(body)
         self.events.append(EventRow(event_id, self._offset, body))

@@ -14,6 +14,7 @@ import orjson
 
 from ..errors import BadRequest, Invalid, TooLarge
 
+MAX_EVENT_ID = 2**32 - 1  # of a log; an import may begin in the lower half
 MAX_TOTAL = 10**14  # of what is summed over messages or traces; a higher sum is shown as this, and marked
 MAX_GOAL_DEPTH = 100  # of a new goal; a root is at 1. An event tells of all goals above the one that it changes
 MAX_LINKS = 100  # of a trace, to others

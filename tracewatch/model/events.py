@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import Invalid, InvalidField, ReservedEvent
-from .canonical import SERVER_EVENTS, TERMINAL
+from .canonical import MAX_EVENT_ID, SERVER_EVENTS, TERMINAL
 from .payloads import ANSWER_SPEC, CANCEL_SPEC, ELSEWHERE, GENERIC, RECORDED, SERVER, STORED, TRACE_SPEC
 from .prompt import faults_of
 from .times import normalize_time
@@ -246,9 +246,9 @@ def validate_header(raw: Any) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidField(f"trace.created_at: {error}") from error
     first = header["first_event_id"]
-    if not isinstance(first, int) or isinstance(first, bool) or not 1 <= first < 2**53:
-        raise InvalidField("trace.first_event_id: a whole number from 1")
+    if not isinstance(first, int) or isinstance(first, bool) or not 1 <= first <= MAX_EVENT_ID // 2:
+        raise InvalidField(f"trace.first_event_id: a whole number from 1 to {MAX_EVENT_ID // 2:,}")
     last = header["last_event_id"]
-    if not isinstance(last, int) or isinstance(last, bool) or not 0 <= last < 2**53:
-        raise InvalidField("trace.last_event_id: a whole number from 0")
+    if not isinstance(last, int) or isinstance(last, bool) or not 0 <= last <= MAX_EVENT_ID // 2:
+        raise InvalidField(f"trace.last_event_id: a whole number from 0 to {MAX_EVENT_ID // 2:,}")
     return header

@@ -20,9 +20,12 @@ from tests.log.helpers import (
     opened,
     say,
     summary,
+    sweep,
+    trim,
 )
-from tracewatch.errors import Invalid, TooLarge, TraceConflict, UnknownTrace
+from tracewatch.errors import Invalid, InvalidField, TooLarge, TraceConflict, UnknownTrace
 from tracewatch.log import Appended, EventLog
+from tracewatch.model.canonical import MAX_EVENT_ID
 from tracewatch.model.events import validate_header
 
 pytestmark = pytest.mark.anyio
@@ -158,6 +161,42 @@ async def test_delete_takes_the_tree_and_nothing_else(log: EventLog) -> None:
     with pytest.raises(UnknownTrace):
         await log.delete_trace("t")
     await check_trace(log, "u")
+
+
+async def test_a_log_with_the_highest_ids_touches_no_other(log: EventLog) -> None:
+    """Traces that come one after the other, of which the first has the highest ids that an import may begin with."""
+    await create(log, "before")
+    header = {**await summary(log, "before"), "trace_id": "high", "root_trace_id": "high"}
+    for wrong in (MAX_EVENT_ID // 2 + 1, 2**40, 2**53 - 1):
+        with pytest.raises(InvalidField, match="first_event_id"):
+            validate_header({**header, "first_event_id": wrong})
+    first = MAX_EVENT_ID // 2
+    await log.restore(validate_header({**header, "first_event_id": first}), [])
+    await create(log, "after")
+    for trace_id in ("before", "high", "after"):
+        await log.append(trace_id, [say(trace_id, message_id="m"), *notes(600)])
+        await log.append(trace_id, [{"event": "message_updated", "message_id": "m", "append": "!"}])
+    assert (await summary(log, "high"))["first_event_id"] == first
+    assert (await summary(log, "high"))["last_event_id"] == first + 601
+    for trace_id in ("before", "high", "after"):
+        await check_trace(log, trace_id)
+        assert [m["content"] for m in await all_messages(log, trace_id)] == [f"{trace_id}!"]
+    assert await trim(log, "high", (first + 501) // 500 * 500)
+    await log.delete_trace("before")
+    while await sweep(log):
+        pass
+    kept = [event["event_id"] for event in await events(log, "high")]
+    assert kept == list(range((first + 501) // 500 * 500 + 1, first + 602))
+    await check_trace(log, "after")
+
+
+async def test_a_log_has_so_many_events(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracewatch.log.unit.MAX_EVENT_ID", 3)
+    await create(log)
+    await log.append("t", notes(3))
+    with pytest.raises(TooLarge, match="begin another trace"):
+        await log.append("t", notes(1))
+    await check_trace(log)
 
 
 async def test_ids_are_not_used_again(log: EventLog) -> None:

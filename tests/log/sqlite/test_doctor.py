@@ -126,9 +126,19 @@ async def sick(log: EventLog, clock: Clock, db: Path) -> Path:
 T = "trace_key = (SELECT trace_key FROM traces WHERE trace_id = 't')"
 
 
+def of_t(table: str, where: str) -> str:
+    """The rows of trace ``t`` of which that is so."""
+    if table == "events":
+        key = "(SELECT trace_key << 32 FROM traces WHERE trace_id = 't')"
+        return f"event_key > {key} AND event_key < {key} + (1 << 32) AND {where}".replace(
+            "event_id", "event_key & 0xffffffff"
+        )
+    return f"{T} AND {where}"
+
+
 def body(table: str, old: str, new: str, where: str) -> str:
     """Another text in a body."""
-    return f"UPDATE {table} SET body = CAST(replace(body, '{old}', '{new}') AS BLOB) WHERE {T} AND {where}"
+    return f"UPDATE {table} SET body = CAST(replace(body, '{old}', '{new}') AS BLOB) WHERE {of_t(table, where)}"
 
 
 def event(event_id: int, old: str, new: str) -> str:
@@ -138,12 +148,12 @@ def event(event_id: int, old: str, new: str) -> str:
 
 def row(table: str, change: str, where: str = "1") -> str:
     """Another value in a row."""
-    return f"UPDATE {table} SET {change} WHERE {T} AND {where}"
+    return f"UPDATE {table} SET {change} WHERE {of_t(table, where)}"
 
 
 def gone(table: str, where: str) -> str:
     """A row less."""
-    return f"DELETE FROM {table} WHERE {T} AND {where}"
+    return f"DELETE FROM {table} WHERE {of_t(table, where)}"
 
 
 def more(table: str, values: str) -> str:
@@ -155,7 +165,10 @@ DAMAGES: dict[str, tuple[str, str]] = {  # what is wrong: (the SQL that makes it
     "a missing event": (gone("events", "event_id = 100"), "event_ids"),
     "the last event missing": (gone("events", "event_id = 609"), "event_ids"),
     "the first event missing": (gone("events", "event_id = 1"), "event_ids"),
-    "an event too many": (more("events", "610, log_bytes + 2, CAST('{}' AS BLOB)"), "event"),
+    "an event too many": (
+        f"INSERT INTO events SELECT (trace_key << 32) + 610, log_bytes + 2, CAST('{{}}' AS BLOB) FROM traces WHERE {T}",
+        "event",
+    ),
     "a trimmed past without a base": (row("traces", "first_event_id = 100"), "base"),
     "ids the wrong way round": (row("traces", "first_event_id = 700"), "event_ids snapshot"),
     "half an event": (row("events", "body = substr(body, 1, 50)", "event_id = 9"), "end_offset event"),

@@ -118,6 +118,4 @@ async def test_a_page_is_one_range_of_the_clustered_table(log: EventLog) -> None
     sql = next(statement for statement in seen if "end_offset" in statement)
     plan = [row[3] for row in await fetch(log, f"EXPLAIN QUERY PLAN {sql}")]
     assert not [line for line in plan if line.startswith("SCAN") or "TEMP B-TREE" in line]
-    assert any(
-        "SEARCH events USING PRIMARY KEY (trace_key=? AND event_id>? AND event_id<?)" in line for line in plan
-    ), plan
+    assert any("SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in line for line in plan), plan

@@ -283,6 +283,9 @@ async def test_a_backup_older_than_tokens_does_not_open_the_door(log: EventLog, 
     copy = backup(db, tmp_path / "b.db").path
     with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
         connection.execute("DROP TABLE tokens")
+        connection.execute("DROP TABLE events")
+        events = "trace_key, event_id, end_offset, body, PRIMARY KEY (trace_key, event_id)"
+        connection.execute(f"CREATE TABLE events ({events}) WITHOUT ROWID")
         connection.execute("ALTER TABLE messages DROP COLUMN as_of")
         later = ("by_start", "by_activity", "by_session", "by_user", "with_error", "by_parent_start", "by_cover")
         for index in (*later, "by_status", "by_agent_type", "by_root"):

@@ -79,7 +79,7 @@ async def test_a_damaged_trace_holds_up_no_other(log: EventLog, clock: Clock, ur
         await create(log, name, lease_s=10)
         await log.append(name, [{"event": "input_requested", "question": "?", "expires_in_s": 10}, *notes(3)])
     file = sqlite3.connect(url.split(":///")[1], isolation_level=None)
-    file.execute("DELETE FROM events WHERE event_id = 2 AND trace_key = 2")
+    file.execute("DELETE FROM events WHERE event_key = (2 << 32) + 2")
     file.close()
     async with opened(url, clock=clock) as fresh:  # nothing is remembered here
         clock.now += 11

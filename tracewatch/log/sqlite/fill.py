@@ -21,6 +21,7 @@ from ..project import SNAPSHOT_EVERY, Noted, input_rows, trace_row
 from ..row import TraceRow
 from ..storage import Head, StorageFault
 from .connections import one_step
+from .keys import event_key
 from .read import TRACE_COLUMNS, state_parts
 from .write import renew_row
 
@@ -59,8 +60,9 @@ def _fill(db: sqlite3.Connection, row: TraceRow) -> None:
         return
     if not state.pending_inputs:
         return
-    sql = f"SELECT body FROM events WHERE trace_key = ? AND substr(body, 1, {len(_ASKED)}) = ?"
-    events = [orjson.loads(body) for (body,) in db.execute(sql, (row.trace_key, _ASKED))]
+    sql = f"SELECT body FROM events WHERE event_key BETWEEN ? AND ? AND substr(body, 1, {len(_ASKED)}) = ?"
+    span = event_key(row.trace_key, row.first_event_id), event_key(row.trace_key, row.last_event_id)
+    events = [orjson.loads(body) for (body,) in db.execute(sql, (*span, _ASKED))]
     noted = Noted(asked={one["request_id"]: one for one in events if one["request_id"] in state.pending_inputs})
     new, _ = input_rows(noted, {}, state, 0.0)
     db.executemany("INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(row.trace_key, *n) for n in new])
@@ -115,8 +117,9 @@ def _fold(db: sqlite3.Connection, row: TraceRow) -> None:
     sql = "SELECT message_id FROM messages WHERE trace_key = ? AND body IS NOT NULL"
     bodies = {str(name) for (name,) in db.execute(sql, (key,)).fetchall()}
     while state.last_event_id < row.last_event_id:
-        sql = "SELECT body FROM events WHERE trace_key = ? AND event_id > ? ORDER BY event_id LIMIT ?"
-        page = db.execute(sql, (key, state.last_event_id, SNAPSHOT_EVERY)).fetchall()
+        sql = "SELECT body FROM events WHERE event_key > ? AND event_key <= ? ORDER BY event_key LIMIT ?"
+        span = event_key(key, state.last_event_id), event_key(key, row.last_event_id)
+        page = db.execute(sql, (*span, SNAPSHOT_EVERY)).fetchall()
         if not page:
             raise sqlite3.DatabaseError(f"trace {row.trace_id}: the log ends after event {state.last_event_id}")
         for (body,) in page:

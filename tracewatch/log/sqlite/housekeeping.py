@@ -15,9 +15,11 @@ from pathlib import Path
 
 import orjson
 
+from ...model.canonical import MAX_EVENT_ID
 from ...model.state import added_message
 from . import blobs
 from .faults import is_busy
+from .keys import event_key
 
 PIECE_ROWS = 500  # removed in one transaction, at most
 PIECE_BYTES = 1024 * 1024
@@ -53,17 +55,23 @@ def sweep(db: sqlite3.Connection, now: float) -> bool:
 
 
 def _sweep(db: sqlite3.Connection, key: int, upto: int | None) -> None:
-    end = _piece(db, "events", "event_id", key, NO_END if upto is None else upto)
+    first, last = event_key(key, 0), event_key(key, MAX_EVENT_ID if upto is None else upto)
+    sql = "SELECT event_key, length(body) FROM events WHERE event_key BETWEEN ? AND ? ORDER BY event_key LIMIT ?"
+    end = _piece(db.execute(sql, (first, last, PIECE_ROWS)))
     if end is not None:
         if upto is not None:
-            _release_messages(db, key, end)
-        db.execute("DELETE FROM events WHERE trace_key = ? AND event_id <= ?", (key, end))
+            _release_messages(db, key, end - first)
+        db.execute("DELETE FROM events WHERE event_key BETWEEN ? AND ?", (first, end))
         return
     tables = [("snapshots", "event_id", NO_END if upto is None else upto - 1)]  # that of ``upto`` stays
     if upto is None:
         tables.append(("messages", "sequence", NO_END))
     for table, column, last in tables:
-        end = _piece(db, table, column, key, last)
+        sql = (
+            f"SELECT {column}, COALESCE(length(body), 0) FROM {table} WHERE trace_key = ? AND {column} <= ?"
+            f" ORDER BY {column} LIMIT ?"
+        )
+        end = _piece(db.execute(sql, (key, last, PIECE_ROWS)))
         if end is not None:
             db.execute(f"DELETE FROM {table} WHERE trace_key = ? AND {column} <= ?", (key, end))
             return
@@ -71,15 +79,11 @@ def _sweep(db: sqlite3.Connection, key: int, upto: int | None) -> None:
         db.execute("DELETE FROM leftovers WHERE trace_key = ?", (key,))
 
 
-def _piece(db: sqlite3.Connection, table: str, column: str, key: int, last: int) -> int | None:
-    """The last row of a piece of bounded size that begins with the table's first row of the trace; None: no row."""
-    sql = (
-        f"SELECT {column}, COALESCE(length(body), 0) FROM {table} WHERE trace_key = ? AND {column} <= ?"
-        f" ORDER BY {column} LIMIT ?"
-    )
+def _piece(rows: sqlite3.Cursor) -> int | None:
+    """The last row of a piece of bounded size. ``rows``: numbers and bytes. None: there are none."""
     end: int | None = None
     size = 0
-    for number, length in db.execute(sql, (key, last, PIECE_ROWS)).fetchall():
+    for number, length in rows.fetchall():
         size += length
         if end is not None and size > PIECE_BYTES:
             break
@@ -89,8 +93,8 @@ def _piece(db: sqlite3.Connection, table: str, column: str, key: int, last: int)
 
 def _release_messages(db: sqlite3.Connection, key: int, end: int) -> None:
     """The messages that events up to ``end`` added: they go, or, being open, keep in their row what they say."""
-    sql = f"SELECT body FROM events WHERE trace_key = ? AND event_id <= ? AND substr(body, 1, {len(_ADDED)}) = ?"
-    bodies = db.execute(sql, (key, end, _ADDED)).fetchall()
+    sql = f"SELECT body FROM events WHERE event_key BETWEEN ? AND ? AND substr(body, 1, {len(_ADDED)}) = ?"
+    bodies = db.execute(sql, (event_key(key, 0), event_key(key, end), _ADDED)).fetchall()
     added = {message["sequence"]: message for (body,) in bodies if (message := added_message(orjson.loads(body)))}
     if not added:
         return

@@ -22,6 +22,7 @@ from ..sums import SUM_NAMES
 from ..views import Grown, Page, Token
 from . import blobs
 from .faults import hole
+from .keys import EVENT_ID_BITS, OF_EVENT, event_key
 from .lists import BELOW, COVERED, LIST_COLUMNS, listed
 
 T = TypeVar("T")
@@ -48,14 +49,14 @@ _COVERS = (
 )
 # The trace's row, then its events, in one statement: no ORDER BY, which would sort what the tree has in order already;
 # what comes back is checked to be consecutive.
-_PAGE = """
+_AT = f"((SELECT trace_key FROM traces WHERE trace_id = ?1) << {EVENT_ID_BITS}) + ?2"
+_PAGE = f"""
 SELECT first_event_id, last_event_id, status, trace_key FROM traces WHERE trace_id = ?1
 UNION ALL
-SELECT event_id, body, NULL, NULL FROM events
-WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id > ?2 AND event_id <= ?2 + ?3
-AND (event_id = ?2 + 1 OR end_offset <= ?4 + (
-    SELECT end_offset - length(body) FROM events
-    WHERE trace_key = (SELECT trace_key FROM traces WHERE trace_id = ?1) AND event_id = ?2 + 1
+SELECT {OF_EVENT}, body, NULL, NULL FROM events
+WHERE event_key > {_AT} AND event_key <= {_AT} + ?3
+AND (event_key = {_AT} + 1 OR end_offset <= ?4 + (
+    SELECT end_offset - length(body) FROM events WHERE event_key = {_AT} + 1
 ))
 """
 # One statement is one read transaction. The newest change number comes last
@@ -70,7 +71,7 @@ _MADE_OF = f"substr(m.body, 1, {len(project.MADE_OF)}) = x'{project.MADE_OF.hex(
 _MESSAGES = (
     "SELECT m.message_id, m.sequence, m.event_id, m.as_of, m.body,"
     f" CASE WHEN m.body IS NULL OR {_MADE_OF} THEN e.body END"
-    " FROM messages AS m LEFT JOIN events AS e ON e.trace_key = m.trace_key AND e.event_id = m.event_id"
+    f" FROM messages AS m LEFT JOIN events AS e ON e.event_key = (m.trace_key << {EVENT_ID_BITS}) + m.event_id"
 )
 _UPDATED = b'{"event":"message_updated",'
 
@@ -155,10 +156,10 @@ def state_parts(
         base = snapshot[0]
     elif base is None:
         base = row.first_event_id - 1
-    sql = "SELECT body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ? ORDER BY event_id LIMIT ?"
+    sql = "SELECT body FROM events WHERE event_key BETWEEN ? AND ? ORDER BY event_key LIMIT ?"
     bodies: list[bytes] = []
     room = STATE_BYTES
-    for (body,) in db.execute(sql, (row.trace_key, base + 1, upto, PAGE_EVENTS)):
+    for (body,) in db.execute(sql, (event_key(row.trace_key, base + 1), event_key(row.trace_key, upto), PAGE_EVENTS)):
         bodies.append(body)
         room -= len(body)
         if room <= 0:
@@ -175,8 +176,8 @@ def kept_snapshot(db: sqlite3.Connection, row: TraceRow) -> KeptSnapshot | None:
     if found is None:
         return None
     # Those up to it may be gone
-    sql = "SELECT end_offset - length(body) FROM events WHERE trace_key = ? AND event_id = ?"
-    behind = db.execute(sql, (row.trace_key, found[0] + 1)).fetchone()
+    sql = "SELECT end_offset - length(body) FROM events WHERE event_key = ?"
+    behind = db.execute(sql, (event_key(row.trace_key, found[0] + 1),)).fetchone()
     return KeptSnapshot(row.log_bytes if behind is None else behind[0], found[1])
 
 
@@ -244,8 +245,8 @@ def _stored(db: sqlite3.Connection, key: int, rows: Iterable[Sequence[Any]]) -> 
 
 def _bodies(db: sqlite3.Connection, key: int, event_ids: Sequence[int]) -> list[bytes]:
     marks = ", ".join("?" * len(event_ids))
-    sql = f"SELECT body FROM events WHERE trace_key = ? AND event_id IN ({marks}) ORDER BY event_id"
-    return [body for (body,) in db.execute(sql, (key, *event_ids))]
+    sql = f"SELECT body FROM events WHERE event_key IN ({marks}) ORDER BY event_key"
+    return [body for (body,) in db.execute(sql, [event_key(key, one) for one in event_ids])]
 
 
 def _boundary(db: sqlite3.Connection, key: int) -> int:
@@ -257,10 +258,10 @@ def _boundary(db: sqlite3.Connection, key: int) -> int:
 def updates(db: sqlite3.Connection, key: int, after: int) -> list[bytes]:
     """The message_updated events of a trace after ``after``."""
     sql = (
-        f"SELECT body FROM events WHERE trace_key = ? AND event_id > ? AND substr(body, 1, {len(_UPDATED)}) = ?"
-        " ORDER BY event_id"
+        f"SELECT body FROM events WHERE event_key > ? AND event_key < ? AND substr(body, 1, {len(_UPDATED)}) = ?"
+        " ORDER BY event_key"
     )
-    return [body for (body,) in db.execute(sql, (key, after, _UPDATED))]
+    return [body for (body,) in db.execute(sql, (event_key(key, after), event_key(key + 1, 0), _UPDATED))]
 
 
 def messages(
@@ -484,8 +485,8 @@ def untouched(db: sqlite3.Connection, before: str, statuses: Sequence[str]) -> l
 
 def event_head(db: sqlite3.Connection, key: int, event_id: int) -> bytes | None:
     """See Storage.event_head."""
-    sql = "SELECT substr(body, 1, 512) FROM events WHERE trace_key = ? AND event_id = ?"
-    found = db.execute(sql, (key, event_id)).fetchone()
+    sql = "SELECT substr(body, 1, 512) FROM events WHERE event_key = ?"
+    found = db.execute(sql, (event_key(key, event_id),)).fetchone()
     return None if found is None else bytes(found[0])
 
 
@@ -495,10 +496,10 @@ ANY_NAME = ""  # in ``trimmed``: of an event that had this or that name
 def names(db: sqlite3.Connection, key: int, first: int, last: int) -> dict[str, int]:
     """See Storage.names. A body begins with its name: ``{"event":"``, the name and a quote."""
     sql = (
-        "SELECT CAST(substr(body, 11, instr(substr(body, 11, 65), X'22') - 1) AS TEXT) AS name, MAX(event_id)"
-        " FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ? GROUP BY name"
+        "SELECT CAST(substr(body, 11, instr(substr(body, 11, 65), X'22') - 1) AS TEXT) AS name,"
+        f" MAX({OF_EVENT}) FROM events WHERE event_key BETWEEN ? AND ? GROUP BY name"
     )
-    return dict(db.execute(sql, (key, first, last)).fetchall())
+    return dict(db.execute(sql, (event_key(key, first), event_key(key, last))).fetchall())
 
 
 def trimmed(db: sqlite3.Connection, trace_id: str, names: Collection[str]) -> int | None:
@@ -518,9 +519,9 @@ def size(db: sqlite3.Connection, key: int, first: int, last: int) -> int:
     """See Storage.size."""
     sql = (
         "SELECT COALESCE(MAX(end_offset), 0) - COALESCE(MIN(end_offset - length(body)), 0) FROM events"
-        " WHERE trace_key = ?1 AND event_id IN (?2, ?3)"
+        " WHERE event_key IN (?, ?)"
     )
-    return int(db.execute(sql, (key, first, last)).fetchone()[0])
+    return int(db.execute(sql, (event_key(key, first), event_key(key, last))).fetchone()[0])
 
 
 def tokens(db: sqlite3.Connection, token_ids: Collection[str] | None, limit: int | None) -> list[Token]:

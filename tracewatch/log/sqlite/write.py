@@ -18,6 +18,7 @@ from ..storage import Changes, Loaded, Needs, TraceChange
 from ..sums import SUM_NAMES, Sums
 from ..views import SCOPES
 from . import blobs, read
+from .keys import OF_EVENT, event_key
 from .lists import BELOW
 from .read import ANY_NAME, TOKEN_COLUMNS, TREE_COLUMNS
 
@@ -155,8 +156,9 @@ def _load_rest(db: sqlite3.Connection, needs: Needs, loaded: Loaded) -> None:
         loaded.sequences[trace_id] = db.execute(sql, (rows[trace_id].trace_key,)).fetchone()[0]
     for trace_id, first, last in needs.events:
         if trace_id in rows:
-            sql = "SELECT event_id, body FROM events WHERE trace_key = ? AND event_id BETWEEN ? AND ?"
-            loaded.events.setdefault(trace_id, {}).update(db.execute(sql, (rows[trace_id].trace_key, first, last)))
+            sql = f"SELECT {OF_EVENT}, body FROM events WHERE event_key BETWEEN ? AND ?"
+            keys = [event_key(rows[trace_id].trace_key, one) for one in (first, last)]
+            loaded.events.setdefault(trace_id, {}).update(db.execute(sql, keys))
     for trace_id, event_id in needs.snapshots:
         sql = "SELECT 1 FROM snapshots WHERE trace_key = ? AND event_id = ?"
         if trace_id in rows and db.execute(sql, (rows[trace_id].trace_key, event_id)).fetchone():
@@ -238,7 +240,7 @@ def _write_rows(db: sqlite3.Connection, traces: Iterable[TraceChange], keys: dic
     producers: list[Any] = []
     for change in traces:
         key = keys[change.after.trace_id] if change.before is None else change.before.trace_key
-        events += [(key, *row) for row in change.events]
+        events += [(event_key(key, event_id), end_offset, body) for event_id, end_offset, body in change.events]
         messages += [(key, *row) for row in change.messages]
         bodies += [(as_of, body, key, message_id) for message_id, as_of, body in change.bodies]
         regrouped += [(goal_id, key, message_id) for message_id, goal_id in change.regrouped.items()]
@@ -247,7 +249,7 @@ def _write_rows(db: sqlite3.Connection, traces: Iterable[TraceChange], keys: dic
         snapshots += [(key, *row) for row in change.snapshots]
         producers += [(key, *row) for row in change.producers.items()]
     for sql, rows in (
-        ("INSERT INTO events VALUES (?, ?, ?, ?)", events),
+        ("INSERT INTO events VALUES (?, ?, ?)", events),
         (
             "INSERT INTO messages (trace_key, sequence, message_id, goal_id, event_id, as_of, body)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",

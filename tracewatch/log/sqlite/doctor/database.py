@@ -11,6 +11,7 @@ from ....errors import LogError, NewerDatabase
 from ....model.times import format_time
 from ..identity import identifiers
 from ..inspect import quick_check
+from ..keys import EVENT_ID_BITS
 from ..migrate import available, schema_of
 from .findings import ERROR, Findings
 from .judgement import NEWER, RESTORE
@@ -27,7 +28,7 @@ OF_A_TRACE = (
     "inputs",
     "trimmed",
     "trace_blobs",
-)  # tables with a trace_key
+)  # tables with a trace_key, or a key that begins with it
 
 
 def check_database(found: Findings, connection: sqlite3.Connection, path: Path, *, full: bool, now: float) -> bool:
@@ -87,8 +88,11 @@ def _epoch(found: Findings, connection: sqlite3.Connection) -> None:
 def keys_of(connection: sqlite3.Connection, table: str) -> Iterator[int]:
     """Each trace_key of a table once, by as many steps of its tree as there are traces."""
     key = 0
+    sql = f"SELECT MIN(trace_key) FROM {table} WHERE trace_key > ?"
+    if table == "events":
+        sql = f"SELECT MIN(event_key) >> {EVENT_ID_BITS} FROM events WHERE event_key >= (? + 1) << {EVENT_ID_BITS}"
     while True:
-        (found,) = connection.execute(f"SELECT MIN(trace_key) FROM {table} WHERE trace_key > ?", (key,)).fetchone()
+        (found,) = connection.execute(sql, (key,)).fetchone()
         if found is None:
             return
         if not isinstance(found, int) or found <= key:  # a damaged tree may go in circles
@@ -105,7 +109,8 @@ def _orphans(found: Findings, connection: sqlite3.Connection) -> None:
         for key in keys_of(connection, table):
             if connection.execute(known, (key,)).fetchone():
                 continue
-            rows = connection.execute(f"SELECT COUNT(*) FROM {table} WHERE trace_key = ?", (key,)).fetchone()[0]
+            of_it = f"event_key >> {EVENT_ID_BITS}" if table == "events" else "trace_key"
+            rows = connection.execute(f"SELECT COUNT(*) FROM {table} WHERE {of_it} = ?", (key,)).fetchone()[0]
             said = f"{table} has {rows:,} rows of a trace that does not exist (trace_key {key})"
             found.error("orphan_rows", said, "Nobody is shown them. Please report this, with what happened before")
     if found.count(ERROR) == before:

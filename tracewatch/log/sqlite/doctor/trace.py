@@ -18,6 +18,7 @@ from ....model.times import parse_time
 from ...project import SNAPSHOT_EVERY, Noted
 from ...row import TraceRow
 from ..inspect import Progress
+from ..keys import OF_EVENT, event_key
 from ..read import TRACE_COLUMNS
 from .blobs import ADVICE, blobs_of, missing
 from .findings import ERROR, Findings
@@ -136,8 +137,11 @@ class _Trace:
             raise Broken
         trimmed = row.first_event_id - 1 in snapshots
         expected = row.first_event_id
-        sql = "SELECT event_id, end_offset, body FROM events WHERE trace_key = ? AND event_id >= ? ORDER BY event_id"
-        with closing(self._connection.execute(sql, (row.trace_key, row.first_event_id))) as rows:
+        sql = (
+            f"SELECT {OF_EVENT}, end_offset, body FROM events WHERE event_key >= ? AND event_key < ? ORDER BY event_key"
+        )
+        span = event_key(row.trace_key, row.first_event_id), event_key(row.trace_key + 1, 0)
+        with closing(self._connection.execute(sql, span)) as rows:
             for event_id, end_offset, body in rows:
                 if event_id != expected:
                     self.error("event_ids", f"{self._span(expected, event_id - 1)} missing", RESTORE)
@@ -232,13 +236,14 @@ class _Trace:
             )
         )
         sql = (
-            "SELECT event_id, end_offset FROM events WHERE trace_key = ?1 AND event_id BETWEEN ?2 AND ?3"
-            f" AND event_id % {SNAPSHOT_EVERY} = 0 ORDER BY event_id"
+            f"SELECT {OF_EVENT}, end_offset FROM events WHERE event_key BETWEEN ? AND ?"
+            f" AND ({OF_EVENT}) % {SNAPSHOT_EVERY} = 0 ORDER BY event_key"
         )
-        first = "SELECT end_offset - length(body) FROM events WHERE trace_key = ? AND event_id = ?"
-        begin = self._connection.execute(first, (row.trace_key, row.first_event_id)).fetchone()
+        span = event_key(row.trace_key, row.first_event_id), event_key(row.trace_key, row.last_event_id)
+        first = "SELECT end_offset - length(body) FROM events WHERE event_key = ?"
+        begin = self._connection.execute(first, span[:1]).fetchone()
         offset, size, missing = begin[0] if begin else 0, sizes.get(row.first_event_id - 1, 0), []
-        for at, end_offset in self._connection.execute(sql, (row.trace_key, row.first_event_id, row.last_event_id)):
+        for at, end_offset in self._connection.execute(sql, span):
             if at in sizes:
                 offset, size = end_offset, sizes[at]
             elif end_offset - offset >= size:
