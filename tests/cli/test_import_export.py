@@ -13,7 +13,7 @@ from tests.cli.conftest import Run, Spawned, done, record, thought
 from tests.support import ServerProcess
 from tracewatch.cli.sending import Pace, StepSender
 from tracewatch.client.api import Api
-from tracewatch.importers import AppendEvent, CreateTrace, ImportFault
+from tracewatch.importers import AppendEvent, CreateTrace, ImportFault, detect
 from tracewatch.model.window import BATCH_EVENTS
 from tracewatch.server.page import OFFLINE, web_dir
 
@@ -312,3 +312,41 @@ def test_export_as_a_page_holds_the_same_events(tw: Run, api: Api, tmp_path: Pat
     assert events == [orjson.loads(line) for line in api.events("page")]
     assert "Content-Security-Policy" in before
     assert '<script type="module">' in after
+
+
+def span(number: int, parent: int | None, name: str, **attributes: str) -> dict[str, Any]:
+    at = 1_772_355_600_000_000_000 + number * 1_000_000_000
+    return {
+        "traceId": f"{7:032x}",
+        "spanId": f"{number:016x}",
+        "parentSpanId": "" if parent is None else f"{parent:016x}",
+        "name": name,
+        "startTimeUnixNano": str(at),
+        "endTimeUnixNano": str(at + 500_000_000),
+        "attributes": [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()],
+    }
+
+
+def test_what_opentelemetry_wrote_to_a_file_goes_to_the_mapping_of_the_server(
+    tw: Run, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracewatch.importers.otlp_dump._PART", 2)
+    spans = [span(1, None, "invoke_agent a", **{"gen_ai.operation.name": "invoke_agent"})]
+    spans += [span(n, 1, "execute_tool t", **{"gen_ai.operation.name": "execute_tool"}) for n in (2, 3, 4)]
+    requests = [{"resourceSpans": [{"scopeSpans": [{"spans": some}]}]} for some in (spans[:1], spans[1:])]
+    path = tmp_path / "spans.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(request) + b"\n" for request in [*requests, {"resourceMetrics": []}]))
+    assert detect(path) == "otlp"
+    done = tw("import", str(path))
+    assert (done.code, done.out) == (0, b"1 trace, 4 items given to the server\n")
+    trace = api.trace(f"otel-{7:032x}")["trace"]
+    assert (trace["status"], trace["total_messages"]) == ("completed", 3)
+    events = trace["last_event_id"]
+    path.write_bytes(
+        orjson.dumps([*requests, {"resourceSpans": [{"scopeSpans": [{"spans": [{}]}]}]}, {"x": 1}], option=2)
+    )
+    done = tw("import", str(path))
+    assert done.code == 1
+    assert "without a trace id" in done.err
+    assert "[3]: a request of OTLP has resourceSpans" in done.err
+    assert api.trace(f"otel-{7:032x}")["trace"]["last_event_id"] == events

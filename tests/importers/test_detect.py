@@ -58,7 +58,7 @@ def test_each_format_is_known_by_its_contents(tmp_path: Path, contents: bytes, f
         (b"", "is empty"),
         (b" \n\n\t", "is empty"),
         (b"\x89PNG\r\n\0\0", "is a binary file"),
-        (b'{"resourceSpans": []}', "is JSON of a format that is not known here; the formats are tracewatch, openai"),
+        (b'{"resourceX": []}', "is JSON of a format that is not known here; the formats are tracewatch, openai"),
         (b"[]", "is JSON of a format that is not known here"),
         (b"42", "is JSON of a format that is not known here"),
         (b'{"model_name": "m",\n "parameters": {}}', "not known here"),

@@ -85,8 +85,11 @@ def command(ctx: click.Context, /, files: tuple[str, ...], form: str, speed: flo
 
 def summary(counts: Counts) -> str:
     """``12 traces, 4,321 events imported, 3 already there``, and the number of faults, if any."""
-    words = f"{text.count(counts.traces, 'trace')}, {text.count(counts.events, 'event')} imported"
-    words += f", {text.count(counts.duplicates)} already there"
+    words = text.count(counts.traces, "trace")
+    if counts.sent:
+        words += f", {text.count(counts.sent, 'item')} given to the server"
+    if counts.events or counts.duplicates or not counts.sent:
+        words += f", {text.count(counts.events, 'event')} imported, {text.count(counts.duplicates)} already there"
     return words + (f", {text.count(counts.faults, 'fault')}" if counts.faults else "")
 
 

@@ -19,7 +19,17 @@ import orjson
 
 from ..client.api import Api
 from ..client.errors import ApiError
-from ..importers import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
+from ..importers import (
+    AppendEvent,
+    CreateTrace,
+    ImportFault,
+    KeepContent,
+    Put,
+    RestoreEvent,
+    RestoreTrace,
+    Step,
+    WireBody,
+)
 from ..model.mend import Mender
 from ..model.times import parse_time
 from ..model.window import BATCH_EVENTS, Window
@@ -39,6 +49,7 @@ class Counts:
     events: int = 0  # events that the log did not have
     duplicates: int = 0  # events that it had already
     faults: int = 0
+    sent: int = 0  # spans, records or runs of foreign tracers, which the server has compared with what it has
 
     def add(self, other: Counts) -> None:
         """Add another's numbers to these."""
@@ -46,6 +57,7 @@ class Counts:
         self.events += other.events
         self.duplicates += other.duplicates
         self.faults += other.faults
+        self.sent += other.sent
 
 
 class Pace:
@@ -92,6 +104,7 @@ class StepSender:
     _seq: dict[str, int] = field(default_factory=dict)  # the last one given out
     _given_up: set[str] = field(default_factory=set)
     _courier: Courier | None = None
+    _traces: set[str] = field(default_factory=set)  # that foreign tracers told of
 
     def take(self, step: Step) -> None:
         """Take one step, and send it at the latest at ``flush``. Raises Unreachable."""
@@ -99,6 +112,8 @@ class StepSender:
             self._fault(step)
         elif isinstance(step, Put):
             self._told(step)
+        elif isinstance(step, WireBody):
+            self._tell(step)
         elif isinstance(step, CreateTrace):
             self.flush()
             self._create(step.spec)
@@ -130,6 +145,22 @@ class StepSender:
             _raise_if_ours(error)
             said = f"{step.media_type} of {len(step.data):,} bytes in trace {step.trace_id}: {error.message}"
             self._fault(ImportFault(said))
+
+    def _tell(self, step: WireBody) -> None:
+        try:
+            answer, traces = self.api.tell(step.route, step.body)
+        except ApiError as error:
+            _raise_if_ours(error)
+            self._fault(ImportFault(error.message, step.line))
+            return
+        self.counts.traces += len(set(traces) - self._traces)
+        self._traces |= set(traces)
+        refused = answer.get("partialSuccess") or {}
+        count = int(refused.get("rejectedSpans") or refused.get("rejectedLogRecords") or 0)
+        if count:
+            self._fault(ImportFault(str(refused.get("errorMessage") or f"{count} of {step.items} refused"), step.line))
+        self.counts.sent += step.items - count
+        self.on_progress(step.items)
 
     def _told(self, put: Put) -> None:
         if self._courier is None:

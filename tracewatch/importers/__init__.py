@@ -28,6 +28,7 @@ from . import (
     native,
     openai,
     openhands,
+    otlp_dump,
     swe_agent,
     tapeagents,
     tau2,
@@ -35,7 +36,7 @@ from . import (
 )
 from .detect import FORMATS, detect
 from .reading import regular_file
-from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
+from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step, WireBody
 
 __all__ = [
     "FORMATS",
@@ -47,6 +48,7 @@ __all__ = [
     "RestoreEvent",
     "RestoreTrace",
     "Step",
+    "WireBody",
     "detect",
     "open_import",
 ]
@@ -65,6 +67,7 @@ _READERS: dict[str, Callable[[Path], Iterator[Step]]] = {
     "swe-agent": swe_agent.read,
     "inspect": inspect_log.read,
     "openhands": openhands.read,
+    "otlp": otlp_dump.read,
 }
 
 _FOLDERS: dict[str, Callable[[Path], list[Path]]] = {

@@ -21,6 +21,7 @@ from . import (
     gemini_cli,
     inspect_log,
     openhands,
+    otlp_dump,
     swe_agent,
     tapeagents,
     tau2,
@@ -29,7 +30,7 @@ from .reading import BadJson, has_lines, lines, load, regular_file, starts_with_
 
 FORMATS = (
     *("tracewatch", "openai", "tau-bench", "tapeagents", "claude-code", "claude-stream", "codex", "codex-exec"),
-    *("openai-responses", "anthropic", "gemini", "gemini-cli", "tau2", "swe-agent", "inspect", "openhands"),
+    *("openai-responses", "anthropic", "gemini", "gemini-cli", "tau2", "swe-agent", "inspect", "openhands", "otlp"),
 )
 _KNOWN = f"the formats are {', '.join(FORMATS)}"
 _LINES = 20
@@ -86,6 +87,8 @@ def _of_line(row: Any) -> str | None:
         return "gemini-cli"
     if openhands.is_event(row):
         return "openhands"
+    if otlp_dump.is_dump(row):
+        return "otlp"
     if isinstance(row.get("type"), str) and _CLAUDE_KEYS & row.keys():
         return "claude-code"
     return _of_item(row)
@@ -108,6 +111,7 @@ _DOCUMENTS: dict[str, Callable[[Any], bool]] = {
     "inspect": inspect_log.is_log,
     "tau2": tau2.is_results,
     "openhands": openhands.is_conversation,
+    "otlp": otlp_dump.is_dump,
 }
 
 

@@ -27,7 +27,7 @@ from ..model.contents import Keep, event_taken_out, reference
 from ..model.usage import total_of
 from .long_dict import LongDict
 from .reading import clip, without
-from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step
+from .steps import AppendEvent, CreateTrace, KeepContent, Put, Step
 from .twins import HOOK, Twins
 
 _LATE = ("answer", "cost", "cost_of", "model", "sub_trace_id", "left", "duration_ms", "also")
@@ -399,9 +399,7 @@ def _tell(known: _Message, event: dict[str, Any]) -> None:
         known.late = {**(known.late or {}), **({"cost_source": "given"} if "cost" in late else {}), **late}
 
 
-def steps_of(
-    steps: Iterable[Step], ledgers: dict[str, Ledger] | None = None
-) -> Iterator[CreateTrace | AppendEvent | KeepContent | RestoreTrace | RestoreEvent | ImportFault]:
+def steps_of(steps: Iterable[Step], ledgers: dict[str, Ledger] | None = None) -> Iterator[Step]:
     """The steps, each Put as what it writes into an empty log, or one that holds what ``ledgers`` say.
 
     Example: ``list(steps_of(open_import("session.jsonl")))``.

@@ -65,6 +65,19 @@ class RestoreEvent:
 
 
 @dataclass(frozen=True)
+class WireBody:
+    """What an agent's tracer sent to ``route`` of a server: JSON, which is given to ours as it is.
+
+    ``items``: how many spans, records or runs it has; ``line``: of the file, for faults.
+    """
+
+    route: str
+    body: bytes
+    items: int
+    line: int | None = None
+
+
+@dataclass(frozen=True)
 class ImportFault:
     """A part of the file that can't be imported. ``message`` says why.
 
@@ -83,4 +96,4 @@ class ImportFault:
         return ": ".join(part for part in (self.file, line, self.field, self.message) if part)
 
 
-Step = Put | CreateTrace | AppendEvent | KeepContent | RestoreTrace | RestoreEvent | ImportFault
+Step = Put | CreateTrace | AppendEvent | KeepContent | RestoreTrace | RestoreEvent | WireBody | ImportFault
