@@ -34,6 +34,8 @@ COMMANDS = {  # by module, in the order of the help; a module is loaded when its
     "answer": "answer",
     "cancel": "cancel",
     "token": "token",
+    "install": "install",
+    "uninstall": "uninstall",
     "flush": "flush",
     "watch-sessions": "watch_sessions",
     "record": "record",
