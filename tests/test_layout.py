@@ -46,7 +46,7 @@ ROOMS = {
     "live": room("errors model log", "orjson redis"),
     "server": room(
         "errors settings model log live ingest importers",
-        "backports compression jsonschema orjson prometheus_client pydantic_core referencing starlette uvicorn"
+        "backports compression grpc jsonschema orjson prometheus_client pydantic_core referencing starlette uvicorn"
         " websockets",
     ),
     "client": room("errors settings model", "h11 orjson websockets", ("tracewatch.client.direct", "log")),
@@ -62,7 +62,7 @@ ROOMS = {
 # Server and command line code that `import tracewatch` in somebody's agent must not load; and pydantic, which takes
 # longer to load than all of the recorder.
 NOT_FOR_AGENTS = (
-    *("aiosqlite", "click", "genai_prices", "httpx2", "pydantic", "redis", "rich", "starlette", "uvicorn"),
+    *("aiosqlite", "click", "genai_prices", "grpc", "httpx2", "pydantic", "redis", "rich", "starlette", "uvicorn"),
     *("tracewatch.cli", "tracewatch.live", "tracewatch.log", "tracewatch.server"),
 )
 
@@ -279,7 +279,7 @@ def test_every_package_a_room_may_use_is_a_dependency() -> None:
     extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
     lines = [*project["dependencies"], *extras]
     declared = {re.split(r"[^a-z0-9_-]", line, maxsplit=1)[0].replace("-", "_") for line in lines}
-    named = {"google": "protobuf", "opentelemetry": "opentelemetry_proto", "compression": "backports"}  # other names
+    named = {"google": "protobuf", "opentelemetry": "opentelemetry_proto", "compression": "backports", "grpc": "grpcio"}
     used = {named.get(package, package) for law in ROOMS.values() for package in law.packages}
     assert used <= declared
 

@@ -215,6 +215,14 @@ class Settings:
     token_check_s: float = _option(
         "seconds", 2.0, "The sockets of a revoked or expired token are closed within this time", low=0.01, high=4
     )
+    grpc_port: int = _option(
+        "count",
+        0,
+        "Port for OpenTelemetry over gRPC, usually 4317; needs `pip install 'tracewatch[grpc]'`",
+        low=0,
+        high=65535,
+        shown="off",
+    )
     max_ingest_bytes: int = _option(
         "bytes", 32 * 1024**2, "A request of OpenTelemetry or another tracer, uncompressed", high=1024**3
     )

@@ -19,7 +19,10 @@ from typing import Any
 import orjson
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+)
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
 from .items import plain
@@ -109,6 +112,16 @@ def read(kind: str, body: bytes, *, json: bool) -> Iterator[Span | LogRecord]:
 def count(kind: str, body: bytes, *, json: bool) -> int:
     """How many points a body of metrics has at least: it is looked at, and not kept. Raises BadOtlp."""
     return len(_dicts(_json_tree(body).get("resourceMetrics"))) if json else 0
+
+
+def words_of_status(body: bytes) -> str:
+    """The message of a google.rpc.Status; "" for what is none."""
+    status = ExportTracePartialSuccess()  # which has the same two fields
+    try:
+        status.ParseFromString(body)
+    except DecodeError:
+        return ""
+    return status.error_message
 
 
 def _json_tree(body: bytes) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
-from ..errors import TracewatchError, Unavailable, UpgradeRequired
+from ..errors import LogError, TracewatchError, Unavailable, UpgradeRequired
 from ..ingest.hooked import HookedSessions
 from ..ingest.ingester import Ingester
 from ..ingest.store import LogStore
@@ -53,6 +53,7 @@ from .uvicorn import socket_of, transport_of
 
 if TYPE_CHECKING:
     from ..live.redis import RedisHints
+    from .grpc import GrpcDoor
 
 logger = logging.getLogger("tracewatch.server")
 EXPIRY_CHECK_S = 1.0  # a lease or a question that has run out is marked at most this much later
@@ -236,10 +237,11 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
     ``place``: which of several worker processes this one is; only ``tracewatch serve`` gives it.
 
     Raises InvalidField for a variable of the environment that can't be used, and LogError if the setting ``redis``
-    can't be, or the extra ``tracewatch[redis]`` is not installed.
+    can't be, or an extra that a setting needs (``tracewatch[redis]``, ``tracewatch[grpc]``) is not installed.
     """
     chosen = settings or Settings.from_env(os.environ)
     redis_hints = load_redis(chosen.redis) if chosen.redis else None
+    door_of = _load_grpc() if chosen.grpc_port else None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -247,10 +249,15 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
         siblings = Siblings(place or Place(), lambda: own_numbers(app.state.services))
         try:
             async with _services(chosen, redis_hints, observed, siblings) as app.state.services:
+                door = None if door_of is None else door_of(app, chosen)
                 try:
                     await siblings.begin()
+                    if door is not None:
+                        await door.open()
                     yield
                 finally:
+                    if door is not None:
+                        await door.close()
                     await siblings.close()
         finally:
             if hasattr(app.state, "services"):  # not if the log could not be opened
@@ -267,6 +274,17 @@ def create_app(settings: Settings | None = None, place: Place | None = None) -> 
             ClientDisconnect: on_disconnect,
         },
     )
+
+
+def _load_grpc() -> type[GrpcDoor]:
+    """What opens the port for gRPC. Raises LogError if the extra is not installed."""
+    try:
+        from .grpc import GrpcDoor
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "grpc":
+            raise
+        raise LogError("--grpc-port needs a package that is not here: pip install 'tracewatch[grpc]'") from error
+    return GrpcDoor
 
 
 # --- wiring ----------------------------------------------------------------------------------------------------

@@ -39,6 +39,10 @@ CLOSE = ((b"connection", b"close"),)
 MAX_HEADERS = 128  # of one request; a WebSocket's handshake has the same limit
 PIECE_BYTES = 16 * 1024  # parsed at once, so that a head above its limit is found out
 HEAD_END = b"\r\n\r\n"
+HTTP_2 = b"PRI * HTTP/2.0"  # how a client begins that takes it for granted, as those of gRPC do
+ONLY_HTTP_1 = (
+    "This port speaks HTTP/1.1: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or tracewatch serve --grpc-port 4317"
+)
 
 
 class Server(uvicorn.Server):
@@ -213,6 +217,9 @@ class _InTurn(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came, and parse it if its turn has come."""
         if self._lingers:
+            return
+        if self.cycle is None and not self.unread and data.startswith(HTTP_2):
+            self.send_400_response(ONLY_HTTP_1)  # gRPC's says of such an answer: "an http1.x server"
             return
         self.unread += data
         self._go_on()
