@@ -77,12 +77,29 @@ async def test_a_run_waits_for_its_answer_and_goes_on(log: EventLog) -> None:
     await send(log, *rest)
     (over,) = await all_traces(log)
     assert (over["trace_id"], over["status"], over["summary"]) == (f"ls-{run_id('one')}", "completed", "Done.")
-    assert over["metadata"]["runs"] == [run_id("two")]
+    assert over["metadata"]["runs"] == {run_id("two"): "resumed"}
     (answer,) = await events(log, "one", "input_provided")
     assert (answer["value"], answer["by"]) == ("yes", "terminal")
     tools = [message["content"] for message in await messages_of(log, over["trace_id"])]
     assert [tool.get("result") for tool in tools] == [None, "yes"]
     assert not any("error" in tool for tool in tools)
+
+
+@pytest.mark.parametrize("way", ["in order", "at once", "late"])
+async def test_an_end_that_says_nothing_of_its_inputs(log: EventLog, way: str) -> None:
+    """JavaScript's client sends them with the start only; the start may come after it."""
+    await send(log, *asked("one"))
+    root, tool, done, over = answered("two", start=3)
+    del over["inputs"]
+    if way == "at once":
+        body = read_batch(orjson.dumps({"post": [root, tool], "patch": [done, over]}))
+        await Ingester(LogStore(log)).take("ls", list(items(body)), process=PROCESS)
+    else:
+        await send(log, *([over, tool, done, root] if way == "late" else [root, tool, done, over]))
+    (found,) = await all_traces(log)
+    assert (found["status"], found["summary"]) == ("completed", "Done.")
+    (answer,) = await events(log, "one", "input_provided")
+    assert answer["value"] == (None if way == "late" else "yes")
 
 
 async def test_the_same_place_may_ask_again(log: EventLog) -> None:

@@ -3,8 +3,8 @@
 Rule 1: what a thread's runs have in common is its id, the session of their trace. A root that resumes goes on in the
         newest trace of its thread that waits, as a step in it. It may come before the run that it resumes.
 Rule 2: nothing is remembered that the log does not have: a trace's metadata names the ``runs`` that stand in it beside
-        the one it is named after, ``resumed`` where it began with a resume, and ``checkpoint_ns`` of a sub-agent that
-        was interrupted.
+        the one it is named after and whether they resumed or began it, ``resumed`` where the resume came first, and
+        ``checkpoint_ns`` of a sub-agent.
 Rule 3: a sub-agent that is resumed goes on in its own trace: it is known by its name and its place in the graph.
 """
 
@@ -22,6 +22,7 @@ from .known import Known, key_of
 from .store import Store
 
 MOST_HOMES = 20_000
+BEGAN, RESUMED = "began", "resumed"  # what a run is to the trace that it stands in
 MOST_RUNS = 200  # named in a trace's metadata
 MOST_VALUE = 2000  # characters of an answer that is kept for a question that comes later
 
@@ -46,14 +47,15 @@ class Threads:
             found += some if home == trace else list(_moved(some, trace, home, runs))
         return found
 
-    async def _home(self, source: str, trace: str, items: list[Item]) -> tuple[str, list[str]]:
+    async def _home(self, source: str, trace: str, items: list[Item]) -> tuple[str, dict[str, str]]:
+        """The trace where a run's items stand, and the runs that stand there beside the first one."""
         thread = next((item.thread for item in items if item.thread), None)
         if thread is None:
-            return self._homes.get((source, trace), trace), []
+            return self._homes.get((source, trace), trace), {}
         root = next((item for item in items if item.key == key_of(trace) and item.parent == ROOT), None)
         known = self._homes.get((source, trace))
         if known == trace or (known is not None and root is None):
-            return known, []
+            return known, {}
         rows = [row for row in await self._store.of_session(thread) if _about(row).get("source") == source]
         there = next((row for row in rows if trace in _runs(row) or key_of(trace) in _owners(row)), None)
         if there is None and not any(_about(row).get("trace") == trace for row in rows):
@@ -63,8 +65,13 @@ class Threads:
             self._homes[source, trace] = home
             if len(self._homes) > MOST_HOMES:
                 self._homes.popitem(last=False)
-        runs = [] if there is None else _runs(there)
-        return home, runs if trace in runs else [*runs[1 - MOST_RUNS :], trace]
+        if there is None or root is None:
+            return home, {}
+        runs = _runs(there)
+        if trace not in runs:
+            began = root.resumes is None and (stamp(root.started_at) or "") < there["started_at"]
+            runs = dict(list(runs.items())[1 - MOST_RUNS :]) | {trace: BEGAN if began else RESUMED}
+        return home, runs
 
 
 def _about(row: dict[str, Any]) -> dict[str, Any]:
@@ -72,9 +79,9 @@ def _about(row: dict[str, Any]) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _runs(row: dict[str, Any]) -> list[str]:
+def _runs(row: dict[str, Any]) -> dict[str, str]:
     runs = row["metadata"].get("runs")
-    return [one for one in runs if isinstance(one, str)] if isinstance(runs, list) else []
+    return {key: str(how) for key, how in runs.items()} if isinstance(runs, dict) else {}
 
 
 def _where(rows: list[dict[str, Any]], root: Item | None) -> dict[str, Any] | None:
@@ -92,6 +99,8 @@ def _where(rows: list[dict[str, Any]], root: Item | None) -> dict[str, Any] | No
     if root.resumes is not None:
         earlier = next((row for row in rows if at is None or row["started_at"] <= at), None)
         return waiting or stub or earlier or headless
+    if root.final and root.task is None and waiting is not None:
+        return waiting  # an end that does not say with what it began
     return stub or (headless if headless is not None and (at or "") < headless["started_at"] else None)
 
 
@@ -106,8 +115,9 @@ def _is_stub(row: dict[str, Any]) -> bool:
     return None in list(_owners(row).values())[:1]
 
 
-def _moved(items: Iterable[Item], trace: str, home: str, runs: list[str]) -> Iterable[Item]:
+def _moved(items: list[Item], trace: str, home: str, runs: dict[str, str]) -> Iterable[Item]:
     own, root = key_of(trace), key_of(home)
+    answered = any(item.resumes is not None for item in items if item.key == own)
     for item in items:
         item = replace(item, trace=home, root=root)
         if item.kind == "question":  # the same place in a graph may ask again when it is resumed
@@ -115,19 +125,22 @@ def _moved(items: Iterable[Item], trace: str, home: str, runs: list[str]) -> Ite
         if item.key != own or item.parent != ROOT:
             yield item
             continue
-        step, agent = goes_on(item, root)
+        began = runs.get(trace) == BEGAN
+        step, agent = goes_on(item, root, kind="run" if began else "resume")
         agent.parent, agent.fields = ROOT, {"runs": runs}
-        if item.resumes is None:  # its resume came before it
+        if began:  # its resume came before it
             agent.final, agent.status, agent.task = False, None, item.task
             agent.result = agent.error = agent.ended_at = None
+        elif step.final and not answered:
+            step.resumes = [None]  # an end that does not say with what it began
         yield agent
         yield step
 
 
-def goes_on(item: Item, into: str) -> tuple[Item, Item]:
+def goes_on(item: Item, into: str, *, kind: str = "resume") -> tuple[Item, Item]:
     """An agent's run that goes on in another's as a step there, and what it says of that agent."""
     step = replace(item, kind="step", parent=into, task=None, session_id=None, user_id=None, tags=None, place=None)
-    step.fields = {"kind": "run" if item.resumes is None else "resume"}
+    step.fields = {"kind": kind}
     step.arguments = item.resumes[0] if item.resumes else None
     agent = Item(trace=item.trace, key=into, kind="agent", root=item.root, name=item.name, final=item.final)
     agent.started_at, agent.ended_at = item.started_at, item.ended_at
