@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import os
@@ -16,10 +17,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tests.support import serving
 from tracewatch.cli import cli, post_hook
 from tracewatch.cli.hook_settings import EVENTS
 from tracewatch.cli.settings_file import BACKUP
 
+pytestmark = pytest.mark.anyio
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -186,6 +189,17 @@ def test_a_token_stands_in_the_environment_or_in_a_file_of_the_user_alone(settin
     assert settings.stat().st_mode & 0o777 == 0o600
     for args in (("--token", "x", "--project"), ("--token", "x", "--token-env", "X"), ("--token-env", "a b")):
         install(*args, code=2)
+
+
+async def test_a_server_that_asks_for_tokens_is_given_one_from_the_environment(settings: Path, tmp_path: Path) -> None:
+    async with serving(tmp_path / "log.db") as server:
+        assert "token" not in await asyncio.to_thread(run, "install", "claude-code", "--url", server.url)
+        await server.services.log.tokens.create(["read"])
+        said = await asyncio.to_thread(run, "install", "claude-code", "--url", server.url)
+    assert "export TRACEWATCH_TOKEN" in said and "no server" not in said
+    written = await asyncio.to_thread(settings.read_bytes)
+    (hook,) = json.loads(written)["hooks"]["Stop"][0]["hooks"]
+    assert hook["headers"] == {"Authorization": "Bearer $TRACEWATCH_TOKEN"}
 
 
 def test_what_keeps_hooks_from_running_is_said(settings: Path) -> None:

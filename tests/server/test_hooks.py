@@ -19,6 +19,7 @@ from tests.support import DEADLINE_S, Serving, serving
 from tracewatch.ingest.hooked import followed_by
 
 pytestmark = pytest.mark.anyio
+PERMISSION = {"tool": "Bash", "call_id": "toolu_1"}
 HOOKS = "/api/hooks/claude-code"
 DATABASE = {
     "question": "Which database?",
@@ -198,13 +199,17 @@ async def test_what_a_killed_server_held_is_not_answered_by_the_next_one(tmp_pat
         await session.say("UserPromptSubmit", prompt="Clean up")
         dead = f"{socket.gethostname()}/{os.getpid()}/another"
         asked = {"event": "input_requested", "question": "Allow Bash: x?", "options": ["allow", "deny"]}
-        event = {**asked, "request_id": "toolu_1.permission", "held_by": dead, "permission": {"tool": "Bash"}}
+        event = {**asked, "request_id": "toolu_1.permission", "held_by": dead, "permission": PERMISSION}
         await server.services.log.append("cc-s", [event])
     async with serving(tmp_path / "log.db") as server, http(server) as client:
         session = Session(client, "s")
         (left,) = (await session.state())["pending_inputs"]
-        assert (left["answerable"], left["permission"]) == ("terminal", {"tool": "Bash"})
+        assert (left["answerable"], left["permission"]) == ("terminal", PERMISSION)
         assert (await session.answer("allow")).status_code == 409
+        await session.say("PostToolUse", tool_name="Bash", tool_use_id="toolu_1", tool_response={"stdout": ""})
+        assert (await session.state())["pending_inputs"] == []
+        last = (await session.events("input_provided"))[-1]
+        assert (last["by"], last["value"]) == ("terminal", "allow")
 
 
 async def test_answers_need_the_scope_control_and_hooks_the_scope_write(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -11,7 +12,6 @@ from urllib.parse import urlsplit
 import click
 
 from ..client.api import Api
-from ..client.errors import ApiError, Unreachable
 from ..importers.sessions import claude_home, codex_home
 from . import text
 from .common import CliError, Failed, examples
@@ -28,6 +28,7 @@ EXAMPLES = examples("""
     tracewatch uninstall claude-code
 """)
 MOST_HOLD_S = 86_400
+LOOK_S = 3.0  # to look whether the server is there
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
 
@@ -93,7 +94,7 @@ def command(
     api = Api(_address(url))
     file = SettingsFile(settings_of(agent, project=project, named=named))
     settings = file.read()
-    reached, wants_token = _look(api)
+    reached, wants_token = _look(api.url)
     if token_env is None and secret is None and wants_token:
         token_env = "TRACEWATCH_TOKEN"
     _check_token(agent, token_env, secret, project)
@@ -122,16 +123,18 @@ def _address(url: str | None) -> str:
     return named
 
 
-def _look(api: Api) -> tuple[bool, bool]:
-    """Whether the server answers, and whether it asks for a token."""
+def _look(url: str) -> tuple[bool, bool]:
+    """Whether the server answers, and whether it asks who has no token for one."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=LOOK_S)
     try:
-        api.health()
-        Api(api.url, token="").traces(limit=1)
-    except Unreachable:
+        connection.request("GET", f"{parts.path.rstrip('/')}/api/traces?limit=1")
+        return True, connection.getresponse().status in (401, 403)
+    except (OSError, http.client.HTTPException):
         return False, False
-    except ApiError as error:
-        return True, error.status in (401, 403)
-    return True, False
+    finally:
+        connection.close()
 
 
 def _check_token(agent: str, token_env: str | None, secret: str | None, project: bool) -> None:

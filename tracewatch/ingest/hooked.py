@@ -28,6 +28,7 @@ from ..importers.processes import agents_in
 from ..importers.sessions import claude_home
 from ..log import EventLog
 from ..model.times import format_time
+from .asking import asked_before, close_answered
 from .teller import Teller
 from .writing import IngestCounts
 
@@ -172,6 +173,7 @@ class HookedSessions:
         with contextlib.suppress(UnknownTrace):
             goals = (await self._log.snapshot(session.trace_id)).state.goals
             session.hooks.recall(list(goals.values()))
+            session.asking = await asked_before(self._log, session.trace_id)
         session.recalled = True
 
     async def _tell(self, session: HookedSession, steps: Iterable[Step]) -> None:
@@ -195,6 +197,7 @@ class HookedSessions:
             try:
                 if await self._read(session):
                     grown_at = time.monotonic()
+                    await close_answered(self._log, session.asking, {})
                 if time.monotonic() - looked_at > ALIVE_S:
                     looked_at = time.monotonic()
                     await self._keep_alive(session)

@@ -23,8 +23,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import BadRequest, NoSuchMessage, TracewatchError, UnknownTrace
+from ..errors import BadRequest, TracewatchError, UnknownTrace
 from ..importers.claude_hooks import Permission
+from ..ingest.asking import answered_there, close_answered, is_over
 from ..ingest.hooked import AGENTS, HookedSession
 from ..log import EventLog
 from ..model.canonical import TERMINAL
@@ -57,7 +58,7 @@ async def hook(request: Request) -> Response:
         return json_response(NOTHING)
     session, asked = taking.result()
     if asked is None:
-        await _close_answered(served, session, body)
+        await close_answered(served.log, session.asking, body)
         return json_response(NOTHING)
     return json_response(await _decision(served, request, session, asked, hold_s))
 
@@ -88,7 +89,7 @@ async def _decision(
         if how == "left":  # the server stops, or the time is over
             await _leave_to_terminal(served.log, session, asked)
         elif how == "gone":
-            await _answered_there(served.log, asked, None if asked.tool == ASK else "deny")
+            await answered_there(served.log, asked.trace_id, asked.key, None if asked.tool == ASK else "deny")
             await served.hooks.declined(session, asked.key)
         found = await served.log.inputs_of(asked.trace_id, asked.key)
     except (UnknownTrace, TracewatchError):
@@ -112,8 +113,8 @@ async def _until_answered(served: Services, request: Request, asked: Permission,
                 found = await served.log.inputs_of(asked.trace_id, asked.key)
                 if not found or found[0]["state"] != "open":
                     return "left" if found and found[0]["state"] == "expired" else "closed"
-                if asked.call_id is not None and await _is_over(served.log, asked.trace_id, asked.call_id):
-                    await _answered_there(served.log, asked, None)
+                if await is_over(served.log, asked.trace_id, asked.call_id):
+                    await answered_there(served.log, asked.trace_id, asked.key, None)
                     return "closed"
                 waiting = asyncio.ensure_future(grown.wait())
                 await asyncio.wait((waiting, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -136,25 +137,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _is_over(log: EventLog, trace_id: str, call_id: str) -> bool:
-    """Whether the tool has ended: what it waited for was decided."""
-    try:
-        _, message = await log.message(trace_id, call_id)
-    except (NoSuchMessage, UnknownTrace):
-        return False
-    return message.get("status") == "complete" and _has_result(message.get("content"))
-
-
-def _has_result(content: Any) -> bool:
-    return not isinstance(content, dict) or bool({"result", "error"} & content.keys()) or "tool_name" not in content
-
-
 # --- the terminal ---------------------------------------------------------------------------------------------------
-
-
-async def _answered_there(log: EventLog, asked: Permission, value: Any) -> None:
-    event = {"event": "input_provided", "request_id": asked.key, "by": TERMINAL, "value": value}
-    await log.append(asked.trace_id, [event])
 
 
 async def _ask_terminal(log: EventLog, session: HookedSession, asked: Permission) -> None:
@@ -169,27 +152,10 @@ async def _ask_terminal(log: EventLog, session: HookedSession, asked: Permission
 async def _leave_to_terminal(log: EventLog, session: HookedSession, asked: Permission) -> None:
     found = await log.inputs_of(asked.trace_id, asked.key)
     if found and found[0]["state"] == "open":
-        await _answered_there(log, asked, None)
+        await answered_there(log, asked.trace_id, asked.key, None)
     elif not found or found[0]["state"] != "expired":
         return
     await _ask_terminal(log, session, asked)
-
-
-async def _close_answered(served: Services, session: HookedSession, body: dict[str, Any]) -> None:
-    """Close the session's questions that its terminal has answered, as this hook says."""
-    over = body.get("hook_event_name") in ("UserPromptSubmit", "Stop", "StopFailure", "SessionEnd")
-    over = over and not body.get("agent_id")
-    for key, asked in list(session.asking.items()):
-        with contextlib.suppress(TracewatchError):
-            told = asked.call_id is not None and asked.call_id == body.get("tool_use_id")
-            if over or told or (asked.call_id and await _is_over(served.log, asked.trace_id, asked.call_id)):
-                event = {"event": "input_provided", "request_id": key, "by": TERMINAL, "value": _outcome(body, told)}
-                await served.log.append(asked.trace_id, [event])
-                session.asking.pop(key, None)
-
-
-def _outcome(body: dict[str, Any], told: bool) -> str | None:
-    return "allow" if told and body.get("hook_event_name") in ("PostToolUse", "PostToolUseFailure") else None
 
 
 _ASKED = ("question", "options", "schema", "permission")

@@ -136,6 +136,7 @@ export interface PendingInput {
   options?: Json[] | null;
   schema?: Json;
   answerable?: "here" | "terminal";
+  permission?: Json; // what an agent asks leave for
   resumable?: boolean;
   goal_id: string | null;
   expires_at: string | null;

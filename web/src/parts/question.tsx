@@ -14,6 +14,7 @@ import { FieldRow } from "./form";
 import { useInside } from "./inside";
 import { preview } from "./json";
 import { Damaged } from "./marks";
+import { Asked, Decide, isChoice, permissionOf } from "./permission";
 import { type Draft, type Fault, fieldOf, valueIn } from "./schema";
 import { Refused } from "./token";
 
@@ -113,6 +114,7 @@ function Question({ traceId, asked: given, of, brief, gone, typed, kept, sent: a
   const [fault, setFault] = useState<ApiError | null>(null);
   const [outcome, setOutcome] = useState<Outcome | null>(null);
   const sent = useRef(false);
+  const permission = permissionOf(asked);
   const over = gone || outcome !== null;
   const box = useRef<HTMLDivElement>(null);
   const height = useRef(0); // px, while it was open: what stands below a closed one does not move up
@@ -148,7 +150,8 @@ function Question({ traceId, asked: given, of, brief, gone, typed, kept, sent: a
     <div
       ref={box}
       role="group"
-      class={`question${over ? " over" : ""}`}
+      tabIndex={permission ? -1 : undefined}
+      class={`question${over ? " over" : ""}${permission ? " asks" : ""}`}
       style={over && !kept ? { minHeight: `${height.current}px` } : undefined}
       aria-label={`Question: ${visible(asked.question)}`}
     >
@@ -162,6 +165,7 @@ function Question({ traceId, asked: given, of, brief, gone, typed, kept, sent: a
         {of}
         {asked.expires_at && !over && <Expiry at={asked.expires_at} />}
       </header>
+      {permission && <Asked asked={asked} permission={permission} />}
       {outcome && <Told outcome={outcome} mine={sent.current} kept={kept} />}
       {!(outcome && sent.current) && (
         <Answering asked={asked} brief={brief} busy={busy} over={over} fault={fault} answer={answer} typed={typed} />
@@ -188,7 +192,9 @@ function Told({ outcome, mine, kept }: { outcome: Outcome; mine: boolean; kept: 
         : "The run ended before an answer arrived.";
   return (
     <p role="status">
-      {words || (
+      {words || (outcome.by === "terminal" && !mine) ? (
+        words || <AtTerminal value={outcome.value} />
+      ) : (
         <>
           {mine ? (
             "Answered: "
@@ -202,6 +208,19 @@ function Told({ outcome, mine, kept }: { outcome: Outcome; mine: boolean; kept: 
       )}
       {kept && " Yours was not sent; it is kept here."}
     </p>
+  );
+}
+
+/** What was decided at the agent's own terminal, as far as it is known. */
+function AtTerminal({ value }: { value?: Json }) {
+  const known = { allow: "Allowed", deny: "Denied" }[String(value)];
+  if (known) return <>{known} at the terminal.</>;
+  return value === null || value === undefined ? (
+    <>Left to the terminal, or answered there.</>
+  ) : (
+    <>
+      Answered at the terminal: <span class="answer">{preview(value, 400)}</span>
+    </>
   );
 }
 
@@ -249,6 +268,13 @@ function Answering(props: AnsweringProps) {
   const options = optionsOf(asked);
   if (asked.answerable === "terminal")
     return over ? null : <p class="dim">Only the agent's own terminal can answer this.</p>;
+  const permission = permissionOf(asked);
+  if (permission && !isChoice(permission))
+    return over ? null : (
+      <Decide busy={busy} whole={asked.cut === undefined && permission.input !== null} answer={answer}>
+        <As />
+      </Decide>
+    );
   if (options) return over ? null : <Options values={options} busy={busy} answer={answer} />;
   return open ? (
     <SchemaForm {...props} />

@@ -8,9 +8,9 @@ export const Questions = lazily(
   ({ asked }) => asked.length > 0,
 );
 
-/** Put the keyboard into the first question that is open. */
+/** Put the keyboard into the first question that is open: where something is to be allowed, on no answer of it. */
 export function focusQuestion(): void {
-  document
-    .querySelector<HTMLElement>(".question:not(.over) :is(button, textarea, select, input:not(.as input))")
-    ?.focus();
+  const first = document.querySelector<HTMLElement>(".question:not(.over)");
+  const into = first?.querySelector<HTMLElement>(":is(button, textarea, select, input:not(.as input))");
+  (first?.matches(".asks") ? first : into)?.focus();
 }
