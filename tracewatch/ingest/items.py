@@ -56,6 +56,7 @@ class Item:
     # what it said, of a model call or a message
     role: str | None = None  # of a message: user, system …; a model call is "assistant"
     text: str | None = None
+    more: tuple[int, str] | None = None  # text that streams: what follows the first so many characters
     thinking: str | None = None
     tool_calls: list[dict[str, Any]] | None = None  # that the model asked for: {"id"?, "name", "arguments"?}
     content: Any = None  # of a message: instead of ``text`` where it isn't text
@@ -96,7 +97,17 @@ def merged(old: Item, new: Item) -> Item:
     """
     base, over = (new, old) if old.final and not new.final else (old, new)
     said = {name: value for name in _NAMES if (value := getattr(over, name)) is not None}
+    if old.more is not None and new.more is not None:
+        said["more"] = _joined(old.more, new.more)
     return replace(base, **said, final=old.final or new.final, fields={**base.fields, **over.fields})
+
+
+def _joined(one: tuple[int, str], other: tuple[int, str]) -> tuple[int, str]:
+    """Two pieces of a text that streams as one; where something between them is missing, the first."""
+    (at, text), (later, more) = sorted((one, other))
+    if later > at + len(text):
+        return at, text
+    return at, text + more[at + len(text) - later :]
 
 
 def usage_of(

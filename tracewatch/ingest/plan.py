@@ -94,15 +94,24 @@ def _message(known: Known, trace_id: str, item: Item, place: dict[str, Any]) -> 
     if item.final:
         wanted["status"] = "complete"
     wanted = known.aside.fields(wanted)
+    append = "" if item.final or entry.final or "content" in wanted else _appended(entry, item)
     if entry.trace_id is None:
-        return events + fitted(_added(item, wanted, place), item.key)
+        return events + fitted(_added(item, wanted | ({"content": append} if append else {}), place), item.key)
     patch = _news(entry, item, wanted | {name: value for name, value in place.items() if value is not None})
     if entry.final and "status" in patch:
         del patch["status"]
-    if not patch:
+    if not patch and not append:
         return events
-    event: Event = {"event": "message_updated", "message_id": item.key, "patch": patch}
-    return events + fitted(_stamped(event, item), item.key)
+    event: Event = {"event": "message_updated", "message_id": item.key}
+    event |= ({"append": append} if append else {}) | ({"patch": patch} if patch else {})
+    return events + fitted(_stamped(event, item) if patch else event, item.key)
+
+
+def _appended(entry: Entry, item: Item) -> str:
+    """What of a text that streams the log does not have; "" where something before it has not come."""
+    at, text = item.more or (0, "")
+    there = len(entry.text)
+    return text[there - at :] if at <= there < at + len(text) else ""
 
 
 def _added(item: Item, wanted: dict[str, Any], place: dict[str, Any]) -> Event:

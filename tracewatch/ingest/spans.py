@@ -53,6 +53,7 @@ VERCEL_AGENTS = ("ai.generateText", "ai.streamText", "ai.generateObject", "ai.st
 NO_TOOL = ("(merged tools)", "(merged)")  # google-adk's summary of several calls at once
 MCP_CALL = "tools/call"
 MCP_SCOPE = "opentelemetry.instrumentation.mcp"  # Traceloop's: both sides of a call are tools of its own kind
+TEXT, TEXT_AT = "tracewatch.text", "tracewatch.text.at"  # text that streams: what follows the first so many characters
 MOST_ATTRIBUTES, MOST_ATTRIBUTE = 16 * 1024, 4096  # bytes of what has no place of its own, in a run's header
 MOST_EVENTS = 100  # of one span
 MOST_LINKS = 100
@@ -129,6 +130,9 @@ def of_span(span: Span) -> Iterator[Item]:
         return
     kind, name = _kind(span, attributes)
     final = not pending and span.ended_at is not None
+    if TEXT in attributes and not final:
+        yield from _streamed(span, attributes)
+        return
     item = Item(trace=span.trace_id, key=key, kind=kind, parent=parent or ROOT, name=name, final=final)
     item.started_at, item.ended_at = span.started_at, span.ended_at if final else None
     if attributes.get("mcp.method.name") == MCP_CALL or (kind == "tool" and span.scope == MCP_SCOPE):
@@ -140,6 +144,14 @@ def of_span(span: Span) -> Iterator[Item]:
     yield item
     yield from more
     yield from _events(span, key)
+
+
+def _streamed(span: Span, attributes: Attributes) -> Iterator[Item]:
+    """A piece of the text of a model call that has not ended, as the module of ``tracewatch run`` sends it."""
+    text, at = attributes[TEXT], attributes.get(TEXT_AT)
+    if isinstance(text, str) and isinstance(at, int) and not isinstance(at, bool) and at >= 0:
+        parent = span.parent_id or ROOT
+        yield Item(trace=span.trace_id, key=span.span_id, kind="model_call", parent=parent, more=(at, text))
 
 
 def _pending_parent(attributes: Attributes) -> str:
@@ -188,6 +200,8 @@ def _known_kind(span: Span, attributes: Attributes) -> Kind:
     if (vercel := _vercel_kind(str(attributes.get("ai.operationId") or span.name.partition(" ")[0]))) is not None:
         return vercel
     template = str(attributes.get("logfire.msg_template", ""))
+    if span.ended_at is None and " " in span.name and span.name.partition(" ")[0] in OPERATIONS:
+        return OPERATIONS[span.name.partition(" ")[0]]  # it will say so itself when it ends, as google-adk does
     if template.startswith("Function: ") or attributes.get("gen_ai.tool.name"):
         return "tool"
     return "agent" if template.startswith("Agent run") else "step"
