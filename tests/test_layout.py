@@ -55,6 +55,7 @@ ROOMS = {
         "__init__ errors settings model log live ingest server client importers",
         "click orjson rich watchfiles websockets",
     ),
+    "bootstrap": room(),  # goes into somebody else's program, whose environment has nothing of ours
     "__init__": room("errors settings model client"),
     "__main__": room("cli"),
 }

@@ -201,7 +201,12 @@ class Host:
             return
         if not self._named and not is_free(self.target.port):
             port = 0
-        self._start(port)
+        try:
+            self._start(port)
+        except Failed:
+            if self._named or port == 0:
+                raise
+            self._start(0)  # another program took the port meanwhile
 
     def _start(self, port: int | None) -> None:
         self.own = OwnServer(self._db, port, os.environ)
