@@ -20,6 +20,7 @@ from . import (
     emit,
     fanout,
     hostile,
+    ingest,
     leak,
     lists,
     listwatch,
@@ -48,6 +49,7 @@ ALL = {
 }
 NAMED_ONLY = {
     "hostile": hostile.run,
+    "ingest": ingest.run,
     "lists": lists.run,
     "shape": shape.run,
     "soak": soak.run,
