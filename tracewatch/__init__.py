@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.errors import ApiError, Cancelled, Unreachable
-    from .client.handles import carry
+    from .client.call import ModelCall
+    from .client.handles import Goal, Message, ToolCall, carry
     from .client.observe import observe
     from .client.trace import Trace, current, resume, trace
     from .client.watch import ConnectionStatus, SyncWatch, Watch, watch, watch_sync
@@ -26,8 +27,12 @@ _HOME = {
     "Cancelled": "client.errors",
     "ConnectionStatus": "client.watch",
     "Expired": "errors",
+    "Goal": "client.handles",
+    "Message": "client.handles",
+    "ModelCall": "client.call",
     "ProtocolViolation": "errors",
     "SyncWatch": "client.watch",
+    "ToolCall": "client.handles",
     "Trace": "client.trace",
     "TracewatchError": "errors",
     "UnknownTrace": "errors",
@@ -49,8 +54,12 @@ __all__ = [
     "Cancelled",
     "ConnectionStatus",
     "Expired",
+    "Goal",
+    "Message",
+    "ModelCall",
     "ProtocolViolation",
     "SyncWatch",
+    "ToolCall",
     "Trace",
     "TracewatchError",
     "UnknownTrace",

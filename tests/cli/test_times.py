@@ -125,7 +125,7 @@ def test_show_says_when_a_run_was_and_when_it_was_stored(tw: Run, api: Api) -> N
     rows = {line[:8].strip(): line[9:] for line in tw("show", "imported").text.splitlines()}
     assert rows["began"] == "2025-01-01T09:00:00.000Z"
     assert rows["ended"] == "2025-01-01T10:40:00.000Z, after 1h 40m"
-    assert rows["stored"].startswith("20") and rows["stored"].endswith(" later")
+    assert rows["stored"].startswith("20") and rows["stored"].endswith(" later") and ", delivered " in rows["stored"]
     assert "2025-01-01T09:00:00.000Z ❯ user hello" in tw("show", "imported").text
     record(api, "live", said("hello"), done())
     assert "stored" not in tw("show", "live").text

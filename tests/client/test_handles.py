@@ -88,6 +88,7 @@ def test_the_five_lines(t: Trace) -> None:
     assert (text["content"], text["status"]) == ("It is the cookie.", "complete")
     spec = validate_trace(child._outbox.spec)
     assert (spec["parent_trace_id"], spec["agent_type"], spec["task"]) == ("t", "tester", "Write a test")
+    assert now.started_at is not None and now.started_at <= spec["started_at"] <= events(t)[-1]["occurred_at"]
     assert child._outbox.after == (t._outbox, t._outbox.next_seq - 2)  # before the end of its parent
 
 

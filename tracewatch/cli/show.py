@@ -129,7 +129,7 @@ def _times(trace: Mapping[str, Any], *, on_terminal: bool) -> Iterator[tuple[str
     stored = trace["updated_at"]
     later_s = seconds_between(trace.get("active_at") or stored, stored)
     if later_s > STORED_LATE_S and trace["status"] != "lost":  # of its loss nobody knew before
-        yield "stored", f"{said(stored)}, {text.duration(1000 * later_s)} later"
+        yield "stored", f"{said(stored)}, delivered {text.duration(1000 * later_s)} later"
 
 
 def _print_messages(api: Api, trace_id: str, view: TreeView) -> None:

@@ -51,6 +51,8 @@ def spec_of(
         "lease_s": min(number_of(fit.amount, math.inf, lease_s) or 0, 86_400) or None,
         "metadata": None if metadata is None else _metadata(metadata) or None,
     }
+    if spec["parent_trace_id"] is not None:  # in the parent's log, which may hear of it late
+        spec["started_at"] = moment_of(time.time())
     found = {key: value for key, value in spec.items() if value is not None}
     return found | {key: value for key, value in changes_of(**belongs).items() if value not in (None, [])}
 

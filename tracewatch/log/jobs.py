@@ -242,6 +242,13 @@ class Append(Job):
         return min(len(self.raws), stored + 1 - self.seq)
 
 
+def _compared(spec: str) -> dict[str, Any]:
+    """The fields of a trace by which a repeat of its creation is known: when it began is each recorder's own."""
+    asked: dict[str, Any] = orjson.loads(spec)
+    asked.pop("started_at", None)
+    return asked
+
+
 def _at(error: TracewatchError, index: int) -> TracewatchError:
     error.message = f"event {index} of the batch: {error.message}"
     error.facts["index"] = index
@@ -276,7 +283,7 @@ class Create(Job):
         trace_id = spec["trace_id"] or make_trace_id(unit.now)
         old = unit.draft(trace_id)
         if old is not None:
-            if old.row.spec != asked and not spec.get("if_absent"):
+            if not spec.get("if_absent") and _compared(old.row.spec) != _compared(asked):
                 raise TraceConflict(
                     f"trace {trace_id!r} exists with other fields", details=_differing(old.row.spec, spec)
                 )
@@ -433,7 +440,7 @@ def _differing(stored: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"path": key, "message": "differs from the stored trace's"}
         for key in {**there, **spec}
-        if key not in ("trace_id", "if_absent") and there.get(key) != spec.get(key)
+        if key not in ("trace_id", "if_absent", "started_at") and there.get(key) != spec.get(key)
     ]
 
 

@@ -63,7 +63,7 @@ class Rehome(Append):
             self._tell(unit, old, {"event": "sub_trace_left", "parent_trace_id": parent.row.trace_id})
         started = {"parent_goal_id": goal_id, **place, "agent_type": plan.state.agent_type, "task": plan.state.task}
         if plan.state.started_at is not None:
-            started["started_at"] = plan.state.started_at
+            started["started_at"] = started["occurred_at"] = plan.state.started_at
         self._tell(unit, parent, {"event": "sub_trace_started", **started})
         if plan.state.ended:
             self._tell(unit, parent, completed_event(unit, draft, plan.state))

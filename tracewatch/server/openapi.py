@@ -51,6 +51,11 @@ _ANSWERS = {  # the keys that are always there
     "Input": ("trace_id", "request_id", "state", "epoch", "ts"),
     "Inputs": ("inputs", "has_more", "epoch", "ts"),
 }
+_AT_TIMES: dict[str, dict[str, Any]] = {  # keys that are there where there is something to say
+    "TraceState": {"steps": {"type": "array"}, "in_flight": {"type": "integer"}},
+    "Message": {"prompt": {"type": ["object", "null"]}},
+    "Inputs": {"next_page_token": {"type": "string"}},
+}
 
 # --- the words to describe a route with -------------------------------------------------------------------------
 
@@ -178,6 +183,8 @@ def _schemas() -> dict[str, Any]:
     }
     for name, keys in _ANSWERS.items():
         schemas[name] = {"type": "object", "required": list(keys)}
+        if name in _AT_TIMES:
+            schemas[name]["properties"] = _AT_TIMES[name]
     return schemas
 
 

@@ -29,6 +29,20 @@ async def test_a_new_trace_has_no_events(log: EventLog) -> None:
     await check_trace(log)
 
 
+async def test_a_sub_trace_stands_in_its_parent_at_its_own_time(log: EventLog) -> None:
+    """Also where it was moved there, and where that is the first event of its parent. Each repeat says when it began."""
+    began, again = "2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z"
+    await create(log, "p")
+    for started_at in (began, again):
+        await create(log, "made", parent_trace_id="p", started_at=started_at)
+    await create(log, "stub")
+    await create(log, "moved", started_at=began)
+    await log.append("moved", [{"event": "trace_parent_changed", "parent_trace_id": "stub"}])
+    for parent, sub in (("p", "made"), ("stub", "moved")):
+        state = await check_trace(log, parent)
+        assert ((await summary(log, parent))["started_at"], state.sub_traces[sub]["started_at"]) == (began, began)
+
+
 async def test_the_same_again_changes_nothing(log: EventLog) -> None:
     spec = validate_trace({"trace_id": "t", "task": "T", "metadata": {"b": 1, "a": 2}})
     await log.create_trace(spec)
