@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client.errors import ApiError, Cancelled, Unreachable
     from .client.call import ModelCall
+    from .client.errors import ApiError, Cancelled, Unreachable
     from .client.handles import Goal, Message, ToolCall, carry
     from .client.observe import observe
     from .client.trace import Trace, current, resume, trace

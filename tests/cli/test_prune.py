@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.server.wire import watching
 from tests.support import ServerProcess
 from tracewatch.cli import run
 from tracewatch.client.api import Api
+from tracewatch.model.contents import reference
 
 pytestmark = pytest.mark.anyio
 LONG_AGO = "2020-01-02T03:04:05.000Z"
@@ -105,10 +107,18 @@ def test_a_trimmed_trace_is_exported_and_put_back(tmp_path: Path, capsysbinary: 
     files = [str(tmp_path / name) for name in ("one.ndjson", "two.ndjson")]
     goal = {"event": "goal_added", "goal": {"id": "g", "description": "Goal", "status": "in_progress"}}
     with ServerProcess(tmp_path / "log.db") as server, ServerProcess(tmp_path / "other.db") as other:
-        record(Api(server.url), "p", goal, *[thought(f"thought {n}") for n in range(600)])
+        record(Api(server.url), "p", goal)
+        for name, media_type in (("kept", "image/png"), ("gone", "text/plain")):
+            Api(server.url).put_blob("p", name.encode() * 1000, media_type)
+        kept, gone = (reference(name.encode() * 1000, "image/png", name) for name in ("kept", "gone"))
+        Api(server.url).append(
+            "p", [{"event": "trace_updated", "metadata": {"shot": kept}}, {**thought("see"), "see": gone}]
+        )
+        Api(server.url).append("p", [thought(f"thought {n}") for n in range(600)])
         record(Api(server.url), "p.sub", thought("sub"), done(), parent_trace_id="p")
         Api(server.url).append("p", [done()])
-        assert pruned(capsysbinary, "--db", str(tmp_path / "log.db"), "--keep-events", "1")[0] == 0
+        code, out, _ = pruned(capsysbinary, "--db", str(tmp_path / "log.db"), "--keep-events", "1")
+        assert (code, b" and 4.0 kB beside them" in out) == (0, True), out
         for step in (
             ("export", "p", "-O", files[0], "--url", server.url),
             ("import", files[0], "--url", other.url),
@@ -117,7 +127,12 @@ def test_a_trimmed_trace_is_exported_and_put_back(tmp_path: Path, capsysbinary: 
         ):
             assert ran_with(capsysbinary, *step)[0] == 0
         lines = Path(files[0]).read_bytes().splitlines()
-        assert json.loads(lines[0])["trace"]["first_event_id"] == 501 and json.loads(lines[1])["event_id"] == 501
+        first, content, begin = map(json.loads, lines[:3])
+        assert (first["trace"]["first_event_id"], begin["event_id"]) == (501, 501)
+        assert content["blob"]["sha256"] == kept["blob"]
+        assert b"".join(Api(other.url).blob("p", kept["blob"])) == b"kept" * 1000
+        with closing(sqlite3.connect(tmp_path / "other.db")) as connection:  # it is not taken for one that nobody names
+            assert connection.execute("SELECT DISTINCT event_id FROM trace_blobs").fetchall() == [(2**62,)]
         assert Path(files[1]).read_bytes().splitlines() == lines
         own = {"epoch": "", "cursor": "", "ts": ""}
         there, here = (Api(url).trace("p") for url in (server.url, other.url))

@@ -78,8 +78,11 @@ def export_lines(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
     for trace, _ in subtree(api, trace_id):
         events = all_events(api, trace)
         first = next(events, None)
-        yield orjson.dumps({"trace": header(api, trace, first)}) + b"\n"
         told: set[str] = set()
+        head = orjson.dumps({"trace": header(api, trace, first)})
+        yield head + b"\n"
+        if MARK in head:  # the state that a trimmed log begins with
+            yield from (one + b"\n" for one in _contents(api, trace["trace_id"], head, told))
         for line in chain([] if first is None else [first], events):
             if MARK in line:
                 yield from (one + b"\n" for one in _contents(api, trace["trace_id"], line, told))
@@ -120,8 +123,12 @@ def export_page(api: Api, trace_id: str, *, children: bool) -> Iterator[bytes]:
         snapshot = {name: answer[name] for name in names if name in answer}
         events = all_events(api, trace)
         first = next(events, None)
-        yield _harmless(orjson.dumps({"trace": header(api, trace, first), "snapshot": snapshot}))
+        head = orjson.dumps({"trace": header(api, trace, first), "snapshot": snapshot})
+        yield _harmless(head)
         told: set[str] = set()
+        if MARK in head:
+            for one in _contents(api, trace["trace_id"], head, told, room):
+                yield _harmless(one)
         for line in chain([] if first is None else [first], events):
             if MARK in line:
                 for one in _contents(api, trace["trace_id"], line, told, room):

@@ -82,6 +82,7 @@ async def _prune(path: Path, chosen: Settings, *, dry_run: bool, vacuum: bool) -
             "trimmed_traces": sum(not one.deleted for one in pruned.gone),
             "events": sum(one.events for one in pruned.gone),
             "bytes": sum(one.bytes for one in pruned.gone),
+            "content_bytes": sum(one.content_bytes for one in pruned.gone),
         },
         "file": {"bytes_before": before, "bytes": _size(path), "gives_space_back": pruned.gives_back},
     }
@@ -99,8 +100,14 @@ def _entry(going: Outdated) -> dict[str, Any]:
         "deleted": going.deleted,
         "events": going.events,
         "bytes": going.bytes,
+        "content_bytes": going.content_bytes,
         "first_event_id": None if going.deleted else going.upto + 1,
     }
+
+
+def _what(going: dict[str, Any]) -> str:
+    contents = f" and {text.size(going['content_bytes'])} beside them" if going["content_bytes"] else ""
+    return f"{text.count(going['events'], 'event')}, {text.size(going['bytes'])}{contents}"
 
 
 def _print(answer: dict[str, Any]) -> None:
@@ -108,7 +115,7 @@ def _print(answer: dict[str, Any]) -> None:
         (
             text.one_line(trace["trace_id"]),
             "all of it" if trace["deleted"] else f"to {trace['first_event_id'] - 1:,}",
-            f"{text.count(trace['events'], 'event')}, {text.size(trace['bytes'])}",
+            _what(trace),
             text.cut(text.one_line(trace["task"]), 60),
         )
         for trace in answer["traces"]
@@ -119,7 +126,7 @@ def _print(answer: dict[str, Any]) -> None:
     totals, file = answer["totals"], answer["file"]
     words = (
         f"{text.count(totals['deleted_traces'], 'trace')} deleted, {totals['trimmed_traces']:,} trimmed: "
-        f"{text.count(totals['events'], 'event')}, {text.size(totals['bytes'])}"
+        f"{_what(totals)}"
     )
     if answer["dry_run"]:
         click.echo(f"would go: {words}; nothing was changed")

@@ -102,6 +102,7 @@ class StepSender:
     _bytes: int = 0
     _header: bytes | None = None  # of the trace being restored; None: events are appended
     _seq: dict[str, int] = field(default_factory=dict)  # the last one given out
+    _kept: bool = False  # content that the header names may have come behind it
     _given_up: set[str] = field(default_factory=set)
     _courier: Courier | None = None
     _traces: set[str] = field(default_factory=set)  # that foreign tracers told of
@@ -141,6 +142,7 @@ class StepSender:
             return
         try:
             self.api.put_blob(step.trace_id, step.data, step.media_type)
+            self._kept = self._header is not None
         except ApiError as error:
             _raise_if_ours(error)
             said = f"{step.media_type} of {len(step.data):,} bytes in trace {step.trace_id}: {error.message}"
@@ -182,7 +184,7 @@ class StepSender:
         """Send the steps that wait."""
         if self._courier is not None:
             self._courier.flush()
-        if not self._batch:
+        if not self._batch and not self._kept:
             return
         if self._header is not None:
             self._restore()
@@ -217,6 +219,7 @@ class StepSender:
 
     def _restore(self) -> None:
         assert self._header is not None and self._trace_id is not None
+        self._kept = False
         try:
             answer = self.api.import_lines([self._header, *self._batch])
         except ApiError as error:

@@ -15,12 +15,12 @@ import orjson
 
 from ..errors import Invalid, TraceConflict
 from ..model.base import put_base
-from ..model.blobs import MARK
+from ..model.blobs import MARK, references
 from ..model.canonical import canonical
 from ..model.events import LATER_FIELDS
 from .jobs import Job, check_above, check_depth, need_named, new_row
 from .storage import Needs, SnapshotRow
-from .unit import Draft, Plan, Unit
+from .unit import FOR_GOOD, Draft, Plan, Unit
 from .views import Appended
 
 _SAME = ("task", "agent_type", "parent_trace_id", "parent_goal_id", "root_trace_id", "created_at")
@@ -76,6 +76,7 @@ class Restore(Job):
             if MARK in body:
                 plan.name_blobs(event)
             plan.put(event, body)
+        self._name_contents(unit, draft)
         unit.add(draft)
         plan.commit()
         return Appended(last + 1 if fresh else None, plan.state.last_event_id, len(present))
@@ -118,6 +119,13 @@ class Restore(Job):
         draft.noted.told |= draft.state.sub_traces.keys()
         draft.snapshots.append(SnapshotRow(upto, orjson.dumps(draft.state.to_json())))
         draft.noted.opened.update(dict.fromkeys(draft.state.pending_inputs, upto))
+
+    def _name_contents(self, unit: Unit, draft: Draft) -> None:
+        """The contents that the state before the first event names stay. They come after the header, or never."""
+        named = [self.header.get(key) for key in ("base", "metadata")]
+        for sha256, size in references(named).items():
+            if unit.load(unit.loaded.blobs, (draft.row.trace_id, sha256), "blobs") == size:
+                draft.blobs[sha256] = FOR_GOOD
 
     def _compare(self, draft: Draft) -> None:
         row = draft.row

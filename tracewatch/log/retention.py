@@ -53,6 +53,7 @@ class Outdated:
     upto: int  # the last event that goes
     events: int
     bytes: int  # of these events
+    content_bytes: int  # of what stands beside the log and goes with them, as no other trace has it
     deleted: bool  # the trace goes whole
     with_trace: str | None = None  # it goes with this trace, whose sub-trace it is
 
@@ -188,8 +189,9 @@ class Retention:
 
 async def _outdated(storage: Storage, row: TraceRow, upto: int, *, deleted: bool, above: str | None = None) -> Outdated:
     size = await storage.size(row.trace_key, row.first_event_id, upto)
+    contents = await storage.content_size(row.trace_key, None if deleted else upto)
     events = upto + 1 - row.first_event_id
-    return Outdated(row.trace_id, row.task, row.status, upto, events, size, deleted, above)
+    return Outdated(row.trace_id, row.task, row.status, upto, events, size, contents, deleted, above)
 
 
 async def _too_old(storage: Storage, row: TraceRow, before: str) -> int:

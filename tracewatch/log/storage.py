@@ -527,6 +527,9 @@ class Storage(Protocol):
     async def size(self, trace_key: int, first: int, last: int) -> int:
         """Bytes of these events."""
 
+    async def content_size(self, trace_key: int, upto: int | None) -> int:
+        """Bytes of the contents that only this trace has, and that no event after ``upto`` names; None: all of it."""
+
     async def names(self, trace_key: int, first: int, last: int) -> dict[str, int]:
         """The names of these events, and the last event of each."""
 

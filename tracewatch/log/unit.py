@@ -70,7 +70,7 @@ class Draft:
     @property
     def changed(self) -> bool:
         """Whether anything is to be written."""
-        return bool(self.events or self.new or self.renewed or self.trimmed)
+        return bool(self.events or self.new or self.renewed or self.trimmed or self.blobs)
 
     @property
     def log_bytes(self) -> int:

@@ -577,6 +577,12 @@ class MemoryStorage:
     async def size(self, trace_key: int, first: int, last: int) -> int:
         return sum(len(event.body) for at, event in self._events(trace_key).items() if first <= at <= last)
 
+    async def content_size(self, trace_key: int, upto: int | None) -> int:
+        trace = next(one for one in self.memory.traces.values() if one.row.trace_key == trace_key)
+        others = {name for one in self.memory.traces.values() if one is not trace for name in one.blobs}
+        mine = [(name, row.bytes) for name, (row, at) in trace.blobs.items() if upto is None or at <= upto]
+        return sum(size for name, size in mine if name not in others)
+
     async def tokens(self, token_ids: Collection[str] | None = None, limit: int | None = None) -> list[Token]:
         found = [t for t in self.memory.tokens.values() if token_ids is None or t.token_id in token_ids]
         return sorted(found, key=lambda token: (token.created_at, token.token_id))[:limit]

@@ -30,7 +30,7 @@ async def test_a_new_trace_has_no_events(log: EventLog) -> None:
 
 
 async def test_a_sub_trace_stands_in_its_parent_at_its_own_time(log: EventLog) -> None:
-    """Also where it was moved there, and where that is the first event of its parent. Each repeat says when it began."""
+    """Also where it was moved there, and where that is its parent's first event. Each repeat says when it began."""
     began, again = "2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z"
     await create(log, "p")
     for started_at in (began, again):

@@ -182,6 +182,12 @@ DAMAGES: dict[str, tuple[str, str]] = {  # what is wrong: (the SQL that makes it
     "a wrong sum of bytes": (row("traces", "log_bytes = log_bytes + 1"), "log_bytes"),
     "another status": (row("traces", "status = 'completed'"), "trace_row"),
     "other totals": (row("traces", "total_messages = 9, tree_messages = 10"), "trace_row"),
+    "a tag by which it is not found": (row("traces", """tags = '["nightly"]'"""), "trace_row trace_words"),
+    "a word of no trace": ("INSERT INTO trace_words VALUES ('tag', 'x', '2026', 999)", "orphan_rows"),
+    "a tag that it does not have": (
+        f"INSERT INTO trace_words SELECT 'tag', 'x', began, trace_key FROM traces WHERE {T}",
+        "trace_words",
+    ),
     "another summary": (row("traces", "summary = 'x'"), "trace_row"),
     "another error": (row("traces", "error = '{'"), "trace_row"),
     "other sums of the tree": (row("traces", "tree_tokens = tree_tokens + 1"), "tree_totals"),

@@ -149,6 +149,15 @@ def take_from_trace(db: sqlite3.Connection, trace_key: int, upto: int | None) ->
     return bool(found)
 
 
+def size(db: sqlite3.Connection, trace_key: int, upto: int | None) -> int:
+    """See Storage.content_size."""
+    sql = (
+        "SELECT COALESCE(SUM(bytes), 0) FROM trace_blobs AS mine WHERE trace_key = ?1 AND event_id <= ?2"
+        " AND NOT EXISTS (SELECT 1 FROM trace_blobs WHERE blob_key = mine.blob_key AND trace_key != ?1)"
+    )
+    return int(db.execute(sql, (trace_key, 2**62 if upto is None else upto)).fetchone()[0])
+
+
 def _open_messages_name(db: sqlite3.Connection, trace_key: int, upto: int) -> set[str]:
     """The contents that messages name which are still there though the events that added them, up to ``upto``, went."""
     named: set[str] = set()

@@ -370,6 +370,10 @@ class SQLiteStorage:
         """See Storage.size."""
         return await self._read(lambda db: read.size(db, trace_key, first, last))
 
+    async def content_size(self, trace_key: int, upto: int | None) -> int:
+        """See Storage.content_size."""
+        return await self._read(lambda db: blobs.size(db, trace_key, upto))
+
     async def names(self, trace_key: int, first: int, last: int) -> dict[str, int]:
         """See Storage.names."""
         return await self._read(lambda db: read.names(db, trace_key, first, last))

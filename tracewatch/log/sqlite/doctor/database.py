@@ -28,6 +28,7 @@ OF_A_TRACE = (
     "inputs",
     "trimmed",
     "trace_blobs",
+    "trace_words",
 )  # tables with a trace_key, or a key that begins with it
 
 

@@ -14,7 +14,7 @@ import orjson
 
 from ....model.state import Event, State
 from ...project import Noted, events_of, input_rows, message_of, trace_row
-from ...row import TRACE_COLUMNS, TraceRow, object_of
+from ...row import TRACE_COLUMNS, TraceRow, list_of, object_of
 from ...sums import Sums
 from ..read import TREE_COLUMNS, messages_named
 
@@ -45,6 +45,15 @@ def check_row(error: Error, row: TraceRow, state: State, log_bytes: int) -> None
         if stored != made:
             code = "log_bytes" if name == "log_bytes" else "trace_row"
             error(code, f"its {name} is {stored!r:.{SAID}}, its events say {made!r:.{SAID}}")
+
+
+def check_words(error: Error, db: sqlite3.Connection, row: TraceRow) -> None:
+    """The rows by which it is found by its tags and models."""
+    began = min(row.started_at, row.created_at)
+    ought = {("tag", tag, began) for tag in list_of(row.tags)} | {("model", one, began) for one in list_of(row.models)}
+    stored = set(db.execute("SELECT kind, word, began FROM trace_words WHERE trace_key = ?", (row.trace_key,)))
+    for kind, word, _ in sorted(stored ^ ought):
+        error("trace_words", f"it is not found by its {kind} {word!r:.{SAID}}, or by one that it does not have")
 
 
 def check_tree_totals(error: Error, db: sqlite3.Connection, row: TraceRow, state: State) -> None:

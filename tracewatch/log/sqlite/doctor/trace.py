@@ -23,7 +23,15 @@ from ..read import TRACE_COLUMNS
 from .blobs import ADVICE, blobs_of, missing
 from .findings import ERROR, Findings
 from .judgement import DERIVED, RESTORE, unreadable_trace
-from .tables import FoldedMessages, check_inputs, check_messages, check_producers, check_row, check_tree_totals
+from .tables import (
+    FoldedMessages,
+    check_inputs,
+    check_messages,
+    check_producers,
+    check_row,
+    check_tree_totals,
+    check_words,
+)
 
 EVERY = 1000  # events between two words of progress
 QUESTIONS = ("input_requested", "input_provided")  # events
@@ -111,6 +119,7 @@ class _Trace:
             check_messages(self.error, self._connection, row, messages)
             check_inputs(self.error, self._connection, row, state, questions)
             check_producers(self.error, self._connection, row)
+            check_words(self.error, self._connection, row)
 
     # --- the events ---
 
