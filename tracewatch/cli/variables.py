@@ -56,6 +56,9 @@ def child_environ(
     if "OTEL_SERVICE_NAME" not in environ and not _NOT_NAMED.search(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
         child["OTEL_SERVICE_NAME"] = program_name(command)
     child["PYTHONPATH"] = os.pathsep.join(filter(None, [str(BOOTSTRAP), environ.get("PYTHONPATH")]))
+    child["NODE_OPTIONS"] = " ".join(
+        filter(None, [environ.get("NODE_OPTIONS"), f'--require "{BOOTSTRAP / "live.cjs"}"'])
+    )
     child["TRACEWATCH_LIVE"] = f"{base}/live"
     return child
 

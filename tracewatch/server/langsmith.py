@@ -21,6 +21,7 @@ from ..ingest.langsmith import BadLangSmith, Body, read, read_feedback, read_run
 from ..ingest.runs import is_known, items
 from .decoding import ASIDE_BYTES, read_decoded
 from .http import json_response, services
+from .otlp import TRACES, traces_of
 
 SOURCE = "ls"
 VERSION = "0.12.0"  # of LangSmith's API: the clients ask it whether it takes feedback with the runs
@@ -94,7 +95,10 @@ async def _taken(request: Request, read_body: Callable[[bytes], Body]) -> Respon
     for what, number in (("unknown", unknown), ("unreadable", found.unreadable)):
         if number:
             served.ingester.counts.note(SOURCE, what, number)
-    return json_response(TAKEN, 202)
+    answer = json_response(TAKEN, 202)
+    if some:
+        answer.headers[TRACES] = traces_of(SOURCE, some)
+    return answer
 
 
 def _process(request: Request, found: Body) -> Process:
