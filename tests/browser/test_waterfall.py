@@ -176,6 +176,7 @@ async def test_what_runs_grows_while_a_question_waits(server: ServerProcess, pag
     bar = row(page, "Deploy?").locator(".bar")
     await expect(bar).to_have_class(re.compile("is-waiting"))
     shown = "() => [...document.querySelectorAll('.bar.is-waiting, .bar.is-in_progress')].map(one => one.offsetWidth)"
+    await expect(row(page, "grep").locator(".bar")).to_have_attribute("style", re.compile(r"left: 0(\.\d*)?%"))
     before = await page.evaluate(shown)
     stands = await row(page, "grep").locator(".bar").evaluate("bar => bar.style.left")
     await page.wait_for_function(f"before => ({shown})().every((width, i) => width > before[i] + 3)", arg=before)

@@ -9,7 +9,7 @@ let frames: (() => void)[] = [];
 
 Object.assign(globalThis, {
   window: { addEventListener: listen },
-  document: { addEventListener: listen, hidden: false },
+  document: { addEventListener: listen, hidden: false, documentElement: { classList: { toggle: () => false } } },
   requestAnimationFrame: (run: () => void) => frames.push(run),
 });
 

@@ -9,7 +9,7 @@
 //         read again when they come onto the screen. At most MOST_ROWS are kept; then the oldest become a hole again.
 
 import { hasNoTimes, isEnded, isObject, type Message, type StoredEvent } from "../net/protocol";
-import { addedMessage, applyInto, type State, updatedMessage } from "./fold";
+import { addedMessage, applyInto, type State, timeOf, updatedMessage } from "./fold";
 import { HeldUpdates } from "./held";
 import { shortened, sizeOf } from "./size";
 
@@ -75,6 +75,7 @@ export class Rows {
   items: Item[] = [];
   goalTimes = new Map<string, { from: number; to: number }>(); // ms; work on goals, as far as events were seen
   outcomes = new Map<string, StoredEvent>(); // how questions were closed, by request_id
+  ends = new Map<string, StoredEvent>(); // how sub-agents ended, by sub_trace_id: shown in the row in which they began
   begins = new Map<string, StoredEvent>(); // with which a message that streams got its first content, by message_id
   bytes = 0; // of the rows that are kept
   unread = 0; // events in holes
@@ -85,6 +86,7 @@ export class Rows {
   readonly messages = new Map<string, Message>(); // as shown; the fold's own where there is one
   #byMessage = new Map<string, Item>();
   #asked = new Map<string, Item>(); // rows of questions, by request_id
+  #subs = new Map<string, Item>(); // rows of sub-agents, by sub_trace_id: of their begin, else of their end
   #later = new Map<string, HeldUpdates>(); // by message_id
   #late = ""; // the time of the last recorder's event, if it came long after it happened
   #looked: readonly [number, number] = [Infinity, Infinity]; // ids of the first and last row on the screen
@@ -130,6 +132,7 @@ export class Rows {
     const before = from > hole.id ? [holeRow(hole.id, from - 1)] : [];
     const after = to < hole.hole! ? [holeRow(to + 1, hole.hole!)] : [];
     this.#replace(at, at + 1, [...before, ...page, ...after]);
+    this.#joinSubs(page);
     for (const event of events)
       if (event.event === "message_updated") this.#update(event, 0, this.messages.get(event.message_id));
     for (const id of [...this.#later.keys()]) this.#settle(id);
@@ -173,7 +176,7 @@ export class Rows {
       this.#byMessage.set(message.message_id, item);
       return item;
     }
-    if (SILENT.has(event.event)) return null;
+    if (SILENT.has(event.event) || (event.event === "sub_trace_completed" && this.#endSub(event, live))) return null;
     const failed = event.event === "error" || event.status === "failed" || event.status === "lost";
     const item: Item = {
       ...base,
@@ -184,8 +187,56 @@ export class Rows {
       size: sizeOf(event as never),
     };
     if (event.event === "input_requested") this.#asked.set(event.request_id, item);
+    else if (event.event === "sub_trace_completed") this.#subs.set(event.sub_trace_id, item);
+    else if (event.event === "sub_trace_started") this.#beginSub(item);
     else if (isEnded(event.status)) for (const asked of this.#asked.values()) asked.version++;
     return item;
+  }
+
+  /** A sub-agent has ended. False where the row of its begin is not here: then the end has a row, until it is. */
+  #endSub(event: StoredEvent, live: number): boolean {
+    this.ends.set(event.sub_trace_id, event);
+    const begun = this.#subs.get(event.sub_trace_id);
+    if (begun?.event?.event !== "sub_trace_started") return false;
+    this.#showEnd(begun);
+    if (live) begun.live = live;
+    return true;
+  }
+
+  /** The row of a sub-agent's begin: it says how it ended, if it has. */
+  #beginSub(item: Item): void {
+    this.#showEnd(item);
+    const id = item.event!.sub_trace_id as string;
+    if (!this.#subs.has(id)) this.#subs.set(id, item);
+  }
+
+  #showEnd(item: Item): void {
+    const end = this.ends.get(item.event!.sub_trace_id);
+    item.version++;
+    item.lastId = Math.max(item.id, end?.event_id ?? 0);
+    item.updatedAt = end && item.at ? timeOf(end) : item.at;
+    item.error = end?.status === "failed" || end?.status === "lost";
+  }
+
+  /** Rows of ends go where the rows of their begins have been read. */
+  #joinSubs(page: Item[]): void {
+    for (const item of page) {
+      if (item.event?.event !== "sub_trace_started") continue;
+      const id = item.event.sub_trace_id as string;
+      const other = this.#subs.get(id);
+      this.#subs.set(id, item);
+      const at = other && other !== item ? this.items.indexOf(other) : -1;
+      if (at < 0) continue;
+      this.bytes -= other!.size;
+      this.#replace(at, at + 1, []);
+    }
+  }
+
+  /** How the question of a row was closed, or its sub-agent has ended. */
+  outcomeOf({ event }: Item): StoredEvent | undefined {
+    return event?.event === "sub_trace_started"
+      ? this.ends.get(event.sub_trace_id)
+      : this.outcomes.get(event?.request_id);
   }
 
   #update(event: StoredEvent, live: number, before: Message | undefined): void {
@@ -272,6 +323,8 @@ export class Rows {
     this.#byMessage.clear();
     this.#later.clear();
     this.#asked.clear();
+    this.#subs.clear();
+    this.ends.clear();
     this.#updatedLater.clear();
     this.outcomes.clear();
     this.begins.clear();
@@ -299,7 +352,9 @@ export class Rows {
     this.goalTimes = new Map(source.goalTimes);
     this.begins = source.begins;
     this.outcomes = new Map([...source.outcomes].filter(([, event]) => event.event_id <= at));
+    this.ends = new Map([...source.ends].filter(([, event]) => event.event_id <= at));
     for (const item of items) {
+      if (item.event?.event === "sub_trace_started") this.#beginSub(item);
       if (item.event?.event === "input_requested") this.#asked.set(item.event.request_id, item);
       if (!item.message) continue;
       this.messages.set(item.message.message_id, item.message);
@@ -357,6 +412,7 @@ export class Rows {
     const last = Math.ceil(this.items[stop]!.id) - 1;
     for (const item of gone) {
       this.bytes -= item.size;
+      if (item.event && this.#subs.get(item.event.sub_trace_id) === item) this.#subs.delete(item.event.sub_trace_id);
       if (!item.message) continue;
       this.messages.delete(item.message.message_id);
       this.#byMessage.delete(item.message.message_id);
@@ -410,7 +466,10 @@ export class Rows {
 
   /** The row that shows an event: its own, that of the message it updated, its hole, or the nearest before. */
   itemOfEvent(eventId: number): Item | undefined {
-    return this.items[this.#indexAfter(eventId) - 1];
+    const near = this.items[this.#indexAfter(eventId) - 1];
+    if (near?.id === eventId || near?.lastId === eventId) return near;
+    for (const end of this.ends.values()) if (end.event_id === eventId) return this.#subs.get(end.sub_trace_id) ?? near;
+    return near;
   }
 
   #indexAfter(id: number): number {

@@ -8,7 +8,7 @@ import type { Json, StoredEvent } from "../net/protocol";
 import { State } from "./fold";
 import { type Item, Rows } from "./rows";
 import type { TraceView } from "./view";
-import { asJson, callOf, partsOf, payloadOf, treeText, wordsOf } from "./words";
+import { asJson, belongs, callOf, partsOf, payloadOf, treeText, wordsOf } from "./words";
 
 export type Form = "text" | "markdown";
 
@@ -45,11 +45,11 @@ export async function transcript(log: TraceView, form: Form, goals: ReadonlySet<
     const date = item.at && dayOf(item.at);
     if (date && date !== day) parts.push(date);
     day = date || day;
-    if (item.message && item.goalId !== null && item.goalId !== goal) {
+    if (belongs(item) && item.goalId !== null && item.goalId !== goal) {
       goal = item.goalId;
       parts.push(heading(log.state?.goals.get(goal)?.description ?? goal, form, 2));
     }
-    parts.push(itemAs(item, form, rows.outcomes.get(item.event?.request_id)));
+    parts.push(itemAs(item, form, rows.outcomeOf(item)));
   }
   const text = `${parts.filter(Boolean).join("\n\n")}\n`;
   if (text.length > MOST_CHARACTERS) throw new Error("it is too long for the clipboard; export it instead");
@@ -80,7 +80,7 @@ function heading(words: string, form: Form, level: number): string {
 
 /** One row, read again where only its beginning is kept. */
 export function rowAs(log: TraceView, item: Item, form: Form): string | Promise<string> {
-  const answer = log.rows.outcomes.get(item.event?.request_id);
+  const answer = log.rows.outcomeOf(item);
   if (!item.message || !(item.cut || item.light) || log.past) return itemAs(item, form, answer);
   return fetchMessage(log.id, item.message.message_id).then(({ message }) =>
     itemAs({ ...item, message }, form, answer),

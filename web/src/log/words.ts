@@ -72,7 +72,11 @@ export interface Words {
   prose?: boolean; // shown as markdown, if it has any
 }
 
-/** What a row shows of its message or event, unfolded. `answer` is how its question was closed. */
+/** Whether a row belongs to a goal, or to none: it is a message, a question or a sub-agent. */
+export const belongs = ({ message, event }: Item): boolean => message !== null || BELONGING.has(event?.event ?? "");
+const BELONGING = new Set(["input_requested", "sub_trace_started"]);
+
+/** What a row shows of its message or event, unfolded. `answer` is how its question was closed, its sub-agent ended. */
 export function wordsOf(item: Item, answer?: StoredEvent): Words[] {
   if (item.gap) return [{ text: item.gap }];
   if (item.hole !== undefined) return [];
@@ -98,7 +102,10 @@ function wordsOfEvent(event: StoredEvent, answer?: StoredEvent): Words[] {
   const text = (...parts: unknown[]) => parts.filter((part) => typeof part === "string" && part).join("\n");
   switch (event.event) {
     case "sub_trace_started":
-      return [{ text: text("sub-agent started", event.agent_type, event.task) }];
+      return [
+        { text: text("sub-agent", event.agent_type, event.task) },
+        ...(answer ? [{ text: text(answer.status, errorLine(answer.error), answer.summary) }] : []),
+      ];
     case "sub_trace_completed":
       return [{ text: text(`sub-agent ${event.status}`, errorLine(event.error), event.summary) }];
     case "trace_completed":

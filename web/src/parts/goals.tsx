@@ -166,6 +166,7 @@ interface TreeLineProps {
   tokens: number;
   cost: number;
   current: boolean;
+  ended: boolean;
   open: boolean | null;
   errors: number;
   nth: number;
@@ -178,7 +179,7 @@ interface TreeLineProps {
 }
 
 function lineOf(row: TreeRow) {
-  const { goal, sub, depth, status, current, open, errors, nth } = row;
+  const { goal, sub, depth, status, current, ended, open, errors, nth } = row;
   const stats = goal?.cumulative_stats;
   return {
     goal,
@@ -186,6 +187,7 @@ function lineOf(row: TreeRow) {
     depth,
     status,
     current,
+    ended,
     open,
     errors,
     nth,
@@ -198,7 +200,7 @@ function lineOf(row: TreeRow) {
 
 const TreeLine = memo(function TreeLine(line: TreeLineProps) {
   const { goal, sub } = line;
-  const state = goal ? goal.status : line.status!;
+  const state = goal ? (goal.status === "in_progress" && line.ended ? "unfinished" : goal.status) : line.status!;
   const title = goal ? goal.description : sub!.task;
   return (
     <div
@@ -266,6 +268,9 @@ function PlaceDetails({ row, root, logs }: DetailsProps) {
   return (
     <div class="details">
       <p class="what">{visible(goal?.description ?? sub!.task)}</p>
+      {goal?.status === "in_progress" && row.ended && (
+        <p class="dim">Not finished: the run ended while this was in progress.</p>
+      )}
       {goal?.reason && (
         <p>
           <span class="dim">why</span> {visible(goal.reason)}

@@ -1,6 +1,7 @@
 // One row of the list: a message, a tool call from its start to its result, or an event of another kind.
 
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { app } from "../app";
 import { bytes, cost, count, duration, short, timeOfDay, visible } from "../format";
 import { attachedIn, attachedTo, isPicture } from "../log/attached";
 import { errorLine } from "../log/error";
@@ -8,7 +9,7 @@ import type { Item } from "../log/rows";
 import type { TraceView } from "../log/view";
 import { asJson, callOf, partsOf, payloadOf, timesOf, wordsOf } from "../log/words";
 import { keep, kept } from "../net/places";
-import { isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
+import { isEnded, isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
 import { Contents, OfTrace } from "./contents";
 import { JsonTree, preview } from "./json";
@@ -280,28 +281,8 @@ function EventRow({ item, log }: RowProps) {
   const event = item.event!;
   switch (event.event) {
     case "sub_trace_started":
-    case "sub_trace_completed": {
-      const sub = log.state?.subTraces.get(event.sub_trace_id);
-      const over = event.event === "sub_trace_completed";
-      return (
-        <div class="body wide sub">
-          {over || sub?.status === "running" || sub?.status === "waiting" ? (
-            <StateMark state={over ? (event.status as TraceStatus) : sub!.status} quiet={!over} />
-          ) : (
-            <i class="arrow" aria-hidden="true">
-              →
-            </i>
-          )}
-          <span class="dim">sub-agent {over ? String(event.status) : "started"}</span>
-          <a href={traceHref(event.sub_trace_id)}>{visible(sub?.agent_type ?? "agent")}</a>
-          <span class="words">
-            {visible(
-              over ? errorLine(event.error) || String(event.summary ?? sub?.task ?? "") : String(event.task ?? ""),
-            )}
-          </span>
-        </div>
-      );
-    }
+    case "sub_trace_completed":
+      return <SubAgentRow item={item} event={event} log={log} />;
     case "trace_completed":
     case "trace_status_changed":
       return (
@@ -354,6 +335,40 @@ function EventRow({ item, log }: RowProps) {
       );
     }
   }
+}
+
+/** A sub-agent: who, what, and how it is or how it ended. */
+function SubAgentRow({ item, event, log }: { item: Item; event: NonNullable<Item["event"]>; log: TraceView }) {
+  app.traces.version.value;
+  const sub = log.state?.subTraces.get(event.sub_trace_id);
+  const end = event.event === "sub_trace_completed" ? event : log.rows.outcomeOf(item);
+  const live = log.past ? undefined : app.traces.byId.get(event.sub_trace_id); // newer than the parent's copy
+  const status = live?.status ?? (end?.status as TraceStatus | undefined) ?? sub?.status ?? "running";
+  const totals = live?.tree_totals ?? sub?.stats;
+  const said = errorLine(end?.error ?? sub?.error) || String(end?.summary ?? "");
+  const begun = sub?.started_at ?? item.at;
+  const over = isEnded(status) || status === "lost";
+  const until = over ? (sub?.ended_at ?? end?.ts ?? begun) : log.past ? log.state!.head.active_at : null;
+  return (
+    <>
+      <div class="body wide sub">
+        <StateMark state={status} />
+        <a href={traceHref(event.sub_trace_id)}>{visible(sub?.agent_type ?? event.agent_type ?? "agent")}</a>
+        <span class="words">
+          {visible(String(sub?.task ?? event.task ?? ""))}{" "}
+          {said && <span class={item.error ? "outcome bad" : "outcome"}>{visible(said)}</span>}
+        </span>
+      </div>
+      <div class="meta">
+        {begun && item.at && <Lasting from={begun} to={until} />}
+        {totals?.total_cost
+          ? `  ${cost(totals.total_cost)}`
+          : totals?.total_tokens
+            ? `  ${short(totals.total_tokens)} tok`
+            : ""}
+      </div>
+    </>
+  );
 }
 
 /** The payload of an event of another kind; a single text is shown as text. */

@@ -6,7 +6,7 @@ import { app, say } from "../app";
 import { count, dayOf, visible } from "../format";
 import type { Item } from "../log/rows";
 import { type TraceView, withBelow } from "../log/view";
-import { lineOf } from "../log/words";
+import { belongs, lineOf } from "../log/words";
 import { entry, keep, kept } from "../net/places";
 import { param, setParams } from "../net/route";
 import { today } from "./clock";
@@ -45,7 +45,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, showFall 
     return plain ? log.rows.items : log.rows.items.filter((item) => passes(item, show, goals));
   }, [version, show, goals, log]);
 
-  const test = useMemo(() => matcher(query, (item) => log.rows.outcomes.get(item.event?.request_id)), [query, log]);
+  const test = useMemo(() => matcher(query, (item) => log.rows.outcomeOf(item)), [query, log]);
   const matches = useMemo(() => {
     return test ? items.filter(test) : null;
   }, [test, items, query ? version : 0]);
@@ -280,7 +280,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, showFall 
           handle={list}
           class="said"
           label="Messages"
-          wordsOf={(item) => visible(lineOf(item, log.rows.outcomes.get(item.event?.request_id)))}
+          wordsOf={(item) => visible(lineOf(item, log.rows.outcomeOf(item)))}
           onView={(drawn, top) => log.reader.look(drawn, top)}
           onPlace={(place) => keep(SAID, place && { ...place, seen: log.position ?? 0 })}
           onEnd={(end) => {
@@ -351,16 +351,17 @@ function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
   return true;
 }
 
-/** The goal that begins with a row: the goal of its message, if the message before has another. */
+/** The goal that begins with a row: that to which it belongs, if the row before that belongs somewhere has another. */
 function headingOf(log: TraceView, items: readonly Item[], i: number): string | null {
   const item = items[i]!;
-  if (!item.message || item.goalId === null) return null;
+  if (!belongs(item)) return null;
   for (let before = i - 1; before >= 0 && before > i - 20; before--) {
-    if (!items[before]!.message) continue;
+    if (!belongs(items[before]!)) continue;
     if (items[before]!.goalId === item.goalId) return null;
+    if (item.goalId === null) return "Outside of the goals";
     break;
   }
-  return log.state?.goals.get(item.goalId)?.description ?? null;
+  return log.state?.goals.get(item.goalId ?? "")?.description ?? null;
 }
 
 /** The day that begins with a row: that of the first message if it is not today, later where the day changes. */

@@ -26,6 +26,7 @@ export interface TreeRow {
   status: TraceStatus | null; // of a sub-trace
   totals: Totals | null; // of a sub-trace
   current: boolean;
+  ended: boolean; // its trace has ended
   open: boolean | null; // null: nothing below
   errors: number; // in it and below
   nth: number; // its place, from 1, among
@@ -89,6 +90,7 @@ export function buildRows(log: TraceView, logs: Map<string, TraceView>, tree: Tr
       sub,
       place: { traceId: id, goalId: null },
       current: false,
+      ended: false,
       open,
       status: live?.status ?? then?.head.status ?? sub.status,
       totals: live?.tree_totals ?? then?.treeTotals() ?? sub.stats,
@@ -117,6 +119,7 @@ export function buildRows(log: TraceView, logs: Map<string, TraceView>, tree: Tr
         sub: null,
         place: { traceId: of.id, goalId: id },
         current: state.head.current_goal_id === id && !state.ended,
+        ended: state.ended || state.head.status === "lost",
         open,
         status: null,
         totals: null,

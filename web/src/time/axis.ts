@@ -4,12 +4,13 @@
 // Rule: the moment of an event is the latest time at which anything had happened by then, as `active_at` of the fold.
 //       So moments follow the events, also those of runs that came late or out of order.
 
-import { type ReadonlySignal, signal } from "@preact/signals";
+import { effect, type ReadonlySignal, signal } from "@preact/signals";
 import { momentOf, STEP_MS } from "../log/rows";
 import type { TraceLog } from "../log/trace-log";
 import type { TraceView } from "../log/view";
 import { serverNow } from "../net/time";
-import { TimeLine } from "./line";
+import { everyTwo } from "../parts/clock";
+import { AHEAD_MS, TimeLine } from "./line";
 import { goesOn, type Span, spansOf, timesOf, unseenOf } from "./spans";
 
 const REFRESH_MS = 300; // between two looks at what is new, or
@@ -89,6 +90,7 @@ function watched(log: TraceLog): ReadonlySignal<Axis> {
     cost = performance.now() - start;
   };
   const later = () => {
+    if (!axis.peek().spans.length) return look(); // the first of it is here
     timer ??= setTimeout(look, Math.max(REFRESH_MS, cost * SHARE));
   };
   const axis = signal(made(log), {
@@ -96,7 +98,12 @@ function watched(log: TraceLog): ReadonlySignal<Axis> {
       look();
       const version = log.version.peek();
       stops.push(log.version.subscribe((now) => now !== version && later()));
-      stops.push(beat.subscribe(() => axis.peek().goesOn && nowOf(log) > axis.peek().line.until && look()));
+      const ahead = () => {
+        if (!axis.value.goesOn) return; // then nothing ticks
+        everyTwo.value;
+        if (nowOf(log) + AHEAD_MS > axis.peek().line.until) look();
+      };
+      stops.push(effect(ahead));
     },
     unwatched() {
       clearTimeout(timer);

@@ -10,6 +10,7 @@ import type { Span, Stretch } from "./spans";
 const PAUSE_MS = 5_000;
 const PAUSE_SHARE = 0.04; // of the work
 const STEP = 1.25; // between two lengths of a line that goes on
+export const AHEAD_MS = 2_500; // at least, of the end of a line that goes on
 const LEAST_MS = 10_000; // of a line that goes on
 const WAIT_MS = 60_000; // that is never cut from a wait that goes on
 
@@ -51,7 +52,7 @@ export class TimeLine {
     const limit = Math.max(PAUSE_MS, (now === null ? active : lengthFor(active)) * PAUSE_SHARE);
     const shown = (ms: number) => (ms > limit ? limit * 0.5 : ms);
     const length = active + idle.reduce((sum, ms) => sum + shown(ms), 0) || 1;
-    const total = now === null ? length : lengthFor(length);
+    const total = now === null ? length : lengthFor(length + AHEAD_MS);
     let at = 0;
     busy.forEach(([from, to], i) => {
       if (i > 0) {
