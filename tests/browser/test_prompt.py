@@ -22,8 +22,13 @@ async def inspected(page: Page, address: str) -> None:
 async def looked_at(page: Page) -> None:
     """The panel of the second call says all of it, and what is new in it."""
     panel = page.get_by_role("region", name="Prompt")
+    await expect(panel.locator("li")).to_have_count(2)  # what is new; the rest is one line
+    await panel.get_by_text("2 items as before").click()
     await expect(panel.locator("li")).to_have_count(4)
-    await expect(panel).to_contain_text("m-2 · 1,200 input · 1,000 from cache · 300 output · $0.0042")
+    await expect(panel).to_contain_text("m-2 · $0.0042")
+    assert await panel.locator(".usagewords span").all_inner_texts() == ["200 input", "1,000 from cache", "300 output"]
+    widths = await panel.locator(".usage i").evaluate_all("parts => parts.map(part => part.offsetWidth)")
+    assert widths[1] / widths[2] == pytest.approx(10 / 3, rel=0.1)
     await expect(panel).to_contain_text("4 items, 2 new since the call before")
     await expect(panel.locator("li.fresh")).to_have_count(2)
     await expect(panel.locator("li").nth(0)).to_contain_text("system")

@@ -3,6 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { copy } from "../app";
 import { counted } from "../format";
+import { timeOf } from "../log/fold";
 import type { Item } from "../log/rows";
 import { type Form, rowAs } from "../log/transcript";
 import type { TraceView } from "../log/view";
@@ -15,6 +16,12 @@ import { CopyAs, copyAs } from "./copy";
 import { JsonTree } from "./json";
 import { useKeys } from "./keys";
 import { Prompt } from "./prompt";
+
+/** How long it took, in ms, until the first of a message was there; null where that is not known. */
+function firstOf({ rows }: TraceView, { message, at }: Item): number | null {
+  const begin = rows.begins.get(message!.message_id);
+  return begin && at ? Math.max(0, Date.parse(timeOf(begin)) - Date.parse(message!.started_at ?? at)) : null;
+}
 
 export function Inspector({
   traceId,
@@ -83,7 +90,9 @@ export function Inspector({
             ? ` · then updated ${counted(item.version, "time")}; as it now stands:`
             : ""}
         </p>
-        {item.message?.request && <Prompt traceId={traceId} message={item.message} />}
+        {(item.message?.request || item.message?.usage) && (
+          <Prompt traceId={traceId} message={item.message} first={firstOf(log, item)} />
+        )}
         {item.message && item.version > 0 && (
           <div class="block">
             <OfTrace.Provider value={traceId}>

@@ -158,22 +158,39 @@ function Said({ item, message, ended, log }: RowProps & { message: Message }) {
   );
 }
 
+/** `model · 1.5k → 200 · 1.2k cached · 3.1 s`, as far as it is known. */
 function Meta({ message }: { message: Message }) {
+  const { model, usage, tokens } = message;
+  const took = message.role === "user" ? undefined : tookOf(message);
   const facts = [
-    message.tokens ? `${short(message.tokens)} tok` : "",
+    model ? visible(model) : "",
+    usage
+      ? `${short(usage.input_tokens ?? 0)} → ${short(usage.output_tokens ?? 0)}`
+      : tokens
+        ? `${short(tokens)} tok`
+        : "",
+    usage?.cache_read_tokens ? `${short(usage.cache_read_tokens)} cached` : "",
     message.cost ? cost(message.cost) : "",
-    message.duration_ms ? duration(message.duration_ms) : "",
+    took ? duration(took) : "",
   ].filter(Boolean);
-  const all = [
-    message.model,
-    message.tokens ? `${count(message.tokens)} tokens` : "",
-    message.cost ? `$${message.cost}` : "",
-  ].filter(Boolean);
+  const all = [tokens ? `${count(tokens)} tokens` : "", message.cost ? `$${message.cost}` : ""].filter(Boolean);
   return (
-    <div class="meta" title={all.map(String).join(" · ")}>
-      {facts.join("  ")}
+    <div class="meta facts" title={all.join(" · ")}>
+      {facts.map((fact, i) => (
+        <>
+          {i > 0 && " · "}
+          <span key={fact}>{fact}</span>
+        </>
+      ))}
     </div>
   );
+}
+
+/** How long a message took, in ms, if that is known. */
+function tookOf(message: Message): number | undefined {
+  if (message.duration_ms !== undefined) return message.duration_ms;
+  const ms = Date.parse(message.ended_at ?? "") - Date.parse(message.started_at ?? "");
+  return ms > 0 ? ms : undefined;
 }
 
 function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
@@ -219,10 +236,10 @@ function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
         <span class="took">
           {running && !ended ? (
             <Lasting from={item.at} to={log.past ? log.state!.head.active_at : null} />
-          ) : message.duration_ms !== undefined ? (
-            duration(message.duration_ms)
-          ) : (
+          ) : tookOf(message) === undefined ? (
             ""
+          ) : (
+            duration(tookOf(message)!)
           )}
         </span>
         <StateMark state={failed ? "failed" : running ? (ended ? "lost" : "running") : "completed"} />

@@ -1,8 +1,8 @@
-// The panel of what a model call was asked: model, use and cost, params, tools, and the whole input, with what is new
-// in it since the call before.
+// The panel of what a model call was asked: model, use and cost, the whole input, with what is new in it since the call
+// before, params and tools. What repeats at its beginning is one line until it is asked for.
 
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { cost, count, counted, visible } from "../format";
+import { cost, count, counted, duration, visible } from "../format";
 import { wasSent } from "../log/prompt";
 import { fetchPrompt } from "../net/api";
 import { isObject, type Json, type Message, type Prompt as Whole } from "../net/protocol";
@@ -11,15 +11,14 @@ import { JsonTree } from "./json";
 
 const SHOWN = 30; // items drawn at first: the newest
 const LONG = 2000; // characters of a text before it is folded
-const PARTS = [
-  ["input_tokens", "input"],
-  ["cache_read_tokens", "from cache"],
-  ["cache_write_tokens", "to cache"],
-  ["output_tokens", "output"],
-  ["reasoning_tokens", "reasoning"],
-] as const;
 
-export function Prompt({ traceId, message }: { traceId: string; message: Message }) {
+interface PromptProps {
+  traceId: string;
+  message: Message;
+  first: number | null; // ms to the first token
+}
+
+export function Prompt({ traceId, message, first }: PromptProps) {
   const [whole, setWhole] = useState<Whole | null>(null);
   const [fault, setFault] = useState("");
   const request = message.request;
@@ -27,6 +26,7 @@ export function Prompt({ traceId, message }: { traceId: string; message: Message
     let over = false;
     setWhole(null);
     setFault("");
+    if (!request) return;
     fetchPrompt(traceId, message.message_id).then(
       ({ prompt }) => over || (prompt ? setWhole(prompt) : setFault("The log no longer has this call.")),
       (error: Error) => over || setFault(error.message),
@@ -34,15 +34,14 @@ export function Prompt({ traceId, message }: { traceId: string; message: Message
     return () => {
       over = true;
     };
-  }, [traceId, message.message_id]);
+  }, [traceId, message.message_id, !request]);
   const sent = useMemo(() => (request ? wasSent(request) : []), [request]);
-  if (!request) return null;
   return (
-    <section class="prompt block" aria-label="Prompt">
-      <h3>prompt</h3>
-      <Use message={message} />
+    <section class="prompt block" aria-label={request ? "Prompt" : "Use"}>
+      <h3>{request ? "prompt" : "use"}</h3>
+      <Use message={message} first={first} />
       {fault && <p class="fault">{fault}</p>}
-      {!whole && !fault && <p class="dim small">Reading it …</p>}
+      {request && !whole && !fault && <p class="dim small">Reading it …</p>}
       {whole && (
         <OfTrace.Provider value={traceId}>
           {whole.lost.length > 0 && (
@@ -51,6 +50,7 @@ export function Prompt({ traceId, message }: { traceId: string; message: Message
           {whole.exact === false && !whole.lost.length && (
             <p class="fault">A message in it was changed after the call.</p>
           )}
+          {whole.input && <Input items={whole.input} sent={sent} />}
           {whole.params !== undefined && (
             <details>
               <summary>params</summary>
@@ -63,44 +63,89 @@ export function Prompt({ traceId, message }: { traceId: string; message: Message
               <JsonTree value={whole.tools} />
             </details>
           )}
-          {whole.input && <Input items={whole.input} sent={sent} />}
         </OfTrace.Provider>
       )}
     </section>
   );
 }
 
-function Use({ message }: { message: Message }) {
-  const parts = PARTS.filter(([key]) => message.usage?.[key]).map(
-    ([key, name]) => `${count(message.usage![key]!)} ${name}`,
-  );
-  if (!parts.length && message.tokens) parts.push(counted(message.tokens, "token"));
-  const said = [
-    ...(message.model ? [visible(message.model)] : []),
-    ...parts,
-    ...(message.cost === undefined ? [] : [cost(message.cost)]),
+/** The parts of a call's use: those of the input and the output that are counted by themselves are taken out. */
+export function partsOf({ usage = {} }: Pick<Message, "usage">): [name: string, tokens: number, look: string][] {
+  const { input_tokens = 0, output_tokens = 0 } = usage;
+  const { cache_read_tokens: read = 0, cache_write_tokens: written = 0, reasoning_tokens: thought = 0 } = usage;
+  const parts: [string, number, string][] = [
+    ["input", Math.max(0, input_tokens - read - written), "fresh"],
+    ["from cache", read, "read"],
+    ["to cache", written, "written"],
+    ["reasoning", thought, "thought"],
+    ["output", Math.max(0, output_tokens - thought), "output"],
   ];
-  return said.length ? <p class="num small">{said.join(" · ")}</p> : null;
+  return parts.filter(([, tokens]) => tokens > 0);
+}
+
+function Use({ message, first }: { message: Message; first: number | null }) {
+  const parts = partsOf(message);
+  const { model, tokens, duration_ms, started_at, ended_at } = message;
+  const took = duration_ms ?? Date.parse(ended_at ?? "") - Date.parse(started_at ?? "");
+  const said = [
+    ...(model ? [visible(model)] : []),
+    ...(!parts.length && tokens ? [counted(tokens, "token")] : []),
+    ...(message.cost === undefined ? [] : [cost(message.cost)]),
+    ...(took > 0 ? [duration(took)] : []),
+    ...(first === null ? [] : [`first token after ${duration(first)}`]),
+  ];
+  return (
+    <>
+      {said.length > 0 && <p class="num small">{said.join(" · ")}</p>}
+      {parts.length > 0 && (
+        <>
+          <div class="usage" aria-hidden="true">
+            {parts.map(([name, n, look]) => (
+              <i key={name} class={look} style={{ flexGrow: n }} />
+            ))}
+          </div>
+          <p class="num small usagewords">
+            {parts.map(([name, n, look]) => (
+              <span key={name}>
+                <i class={look} aria-hidden="true" />
+                {count(n)} {name}
+              </span>
+            ))}
+          </p>
+        </>
+      )}
+    </>
+  );
 }
 
 function Input({ items, sent }: { items: Json[]; sent: boolean[] }) {
+  const before = sent.findIndex((was) => !was);
+  const repeats = before < 0 ? Math.min(sent.length, items.length) : before;
+  const [all, setAll] = useState(false);
   const [most, setMost] = useState(SHOWN);
-  const first = Math.max(0, items.length - most);
+  const from = all ? 0 : repeats < items.length ? repeats : 0;
+  const first = Math.max(from, items.length - most);
+  const any = sent.some(Boolean);
   const fresh = items.length - sent.filter(Boolean).length;
   return (
     <>
       <p class="dim small">
         {counted(items.length, "item")}
-        {sent.some(Boolean) && `, ${count(fresh)} new since the call before`}
+        {any && `, ${count(fresh)} new since the call before`}
       </p>
-      {first > 0 && (
+      {from > 0 && (
+        <button class="link asbefore" aria-expanded={false} onClick={() => setAll(true)}>
+          {counted(from, "item")} as before
+        </button>
+      )}
+      {first > from && (
         <button class="link" onClick={() => setMost(most + 10 * SHOWN)}>
-          {count(first)} before
+          {count(first - from)} before
         </button>
       )}
       <ol class="asked" start={first + 1}>
         {items.slice(first).map((item, index) => (
-          <Asked key={first + index} item={item} fresh={!sent[first + index] && sent.some(Boolean)} />
+          <Asked key={first + index} item={item} fresh={!sent[first + index] && any} />
         ))}
       </ol>
     </>
