@@ -231,12 +231,14 @@ def waterfall(bench: Bench, page: Page, url: str, events: int) -> None:
     rounds = bench.pick(7, 2)
     scrolled = [page.evaluate(FRAMES, [".falling", bench.pick(200, 30), 300]) for _ in range(rounds)]
     slowest(bench, "scrolling it 300 px a frame", scrolled, 50)
+    longest_task(bench, page, "scrolling it", lambda: page.evaluate(FRAMES, [".falling", bench.pick(200, 30), -300]))
     slowest(bench, "zooming it, a turn of the wheel a frame", [page.evaluate(ZOOMED) for _ in range(rounds)], 50)
     longest_task(bench, page, "zooming it", lambda: page.evaluate(ZOOMED))
     folded = []
     for _ in range(2 * rounds):
         folded += page.evaluate(FOLDED)
     bench.report.absolute("folding all of it, or opening it", folded, "ms", at_most=100)
+    longest_task(bench, page, "folding all of it and opening it", lambda: [page.evaluate(FOLDED) for _ in range(4)])
     page.goto("about:blank")
 
 

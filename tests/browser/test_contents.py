@@ -103,7 +103,7 @@ async def test_an_export_that_opens_offline_has_them(
     run = recorded(server.url)
     if made_by == "the page":
         await page.goto(run.url)
-        await page.locator("summary").click()
+        await page.locator(".export summary").click()
         async with page.expect_download() as download:
             await page.get_by_text("One HTML file").click()
         await (await download.value).save_as(exported)
@@ -121,7 +121,7 @@ async def test_lines_from_the_page_are_those_of_the_command_line(
 ) -> None:
     run = recorded(server.url)
     await page.goto(run.url)
-    await page.locator("summary").click()
+    await page.locator(".export summary").click()
     async with page.expect_download() as download:
         await page.get_by_text("NDJSON").click()
     await (await download.value).save_as(tmp_path / "page.ndjson")

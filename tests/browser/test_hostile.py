@@ -183,7 +183,7 @@ async def test_nor_does_an_export(server: ServerProcess, page: Page, exported: P
     run = hostile(server.url)
     if made_by == "the page":
         await page.goto(run.url)
-        await page.locator("summary").click()
+        await page.locator(".export summary").click()
         async with page.expect_download() as download:
             await page.get_by_text("One HTML file").click()
         await (await download.value).save_as(exported)

@@ -60,7 +60,7 @@ async def test_the_prompt_of_a_model_call(server: ServerProcess, page: Page, exp
     await expect(page.get_by_role("region", name="Prompt")).not_to_contain_text("new")
     await inspected(page, f"{run.url}?message=u")
     await expect(page.get_by_role("region", name="Prompt")).to_have_count(0)
-    await page.locator("summary").first.click()
+    await page.locator(".export summary").click()
     async with page.expect_download() as download:
         await page.get_by_text("One HTML file").click()
     await (await download.value).save_as(exported)

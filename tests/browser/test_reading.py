@@ -205,10 +205,10 @@ async def test_a_message_a_goal_and_the_run_as_text_and_as_markdown(server: Serv
         text = await page.evaluate(PASTED)
         return re.sub(r"\d\d:\d\d:\d\d", "00:00:00", str(text))
 
-    await page.locator("summary").click()
+    await page.locator(".export summary").click()
     text = await copied("Copy as text")
     assert text.startswith("Fix *it*\n========\n") and "[00:00:00] grep\n  pattern x\n  found ``` it\n" in text
-    await page.locator("summary").click()
+    await page.locator(".export summary").click()
     text = await copied("Copy as Markdown")
     assert text.startswith("# Fix \\*it\\*\n") and "## First\n\n**assistant** 00:00:00\n\n**bold** words\n" in text
     assert '```json\n{\n  "pattern": "x"\n}\n```\n\n````\nfound ``` it\n````\n' in text

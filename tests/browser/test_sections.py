@@ -13,7 +13,8 @@ from tests.support import ServerProcess
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 SECTIONS = """() => [...document.querySelectorAll('.said .goalhead, .said .row')].map(one =>
-  one.matches('.goalhead') ? '# ' + one.textContent : one.querySelector('.body, .call').innerText.replace(/\\s+/g, ' '))"""
+  one.matches('.goalhead') ? '# ' + one.textContent
+  : one.querySelector('.body, .call').innerText.replace(/\\s+/g, ' '))"""
 
 
 async def test_a_section_holds_what_belongs_to_its_goal(server: ServerProcess, page: Page) -> None:

@@ -35,7 +35,7 @@ async def test_the_viewer_below_a_path(tmp_path: Path, page: Page, exported: Pat
             assert page.url == f"{url}/traces/{run.id}?at=1"
             await page.keyboard.press(".")
             await expect(page.get_by_text("a second message")).to_be_visible()
-            await page.locator("summary").click()
+            await page.locator(".export summary").click()
             async with page.expect_download() as download:
                 await page.get_by_text("One HTML file").click()
             await (await download.value).save_as(exported)

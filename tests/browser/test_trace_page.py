@@ -255,7 +255,7 @@ async def test_the_way_back_to_now_is_one_paint(server: ServerProcess, page: Pag
     there = await page.evaluate(
         """() => new Promise(resolve => {
         new MutationObserver(() => document.querySelector('.pastbar') || resolve([
-            document.querySelectorAll('details.menu').length, document.querySelectorAll('.row.text').length,
+            document.querySelectorAll('details.export').length, document.querySelectorAll('.row.text').length,
         ])).observe(document.body, {childList: true, subtree: true});
         document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '.', bubbles: true}));
         })"""
@@ -294,7 +294,7 @@ async def test_an_export_opens_offline_and_asks_nobody(server: ServerProcess, pa
     child = Run(server.url, "Help", parent_trace_id=run.id, parent_goal_id="1")
     child.add(said("helped"))
     await page.goto(run.url)
-    await page.locator("summary").click()
+    await page.locator(".export summary").click()
     async with page.expect_download() as download:
         await page.get_by_text("One HTML file").click()
     await (await download.value).save_as(exported)

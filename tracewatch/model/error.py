@@ -25,7 +25,16 @@ def error_line(error: Any) -> str:
     >>> error_line({"type": "TypeError", "message": "* wants int"})
     'TypeError: * wants int'
     """
-    return "" if error is None else " ".join(_said(error, _DEPTH)[: 2 * _MOST].split())[:_MOST]
+    return "" if error is None else " ".join(_before_trace(_said(error, _DEPTH))[: 2 * _MOST].split())[:_MOST]
+
+
+def _before_trace(text: str) -> str:
+    """Of a text with a traceback in it what stands before that, else its last line, which says what it was."""
+    python = text.find("Traceback (most recent call last)")
+    if python >= 0:
+        return text[:python].strip() or text.rstrip().rsplit("\n", 1)[-1]
+    script = text.find("\n    at ")
+    return text[:script] if script > 0 else text
 
 
 def _said(error: Any, depth: int) -> str:

@@ -9,7 +9,12 @@ let frames: (() => void)[] = [];
 
 Object.assign(globalThis, {
   window: { addEventListener: listen },
-  document: { addEventListener: listen, hidden: false, documentElement: { classList: { toggle: () => false } } },
+  document: {
+    addEventListener: listen,
+    hidden: false,
+    documentElement: { classList: { toggle: () => false } },
+    querySelector: () => null,
+  },
   requestAnimationFrame: (run: () => void) => frames.push(run),
 });
 

@@ -11,11 +11,35 @@ const WITHIN = ["error", "cause", "metadata"];
 /** An error in one line: `TypeError: * wants int`. Any JSON; "" for null. */
 export function errorLine(error: Json | undefined): string {
   if (error === null || error === undefined) return "";
-  const line = said(error, DEPTH)
+  const line = beforeTrace(said(error, DEPTH))
     .slice(0, 2 * MOST)
     .replace(/\s+/g, " ");
   return line.trim().slice(0, MOST);
 }
+
+/** Of a text with a traceback in it what stands before that, else its last line, which says what it was. */
+function beforeTrace(text: string): string {
+  const python = text.indexOf("Traceback (most recent call last)");
+  if (python >= 0) return text.slice(0, python).trim() || text.trimEnd().split("\n").at(-1)!;
+  const script = text.indexOf("\n    at ");
+  return script > 0 ? text.slice(0, script) : text;
+}
+
+/** All of an error, with its traceback; "" where the line has said it. */
+export function errorWhole(error: Json | undefined): string {
+  const given = previewed(error);
+  let text = "";
+  if (typeof given === "string") text = given;
+  else if (isObject(given)) {
+    const trace = TRACES.map((key) => previewed(given[key])).find((value) => typeof value === "string");
+    text =
+      (trace as string | undefined) ??
+      (SIMPLE.every((key) => key in given) && size(given) === SIMPLE.length ? "" : JSON.stringify(given, null, 2));
+  } else if (given !== null && given !== undefined) text = JSON.stringify(given, null, 2);
+  return text.trim().replace(/\s+/g, " ") === errorLine(error) ? "" : text;
+}
+const TRACES = ["traceback", "stack", "stacktrace", "stack_trace"];
+const SIMPLE = ["type", "message"];
 
 function said(given: Json, depth: number): string {
   const error = previewed(given)!;

@@ -55,6 +55,12 @@ const SILENT = new Set([
   "input_provided",
   "input_expired",
 ]);
+const OURS = new Set([
+  ...["trace_completed", "trace_status_changed", "sub_trace_started", "sub_trace_completed", "sub_trace_left"],
+  ...["input_requested", "cancel_requested", "trace_updated", "trace_parent_changed", "error"],
+]);
+/** Whether an event that has a row is of a recorder's own kind. */
+export const isCustom = (name: string): boolean => !OURS.has(name);
 const NO_ROW = {
   message: null,
   event: null,
@@ -77,6 +83,7 @@ export class Rows {
   outcomes = new Map<string, StoredEvent>(); // how questions were closed, by request_id
   ends = new Map<string, StoredEvent>(); // how sub-agents ended, by sub_trace_id: shown in the row in which they began
   begins = new Map<string, StoredEvent>(); // with which a message that streams got its first content, by message_id
+  kinds = new Map<string, number>(); // how many rows there are of each kind of custom event
   bytes = 0; // of the rows that are kept
   unread = 0; // events in holes
   mostBytes = MOST_BYTES;
@@ -186,7 +193,8 @@ export class Rows {
       error: failed,
       size: sizeOf(event as never),
     };
-    if (event.event === "input_requested") this.#asked.set(event.request_id, item);
+    if (isCustom(event.event)) this.kinds.set(event.event, (this.kinds.get(event.event) ?? 0) + 1);
+    else if (event.event === "input_requested") this.#asked.set(event.request_id, item);
     else if (event.event === "sub_trace_completed") this.#subs.set(event.sub_trace_id, item);
     else if (event.event === "sub_trace_started") this.#beginSub(item);
     else if (isEnded(event.status)) for (const asked of this.#asked.values()) asked.version++;
@@ -324,6 +332,7 @@ export class Rows {
     this.#later.clear();
     this.#asked.clear();
     this.#subs.clear();
+    this.kinds.clear();
     this.ends.clear();
     this.#updatedLater.clear();
     this.outcomes.clear();
@@ -354,6 +363,8 @@ export class Rows {
     this.outcomes = new Map([...source.outcomes].filter(([, event]) => event.event_id <= at));
     this.ends = new Map([...source.ends].filter(([, event]) => event.event_id <= at));
     for (const item of items) {
+      if (item.event && isCustom(item.event.event))
+        this.kinds.set(item.event.event, (this.kinds.get(item.event.event) ?? 0) + 1);
       if (item.event?.event === "sub_trace_started") this.#beginSub(item);
       if (item.event?.event === "input_requested") this.#asked.set(item.event.request_id, item);
       if (!item.message) continue;
@@ -412,6 +423,8 @@ export class Rows {
     const last = Math.ceil(this.items[stop]!.id) - 1;
     for (const item of gone) {
       this.bytes -= item.size;
+      if (item.event && isCustom(item.event.event))
+        this.kinds.set(item.event.event, this.kinds.get(item.event.event)! - 1);
       if (item.event && this.#subs.get(item.event.sub_trace_id) === item) this.#subs.delete(item.event.sub_trace_id);
       if (!item.message) continue;
       this.messages.delete(item.message.message_id);

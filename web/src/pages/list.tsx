@@ -508,7 +508,7 @@ function Needs({ all, version, still }: { all: Trace[]; version: number; still: 
             <a class="words" href={traceHref(root.trace_id)}>
               {visible(root.task)}
             </a>
-            <span class="words bad">
+            <span class="words bad mono">
               {first !== root && `sub-agent ${visible(first.agent_type)}: `}
               {first.status === "lost"
                 ? "lost: its recorder vanished"

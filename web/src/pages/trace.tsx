@@ -1,9 +1,20 @@
 // The page of one trace: header, goal tree, messages, questions, inspector.
 
+import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { app, closeLog, copy, openLog, say, spoken } from "../app";
-import { cost as costOf, count, counted, fullTime, isolated, short, shortId, timeOfDay, visible } from "../format";
-import { errorLine } from "../log/error";
+import {
+  cost as costOf,
+  count,
+  counted,
+  dayOf,
+  fullTime,
+  isolated,
+  short,
+  shortId,
+  timeOfDay,
+  visible,
+} from "../format";
 import { wordFor } from "../log/filter";
 import { Past } from "../log/past";
 import { Replay } from "../log/replay";
@@ -12,20 +23,23 @@ import type { TraceLog } from "../log/trace-log";
 import type { Form } from "../log/transcript";
 import { markSeen } from "../log/trouble";
 import type { TraceView } from "../log/view";
-import { treeText } from "../log/words";
 import { keep, kept } from "../net/places";
 import { hasNoTimes, type Json, type Totals, type Trace } from "../net/protocol";
 import { go, HOME, listHref, param, setParams, traceHref } from "../net/route";
 import { store, stored } from "../net/storage";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
-import { copyAs, transcripts } from "../parts/copy";
+import { today } from "../parts/clock";
+import { CopyValue, copyAs, transcripts } from "../parts/copy";
 import { GoalTreePane } from "../parts/goals";
+import { JsonTree } from "../parts/json";
 import { useKeys } from "../parts/keys";
 import { Later, lazily } from "../parts/later";
 import { classes, Damaged, Lasting, StateMark } from "../parts/marks";
+import { Menu } from "../parts/menu";
 import { Messages } from "../parts/messages";
 import { focusQuestion, Questions } from "../parts/questions";
+import { ErrorText } from "../parts/text";
 import { type Place, TREE } from "../parts/tree";
 
 const INSPECTED = "inspected"; // kept with the entry of the history
@@ -138,7 +152,7 @@ export function TracePage({ traceId }: { traceId: string }) {
       keys: "s",
       does: "Save or copy it: export",
       run: () => {
-        const menu = document.querySelector<HTMLDetailsElement>("details.menu");
+        const menu = document.querySelector<HTMLDetailsElement>("details.export");
         if (!menu) return;
         menu.open = true;
         menu.querySelector("button")!.focus();
@@ -189,10 +203,7 @@ export function TracePage({ traceId }: { traceId: string }) {
       <Facts trace={trace} log={whole} cancel={() => setCancelling(true)} drawer={() => setDrawer(!drawer)} />
       {trace?.error && (
         <div class="failure" role="alert">
-          <StateMark state="failed" quiet />{" "}
-          <span title={typeof trace.error === "string" ? trace.error : treeText(trace.error)}>
-            {visible(errorLine(trace.error))}
-          </span>
+          <StateMark state="failed" quiet /> <ErrorText error={trace.error} />
         </div>
       )}
       {at !== null && (
@@ -424,6 +435,12 @@ function Facts({
       <span class="agent">{visible(trace.agent_type)}</span>
       {damaged && <Damaged fields={damaged} />}
       {!hasNoTimes(trace) && (
+        <span class="num dim began" title={`began ${fullTime(trace.started_at)}`}>
+          <small>began </small>
+          {beganOf(trace.started_at, today.value)}
+        </span>
+      )}
+      {!hasNoTimes(trace) && (
         <span class="num" title="duration">
           <Lasting from={trace.started_at} to={trace.ended_at ?? (open ? null : trace.active_at)} exact={open} />
         </span>
@@ -431,8 +448,13 @@ function Facts({
       <RunTotals own={trace} all={trace.tree_totals} subs={subs} />
       <span class="num dim events">{count(trace.last_event_id)} events</span>
       {trace.links?.slice(0, 9).map((link) => (
-        <a key={`${link.kind} ${link.trace_id}`} href={traceHref(link.trace_id)} title={visible(link.trace_id)}>
-          → {visible(link.kind)}
+        <a
+          key={`${link.kind} ${link.trace_id} ${link.message_id}`}
+          href={traceHref(link.trace_id, link.message_id ? { message: link.message_id } : {})}
+          title={visible(app.traces.get(link.trace_id)?.task ?? link.trace_id)}
+        >
+          {link.kind === "fork_of" ? "→ fork of" : `→ ${visible(link.kind)}`}{" "}
+          {link.kind === "fork_of" && shortId(visible(app.traces.get(link.trace_id)?.task ?? link.trace_id), 30)}
         </a>
       ))}
       {belongings(trace).map(([key, name]) => (
@@ -444,6 +466,7 @@ function Facts({
       <button class="id" title={`${trace.trace_id}: copy`} onClick={() => copy(trace.trace_id, "the id")}>
         {shortId(trace.trace_id)}
       </button>
+      <About trace={trace} />
       <span class="grow" />
       {stopping ? <span class="stopping">cancel requested…</span> : open && <button onClick={cancel}>Cancel</button>}
       <Export log={log} />
@@ -458,6 +481,11 @@ const belongings = (trace: Trace): [key: string, name: string][] => [
   ...(trace.user_id ? [["user", trace.user_id] as [string, string]] : []),
   ...(trace.models ?? []).map((model): [string, string] => ["model", model]),
 ];
+
+/** When a run began: the time of day, with the day where that is not today. */
+function beganOf(at: string, day: string): string {
+  return new Date(at).toDateString() === day ? timeOfDay(at) : `${dayOf(at)} ${timeOfDay(at)}`;
+}
 
 const dollars = (sum: number | null) => (sum === null ? "not known" : `$${sum}`);
 
@@ -492,18 +520,7 @@ function Export({ log }: { log: TraceView }) {
   };
   const as = async (form: Form) => (await transcripts.get()).transcript(log, form, null);
   return (
-    <details
-      class="menu"
-      onFocusOut={(event) =>
-        event.currentTarget.contains(event.relatedTarget as Node | null) || event.currentTarget.removeAttribute("open")
-      }
-      onKeyDown={(event) => {
-        if (event.key !== "Escape") return;
-        event.stopPropagation();
-        event.currentTarget.removeAttribute("open");
-        event.currentTarget.querySelector("summary")!.focus();
-      }}
-    >
+    <Menu class="menu export">
       <summary class="button quiet">{busy || "Export"}</summary>
       <div>
         {!app.offline && !log.past && (
@@ -527,7 +544,47 @@ function Export({ log }: { log: TraceView }) {
           <small>with headings and blocks of code</small>
         </button>
       </div>
-    </details>
+    </Menu>
+  );
+}
+
+/** What is known of a run beside what it did: its times, what it belongs to, and what its recorder gave with it. */
+function About({ trace }: { trace: Trace }) {
+  const timed = !hasNoTimes(trace);
+  const rows: [string, ComponentChildren][] = [
+    ...(timed ? [["began", fullTime(trace.started_at)] as [string, string]] : []),
+    ...(timed && trace.ended_at ? [["ended", fullTime(trace.ended_at)] as [string, string]] : []),
+    ["id", visible(trace.trace_id)],
+    ...belongings(trace).map(([key, name]): [string, ComponentChildren] => [
+      key,
+      <a href={listHref(wordFor(key, name))}>{visible(name)}</a>,
+    ]),
+    ...(trace.links ?? []).map((link): [string, ComponentChildren] => [
+      visible(link.kind),
+      <a href={traceHref(link.trace_id)}>{visible(link.trace_id)}</a>,
+    ]),
+  ];
+  return (
+    <Menu class="menu about">
+      <summary class="button quiet">About</summary>
+      <div tabIndex={-1}>
+        <dl>
+          {rows.map(([name, value], i) => (
+            <>
+              <dt key={`name ${i}`}>{name}</dt>
+              <dd key={`value ${i}`}>{value}</dd>
+            </>
+          ))}
+        </dl>
+        {Object.keys(trace.metadata).length > 0 && (
+          <div class="block">
+            <h3>metadata</h3>
+            <CopyValue value={trace.metadata} what="the metadata" />
+            <JsonTree value={trace.metadata} />
+          </div>
+        )}
+      </div>
+    </Menu>
   );
 }
 

@@ -2,6 +2,7 @@
 
 import { copy } from "../app";
 import type { Form } from "../log/transcript";
+import type { Json } from "../net/protocol";
 import { Later } from "./later";
 
 export const transcripts = new Later(() => import("../log/transcript"));
@@ -23,3 +24,13 @@ export function CopyAs({ of, what }: { of: (form: Form) => string | Promise<stri
 
 export const copyAs = (of: (form: Form) => string | Promise<string>, form: Form, what: string): Promise<void> =>
   copy(of(form), `${what} ${WORDS[form]}`);
+
+/** Copies one value: a text as it is, others as JSON. */
+export function CopyValue({ value, what }: { value: Json; what: string }) {
+  const text = () => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
+  return (
+    <button class="link copyit" title={`Copy ${what}`} onClick={() => copy(text(), what)}>
+      Copy
+    </button>
+  );
+}

@@ -15,6 +15,7 @@ import { CopyAs, transcripts } from "./copy";
 import { Later, lazily } from "./later";
 import { classes, StateMark } from "./marks";
 import { memo } from "./memo";
+import { ErrorText } from "./text";
 import { buildRows, foldAll, type Place, samePlace, type TreeRow, useOpenLogs, useTree } from "./tree";
 import { type ListHandle, type ListPlace, VirtualList } from "./virtual";
 
@@ -276,6 +277,7 @@ function PlaceDetails({ row, root, logs }: DetailsProps) {
           <span class="dim">why</span> {visible(goal.reason)}
         </p>
       )}
+      {sub?.error && <ErrorText error={sub.error} />}
       {(goal?.summary ?? sub?.summary) && (
         <p>
           <span class="dim">result</span> {visible((goal?.summary ?? sub?.summary)!)}

@@ -7,9 +7,11 @@ import { treeText } from "../log/words";
 import { isObject, type Json } from "../net/protocol";
 import { Contents } from "./contents";
 import { Finding, hides } from "./search";
+import { Diff, isDiff } from "./text";
 
 const CHUNK = 100; // children drawn at once
-const LONG = 400; // characters of a text before it is folded
+const LONG = 400; // characters of a text that is folded, if
+const REST = 200; // it has so many more
 const OPEN_DEPTH = 1;
 const OPEN_CHILDREN = 20;
 
@@ -69,7 +71,7 @@ function Entry({ name, value: given, depth, index }: { name: string; value: Json
   useLayoutEffect(() => {
     if (nested && !open && words.length && hides(words, treeText(value), preview(value, 80))) setOpen(true);
   }, [words]);
-  const label = <span class={index ? "index" : "key"}>{visible(name)}</span>;
+  const label = <span class={index ? "index" : "key"}>{visible(name) || '""'}</span>;
   if (!nested || !size) {
     return (
       <div class="entry">
@@ -96,18 +98,18 @@ function Leaf({ value }: { value: Json }) {
   const words = useContext(Finding);
   const [whole, setWhole] = useState(false);
   useLayoutEffect(() => {
-    if (words.length && typeof value === "string" && hides(words, value, value.slice(0, LONG))) setWhole(true);
+    if (words.length && typeof value === "string" && hides(words, value, beginOf(value))) setWhole(true);
   }, [words]);
   if (typeof value !== "string") {
     if (value !== null && typeof value === "object")
       return <span class="dim">{Array.isArray(value) ? "[ ]" : "{ }"}</span>;
     return <span class={value === null ? "dim" : "lit"}>{String(value)}</span>;
   }
-  const cut = !whole && value.length > LONG;
+  const shown = whole ? value : beginOf(value);
   return (
-    <span class="str">
-      {visible(cut ? value.slice(0, LONG) : value)}
-      {cut && (
+    <span class={value.includes("\n") ? "str lines" : "str"}>
+      {isDiff(value) ? <Diff text={shown} /> : visible(shown)}
+      {shown.length < value.length && (
         <button class="link" onClick={() => setWhole(true)}>
           … {(value.length - LONG).toLocaleString("en-US")} more characters
         </button>
@@ -115,6 +117,8 @@ function Leaf({ value }: { value: Json }) {
     </span>
   );
 }
+
+const beginOf = (text: string): string => (text.length > LONG + REST ? text.slice(0, LONG) : text);
 
 /** Of a picture, a file or a long text what it is; all else as it stands. */
 function inWords(value: Json): Json {

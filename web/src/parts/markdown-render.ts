@@ -22,10 +22,51 @@ purify.addHook("afterSanitizeAttributes", (node) => {
   if (address) node.setAttribute("title", address);
 });
 
+purify.addHook("uponSanitizeAttribute", (node, data) => {
+  // The language of a block of code, as the parser has written it: text of agents has no tags of its own
+  if (node.tagName === "CODE" && data.attrName === "class" && LANGUAGE.test(data.attrValue)) data.forceKeepAttr = true;
+});
+const LANGUAGE = /^language-([\w+#-]{1,20})$/;
+
+type Coloured = (code: string, language: string) => string | null;
+let colour: Coloured | null = null;
+let asked = false;
+
+/** Blocks of code get a button to copy them, and their colours; `again` is run once those can be made. */
+function dress(nodes: DocumentFragment, again: () => void): void {
+  for (const code of nodes.querySelectorAll("pre > code")) {
+    const language = LANGUAGE.exec(code.className)?.[1];
+    code.removeAttribute("class");
+    const button = document.createElement("button");
+    button.className = "link copyit";
+    button.title = "Copy the code";
+    button.textContent = "Copy";
+    code.before(button);
+    if (!language) continue;
+    const html = colour?.(code.textContent, language);
+    if (html) code.replaceChildren(purify.sanitize(html, SPANS));
+    else if (!colour && !asked) {
+      asked = true;
+      import("./code").then(
+        (module) => {
+          colour = module.coloured;
+          again();
+        },
+        () => {
+          asked = false;
+        },
+      );
+    }
+  }
+}
+const SPANS = { RETURN_DOM_FRAGMENT: true as const, ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"] };
+
 /** The text as nodes; as plain text if no markdown can be made of it. */
-export function render(text: string): DocumentFragment {
+export function render(text: string, again: () => void): DocumentFragment {
   try {
-    return sanitised(parse(text));
+    const nodes = sanitised(parse(text));
+    dress(nodes, again);
+    return nodes;
   } catch {
     const fragment = document.createDocumentFragment();
     const plain = document.createElement("div");

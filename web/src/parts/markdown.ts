@@ -15,7 +15,14 @@ export function loadMarkdown(): void {
   if (loading) return;
   loading = true;
   void import("./markdown-render").then(
-    (module) => (markdown.value = module.render),
+    ({ render }) => {
+      // Once more with other nodes, when there is more to see in a text
+      const again = () => {
+        kept.clear();
+        markdown.value = (text) => render(text, again);
+      };
+      again();
+    },
     () => (loading = false),
   );
 }

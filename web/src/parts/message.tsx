@@ -2,7 +2,7 @@
 
 import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app } from "../app";
-import { bytes, cost, count, duration, short, timeOfDay, visible } from "../format";
+import { bytes, cost, count, counted, duration, short, timeOfDay, visible } from "../format";
 import { attachedIn, attachedTo, isPicture } from "../log/attached";
 import { errorLine } from "../log/error";
 import type { Item } from "../log/rows";
@@ -12,11 +12,12 @@ import { keep, kept } from "../net/places";
 import { isEnded, isObject, type Json, type Message, type TraceStatus } from "../net/protocol";
 import { traceHref } from "../net/route";
 import { Contents, OfTrace } from "./contents";
+import { CopyValue } from "./copy";
 import { JsonTree, preview } from "./json";
 import { classes, Damaged, Lasting, StateMark } from "./marks";
 import { memo } from "./memo";
 import { Finding, hides, testsOf } from "./search";
-import { fold, Prose, Terminal } from "./text";
+import { Diff, ErrorText, fold, Prose, replaced, Terminal } from "./text";
 
 const FRESH_MS = 1200;
 
@@ -26,9 +27,13 @@ export interface RowProps {
   log: TraceView;
   heading: string | null; // the goal that begins with this row
   date: string | null; // the day that begins with this row
+  branch: number; // messages of a branch that was left and begins with this row
+  branchOpen: boolean;
+  openBranch: (item: Item) => void;
   selected: boolean;
   hit: boolean;
   find: string; // of the row that a search has led to: its words are unfolded
+  seek: string; // of a row that a search has found: what its fold hides is shown as a snippet
   ended: boolean; // the trace has ended: a call that still runs will not return
   select: (item: Item) => void;
 }
@@ -44,8 +49,22 @@ export const MessageRow = memo(function MessageRow(props: RowProps) {
       <Finding.Provider value={words}>
         {date !== null && <div class="daybreak">{date}</div>}
         {heading !== null && <div class="goalhead">{visible(heading)}</div>}
+        {props.branch > 0 && (
+          <button class="branch link" aria-expanded={props.branchOpen} onClick={() => props.openBranch(item)}>
+            {props.branchOpen ? "▾" : "▸"} {counted(props.branch, "message")} of a branch that was left
+          </button>
+        )}
         <div
-          class={classes("row", kind, item.error && "error", selected && "selected", hit && "hit", fresh && "fresh")}
+          hidden={props.branch > 0 && !props.branchOpen}
+          class={classes(
+            "row",
+            kind,
+            item.message?.left === true && "left",
+            item.error && "error",
+            selected && "selected",
+            hit && "hit",
+            fresh && "fresh",
+          )}
           data-event={item.id}
         >
           <button
@@ -115,7 +134,7 @@ function useFold(item: Item, log: TraceView): [boolean | undefined, () => void] 
   ];
 }
 
-function Said({ item, message, ended, log }: RowProps & { message: Message }) {
+function Said({ item, message, ended, log, seek }: RowProps & { message: Message }) {
   const [open, toggle] = useFold(item, log);
   const { content } = message;
   const words = useContext(Finding);
@@ -150,6 +169,14 @@ function Said({ item, message, ended, log }: RowProps & { message: Message }) {
             ),
           )
         )}
+        {!open && texts?.some(hasFold) && (
+          <Snippet
+            words={seek}
+            text={() => texts.filter((part) => typeof part === "string").join("\n")}
+            shown={() => texts.map((part) => (typeof part === "string" ? fold(part).text : "")).join("\n")}
+            toggle={toggle}
+          />
+        )}
         {streaming && !texts?.length && <span class="plain streaming" />}
         {message.status !== "complete" && ended && <span class="dim"> — broke off</span>}
       </div>
@@ -157,6 +184,8 @@ function Said({ item, message, ended, log }: RowProps & { message: Message }) {
     </>
   );
 }
+
+const hasFold = (part: Json): boolean => typeof part === "string" && fold(part).cut;
 
 /** `model · 1.5k → 200 · 1.2k cached · 3.1 s`, as far as it is known. */
 function Meta({ message }: { message: Message }) {
@@ -175,12 +204,9 @@ function Meta({ message }: { message: Message }) {
   ].filter(Boolean);
   const all = [tokens ? `${count(tokens)} tokens` : "", message.cost ? `$${message.cost}` : ""].filter(Boolean);
   return (
-    <div class="meta facts" title={all.join(" · ")}>
+    <div class="meta used" title={all.join(" · ")}>
       {facts.map((fact, i) => (
-        <>
-          {i > 0 && " · "}
-          <span key={fact}>{fact}</span>
-        </>
+        <span key={fact}>{i < facts.length - 1 ? `${fact} · ` : fact}</span>
       ))}
     </div>
   );
@@ -193,18 +219,18 @@ function tookOf(message: Message): number | undefined {
   return ms > 0 ? ms : undefined;
 }
 
-function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
+function Tool(props: RowProps & { message: Message }) {
+  const { item, message, ended, log } = props;
   const [open, toggle] = useFold(item, log);
   const failed = item.error;
   const { name, args, output, rest } = callOf(message, failed);
   const running = message.status !== "complete";
   const pictures = useMemo(() => (open ? [] : attachedTo(output).filter(isPicture)), [open, item.version]);
   const words = useContext(Finding);
+  const shownText = () => `${name} ${args === undefined ? preview(output) : argsPreview(args)}`;
   useLayoutEffect(() => {
     if (!words.length || open) return; // the words of a row that nobody looks for are not made
-    const shown = `${name} ${args === undefined ? preview(output) : argsPreview(args)}`;
-    const all = wordsOf(item).map(({ text }) => text);
-    if (hides(words, all.join("\n"), shown)) toggle();
+    if (hides(words, wordsText(item), shownText())) toggle();
   }, [words]);
   return (
     <>
@@ -217,7 +243,8 @@ function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
           )}
         </button>
         <Contents of={pictures} />
-        {failed && !open && <Terminal text={errorText(output, message)} open={false} toggle={toggle} bad lines={4} />}
+        {failed && !open && <ErrorText error={errorOf(output, message)} />}
+        {!open && <Snippet words={props.seek} text={() => wordsText(item)} shown={shownText} toggle={toggle} />}
         {open && (
           <div class="opened">
             {args !== undefined && !isEmpty(args) && <Block name="arguments" value={args} />}
@@ -248,6 +275,41 @@ function Tool({ item, message, ended, log }: RowProps & { message: Message }) {
   );
 }
 
+const wordsText = (item: Item): string =>
+  wordsOf(item)
+    .map(({ text }) => text)
+    .join("\n");
+
+const AROUND = 60; // characters of a snippet on either side
+
+interface SnippetProps {
+  words: string; // that are looked for
+  text: () => string; // of the row
+  shown: () => string; // what its fold shows
+  toggle: () => void;
+}
+
+/** What a search has found in the folded part of a row; it opens it. */
+function Snippet({ words, text, shown, toggle }: SnippetProps) {
+  if (!words) return null;
+  const [all, seen] = [text(), shown()];
+  const hidden = testsOf(words).find((word) => word.test(all) && !word.test(seen));
+  const found = hidden?.exec(all);
+  if (!found) return null;
+  const [from, to] = [found.index, found.index + found[0].length];
+  const before = all.slice(Math.max(0, from - AROUND), from);
+  const after = all.slice(to, to + AROUND);
+  return (
+    <button class="link snippet" title="Open it" onClick={toggle}>
+      {from > AROUND && "…"}
+      {visible(before)}
+      <mark>{visible(found[0])}</mark>
+      {visible(after)}
+      {to + AROUND < all.length && "…"}
+    </button>
+  );
+}
+
 const isEmpty = (value: Json): boolean => (Array.isArray(value) || isObject(value)) && !Object.keys(value).length;
 
 function argsPreview(args: Json): string {
@@ -261,10 +323,8 @@ function argsPreview(args: Json): string {
         .slice(0, 240);
 }
 
-function errorText(output: Json | undefined, message: Message): string {
-  if (typeof output === "string") return output;
-  if (output === undefined || output === true) return errorLine((message as { error?: Json }).error) || "failed";
-  return errorLine(output);
+function errorOf(output: Json | undefined, message: Message): Json {
+  return output === undefined || output === true ? ((message as { error?: Json }).error ?? "failed") : output;
 }
 
 /** Roughly how many bytes a value has, with the content that it refers to. */
@@ -275,7 +335,24 @@ function lengthOf(value: Json): number {
   return JSON.stringify(value).length + attachedTo(value).reduce((sum, one) => sum + (one.blob ? one.bytes : 0), 0);
 }
 
+const EDITS = [
+  ["old_string", "new_string"],
+  ["old_str", "new_str"],
+  ["oldText", "newText"],
+] as const;
+
+/** What a call replaces by what, as a diff, and its other arguments; null for one that replaces nothing. */
+function editOf(args: Json): { diff: string; rest: Json } | null {
+  if (!isObject(args)) return null;
+  for (const [from, to] of EDITS) {
+    const { [from]: before, [to]: after, ...rest } = args;
+    if (typeof before === "string" && typeof after === "string") return { diff: replaced(before, after), rest };
+  }
+  return null;
+}
+
 function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean }) {
+  const edit = editOf(value);
   const words = useContext(Finding);
   const [open, setOpen] = useState(
     () => words.length > 0 && typeof value === "string" && hides(words, value, fold(value).text),
@@ -284,7 +361,17 @@ function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean 
   return (
     <div class="block">
       <h3>{visible(name)}</h3>
-      {typeof parsed === "string" ? (
+      <CopyValue value={value} what={name === "result" || name === "error" ? `the ${name}` : visible(name)} />
+      {edit ? (
+        <>
+          {!isEmpty(edit.rest) && <JsonTree value={edit.rest} />}
+          <pre class="term">
+            <Diff text={edit.diff} />
+          </pre>
+        </>
+      ) : bad && !open ? (
+        <ErrorText error={value} />
+      ) : typeof parsed === "string" ? (
         <Terminal text={parsed} open={open} toggle={() => setOpen(!open)} bad={bad} />
       ) : (
         <JsonTree value={parsed} />
@@ -293,7 +380,7 @@ function Block({ name, value, bad }: { name: string; value: Json; bad?: boolean 
   );
 }
 
-function EventRow({ item, log }: RowProps) {
+function EventRow({ item, log, seek }: RowProps) {
   const [open, toggle] = useFold(item, log);
   const event = item.event!;
   switch (event.event) {
@@ -307,13 +394,7 @@ function EventRow({ item, log }: RowProps) {
           <StateMark state={event.status} />
           <b>{event.event === "trace_completed" ? `Run ${event.status}` : `Now ${event.status}`}</b>
           {typeof event.reason === "string" && <span>{visible(event.reason)}</span>}
-          {typeof event.error === "string" && <Terminal text={event.error} open={open} toggle={toggle} bad />}
-          {event.error && typeof event.error !== "string" && (
-            <>
-              <span class="bad">{visible(errorLine(event.error))}</span>
-              <JsonTree value={event.error} />
-            </>
-          )}
+          {event.error && <ErrorText error={event.error} />}
           {typeof event.summary === "string" && (
             <div class="below">
               <Prose text={event.summary} open={open} toggle={toggle} streaming={false} />
@@ -343,6 +424,14 @@ function EventRow({ item, log }: RowProps) {
             <span class="name">{visible(event.event)}</span>
             <span class="args">{argsPreview(payload)}</span>
           </button>
+          {!open && (
+            <Snippet
+              words={seek}
+              text={() => wordsText(item)}
+              shown={() => `${event.event} ${argsPreview(payload)}`}
+              toggle={toggle}
+            />
+          )}
           {open && (
             <div class="opened">
               <Payload value={payload} />
@@ -394,7 +483,10 @@ function Payload({ value }: { value: { [key: string]: Json } }) {
   return values.length === 1 && typeof values[0] === "string" ? (
     <Block name={Object.keys(value)[0]!} value={values[0]} />
   ) : (
-    <JsonTree value={value} />
+    <div class="block">
+      <CopyValue value={value} what="the event" />
+      <JsonTree value={value} />
+    </div>
   );
 }
 

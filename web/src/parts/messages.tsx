@@ -4,18 +4,20 @@ import type { RefObject } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { app, say } from "../app";
 import { count, dayOf, visible } from "../format";
-import type { Item } from "../log/rows";
+import { type Item, isCustom } from "../log/rows";
 import { type TraceView, withBelow } from "../log/view";
 import { belongs, lineOf } from "../log/words";
 import { entry, keep, kept } from "../net/places";
 import { param, setParams } from "../net/route";
 import { today } from "./clock";
 import { useKeys } from "./keys";
+import { Menu } from "./menu";
 import { MessageRow } from "./message";
 import { highlight, matcher } from "./search";
 import { type ListHandle, VirtualList } from "./virtual";
 
-const SAID = "said"; // kept with the entry of the history
+const [SAID, BRANCHES] = ["said", "branches"] as const; // kept with the entry of the history
+const NO_BRANCHES: ReadonlyMap<number, number> = new Map();
 const SHOWS = { all: "All", text: "Text", tools: "Tools", errors: "Errors" } as const;
 export type Show = keyof typeof SHOWS;
 
@@ -40,10 +42,21 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, showFall 
   const [hit, setHit] = useState(-1); // event_id of the search's current match
 
   const goals = useMemo(() => (goalId === null ? null : withBelow(log, goalId)), [goalId, log, log.state?.goals.size]);
-  const items = useMemo(() => {
-    const plain = show === "all" && !goals;
-    return plain ? log.rows.items : log.rows.items.filter((item) => passes(item, show, goals));
-  }, [version, show, goals, log]);
+  const hiding = param("hide") ?? "";
+  const [branches, setBranches] = useState<ReadonlySet<number>>(() => new Set(kept<number[]>(BRANCHES) ?? []));
+  const { items, left } = useMemo(() => {
+    const all = log.rows.items;
+    const hidden = new Set(hiding ? hiding.split(",") : []);
+    const plain = show === "all" && !goals && !hidden.size;
+    const some = plain ? all : all.filter((item) => passes(item, show, goals, hidden));
+    return query ? { items: some, left: NO_BRANCHES } : folded(some, branches);
+  }, [version, show, goals, log, hiding, branches, !query]);
+  const openBranch = (item: Item) => {
+    const next = new Set(branches);
+    if (!next.delete(item.id)) next.add(item.id);
+    setBranches(next);
+    keep(BRANCHES, [...next]);
+  };
 
   const test = useMemo(() => matcher(query, (item) => log.rows.outcomeOf(item)), [query, log]);
   const matches = useMemo(() => {
@@ -173,6 +186,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, showFall 
   const searched = useRef("");
   useLayoutEffect(() => {
     if (!matches || searched.current === query) return;
+    if (!matches.length && log.reader.history.peek() !== "complete") return; // a link: it is still to be read
     searched.current = query;
     jump(matches.find((item) => item.id >= hit) ?? matches[0]);
   });
@@ -212,6 +226,7 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, showFall 
             </button>
           ))}
         </div>
+        <Events kinds={log.rows.kinds} hiding={hiding} />
         <span class="grow" />
         {errors.length > 0 && show !== "errors" && (
           <button class="quiet bad" title="Next error (e)" onClick={() => step(errors, 1)}>
@@ -299,9 +314,13 @@ export function Messages({ log, goalId, clearGoal, inspect, inspected, showFall 
               }}
               heading={goalId === null || goals!.size > 1 ? headingOf(log, items, i) : null}
               date={dateOf(items, i, today.value)}
+              branch={left.get(item.id) ?? 0}
+              branchOpen={branches.has(item.id)}
+              openBranch={openBranch}
               selected={item.id === inspected}
               hit={item.id === hit}
               find={item.id === hit && test ? query : ""}
+              seek={item.id !== hit && test?.(item) ? query : ""}
             />
           )}
         />
@@ -342,13 +361,64 @@ function useReturn(list: RefObject<ListHandle | null>, log: TraceView, back: (pl
   }, [entry.value, log, live]);
 }
 
-function passes(item: Item, show: Show, goals: Set<string> | null): boolean {
+function passes(item: Item, show: Show, goals: Set<string> | null, hidden: ReadonlySet<string>): boolean {
   if (item.hole !== undefined) return true; // its events are not known
+  if (hidden.size && item.event && isCustom(item.event.event) && (hidden.has(item.event.event) || hidden.has("*")))
+    return false;
   if (goals && !(item.goalId !== null && goals.has(item.goalId))) return false;
   if (show === "errors") return item.error;
   if (show === "tools") return item.message?.role === "tool";
   if (show === "text") return item.message !== null && item.message.role !== "tool";
   return true;
+}
+
+/** Of each branch that was left, unless it is open, the first row; and how many messages each has, by that row. */
+function folded(items: Item[], open: ReadonlySet<number>): { items: Item[]; left: ReadonlyMap<number, number> } {
+  if (!items.some((item) => item.message?.left)) return { items, left: NO_BRANCHES };
+  const left = new Map<number, number>();
+  let first: number | null = null;
+  const shown = items.filter((item) => {
+    if (!item.message?.left) {
+      if (item.message) first = null;
+      return true;
+    }
+    first ??= item.id;
+    left.set(first, (left.get(first) ?? 0) + 1);
+    return first === item.id || open.has(first);
+  });
+  return { items: shown, left };
+}
+
+/** Which kinds of custom events are shown: those of a run that reports its progress may be most of its rows. */
+function Events({ kinds, hiding }: { kinds: ReadonlyMap<string, number>; hiding: string }) {
+  const hidden = new Set(hiding ? hiding.split(",") : []);
+  const names = [...kinds].filter(([, n]) => n > 0).sort((a, b) => b[1] - a[1]);
+  if (!names.length) return null;
+  const set = (to: Iterable<string>) => setParams({ hide: [...to].join(",") || null });
+  const toggle = (name: string) => {
+    const next = new Set(hidden.has("*") ? names.map(([one]) => one) : hidden);
+    if (!next.delete(name)) next.add(name);
+    set(next);
+  };
+  return (
+    <Menu class="menu events">
+      <summary class="button quiet" title="Which kinds of events are shown">
+        Events{hidden.size > 0 && <b> −{hidden.has("*") ? names.length : hidden.size}</b>}
+      </summary>
+      <div tabIndex={-1}>
+        <label>
+          <input type="checkbox" checked={!hidden.size} onChange={() => set(hidden.size ? [] : ["*"])} />
+          All kinds
+        </label>
+        {names.slice(0, 40).map(([name, n]) => (
+          <label key={name}>
+            <input type="checkbox" checked={!hidden.has(name) && !hidden.has("*")} onChange={() => toggle(name)} />
+            <bdi class="words">{visible(name)}</bdi> <span class="num">{count(n)}</span>
+          </label>
+        ))}
+      </div>
+    </Menu>
+  );
 }
 
 /** The goal that begins with a row: that to which it belongs, if the row before that belongs somewhere has another. */

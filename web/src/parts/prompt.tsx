@@ -7,10 +7,12 @@ import { wasSent } from "../log/prompt";
 import { fetchPrompt } from "../net/api";
 import { isObject, type Json, type Message, type Prompt as Whole } from "../net/protocol";
 import { OfTrace } from "./contents";
+import { CopyValue } from "./copy";
 import { JsonTree } from "./json";
 
 const SHOWN = 30; // items drawn at first: the newest
-const LONG = 2000; // characters of a text before it is folded
+const LONG = 2000; // characters of a text that is folded, if
+const REST = 400; // it has so many more
 
 interface PromptProps {
   traceId: string;
@@ -155,17 +157,19 @@ function Input({ items, sent }: { items: Json[]; sent: boolean[] }) {
 function Asked({ item, fresh }: { item: Json; fresh: boolean }) {
   const [open, setOpen] = useState(false);
   const text = textOf(item);
+  const cut = text !== null && !open && text.length > LONG + REST;
   const name = isObject(item) ? (item.role ?? item.type) : null;
   return (
     <li class={fresh ? "fresh" : undefined}>
       <span class="who">{typeof name === "string" ? visible(name) : "text"}</span>
       {fresh && <span class="new">new</span>}
+      <CopyValue value={text ?? item} what="this part of the prompt" />
       {text === null ? (
         <JsonTree value={item} />
       ) : (
         <pre>
-          {visible(open ? text : text.slice(0, LONG))}
-          {!open && text.length > LONG && (
+          {visible(cut ? text.slice(0, LONG) : text)}
+          {cut && (
             <button class="link" onClick={() => setOpen(true)}>
               … {count(text.length - LONG)} more
             </button>
