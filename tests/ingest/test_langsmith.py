@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -22,10 +23,13 @@ from tests.ingest.langsmith_bodies import (
     run_id,
 )
 from tests.ingest.test_hostile import JSON
+from tests.log.helpers import open_any
+from tracewatch.ingest.ingester import Ingester, Process
 from tracewatch.ingest.interrupts import questions
 from tracewatch.ingest.items import ROOT, Item
 from tracewatch.ingest.langsmith import BadLangSmith, read, read_batch, read_run
 from tracewatch.ingest.runs import items, seconds
+from tracewatch.ingest.store import LogStore
 
 TYPE = MULTIPART["content-type"]
 
@@ -118,6 +122,15 @@ def test_a_run_of_any_values_is_read(values: dict[str, Any], inner: Any) -> None
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_overtakes_its_node_says_that_there_is_one() -> None:
+    call = run("call", "llm", "main", "model", tags=["seq:step:1"])
+    node, item = items(read_batch(orjson.dumps({"post": [call]})))
+    assert (node.kind, node.key, node.parent, node.final) == ("step", run_id("model"), run_id("main"), False)
+    assert (item.kind, item.parent) == ("model_call", node.key)
+    (alone,) = items(read_batch(orjson.dumps({"post": [{**call, "tags": []}]})))
+    assert alone.parent == node.key
 
 
 def test_what_is_an_agent() -> None:
@@ -228,6 +241,32 @@ def test_a_model_call_of_any_form(inputs: Any, outputs: Any, asked: str | None, 
     assert (item.text, item.content) == (said, None if said else outputs)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("repeated", [True, False])
+async def test_the_prompts_of_a_loop_are_written_once(tmp_path: Path, repeated: bool) -> None:
+    """Also where an end does not repeat what a start has said, as in JavaScript."""
+    log = await open_any(f"memory:///{tmp_path / 'log.db'}")
+    try:
+        ingester = Ingester(LogStore(log))
+        said = [["user", "a" * 1000]]
+        for number in range(100):
+            call = run(f"call {number}", "llm", "main", inputs={"messages": list(said)})
+            over = ended(call, outputs={"choices": [{"message": {"role": "assistant", "content": f"so {number}"}}]})
+            if not repeated:
+                del over["inputs"]
+            for kind, one_of in (("post", call), ("patch", over)):
+                found = list(items(read_batch(orjson.dumps({kind: [one_of]}))))
+                await ingester.take("ls", found, process=Process("p", "p"))
+            said += [["ai", f"so {number}"], ["user", f"and {number}?"]]
+        trace = f"ls-{run_id('main')}"
+        size = sum([len(orjson.dumps(event)) async for _, event in LogStore(log).events(trace, 0)])
+        assert size < 200_000  # of 1.3 MB
+        prompt = orjson.loads(await log.prompt(trace, run_id("call 99")))["prompt"]
+        assert (prompt["exact"], prompt["lost"], len(prompt["input"])) == (True, [], 199)
+    finally:
+        await log.close()
+
+
 def test_a_model_call_that_has_begun_says_nothing() -> None:
     item = one(run("call", "llm", "main", inputs={"messages": [["user", "hi"]]}, outputs={}), "post")
     assert (item.text, item.content, item.final, item.input) == (None, None, False, [{"role": "user", "content": "hi"}])
@@ -284,6 +323,11 @@ def test_a_state_of_many_messages_is_shown_by_its_last() -> None:
     assert item.arguments["x"] == 1
     assert item.arguments["last"].startswith("user: aaa")
     assert len(orjson.dumps(item.result)) < 500
+    command: dict[str, Any] = {"output": [{"graph": None, "update": {"messages": [["ai", "So."]]}, "goto": []}]}
+    assert one(ended(run("model", "chain", "main"), outputs=command)).result == {
+        "messages": 1,
+        "last": "assistant: So.",
+    }
 
 
 def test_feedback_is_an_event_of_its_run() -> None:

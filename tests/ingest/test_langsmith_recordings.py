@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -66,6 +67,13 @@ async def replay(log: EventLog, folder: Path, way: str) -> None:
     assert not {what for _, what in ingester.counts.seen} & {"refused", "failed"}
 
 
+async def model_calls(log: EventLog) -> list[dict[str, Any]]:
+    """The messages that are model calls."""
+    traces = await all_traces(log)
+    found = [message for one in traces for message in await messages_of(log, one["trace_id"])]
+    return [message for message in found if message["role"] == "assistant"]
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("folder", RECORDINGS, indirect=True)
 async def test_a_recording_becomes_what_really_happened(tmp_path: Path, folder: Path, way: str) -> None:
@@ -76,10 +84,12 @@ async def test_a_recording_becomes_what_really_happened(tmp_path: Path, folder: 
         found, traces = await steps_of(log), await all_traces(log)
         usage = await usage_of_all(log)
         await check_prompts(log)
+        asked = [len(one["request"]["input"]) for one in await model_calls(log)]
         ids = [message["message_id"] for one in traces for message in await messages_of(log, one["trace_id"])]
     finally:
         await log.close()
     totals = truth["totals"]
+    assert len(asked) == totals["llm_calls"] and all(asked)
     roots = {item["trace"] for item in truth["items"]}
     assert {trace["trace_id"] for trace in traces if trace["parent_trace_id"] is None} == {f"ls-{one}" for one in roots}
     assert all(trace["task"] in ("What is the weather?", "Is 7 a prime?", "fails") for trace in traces)

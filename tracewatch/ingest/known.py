@@ -63,6 +63,7 @@ class Entry:
     content: dict[str, Any] | None = None  # of a tool call that is running
     call_id: str | None = None  # of a tool call
     asked: str = ""  # the digest of a model call's request
+    is_asked: bool = False  # its request has an input
     text: str = ""  # of a message that is not complete
     whole: tuple[str, ...] = ()  # fingerprints of the items that said all this
 
@@ -119,6 +120,7 @@ class Known:
         self.prompts: dict[str, dict[str, str]] = {}  # trace → fingerprint of a message → its id
         self.calls: dict[tuple[str, str], ToolCalled] = {}  # by trace and tool_call_id
         self.last_call: dict[str, LastCall] = {}  # by trace; only what this process has written itself
+        self.begun: dict[str, LastCall] = {}  # the same of calls that have not ended, by key
         self.aside = Aside()
         self.asked: dict[str, str] = {}  # open questions that wait beyond the run that asked, and when they were asked
         self.resumed: dict[str, tuple[str, Any]] = {}  # by run: when it went on, and the answer
@@ -306,7 +308,7 @@ class Known:
             entry.said[name] = value_print(value)
         request, content = fields.get("request"), fields.get("content")
         if isinstance(request, dict) and isinstance(request.get("digest"), str):
-            entry.asked = request["digest"]
+            entry.asked, entry.is_asked = request["digest"], entry.is_asked or "input" in request
         if isinstance(content, dict) and entry.call_id is not None and entry.trace_id is not None:
             self.calls[entry.trace_id, entry.call_id].result = value_print(content.get("result"))
         if isinstance(content, str):

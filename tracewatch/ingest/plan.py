@@ -24,6 +24,7 @@ from .items import Item, error_of, stamp
 from .known import PROMPT, Entry, Event, Known, KnownTrace, LastCall, trace_id_of
 
 PREVIEW_CHARS = 2000  # of a step's input and output, and of a summary
+MOST_BEGUN = 1000  # calls of a trace that run side by side
 MOST_PROMPT = 5000  # messages of one prompt
 MOST_LINKS = 100  # of a trace
 LIST_BYTES = 48 * 1024  # of a prompt's items that stand in its event
@@ -69,7 +70,9 @@ def _news(entry: Entry, item: Item, wanted: dict[str, Any]) -> dict[str, Any]:
     news = {}
     for name, value in wanted.items():
         if name in said and (
-            said[name] == value_print(value) or name == "started_at" or (entry.final and not item.final)
+            said[name] == value_print(value)
+            or name == "started_at"
+            or (entry.final and not item.final and name != "request")
         ):
             continue
         news[name] = value
@@ -88,11 +91,13 @@ def _message(known: Known, trace_id: str, item: Item, place: dict[str, Any]) -> 
         wanted["content"] = item.text if item.text is not None else item.content
     if item.kind == "model_call":
         wanted |= _call(item)
-        if (item.input is not None or item.params or item.tools) and entry.asked != (words := asked_print(item)):
+        if _asks_more(entry, item) and entry.asked != (words := asked_print(item)):
             wanted["request"], events = _request(known, trace_id, item)
             entry.asked = words
     if item.final:
         wanted["status"] = "complete"
+        if (begun := known.begun.pop(item.key, None)) is not None and "request" not in wanted:
+            known.last_call[trace_id] = begun
     wanted = known.aside.fields(wanted)
     append = "" if item.final or entry.final or "content" in wanted else _appended(entry, item)
     if entry.trace_id is None:
@@ -184,6 +189,13 @@ def _asks(tool_calls: list[dict[str, Any]] | None) -> str:
 # --- prompts -----------------------------------------------------------------------------------------------------
 
 
+def _asks_more(entry: Entry, item: Item) -> bool:
+    """Whether an item may say more of what a call was asked: an end may leave it out that a start has said."""
+    if item.input is not None:
+        return not (entry.is_asked and entry.final and not item.final)
+    return bool(item.params or item.tools) and not entry.is_asked
+
+
 def asked_print(item: Item) -> str:
     """The digest of all that a call was asked, as its request has it."""
     given = [digest_of(canonical(one)) for one in (item.input or [])[:MOST_PROMPT]]
@@ -227,8 +239,11 @@ def _request(known: Known, trace_id: str, item: Item) -> tuple[dict[str, Any], l
             rest = [_list_aside(known, trace_id, item, asked[shared:], events)]
         request["input"] = begun + rest
     request["digest"] = digest_of_all(item.params or None, tools, given)
+    made = LastCall(item.key, item.params, params_key, tools, given)
     if item.final:
-        known.last_call[trace_id] = LastCall(item.key, item.params, params_key, tools, given)
+        known.last_call[trace_id] = made
+    elif len(known.begun) < MOST_BEGUN:
+        known.begun[item.key] = made
     return request, events
 
 
@@ -318,7 +333,8 @@ def _preview(value: Any) -> str:
 
 
 def _step(known: Known, entry: Entry, item: Item, place: dict[str, Any]) -> list[Event]:
-    wanted: dict[str, Any] = {"name": fit.name(item.name or "step"), **_times(item), **item.fields, **_parent(item)}
+    wanted: dict[str, Any] = {"name": fit.name(item.name)} if item.name else {}
+    wanted |= {**_times(item), **item.fields, **_parent(item)}
     wanted |= {name: value for name, value in place.items() if value is not None}
     for name, value in (("input", item.arguments), ("output", item.result)):
         if value is not None:
@@ -329,7 +345,7 @@ def _step(known: Known, entry: Entry, item: Item, place: dict[str, Any]) -> list
         wanted["status"] = "failed" if item.error is not None else STEP_STATUS.get(item.status, "completed")
     wanted = known.aside.fields(wanted)
     if entry.trace_id is None:
-        step = {"id": item.key, "status": "running", **wanted}
+        step = {"id": item.key, "name": "step", "status": "running", **wanted}
         return fitted(_stamped({"event": "step_added", "step": step}, item), item.key)
     patch = _news(entry, item, wanted)
     if not patch:

@@ -43,7 +43,7 @@ MAPPED = frozenset(
 EVENTS = ("start", "end", "new_token", "error")  # of a run, that say no more than the run
 MOST_EVENTS = 100  # of one run
 MOST_METADATA = 16 * 1024  # bytes of what has no place of its own
-SHOWN_CHARS = 300  # of the last message of a state that a step was given
+SHOWN_CHARS = 120  # of the last message of a state that a step was given
 
 
 def items(body: Body) -> Iterator[Item]:
@@ -75,6 +75,8 @@ def of_run(operation: RunOperation) -> Iterator[Item]:
     elif error is not None:
         item.error = error_in(error)
         item.status = "stopped" if error.startswith(STOPS) else item.status
+    if (above := _sequence_above(run, item)) is not None:
+        yield above
     yield item
     for question in asked:
         yield Item(
@@ -120,6 +122,17 @@ def place_of(run: Run) -> tuple[str, str | None]:
     if parent is None and (trace == run["id"] or ("parent_run_id" in run and trace is None)):
         parent = ROOT
     return trace or run["id"], parent
+
+
+def _sequence_above(run: Run, item: Item) -> Item | None:
+    """The parent of a step of a sequence, which is one: it is known to be no agent before it comes.
+
+    Requests of one client overtake each other, and so a model call its node.
+    """
+    line = [one[-36:] for one in _text(run.get("dotted_order"), "").split(".")]
+    if len(line) < 3 or line[-2] != item.parent or not any(tag.startswith("seq:step:") for tag in _tags(run)):
+        return None
+    return Item(trace=item.trace, key=line[-2], kind="step", parent=line[-3], root=item.trace, thread=item.thread)
 
 
 def metadata_of(run: Run) -> dict[str, Any]:
@@ -429,6 +442,9 @@ def _shown(value: Any) -> Any:
     """What of a node's input or output is shown: of a state with messages how many there are, and the last one."""
     if not value:
         return None
+    if isinstance(value, dict) and set(value) == {"output"} and isinstance(value["output"], list) and value["output"]:
+        updates = [one.get("update") for one in _dicts(value["output"])]
+        value = updates[-1] if isinstance(updates[-1] if updates else None, dict) else value  # LangGraph's commands
     given = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(given, list) or not given:
         return value
