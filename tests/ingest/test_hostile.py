@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,5 +130,27 @@ async def test_an_id_used_again_in_another_trace_is_another_item(tmp_path: Path)
             await ingester.take("x", [call], process=PROCESS, received_at=NOW)
         found = [message["content"] for one in ("x-a", "x-b") for message in await messages_of(log, one)]
         assert found == ["a", "b"]
+    finally:
+        await log.close()
+
+
+async def test_a_chain_of_any_length_costs_each_span_the_same(tmp_path: Path) -> None:
+    """What is too deep stands as deep as may be, without the log having to say so each time."""
+    tried: list[int] = []
+
+    class Counting(LogStore):
+        async def append(self, trace_id: str, events: Sequence[dict[str, Any]], expected_last_event_id: int) -> int:
+            tried.append(len(events))
+            return await super().append(trace_id, events, expected_last_event_id)
+
+    log = await open_any(f"memory:///{tmp_path / 'log.db'}")
+    try:
+        ingester = Ingester(Counting(log))
+        chain = [Item(trace="t", key=f"k{n}", kind="step", parent=f"k{n - 1}" if n else ROOT) for n in range(300)]
+        await ingester.take("x", chain, process=PROCESS, received_at=NOW)
+        steps = (await log.snapshot("x-t")).state.steps
+        assert len(steps) == 300
+        assert not ingester.counts.seen["x", "refused"] + ingester.counts.seen["x", "failed"]
+        assert sum(tried) < 2 * 300
     finally:
         await log.close()

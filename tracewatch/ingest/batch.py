@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import TracewatchError, Unavailable
 from ..model import fit
-from ..model.canonical import ENDED
+from ..model.canonical import ENDED, MAX_STEP_DEPTH
 from ..model.times import parse_time
 from .digests import digest, print_of, value_print
 from .items import ROOT, Item, Kind, made_plain, merged, stamp
@@ -288,7 +288,8 @@ class Batch:
             if entry is None or entry.trace_id != trace_id or entry.kind == "agent":
                 break
             if entry.kind == "step":
-                return {"step_id": at}
+                too_deep = of == "step" and entry.depth >= MAX_STEP_DEPTH and entry.within is not None
+                return {"step_id": entry.within if too_deep and entry.within else at}
             if of == "step" and entry.kind in ("tool", "model_call", "message"):
                 return {"message_id": at}
             at = entry.parent

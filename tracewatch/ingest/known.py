@@ -62,6 +62,8 @@ class Entry:
     said: dict[str, str] | None = field(default_factory=dict)  # what of it was written; None: ask the log
     content: dict[str, Any] | None = None  # of a tool call that is running
     call_id: str | None = None  # of a tool call
+    depth: int = 0  # of a step: how many steps it stands in, with itself
+    within: str | None = None  # of a step: the one that it stands in
     asked: str = ""  # the digest of a model call's request
     is_asked: bool = False  # its request has an input
     text: str = ""  # of a message that is not complete
@@ -265,6 +267,8 @@ class Known:
 
     def _note_step(self, trace: KnownTrace, step: dict[str, Any]) -> None:
         entry = self._own(trace, step["id"], step, "step")
+        above = self.items.get(step.get("step_id") or "")
+        entry.within, entry.depth = (None, 1) if above is None else (above.key, above.depth + 1)
         self._say(entry, step)
         entry.final = step.get("status", "running") != "running"
         if step.get("kind") == "resume":
