@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..importers.claude_session import HOOKS_PATH as PATH
 from . import post_hook
 from .common import Failed
 
-PATH = "/api/hooks/"
 WRITTEN_S = 5
 MARGIN_S = 10  # between the end of a question here and that of its hook
 PERMISSION = "PermissionRequest"

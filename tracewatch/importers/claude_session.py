@@ -28,6 +28,7 @@ from .steps import ImportFault, Put, Step
 _NOTE = re.compile(r"<(task-id|tool-use-id|status|summary|result)>(.*?)</\1>", re.DOTALL)
 _ODD = re.compile(r"[^A-Za-z0-9._@-]")
 _EARLY = 500  # lines of a sub-agent wait for its call
+HOOKS_PATH = "/api/hooks/"  # of the addresses that sessions tell us of themselves at
 _LAUNCHED = "Async agent launched"
 _UNANSWERED = "the transcript ends before the agent has answered"
 _ENDINGS = {"completed": "completed", "failed": "failed", "error": "failed"}  # anything else: stopped
@@ -376,7 +377,8 @@ class ClaudeSession:
         if isinstance(title, str) and title.strip() and title != self._title:
             self._title = title
             self.main.put("trace", "", {"task": title, "key": f"title {title}"[:250]}, at)
-        agent.keep(key, row, at)
+        if not _is_our_hook(row):
+            agent.keep(key, row, at)
 
     def note_command(self, row: dict[str, Any]) -> None:
         """Take a command without words, such as /init, as the task until there is another."""
@@ -493,6 +495,13 @@ def _weight(used: Usage) -> float:
     read, written = used.get("cache_read_tokens", 0), used.get("cache_write_tokens", 0)
     fresh = max(0, used.get("input_tokens", 0) - read - written)
     return fresh + 5 * used.get("output_tokens", 0) + read / 10 + written * 1.25
+
+
+def _is_our_hook(row: dict[str, Any]) -> bool:
+    """Whether a line says only that a hook has told this run of what it has told anyway."""
+    attachment = row.get("attachment")
+    said = attachment.get("command") if isinstance(attachment, dict) else None
+    return isinstance(said, str) and said.startswith("http") and f"{HOOKS_PATH}claude-code" in said
 
 
 def trace_of(session_id: str) -> str:

@@ -151,7 +151,7 @@ function Question({ traceId, asked: given, of, brief, gone, typed, kept, sent: a
       ref={box}
       role="group"
       tabIndex={permission ? -1 : undefined}
-      class={`question${over ? " over" : ""}${permission ? " asks" : ""}`}
+      class={`question${over ? " over" : ""}${permission ? " leave" : ""}`}
       style={over && !kept ? { minHeight: `${height.current}px` } : undefined}
       aria-label={`Question: ${visible(asked.question)}`}
     >

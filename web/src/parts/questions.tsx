@@ -12,5 +12,5 @@ export const Questions = lazily(
 export function focusQuestion(): void {
   const first = document.querySelector<HTMLElement>(".question:not(.over)");
   const into = first?.querySelector<HTMLElement>(":is(button, textarea, select, input:not(.as input))");
-  (first?.matches(".asks") ? first : into)?.focus();
+  (first?.matches(".leave") ? first : into)?.focus();
 }
