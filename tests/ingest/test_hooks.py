@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,3 +245,41 @@ async def test_hooks_and_the_transcript_of_a_session_are_one_run(
         assert {part: usage.get(ours, 0) for part, ours in PARTS.items()} == {part: tokens[part] for part in PARTS}
     else:
         assert usage["output_tokens"] == 60
+
+
+@pytest.mark.parametrize("followed", [False, True])
+@pytest.mark.parametrize("how", ["as recorded", "twice"])
+async def test_codex_hooks_are_its_threads(
+    log: EventLog, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, *, followed: bool
+) -> None:
+    folder = shared_data / "wire" / "codex-exec"
+    truth = orjson.loads((folder / "truth.json").read_bytes())
+    if followed:
+        shutil.copytree(folder / "sessions", tmp_path / "codex" / "sessions")
+        monkeypatch.setenv("CODEX_HOME", str(tmp_path / "codex"))
+    sessions = HookedSessions(log, counts := IngestCounts(), lease_s=120)
+    for line in (folder / "hooks.jsonl").read_bytes().splitlines():
+        body = orjson.loads(line.replace(b"/home/u/cx/home/.codex", str(tmp_path / "codex").encode()))["stdin"]
+        for _ in range(2 if how == "twice" else 1):
+            await sessions.take("codex", body, here=followed)
+    root = "cx-01a22ad2-20a8-7be2-88be-4d21c45ed42e"
+
+    async def is_read() -> bool:
+        traces = await all_traces(log)
+        usage = await usage_of_all(log)
+        whole = not followed or usage.get("output_tokens") == truth["totals"]["tokens"]["output"]
+        return whole and len(traces) == 2 and all(one["status"] == "completed" for one in traces)
+
+    end = time.monotonic() + 30
+    while not await is_read():
+        assert time.monotonic() < end, [(one["trace_id"], one["status"]) for one in await all_traces(log)]
+        await asyncio.sleep(0.02)
+    await sessions.close()
+    assert not {what for _, what in counts.seen} & {"refused", "failed"}
+    tools = await tools_of(log)
+    assert sorted(one["tool_call_id"] for one in tools) == sorted(
+        step["id"] for step in truth["steps"] if step["kind"] == "tool"
+    )
+    assert max((await texts_of(log)).values()) == 1
+    (sub,) = [one for one in await all_traces(log) if one["parent_trace_id"]]
+    assert sub["parent_trace_id"] == root

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +23,10 @@ from typing import Any, Protocol
 from ..errors import BadRequest, TracewatchError, UnknownTrace
 from ..importers import Put, Step
 from ..importers.claude_hooks import ClaudeHooks, Permission
-from ..importers.following import Followed, FollowedClaude
+from ..importers.codex_hooks import CodexHooks
+from ..importers.following import Followed, follow
 from ..importers.processes import agents_in
-from ..importers.sessions import claude_home
+from ..importers.sessions import claude_home, codex_home
 from ..log import EventLog
 from ..model.times import format_time
 from .asking import asked_before, close_answered
@@ -77,6 +78,7 @@ class HookedSession:
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     heard_at: float = field(default_factory=time.monotonic)
     asking: dict[str, Permission] = field(default_factory=dict)  # questions that may be open, by request_id
+    begin: Callable[[], Followed | None] = lambda: None  # follows its transcript from the beginning
     recalled: bool = False  # what the log had of it before was taken up
     task: asyncio.Task[None] | None = None
 
@@ -106,6 +108,8 @@ class HookedSessions:
         if not isinstance(session_id, str) or not 0 < len(session_id) <= 200:
             self._counts.note(agent, "unreadable")
             raise BadRequest("session_id: the hooks of an agent's session name it")
+        if agent == "codex" and isinstance(body.get("agent_id"), str) and 0 < len(body["agent_id"]) <= 200:
+            session_id = body["agent_id"]  # a thread of its own
         self._counts.note(agent, "item")
         self._counts.last[agent] = time.time()
         session = self._session(agent, session_id, body, here)
@@ -155,9 +159,15 @@ class HookedSessions:
         session = self._sessions.get((agent, session_id))
         if session is None:
             followed = followed_by(agent, session_id, body) if here else None
-            hooks: Hooks = ClaudeHooks(session_id, followed is not None)
+            above = body["session_id"] if body["session_id"] != session_id else None
+            hooks: Hooks = (
+                ClaudeHooks(session_id, followed is not None)
+                if agent == "claude-code"
+                else CodexHooks(session_id, followed is not None, above)
+            )
             lease_s = SILENT_S if followed is None else self._lease_s
             session = HookedSession(agent, hooks, lease_s, followed)
+            session.begin = lambda: followed_by(agent, session_id, body) if here else None
             self._sessions[agent, session_id] = session
             session.task = asyncio.create_task(self._tend(session), name=f"tracewatch-hooks-{session_id[:40]}")
             while len(self._sessions) > MOST_SESSIONS:
@@ -203,8 +213,7 @@ class HookedSessions:
                     await self._keep_alive(session)
             except TracewatchError:
                 await asyncio.sleep(1)  # the log can't be written now: the transcript is read again from its beginning
-                if isinstance(session.followed, FollowedClaude):
-                    session.followed = FollowedClaude(session.followed.path)
+                session.followed = session.begin()
             except Exception as error:
                 self._counts.note(session.agent, "failed")
                 logger.error("a defect in tracewatch: a transcript is read no further", exc_info=error)
@@ -246,12 +255,17 @@ def _but_for(steps: list[Step], trace_id: str) -> list[Step]:
 
 def followed_by(agent: str, session_id: str, body: dict[str, Any]) -> Followed | None:
     """The transcript that a hook names, if it is that session's and lies where this user's agents put theirs."""
-    given, home = body.get("transcript_path"), claude_home()
-    if agent != "claude-code" or not isinstance(given, str) or home is None:
+    given = body.get("agent_transcript_path") if agent == "codex" and body.get("agent_id") else None
+    given = given or body.get("transcript_path")
+    home = claude_home() if agent == "claude-code" else codex_home()
+    if not isinstance(given, str) or home is None:
         return None
     try:
-        path, projects = Path(given).resolve(), (home / "projects").resolve()
-        mine = path.name == f"{session_id}.jsonl" and path.parent.parent == projects
+        path = Path(given).resolve()
+        if agent == "claude-code":
+            mine = path.name == f"{session_id}.jsonl" and path.parent.parent == (home / "projects").resolve()
+            return follow(path, "claude") if mine else None
+        mine = path.name.startswith("rollout-") and path.name.endswith(f"-{session_id}.jsonl")
+        return follow(path, "codex") if mine and (home / "sessions").resolve() in path.parents else None
     except (OSError, ValueError, RuntimeError):
         return None
-    return FollowedClaude(path) if mine else None
