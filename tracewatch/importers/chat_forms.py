@@ -1,7 +1,7 @@
 """The forms in which people keep conversations with models, each as chat messages (openai.py writes those).
 
 Rule 1: the form is that of the conversation, found by its messages: OpenAI's chat, items of OpenAI's Responses API,
-        Anthropic's Messages, Gemini's contents. Checked against the APIs' references of 2026 and what the cases hold.
+        Anthropic's Messages, Gemini's contents. Checked with small conversations written by hand, not with the APIs.
 Rule 2: what has no place in a chat message stays in its content as it is, so it is shown and nothing of it is lost.
 """
 

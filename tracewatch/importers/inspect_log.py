@@ -1,6 +1,6 @@
 """Inspect's logs of evaluations: ``.eval`` (a zip of JSON) and ``.json``.
 
-Checked against the reference of inspect_ai.log and logs in tests/log of UKGovernmentBEIS/inspect_ai.
+Made after the documentation and source of inspect_ai.log. Tests have small logs written by hand in its form.
 
 Rule 1: a log is a trace ``inspect-<its eval_id>`` and each sample a sub-trace with the sample's uuid, else its id and
         epoch. Samples are read one at a time.
