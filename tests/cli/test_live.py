@@ -379,6 +379,26 @@ def test_processes_of_the_program_are_seen_too(start: Any, api: Api) -> None:
     assert all(run_named(api, name) for name in ("before", "forked", "after"))
 
 
+def test_an_exporter_by_grpc_does_not_keep_the_exit(start: Any) -> None:
+    files = {
+        "opentelemetry/exporter/otlp/proto/grpc/exporter": """
+            from types import SimpleNamespace
+            class OTLPExporterMixin:
+                def __init__(self, endpoint): self._endpoint, self._result = endpoint, SimpleNamespace(SUCCESS="taken")
+                def _export(self, data): return "sent " + data
+        """
+    }
+    code = """
+        import os
+        from urllib.parse import urlsplit
+        from opentelemetry.exporter.otlp.proto.grpc.exporter import OTLPExporterMixin
+        ours = urlsplit(os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"]).netloc
+        print(OTLPExporterMixin(ours)._export("x"), OTLPExporterMixin("vendor:4317")._export("x"))
+    """
+    ran = start(code, files).end()
+    assert (ran.code, ran.text) == (0, "taken sent x\n"), ran.err
+
+
 # --- node ---
 
 NODE_API = """

@@ -44,6 +44,12 @@ def _otel_sdk(module: ModuleType, wire: Wire) -> None:
     join_sdk(module, wire)
 
 
+def _otel_grpc(module: ModuleType, wire: Wire) -> None:
+    from .sdk import join_grpc
+
+    join_grpc(module, wire)
+
+
 def _pydantic_ai(module: ModuleType, wire: Wire) -> None:
     from .for_pydantic_ai import join_agent
 
@@ -77,6 +83,7 @@ def _crewai(module: ModuleType, wire: Wire) -> None:
 JOINS: dict[str, Join] = {
     "opentelemetry.trace": _otel_api,
     "opentelemetry.sdk.trace": _otel_sdk,
+    "opentelemetry.exporter.otlp.proto.grpc.exporter": _otel_grpc,
     "pydantic_ai": _pydantic_ai,
     "pydantic_ai.models": _pydantic_ai_models,
     "agents.tracing": _openai_agents,
