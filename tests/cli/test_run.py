@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Spawned, wait_until
+from tests.cli.test_relay import FakeServer
 from tests.support import ServerProcess, free_port
 from tracewatch.cli.variables import child_environ, program_name
 from tracewatch.client.api import Api
@@ -180,6 +181,31 @@ def server_of(pid: int) -> int:
             except OSError:
                 continue
     raise AssertionError("there is no server")
+
+
+def test_a_vendor_gets_the_same_with_its_headers(spawn: Spawn, api: Api) -> None:
+    theirs = FakeServer()
+    try:
+        trace = "1a" * 16
+        vendor = {"OTEL_EXPORTER_OTLP_ENDPOINT": theirs.url, "LANGSMITH_API_KEY": ""}
+        code = f"send('{trace}', **{{'x-vendor-key': 'secret'}})"
+        ran = spawn("run", "--forward", "--", *with_send(code), **vendor).end()
+        assert ran.code == 0
+        assert f"passed on to OpenTelemetry ({theirs.url})" in ran.err
+        ((_, path, headers, body),) = theirs.got
+        assert (path, headers["x-vendor-key"]) == ("/v1/traces", "secret") and trace.encode() in body
+        assert api.trace(f"otel-{trace}")["trace"]["status"] == "completed"
+    finally:
+        theirs.close()
+    ran = spawn("run", "--forward", "--", *with_send("send('1b' * 16)"), **vendor).end()
+    assert ran.code == 0
+    assert "OpenTelemetry did not take 1 of 1" in ran.err
+
+
+def test_forward_without_a_vendor_says_so(spawn: Spawn) -> None:
+    none = dict.fromkeys(("OTEL_EXPORTER_OTLP_ENDPOINT", "LANGSMITH_API_KEY", "LOGFIRE_TOKEN"), "")
+    ran = spawn("run", "-q", "--forward", "--", "true", **none).end()
+    assert (ran.code, ran.err.count("the environment names no vendor")) == (0, 1)
 
 
 # --- the environment ---

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 LANGSMITH = "https://api.smith.langchain.com"
 LOGFIRE = {"us": "https://logfire-us.pydantic.dev", "eu": "https://logfire-eu.pydantic.dev"}  # by a token's region
@@ -40,7 +41,8 @@ class Vendors:
     def names(self) -> list[str]:
         """What to call them, each with its address."""
         found = [f"LangSmith ({url})" for url, _ in self.langsmith]
-        found += [f"OpenTelemetry ({url})" for url in sorted(set(self.otlp.values()))]
+        hosts = sorted({"{0.scheme}://{0.netloc}".format(urlsplit(url)) for url in self.otlp.values()})
+        found += [f"OpenTelemetry ({host})" for host in hosts]
         return found + ([f"Logfire ({self.logfire})"] if self.logfire else [])
 
 

@@ -34,7 +34,7 @@ def join_sdk(module: ModuleType, wire: Wire) -> None:
 
 
 def join_grpc(module: ModuleType, wire: Wire) -> None:
-    """Have exporters by gRPC that would send to the relay succeed at once: it takes no gRPC, and spans are told of here.
+    """Have exporters by gRPC to the relay succeed at once: it takes no gRPC, and their spans are told of here.
 
     Otherwise they would try again and again, and keep the program's exit for seconds.
     """
