@@ -25,6 +25,7 @@ from . import (
     lists,
     listwatch,
     prompts,
+    search,
     shape,
     soak,
     streamed,
@@ -51,6 +52,7 @@ NAMED_ONLY = {
     "hostile": hostile.run,
     "ingest": ingest.run,
     "lists": lists.run,
+    "search": search.run,
     "shape": shape.run,
     "soak": soak.run,
 }  # only by name: long, or no ratios

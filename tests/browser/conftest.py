@@ -27,6 +27,7 @@ LATER = (
     "export",
     "content",
     "prompt",
+    "search",
     "waterfall",
 )  # what a page loads after its first rows
 expect.set_options(timeout=15_000)

@@ -4,13 +4,13 @@ Rule 1: a text is looked for by its words: letters and digits, in any case and w
         words is no part of them, so ``src/session.py`` is three words in a row.
 Rule 2: Chinese, Japanese and Korean are written without spaces, so each of their characters is a word. What is looked
         for in them is found wherever its characters stand in a row.
-Rule 3: where a term occurs is found here the same way as by an index (``pattern``), but for accents.
+Rule 3: where a term occurs is found here the same way as by an index (``spans``), but for accents.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 MOST_TERMS = 32
@@ -35,16 +35,24 @@ class Term:
     prefix: bool = False
     negative: bool = False  # it must not occur
 
-    def pattern(self) -> str:
-        """A regular expression that finds it in a text as it was written."""
-        first, last = self.words[0], self.words[-1]
-        begin = "" if _EACH_ALONE.match(first) else f"(?<![^\\W_{_ALONE}])"
-        end = "" if self.prefix or _EACH_ALONE.match(last) else f"(?![^\\W_{_ALONE}])"
-        return begin + "[\\W_]*".join(map(re.escape, self.words)) + end
+    def spans(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
+        """Where it occurs in a text as it was written, or in a part of it."""
+        words = re.compile("[\\W_]*".join(map(re.escape, self.words)), re.IGNORECASE)
+        for match in words.finditer(text, begin, len(text) if end is None else end):
+            first, last = match.span()
+            if _ends(text[first - 1 : first], text[first]) and (
+                self.prefix or _ends(text[last : last + 1], text[last - 1])
+            ):
+                yield first, last
 
     def matches(self, text: str) -> bool:
         """Whether it occurs in a text."""
-        return re.search(self.pattern(), text, re.IGNORECASE) is not None
+        return next(self.spans(text), None) is not None
+
+
+def _ends(beyond: str, inside: str) -> bool:
+    """Whether a word ends between two characters."""
+    return not beyond.isalnum() or _EACH_ALONE.match(beyond) is not None or _EACH_ALONE.match(inside) is not None
 
 
 def words_of(text: str) -> tuple[str, ...]:
@@ -67,15 +75,20 @@ def snippet_of(text: str, terms: Sequence[Term]) -> list[str]:
     >>> snippet_of("It says TypeError again", [Term(("typeerror",))])
     ['It says ', 'TypeError', ' again']
     """
-    wanted = [term.pattern() for term in terms if not term.negative]
-    found = re.search("|".join(wanted), text, re.IGNORECASE) if wanted else None
-    begin = max(0, (found.start() if found else 0) - _BEFORE)
+    wanted = positive(terms)
+    firsts = [span for term in wanted if (span := next(term.spans(text), None)) is not None]
+    first, last = min(firsts, default=(0, 0))
+    begin = max(0, first - _BEFORE)
     if begin and (space := _SPACES.search(text, begin, begin + _BEFORE // 2)):
         begin = space.end()  # where a word begins
-    end = max(begin + SNIPPET, found.end() if found else 0)
-    piece = text[begin:end]
-    parts = [] if not wanted else re.split(f"({'|'.join(f'(?:{one})' for one in wanted)})", piece, flags=re.IGNORECASE)
-    parts = parts or [piece]
+    end = max(begin + SNIPPET, last)
+    parts, at = [""], begin
+    for first, last in sorted(span for term in wanted for span in term.spans(text, begin, min(end, len(text)))):
+        if first >= at:
+            parts[-1] += text[at:first]
+            parts += [text[first:last], ""]
+            at = last
+    parts[-1] += text[at:end]
     parts[0] = ("… " if begin else "") + parts[0].lstrip()
     parts[-1] = parts[-1].rstrip() + (" …" if end < len(text) else "")
     return [_SPACES.sub(" ", part) for part in parts]

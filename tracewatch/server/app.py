@@ -315,6 +315,8 @@ async def _services(
     ingester = Ingester(LogStore(log), lease_s=chosen.ingest_lease_s)
     hooks = HookedSessions(log, ingester.counts, lease_s=chosen.ingest_lease_s)
     await release_held(log)
+    if log.finder.index is not None:
+        await log.finder.index.step()  # so that there is an index from the first request on
     works = (_expire(log), _retain(log, chosen), _index(log), stalls.run(), _send_away(log, hub, chosen.goaway_ms))
     tasks = [asyncio.create_task(work) for work in works]
     try:

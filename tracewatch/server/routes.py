@@ -337,6 +337,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/openapi.json", openapi, PUBLIC, Elsewhere("OpenAPI 3.1")),
     Route("GET", "/static/{name}", page.asset, PUBLIC, FOR_BROWSERS),
     Route("GET", "/traces/{trace_id}", page.page, PUBLIC, FOR_BROWSERS),
+    Route("GET", "/search", page.page, PUBLIC, FOR_BROWSERS),
     Route("GET", "/", page.page, PUBLIC, FOR_BROWSERS),
 )
 

@@ -6,7 +6,7 @@ import { route, startRouting } from "./net/route";
 import { ListPage } from "./pages/list";
 import { TracePage } from "./pages/trace";
 import { startKeys } from "./parts/keys";
-import { loadLater } from "./parts/later";
+import { Later, lazily, loadLater } from "./parts/later";
 import { Overlays } from "./parts/overlays";
 import "./style/base.css";
 import "./style/bar.css";
@@ -21,11 +21,13 @@ import "./style/time.css";
 import "./style/waterfall.css";
 import { startTheme } from "./parts/theme";
 
+const SearchPage = lazily(new Later(() => import("./pages/search")), (module) => module.SearchPage);
+
 function Page() {
-  const { traceId } = route.value;
+  const { traceId, searching } = route.value;
   return (
     <>
-      {traceId === null ? <ListPage /> : <TracePage key={traceId} traceId={traceId} />}
+      {searching ? <SearchPage /> : traceId === null ? <ListPage /> : <TracePage key={traceId} traceId={traceId} />}
       <Overlays />
     </>
   );

@@ -47,8 +47,25 @@ export interface Choice {
 export type Held = ReadonlyMap<string, { trace: Trace; passed: boolean }>;
 
 /** Hold the order as it is now. */
-export function hold(all: readonly Trace[], { test, sort, up }: Choice, at: number): Held {
-  return new Map(sorted(all, sort, up, at).map((trace) => [trace.trace_id, { trace, passed: !test || test(trace) }]));
+export function hold(all: readonly Trace[], choice: Choice, at: number): Held {
+  const passes = passing(all, choice);
+  const order = sorted(all, choice.sort, choice.up, at);
+  return new Map(order.map((trace) => [trace.trace_id, { trace, passed: passes(trace) }]));
+}
+
+/** What is shown: what passes the filter and, where sub-agents are grouped, what is above that. */
+function passing(all: readonly Trace[], { test, flat }: Choice): (trace: Trace) => boolean {
+  if (!test || flat) return test ?? (() => true);
+  const known = new Map(all.map((trace) => [trace.trace_id, trace]));
+  const shown = new Set<string>();
+  for (const trace of all) {
+    if (!test(trace)) continue;
+    for (let one: Trace | undefined = trace; one && !shown.has(one.trace_id); ) {
+      shown.add(one.trace_id);
+      one = one.parent_trace_id === null ? undefined : known.get(one.parent_trace_id);
+    }
+  }
+  return (trace) => shown.has(trace.trace_id);
 }
 
 /** The rows, and how many more there would be if the order were not held. `at` is now, in ms. */
@@ -59,25 +76,21 @@ export function rowsOf(
   at: number,
 ): { rows: ListRow[]; more: number } {
   const { test, sort, up, flat } = choice;
+  const passes = passing(all, choice);
   if (!held) {
-    const order = sorted(all, sort, up, at);
-    return {
-      rows: flat ? order.filter((t) => !test || test(t)).map((t) => rowOf(t, 0)) : grouped(order, choice),
-      more: 0,
-    };
+    const order = sorted(all, sort, up, at).filter(passes);
+    return { rows: flat ? order.map((t) => rowOf(t, 0)) : grouped(order, choice), more: 0 };
   }
   const now = new Map(all.map((trace) => [trace.trace_id, trace]));
-  const order = [...held].map(([id, { trace }]) => now.get(id) ?? trace);
-  const rows = flat
-    ? order.filter((t) => held.get(t.trace_id)!.passed).map((t) => rowOf(t, 0))
-    : grouped(order, choice);
+  const order = [...held].filter(([, { passed }]) => passed).map(([id, { trace }]) => now.get(id) ?? trace);
+  const rows = flat ? order.map((t) => rowOf(t, 0)) : grouped(order, choice);
   for (const row of rows) row.gone = !now.has(row.id);
   let more = 0;
   for (const trace of all) {
     const known = held.get(trace.trace_id);
-    if (known?.passed || (test && !test(trace))) continue;
+    if (known?.passed || !passes(trace)) continue;
     // Below a run that is closed there is nothing to see
-    if (flat || trace.parent_trace_id === null || !now.has(trace.parent_trace_id)) more += known && !flat ? 0 : 1;
+    if (flat || test || trace.parent_trace_id === null || !now.has(trace.parent_trace_id)) more++;
     else if (!known && choice.open.has(trace.parent_trace_id)) more++;
   }
   return { rows, more };
@@ -103,8 +116,8 @@ const rowOf = (trace: Trace, depth: number): ListRow => ({
   gone: false,
 });
 
-/** Rows with sub-traces below their parents, where those are open. */
-function grouped(order: readonly Trace[], { open }: Choice): ListRow[] {
+/** Rows with sub-traces below their parents, where those are open: all that a filter has left. */
+function grouped(order: readonly Trace[], { open, test }: Choice): ListRow[] {
   const ids = new Set(order.map((trace) => trace.trace_id));
   const below = new Map<string, Trace[]>();
   const roots: Trace[] = [];
@@ -128,7 +141,7 @@ function grouped(order: readonly Trace[], { open }: Choice): ListRow[] {
   const add = (trace: Trace, depth: number) => {
     const one = rowOf(trace, depth);
     if (below.has(trace.trace_id)) [one.below, one.troubles, one.asking] = sums(trace.trace_id);
-    one.open = one.below > 0 && open.has(trace.trace_id);
+    one.open = one.below > 0 && (test !== null || open.has(trace.trace_id));
     rows.push(one);
     if (one.open)
       for (const child of [...below.get(trace.trace_id)!].sort((a, b) => (a.started_at < b.started_at ? -1 : 1)))

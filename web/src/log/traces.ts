@@ -10,6 +10,7 @@ import { fetchInputs, fetchTrace, fetchTraces, type OpenInput } from "../net/api
 import type { Frame, Trace } from "../net/protocol";
 import type { Socket } from "../net/socket";
 import { passed, serverNow } from "../net/time";
+import { type Filter, without } from "./filter";
 import { beforePaint } from "./paint";
 
 const MOST_TRACES = 20_000;
@@ -32,6 +33,7 @@ export class Traces {
   readonly loaded = signal(false);
   readonly whole = signal(false); // whether the older ones were read as well
   readonly partial = signal(false); // whether there are more than it reads
+  readonly found = signal<{ text: string; ids: ReadonlySet<string> } | null>(null); // what has the text of a filter
   readonly refused = signal<string | null>(null); // why the server does not show the list
   readonly inputs = signal<OpenInput[]>([]);
   readonly current = new Map<string, { goalId: string; words: string }>(); // what traces are doing now
@@ -156,12 +158,14 @@ export class Traces {
     this.loaded.value = this.whole.value = true;
   }
 
-  /** Read older traces that pass a filter, where there are more than this page has read. */
-  async search(filter: [string, string][]): Promise<void> {
-    if (!this.partial.peek() || !filter.length) return;
-    const page = await fetchTraces(undefined, filter).catch(() => null);
+  /** Ask the server which traces pass a filter: for its text, and where there are more than this page has read. */
+  async find({ conditions, sought, faults }: Filter, text: string): Promise<void> {
+    const asked = faults.reduceRight((left, fault) => without(left, fault), text);
+    if (!sought.length && !(this.partial.peek() && conditions.length)) return;
+    const page = await fetchTraces(undefined, [["filter", asked]]).catch(() => null);
     if (!page || page.epoch !== this.epoch) return;
     for (const trace of page.traces) if (!this.byId.has(trace.trace_id)) this.#put(trace, false);
+    this.found.value = { text, ids: new Set(page.traces.map((trace) => trace.trace_id)) };
     this.version.value++;
   }
 

@@ -161,9 +161,31 @@ export async function fetchTraces(
   pageToken?: string,
   filter: [string, string][] = [],
 ): Promise<{ traces: Trace[]; next_page_token: string | null; epoch?: string }> {
-  if (local) return local.traces();
+  if (local) return filter.length ? { traces: [], next_page_token: null } : local.traces();
   const params = new URLSearchParams([["limit", "1000"], ...filter, ...(pageToken ? [["page_token", pageToken]] : [])]);
   return call(`/api/traces?${params}`);
+}
+
+export interface Hit {
+  trace_id: string;
+  event_id: number; // 0: the run itself
+  kind: string;
+  label?: string;
+  ts: string;
+  snippet: string[]; // plain, found, plain …
+}
+export interface Found {
+  hits: Hit[];
+  traces: Trace[];
+  next_page_token: string | null;
+  index: { state: string; behind: number; trouble?: string };
+}
+
+/** Where a text is found. `within`: only in this trace and its sub-traces. */
+export async function fetchHits(q: string, within: string | null, token?: string): Promise<Found> {
+  const more: Record<string, string> =
+    within === null ? { limit: "50" } : { limit: "50", per_trace: "200", trace_id: within };
+  return call(`/api/search?${new URLSearchParams({ q, ...more, ...(token ? { page_token: token } : {}) })}`);
 }
 
 /** A trace's stored events as lines, from behind `since`: what was trimmed can't be asked for. */

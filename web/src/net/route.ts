@@ -28,7 +28,8 @@ function readAddress() {
 }
 
 export interface Route {
-  traceId: string | null; // null: the list
+  traceId: string | null; // null: the list, or the search
+  searching: boolean;
   params: URLSearchParams;
 }
 
@@ -41,7 +42,7 @@ export const route = computed<Route>(() => {
   } catch {
     // an address that can't be decoded shows the list
   }
-  return { traceId, params: new URLSearchParams(search) };
+  return { traceId, searching: /^\/search\/?$/.test(path), params: new URLSearchParams(search) };
 });
 
 export const traceHref = (traceId: string, params: Record<string, string> = {}): string => {
@@ -51,6 +52,8 @@ export const traceHref = (traceId: string, params: Record<string, string> = {}):
 
 /** The address of the list, and of what passes a filter in it. */
 export const HOME = `${PREFIX}/`;
+export const searchHref = (q: string, within?: string): string =>
+  `${PREFIX}/search?${new URLSearchParams(within === undefined ? { q } : { q, in: within })}`;
 export const listHref = (filter: string): string => `${HOME}?${new URLSearchParams({ f: filter })}`;
 
 export function go(href: string, how: "push" | "replace" = "push"): void {
@@ -94,7 +97,12 @@ export function startRouting(): void {
       !link ||
       link.target ||
       link.hasAttribute("download") ||
-      !(href === HOME || href.startsWith(`${HOME}?`) || href.startsWith(`${PREFIX}/traces/`))
+      !(
+        href === HOME ||
+        href.startsWith(`${HOME}?`) ||
+        href.startsWith(`${PREFIX}/search`) ||
+        href.startsWith(`${PREFIX}/traces/`)
+      )
     )
       return;
     event.preventDefault();

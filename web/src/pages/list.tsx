@@ -4,13 +4,14 @@ import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } fr
 import { app, spoken } from "../app";
 import { count, visible } from "../format";
 import { errorLine } from "../log/error";
-import { askedOf, parseFilter, toggleWord, withWord, wordFor } from "../log/filter";
+import { completions, parseFilter, testOf, toggleWord, without, withWord, wordFor } from "../log/filter";
 import { type Choice, hold, type ListRow, rowsOf, SORTS, type Sort } from "../log/order";
 import { isSeen, markSeen, seen, troubles } from "../log/trouble";
 import { wanted } from "../net/auth";
 import { keep, kept } from "../net/places";
 import { hasNoTimes, type Json, type Trace, type TraceStatus } from "../net/protocol";
-import { go, param, setParams, traceHref } from "../net/route";
+import { go, listHref, param, searchHref, setParams, traceHref } from "../net/route";
+import { store, stored } from "../net/storage";
 import { serverNow } from "../net/time";
 import { Bar } from "../parts/bar";
 import { Cancel } from "../parts/cancel";
@@ -42,9 +43,15 @@ export function ListPage() {
   const input = useRef<HTMLInputElement>(null);
   const list = useRef<ListHandle>(null);
 
-  const test = useMemo(() => parseFilter(text), [text]);
+  const asked = useMemo(() => parseFilter(text), [text]);
+  const found = traces.found.value;
+  const timed = asked.conditions.some(({ field }) => field === "age" || field === "took") ? everyFive.value : 0;
+  const test = useMemo(
+    () => testOf(asked, serverNow() / 1000, found?.text === text ? found.ids : null),
+    [asked, found, timed],
+  );
   useEffect(() => {
-    const later = setTimeout(() => void traces.search(askedOf(text)), 300);
+    const later = setTimeout(() => void traces.find(asked, text), 300);
     return () => clearTimeout(later);
   }, [text, traces.partial.value]);
   const all = traces.all.value;
@@ -55,7 +62,7 @@ export function ListPage() {
     test,
     sort: Object.hasOwn(SORTS, sort) ? sort : "created",
     up,
-    flat: flat || Boolean(test),
+    flat,
     open,
   };
   const still = traces.whole.value && (inside || Boolean(place) || focused !== null);
@@ -68,10 +75,14 @@ export function ListPage() {
   useEffect(() => keep(FOCUSED, focused), [focused]);
   const focus = Math.max(0, focused === null ? 0 : rows.findIndex((row) => row.id === focused));
   const counts = useMemo(() => {
-    const found = new Map<string, number>();
-    for (const trace of all) found.set(trace.status, (found.get(trace.status) ?? 0) + 1);
-    return found;
-  }, [version]);
+    // What the list would show of each status: what passes all other words
+    const others = { ...asked, conditions: asked.conditions.filter(({ field }) => field !== "status") };
+    const passes = testOf(others, serverNow() / 1000, found?.text === text ? found.ids : null);
+    const counted = new Map<string, number>();
+    for (const trace of all)
+      if (!passes || passes(trace)) counted.set(trace.status, (counted.get(trace.status) ?? 0) + 1);
+    return counted;
+  }, [version, test]);
   const inputs = traces.inputs.value;
   useLayoutEffect(() => {
     document.title = `${inputs.length ? `(${inputs.length}) ` : ""}traces · tracewatch`;
@@ -167,6 +178,11 @@ export function ListPage() {
             placeholder="Filter: status:running tag:nightly cost>1 text"
             aria-label="Filter"
             value={text}
+            list="filter-words"
+            autocomplete="off"
+            spellcheck={false}
+            aria-invalid={asked.faults.length > 0}
+            aria-describedby={asked.faults.length ? "filter-faults" : undefined}
             onInput={(event) => {
               setParams({ f: event.currentTarget.value });
               setFocused(null);
@@ -176,23 +192,53 @@ export function ListPage() {
                 event.currentTarget.blur();
             }}
           />
+          <datalist id="filter-words">
+            {completions(text, known(all)).map((one) => (
+              <option key={one} value={one} />
+            ))}
+          </datalist>
+          <Views text={text} />
           <div class="shows" role="group" aria-label="Status">
-            {STATUSES.filter((status) => counts.get(status)).map((status) => (
+            {STATUSES.filter((status) => counts.get(status) || text.includes(`status:${status}`)).map((status) => (
               <button
                 key={status}
                 aria-pressed={text.includes(`status:${status}`)}
                 onClick={() => setParams({ f: toggleWord(text, "status", status) })}
               >
-                <StateMark state={status} quiet /> {status} <span class="num">{count(counts.get(status)!)}</span>
+                <StateMark state={status} quiet /> {status} <span class="num">{count(counts.get(status) ?? 0)}</span>
               </button>
             ))}
           </div>
           <span class="grow" />
+          {!app.offline && <a href={searchHref(text)}>{text ? "Search for this" : "Search"}</a>}
           <label class="check">
             <input type="checkbox" checked={!flat} onChange={() => setParams({ flat: flat ? null : "1" })} /> group
             sub-agents
           </label>
         </div>
+        {(asked.conditions.length > 0 || asked.faults.length > 0) && (
+          <div class="words-asked">
+            {asked.conditions.map((one) => (
+              <button
+                key={one.at}
+                class="chip"
+                title="Take this out of the filter"
+                onClick={() => setParams({ f: without(text, one) })}
+              >
+                {visible(text.slice(one.at, one.end))} <span aria-hidden="true">×</span>
+              </button>
+            ))}
+            {asked.faults.length > 0 && (
+              <p id="filter-faults" class="faults" role="status">
+                {asked.faults.map((one) => (
+                  <span key={one.at}>
+                    <s>{visible(text.slice(one.at, one.end))}</s> {visible(one.message)}
+                  </span>
+                ))}
+              </p>
+            )}
+          </div>
+        )}
         <div class="table" role="table" aria-label="Traces" aria-rowcount={rows.length}>
           <div class="tr head" role="row">
             <span role="columnheader">
@@ -223,6 +269,7 @@ export function ListPage() {
               </button>
             </p>
           )}
+          {rows.length > 0 && <Sums rows={rows} test={test} />}
           <div class="listbox" role="presentation" ref={box}>
             {more > 0 && (
               <button class="float new up" onClick={showNew}>
@@ -262,6 +309,91 @@ export function ListPage() {
       </main>
       {cancelling && <Cancel trace={cancelling} close={() => setCancelling(null)} />}
     </>
+  );
+}
+
+/** What the traces that are known belong to, for completion. */
+function known(all: readonly Trace[]): Record<string, Set<string>> {
+  const names = { tag: new Set<string>(), session: new Set<string>(), user: new Set<string>() };
+  const parts = { agent: new Set<string>(), model: new Set<string>() };
+  for (const trace of all.slice(0, 5000)) {
+    for (const tag of trace.tags ?? []) names.tag.add(tag);
+    for (const model of trace.models ?? []) parts.model.add(model);
+    if (trace.session_id) names.session.add(trace.session_id);
+    if (trace.user_id) names.user.add(trace.user_id);
+    parts.agent.add(trace.agent_type);
+  }
+  return { ...names, ...parts };
+}
+
+const VIEWS = "tracewatch-views";
+
+/** The filters that the browser keeps: each a word to click, and one button to keep or forget the one that is shown. */
+function Views({ text }: { text: string }) {
+  const [views, setViews] = useState<string[]>(() => {
+    try {
+      const kept: unknown = JSON.parse(stored(VIEWS) ?? "[]");
+      return Array.isArray(kept) ? kept.filter((one) => typeof one === "string") : [];
+    } catch {
+      return [];
+    }
+  });
+  const here = text.trim();
+  const isKept = views.includes(here);
+  const change = (next: string[]) => {
+    setViews(next);
+    store(VIEWS, next.length ? JSON.stringify(next) : null);
+  };
+  if (!here && !views.length) return null;
+  return (
+    <div class="views" role="group" aria-label="Saved views">
+      {here && (
+        <button
+          aria-pressed={isKept}
+          title={isKept ? "Forget this view" : "Keep this filter as a view"}
+          onClick={() => change(isKept ? views.filter((one) => one !== here) : [...views, here].slice(-20))}
+        >
+          {isKept ? "★ Saved" : "☆ Save view"}
+        </button>
+      )}
+      {views
+        .filter((one) => one !== here)
+        .map((one) => (
+          <a key={one} class="tag" href={listHref(one)} title="A saved view">
+            {visible(one)}
+          </a>
+        ))}
+    </div>
+  );
+}
+
+/** What is shown, added up: each run once, with what is below it. */
+function Sums({ rows, test }: { rows: readonly ListRow[]; test: ((trace: Trace) => boolean) | null }) {
+  const shown = rows.filter((row) => !row.gone && (row.depth === 0 || test));
+  let [tokens, dollars, priced] = [0, 0, 0];
+  for (const { trace } of rows.filter((row) => row.depth === 0)) {
+    tokens += trace.tree_totals.total_tokens;
+    dollars += trace.tree_totals.total_cost ?? 0;
+    priced += trace.tree_totals.total_cost === null ? 0 : 1;
+  }
+  const failed = shown.filter(({ trace }) => trace.status === "failed" || trace.status === "lost").length;
+  return (
+    <p class="sums dim num">
+      {count(shown.length)} {shown.length === 1 ? "run" : "runs"}
+      {tokens > 0 && (
+        <>
+          {" · "}
+          <Tokens n={tokens} /> tokens
+        </>
+      )}
+      {priced > 0 && (
+        <>
+          {" · "}
+          <Cost dollars={dollars} />
+        </>
+      )}
+      {failed > 0 && ` · ${count(failed)} failed`}
+    </p>
   );
 }
 
