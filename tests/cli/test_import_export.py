@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import orjson
 import pytest
 
 from tests.cli.conftest import Run, Spawned, done, record, thought
+from tests.ingest.langsmith_bodies import MULTIPART, body, ended, run, run_id
 from tests.support import ServerProcess
 from tracewatch.cli.sending import Pace, StepSender
 from tracewatch.client.api import Api
@@ -325,6 +328,43 @@ def span(number: int, parent: int | None, name: str, **attributes: str) -> dict[
         "endTimeUnixNano": str(at + 500_000_000),
         "attributes": [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()],
     }
+
+
+def test_runs_of_langsmith_go_to_the_mapping_of_the_server(tw: Run, api: Api, tmp_path: Path) -> None:
+    began = run("exported", inputs={"messages": [["user", "Why?"]]})
+    tool = ended(run("look", "tool", "exported"), outputs={"output": "so"})
+    whole = ended(began, outputs={"output": "So."}, child_runs=[tool, {"x": 1}])
+    path = tmp_path / "runs.json"
+    forms: list[Any] = [[whole], {"runs": [whole]}, whole]
+    for number, form in enumerate(forms):
+        path.write_bytes(orjson.dumps(form))
+        assert detect(path) == "langsmith"
+        done = tw("import", str(path))
+        assert (done.code, done.out) == (0, b"1 trace, 2 items given to the server\n"), number
+    trace = api.trace(f"ls-{run_id('exported')}")["trace"]
+    assert (trace["status"], trace["summary"], trace["total_messages"]) == ("completed", "So.", 1)
+    path.write_bytes(orjson.dumps(whole) + b"\n" + orjson.dumps({"id": "x", "run_type": "llm"}) + b"\n")
+    done = tw("import", str(path))
+    assert done.code == 1
+    assert "runs.json:2: a run has an id" in done.err
+    assert api.trace(f"ls-{run_id('exported')}")["trace"]["last_event_id"] == trace["last_event_id"]
+
+
+def test_requests_that_langsmiths_client_could_not_send(tw: Run, api: Api, tmp_path: Path) -> None:
+    raw = zlib.compress(body([ended(run("not sent"), outputs={"output": "So."})]))
+    sent = {"Content-Type": MULTIPART["content-type"], "Content-Encoding": "deflate", "x-api-key": "secret"}
+    dump = {"version": 1, "endpoint": "runs/multipart", "headers": sent, "body_base64": base64.b64encode(raw).decode()}
+    path = tmp_path / "trace_1796012748.570000_0a1b2c3d.json"
+    path.write_bytes(orjson.dumps(dump))
+    assert detect(path) == "langsmith"
+    done = tw("import", str(path))
+    assert (done.code, done.out) == (0, b"1 trace, 1 item given to the server\n")
+    assert api.trace(f"ls-{run_id('not sent')}")["trace"]["status"] == "completed"
+    for wrong, said in (({"body_base64": "?"}, "body_base64"), ({"endpoint": "elsewhere"}, "endpoint")):
+        path.write_bytes(orjson.dumps(dump | wrong))
+        done = tw("import", str(path))
+        assert done.code == 1
+        assert said in done.err
 
 
 def test_what_opentelemetry_wrote_to_a_file_goes_to_the_mapping_of_the_server(

@@ -17,11 +17,12 @@ from tests.support import ServerProcess
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
 
 
-async def test_a_tracer_sends_again_what_was_not_answered(tmp_path: Path, shared_data: Path) -> None:
-    folder = shared_data / "wire" / "otlp-pydantic-ai-logfire-token"
+@pytest.mark.parametrize("recording", ["otlp-pydantic-ai-logfire-token", "langsmith-info-limit1"])
+async def test_a_tracer_sends_again_what_was_not_answered(tmp_path: Path, shared_data: Path, recording: str) -> None:
+    folder = shared_data / "wire" / recording
     with ServerProcess(tmp_path / "log.db") as server:
         for number, sent in enumerate(one for one in requests_of(folder) if one.method == "POST"):
-            if number % 4 == 1:
+            if number % 4 == 1 and number < 16:
                 async with http(server.url) as client:
                     sending = asyncio.create_task(client.post(sent.path, content=sent.body, headers=sent.headers))
                     for _ in range(number):  # at another point each time
@@ -32,7 +33,7 @@ async def test_a_tracer_sends_again_what_was_not_answered(tmp_path: Path, shared
                 await asyncio.to_thread(server.start)
             async with http(server.url) as client:
                 answer = await client.post(sent.path, content=sent.body, headers=sent.headers)
-                assert answer.status_code == 200
+                assert answer.status_code in (200, 202)
     async with opened(f"sqlite:///{tmp_path / 'log.db'}") as log:
         traces = await all_traces(log)
         roles = [m["role"] for one in traces for m in await messages_of(log, one["trace_id"])]

@@ -150,7 +150,7 @@ class StepSender:
 
     def _tell(self, step: WireBody) -> None:
         try:
-            answer, traces = self.api.tell(step.route, step.body)
+            answer, traces = self.api.tell(step.route, step.body, step.headers)
         except ApiError as error:
             _raise_if_ours(error)
             self._fault(ImportFault(error.message, step.line))

@@ -296,14 +296,21 @@ class Api:
             raise refusal(self.url, path, response.status, dict(response.headers), data)
         return data.decode("utf-8", "replace")
 
-    def tell(self, route: str, body: bytes) -> tuple[dict[str, Any], list[str]]:
-        """Give the server what a foreign tracer sent as JSON, to ``route`` (``/v1/traces``).
+    def tell(
+        self, route: str, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Give the server what a foreign tracer sent, to ``route`` (``/v1/traces``). JSON unless ``headers`` say else.
 
         Returns the answer, and the ids of traces that it was about, of 20 at most.
         """
         path = self._target.path(*route.strip("/").split("/"))
-        headers = {"Accept": _JSON, "Content-Type": _JSON, "Connection": "close"}
-        response, data = self._exchange("POST", path, body, headers, ANSWER_BYTES)
+        given = {
+            "Accept": _JSON,
+            **({} if headers else {"Content-Type": _JSON}),
+            **(headers or {}),
+            "Connection": "close",
+        }
+        response, data = self._exchange("POST", path, body, given, ANSWER_BYTES)
         if response.status >= 300:
             raise refusal(self.url, path, response.status, dict(response.headers), data)
         return orjson.loads(data) if data else {}, (response.headers.get("tracewatch-traces") or "").split()

@@ -25,6 +25,7 @@ from . import (
     codex_rollouts,
     gemini_cli,
     inspect_log,
+    langsmith_dump,
     native,
     openai,
     openhands,
@@ -68,6 +69,7 @@ _READERS: dict[str, Callable[[Path], Iterator[Step]]] = {
     "inspect": inspect_log.read,
     "openhands": openhands.read,
     "otlp": otlp_dump.read,
+    "langsmith": langsmith_dump.read,
 }
 
 _FOLDERS: dict[str, Callable[[Path], list[Path]]] = {

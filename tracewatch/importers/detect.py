@@ -20,6 +20,7 @@ from . import (
     codex_rollouts,
     gemini_cli,
     inspect_log,
+    langsmith_dump,
     openhands,
     otlp_dump,
     swe_agent,
@@ -31,6 +32,7 @@ from .reading import BadJson, has_lines, lines, load, regular_file, starts_with_
 FORMATS = (
     *("tracewatch", "openai", "tau-bench", "tapeagents", "claude-code", "claude-stream", "codex", "codex-exec"),
     *("openai-responses", "anthropic", "gemini", "gemini-cli", "tau2", "swe-agent", "inspect", "openhands", "otlp"),
+    "langsmith",
 )
 _KNOWN = f"the formats are {', '.join(FORMATS)}"
 _LINES = 20
@@ -89,6 +91,8 @@ def _of_line(row: Any) -> str | None:
         return "openhands"
     if otlp_dump.is_dump(row):
         return "otlp"
+    if langsmith_dump.is_dump(row):
+        return "langsmith"
     if isinstance(row.get("type"), str) and _CLAUDE_KEYS & row.keys():
         return "claude-code"
     return _of_item(row)
@@ -112,6 +116,7 @@ _DOCUMENTS: dict[str, Callable[[Any], bool]] = {
     "tau2": tau2.is_results,
     "openhands": openhands.is_conversation,
     "otlp": otlp_dump.is_dump,
+    "langsmith": langsmith_dump.is_dump,
 }
 
 

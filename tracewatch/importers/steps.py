@@ -5,7 +5,8 @@ Rule: ``CreateTrace`` comes before the first ``AppendEvent`` to its trace, and a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -66,15 +67,17 @@ class RestoreEvent:
 
 @dataclass(frozen=True)
 class WireBody:
-    """What an agent's tracer sent to ``route`` of a server: JSON, which is given to ours as it is.
+    """What an agent's tracer sent to ``route`` of a server, which is given to ours as it is.
 
-    ``items``: how many spans, records or runs it has; ``line``: of the file, for faults.
+    ``items``: how many spans, records or runs it has; ``line``: of the file, for faults; ``headers``: where it isn't
+    plain JSON.
     """
 
     route: str
     body: bytes
     items: int
     line: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
