@@ -47,6 +47,7 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("WS", "/api/record"): {"write"},
     ("WS", f"{ONE}/watch"): {"read"},
     ("WS", "/api/watch"): {"read"},
+    ("GET", "/api/search"): {"read"},
     ("GET", "/metrics"): {"read"},
     **{("POST", f"/v1/{what}"): {"write"} for what in ("traces", "logs", "metrics")},
     ("GET", "/v1/info"): {"write"},
