@@ -28,6 +28,7 @@ from ..project import message_of
 from ..row import DAMAGED, TraceRow, object_of
 from ..search import MOST_TEXT, Text, event_text, message_text, run_text
 from . import blobs
+from .keys import OF_EVENT, event_key
 from .read import TRACE_COLUMNS, messages_named
 
 VERSION = "1"  # of all that is below: an index of another one is made anew
@@ -275,10 +276,11 @@ def _read_events(
 
     Returns the last one that was read, the messages that are to be read as they stand, and whether the trace ended.
     """
-    sql = "SELECT event_id, body FROM events WHERE trace_key = ? AND event_id > ? AND event_id <= ? ORDER BY event_id"
+    sql = f"SELECT {OF_EVENT}, body FROM events WHERE event_key > ? AND event_key <= ? ORDER BY event_key"
+    last = min(row.last_event_id, MOST_EVENTS)
     ended = False
     touched: dict[str, None] = {}
-    for event_id, body in log.execute(sql, (row.trace_key, upto, min(row.last_event_id, MOST_EVENTS))):
+    for event_id, body in log.execute(sql, (event_key(row.trace_key, upto), event_key(row.trace_key, last))):
         if room[0] <= 0 or room[1] <= 0:
             break
         room[0], room[1], upto = room[0] - 1, room[1] - len(body), event_id
@@ -342,8 +344,7 @@ def _at(event: dict[str, Any]) -> str:
 
 
 def _at_of(log: sqlite3.Connection, row: TraceRow, event_id: int) -> str:
-    sql = "SELECT body FROM events WHERE trace_key = ? AND event_id = ?"
-    found = log.execute(sql, (row.trace_key, event_id)).fetchone()
+    found = log.execute("SELECT body FROM events WHERE event_key = ?", (event_key(row.trace_key, event_id),)).fetchone()
     return "" if found is None else _at(object_of(found[0]))
 
 
