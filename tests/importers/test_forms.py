@@ -354,6 +354,72 @@ def test_openhands_of_both_versions(tmp_path: Path) -> None:
     assert (done.root.status, done.root.summary) == ("completed", "Fixed.")
 
 
+def cut(value: Any, places: int) -> Any:
+    """The file as it was ``places`` turns, events or samples before its end, while the run went on."""
+    value = orjson.loads(orjson.dumps(value))
+    if isinstance(value, list):
+        return value[: len(value) - places]
+    key = next(key for key in ("trajectory", "messages", "simulations", "samples") if isinstance(value.get(key), list))
+    value[key] = value[key][: len(value[key]) - places]
+    if places and "trajectory" in value:
+        value["info"] |= {"exit_status": None, "submission": None}
+        value["info"]["model_stats"] = {"instance_cost": 0.1, "tokens_sent": 5, "tokens_received": 1}
+    if places and "status" in value:
+        value["status"] = "started"
+    return value
+
+
+GROWING = {
+    "swe-agent": {
+        "trajectory": [
+            {"response": "I look", "action": "ls", "observation": "a.py", "execution_time": 0.2514},
+            {"response": "I fix", "action": "sed", "observation": "", "execution_time": 0.1},
+            {"response": "I submit", "action": "submit", "observation": "", "execution_time": 0.1},
+        ],
+        "history": [{"role": "system", "content": "You fix"}, {"role": "user", "content": "Fix #1"}],
+        "info": {
+            "exit_status": "submitted",
+            "submission": "diff",
+            "model_stats": {"instance_cost": 0.3, "tokens_sent": 100, "tokens_received": 9},
+        },
+    },
+    "openhands": [
+        {"id": n, "source": "agent", "action": "run", "args": {"command": n}, "timestamp": f"2026-03-01T09:00:0{n}"}
+        for n in range(4)
+    ],
+    "tau2": {
+        "timestamp": "2026-03-01T09:00:00",
+        "info": {"model_stats": {}},
+        "simulations": [
+            {"id": f"s{n}", "task_id": f"t{n}", "messages": [{"role": "user", "content": f"hi {n}"}],
+             "termination_reason": "user_stop", "reward_info": {"reward": 1.0}}
+            for n in range(3)
+        ],
+    },
+    "inspect": INSPECT,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_file_that_was_written_anew_with_more_adds_what_is_new(tmp_path: Path, name: str) -> None:
+    log, path, news = Log(), tmp_path / "run.json", []
+    for places in (2, 1, 0, 0, 1):
+        path.write_bytes(orjson.dumps(cut(GROWING[name], places)))
+        assert detect(path) == name
+        news.append(log.take(open_import(path)))
+    assert news[0] and news[1] and news[2]
+    path.write_bytes(orjson.dumps(GROWING[name]))
+    at_once = fold(open_import(path))
+    assert list(log.done.traces) == list(at_once.traces)
+    for trace_id, state in at_once.traces.items():
+        assert shown(log.done, trace_id) == shown(at_once, trace_id)
+        mine = log.done.traces[trace_id]
+        assert mine.total_tokens == state.total_tokens
+        assert round(mine.total_cost or 0.0, 6) == round(state.total_cost or 0.0, 6)
+    assert log.take(open_import(path)) == news[3] == news[4] == 0
+    assert log.done.root.status == at_once.root.status
+
+
 def gemini_rows() -> list[dict[str, Any]]:
     call: dict[str, Any] = {"id": "c1", "name": "read_file", "args": {"path": "a"}, "status": "executing"}
     answer = {"functionResponse": {"id": "c1", "name": "read_file", "response": {"output": "text"}}}

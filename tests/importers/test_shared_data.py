@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tracewatch.errors import BadRequest
-from tracewatch.importers import AppendEvent, ImportFault, detect, open_import
+from tracewatch.importers import AppendEvent, ImportFault, WireBody, detect, open_import
 from tracewatch.importers.ledger import steps_of
 
 from .folding import Imported, fold
@@ -169,10 +169,9 @@ def test_a_second_import_is_the_same(shared_data: Path) -> None:
         assert list(open_import(path)) == list(open_import(path))
 
 
-def test_other_formats_are_refused(shared_data: Path) -> None:
-    for path in [
-        *(shared_data / "otlp-proto-examples").glob("*.json"),
-        *(shared_data / "agent-prism").glob("*/*.json"),
-    ]:
-        with pytest.raises(BadRequest, match="not known here"):
-            open_import(path)
+def test_files_of_opentelemetry_are_given_to_the_server(shared_data: Path) -> None:
+    paths = [*(shared_data / "otlp-proto-examples").glob("*.json"), *(shared_data / "agent-prism").glob("*/*.json")]
+    for path in paths:
+        steps = list(open_import(path))
+        assert {type(step) for step in steps} == {WireBody}
+    assert len(paths) == 4

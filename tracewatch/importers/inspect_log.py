@@ -19,7 +19,7 @@ from typing import Any
 
 from ..model.fit import count
 from .openai import add_message
-from .reading import BadJson, clip, digest, list_of, load, name_of, text_of, time_of, without
+from .reading import BadJson, clip, digest, list_of, load, name_of, text_of, time_of, whole, without
 from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
@@ -54,7 +54,7 @@ def read(path: Path) -> Iterator[Step]:
             with zipfile.ZipFile(path) as archive:
                 yield from _log(path, *_of_archive(archive))
             return
-        value = load(path.read_bytes())
+        value = whole(path)
     except BadJson as error:
         yield ImportFault(error.message, error.line)
         return
@@ -87,31 +87,31 @@ def _log(path: Path, head: dict[str, Any], samples: Iterator[Any]) -> Iterator[S
     stats = head["stats"] if isinstance(head.get("stats"), dict) else {}
     out: list[Step] = []
     own = str(about.get("eval_id") or about.get("run_id") or digest([path]))
-    whole = TraceWriter(out, f"inspect-{_ODD.sub('_', own)}"[:90])
+    run = TraceWriter(out, f"inspect-{_ODD.sub('_', own)}"[:90], grows=True)
     at = time_of(stats.get("started_at") or about.get("created"))
-    whole.timeless = at is None
+    run.timeless = at is None
     name = str(about.get("task") or "evaluation")
     metadata = {"format": "inspect", "model": about.get("model"), "eval": about, "results": head.get("results")}
-    whole.create(f"{name} ({about.get('model')})", agent_type="evaluation", metadata=metadata, at=at)
+    run.create(f"{name} ({about.get('model')})", agent_type="evaluation", metadata=metadata, at=at)
     number = 0
     for number, sample in enumerate(samples, 1):
         if isinstance(sample, dict):
-            _sample(whole, sample, f"{number:04d}", f"samples[{number - 1}].")
+            _sample(run, sample, f"{number:04d}", f"samples[{number - 1}].")
         else:
             fault = ImportFault("a sample is a JSON object", None, f"samples[{number - 1}]")
             out.append(sample if isinstance(sample, ImportFault) else fault)
         yield from drain(out)
-    whole.event("inspect.result", {"results": head.get("results"), "stats": stats, "status": head.get("status")}, at=at)
+    run.event("inspect.result", {"results": head.get("results"), "stats": stats, "status": head.get("status")}, at=at)
     error = head["error"].get("message") if isinstance(head.get("error"), dict) else None
     status = _ENDS.get(str(head.get("status")), "stopped")
     at = time_of(stats.get("completed_at")) or at
-    whole.complete(status, summary=f"{number} samples: {head.get('status')}", error=error, at=at)
+    run.complete(status, summary=f"{number} samples: {head.get('status')}", error=error, at=at)
     yield from drain(out)
 
 
 def _sample(whole: TraceWriter, sample: dict[str, Any], number: str, path: str) -> None:
     own = _ODD.sub("_", name_of(sample.get("uuid")) or number)
-    trace = TraceWriter(whole.out, f"{whole.trace_id}-{own}"[:128])
+    trace = TraceWriter(whole.out, f"{whole.trace_id}-{own}"[:128], grows=True)
     calls = _calls(sample.get("events"))
     at = time_of(sample.get("started_at")) or next((call["at"] for call in calls.values() if call["at"]), None)
     trace.timeless = at is None and whole.timeless

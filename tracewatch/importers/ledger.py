@@ -205,6 +205,8 @@ class Ledger:
             patch |= {name: fields[name] for name in ("also", "source") if name in fields}
         if "cost" in fields and late.get("cost_source") == "priced":
             patch["cost"] = fields["cost"]  # what the source says is better than what was worked out
+        if fields.get("cost_of") == "whole run" and fields.get("cost", 0.0) > late.get("cost", 0.0):
+            patch["cost"] = fields["cost"]  # the run has gone on
         patch = {name: value for name, value in patch.items() if name not in ("tokens", "usage")}
         if _tokens(fields) > known.tokens:
             patch |= {name: fields[name] for name in ("tokens", "usage") if name in fields}

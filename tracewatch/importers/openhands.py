@@ -18,7 +18,7 @@ from typing import Any
 
 from ..model.fit import amount, count
 from .chat_forms import arguments_of
-from .reading import BadJson, digest, documents, name_of, text_of, time_of, without
+from .reading import BadJson, digest, digest_of, documents, name_of, text_of, time_of, without
 from .steps import ImportFault, Step
 from .traces import TraceWriter, drain
 
@@ -60,17 +60,25 @@ def read(path: Path) -> Iterator[Step]:
             loose.append((line, value))
         elif is_conversation(value):
             rest = without(value, "history", "trajectory", "events") if isinstance(value, dict) else {}
-            _trace(out, f"oh-{digest([path])}-{number:04d}", [(line, e) for e in events_of(value)], rest)
+            _trace(out, _name(path, events_of(value), number), [(line, e) for e in events_of(value)], rest)
             yield from drain(out)
         else:
             yield ImportFault("this is JSON, and neither an event nor a conversation of OpenHands", line)
     if loose:
-        _trace(out, f"oh-{digest([path])}", loose, {})
+        _trace(out, _name(path, [event for _, event in loose], 0), loose, {})
         yield from drain(out)
 
 
+def _name(path: Path, events: list[Any], number: int) -> str:
+    """The trace's name: of its first event, where that has a time, so that it stays when more events come."""
+    first = next((event for event in events if isinstance(event, dict)), {})
+    if time_of(first.get("timestamp")):
+        return f"oh-{digest_of(first)}"
+    return f"oh-{digest([path])}" + (f"-{number:04d}" if number else "")
+
+
 def _trace(out: list[Step], trace_id: str, events: list[tuple[int | None, Any]], rest: dict[str, Any]) -> None:
-    trace = TraceWriter(out, trace_id)
+    trace = TraceWriter(out, trace_id, grows=True)
     teller = _Teller(trace)
     known = [event for _, event in events if isinstance(event, dict)]
     at = next(filter(None, (time_of(event.get("timestamp")) for event in known)), None)

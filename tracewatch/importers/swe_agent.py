@@ -2,11 +2,12 @@
 
 Checked against docs/usage/trajectories.md of SWE-agent/SWE-agent (1.1).
 
-Rule 1: a file is a trace ``swe-<digest>``. A turn is what the model said and, below it, the action as a tool call.
+Rule 1: a file is a trace ``swe-<digest of its beginning>``: it is written anew after each turn. A turn is what the
+        model said and, below it, the action as a tool call.
 Rule 2: the messages that each turn repeats (``query``, ``messages``) are left out, since the turns have them; so is
         ``history``, but for what stands before the first answer: the prompts. The rest of a turn stands in ``source``.
-Rule 3: the cost and the tokens of the whole run are those of the last answer. It is completed if something was
-        submitted, and otherwise stopped with the exit status.
+Rule 3: the cost and the tokens of the whole run stand with the first answer, which is the same when there are more. It
+        is completed if something was submitted, and otherwise stopped with the exit status.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any
 
 from ..model.fit import amount, count
 from .openai import add_message, task_of
-from .reading import BadJson, digest, load, text_of, without
+from .reading import digest_of, text_of, without
 from .steps import ImportFault, Step
-from .traces import TraceWriter, drain
+from .traces import TraceWriter, read_document
 
 
 def is_traj(value: Any) -> bool:
@@ -30,20 +31,23 @@ def is_traj(value: Any) -> bool:
 
 def read(path: Path) -> Iterator[Step]:
     """The steps of a trajectory."""
-    try:
-        value = load(path.read_bytes())
-    except BadJson as error:
-        yield ImportFault(error.message, error.line)
-        return
-    if not is_traj(value):
-        yield ImportFault("this is JSON, and no trajectory: it has a list of turns", None, "trajectory")
-        return
-    out: list[Step] = []
-    _trace(TraceWriter(out, f"swe-{digest([path])}"), value, path.stem.removesuffix(".traj"))
-    yield from drain(out)
+    unknown = ImportFault("this is JSON, and no trajectory: it has a list of turns", None, "trajectory")
+
+    def tell(out: list[Step], value: dict[str, Any]) -> Iterator[None]:
+        _trace(out, value, path.stem.removesuffix(".traj"))
+        yield
+
+    return read_document(path, is_traj, unknown, tell)
 
 
-def _trace(trace: TraceWriter, value: dict[str, Any], instance: str) -> None:
+def _name(prompts: list[Any], turns: list[Any], instance: str) -> str:
+    """The trace's name: of what the file has from its first turn on, of which how long it took is the run's own."""
+    first = turns[0] if turns and isinstance(turns[0], dict) else {}
+    parts = [first.get(key) for key in ("response", "thought", "action", "observation", "execution_time")]
+    return f"swe-{digest_of([instance, prompts, parts])}"
+
+
+def _trace(out: list[Step], value: dict[str, Any], instance: str) -> None:
     info = value["info"] if isinstance(value.get("info"), dict) else {}
     history = value["history"] if isinstance(value.get("history"), list) else []
     prompts = []
@@ -53,15 +57,15 @@ def _trace(trace: TraceWriter, value: dict[str, Any], instance: str) -> None:
         prompts.append(message)
     rest = without(value, "trajectory", "history", "info")
     metadata = {"format": "swe-agent", "instance": instance, "info": without(info, "submission"), "source": rest}
-    trace.timeless = True
+    turns = value["trajectory"]
+    trace = TraceWriter(out, _name(prompts, turns, instance), timeless=True, grows=True)
     trace.create(task_of(prompts) or instance, agent_type="swe-agent", metadata=metadata)
     for place, prompt in enumerate(prompts):
         add_message(trace, prompt, line=None, path=f"history[{place}]")
-    turns = value["trajectory"]
     stats = info["model_stats"] if isinstance(info.get("model_stats"), dict) else {}
     for place, turn in enumerate(turns):
         if isinstance(turn, dict):
-            _turn(trace, place, turn, stats if place == len(turns) - 1 else {})
+            _turn(trace, place, turn, stats if place == 0 else {})
         else:
             trace.out.append(ImportFault("a turn is a JSON object", None, f"trajectory[{place}]"))
     left, submission = info.get("exit_status"), info.get("submission")

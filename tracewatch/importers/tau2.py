@@ -17,9 +17,9 @@ from typing import Any
 
 from ..model.fit import amount
 from .openai import add_message, task_of
-from .reading import BadJson, clip, digest, load, name_of, time_of, without
+from .reading import clip, digest, digest_of, name_of, time_of, without
 from .steps import ImportFault, Step
-from .traces import TraceWriter, drain
+from .traces import TraceWriter, read_document
 
 _ENDS = ("agent_stop", "user_stop")
 
@@ -35,20 +35,17 @@ def _is_simulation(value: Any) -> bool:
 
 def read(path: Path) -> Iterator[Step]:
     """The steps of all simulations in the file."""
-    try:
-        value = load(path.read_bytes())
-    except BadJson as error:
-        yield ImportFault(error.message, error.line)
-        return
-    if not is_results(value):
-        yield ImportFault("this is JSON, and no results of tau2: they have a list of simulations", None, "simulations")
-        return
-    out: list[Step] = []
+    unknown = ImportFault("this is JSON, and no results of tau2: they have a list of simulations", None, "simulations")
+    return read_document(path, is_results, unknown, lambda out, value: _tell(out, value, path))
+
+
+def _tell(out: list[Step], value: dict[str, Any], path: Path) -> Iterator[None]:
+    known = value.get("timestamp") or value.get("id")  # of the whole, which is written anew with each simulation
+    name = digest_of([known, value.get("info")]) if known else digest([path])
+    whole = TraceWriter(out, f"tau2-{name}", grows=bool(known))
     if _is_simulation(value):
-        _simulation(TraceWriter(out, f"tau2-{digest([path])}"), None, value, "", None)
-        yield from drain(out)
+        _simulation(whole, None, value, "", None)
         return
-    whole = TraceWriter(out, f"tau2-{digest([path])}")
     runs = [run for run in value["simulations"] if isinstance(run, dict)]
     rest = without(value, "simulations", "tasks")
     metadata = {"format": "tau2", "runs": len(runs), "source": rest}
@@ -61,16 +58,14 @@ def read(path: Path) -> Iterator[Step]:
         task = str(run.get("task_id"))
         if task not in goals:
             goals[task] = whole.goal(f"Task {clip(task, 200)}", type="agent_call", status="in_progress")
-        _simulation(
-            TraceWriter(out, f"{whole.trace_id}-{place:04d}"), whole, run, f"simulations[{place}].", goals[task]
-        )
-        yield from drain(out)
+        trace = TraceWriter(out, f"{whole.trace_id}-{place:04d}", grows=whole.grows)
+        _simulation(trace, whole, run, f"simulations[{place}].", goals[task])
+        yield
     for task, goal_id in goals.items():
         of = [run for run in runs if str(run.get("task_id")) == task]
         summary = f"{sum(_reward(run) == 1 for run in of)} of {len(of)} passed"
         whole.goal_update(goal_id, status="completed", summary=summary)
     whole.complete("completed", summary=f"{sum(_reward(run) == 1 for run in runs)} of {len(runs)} passed")
-    yield from drain(out)
 
 
 def _reward(run: dict[str, Any]) -> float | None:

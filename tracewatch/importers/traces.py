@@ -4,18 +4,21 @@ Rule 1: ids are counted (``msg-1``, ``goal-1``, ``<trace>-s1``), so a file alway
 Rule 2: what is big or binary is stored beside the log. Every event is made to fit by ``model/fit.py``, and nothing of
         it is lost: a value that is still too large moves as text into a message of role ``attachment``.
 Rule 3: a tool's call and result are one message. A call that is still open at the end is closed with ``no_result``.
+Rule 4: what a file tells that ``grows`` are Puts, which write what is new of it when it is imported again. Its trace
+        has a name that stays the same, and what was told of its beginning stays the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..model import fit
 from ..model.contents import event_taken_out, reference
-from .reading import clip
-from .steps import AppendEvent, CreateTrace, KeepContent, Step
+from .reading import BadJson, clip, digest_of, whole, without
+from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, Step
 
 NO_TIMES = {"times": "none"}  # docs/protocol.md, Time
 
@@ -39,9 +42,11 @@ class TraceWriter:
     ended: bool = False
     root: TraceWriter | None = None  # the writer of the topmost trace, which counts all sub-traces
     timeless: bool = False  # the source says no times: its metadata tells so, as nothing else does
+    grows: bool = False  # the file may be written again with more
     _messages: int = 0
     _goals: int = 0
     _children: int = 0
+    _events: int = 0  # with a place for their only name
 
     # --- traces ---
 
@@ -68,7 +73,10 @@ class TraceWriter:
             if parent_goal_id is not None:
                 spec["parent_goal_id"] = parent_goal_id
         spec["metadata"] = kept
-        self.out.append(CreateTrace(spec))
+        if self.grows:
+            self._put("trace", "", without(spec, "trace_id"), at)
+        else:
+            self.out.append(CreateTrace(spec))
         if large:
             self.event("import.metadata", {"metadata": large}, at=at)
 
@@ -76,7 +84,9 @@ class TraceWriter:
         """The writer of a sub-trace, which is still to be created."""
         root = self.root or self
         root._children += 1
-        return TraceWriter(self.out, f"{root.trace_id}-s{root._children}", root=root, timeless=self.timeless)
+        return TraceWriter(
+            self.out, f"{root.trace_id}-s{root._children}", root=root, timeless=self.timeless, grows=self.grows
+        )
 
     def complete(self, status: str, *, summary: str = "", error: str | None = None, at: str | None = None) -> None:
         """End the trace, once. Closes calls that never got a result."""
@@ -85,7 +95,7 @@ class TraceWriter:
         self.ended = True
         for call_id in list(self.calls):
             call = self.calls.pop(call_id)
-            patch = {"status": "complete", "no_result": True}
+            patch = {"status": "complete", "no_result": True} | ({"content": call.content} if self.grows else {})
             self.event("message_updated", {"message_id": call.message_id, "patch": patch}, at=at)
         payload: dict[str, Any] = {"status": status}
         if summary.strip():
@@ -119,9 +129,9 @@ class TraceWriter:
         place = len(self.out)
         fields = {"tool_call_id": fit.name(call_id) if call_id else None, "status": "running", **fields}
         message_id = self._add("tool", content, at, fields)
-        added = next(step for step in self.out[place:] if isinstance(step, AppendEvent))
+        added = next((step.event["message"] for step in self.out[place:] if isinstance(step, AppendEvent)), None)
         key = call_id if call_id is not None and call_id not in self.calls else message_id
-        self.calls[key] = Call(message_id, added.event["message"]["content"])
+        self.calls[key] = Call(message_id, content if added is None else added["content"])
         return message_id
 
     def result(
@@ -170,14 +180,57 @@ class TraceWriter:
     def event(self, name: str, payload: dict[str, Any], *, at: str | None = None) -> None:
         """Append an event, made to fit. ``at``: its time (RFC 3339), if the source has it."""
         event: dict[str, Any] = {"event": name, **payload}
+        if self.grows:
+            self._put(*_fact(name, payload, self._events), at)
+            self._events += 1
+            return
         if at is not None:
             event["occurred_at"] = at
         event = event_taken_out(event, self._keep)
         self.out += [AppendEvent(self.trace_id, one) for one in fit.fit(event, self._new_message_id)]
 
+    def _put(self, kind: str, key: str, fields: dict[str, Any], at: str | None) -> None:
+        self.out.append(Put(self.trace_id, kind, key, fields, at))
+
     def _keep(self, data: bytes, media_type: str, preview: str, **more: Any) -> dict[str, Any]:
         self.out.append(KeepContent(self.trace_id, data, media_type))
         return reference(data, media_type, preview, **more)
+
+
+def _fact(name: str, payload: dict[str, Any], place: int) -> tuple[str, str, dict[str, Any]]:
+    """An event as a fact of its trace: its kind, its key and its fields."""
+    if name == "message_added":
+        return "message", payload["message"]["message_id"], without(payload["message"], "message_id")
+    if name == "message_updated":
+        return "message", payload["message_id"], payload["patch"]
+    if name == "goal_added":
+        return "goal", payload["goal"]["id"], without(payload["goal"], "id")
+    if name == "goal_updated":
+        return "goal", payload["goal_id"], payload["patch"]
+    if name == "trace_completed":
+        return "status", f"end {place} {digest_of(payload)}", {"whole": True, **payload}
+    return "event", f"{name} {place} {digest_of(payload)}", {"event": name, **payload}
+
+
+def read_document(
+    path: Path, is_known: Callable[[Any], bool], unknown: ImportFault, tell: Callable[[list[Step], Any], Iterable[None]]
+) -> Iterator[Step]:
+    """The steps of a file that is one JSON document. ``tell`` writes them, and yields where they may be taken.
+
+    ``unknown``: what is said of a document of another form.
+    """
+    try:
+        value = whole(path)
+    except BadJson as error:
+        yield ImportFault(error.message, error.line)
+        return
+    if not is_known(value):
+        yield unknown
+        return
+    out: list[Step] = []
+    for _ in tell(out, value):
+        yield from drain(out)
+    yield from drain(out)
 
 
 def drain(out: list[Step]) -> Iterator[Step]:
