@@ -400,6 +400,67 @@ GROWING = {
 }  # fmt: skip
 
 
+MINI = {
+    "info": {
+        "mini_version": "2.4.6",
+        "model_stats": {"instance_cost": 0.03},
+        "exit_status": "Submitted",
+        "submission": "diff",
+    },
+    "messages": [
+        {"role": "system", "content": "You fix"},
+        {"role": "user", "content": "Fix #1"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}],
+            "extra": {"actions": [{"command": "ls", "tool_call_id": "c1"}], "cost": 0.01, "timestamp": 1772355600.0},
+        },
+        {
+            "role": "tool",
+            "tool_call_id": "c1",
+            "content": "a.py",
+            "extra": {"returncode": 0, "timestamp": 1772355601.0},
+        },
+        {"role": "user", "content": "One action, please", "extra": {"interrupt_type": "FormatError"}},
+        {
+            "role": "assistant",
+            "content": "I fix\n```bash\nsed\n```",
+            "extra": {"actions": [{"command": "sed"}], "cost": 0.02, "timestamp": 1772355602.0},
+        },
+        {"role": "user", "content": "fixed", "extra": {"returncode": 1, "timestamp": 1772355603.0}},
+        {"role": "exit", "content": "diff", "extra": {"exit_status": "Submitted", "submission": "diff"}},
+    ],
+    "trajectory_format": "mini-swe-agent-1.1",
+}
+GROWING["mini-swe-agent"] = MINI
+
+
+def test_mini_swe_agent_of_both_versions(tmp_path: Path) -> None:
+    told = [("system", "You fix"), ("user", "Fix #1"), ("bash", "a.py"), ("user", "One action, please")]
+    done = imported(tmp_path, MINI, "mini-swe-agent")
+    assert shown(done) == [*told, ("assistant", MINI["messages"][5]["content"]), ("bash", "fixed")]  # type: ignore[index]
+    assert (done.root.status, done.root.summary, done.root.task) == ("completed", "diff", "Fix #1")
+    assert done.root.total_cost == pytest.approx(0.03)
+    texts = [
+        "You fix",
+        "Fix #1",
+        "I look\n```bash\nls\n```",
+        "a.py",
+        "Both\n```bash\na\n```\n```bash\nb\n```",
+        "One only",
+    ]
+    roles = ["system", "user", "assistant", "user", "assistant", "user"]
+    old = {"info": {"mini_version": "1.14", "exit_status": "KeyError", "model_stats": {"instance_cost": 0.5}}}
+    rows = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    done = imported(tmp_path, old | {"messages": rows, "trajectory_format": "mini-swe-agent-1"}, "mini-swe-agent")
+    assert shown(done)[3:] == [("bash", "a.py"), ("assistant", texts[4]), ("user", "One only")]
+    assert (done.root.status, done.root.summary, done.root.total_cost) == ("stopped", "KeyError", 0.5)
+    crash = {"role": "exit", "content": "x", "extra": {"exit_status": "KeyError", "exception_str": "no such key"}}
+    done = imported(tmp_path, old | {"messages": [*rows, crash]}, "mini-swe-agent")
+    assert (done.root.status, done.root.error) == ("failed", "no such key")
+
+
 @pytest.mark.parametrize("name", GROWING)
 def test_a_file_that_was_written_anew_with_more_adds_what_is_new(tmp_path: Path, name: str) -> None:
     log, path, news = Log(), tmp_path / "run.json", []

@@ -190,9 +190,9 @@ def test_what_mini_swe_agent_adds_is_read(tmp_path: Path) -> None:
     done = import_json(tmp_path, run)
     assert (done.root.status, done.root.summary) == ("stopped", "LimitsExceeded")
     assert (done.root.started_at, done.root.ended_at) == ("2026-03-01T09:00:00.000Z", "2026-03-01T09:00:04.000Z")
-    assert [m.get("cost") for m in done.messages()] == [None, None, 0.0, 0.31]
+    assert [m.get("cost") for m in done.messages()] == [None, None, 0.31, 0.0]
     assert done.root.total_cost == 0.31
     assert done.root.usage == {"input_tokens": 200, "output_tokens": 10}
-    run["info"] = {"exit_status": "Submitted"}
+    run["info"] = {"exit_status": "Submitted", "mini_version": "1.14"}
     done = import_json(tmp_path, run)
     assert (done.root.status, done.root.total_cost) == ("completed", None)

@@ -21,6 +21,7 @@ from . import (
     gemini_cli,
     inspect_log,
     langsmith_dump,
+    mini_swe_agent,
     openhands,
     otlp_dump,
     swe_agent,
@@ -32,7 +33,7 @@ from .reading import BadJson, has_lines, lines, load, regular_file, starts_with_
 FORMATS = (
     *("tracewatch", "openai", "tau-bench", "tapeagents", "claude-code", "claude-stream", "codex", "codex-exec"),
     *("openai-responses", "anthropic", "gemini", "gemini-cli", "tau2", "swe-agent", "inspect", "openhands", "otlp"),
-    "langsmith",
+    *("langsmith", "mini-swe-agent"),
 )
 _KNOWN = f"the formats are {', '.join(FORMATS)}"
 _LINES = 20
@@ -112,6 +113,7 @@ _DOCUMENTS: dict[str, Callable[[Any], bool]] = {
     "tapeagents": tapeagents.is_tape,
     "gemini-cli": gemini_cli.is_chat,
     "swe-agent": swe_agent.is_traj,
+    "mini-swe-agent": mini_swe_agent.is_traj,
     "inspect": inspect_log.is_log,
     "tau2": tau2.is_results,
     "openhands": openhands.is_conversation,

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..model.fit import amount
 from .chat_forms import arguments_of, as_chat, call_of, form_of, messages_of
 from .reading import BadJson, digest, documents, name_of, text_of, time_of, without
 from .steps import ImportFault, Step
@@ -80,22 +79,14 @@ def _trace(out: list[Step], trace_id: str, messages: list[tuple[int | None, str,
     at = next(filter(None, times), None)  # a message without a time has that of the one before it
     trace.timeless = at is None
     trace.create(task_of([m for _, _, m in messages]), agent_type="chat", metadata=metadata)
-    info = extra["info"] if isinstance(extra.get("info"), dict) else {}
-    stats = info["model_stats"] if isinstance(info.get("model_stats"), dict) else {}
-    paid = amount(stats.get("instance_cost")) or None
-    answers = [place for place, (_, _, message) in enumerate(messages) if _is_answer(message)]
-    for place, (line, path, message) in enumerate(messages):
+    for line, path, message in messages:
         given = message if isinstance(message, dict) else {}
-        at, fields = time_of(given.get("timestamp")) or at, call_of(given)
-        if paid is not None and place in answers:  # the last answer has the cost of all
-            fields |= {"cost": paid if place == answers[-1] else 0.0, "cost_of": "whole run"}
-        add_message(trace, message, line=line, path=path, at=at, **fields)
-    left = info.get("exit_status")
-    if left == "Submitted" or (left in (None, "") and messages and _answers(messages[-1][2])):
+        at = time_of(given.get("timestamp")) or at
+        add_message(trace, message, line=line, path=path, at=at, **call_of(given))
+    if messages and _answers(messages[-1][2]):
         trace.complete("completed", summary=trace.last_text, at=at)
     else:
-        why = left if isinstance(left, str) and left else "the conversation ends before the assistant has answered"
-        trace.complete("stopped", summary=why, at=at)
+        trace.complete("stopped", summary="the conversation ends before the assistant has answered", at=at)
 
 
 def _is_answer(message: Any) -> bool:
