@@ -217,6 +217,8 @@ def test_it_may_be_the_folder_s_settings_or_any_file_or_only_be_printed(home: Pa
     assert not settings.exists()
     run("install", "codex", "--url", NOBODY)
     assert len(ours(json.loads((home / ".codex" / "hooks.json").read_bytes()))) == len(EVENTS["codex"])
+    asks = json.loads((home / ".codex" / "hooks.json").read_bytes())["hooks"]["PermissionRequest"][0]["hooks"][0]
+    assert "hold=30" in asks["command"] and asks["timeout"] == 40
     run("uninstall", "codex")
     assert not (home / ".codex" / "hooks.json").exists()
 

@@ -27,6 +27,7 @@ EXAMPLES = examples("""
     tracewatch install codex                         Codex asks once whether its hooks are trusted
     tracewatch uninstall claude-code
 """)
+HOLD_S = {"claude-code": 600, "codex": 30}  # Codex shows no dialog of its own before its hook has ended
 MOST_HOLD_S = 86_400
 LOOK_S = 3.0  # to look whether the server is there
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -67,9 +68,7 @@ settings_option = click.option(
 @agent_argument
 @project_option
 @settings_option
-@click.option(
-    "--hold", type=_Hold(), default="10m", show_default=True, help="How long a permission waits here; 0: never."
-)
+@click.option("--hold", type=_Hold(), help="A permission waits here so long; 0: not at all. [10m; for codex 30s]")
 @click.option("--token-env", metavar="NAME", help="The variable that will have the server's token when the agent runs.")
 @click.option("--token", "secret", metavar="TOKEN", help="The token itself, kept in the settings (then yours alone).")
 @click.option("--print", "only_print", is_flag=True, help="Print the settings as they would be, and change nothing.")
@@ -78,7 +77,7 @@ def command(
     agent: str,
     project: bool,
     named: Path | None,
-    hold: int,
+    hold: int | None,
     token_env: str | None,
     secret: str | None,
     only_print: bool,
@@ -91,6 +90,7 @@ def command(
     Your settings stay as they are, beside the hooks; a copy from before stands beside the file. While the server is
     away the agent asks in its terminal as always, without any delay.
     """
+    hold = HOLD_S[agent] if hold is None else hold
     api = Api(_address(url))
     file = SettingsFile(settings_of(agent, project=project, named=named))
     settings = file.read()
