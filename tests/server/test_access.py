@@ -55,7 +55,7 @@ NEEDED: dict[tuple[str, str], set[str]] = {
     ("PATCH", "/runs/{run_id:uuid}"): {"write"},
     ("POST", "/api/hooks/{agent}"): {"write"},
 }
-PUBLIC = {"/info", "/healthz", "/readyz", "/openapi.json", "/static/{name}", "/traces/{trace_id}", "/"}
+PUBLIC = {"/info", "/healthz", "/readyz", "/openapi.json", "/static/{name}", "/traces/{trace_id}", "/search", "/"}
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/api/traces"): {"task": "x"},
     ("POST", f"{ONE}/events"): {"event": "thought"},
