@@ -315,7 +315,7 @@ async def test_list_of_what_belongs_together(server: Serving, client: httpx.Asyn
     assert await listed("order=activity&session_id=s-7") == "together-2 together-1"
     assert await listed("tag=&session_id=&error=&session_id=s-7".replace("session_id=&", "")) == "together-2 together-1"
     refusal = (await client.get("/api/traces?tga=nightly")).json()
-    assert refusal["message"].startswith("tga: is not known here; known are agent_type, error, limit")
+    assert refusal["message"].startswith("tga: is not known here; known are agent_type, error, filter, limit")
     assert refusal["details"][0]["path"] == "tga"
     api = Api(server.url)
     found = await asyncio.to_thread(api.traces, tag=["nightly", "eu west"], user_id="ann", order="activity")
