@@ -18,6 +18,7 @@ import orjson
 
 from tracewatch.log import EventLog, SearchQuery, open_log
 from tracewatch.log.search import SearchIndex
+from tracewatch.log.sqlite.keys import event_key
 from tracewatch.log.sqlite.search import index_path
 from tracewatch.model.events import validate_trace
 from tracewatch.model.filter import parse_filter
@@ -51,7 +52,9 @@ def fill(path: Path, runs: int, words: list[str], weights: list[float]) -> None:
             name, at = f"run-{run}", f"2026-01-01T00:00:00.{run % 1000:03d}Z"
             started = f"2026-{1 + run // 28 % 12:02d}-{1 + run % 28:02d}{at[10:]}"
             row = {**first, "trace_id": name, "root_trace_id": name, "started_at": started, "last_event_id": PER_RUN}
-            key = db.execute(insert, list({**row, "change_seq": run + 1, "status": "completed"}.values())).lastrowid
+            key = (
+                db.execute(insert, list({**row, "change_seq": run + 1, "status": "completed"}.values())).lastrowid or 0
+            )
             size, rows = 0, []
             said = iter(chance.choices(words, weights, k=PER_RUN * 60))
             for event_id in range(1, PER_RUN + 1):
@@ -61,8 +64,8 @@ def fill(path: Path, runs: int, words: list[str], weights: list[float]) -> None:
                 message |= {"status": "complete", "goal_id": None, "description": ""}
                 raw = orjson.dumps({**body, "message": message, "affected_goals": []})
                 size += len(raw)
-                rows.append((key, event_id, size, raw))
-            db.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
+                rows.append((event_key(key, event_id), size, raw))
+            db.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
             if run % 50 == 0:
                 db.commit()
         db.execute("UPDATE change_counter SET change_seq = ?", (runs + 1,))
