@@ -1,7 +1,7 @@
 """The search index of a SQLite log: a database of its own beside the log's, ``<log>-search``.
 
 Rule 1: a file of its own, so that what is written to the index never waits for the log's lock, nor the log for it.
-        The other way, measured, costs appends a third (``python -m benchmarks search``).
+        What it costs appends: ``python -m benchmarks search``.
 Rule 2: of all processes on a log one fills the index: the one that holds the lock on ``<log>-search-lock``. It loses it
         when it dies, however it dies.
 Rule 3: an index of another history (a log restored, replaced or copied), of another version, or one that is damaged is

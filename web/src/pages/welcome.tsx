@@ -3,11 +3,12 @@
 import { copy } from "../app";
 import { PREFIX } from "../net/route";
 
-const DEFAULT = ["http://127.0.0.1:8400", "http://localhost:8400"];
+/** The server that every command asks if none is named. */
+const DEFAULT = /^http:\/\/(127\.0\.0\.1|localhost):8400$/;
 
 /** What somebody has, and the line that brings it to the server at `url`. The README has the same table. */
 export function ways(url: string): [string, string][] {
-  const there = DEFAULT.includes(url) ? "" : ` --url ${url}`;
+  const there = DEFAULT.test(url) ? "" : ` --url ${url}`;
   return [
     ["Nothing yet: watch the demo's agent, offline and without a model", `tracewatch demo --url ${url}`],
     [
