@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from tracewatch.importers import AppendEvent, CreateTrace, ImportFault, KeepContent, Step, open_import
+from tracewatch.importers import AppendEvent, CreateTrace, ImportFault, KeepContent, NextFile, Step, open_import
 from tracewatch.importers.ledger import Ledger, steps_of
 from tracewatch.model.blobs import references
 from tracewatch.model.canonical import canonical, depth_exceeds
@@ -64,6 +64,8 @@ def fold(steps: Iterable[Step]) -> Imported:
     for step in steps_of(steps):
         if isinstance(step, ImportFault):
             done.faults.append(step)
+        elif isinstance(step, NextFile):
+            pass
         elif isinstance(step, CreateTrace):
             _create(done, step)
         elif isinstance(step, KeepContent):

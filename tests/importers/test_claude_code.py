@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from tracewatch.importers import open_import
+from tracewatch.importers import NextFile, claude_code, open_import
 
 from .folding import Imported, Log, fold, import_lines
 
@@ -405,6 +406,43 @@ def test_a_directory_is_all_its_sessions(tmp_path: Path) -> None:
     two.rows = [row | {"sessionId": "5556"} for row in two.rows]
     two.write(tmp_path / "b.jsonl")
     assert [spec["task"] for spec in fold(open_import(tmp_path)).specs.values()] == ["One.", "Two."]
+
+
+def test_what_is_no_session_or_cannot_be_read_does_not_end_a_folders_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "closed", "z"):
+        told = Lines().user(name).said("1")
+        told.rows = [row | {"sessionId": name} for row in told.rows]
+        told.write(tmp_path / "project" / f"{name}.jsonl")
+    (tmp_path / "project" / "empty.jsonl").touch()
+    (tmp_path / "project" / "other.jsonl").write_bytes(b'{"a": 1}\n\xff\x00rubbish\n')
+    (tmp_path / "shut").mkdir()
+    whole, entries = claude_code.own_session, Path.iterdir
+
+    def refused(path: Path) -> str:
+        if path.stem == "closed":
+            raise PermissionError(13, "Permission denied")
+        return whole(path)
+
+    def shut(path: Path) -> Iterator[Path]:
+        if path.name == "shut":
+            raise PermissionError(13, "Permission denied")
+        return entries(path)
+
+    monkeypatch.setattr(claude_code, "own_session", refused)
+    monkeypatch.setattr(Path, "iterdir", shut)
+    steps = list(open_import(tmp_path))
+    files = [(step.name, step.number, step.of) for step in steps if isinstance(step, NextFile)]
+    names = ["a", "closed", "empty", "other", "z"]
+    assert files == [(f"project/{name}.jsonl", number, 5) for number, name in enumerate(names, 1)]
+    done = fold(steps)
+    assert [spec["task"] for spec in done.specs.values()] == ["a", "z"]
+    assert [str(fault) for fault in done.faults] == [
+        "shut: Permission denied",
+        "project/closed.jsonl: Permission denied",
+        "project/other.jsonl: no line of it is one of Claude Code's",
+    ]
 
 
 # --- what is broken, and how it ended ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..client.api import Api
 from ..errors import BadRequest
-from ..importers import FORMATS, ImportFault, open_import
+from ..importers import FORMATS, ImportFault, NextFile, open_import
 from . import text
 from .common import EXIT_FAILED, connect, err_console, examples, url_option
 from .sending import Counts, Pace, StepSender
@@ -94,7 +94,7 @@ def summary(counts: Counts) -> str:
 
 
 def _import_file(api: Api, name: str, form: str, pace: Pace, report: Report) -> Counts:
-    sender = StepSender(api, pace, lambda fault: report.fault(name, fault), report.progress)
+    sender = StepSender(api, pace, lambda fault: report.fault(name, fault), report.progress, report.file)
     with _on_disk(name) as path:
         try:
             for step in open_import(path, form):
@@ -127,12 +127,23 @@ class Report:
         self._progress = progress
         self._files = progress.add_task("", total=files, events=0) if progress else None
         self._events = 0
+        self._of = files
         self._many = files > 1
 
     def begin(self, name: str) -> None:
         """Show that a file is about to be read."""
         if self._progress and self._files is not None:
             self._progress.update(self._files, description=text.cut(text.one_line(name), 40))
+
+    def file(self, file: NextFile) -> None:
+        """Show which file of a folder is about to be read."""
+        if self._progress and self._files is not None:
+            if file.number == 1:
+                self._of += file.of - 1  # the folder counts as all its files
+                self._progress.update(self._files, total=self._of)
+            else:
+                self._progress.advance(self._files)
+            self._progress.update(self._files, description=text.cut(text.one_line(file.name), 40))
 
     def progress(self, events: int) -> None:
         """Count ``events`` more as sent."""

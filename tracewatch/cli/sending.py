@@ -24,6 +24,7 @@ from ..importers import (
     CreateTrace,
     ImportFault,
     KeepContent,
+    NextFile,
     Put,
     RestoreEvent,
     RestoreTrace,
@@ -90,12 +91,15 @@ class Pace:
 
 @dataclass
 class StepSender:
-    """Sends the steps of one file. ``on_fault`` gets every ImportFault, ``on_progress`` the number of events sent."""
+    """Sends the steps of one file. ``on_fault`` gets every ImportFault, ``on_progress`` the number of events sent,
+    ``on_file`` the next file of a folder.
+    """
 
     api: Api
     pace: Pace
     on_fault: Callable[[ImportFault], None]
     on_progress: Callable[[int], None] = lambda _: None
+    on_file: Callable[[NextFile], None] = lambda _: None
     counts: Counts = field(default_factory=Counts)
     _trace_id: str | None = None  # of the batch
     _batch: list[bytes] = field(default_factory=list)
@@ -111,6 +115,8 @@ class StepSender:
         """Take one step, and send it at the latest at ``flush``. Raises Unreachable."""
         if isinstance(step, ImportFault):
             self._fault(step)
+        elif isinstance(step, NextFile):
+            self.on_file(step)
         elif isinstance(step, Put):
             self._told(step)
         elif isinstance(step, WireBody):

@@ -38,7 +38,18 @@ from . import (
 )
 from .detect import FORMATS, detect
 from .reading import regular_file
-from .steps import AppendEvent, CreateTrace, ImportFault, KeepContent, Put, RestoreEvent, RestoreTrace, Step, WireBody
+from .steps import (
+    AppendEvent,
+    CreateTrace,
+    ImportFault,
+    KeepContent,
+    NextFile,
+    Put,
+    RestoreEvent,
+    RestoreTrace,
+    Step,
+    WireBody,
+)
 
 __all__ = [
     "FORMATS",
@@ -46,6 +57,7 @@ __all__ = [
     "CreateTrace",
     "ImportFault",
     "KeepContent",
+    "NextFile",
     "Put",
     "RestoreEvent",
     "RestoreTrace",

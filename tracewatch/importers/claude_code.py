@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from .claude_session import ClaudeSession
+from .folder import closed, each
 from .reading import BadJson, load, records
-from .steps import Step
+from .steps import ImportFault, Step
 from .timeline import LONG, TOLD, Timeline
 
 
@@ -75,12 +76,23 @@ def read(path: Path) -> Iterator[Step]:
     if not path.is_dir():
         yield from read_session(path, None)
         return
-    for session in sessions(path):
-        yield from read_session(session, str(session.relative_to(path)))
+    below = path / "projects"
+    yield from closed(path, [*_folders(path), *(_folders(below) if below.is_dir() else [])])
+    yield from each(path, sessions(path), read_session)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]
+    except OSError:
+        return [folder]
 
 
 def read_session(path: Path, name: str | None) -> Iterator[Step]:
     """The steps of one session."""
+    if name is not None and (strange := _no_transcript(path, name)) is not None:
+        yield from strange
+        return
     own, alone = own_session(path), path.stem if is_sub_agent(path) else None
     session, lines = ClaudeSession(own, alone=alone), Timeline()
     files: dict[int, AgentFile] = {}
@@ -111,6 +123,16 @@ def read_session(path: Path, name: str | None) -> Iterator[Step]:
             yield from session.drain()
     session.finish()
     yield from session.drain()
+
+
+def _no_transcript(path: Path, name: str) -> list[Step] | None:
+    """What to say of a file in which no line is one of a transcript; of an empty one nothing. None: one is."""
+    empty = True
+    for _, _, row in records(path):
+        if isinstance(row, dict) and "type" in row:
+            return None
+        empty = False
+    return [] if empty else [ImportFault("no line of it is one of Claude Code's", file=name)]
 
 
 def own_session(path: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .codex import CodexThread
+from .folder import each
 from .reading import digest, records
 from .steps import Step
 from .timeline import LONG, TOLD, Timeline
@@ -38,7 +39,7 @@ def head(path: Path) -> tuple[str, str | None]:
 def read(path: Path) -> Iterator[Step]:
     """The steps of a thread with its sub-agents, or of all rollouts below a directory."""
     files = rollouts(path) if path.is_dir() else [path, *(p for p in rollouts(path.parent) if p != path)]
-    heads = {file: head(file) for file in files}
+    heads = {file: _head_if_readable(file) for file in files}
     known = {thread_id: file for file, (thread_id, _) in heads.items()}
     begun: dict[Path, list[Path]] = {}  # file → those of its sub-agents
     roots: list[Path] = []
@@ -48,13 +49,26 @@ def read(path: Path) -> Iterator[Step]:
             roots.append(file)
         else:
             begun.setdefault(parent, []).append(file)
-    for root in roots if path.is_dir() else [path]:
-        family, waiting = [root], [root]
-        while waiting:
-            below = begun.get(waiting.pop(), [])
-            family += below
-            waiting += below
-        yield from _read(family, heads, path if path.is_dir() else None)
+    if not path.is_dir():
+        yield from _read(_family(path, begun), heads, None)
+        return
+    yield from each(path, roots, lambda root, _: _read(_family(root, begun), heads, path))
+
+
+def _head_if_readable(path: Path) -> tuple[str, str | None]:
+    try:
+        return head(path)
+    except OSError:  # which is said where the file is read
+        return "", None
+
+
+def _family(root: Path, begun: dict[Path, list[Path]]) -> list[Path]:
+    family, waiting = [root], [root]
+    while waiting:
+        below = begun.get(waiting.pop(), [])
+        family += below
+        waiting += below
+    return family
 
 
 def _read(family: list[Path], heads: dict[Path, tuple[str, str | None]], folder: Path | None) -> Iterator[Step]:

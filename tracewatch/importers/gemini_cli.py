@@ -20,6 +20,7 @@ from typing import Any
 
 from ..model.fit import count
 from ..model.usage import total_of
+from .folder import each
 from .long_dict import LongDict
 from .plans import ImportedPlan
 from .reading import digest, digest_of, list_of, name_of, text_of, time_of, without
@@ -62,8 +63,7 @@ def read(path: Path) -> Iterator[Step]:
     if not path.is_dir():
         yield from read_chat(path)
         return
-    for file in chats(path):
-        yield from read_chat(file, parent_of(file), str(file.relative_to(path)))
+    yield from each(path, chats(path), lambda file, name: read_chat(file, parent_of(file), name))
 
 
 def read_chat(path: Path, parent_id: str | None = None, name: str | None = None) -> Iterator[Step]:

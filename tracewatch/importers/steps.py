@@ -81,6 +81,15 @@ class WireBody:
 
 
 @dataclass(frozen=True)
+class NextFile:
+    """What follows is of the file ``name``, the ``number``-th of ``of`` in the folder that is imported."""
+
+    name: str
+    number: int
+    of: int
+
+
+@dataclass(frozen=True)
 class ImportFault:
     """A part of the file that can't be imported. ``message`` says why.
 
@@ -99,4 +108,4 @@ class ImportFault:
         return ": ".join(part for part in (self.file, line, self.field, self.message) if part)
 
 
-Step = Put | CreateTrace | AppendEvent | KeepContent | RestoreTrace | RestoreEvent | WireBody | ImportFault
+Step = Put | CreateTrace | AppendEvent | KeepContent | RestoreTrace | RestoreEvent | WireBody | NextFile | ImportFault

@@ -120,7 +120,8 @@ export function SearchPage() {
 function said({ hits, next_page_token: more, index }: Found, runs: number): string {
   const what = `${count(hits.length)}${more ? "+" : ""} in ${counted(runs, "run")}`;
   if (index.state === "current") return what;
-  return `${what} · the index ${index.state === "building" ? "is still being made" : "is behind"}: ${counted(index.behind, "run")} to read`;
+  const state = index.state === "building" ? "is still being made" : "is behind";
+  return `${what} · the index ${state}: ${counted(index.behind, "run")} to read`;
 }
 
 function RunHits({ trace, hits, q }: { trace: Trace; hits: Hit[]; q: string }) {

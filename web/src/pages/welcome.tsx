@@ -6,13 +6,15 @@ import { PREFIX } from "../net/route";
 /** The server that every command asks if none is named. */
 const DEFAULT = /^http:\/\/(127\.0\.0\.1|localhost):8400$/;
 
+const FRAMEWORKS = "LangChain, LangGraph, pydantic-ai, openai-agents, crewai, google-adk, strands";
+
 /** What somebody has, and the line that brings it to the server at `url`. The README has the same table. */
 export function ways(url: string): [string, string][] {
   const there = DEFAULT.test(url) ? "" : ` --url ${url}`;
   return [
     ["Nothing yet: watch the demo's agent, offline and without a model", `tracewatch demo --url ${url}`],
     [
-      "A Python or Node program with LangChain, LangGraph, pydantic-ai, openai-agents, crewai, google-adk, strands, or anything else that OpenTelemetry traces",
+      `A Python or Node program with ${FRAMEWORKS}, or anything else that OpenTelemetry traces`,
       `tracewatch run${there} -- python my_agent.py`,
     ],
     ["Claude Code", `tracewatch install claude-code${there}`],
