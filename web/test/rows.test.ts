@@ -256,3 +256,13 @@ test("a message that is damaged in the database counts as an error", () => {
   const message = { message_id: "a", role: "unknown", content: null, damaged: true } as unknown as Message;
   expect(isError(message)).toBe(true);
 });
+
+test("of what a run belongs to only another task is a row", () => {
+  const rows = new Tested([
+    event(1, "trace_updated", { metadata: { a: 1 }, tags: ["x"], agent_type: "coder" }),
+    event(2, "trace_updated", { task: "Another", metadata: {} }),
+    event(3, "trace_updated", { links: [], odd: true }),
+  ]);
+  rows.live(3);
+  expect(rows.items.map((item) => item.id)).toEqual([2, 3]);
+});

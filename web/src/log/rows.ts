@@ -59,6 +59,12 @@ const OURS = new Set([
   ...["trace_completed", "trace_status_changed", "sub_trace_started", "sub_trace_completed", "sub_trace_left"],
   ...["input_requested", "cancel_requested", "trace_updated", "trace_parent_changed", "error"],
 ]);
+// Of what a run belongs to, the header and its panel say how it stands. Only another task is news among the messages
+const ABOUT = new Set(["agent_type", "tags", "session_id", "user_id", "links", "metadata", "started_at"]);
+const COMMON = new Set(["event", "event_id", "trace_id", "ts", "occurred_at", "affected_goals"]);
+const isAboutOnly = (event: StoredEvent): boolean =>
+  event.event === "trace_updated" && Object.keys(event).every((key) => ABOUT.has(key) || COMMON.has(key));
+
 /** Whether an event that has a row is of a recorder's own kind. */
 export const isCustom = (name: string): boolean => !OURS.has(name);
 const NO_ROW = {
@@ -183,7 +189,8 @@ export class Rows {
       this.#byMessage.set(message.message_id, item);
       return item;
     }
-    if (SILENT.has(event.event) || (event.event === "sub_trace_completed" && this.#endSub(event, live))) return null;
+    if (SILENT.has(event.event) || isAboutOnly(event)) return null;
+    if (event.event === "sub_trace_completed" && this.#endSub(event, live)) return null;
     const failed = event.event === "error" || event.status === "failed" || event.status === "lost";
     const item: Item = {
       ...base,
