@@ -28,6 +28,7 @@ from . import (
     search,
     shape,
     soak,
+    spans,
     streamed,
     trim,
     viewer,
@@ -55,6 +56,7 @@ NAMED_ONLY = {
     "search": search.run,
     "shape": shape.run,
     "soak": soak.run,
+    "spans": spans.run,
 }  # only by name: long, or no ratios
 
 
