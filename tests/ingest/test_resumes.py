@@ -102,6 +102,14 @@ async def test_an_end_that_says_nothing_of_its_inputs(log: EventLog, way: str) -
     assert answer["value"] == (None if way == "late" else "yes")
 
 
+async def test_a_run_and_its_resume_in_one_request(log: EventLog) -> None:
+    body = read_batch(orjson.dumps({"post": [*asked("one"), *answered("two", start=3)]}))
+    await Ingester(LogStore(log)).take("ls", list(items(body)), process=PROCESS)
+    (found,) = await all_traces(log)
+    assert (found["trace_id"], found["status"], found["summary"]) == (f"ls-{run_id('one')}", "completed", "Done.")
+    assert len(await events(log, "one", "input_provided")) == 1
+
+
 async def test_the_same_place_may_ask_again(log: EventLog) -> None:
     await send(log, *asked("one"), *asked("two", start=3, value="Sure?", resume="yes"))
     (waiting,) = await all_traces(log)

@@ -77,12 +77,14 @@ class Ingester:
         by_trace: dict[str, list[Item]] = {}
         ours = self._on_our_clock(list(items), process, now)
         self.counts.note(source, "item", len(ours))
-        for item in await self._threads.joined(source, ours):
+        for item in ours:
             by_trace.setdefault(item.trace, []).append(item)
         self.counts.last[source] = now
         written = 0
         for trace, some in by_trace.items():
-            written += await self._take_trace((source, trace), some, process)
+            # Each when those before it are written: one may go on in the trace of another
+            home, joined = await self._threads.joined(source, trace, some)
+            written += await self._take_trace((source, home), joined, process)
         self.counts.note(source, "event", written)
         await self.alive(process)
         return written

@@ -34,18 +34,10 @@ class Threads:
         self._store = store
         self._homes: OrderedDict[tuple[str, str], str] = OrderedDict()
 
-    async def joined(self, source: str, items: list[Item]) -> list[Item]:
-        """The items, those of a run that goes on elsewhere as items of the trace where it does."""
-        if not any(item.thread for item in items):
-            return items
-        by_trace: dict[str, list[Item]] = {}
-        for item in items:
-            by_trace.setdefault(item.trace, []).append(item)
-        found: list[Item] = []
-        for trace, some in by_trace.items():
-            home, runs = await self._home(source, trace, some)
-            found += some if home == trace else list(_moved(some, trace, home, runs))
-        return found
+    async def joined(self, source: str, trace: str, items: list[Item]) -> tuple[str, list[Item]]:
+        """The trace of the source in which a run goes on, and its items as items of that trace."""
+        home, runs = await self._home(source, trace, items)
+        return home, items if home == trace else list(_moved(items, trace, home, runs))
 
     async def _home(self, source: str, trace: str, items: list[Item]) -> tuple[str, dict[str, str]]:
         """The trace where a run's items stand, and the runs that stand there beside the first one."""
