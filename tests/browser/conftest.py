@@ -21,6 +21,8 @@ from tracewatch.server.page import web_dir
 ARGUMENTS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 LATER = (
     "inspector",
+    "rolldown",  # what some of the others stand on
+    "axis",
     "panel",
     "question",
     "transcript",

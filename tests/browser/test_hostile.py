@@ -77,6 +77,7 @@ NOTHING: dict[str, Any] = {
 
 async def caught(page: Page) -> dict[str, Any]:
     found: dict[str, Any] = {"pwned": None, **await page.evaluate(CAUGHT)}
+    found["links"] = [link for link in found["links"] if link != "/search?q="]  # the page's own
     return found
 
 
