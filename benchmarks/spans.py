@@ -79,7 +79,8 @@ def send(port: int, number: int, rate: float, seconds: float) -> None:
     post(range(1))
     print("ready", flush=True)
     sys.stdin.readline()
-    each, took, start = round(rate * EVERY_S), list[float](), time.monotonic()
+    each, took = round(rate * EVERY_S), list[float]()
+    start = time.monotonic() + EVERY_S * (number % SENDERS) / SENDERS  # programs don't send at the same moments
     for turn in range(round(seconds / EVERY_S)):
         time.sleep(max(0.0, start + turn * EVERY_S - time.monotonic()))
         took.append(post(range(1 + turn * each, 1 + (turn + 1) * each)))
