@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..client.api import Api
 from ..errors import BadRequest
 from ..importers import FORMATS, ImportFault, NextFile, open_import
+from ..importers.folder import why_not
 from . import text
 from .common import EXIT_FAILED, connect, err_console, examples, url_option
 from .sending import Counts, Pace, StepSender
@@ -100,8 +101,7 @@ def _import_file(api: Api, name: str, form: str, pace: Pace, report: Report) -> 
             for step in open_import(path, form):
                 sender.take(step)
         except (BadRequest, OSError) as error:
-            words = error.message if isinstance(error, BadRequest) else error.strerror or str(error)
-            sender.take(ImportFault(words.removeprefix(f"{path}: ").removeprefix(f"{path} ").replace(str(path), name)))
+            sender.take(ImportFault(why_not(path, error).replace(str(path), name)))
         sender.flush()
     return sender.counts
 

@@ -21,8 +21,13 @@ def each(folder: Path, files: Iterable[Path], read: Callable[[Path, str], Iterat
         try:
             yield from read(file, name)
         except (BadRequest, OSError) as error:
-            words = error.message if isinstance(error, BadRequest) else error.strerror or str(error)
-            yield ImportFault(words.removeprefix(f"{file}: ").removeprefix(f"{file} "), file=name)
+            yield ImportFault(why_not(file, error), file=name)
+
+
+def why_not(file: Path, error: BadRequest | OSError) -> str:
+    """Why a file can't be read, without its path."""
+    words = error.message if isinstance(error, BadRequest) else error.strerror or str(error)
+    return words.removeprefix(f"{file}: ").removeprefix(f"{file} ")
 
 
 def closed(folder: Path, below: Iterable[Path]) -> Iterator[ImportFault]:
